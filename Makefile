@@ -1,0 +1,83 @@
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(firstword $(shell command -v python3.11 python3))
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): 2 GB or more, a few minutes"
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	@touch $@
+
+# Further arguments, for instance: make demo ARGS="--set seed=1"
+ARGS ?=
+
+.PHONY: help
+help: ## list what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+.PHONY: install
+install: $(INSTALLED) ## make .venv from the pins of constraints.txt
+
+.PHONY: demo
+demo: $(INSTALLED) ## post-train the pocket model end to end; all it writes is under .demo/
+	@$(BIN)/advgrpo demo $(ARGS)
+
+.PHONY: demo-ui
+demo-ui: $(INSTALLED) ## serve MLflow and the S3 store over what the demo left
+	@$(BIN)/advgrpo demo-ui $(ARGS)
+
+.PHONY: test
+test: $(INSTALLED) ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: check
+check: lint types layers test ## everything CI runs; the tests see that docs and pipeline are up to date
+
+.PHONY: lint
+lint: $(INSTALLED) ## look for faults and unformatted files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: format
+format: $(INSTALLED) ## format, and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: types
+types: $(INSTALLED) ## check types
+	$(BIN)/mypy
+
+.PHONY: layers
+layers: $(INSTALLED) ## check who imports whom
+	$(BIN)/lint-imports
+
+.PHONY: pipeline
+pipeline: $(INSTALLED) ## compile the pipeline to the YAML beside it
+	$(BIN)/advgrpo pipeline compile
+
+.PHONY: docs
+docs: $(INSTALLED) ## write docs/configuration.md from the settings' models
+	$(BIN)/python -m advgrpo.config.documentation docs/configuration.md
+
+.PHONY: bench
+bench: $(INSTALLED) ## time the parts of an update
+	$(BIN)/python -m studies.bench
+
+.PHONY: study
+study: $(INSTALLED) ## repeat the experiments of docs/experiments.md (minutes to an hour)
+	$(BIN)/python -m studies
+
+.PHONY: chart
+chart: ## the Helm chart
+	@echo "The Helm chart comes with the cluster part."
+
+.PHONY: images
+images: ## the container images
+	@echo "The container images come with the cluster part."
