@@ -1,0 +1,53 @@
+"""Losses that teach a discriminator to tell generated images from reference images."""
+
+import torch.nn.functional as F  # noqa: N812 - the field's name for it
+from jaxtyping import Float
+from torch import Tensor
+
+
+def hinge_loss(
+    reference_logits: Float[Tensor, "..."],
+    generated_logits: Float[Tensor, "..."],
+) -> Float[Tensor, ""]:
+    """Push reference logits above 1 and generated logits below -1.
+
+    `0.5 * (E relu(1 - h(reference)) + E relu(1 + h(generated)))`.
+
+    Source:
+        Geometric GAN, arXiv:1705.02894; Adv-GRPO, arXiv:2511.20256.
+    """
+    return 0.5 * (F.relu(1 - reference_logits).mean() + F.relu(1 + generated_logits).mean())
+
+
+def conditional_hinge_loss(
+    reference_logits: Float[Tensor, "..."],
+    generated_logits: Float[Tensor, "..."],
+    mismatched_logits: Float[Tensor, "..."],
+    *,
+    mismatched_fraction: float,
+) -> Float[Tensor, ""]:
+    """Count reference images that stand with another prompt among the negatives.
+
+    Args:
+        reference_logits: Reference images with their own prompts.
+        generated_logits: Generated images with their own prompts.
+        mismatched_logits: Reference images with prompts of others.
+        mismatched_fraction: Weight of the mismatched among the negatives, in [0, 1].
+
+    Source:
+        The matching-aware discriminator of arXiv:1605.05396, with the hinge of arXiv:1705.02894.
+    """
+    negatives = (1 - mismatched_fraction) * F.relu(1 + generated_logits).mean()
+    negatives = negatives + mismatched_fraction * F.relu(1 + mismatched_logits).mean()
+    return 0.5 * (F.relu(1 - reference_logits).mean() + negatives)
+
+
+def pairwise_loss(
+    reference_scores: Float[Tensor, "batch"], generated_scores: Float[Tensor, "batch"]
+) -> Float[Tensor, ""]:
+    """Prefer the reference image of each prompt: `-log sigmoid(reference - generated)`.
+
+    Source:
+        Bradley-Terry; Adv-GRPO, arXiv:2511.20256, released code.
+    """
+    return -F.logsigmoid(reference_scores - generated_scores).mean()

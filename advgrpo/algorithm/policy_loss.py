@@ -1,0 +1,49 @@
+"""The clipped policy loss of GRPO."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Batch = Float[Tensor, "batch"]
+
+
+@dataclass(frozen=True)
+class PolicyLoss:
+    """The loss and what it was made of."""
+
+    loss: Float[Tensor, ""]
+    ratio: Batch
+    """exp(log_prob - rollout_log_prob), without gradient."""
+
+    clipped_above: Float[Tensor, ""]
+    """Share of images with a positive advantage whose ratio is past the upper clip."""
+
+    clipped_below: Float[Tensor, ""]
+    """Share of images with a negative advantage whose ratio is past the lower clip."""
+
+
+def clipped_policy_loss(
+    log_prob: Batch, rollout_log_prob: Batch, advantage: Batch, *, clip_range: float
+) -> PolicyLoss:
+    """Reward likelier good images and rarer bad ones, as far as the clip allows.
+
+    `mean(max(-A ratio, -A clip(ratio, 1 - c, 1 + c)))`.
+
+    Args:
+        log_prob: Of the present policy, with gradient.
+        rollout_log_prob: Recorded at sampling.
+        advantage: Dimensionless.
+        clip_range: c, above 0.
+
+    Source:
+        PPO, arXiv:1707.06347, equation 7; Flow-GRPO, arXiv:2505.05470, equation 5.
+    """
+    ratio = torch.exp(log_prob - rollout_log_prob)
+    clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    loss = torch.maximum(-advantage * ratio, -advantage * clipped).mean()
+    held = ratio.detach()
+    above = ((advantage > 0) & (held > 1 + clip_range)).float().mean()
+    below = ((advantage < 0) & (held < 1 - clip_range)).float().mean()
+    return PolicyLoss(loss=loss, ratio=held, clipped_above=above, clipped_below=below)

@@ -1,0 +1,47 @@
+"""The noise schedule: `x_sigma = (1 - sigma) * image + sigma * noise`."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def flow_match_sigmas(
+    denoising_steps: int, *, shift: float, training_steps: int = 1000
+) -> Float[Tensor, "step_plus_one"]:
+    """Compute the sigmas that Stable Diffusion 3 is sampled with.
+
+    Args:
+        denoising_steps: Number of steps, at least 1.
+        shift: Resolution shift; 3 for Stable Diffusion 3.5, 1 for none.
+        training_steps: Steps of the schedule that the model was trained with.
+
+    Returns:
+        Float32, falling from 1 to exactly 0. The last sigma before 0 is shifted twice, as it is in
+        the sampler that the public checkpoints were made with.
+
+    Raises:
+        ValueError: If there is no step.
+
+    Source:
+        arXiv:2403.03206, section 5.3.2.
+    """
+    if denoising_steps < 1:
+        raise ValueError(f"denoising_steps={denoising_steps}: at least one step is needed")
+
+    def shifted(u: Tensor) -> Tensor:
+        return shift * u / (1 + (shift - 1) * u)
+
+    lowest = shifted(torch.tensor(1 / training_steps, dtype=torch.float64))
+    uniform = torch.linspace(1.0, float(lowest), denoising_steps, dtype=torch.float64)
+    return torch.cat([shifted(uniform), torch.zeros(1, dtype=torch.float64)]).float()
+
+
+def window_start(first: int, last: int, *, generator: torch.Generator) -> int:
+    """Draw the first trained denoising step of an update, uniformly from first to last inclusive.
+
+    Args:
+        first: Earliest.
+        last: Latest.
+        generator: Seeded from (run seed, update), so that all images and ranks share the window.
+    """
+    return int(torch.randint(first, last + 1, (1,), generator=generator))

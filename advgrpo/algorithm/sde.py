@@ -1,0 +1,126 @@
+"""One denoising step as one Gaussian: drawn from in the rollout, scored in the update.
+
+Deviations from the released code: the log-prob `gaussian` keeps `1 / (2 std^2)` and the constants
+that it drops; latents are scored as they are stored.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Latents = Float[Tensor, "batch channel height width"]
+
+
+@dataclass(frozen=True)
+class GaussianStep:
+    """Distribution of the next latents."""
+
+    mean: Latents
+    std: float
+    """Standard deviation of each element; 0 for a step of the ODE."""
+
+
+def euler_step(latents: Latents, velocity: Latents, *, sigma: float, next_sigma: float) -> Latents:
+    """Follow the ODE to the next sigma.
+
+    Args:
+        latents: At `sigma`.
+        velocity: Predicted noise minus image.
+        sigma: In (0, 1].
+        next_sigma: In [0, sigma).
+    """
+    return latents + (next_sigma - sigma) * velocity
+
+
+def cps_step(
+    latents: Latents, velocity: Latents, *, sigma: float, next_sigma: float, noise_level: float
+) -> GaussianStep:
+    """Replace part of the remaining noise by fresh noise, keeping its total.
+
+    `mean = (1 - s') * image_hat + s' * cos(eta pi/2) * noise_hat`, `std = s' * sin(eta pi/2)`.
+
+    Args:
+        latents: At `sigma`.
+        velocity: Predicted noise minus image.
+        sigma: In (0, 1].
+        next_sigma: s', in [0, sigma).
+        noise_level: eta, in [0, 1]; 0 gives the Euler step of the ODE.
+
+    Source:
+        Coefficients-Preserving Sampling, arXiv:2509.05952.
+    """
+    image = latents - sigma * velocity
+    noise = latents + (1 - sigma) * velocity
+    angle = noise_level * math.pi / 2
+    mean = (1 - next_sigma) * image + next_sigma * math.cos(angle) * noise
+    return GaussianStep(mean=mean, std=next_sigma * math.sin(angle))
+
+
+def flow_sde_step(
+    latents: Latents,
+    velocity: Latents,
+    *,
+    sigma: float,
+    next_sigma: float,
+    noise_level: float,
+    largest_sigma_below_one: float,
+) -> GaussianStep:
+    """Take a step of the SDE that shares the ODE's marginals.
+
+    `g = eta * sqrt(s / (1 - s))`, `mean = x (1 + g^2 dt / 2s) + v (1 + g^2 (1-s) / 2s) dt`,
+    `std = g sqrt(-dt)`.
+
+    Args:
+        latents: At `sigma`.
+        velocity: Predicted noise minus image.
+        sigma: s, in (0, 1].
+        next_sigma: In [0, sigma).
+        noise_level: eta, above 0.
+        largest_sigma_below_one: Stands for s in the denominator of g where s is 1.
+
+    Source:
+        Flow-GRPO, arXiv:2505.05470, equation 9.
+    """
+    dt = next_sigma - sigma
+    below_one = largest_sigma_below_one if sigma >= 1 else sigma
+    g_squared = noise_level**2 * sigma / (1 - below_one)
+    mean = (
+        latents * (1 + g_squared * dt / (2 * sigma))
+        + velocity * (1 + g_squared * (1 - sigma) / (2 * sigma)) * dt
+    )
+    return GaussianStep(mean=mean, std=math.sqrt(g_squared * -dt))
+
+
+def gaussian_log_prob(next_latents: Latents, step: GaussianStep) -> Float[Tensor, "batch"]:
+    """Score next latents: log-density, averaged over the elements of an image.
+
+    Args:
+        next_latents: As stored, float32.
+        step: The distribution they were drawn from, or the policy's present one; std above 0.
+    """
+    squared = ((next_latents - step.mean) ** 2).mean(dim=(1, 2, 3))
+    return -squared / (2 * step.std**2) - math.log(step.std) - 0.5 * math.log(2 * math.pi)
+
+
+def released_log_prob(next_latents: Latents, step: GaussianStep) -> Float[Tensor, "batch"]:
+    """Score next latents as the released code does: minus the mean squared distance to the mean."""
+    return -((next_latents - step.mean) ** 2).mean(dim=(1, 2, 3))
+
+
+def gaussian_divergence(mean: Latents, base_mean: Latents, *, std: float) -> Float[Tensor, "batch"]:
+    """Divergence between two steps of equal std: squared distance of means over `2 std^2`.
+
+    Averaged over the elements of an image.
+
+    Source:
+        Flow-GRPO, arXiv:2505.05470, equation 13.
+    """
+    return ((mean - base_mean) ** 2).mean(dim=(1, 2, 3)) / (2 * std**2)
+
+
+def draw(step: GaussianStep, noise: Latents) -> Latents:
+    """Draw next latents with the given standard normal noise."""
+    return torch.add(step.mean, noise, alpha=step.std)

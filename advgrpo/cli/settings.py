@@ -1,0 +1,39 @@
+"""`advgrpo config`: look at settings and check them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset, Processes
+
+app = typer.Typer(help="Look at a run's settings and check them.", no_args_is_help=True)
+
+
+@app.command()
+def show(
+    preset: Preset = DEFAULT_PRESET,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    output: Annotated[Path | None, typer.Option("--output", help="YAML file to write.")] = None,
+) -> None:
+    """Print all settings, defaults included, as YAML that --preset reads back."""
+    from advgrpo.config import resolve
+
+    text = resolve(preset, overrides).to_yaml()
+    if output is None:
+        print(text, end="")
+    else:
+        output.write_text(text, encoding="utf-8")
+
+
+@app.command()
+def validate(
+    preset: Preset = DEFAULT_PRESET,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    processes: Processes = 1,
+) -> None:
+    """Check settings, and that so many processes can share an update."""
+    from advgrpo.config import resolve
+
+    resolve(preset, overrides).check_ranks(processes)
+    print(f"{preset}: the settings are valid for {processes} training processes")

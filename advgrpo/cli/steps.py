@@ -1,0 +1,171 @@
+"""The pipeline's tasks, each alone."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from advgrpo.cli.options import (
+    DEFAULT_PRESET,
+    DEFAULT_WORKSPACE,
+    Discriminator,
+    Output,
+    Overrides,
+    ParentRun,
+    Preset,
+    Processes,
+    ReferenceImages,
+    Trained,
+    Workspace,
+)
+
+if TYPE_CHECKING:
+    from advgrpo.tasks.results import TaskResult
+
+reference_images = typer.Typer(help="Make or check reference images.", no_args_is_help=True)
+
+
+@reference_images.command()
+def generate(
+    preset: Preset = DEFAULT_PRESET,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    output: Output = None,
+    parent_run: ParentRun = "",
+) -> None:
+    """Draw reference images for training and test prompts, or validate an existing set."""
+    from advgrpo.config import resolve
+    from advgrpo.config.tasks import ReferenceImagesSettings
+    from advgrpo.storage import upload_folder
+    from advgrpo.tasks.packed import unpacked
+    from advgrpo.tasks.reference_images import make_reference_images
+
+    settings = ReferenceImagesSettings.of(resolve(preset, overrides))
+    made = make_reference_images(
+        settings.model_dump_json(), workspace=workspace, parent_run_id=parent_run
+    )
+    for name, location in (("train", made.train), ("test", made.test)):
+        print(f"{name}: {location}")
+        if output is not None:
+            upload_folder(unpacked(location), str(output / name))
+
+
+@reference_images.command("validate")
+def validate_reference_images(
+    location: Annotated[str, typer.Argument(help="Folder or s3:// location of the set.")],
+    preset: Preset = DEFAULT_PRESET,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    test: Annotated[bool, typer.Option("--test", help="For the test prompts.")] = False,
+) -> None:
+    """Check every file of a reference image set against a run's settings."""
+    from advgrpo.config import resolve
+    from advgrpo.tasks.reference_images import inspect
+
+    report = inspect(location, resolve(preset, overrides), test=test)
+    print(report.in_words())
+    report.validated()
+
+
+def pretrain_reward(
+    reference_images: ReferenceImages,
+    preset: Preset = DEFAULT_PRESET,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    output: Output = None,
+    parent_run: ParentRun = "",
+) -> None:
+    """Train the discriminator on base-model images before the first update."""
+    from advgrpo.config import resolve
+    from advgrpo.config.tasks import PretrainingSettings
+    from advgrpo.tasks import pretrain_reward as task
+
+    settings = PretrainingSettings.of(resolve(preset, overrides))
+    result = task.pretrain_reward(
+        settings.model_dump_json(),
+        reference_images=reference_images,
+        workspace=workspace,
+        parent_run_id=parent_run,
+    )
+    _tell(result, output)
+
+
+def train(
+    reference_images: ReferenceImages,
+    discriminator: Discriminator,
+    preset: Preset = DEFAULT_PRESET,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    processes: Processes = 1,
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    output: Output = None,
+    parent_run: ParentRun = "",
+) -> None:
+    """Post-train the policy; started again, it goes on from its last checkpoint."""
+    from advgrpo.config import resolve
+    from advgrpo.config.tasks import TrainingSettings
+    from advgrpo.tasks import train as task
+
+    config = resolve(preset, overrides)
+    config.check_ranks(processes)
+    result = task.train(
+        TrainingSettings.of(config).model_dump_json(),
+        reference_images=reference_images,
+        discriminator=discriminator,
+        workspace=workspace,
+        processes=processes,
+        parent_run_id=parent_run,
+    )
+    _tell(result, output)
+
+
+def evaluate(
+    trained: Trained,
+    discriminator: Discriminator,
+    reference_images: ReferenceImages,
+    preset: Preset = DEFAULT_PRESET,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    workspace: Workspace = DEFAULT_WORKSPACE,
+    output: Output = None,
+    parent_run: ParentRun = "",
+) -> None:
+    """Measure the trained model against its base on test prompts, and write the report."""
+    from advgrpo.config import resolve
+    from advgrpo.tasks import evaluate as task
+
+    result = task.evaluate(
+        resolve(preset, overrides).model_dump_json(),
+        trained=trained,
+        discriminator=discriminator,
+        reference_images=reference_images,
+        workspace=workspace,
+        parent_run_id=parent_run,
+    )
+    _tell(result, output)
+
+
+def register(
+    trained: Trained,
+    evaluation: Annotated[
+        str, typer.Option("--evaluation", help="Folder or s3:// location of an evaluation.")
+    ],
+    preset: Preset = DEFAULT_PRESET,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    parent_run: ParentRun = "",
+) -> None:
+    """Make the trained adapter a version of a registered model."""
+    from advgrpo.config import resolve
+    from advgrpo.tasks import register as task
+
+    version = task.register(
+        resolve(preset, overrides).model_dump_json(),
+        trained=trained,
+        evaluation=evaluation,
+        parent_run_id=parent_run,
+    )
+    print(version)
+
+
+def _tell(result: "TaskResult", output: Output) -> None:
+    for name, value in result.metrics.items():
+        print(f"{name}: {value:.6g}")
+    print(f"result: {result.location}")
+    if output is not None:
+        result.copy(output)

@@ -1,0 +1,51 @@
+"""What all sections of the configuration share."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A group of settings: unknown keys are refused and values never change once read."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+    )
+
+
+def _known_scheme(uri: str) -> str:
+    scheme, separator, rest = uri.partition("://")
+    if separator and scheme not in {"s3", "package", "hub"}:
+        raise ValueError(
+            f"'{scheme}://' is not a kind of location; use a local path, s3://bucket/key, "
+            "package://python.package/folder or hub://owner/name"
+        )
+    if separator and not rest:
+        raise ValueError(f"'{uri}' names no location after '{scheme}://'")
+    if not uri.strip():
+        raise ValueError("a location must not be empty")
+    return uri
+
+
+Location = Annotated[str, AfterValidator(_known_scheme)]
+"""A local path, `s3://bucket/key`, `package://python.package/folder` (files that an installed
+package ships) or `hub://owner/name` (a model hub)."""
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Weights(Section):
+    """Where a pre-trained model lies."""
+
+    location: Location
+    """Folder in the library's own `save_pretrained` layout, or a hub id."""
+
+    revision: str | None = None
+    """Commit of a hub repository; a hub location must pin one, other locations have none."""
+
+    subfolder: str = ""
+    """Folder inside the location."""

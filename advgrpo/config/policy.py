@@ -1,0 +1,153 @@
+"""The model being trained and how it samples."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from advgrpo.config.base import (
+    Location,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Weights,
+)
+
+SD3_ATTENTION = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+)
+
+
+class AdapterConfig(Section):
+    """The LoRA adapter."""
+
+    rank: PositiveInt = 32
+    """Rank of each low-rank update."""
+
+    alpha: PositiveFloat = 64.0
+    """Scale; the update is multiplied by alpha / rank."""
+
+    target_modules: tuple[str, ...] = SD3_ATTENTION
+    """Modules of the transformer that get an update, matched at the end of their names."""
+
+    initial_adapter: Location | None = None
+    """Location of an adapter in peft's layout to start from; none starts from the base model."""
+
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Upper limit of the moving average's decay, which is min((1+s)/(10+s), limit) at optimizer
+    step s."""
+
+
+class Sd3PolicyConfig(Section):
+    """A Stable Diffusion 3 model with an adapter."""
+
+    type: Literal["sd3"] = "sd3"
+
+    weights: Weights
+    """The pipeline in diffusers' layout."""
+
+    adapter: AdapterConfig = AdapterConfig()
+
+    resolution_pixels: PositiveInt = 512
+    """Height and width of generated images."""
+
+    forward_dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of the transformer's forward pass. Adapter, latents and step maths are float32."""
+
+    decode_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the VAE's decoder."""
+
+    max_sequence_length: PositiveInt = 256
+    """Tokens that the T5 encoder sees of a prompt."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations in the update: less memory, about a third more time."""
+
+
+class CpsSampler(Section):
+    """Coefficients-preserving sampling, arXiv:2509.05952."""
+
+    type: Literal["cps"] = "cps"
+
+    noise_level: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """0 is the ODE; 1 replaces all of a step's noise."""
+
+
+class FlowSdeSampler(Section):
+    """The stochastic sampler of Flow-GRPO, arXiv:2505.05470."""
+
+    type: Literal["flow_sde"] = "flow_sde"
+
+    noise_level: PositiveFloat = 0.7
+    """Multiple of the noise that keeps the marginals of the ODE."""
+
+
+Sampler = Annotated[CpsSampler | FlowSdeSampler, Field(discriminator="type")]
+
+
+class FixedWindow(Section):
+    """The same denoising steps are trained in every update."""
+
+    type: Literal["fixed"] = "fixed"
+
+    start: NonNegativeInt = 0
+    """First trained denoising step."""
+
+    length: PositiveInt = 2
+    """How many denoising steps are trained."""
+
+    @property
+    def end(self) -> int:
+        """One past the last denoising step that can be trained."""
+        return self.start + self.length
+
+
+class RandomWindow(Section):
+    """The trained denoising steps are drawn anew for each update, the same for all images."""
+
+    type: Literal["random"] = "random"
+
+    first_start: NonNegativeInt = 0
+    """Earliest first trained denoising step."""
+
+    last_start: NonNegativeInt = 4
+    """Latest first trained denoising step."""
+
+    length: PositiveInt = 2
+    """How many denoising steps are trained."""
+
+    @property
+    def end(self) -> int:
+        """One past the last denoising step that can be trained."""
+        return self.last_start + self.length
+
+
+Window = Annotated[FixedWindow | RandomWindow, Field(discriminator="type")]
+
+
+class SamplingConfig(Section):
+    """How images are sampled in training."""
+
+    denoising_steps: PositiveInt = 10
+    """Steps from noise to image."""
+
+    guidance_scale: NonNegativeFloat = 4.5
+    """Weight of classifier-free guidance, in rollout and update alike; 1 switches it off."""
+
+    sampler: Sampler = CpsSampler()
+    """How a trained denoising step draws its noise."""
+
+    window: Window = FixedWindow()
+    """Which denoising steps are stochastic and trained; all others follow the ODE."""
+
+    shared_prefix: bool = False
+    """Let the images of a group share the denoising steps before the window: fewer forward passes,
+    less variety within a group."""

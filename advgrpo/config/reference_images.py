@@ -1,0 +1,82 @@
+"""Prompts, and the images that a stronger model draws for them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from advgrpo.config.base import (
+    Location,
+    NonNegativeFloat,
+    PositiveInt,
+    Section,
+    Weights,
+)
+
+
+class PromptsConfig(Section):
+    """Prompt files: UTF-8 text, one prompt a line, no prompt twice."""
+
+    train: Location
+    """Prompts to train on."""
+
+    test: Location
+    """Prompts to measure on; none of them may be in the training file."""
+
+
+class PocketSource(Section):
+    """The renderer of the pocket world."""
+
+    type: Literal["pocket"] = "pocket"
+
+
+class DiffusersSource(Section):
+    """Any text-to-image pipeline of diffusers."""
+
+    type: Literal["diffusers"] = "diffusers"
+
+    weights: Weights
+    """The pipeline in diffusers' layout."""
+
+    denoising_steps: PositiveInt = 50
+    """Steps from noise to image."""
+
+    guidance_scale: NonNegativeFloat = 4.0
+    """Value of the pipeline's guidance argument."""
+
+    guidance_argument: Literal["guidance_scale", "true_cfg_scale"] = "guidance_scale"
+    """Name of the pipeline's guidance argument; Qwen-Image has `true_cfg_scale`."""
+
+    negative_prompt: str | None = " "
+    """What the images should not show."""
+
+    prompt_suffix: str = ""
+    """Text added to each prompt when it is drawn; the manifest keeps the prompt without it."""
+
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Precision of the pipeline."""
+
+
+Source = Annotated[PocketSource | DiffusersSource, Field(discriminator="type")]
+
+
+class ReferenceImagesConfig(Section):
+    """Reference images: made by a source, or an existing set."""
+
+    source: Source
+    """What draws them."""
+
+    existing: Location | None = None
+    """Location of an existing set (a folder with `manifest.json`); it is validated and used instead
+    of drawing."""
+
+    images_per_prompt: PositiveInt = 8
+    """Reference images of each training prompt."""
+
+    test_images_per_prompt: PositiveInt = 4
+    """Reference images of each test prompt; they are only measured against."""
+
+    resolution_pixels: PositiveInt = 512
+    """Height and width."""
+
+    batch_size: PositiveInt = 8
+    """Images drawn at once."""

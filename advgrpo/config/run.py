@@ -1,0 +1,291 @@
+"""All settings of a run, and the one door to them."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from advgrpo.config.base import NonNegativeInt, Section
+from advgrpo.config.discriminator import DinoDiscriminatorConfig
+from advgrpo.config.evaluation import EvaluationConfig
+from advgrpo.config.policy import Sd3PolicyConfig
+from advgrpo.config.promotion import PromotionConfig
+from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
+from advgrpo.config.training import TrainingConfig
+from advgrpo.errors import ConfigError
+
+S = TypeVar("S", bound=Section)
+
+
+class RunConfig(Section):
+    """Settings of a run, one section per pipeline task and what they share."""
+
+    seed: NonNegativeInt = 0
+    """Every random draw of the run follows from it."""
+
+    prompts: PromptsConfig
+    policy: Sd3PolicyConfig
+    reference_images: ReferenceImagesConfig
+    discriminator: DinoDiscriminatorConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    promotion: PromotionConfig = PromotionConfig()
+
+    @model_validator(mode="after")
+    def _window_fits_the_steps(self) -> Self:
+        sampling = self.training.sampling
+        # The last step's noise is almost nothing; its log-prob would drown all others.
+        last = sampling.denoising_steps - 1
+        if sampling.window.end > last:
+            raise ValueError(
+                f"training.sampling.window ends after denoising step {sampling.window.end}, but of "
+                f"training.sampling.denoising_steps={sampling.denoising_steps} only the first "
+                f"{last} can be trained (the last one is nearly noiseless): start the window "
+                "earlier, shorten it, or take more denoising steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _groups_fit_the_optimizer_steps(self) -> Self:
+        rollout, steps = self.training.rollout, self.training.optimizer_steps_per_update
+        if rollout.prompts_per_update % steps:
+            raise ValueError(
+                f"training.optimizer_steps_per_update={steps} would split a group: it must divide "
+                f"training.rollout.prompts_per_update={rollout.prompts_per_update}"
+            )
+        images = rollout.prompts_per_update // steps * rollout.group_size
+        if images % rollout.microbatch_size:
+            raise ValueError(
+                f"training.rollout.microbatch_size={rollout.microbatch_size} must divide the "
+                f"{images} images of an optimizer step (prompts_per_update x group_size / "
+                "optimizer_steps_per_update) on at least one rank"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _resolutions_agree(self) -> Self:
+        ours, theirs = self.policy.resolution_pixels, self.reference_images.resolution_pixels
+        if ours != theirs:
+            raise ValueError(
+                f"policy.resolution_pixels={ours} and reference_images.resolution_pixels={theirs} "
+                "differ: the discriminator would tell images apart by their size; make them equal"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _alignment_is_measured(self) -> Self:
+        scorer = self.evaluation.alignment.partition(".")[0]
+        known = [scorer.type for scorer in self.evaluation.scorers]
+        if scorer not in known:
+            raise ValueError(
+                f"evaluation.alignment={self.evaluation.alignment!r} names no scorer of "
+                f"evaluation.scorers ({', '.join(known) or 'none'})"
+            )
+        return self
+
+    def check_ranks(self, ranks: int) -> None:
+        """Refuse a number of training processes that cannot share the rollout evenly.
+
+        Args:
+            ranks: Training processes over all nodes; one per GPU.
+
+        Raises:
+            ConfigError: If an optimizer step's images cannot be split over the ranks in whole
+                microbatches. Names numbers that work.
+        """
+        rollout = self.training.rollout
+        images = (
+            rollout.prompts_per_update
+            // self.training.optimizer_steps_per_update
+            * rollout.group_size
+        )
+        if ranks >= 1 and images % (ranks * rollout.microbatch_size) == 0:
+            self._check_discriminator_batch(ranks)
+            return
+        fitting = [
+            str(n)
+            for n in range(1, images // rollout.microbatch_size + 1)
+            if images % (n * rollout.microbatch_size) == 0
+        ]
+        raise ConfigError(
+            f"{ranks} training processes cannot share {images} images per optimizer step in "
+            f"microbatches of {rollout.microbatch_size} (training.rollout.microbatch_size)",
+            repair=f"use {', '.join(fitting)} processes, or change "
+            "training.rollout.{prompts_per_update, group_size, microbatch_size}",
+        )
+
+    def _check_discriminator_batch(self, ranks: int) -> None:
+        batch = self.discriminator.optimizer.batch_size
+        if batch % ranks:
+            raise ConfigError(
+                f"{ranks} training processes cannot share "
+                f"discriminator.optimizer.batch_size={batch} evenly",
+                repair=f"set it to {-(-batch // ranks) * ranks}",
+            )
+
+    def to_yaml(self) -> str:
+        """Write all settings, defaults included, as YAML that `resolve` reads back."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def preset_names() -> list[str]:
+    """List the presets that ship with the package."""
+    folder = resources.files("advgrpo.config") / "presets"
+    names = [file.name for file in folder.iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
+
+
+def resolve(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
+    """Read a preset, apply overrides and validate the whole.
+
+    Args:
+        preset: Name of a shipped preset, or path of a YAML file of the same shape.
+        overrides: Texts such as `training.updates=10`; the value is read as YAML.
+
+    Returns:
+        The validated settings.
+
+    Raises:
+        ConfigError: If the preset is unknown or a setting is wrong; names key, value and repair.
+    """
+    settings = _read_preset(preset)
+    for override in overrides:
+        _apply(settings, override)
+    return parse(RunConfig, settings, where=preset)
+
+
+def parse(section: type[S], settings: Mapping[str, Any], *, where: str) -> S:
+    """Validate settings as a section.
+
+    Args:
+        section: The model to validate against.
+        settings: Plain values, as YAML or JSON give them.
+        where: Preset, file or parameter that they come from, for the error.
+
+    Raises:
+        ConfigError: If a setting is wrong; names key, value and repair.
+    """
+    try:
+        return section.model_validate(settings)
+    except ValidationError as error:
+        problems = "\n".join(f"  - {_explain(dict(e), section)}" for e in error.errors())
+        raise ConfigError(
+            f"settings of {where} cannot be used:\n{problems}",
+            repair="correct them in the file or with --set; `advgrpo config show` lists all keys",
+        ) from error
+
+
+def _read_preset(preset: str) -> dict[str, Any]:
+    if preset in preset_names():
+        text = (resources.files("advgrpo.config") / "presets" / f"{preset}.yaml").read_text("utf-8")
+    elif preset.endswith((".yaml", ".yml")):
+        try:
+            text = Path(preset).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"preset file {preset!r} cannot be read: {error}",
+                repair="give the path of a YAML file in UTF-8",
+            ) from error
+    else:
+        raise ConfigError(
+            f"there is no preset {preset!r}",
+            repair=f"use one of {', '.join(preset_names())}, or the path of a YAML file",
+        )
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"preset file {preset!r} is not YAML: {error}", repair="correct the file"
+        ) from error
+    if not isinstance(settings, dict):
+        raise ConfigError(
+            f"preset file {preset!r} holds no settings", repair="write sections such as `training:`"
+        )
+    return settings
+
+
+def _apply(settings: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(
+            f"override {override!r} is not of the form key=value",
+            repair="write for instance --set training.updates=10",
+        )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            f"the value of override {override!r} is not YAML: {error}",
+            repair="quote texts that contain special characters",
+        ) from error
+    if isinstance(value, str):
+        value = _number(value)
+    section: Any = settings
+    for depth, part in enumerate(parts[:-1]):
+        section = _descend(section, part, ".".join(parts[: depth + 1]))
+    if isinstance(section, list):
+        section[_index(section, parts[-1], key)] = value
+    else:
+        section[parts[-1]] = value
+
+
+def _descend(section: Any, part: str, path: str) -> Any:  # noqa: ANN401 - a tree of YAML values
+    if isinstance(section, list):
+        return section[_index(section, part, path)]
+    below = section.setdefault(part, {})
+    if below is None:
+        below = section[part] = {}
+    if not isinstance(below, dict | list):
+        raise ConfigError(
+            f"{path} is the value {below!r}, not a section",
+            repair=f"set {path} itself, or a key of another section",
+        )
+    return below
+
+
+def _index(items: list[Any], part: str, path: str) -> int:
+    if not part.isdecimal() or int(part) >= len(items):
+        raise ConfigError(
+            f"{path}: {part!r} is no position in a list of {len(items)}",
+            repair="count positions from 0",
+        )
+    return int(part)
+
+
+def _number(text: str) -> float | str:
+    # YAML 1.1 reads 1e-4 as a text; users mean the number.
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _explain(problem: Mapping[str, Any], section: type[Section]) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _keys(section)
+        near = difflib.get_close_matches(path, known, n=1) or difflib.get_close_matches(
+            path.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=1
+        )
+        return f"{path}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not path:
+        return message
+    if problem["type"] == "missing":
+        return f"{path}: is missing"
+    return f"{path}={problem['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _keys(section: type[Section], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for name, field in section.model_fields.items():
+        keys.append(prefix + name)
+        annotation = field.annotation
+        if isinstance(annotation, type) and issubclass(annotation, Section):
+            keys += _keys(annotation, f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,171 @@
+"""The loop: rollouts, rewards, policy updates and discriminator updates."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from advgrpo.config.base import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
+from advgrpo.config.evaluation import PickScoreConfig
+from advgrpo.config.policy import SamplingConfig
+
+
+class RolloutConfig(Section):
+    """What one update generates, over all ranks."""
+
+    prompts_per_update: PositiveInt = 48
+    """Groups of an update; no prompt twice."""
+
+    group_size: Annotated[int, Field(ge=2)] = 16
+    """Images of a prompt."""
+
+    microbatch_size: PositiveInt = 8
+    """Images that pass the transformer at once on a rank, in rollout and update alike."""
+
+
+class PolicyOptimizerConfig(Section):
+    """AdamW, as the policy uses it."""
+
+    learning_rate: PositiveFloat = 3e-4
+    decay: Literal["constant", "linear"] = "constant"
+    """Whether the learning rate falls to zero at the last update."""
+
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: NonNegativeFloat = 1e-4
+    epsilon: PositiveFloat = 1e-8
+    gradient_norm_limit: PositiveFloat = 1.0
+    """Gradients of a larger norm are scaled down to it."""
+
+
+class PolicyLossConfig(Section):
+    """The clipped policy loss."""
+
+    clip_range: PositiveFloat = 1e-5
+    """A ratio further than this from 1 gives no more gradient in its direction."""
+
+    log_prob: Literal["gaussian", "released"] = "gaussian"
+    """The mean log-density, or the negative squared distance of the released code."""
+
+    kl_weight: NonNegativeFloat = 0.0
+    """Weight of the divergence from the base policy."""
+
+    advantage_normalization: Literal["group", "batch", "none"] = "batch"
+    """What centred rewards are divided by: the standard deviation of the group, of the whole
+    rollout, or nothing."""
+
+    advantage_limit: PositiveFloat = 5.0
+    """Advantages are clamped to plus and minus this."""
+
+
+class DiscriminatorReward(Section):
+    """The discriminator being trained."""
+
+    type: Literal["discriminator"] = "discriminator"
+    weight: PositiveFloat = 1.0
+
+
+class PickScoreReward(PickScoreConfig):
+    """A frozen PickScore."""
+
+    weight: PositiveFloat = 1.0
+
+
+RewardTerm = Annotated[DiscriminatorReward | PickScoreReward, Field(discriminator="type")]
+
+
+class RewardConfig(Section):
+    """The reward: a weighted sum of terms."""
+
+    terms: Annotated[tuple[RewardTerm, ...], Field(min_length=1)] = (DiscriminatorReward(),)
+
+    standardize: bool = False
+    """Divide each term, centred on its group, by its standard deviation over the rollout, so that
+    the weights compare like with like."""
+
+
+class EveryRollout(Section):
+    """Every rollout updates the policy, then the discriminator."""
+
+    type: Literal["every_rollout"] = "every_rollout"
+
+    discriminator_steps: PositiveInt = 8
+    """Optimizer steps of the discriminator for each rollout."""
+
+
+class ReleasedTurns(Section):
+    """The released schedule: some rollouts for the discriminator alone, then one for the policy."""
+
+    type: Literal["released"] = "released"
+
+    discriminator_rollouts: PositiveInt = 9
+    """Rollouts that each train the discriminator alone, one step each."""
+
+
+class FrozenDiscriminator(Section):
+    """The discriminator stays as it was pre-trained: for studying reward hacking."""
+
+    type: Literal["frozen"] = "frozen"
+
+
+Turns = Annotated[EveryRollout | ReleasedTurns | FrozenDiscriminator, Field(discriminator="type")]
+
+
+class MonitoringConfig(Section):
+    """What is watched during training, and how often."""
+
+    held_out_every_updates: PositiveInt = 20
+    """Updates between two measurements on held-out training prompts."""
+
+    held_out_prompts: PositiveInt = 64
+    """Held-out training prompts that are measured, one image each."""
+
+    hand_on: Literal["best", "last"] = "best"
+    """Which adapter is the result: the one of the smallest held-out distance whose alignment is
+    not below the base model's by more than the tolerance, or the one of the last update."""
+
+    alignment_tolerance: NonNegativeFloat = 0.01
+    """How far the alignment measure may fall below the base model's, in its own units."""
+
+    grid_images: NonNegativeInt = 16
+    """Images of the grid that is logged with each measurement."""
+
+
+class TrainingConfig(Section):
+    """Adversarial GRPO."""
+
+    updates: PositiveInt = 182
+    """Rollouts that update the policy."""
+
+    optimizer_steps_per_update: PositiveInt = 1
+    """Optimizer steps that share a rollout; each takes whole groups."""
+
+    sampling: SamplingConfig = SamplingConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    optimizer: PolicyOptimizerConfig = PolicyOptimizerConfig()
+    loss: PolicyLossConfig = PolicyLossConfig()
+    reward: RewardConfig = RewardConfig()
+    turns: Turns = EveryRollout()
+    monitoring: MonitoringConfig = MonitoringConfig()
+
+    ratio_tolerance: PositiveFloat = 1e-3
+    """Largest |ratio - 1| that is accepted before the first optimizer step on a rollout."""
+
+    zero_stage: Annotated[int, Field(ge=0, le=2)] = 2
+    """How much of the optimizer DeepSpeed spreads over the ranks."""
+
+    checkpoint_every_updates: PositiveInt = 10
+    """Updates between two checkpoints."""
+
+    checkpoints_kept: PositiveInt = 2
+    """Newest checkpoints that are kept."""
+
+    @property
+    def optimizer_steps(self) -> int:
+        """Optimizer steps of the policy in the whole run."""
+        return self.updates * self.optimizer_steps_per_update

@@ -1,0 +1,1 @@
+"""Prompts, reference images and the order in which they are drawn."""

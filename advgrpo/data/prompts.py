@@ -1,0 +1,108 @@
+"""Prompt files: UTF-8 text, one prompt a line."""
+
+import hashlib
+import re
+from pathlib import Path
+
+from advgrpo.errors import PromptFileError, StorageNotFoundError
+from advgrpo.records import PromptSet
+from advgrpo.storage import local_file
+
+_LISTED = 12
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def read_prompts(location: str | Path) -> PromptSet:
+    """Read a prompt file.
+
+    White space around a prompt does not count; prompts are compared without it. A byte order mark
+    and empty lines at the end are accepted, empty lines before the last prompt are not.
+
+    Args:
+        location: A local path, `s3://bucket/key` or `package://python.package/name`.
+
+    Returns:
+        At least one prompt, in the order of the file, no two equal.
+
+    Raises:
+        PromptFileError: If the file is missing, not UTF-8, empty, or holds empty lines, control
+            characters or the same prompt twice. Names the file and the lines.
+        StorageError: If the file cannot be fetched.
+    """
+    lines = _read_text(location).rstrip().split("\n")
+    texts = tuple(line.strip() for line in lines)
+    if texts == ("",):
+        raise PromptFileError(
+            f"prompt file {location} holds no prompt", repair="write one prompt a line"
+        )
+    problems = _problems(texts)
+    if problems:
+        listed = "".join(f"\n  - {problem}" for problem in problems[:_LISTED])
+        more = len(problems) - _LISTED
+        raise PromptFileError(
+            f"prompt file {location} cannot be used:{listed}"
+            + (f"\n  and {more} more like these" if more > 0 else ""),
+            repair="remove these lines, or write each prompt once on a line of its own",
+        )
+    return PromptSet(texts=texts, digest=_digest(texts))
+
+
+def check_disjoint(train: PromptSet, test: PromptSet) -> None:
+    """Refuse prompts that would be both trained on and measured on.
+
+    Raises:
+        PromptFileError: If a prompt stands in both sets. Names the prompts and their lines.
+    """
+    train_lines = {text: number for number, text in enumerate(train.texts, start=1)}
+    shared = [
+        f"line {number} of the test prompts is line {train_lines[text]} of the training prompts: "
+        f"{text!r}"
+        for number, text in enumerate(test.texts, start=1)
+        if text in train_lines
+    ]
+    if shared:
+        listed = "".join(f"\n  - {line}" for line in shared[:_LISTED])
+        raise PromptFileError(
+            f"{len(shared)} of the {len(test)} prompts of prompts.test are trained on:{listed}",
+            repair="remove them from the file of prompts.train or of prompts.test",
+        )
+
+
+def _read_text(location: str | Path) -> str:
+    try:
+        data = local_file(str(location)).read_bytes()
+    except StorageNotFoundError as error:
+        raise PromptFileError(
+            f"there is no prompt file {location}",
+            repair="give the location of a UTF-8 file with one prompt a line",
+        ) from error
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PromptFileError(
+            f"prompt file {location} is not UTF-8: line {line} holds the byte "
+            f"0x{data[error.start]:02x}",
+            repair="save the file as UTF-8",
+        ) from error
+
+
+def _problems(texts: tuple[str, ...]) -> list[str]:
+    problems: list[str] = []
+    lines: dict[str, list[int]] = {}
+    for number, text in enumerate(texts, start=1):
+        if not text:
+            problems.append(f"line {number} is empty")
+        elif character := _CONTROL_CHARACTER.search(text):
+            problems.append(f"line {number} holds the control character {character[0]!r}")
+        else:
+            lines.setdefault(text, []).append(number)
+    for text, numbers in lines.items():
+        if len(numbers) > 1:
+            where = ", ".join(str(number) for number in numbers)
+            problems.append(f"lines {where} are the same prompt {text!r}")
+    return problems
+
+
+def _digest(texts: tuple[str, ...]) -> str:
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -1,0 +1,126 @@
+"""Show how far a demo is: bars on a terminal, lines elsewhere."""
+
+import time
+from typing import Protocol
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from advgrpo.demo.phases import TITLES, Step
+
+_BAR_WIDTH = 24
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+class Display(Protocol):
+    """Shows a demo's phases."""
+
+    def start(self, task: str) -> None:
+        """A phase began."""
+        ...
+
+    def step(self, task: str, step: Step) -> None:
+        """A phase went on."""
+        ...
+
+    def finish(self, task: str, seconds: float) -> None:
+        """A phase ended."""
+        ...
+
+
+def duration(seconds: float) -> str:
+    """Say a time as a person would."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def described(step: Step) -> str:
+    """Say how far a phase has come, and its figures."""
+    figures = "".join(f", {name} {value:.3g}" for name, value in step.figures.items())
+    return f"{step.doing}: {step.done}/{step.total} {step.unit}{figures}"
+
+
+class Lines:
+    """A line when a phase begins or ends, and now and then between."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._last = 0.0
+
+    def start(self, task: str) -> None:
+        self._say(f"{TITLES[task]} ...")
+
+    def step(self, task: str, step: Step) -> None:  # noqa: ARG002 - the step says what it is of
+        now = time.monotonic()
+        if step.done < step.total and now - self._last < _SECONDS_BETWEEN_LINES:
+            return
+        self._last = now
+        left = f", {duration(step.seconds_left)} left" if step.seconds_left else ""
+        self._say(f"  {described(step)}{left}")
+
+    def finish(self, task: str, seconds: float) -> None:
+        self._say(f"{TITLES[task]}: done in {duration(seconds)}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Bars:
+    """One row a phase, with a bar for the one that runs."""
+
+    def __init__(self) -> None:
+        self._steps: dict[str, Step] = {}
+        self._running = ""
+        self._seconds: dict[str, float] = {}
+        self._spinner = Spinner("dots")
+
+    def start(self, task: str) -> None:
+        self._running = task
+
+    def step(self, task: str, step: Step) -> None:
+        self._steps[task] = step
+
+    def finish(self, task: str, seconds: float) -> None:
+        self._seconds[task] = seconds
+        if self._running == task:
+            self._running = ""
+
+    def __rich__(self) -> Group:
+        """Draw all rows anew."""
+        rows = Table.grid(padding=(0, 1))
+        for _ in range(4):
+            rows.add_column(no_wrap=True)
+        note = Text()
+        for task, title in TITLES.items():
+            step = self._steps.get(task)
+            if task == self._running:
+                rows.add_row(self._spinner, f"[bold]{title}", _bar(step), _left(step))
+                if step is not None:
+                    note = Text(described(step), style="dim", overflow="ellipsis", no_wrap=True)
+            elif task in self._seconds:
+                rows.add_row("[green]✓", title, "", duration(self._seconds[task]))
+            else:
+                rows.add_row("", f"[dim]{escape(title)}", "", "")
+        return Group(rows, note)
+
+
+def live(bars: Bars, console: Console) -> Live:
+    """Keep bars on the screen while the context is open."""
+    return Live(bars, console=console, refresh_per_second=8)
+
+
+def _bar(step: Step | None) -> ProgressBar:
+    if step is None:
+        return ProgressBar(total=None, width=_BAR_WIDTH, pulse=True)
+    return ProgressBar(total=step.total, completed=step.done, width=_BAR_WIDTH)
+
+
+def _left(step: Step | None) -> str:
+    if step is None or step.seconds_left is None:
+        return ""
+    return f"{duration(step.seconds_left)} left"

@@ -1,0 +1,60 @@
+"""One demo at a time in a folder, and nothing left of one that was killed."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from advgrpo.demo.state import state_folder
+from advgrpo.errors import ConfigError
+
+OWNER = "ADVGRPO_DEMO"
+"""Environment variable of every process of a demo: the folder that it belongs to."""
+
+_SAVE_SECONDS = 120.0
+"""Time that processes of a killed demo get to save their state."""
+
+
+@contextmanager
+def only_demo_in(folder: Path) -> Iterator[None]:
+    """Keep other demos out of a folder, and stop what a killed one left running.
+
+    Raises:
+        ConfigError: If another demo runs in the folder.
+    """
+    state_folder(folder).mkdir(parents=True, exist_ok=True)
+    with (state_folder(folder) / "lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ConfigError(
+                f"a demo already runs in {folder} (process {file.read().strip()})",
+                repair="wait for it or stop it, or use another --folder",
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        stop_leftovers(folder)
+        yield
+
+
+def stop_leftovers(folder: Path) -> None:
+    """End the processes of a folder's demo, letting them save their state."""
+    left = [process for process in psutil.process_iter() if _belongs_to(process, folder)]
+    for process in left:
+        process.terminate()
+    _, alive = psutil.wait_procs(left, timeout=_SAVE_SECONDS)
+    for process in alive:
+        process.kill()
+    psutil.wait_procs(alive)
+
+
+def _belongs_to(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return process.environ().get(OWNER) == str(folder.resolve())
+    except (psutil.Error, OSError):
+        return False

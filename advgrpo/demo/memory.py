@@ -1,0 +1,46 @@
+"""How much memory a demo takes at its worst."""
+
+import os
+import threading
+
+import psutil
+
+
+class MemoryWatch:
+    """Samples the memory of this process and all below it, in a thread.
+
+    Args:
+        seconds_between: Time between two samples.
+    """
+
+    def __init__(self, seconds_between: float = 1.0) -> None:
+        self.peak_mib = 0.0
+        self._seconds_between = seconds_between
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "MemoryWatch":
+        """Start sampling."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop sampling."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        me = psutil.Process(os.getpid())
+        while True:
+            total = sum(_own_bytes(process) for process in [me, *me.children(recursive=True)])
+            self.peak_mib = max(self.peak_mib, total / 2**20)
+            if self._ended.wait(self._seconds_between):
+                return
+
+
+def _own_bytes(process: psutil.Process) -> int:
+    # Unlike the resident size, this counts what processes share only once.
+    try:
+        return int(process.memory_full_info().pss)
+    except (psutil.Error, OSError):
+        return 0

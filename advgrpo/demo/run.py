@@ -1,0 +1,231 @@
+"""`advgrpo demo`: everything on this machine, from nothing to a registered adapter."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+
+import requests  # type: ignore[import-untyped]
+from rich.console import Console
+
+from advgrpo.config import resolve
+from advgrpo.config.tasks import digest
+from advgrpo.demo.display import Bars, Display, Lines, live
+from advgrpo.demo.lock import OWNER, only_demo_in
+from advgrpo.demo.memory import MemoryWatch
+from advgrpo.demo.phases import PhaseClock, ProgressReader
+from advgrpo.demo.state import DemoRun, state_folder, take_up_run
+from advgrpo.demo.summary import DemoResult, Summary, comparison_table, cost_table, gather_result
+from advgrpo.errors import PipelineError, Preempted, TrackingError
+from advgrpo.progress import PROGRESS_FILE
+from advgrpo.storage import CACHE_VARIABLE, write_bytes
+from advgrpo.stores import BUCKET, EmbeddedStores
+from advgrpo.tasks.environment import environment
+from advgrpo.tasks.failures import FAILURE_FILE, read_failure
+
+SUMMARY = "summary.json"
+OUTPUTS = "outputs.json"
+_LOOK_SECONDS = 0.2
+
+
+def run_demo(
+    folder: Path,
+    *,
+    preset: str,
+    overrides: Sequence[str],
+    processes: int,
+    console: Console,
+) -> Summary:
+    """Run the pipeline over stores of its own, or go on with a run that was interrupted.
+
+    Args:
+        folder: All that it writes goes here.
+        preset: Name of a shipped preset, or path of a YAML file.
+        overrides: Texts such as `training.updates=10`.
+        processes: Training processes.
+        console: Where progress is shown.
+
+    Raises:
+        ConfigError: If a setting is wrong, or another demo runs in the folder.
+        Preempted: If it was asked to stop; the next one goes on.
+        AdvGrpoError: The error that a task failed with.
+    """
+    bars = Bars() if console.is_terminal else None
+    display: Display = bars or Lines(console)
+    config = resolve(preset, overrides)
+    config.check_ranks(processes)
+    with only_demo_in(folder), MemoryWatch() as memory:
+        run = take_up_run(folder, digest(config))
+        if run.is_resumed:
+            console.print("Going on with the run that was interrupted.")
+        clock = PhaseClock(run.seconds_by_phase)
+        try:
+            with live(bars, console) if bars else nullcontext():
+                display.start("stores")
+                with (
+                    EmbeddedStores(folder / "stores") as stores,
+                    environment(stores.environment()),
+                ):
+                    display.finish("stores", clock.finish("stores"))
+                    command = _command(folder, run, preset, overrides, processes)
+                    outputs = _run_pipeline(folder, command, display, clock)
+                    run.peak_memory_mib = max(run.peak_memory_mib, memory.peak_mib)
+                    _log_cost(stores.tracking_uri, outputs["parent_run_id"], run)
+                    result = gather_result(folder, run, outputs)
+        finally:
+            run.peak_memory_mib = max(run.peak_memory_mib, memory.peak_mib)
+            run.save(folder)
+        write_bytes(str(folder / SUMMARY), json.dumps(result.summary, indent=1).encode())
+        run.finished = True
+        run.save(folder)
+    _tell(console, result, folder)
+    return result.summary
+
+
+def _command(
+    folder: Path, run: DemoRun, preset: str, overrides: Sequence[str], processes: int
+) -> list[str]:
+    settings = [word for override in overrides for word in ("--set", override)]
+    return [
+        *(sys.executable, "-m", "advgrpo.cli.main", "pipeline", "run"),
+        *("--preset", preset, *settings),
+        *("--processes", str(processes)),
+        *("--workspace", f"s3://{BUCKET}/runs/{run.key}", "--run-key", run.key),
+        *(
+            "--artifacts",
+            str(folder / "artifacts"),
+            "--output",
+            str(state_folder(folder) / OUTPUTS),
+        ),
+    ]
+
+
+def _run_pipeline(
+    folder: Path, command: Sequence[str], display: Display, clock: PhaseClock
+) -> dict[str, str]:
+    state = state_folder(folder).resolve()
+    progress_file, failure_file = state / "progress.jsonl", state / "failure.json"
+    for stale in (progress_file, failure_file, state / OUTPUTS):
+        stale.unlink(missing_ok=True)
+    log_file = folder / "logs" / "pipeline.log"
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    variables = _variables(folder) | {
+        PROGRESS_FILE: str(progress_file),
+        FAILURE_FILE: str(failure_file),
+    }
+    reader = ProgressReader(
+        progress_file,
+        on_start=display.start,
+        on_step=display.step,
+        on_finish=lambda task: display.finish(task, clock.finish(task)),
+    )
+    with closing(reader), log_file.open("ab") as log:
+        # In a session of its own, so that Ctrl-C comes to us alone and tasks can save their state.
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=variables, start_new_session=True
+        )
+        with _stopping(process) as stop:
+            while process.poll() is None:
+                reader.read()
+                time.sleep(_LOOK_SECONDS)
+            reader.read()
+    if process.returncode == 0:
+        outputs: dict[str, str] = json.loads((state / OUTPUTS).read_text(encoding="utf-8"))
+        return outputs
+    if stop.asked:
+        raise Preempted("the demo was stopped; its state is saved", repair="run it again to go on")
+    failure = read_failure(failure_file)
+    if failure is not None:
+        raise failure.error()
+    raise PipelineError(
+        f"the pipeline ended with exit status {process.returncode}", repair=f"see {log_file}"
+    )
+
+
+def _variables(folder: Path) -> dict[str, str]:
+    """Give the variables of a demo's processes, which keep all that they write in its folder."""
+    folder = folder.resolve()
+    cache, scratch = folder / "cache", folder / "scratch"
+    # A process that was killed leaves what it worked on.
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    return {
+        **os.environ,
+        OWNER: str(folder),
+        CACHE_VARIABLE: str(cache),
+        "XDG_CACHE_HOME": str(cache),
+        "XDG_CONFIG_HOME": str(cache),
+        "TRITON_HOME": str(cache),
+        "TMPDIR": str(scratch),
+        # On two cores, threads that wait for each other cost more than they bring.
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+class _Stop:
+    """Whether the demo was asked to stop."""
+
+    asked = False
+
+
+@contextmanager
+def _stopping(process: subprocess.Popen[bytes]) -> Iterator[_Stop]:
+    """Ask the pipeline to stop when we are; it may save its state first."""
+    stop = _Stop()
+
+    def pass_on(_number: int, _frame: FrameType | None) -> None:
+        stop.asked = True
+        process.terminate()
+
+    before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_cost(tracking_uri: str, run_id: str, run: DemoRun) -> None:
+    # Loading MLflow would take longer than this one request.
+    now = int(time.time() * 1000)
+    figures = {f"seconds/{name}": value for name, value in run.seconds_by_phase.items()}
+    figures["peak_memory_mib"] = run.peak_memory_mib
+    answer = requests.post(
+        f"{tracking_uri}/api/2.0/mlflow/runs/log-batch",
+        json={
+            "run_id": run_id,
+            "metrics": [
+                {"key": f"demo/{name}", "value": value, "timestamp": now, "step": 0}
+                for name, value in figures.items()
+            ],
+        },
+        timeout=30,
+    )
+    if not answer.ok:
+        raise TrackingError(
+            f"cannot log the demo's cost to run {run_id}: {answer.status_code} {answer.reason}",
+            repair=f"see {tracking_uri}",
+        )
+
+
+def _tell(console: Console, result: DemoResult, folder: Path) -> None:
+    summary = result.summary
+    console.print()
+    console.print(comparison_table(result))
+    console.print(cost_table(summary))
+    for name, value in (
+        ("Report", summary["report"]),
+        ("Adapter", summary["adapter"]),
+        ("Registered as", summary["model_version"]),
+        ("MLflow run", summary["mlflow_run_id"]),
+        ("These figures", str(folder / SUMMARY)),
+        ("Look again", "make demo-ui"),
+    ):
+        console.print(f"{name + ':':<16}{value}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,147 @@
+"""Charts as SVG that takes its colours from the page, so that they follow light and dark."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from advgrpo.evaluation.wording import MINUS
+from advgrpo.records import Interval
+
+WIDTH, HEIGHT = 320.0, 168.0
+LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 8.0, 22.0
+MOST_POINTS = 400
+
+STRIP_WIDTH, STRIP_HEIGHT, STRIP_MARGIN = 170.0, 30.0, 6.0
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    """Update and value, in the order of updates; at least one."""
+
+
+def line_chart(series: Sequence[Series], *, logarithmic: bool = False) -> Markup:
+    """Draw curves over updates.
+
+    Args:
+        series: At most three, which get the page's colours `curve-1` to `curve-3`.
+        logarithmic: Scale the values by their logarithm, if all are above 0.
+    """
+    xs = [x for one in series for x, _ in one.points]
+    ys = [y for one in series for _, y in one.points]
+    logarithmic = logarithmic and min(ys) > 0
+    ticks = _decades(min(ys), max(ys)) if logarithmic else _ticks(min(ys), max(ys))
+    low, high = min(ys + ticks), max(ys + ticks)
+    across = _Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    up = _Scale(low, high, HEIGHT - BOTTOM, TOP, logarithmic=logarithmic)
+    parts = [
+        f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(t):.1f}" y2="{up(t):.1f}"/>'
+        f'<text class="tick" x="{LEFT - 6}" y="{up(t) + 3.5:.1f}" text-anchor="end">'
+        f"{_tick_label(t)}</text>"
+        for t in ticks
+    ]
+    parts += [
+        f'<text class="tick" x="{across(x):.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">'
+        f"{x:g}</text>"
+        for x, anchor in ((min(xs), "start"), (max(xs), "end"))
+        if min(xs) < max(xs) or anchor == "start"
+    ]
+    for number, one in enumerate(series, start=1):
+        points = _thinned(one.points)
+        path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
+        x, y = points[-1]
+        parts.append(
+            f'<polyline class="curve curve-{number}" points="{path}"/>'
+            f'<circle class="dot curve-{number}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="2.6"/>'
+        )
+    names = ", ".join(one.name for one in series)
+    return _svg(WIDTH, HEIGHT, "chart", f"{names} over updates", parts)
+
+
+def interval_strip(base: Interval, trained: Interval, reference: float | None) -> Markup:
+    """Draw two intervals on one scale, and the value of the reference images as a line."""
+    values = [base.low, base.high, trained.low, trained.high]
+    values += [] if reference is None else [reference]
+    across = _Scale(min(values), max(values), STRIP_MARGIN, STRIP_WIDTH - STRIP_MARGIN)
+    parts = []
+    if reference is not None:
+        x = across(reference)
+        parts.append(
+            f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{STRIP_HEIGHT - 2}"/>'
+        )
+    for kind, interval, y in (("base", base, 10), ("trained", trained, 20)):
+        parts.append(
+            f'<line class="{kind}" x1="{across(interval.low):.1f}" '
+            f'x2="{across(interval.high):.1f}" y1="{y}" y2="{y}"/>'
+            f'<circle class="{kind}" cx="{across(interval.mean):.1f}" cy="{y}" r="3.4"/>'
+        )
+    return _svg(STRIP_WIDTH, STRIP_HEIGHT, "strip", "base above, trained below", parts)
+
+
+class _Scale:
+    """Maps values to places; all values to the middle if there is but one."""
+
+    def __init__(
+        self, low: float, high: float, start: float, end: float, *, logarithmic: bool = False
+    ) -> None:
+        self._logarithmic = logarithmic
+        self._low, self._high = self._value(low), self._value(high)
+        self._start, self._end = start, end
+
+    def __call__(self, value: float) -> float:
+        if self._high == self._low:
+            return (self._start + self._end) / 2
+        share = (self._value(value) - self._low) / (self._high - self._low)
+        return self._start + share * (self._end - self._start)
+
+    def _value(self, value: float) -> float:
+        return math.log10(value) if self._logarithmic else value
+
+
+def _svg(width: float, height: float, kind: str, title: str, parts: Sequence[str]) -> Markup:
+    return Markup(  # noqa: S704 - only numbers, and an escaped title
+        f'<svg class="{kind}" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Choose two to six round values that enclose a range."""
+    if low == high:
+        return [low]
+    step = _round_step((high - low) / 4)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def _round_step(step: float) -> float:
+    magnitude = 10.0 ** math.floor(math.log10(step))
+    return next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= step * 0.999)
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Choose round values within a range of magnitudes."""
+    exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1,), (1, 3), (1, 2, 5)):
+        ticks = [s * 10.0**e for e in exponents for s in steps if low <= s * 10.0**e <= high]
+        if len(ticks) >= 3:
+            return ticks[:: math.ceil(len(ticks) / 5)]
+    return _ticks(low, high)
+
+
+def _tick_label(value: float) -> str:
+    if value != 0 and not 1e-4 <= abs(value) < 1e5:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", MINUS)
+    return f"{value:.4g}".replace("-", MINUS)
+
+
+def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Leave out points that no screen could show; the last one stays."""
+    every = math.ceil(len(points) / MOST_POINTS)
+    return [*points[:-1:every], points[-1]]

@@ -1,0 +1,157 @@
+"""Which curves of a training run are shown."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from advgrpo.evaluation.charts import Series, line_chart
+from advgrpo.evaluation.wording import label, number
+
+History = Sequence[Mapping[str, float]]
+"""Measures by update: each row has `update`, and whatever was measured then."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart with its title and legend."""
+
+    title: str
+    note: str
+    legend: tuple[tuple[str, str], ...]
+    """Name and last value of each curve."""
+
+    chart: Markup
+
+
+@dataclass(frozen=True)
+class Section:
+    """Charts that belong together."""
+
+    title: str
+    panels: tuple[Panel, ...]
+
+
+def training_curves(history: History, *, alignment: str) -> tuple[Section, ...]:
+    """Choose and draw the curves of a run; what was not measured is left out.
+
+    Args:
+        history: Measures by update.
+        alignment: The measure that stands for prompt alignment.
+    """
+    rewards = {
+        name: {label_of(name): name}
+        for name in _names(history)
+        if name.startswith("reward/") and not name.endswith(("_in_group", "_without_spread"))
+    }
+    sections = {
+        "What was not trained on": [
+            _panel(
+                history,
+                "Distance to reference images",
+                {"held-out prompts": "held_out/distance"},
+                logarithmic=True,
+            ),
+            _panel(
+                history,
+                "Prompt alignment",
+                {"held-out prompts": f"held_out/{alignment}"},
+                note=label(alignment),
+            ),
+            _panel(
+                history,
+                "Diversity",
+                {"within a group": "rollout/diversity_in_group"},
+                note="distance between images of one prompt",
+            ),
+        ],
+        "Reward and discriminator": [
+            *(
+                _panel(history, f"Reward: {next(iter(curves))}", curves, note="mean of the rollout")
+                for curves in rewards.values()
+            ),
+            _panel(
+                history,
+                "Discriminator accuracy",
+                {"held-out references and rollout": "discriminator/held_out_accuracy"},
+                note="0.5 is guessing",
+            ),
+            _panel(
+                history,
+                "Discriminator logits",
+                {
+                    "generated": "discriminator/generated_logit",
+                    "reference": "discriminator/held_out_reference_logit",
+                    "margin": "discriminator/margin",
+                },
+            ),
+            _panel(
+                history,
+                "Calibration error",
+                {"discriminator": "discriminator/calibration_error"},
+            ),
+        ],
+        "Policy update": [
+            _panel(
+                history,
+                "Ratio spread",
+                {"standard deviation": "policy/ratio_std"},
+                note="how far an update moves the policy",
+            ),
+            _panel(
+                history,
+                "Clipped",
+                {"above": "policy/clipped_above", "below": "policy/clipped_below"},
+                note="share of samples",
+            ),
+            _panel(
+                history,
+                "Gradient norm",
+                {"policy": "policy/gradient_norm", "discriminator": "discriminator/gradient_norm"},
+            ),
+            _panel(history, "Learning rate", {"policy": "policy/learning_rate"}),
+            _panel(
+                history,
+                "Divergence from the base policy",
+                {"policy": "policy/divergence_from_base"},
+            ),
+        ],
+    }
+    shown = {title: tuple(p for p in panels if p is not None) for title, panels in sections.items()}
+    return tuple(Section(title, panels) for title, panels in shown.items() if panels)
+
+
+def label_of(name: str) -> str:
+    """Name a reward's curve."""
+    return name.removeprefix("reward/").replace("_", " ")
+
+
+def _panel(
+    history: History,
+    title: str,
+    curves: Mapping[str, str],
+    *,
+    note: str = "",
+    logarithmic: bool = False,
+) -> Panel | None:
+    """Draw a chart of the curves that were measured; None if none was."""
+    series = [
+        Series(name, points) for name, key in curves.items() if (points := _points(history, key))
+    ]
+    if not series:
+        return None
+    legend = tuple((one.name, number(one.points[-1][1])) for one in series)
+    return Panel(title, note, legend, line_chart(series, logarithmic=logarithmic))
+
+
+def _points(history: History, key: str) -> list[tuple[float, float]]:
+    return [
+        (float(row["update"]), float(row[key]))
+        for row in history
+        if key in row and math.isfinite(row[key])
+    ]
+
+
+def _names(history: History) -> list[str]:
+    return list(dict.fromkeys(name for row in history for name in row))

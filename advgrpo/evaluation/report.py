@@ -1,0 +1,161 @@
+"""The report: one HTML page that needs no network, no script and no other file."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from jaxtyping import Float
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from torch import Tensor
+
+from advgrpo.config import RunConfig
+from advgrpo.data.images import encode_png, to_pil
+from advgrpo.evaluation import wording
+from advgrpo.evaluation.charts import interval_strip
+from advgrpo.evaluation.curves import History, training_curves
+from advgrpo.evaluation.evaluate import Evaluation
+from advgrpo.evaluation.examples import Example
+from advgrpo.evaluation.verdict import change, judge
+from advgrpo.records import Comparison
+from advgrpo.storage import write_bytes
+
+PIXELATED_BELOW = 129
+"""Images with a shorter side are enlarged pixel by pixel, and kept without loss."""
+
+WEBP_QUALITY = 88
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """What one phase of a run took."""
+
+    name: str
+    seconds: float
+    """Wall-clock time."""
+
+    images: int | None = None
+    """Images that were made, if it makes any."""
+
+    peak_memory_mib: float | None = None
+    """Largest resident memory of its largest process."""
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a report tells of a run besides its evaluation."""
+
+    name: str
+    settings: RunConfig
+    created: str = ""
+    """Date and time, in words."""
+
+    phases: Sequence[PhaseCost] = ()
+    policy_updates: int | None = None
+    lineage: Mapping[str, str] = field(default_factory=dict)
+    """Where all came from: hashes, versions, locations, by what they are of."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One line of the table of measures."""
+
+    comparison: Comparison
+    label: str
+    note: str
+    base: tuple[str, str, str]
+    trained: tuple[str, str, str]
+    difference: tuple[str, str, str]
+    reference: str
+    change: str
+    strip: str
+
+
+def write_report(
+    path: str | Path, evaluation: Evaluation, history: History, facts: RunFacts
+) -> None:
+    """Write the report of a run.
+
+    Args:
+        path: Of the HTML file; local, or `s3://bucket/key`.
+        evaluation: Measures and examples.
+        history: Measures of training, by update.
+        facts: Settings, cost and lineage.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    write_bytes(str(path), render_report(evaluation, history, facts).encode())
+
+
+def render_report(evaluation: Evaluation, history: History, facts: RunFacts) -> str:
+    """Render the report as HTML text."""
+    environment = Environment(
+        loader=PackageLoader("advgrpo.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": wording.number,
+        "duration": wording.duration,
+        "embedded": _embedded,
+    }
+    report = evaluation.report
+    rows = [_row(comparison) for comparison in report.comparisons]
+    groups = {
+        why: [example for example in evaluation.examples if example.why == why]
+        for why in ("spread", "rose", "fell")
+    }
+    return environment.get_template("report.html.jinja").render(
+        facts=facts,
+        report=report,
+        verdict=judge(report),
+        distance=report.comparison(report.distance),
+        alignment=report.comparison(report.alignment),
+        held_out=[r for r in rows if not r.comparison.trained_on and r.change != "neither"],
+        trained_on=[r for r in rows if r.comparison.trained_on],
+        statistics=[r for r in rows if not r.comparison.trained_on and r.change == "neither"],
+        examples=groups,
+        pixelated=_is_small(evaluation.examples),
+        curves=training_curves(history, alignment=report.alignment),
+        longest=max((phase.seconds for phase in facts.phases), default=1.0),
+        settings=yaml.safe_dump(
+            facts.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True
+        ),
+        shares_backbone=facts.settings.discriminator.weights
+        == facts.settings.evaluation.distance.weights,
+    )
+
+
+def _row(comparison: Comparison) -> _Row:
+    reference = comparison.reference
+    return _Row(
+        comparison=comparison,
+        label=wording.label(comparison.measure),
+        note=wording.note(comparison.measure),
+        base=wording.aligned(comparison.base),
+        trained=wording.aligned(comparison.trained),
+        difference=wording.aligned(comparison.difference, signed=True),
+        reference="" if reference is None else wording.number(reference),
+        change="neither" if comparison.higher_is_better is None else change(comparison),
+        strip=interval_strip(comparison.base, comparison.trained, reference),
+    )
+
+
+def _is_small(examples: Sequence[Example]) -> bool:
+    return any(example.base.shape[-1] < PIXELATED_BELOW for example in examples)
+
+
+def _embedded(image: Float[Tensor, "3 height width"]) -> str:
+    """Turn an image into a URI that holds it."""
+    if image.shape[-1] < PIXELATED_BELOW:
+        kind, data = "png", encode_png(image)
+    else:
+        buffer = io.BytesIO()
+        to_pil(image).save(buffer, format="WEBP", quality=WEBP_QUALITY)
+        kind, data = "webp", buffer.getvalue()
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

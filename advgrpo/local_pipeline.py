@@ -1,0 +1,109 @@
+"""Run the compiled pipeline on this machine, one process per task, through `kfp.local`."""
+
+import os
+import signal
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+
+import psutil
+from kfp import components, local
+
+from advgrpo.errors import ConfigError, PipelineError, Preempted
+from advgrpo.tasks.environment import environment
+from advgrpo.tasks.failures import FAILURE_FILE, read_failure
+
+CHECKOUT = Path(__file__).parents[1]
+PIPELINE = CHECKOUT / "pipelines" / "adversarial_grpo.yaml"
+"""The compiled pipeline, in a checkout."""
+
+
+def run_pipeline(
+    pipeline: Path, arguments: Mapping[str, str | int | list[str]], *, artifacts: Path
+) -> dict[str, str]:
+    """Run a compiled pipeline.
+
+    Args:
+        pipeline: The YAML file.
+        arguments: Values of its parameters.
+        artifacts: Folder that the tasks' artifacts go to.
+
+    Returns:
+        Its outputs, by name.
+
+    Raises:
+        ConfigError: If there is no such file.
+        AdvGrpoError: The error that a task failed with.
+        PipelineError: If the pipeline failed in another way.
+        Preempted: If it was asked to stop.
+    """
+    if not pipeline.is_file():
+        raise ConfigError(
+            f"there is no compiled pipeline {pipeline}",
+            repair="run this in a checkout of advgrpo, or give the path of the YAML file",
+        )
+    component = components.load_component_from_file(str(pipeline))
+    local.init(
+        runner=local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(artifacts),
+        raise_on_error=False,
+    )
+    with _failure_file() as failure_file, _forwarded_signals() as stop, warnings.catch_warnings():
+        # It takes any image whose name does not contain "python" for one without Python, and says
+        # of cluster settings that they do nothing here.
+        warnings.simplefilter("ignore")
+        task = component(**arguments)
+        failure = read_failure(failure_file)
+    outputs = {name: str(value) for name, value in task.outputs.items()}
+    if outputs:
+        return outputs
+    if stop.asked:
+        raise Preempted("the pipeline was asked to stop", repair="run it again to go on")
+    if failure is not None:
+        raise failure.error()
+    raise PipelineError(
+        f"the pipeline {pipeline.stem} failed", repair="the output above says in which task and why"
+    )
+
+
+class _Stop:
+    """Whether the pipeline was asked to stop."""
+
+    asked = False
+
+
+@contextmanager
+def _failure_file() -> Iterator[Path]:
+    if named := os.environ.get(FAILURE_FILE):
+        yield Path(named)
+        return
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "failure.json"
+        with environment({FAILURE_FILE: str(path)}):
+            yield path
+
+
+@contextmanager
+def _forwarded_signals() -> Iterator[_Stop]:
+    """Pass SIGTERM and SIGINT on to the running task, which may save its state first."""
+    stop = _Stop()
+    others = set(psutil.Process().children(recursive=True))
+
+    def forward(_number: int, _frame: FrameType | None) -> None:
+        stop.asked = True
+        running = set(psutil.Process().children(recursive=True)) - others
+        for process in running:
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        if not running:
+            raise Preempted("the pipeline was asked to stop", repair="run it again to go on")
+
+    before = {n: signal.signal(n, forward) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

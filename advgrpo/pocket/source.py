@@ -1,0 +1,47 @@
+"""The pocket world's better model: a renderer that draws reference images in the crisp style."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from advgrpo.pocket.captions import parse_caption
+from advgrpo.pocket.pictures import RESOLUTION_PIXELS, render
+
+REFERENCE_STYLE = 1.0
+
+
+class PocketRenderer:
+    """A reference image source that draws what its prompts say, always crisp."""
+
+    resolution_pixels = RESOLUTION_PIXELS
+
+    @property
+    def provenance(self) -> dict[str, str | int | float]:
+        """What a manifest records of the images' origin."""
+        return {
+            "model": "advgrpo.pocket.PocketRenderer",
+            "revision": "1",
+            "style": REFERENCE_STYLE,
+            "resolution_pixels": RESOLUTION_PIXELS,
+        }
+
+    def draw(
+        self, prompts: Sequence[str], seeds: Sequence[int]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Draw one picture for each prompt.
+
+        Args:
+            prompts: Pocket captions.
+            seeds: One for each prompt; a picture depends on its own prompt and seed alone.
+
+        Returns:
+            RGB pictures in [0, 1], 32 x 32.
+
+        Raises:
+            ValueError: If a prompt is no pocket caption, or prompts and seeds differ in number.
+        """
+        captions = [parse_caption(prompt) for prompt in prompts]
+        return render(captions, REFERENCE_STYLE, seeds)

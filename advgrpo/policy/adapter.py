@@ -1,0 +1,175 @@
+"""The LoRA adapter: made, trained, saved in two layouts and read back."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from peft import LoraConfig
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from advgrpo.algorithm.randomness import generator_for
+from advgrpo.config import AdapterConfig
+from advgrpo.errors import WeightsError
+
+ADAPTER = "default"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+PEFT_SETTINGS = "adapter_config.json"
+PEFT_PREFIX = "base_model.model."
+
+
+def add_adapter(
+    transformer: SD3Transformer2DModel, config: AdapterConfig, *, seed: int = 0
+) -> None:
+    """Put a fresh adapter on a frozen transformer; it changes no output yet.
+
+    Args:
+        transformer: Its own parameters stay frozen.
+        config: Rank, alpha and target modules.
+        seed: Of the random half of each update; the other half is zero.
+
+    Raises:
+        WeightsError: If the transformer has no module of the given names.
+
+    Source:
+        LoRA, arXiv:2106.09685.
+    """
+    try:
+        # peft draws from the global generator; what it draws is overwritten below.
+        with torch.random.fork_rng(devices=[]):
+            transformer.add_adapter(_lora_config(config), adapter_name=ADAPTER)
+    except ValueError as error:
+        raise WeightsError(
+            f"policy.adapter.target_modules: {error}", repair="name modules of the transformer"
+        ) from error
+    # New LoRA layers are in training mode even on a model that is not.
+    transformer.eval()
+    generator = generator_for("adapter", seed)
+    for name, parameter in trainable_parameters(transformer).items():
+        parameter.data = parameter.data.float()
+        if ".lora_A." in name:
+            drawn = torch.randn(parameter.shape, generator=generator) / config.rank
+            parameter.data.copy_(drawn)
+
+
+def trainable_parameters(transformer: SD3Transformer2DModel) -> dict[str, torch.nn.Parameter]:
+    """Find the adapter's parameters.
+
+    Returns:
+        Parameters by their names in peft's layout without its prefix, for instance
+        `transformer_blocks.0.attn.to_q.lora_A.weight`.
+    """
+    return {
+        name.replace(f".{ADAPTER}.", "."): parameter
+        for name, parameter in transformer.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+@contextmanager
+def swapped_in(
+    parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, Tensor]
+) -> Iterator[None]:
+    """Within it, parameters hold other values, for instance their moving average."""
+    kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    copy_into(parameters, values)
+    try:
+        yield
+    finally:
+        copy_into(parameters, kept)
+
+
+def copy_into(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, Tensor]) -> None:
+    """Overwrite parameters in place."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])
+
+
+def save_adapter(folder: Path, values: Mapping[str, Tensor], config: AdapterConfig) -> None:
+    """Write an adapter so that peft, plain diffusers and this package can read it.
+
+    Args:
+        folder: Gets `adapter_model.safetensors` and `adapter_config.json` (peft's layout), and
+            `pytorch_lora_weights.safetensors` for `pipeline.load_lora_weights(folder)`.
+        values: By the names of `trainable_parameters`.
+        config: Rank, alpha and target modules.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().float().cpu().contiguous() for name, value in values.items()}
+    lora = _lora_config(config)
+    lora.save_pretrained(str(folder))
+    # peft keeps the names as a set; sorted, equal adapters are equal files.
+    names = sorted(config.target_modules)
+    settings = json.loads((folder / PEFT_SETTINGS).read_text(encoding="utf-8"))
+    text = json.dumps({**settings, "target_modules": names}, indent=2)
+    (folder / PEFT_SETTINGS).write_text(text, encoding="utf-8")
+    save_file({PEFT_PREFIX + name: value for name, value in tensors.items()}, folder / PEFT_WEIGHTS)
+    StableDiffusion3Pipeline.save_lora_weights(
+        folder,
+        transformer_lora_layers=tensors,
+        transformer_lora_adapter_metadata={**lora.to_dict(), "target_modules": names},
+    )
+
+
+def read_adapter(folder: Path) -> dict[str, Tensor]:
+    """Read an adapter in peft's layout.
+
+    Args:
+        folder: Holds `adapter_model.safetensors`.
+
+    Returns:
+        Float32 values by the names of `trainable_parameters`.
+
+    Raises:
+        WeightsError: If the file is missing or damaged.
+    """
+    path = folder / PEFT_WEIGHTS
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(
+            f"{path} is not an adapter: {error}",
+            repair="give a folder in peft's layout with safetensors weights",
+        ) from error
+    return {name.removeprefix(PEFT_PREFIX): value.float() for name, value in tensors.items()}
+
+
+def load_adapter(transformer: SD3Transformer2DModel, folder: Path) -> None:
+    """Give a transformer's adapter the values of a saved one.
+
+    Raises:
+        WeightsError: If the saved adapter is for other modules or of another rank.
+    """
+    parameters, values = trainable_parameters(transformer), read_adapter(folder)
+    if parameters.keys() != values.keys():
+        ours, theirs = parameters.keys() - values.keys(), values.keys() - parameters.keys()
+        example = next(iter(sorted(theirs or ours)))
+        raise WeightsError(
+            f"the adapter in {folder} is for other modules: it lacks {len(ours)} and has "
+            f"{len(theirs)} that policy.adapter does not name, for instance {example}",
+            repair="set policy.adapter.target_modules as the adapter was trained",
+        )
+    for name, value in values.items():
+        if value.shape != parameters[name].shape:
+            raise WeightsError(
+                f"the adapter in {folder} has {name} of shape {tuple(value.shape)}, not "
+                f"{tuple(parameters[name].shape)}",
+                repair="set policy.adapter.rank as the adapter was trained, and check that it "
+                "belongs to the base model in policy.weights",
+            )
+    copy_into(parameters, values)
+
+
+def _lora_config(config: AdapterConfig) -> LoraConfig:
+    alpha = int(config.alpha) if float(config.alpha).is_integer() else config.alpha
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=alpha,
+        init_lora_weights="gaussian",
+        target_modules=list(config.target_modules),
+    )

@@ -1,0 +1,33 @@
+"""The adapter's moving average: what is evaluated and handed on."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from advgrpo.algorithm.ema import ema_decay
+
+
+class MovingAverage:
+    """Exponential moving average of parameters, counted in optimizer steps of the policy.
+
+    Args:
+        parameters: Start values, float32.
+        limit: Upper limit of the decay.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], *, limit: float) -> None:
+        self.values = {name: value.detach().clone() for name, value in parameters.items()}
+        self.limit = limit
+
+    def update(self, parameters: Mapping[str, Tensor], *, step: int) -> None:
+        """Move towards the present values.
+
+        Args:
+            parameters: Of the same names as at the start.
+            step: Optimizer steps of the policy so far.
+        """
+        decay = ema_decay(step, limit=self.limit)
+        with torch.no_grad():
+            for name, value in self.values.items():
+                value.lerp_(parameters[name].to(value.dtype), 1 - decay)

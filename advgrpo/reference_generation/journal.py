@@ -1,0 +1,148 @@
+"""What a half-made reference image set holds already, so that drawing can go on from there."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import ValidationError
+
+from advgrpo.data.reference_checks import extra_files
+from advgrpo.data.reference_manifest import Origin, read_provenance
+from advgrpo.errors import ReferenceImageError
+from advgrpo.storage import write_bytes
+from advgrpo.storage.base import PARTIAL_PREFIX
+from advgrpo.storage.local import disk_errors
+
+JOURNAL_FILE = "journal.jsonl"
+"""First the set's origin, then one `[file name, SHA-256]` a line; gone once the set is complete."""
+
+
+class Journal:
+    """The images of a set that are drawn and whole; a context in which more are added.
+
+    Args:
+        folder: The set, half made, complete or not begun.
+        origin: What draws it now.
+        names: The files that it shall have.
+
+    Raises:
+        ReferenceImageError: If the folder holds images of another origin or for other prompts.
+        StorageError: If the folder cannot be read or written.
+    """
+
+    def __init__(self, folder: Path, origin: Origin, names: Collection[str]) -> None:
+        self._path = folder / JOURNAL_FILE
+        with disk_errors("write", folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for partial in folder.glob(f"{PARTIAL_PREFIX}*"):
+                partial.unlink()
+        recorded = _recorded(folder, self._path, origin)
+        _refuse_others(folder, names)
+        self.sha256 = _whole(folder, recorded)
+        """File name -> hash of its content."""
+
+        lines = [origin.model_dump_json(), *map(json.dumps, self.sha256.items())]
+        write_bytes(str(self._path), "".join(f"{line}\n" for line in lines).encode())
+        with disk_errors("write", self._path):
+            self._file = self._path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Closing writes what a full disk did not take before.
+        with disk_errors("write", self._path):
+            self._file.close()
+
+    def add(self, sha256: Mapping[str, str]) -> None:
+        """Record files that were written.
+
+        Raises:
+            StorageFullError: If the disk is full.
+        """
+        with disk_errors("write", self._path):
+            self._file.writelines(f"{json.dumps(entry)}\n" for entry in sha256.items())
+            self._file.flush()
+        self.sha256.update(sha256)
+
+    def remove(self) -> None:
+        """Delete the journal of a set that is complete."""
+        with disk_errors("delete", self._path):
+            self._path.unlink()
+
+
+def _recorded(folder: Path, path: Path, origin: Origin) -> dict[str, str]:
+    recorded: dict[str, str] = {}
+    complete = read_provenance(folder)
+    if complete is not None:
+        _refuse_changes(folder, complete, origin)
+        recorded |= complete.files
+    if path.is_file():
+        with disk_errors("read", path):
+            first, _, rest = path.read_bytes().partition(b"\n")
+        try:
+            _refuse_changes(folder, Origin.model_validate_json(first), origin)
+        except ValidationError as error:
+            raise ReferenceImageError(
+                f"{path} is damaged: {error.errors()[0]['msg']}",
+                repair="draw into another folder, or delete this one",
+            ) from error
+        for line in rest.splitlines():
+            try:
+                name, sha256 = json.loads(line)
+            except ValueError:
+                # Cut short by a full disk or a power cut; its file is drawn again.
+                continue
+            recorded[name] = sha256
+    return recorded
+
+
+def _refuse_changes(folder: Path, former: Origin, now: Origin) -> None:
+    before, after = _flat(former), _flat(now)
+    changed = [
+        f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key)
+    ]
+    if changed:
+        raise ReferenceImageError(
+            f"{folder} holds reference images that were drawn with other settings: "
+            + "; ".join(changed),
+            repair="draw into another folder, delete this one, or go back to the former settings",
+        )
+
+
+def _flat(origin: Origin) -> dict[str, object]:
+    source = {f"source.{key}": value for key, value in origin.source.items()}
+    return {"seed": origin.seed, "resolution_pixels": origin.resolution_pixels, **source}
+
+
+def _refuse_others(folder: Path, names: Collection[str]) -> None:
+    others = extra_files(folder, names)
+    if others:
+        raise ReferenceImageError(
+            f"{folder} holds {len(others)} images of prompts or variations that are not asked for "
+            f"now, for instance {others[0]}",
+            repair="draw into another folder, delete this one, or go back to the former prompts "
+            "and images_per_prompt; more prompts or images can be added to a set",
+        )
+
+
+def _whole(folder: Path, recorded: Mapping[str, str]) -> dict[str, str]:
+    with ThreadPoolExecutor() as pool:
+        whole = pool.map(lambda item: _is_whole(folder / item[0], item[1]), recorded.items())
+    return {name: recorded[name] for name, kept in zip(recorded, whole, strict=True) if kept}
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    with disk_errors("read", path):
+        return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256

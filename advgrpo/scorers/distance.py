@@ -1,0 +1,206 @@
+"""Distances between two sets of images in a frozen feature space.
+
+Both depend on how many images there are: the Frechet distance of two samples of the *same*
+distribution is above 0 and falls as the samples grow. So only distances of equally many images to
+the same reference images may be compared.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from advgrpo.backbones.dino import DinoBackbone
+
+
+def class_features(
+    backbone: DinoBackbone, batches: Iterable[Float[Tensor, "batch 3 height width"]]
+) -> Float[Tensor, "image feature"]:
+    """Embed images by their class token.
+
+    Args:
+        backbone: What sees them.
+        batches: RGB in [0, 1]; each batch passes the backbone at once.
+
+    Returns:
+        One row per image, float32, on the CPU.
+    """
+    return torch.cat([backbone.tokens(images)[:, 0].cpu() for images in batches])
+
+
+def frechet_distance(
+    generated: Float[Tensor, "image feature"],
+    reference: Float[Tensor, "reference_image feature"],
+    *,
+    generated_weights: Float[Tensor, "image"] | None = None,
+    reference_weights: Float[Tensor, "reference_image"] | None = None,
+) -> float:
+    """Measure how far apart two sets are, as if each were Gaussian.
+
+    `|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))`. With `C = F^T F` the last trace is the
+    sum of the singular values of `F1 F2^T`: no covariance is squared or rooted, and fewer images
+    than features are no special case.
+
+    Args:
+        generated: Features of one set.
+        reference: Features of the other.
+        generated_weights: How often each image counts; once if not given.
+        reference_weights: Likewise.
+
+    Returns:
+        A squared distance in the unit of the features, at least 0; see the module on its bias.
+
+    Raises:
+        ValueError: If a set has fewer than two images.
+
+    Source:
+        arXiv:1706.08500, with unbiased covariances, in float64.
+    """
+    mean, factor = _moments(generated, generated_weights)
+    reference_mean, reference_factor = _moments(reference, reference_weights)
+    common = torch.linalg.svdvals(factor @ reference_factor.T).sum()
+    distance: Tensor = (
+        (mean - reference_mean).square().sum()
+        + factor.square().sum()
+        + reference_factor.square().sum()
+        - 2 * common
+    )
+    return max(0.0, float(distance))
+
+
+def _moments(
+    features: Float[Tensor, "image feature"], weights: Float[Tensor, "image"] | None
+) -> tuple[Float[Tensor, "feature"], Float[Tensor, "rank feature"]]:
+    """Return the mean, and a factor F of the covariance F^T F."""
+    features = features.double()
+    weights = torch.ones(len(features)) if weights is None else weights
+    weights = weights.double()[:, None]
+    total = weights.sum()
+    if total < 2:
+        raise ValueError("a covariance needs at least two images")
+    mean = (weights * features).sum(dim=0) / total
+    factor = (weights / (total - 1)).sqrt() * (features - mean)
+    if factor.shape[0] > factor.shape[1]:
+        factor = torch.linalg.qr(factor, mode="r").R
+    return mean, factor
+
+
+def kernel_distance(
+    generated: Float[Tensor, "image feature"],
+    reference: Float[Tensor, "reference_image feature"],
+) -> float:
+    """Measure how far apart two sets are by the kernel `(x.y / features + 1)^3`.
+
+    Args:
+        generated: Features of one set, drawn independently of each other and of the other set.
+        reference: Features of the other set.
+
+    Returns:
+        An unbiased estimate of the squared maximum mean discrepancy: near 0, and possibly below,
+        for sets of one distribution.
+
+    Source:
+        Kernel inception distance, arXiv:1801.01401, over all pairs rather than subsets.
+    """
+    n, m = len(generated), len(reference)
+    within, within_reference = _kernel(generated, generated), _kernel(reference, reference)
+    distance: Tensor = (
+        (within.sum() - within.trace()) / (n * (n - 1))
+        + (within_reference.sum() - within_reference.trace()) / (m * (m - 1))
+        - 2 * _kernel(generated, reference).mean()
+    )
+    return float(distance)
+
+
+@dataclass(frozen=True)
+class KernelSums:
+    """Sums of the kernel over pairs of prompts, for sets that were drawn for the same prompts.
+
+    Images of one prompt are alike in both sets, so only pairs of different prompts are counted:
+    pairs of one prompt would make sets look nearer to each other than each is to itself. Prompts
+    can then be resampled without evaluating the kernel again.
+    """
+
+    generated: Float[Tensor, "prompt prompt"]
+    reference: Float[Tensor, "prompt prompt"]
+    cross: Float[Tensor, "prompt prompt"]
+    generated_images: Float[Tensor, "prompt"]
+    reference_images: Float[Tensor, "prompt"]
+
+    @classmethod
+    def between(
+        cls,
+        generated: Float[Tensor, "image feature"],
+        generated_prompts: Int[Tensor, "image"],
+        reference: Float[Tensor, "reference_image feature"],
+        reference_prompts: Int[Tensor, "reference_image"],
+    ) -> "KernelSums":
+        """Evaluate the kernel on all pairs of images.
+
+        Args:
+            generated: Features of one set.
+            generated_prompts: Position of each image's prompt.
+            reference: Features of the other set.
+            reference_prompts: Likewise.
+        """
+        count = int(max(generated_prompts.max(), reference_prompts.max())) + 1
+        one, two = (generated, generated_prompts), (reference, reference_prompts)
+        return cls(
+            generated=_kernel_sums(one, one, count),
+            reference=_kernel_sums(two, two, count),
+            cross=_kernel_sums(one, two, count),
+            generated_images=torch.bincount(generated_prompts, minlength=count).double(),
+            reference_images=torch.bincount(reference_prompts, minlength=count).double(),
+        )
+
+    def distances(self, weights: Float[Tensor, "resample prompt"]) -> Float[Tensor, "resample"]:
+        """Compute the kernel distance with each prompt counted as often as its weight.
+
+        Returns:
+            NaN where only one prompt has a weight.
+        """
+        ones, twos = self.generated_images, self.reference_images
+        return (
+            _pair_mean(self.generated, torch.outer(ones, ones), weights)
+            + _pair_mean(self.reference, torch.outer(twos, twos), weights)
+            - 2 * _pair_mean(self.cross, torch.outer(ones, twos), weights)
+        )
+
+
+def _kernel(
+    one: Float[Tensor, "image feature"], two: Float[Tensor, "other_image feature"]
+) -> Float[Tensor, "image other_image"]:
+    return (one.double() @ two.double().T / one.shape[1] + 1).pow(3)
+
+
+def _kernel_sums(
+    one: tuple[Float[Tensor, "image feature"], Int[Tensor, "image"]],
+    two: tuple[Float[Tensor, "other_image feature"], Int[Tensor, "other_image"]],
+    prompts: int,
+    *,
+    rows_at_once: int = 1024,
+) -> Float[Tensor, "prompt prompt"]:
+    """Sum the kernel over pairs of prompts, part by part for the sake of memory."""
+    sums = torch.zeros(prompts, prompts, dtype=torch.float64)
+    for start in range(0, len(one[0]), rows_at_once):
+        rows = one[0][start : start + rows_at_once]
+        by_column = torch.zeros(len(rows), prompts, dtype=torch.float64)
+        by_column.index_add_(1, two[1], _kernel(rows, two[0]))
+        sums.index_add_(0, one[1][start : start + rows_at_once], by_column)
+    return sums
+
+
+def _pair_mean(
+    sums: Float[Tensor, "prompt prompt"],
+    pairs: Float[Tensor, "prompt prompt"],
+    weights: Float[Tensor, "resample prompt"],
+) -> Float[Tensor, "resample"]:
+    """Average over pairs of different prompts."""
+    weights = weights.double()
+    different = 1 - torch.eye(len(sums), dtype=torch.float64)
+    total = ((weights @ (sums * different)) * weights).sum(dim=1)
+    count = ((weights @ (pairs * different)) * weights).sum(dim=1)
+    mean: Tensor = total / count
+    return mean

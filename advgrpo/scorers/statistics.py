@@ -1,0 +1,81 @@
+"""Plain statistics of pixels: what a hacked reward shifts before anyone looks.
+
+An optical character reward once turned 45 % dark pixels into 93 %, took 60 % of the edges and
+54 % of the colour entropy, and no learned scorer noticed. No direction of these is better; far from
+both base model and reference images is worse.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+LUMINANCE = (0.2126, 0.7152, 0.0722)
+"""Shares of red, green and blue, of Rec. 709."""
+
+DARK = 0.1
+"""Luminance below which a pixel is dark."""
+
+EDGE = 0.1
+"""Change of luminance per pixel above which there is an edge."""
+
+COLOUR_LEVELS = 8
+"""Levels of each channel in the colour histogram."""
+
+
+def image_statistics(
+    images: Float[Tensor, "batch 3 height width"],
+) -> Mapping[str, Float[Tensor, "batch"]]:
+    """Measure each image.
+
+    Args:
+        images: RGB in [0, 1].
+
+    Returns:
+        On the CPU, per image: `dark_fraction` and `edge_density`, shares of pixels in [0, 1];
+        `colour_entropy`, bits in [0, 9]; `high_frequency_share`, the part in [0, 1] of the
+        luminance's variance above half of the highest frequency.
+    """
+    images = images.float().cpu()
+    luminance = torch.einsum("bchw,c->bhw", images, torch.tensor(LUMINANCE))
+    return {
+        "dark_fraction": (luminance < DARK).float().mean(dim=(1, 2)),
+        "edge_density": _edge_density(luminance),
+        "colour_entropy": _colour_entropy(images),
+        "high_frequency_share": _high_frequency_share(luminance),
+    }
+
+
+def _edge_density(luminance: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch"]:
+    rows = functional.pad(luminance, (1, 1, 0, 0), mode="replicate")
+    columns = functional.pad(luminance, (0, 0, 1, 1), mode="replicate")
+    across = (rows[:, :, 2:] - rows[:, :, :-2]) / 2
+    down = (columns[:, 2:] - columns[:, :-2]) / 2
+    is_edge: Tensor = torch.hypot(across, down) > EDGE
+    return is_edge.float().mean(dim=(1, 2))
+
+
+def _colour_entropy(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch"]:
+    levels = (images * COLOUR_LEVELS).long().clamp(0, COLOUR_LEVELS - 1)
+    place = torch.tensor([COLOUR_LEVELS**2, COLOUR_LEVELS, 1]).view(1, 3, 1, 1)
+    colours = (levels * place).sum(dim=1).flatten(1)
+    counts = torch.zeros(len(images), COLOUR_LEVELS**3)
+    counts.scatter_add_(1, colours, torch.ones_like(colours, dtype=torch.float32))
+    shares = counts / counts.sum(dim=1, keepdim=True)
+    bits: Tensor = torch.special.entr(shares).sum(dim=1) / math.log(2)
+    return bits
+
+
+def _high_frequency_share(
+    luminance: Float[Tensor, "batch height width"],
+) -> Float[Tensor, "batch"]:
+    height, width = luminance.shape[-2:]
+    centred = luminance - luminance.mean(dim=(1, 2), keepdim=True)
+    power = torch.fft.fft2(centred).abs().square()
+    radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None, :])
+    high: Tensor = (power * (radius > 0.25)).sum(dim=(1, 2))
+    # An image of one colour has no variance to share out.
+    return high.div(power.sum(dim=(1, 2)).clamp_min(torch.finfo(torch.float32).tiny))

@@ -1,0 +1,95 @@
+"""Fetch models from a model hub: pinned, and without anything that runs code when it is read."""
+
+import json
+import os
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from advgrpo.errors import StorageUnavailableError, WeightsError
+from advgrpo.storage.base import join
+from advgrpo.storage.local import disk_errors
+
+_WANTED = ("*.safetensors", "*.json", "*.txt", "*.model")
+_UNWANTED = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.bf16.safetensors", "*.onnx*")
+_PIPELINE_INDEX = "model_index.json"
+
+
+def hub_folder(location: str, revision: str, subfolder: str, cache: Path) -> Path:
+    """Fetch a repository, or find it in the cache.
+
+    Args:
+        location: `hub://owner/name`.
+        revision: Commit hash.
+        subfolder: Fetch only this folder; empty fetches the whole model.
+        cache: Folder for downloads.
+
+    Returns:
+        The repository's root on the local disk, without pickles, half-precision variants and the
+        single-file checkpoints that lie beside a pipeline's folders.
+
+    Raises:
+        WeightsError: If repository, commit or files do not exist, or access is refused.
+        StorageUnavailableError: If the hub does not answer.
+        StorageFullError: If the disk is full.
+    """
+    name = location.removeprefix("hub://")
+    with disk_errors("write", cache):
+        if subfolder:
+            patterns = [f"{subfolder}/{pattern}" for pattern in _WANTED]
+        else:
+            # A pipeline's root may hold the same weights again, in a single file.
+            patterns = _patterns(_fetched(name, revision, cache, [_PIPELINE_INDEX, "config.json"]))
+        root = _fetched(name, revision, cache, patterns)
+    if not any(Path(join(str(root), subfolder)).rglob("*.json")):
+        raise WeightsError(
+            f"{location} has no model in {subfolder or 'its root'!r}", repair="check the subfolder"
+        )
+    return root
+
+
+def _fetched(name: str, revision: str, cache: Path, patterns: list[str]) -> Path:
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            cache_dir=cache,
+            allow_patterns=patterns,
+            ignore_patterns=list(_UNWANTED),
+            # The library would read the variable once, when it is loaded.
+            endpoint=os.environ.get("HF_ENDPOINT"),
+        )
+    except GatedRepoError as error:
+        raise WeightsError(
+            f"hub://{name} is gated: {error}", repair="accept its terms and set HF_TOKEN"
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise WeightsError(
+            f"hub://{name} has no commit {revision}: {error}",
+            repair="check location and revision",
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+        raise StorageUnavailableError(
+            f"cannot fetch hub://{name}: {error}",
+            repair="check the network, or copy the model to S3 or a folder and name that",
+        ) from error
+    return Path(folder)
+
+
+def _patterns(root: Path) -> list[str]:
+    index = root / _PIPELINE_INDEX
+    if not index.exists():
+        return list(_WANTED)
+    try:
+        parts = [part for part in json.loads(index.read_bytes()) if not part.startswith("_")]
+    except ValueError as error:
+        raise WeightsError(f"{index} is damaged: {error}", repair="use another commit") from error
+    return [_PIPELINE_INDEX, *(f"{part}/{pattern}" for part in parts for pattern in _WANTED)]

@@ -1,0 +1,161 @@
+"""Bring whatever a location names to the local disk."""
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+from advgrpo.config.base import Weights
+from advgrpo.errors import ConfigError, StorageNotFoundError, WeightsError
+from advgrpo.storage.base import join, scheme
+from advgrpo.storage.files import storage_for, write_bytes
+from advgrpo.storage.folders import download_folder
+from advgrpo.storage.local import disk_errors
+
+CACHE_VARIABLE = "ADVGRPO_CACHE"
+"""Environment variable that names the folder for downloads; else it is the user's cache."""
+
+_COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
+
+
+def local_folder(place: Weights | str) -> Path:
+    """Bring a folder to the local disk.
+
+    Local and packaged folders are used where they lie. S3 folders are copied to the cache once and
+    again when they change; files are checked against the folder's commit file if it has one. Of a
+    hub repository, only safetensors, configuration and tokenizer files are fetched.
+
+    Args:
+        place: A model's weights, or a location other than a hub.
+
+    Raises:
+        ConfigError: If a hub location pins no commit, or another location has a revision.
+        WeightsError: If there are no such weights.
+        StorageNotFoundError: If there is no such folder.
+        StorageError: If it cannot be fetched.
+    """
+    if isinstance(place, Weights):
+        return _weights_folder(place)
+    if scheme(place) == "s3":
+        return _cached_folder(place)
+    path = _path(place)
+    if not path.is_dir():
+        raise StorageNotFoundError(f"there is no folder {place}", repair="check the location")
+    return path
+
+
+def local_file(location: str) -> Path:
+    """Bring a file, such as a prompt file, to the local disk.
+
+    Raises:
+        StorageNotFoundError: If there is no such file.
+        StorageError: If it cannot be fetched.
+    """
+    if scheme(location) == "s3":
+        data = storage_for(location).read_bytes(location)
+        key = hashlib.sha256(location.encode() + b"\0" + data).hexdigest()
+        path = cache_folder() / "files" / key / location.rpartition("/")[2]
+        if not path.is_file():
+            write_bytes(str(path), data)
+        return path
+    path = _path(location)
+    if not path.is_file():
+        raise StorageNotFoundError(f"there is no file {location}", repair="check the location")
+    return path
+
+
+def cache_folder() -> Path:
+    """Name the folder that downloads are kept in."""
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named)
+    caches = os.environ.get("XDG_CACHE_HOME")
+    return (Path(caches) if caches else Path.home() / ".cache") / "advgrpo"
+
+
+def _weights_folder(weights: Weights) -> Path:
+    location = weights.location
+    if scheme(location) == "hub":
+        # Slow to import, and seldom needed.
+        from advgrpo.storage.hub import hub_folder  # noqa: PLC0415
+
+        root = hub_folder(location, _pinned(weights), weights.subfolder, cache_folder() / "hub")
+    elif weights.revision is not None:
+        raise ConfigError(
+            f"{location} has no revisions, but revision={weights.revision!r} is set",
+            repair="remove the revision; only hub:// locations have one",
+        )
+    else:
+        try:
+            root = local_folder(location)
+        except StorageNotFoundError as error:
+            raise WeightsError(
+                f"no weights at {location}: {error.message}", repair=error.repair
+            ) from error
+    folder = Path(join(str(root), weights.subfolder))
+    if not folder.is_dir():
+        raise WeightsError(
+            f"{location} has no folder {weights.subfolder!r}",
+            repair="check location and subfolder of the weights",
+        )
+    return folder
+
+
+def _pinned(weights: Weights) -> str:
+    revision = weights.revision
+    if revision is None or not _COMMIT_HASH.fullmatch(revision):
+        raise ConfigError(
+            f"{weights.location} is not pinned to a commit (revision={revision!r}): its owner "
+            "could change what is trained",
+            repair="set `revision` beside `location` to the full hash of a commit, 40 characters",
+        )
+    return revision
+
+
+def _path(location: str) -> Path:
+    kind = scheme(location)
+    if not kind:
+        return Path(location)
+    if kind != "package":
+        raise ConfigError(
+            f"{location} cannot be used here",
+            repair="use a local path, s3://bucket/key or package://python.package/name",
+        )
+    package, _, name = location.removeprefix("package://").partition("/")
+    try:
+        root = resources.files(package)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise StorageNotFoundError(
+            f"{location}: there is no package {package!r}", repair="check the location"
+        ) from error
+    if not isinstance(root, Path):
+        raise StorageNotFoundError(
+            f"{location}: package {package!r} is not a folder on disk", repair="install it unzipped"
+        )
+    return Path(join(str(root), name))
+
+
+def _cached_folder(location: str) -> Path:
+    listing = storage_for(location).list_files(location)
+    if not listing:
+        raise StorageNotFoundError(f"{location} is empty or absent", repair="check the location")
+    state = repr((location, sorted(listing.items())))
+    folder = cache_folder() / "folders" / hashlib.sha256(state.encode()).hexdigest()
+    # Ranks of one machine ask at the same time; the first one fetches.
+    with _locked(folder.with_suffix(".lock")):
+        if not folder.is_dir():
+            download_folder(location, folder, must_be_committed=False)
+    return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with disk_errors("lock", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w", encoding="utf-8")
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

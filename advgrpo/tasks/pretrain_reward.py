@@ -1,0 +1,86 @@
+"""Train the discriminator on base-model images before the first update."""
+
+from advgrpo import __version__
+from advgrpo.config.tasks import PretrainingSettings, digest, parse_json
+from advgrpo.discriminator import DinoDiscriminator, save_discriminator
+from advgrpo.policy import load_policy
+from advgrpo.storage import cache_folder, join
+from advgrpo.tasks.inputs import read_run_prompts
+from advgrpo.tasks.reference_images import open_reference_images
+from advgrpo.tasks.results import (
+    TaskResult,
+    finished_result,
+    result_folder,
+    write_history,
+    write_metrics,
+)
+from advgrpo.tasks.running import Cost, tracked_task
+from advgrpo.training.pretraining import pretrain_discriminator
+from advgrpo.training.ranks import Ranks
+from advgrpo.training.reference_features import ReferenceFeatures
+
+
+def pretrain_reward(
+    settings: str, *, reference_images: str, workspace: str, parent_run_id: str = ""
+) -> TaskResult:
+    """Pre-train the discriminator, unless an earlier run with the same settings did.
+
+    Args:
+        settings: `PretrainingSettings` as JSON text.
+        reference_images: Location of reference images of the training prompts.
+        workspace: Local path or `s3://` location under which results are kept.
+        parent_run_id: MLflow run to nest in; empty for a run of its own.
+
+    Returns:
+        A folder that holds the discriminator and its history.
+
+    Raises:
+        AdvGrpoError: If an input cannot be used or training cannot go on.
+    """
+    cost = Cost()
+    with tracked_task("reward-pretraining", parent_run_id) as run:
+        task = parse_json(PretrainingSettings, settings, where="the settings")
+        run.parameters(task.model_dump(mode="json"))
+        prompts = read_run_prompts(task.prompts)
+        # Another release may ship other weights at the same location.
+        key = digest(task, prompts.train.digest, reference_images, __version__)
+        location = join(workspace, "discriminators", key)
+        if (done := finished_result(location)) is not None:
+            return done
+        images = open_reference_images(
+            reference_images,
+            prompts.train,
+            images_per_prompt=task.images_per_prompt,
+            resolution_pixels=task.policy.resolution_pixels,
+            seed=task.seed,
+            other_prompts=prompts.test,
+        )
+        ranks = Ranks()
+        discriminator = DinoDiscriminator(task.discriminator, ranks.device, seed=task.seed)
+        references = ReferenceFeatures(
+            images,
+            prompts.train,
+            discriminator,
+            held_out_fraction=task.discriminator.held_out_fraction,
+            cache=cache_folder(),
+            ranks=ranks,
+        )
+        history = pretrain_discriminator(
+            load_policy(task.policy, ranks.device, seed=task.seed),
+            discriminator,
+            references,
+            prompts.train,
+            config=task.discriminator,
+            sampling=task.sampling,
+            batch_size=task.batch_size,
+            ranks=ranks,
+            seed=task.seed,
+        )
+        for row in history:
+            run.metrics(row, step=int(row["step"]))
+        metrics = history[-1] | cost.measures()
+        with result_folder(location) as folder:
+            save_discriminator(folder, discriminator, history[-1])
+            write_history(folder, history)
+            write_metrics(folder, metrics)
+        return TaskResult(location, metrics)

@@ -1,0 +1,91 @@
+"""Validate a run's settings, hand each task its share, and open the MLflow run."""
+
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from advgrpo import __version__
+from advgrpo.config import RunConfig, resolve
+from advgrpo.config.tasks import (
+    PretrainingSettings,
+    ReferenceImagesSettings,
+    TrainingSettings,
+)
+from advgrpo.tasks.failures import failures_noted
+from advgrpo.tasks.running import TRACKING_URI
+
+EXPERIMENT = "advgrpo"
+
+
+class ResolvedRun(NamedTuple):
+    """A run's settings as JSON text, one text per task."""
+
+    reference_images: str
+    pretraining: str
+    training: str
+    run: str
+    """All of them, for evaluation and registration."""
+
+    parent_run_id: str
+    """MLflow run that the tasks' runs are nested in; empty without an MLflow server."""
+
+
+def resolve_config(
+    preset: str, overrides: Iterable[str], *, processes: int, run_key: str
+) -> ResolvedRun:
+    """Resolve a run's settings before anything is loaded.
+
+    Args:
+        preset: Name of a shipped preset, or path of a YAML file.
+        overrides: Texts such as `training.updates=10`.
+        processes: Training processes, which must be able to share an update.
+        run_key: If an MLflow run was opened with this key, it is taken up again; empty opens one.
+
+    Raises:
+        ConfigError: If a setting is wrong, or the prompts are too few for it.
+        PromptFileError: If a prompt file cannot be used.
+        TrackingError: If MLflow is not available.
+    """
+    with failures_noted("resolve-config"):
+        config = resolve(preset, overrides)
+        config.check_ranks(processes)
+        _check_prompts(config, processes)
+        return ResolvedRun(
+            reference_images=ReferenceImagesSettings.of(config).model_dump_json(),
+            pretraining=PretrainingSettings.of(config).model_dump_json(),
+            training=TrainingSettings.of(config).model_dump_json(),
+            run=config.model_dump_json(),
+            parent_run_id=_open_run(config, preset, run_key),
+        )
+
+
+def _check_prompts(config: RunConfig, processes: int) -> None:
+    # What reads prompts loads torch, which takes seconds.
+    from advgrpo.data.prompts import check_disjoint, read_prompts  # noqa: PLC0415
+    from advgrpo.data.sampler import check_prompts  # noqa: PLC0415
+
+    train, test = read_prompts(config.prompts.train), read_prompts(config.prompts.test)
+    check_disjoint(train, test)
+    check_prompts(
+        train.texts,
+        held_out_fraction=config.discriminator.held_out_fraction,
+        prompts_per_update=config.training.rollout.prompts_per_update,
+        ranks=processes,
+    )
+
+
+def _open_run(config: RunConfig, preset: str, run_key: str) -> str:
+    tracking_uri = os.environ.get(TRACKING_URI)
+    if not tracking_uri:
+        return ""
+    from advgrpo.tracking.runs import open_parent_run  # noqa: PLC0415 - MLflow takes seconds to load
+
+    return open_parent_run(
+        EXPERIMENT,
+        preset,
+        tracking_uri=tracking_uri,
+        parameters=config.model_dump(mode="json"),
+        config_text=config.to_yaml(),
+        tags={"advgrpo.version": __version__, "advgrpo.preset": preset},
+        key=run_key or None,
+    )

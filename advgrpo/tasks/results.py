@@ -1,0 +1,95 @@
+"""What a task leaves in the workspace: a folder that is whole or absent, with its measures."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from advgrpo.storage import (
+    cache_folder,
+    commit_of,
+    join,
+    local_folder,
+    read_bytes,
+    upload_folder,
+)
+from advgrpo.storage.local import disk_errors
+
+METRICS_FILE = "metrics.json"
+LINEAGE_FILE = "lineage.json"
+HISTORY_FILE = "history.jsonl"
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Where a task's result is, and what was measured of it."""
+
+    location: str
+    metrics: Mapping[str, float]
+
+    def copy(self, target: str | Path, name: str = "") -> None:
+        """Copy the result, or one file or folder of it, to a local path.
+
+        Raises:
+            StorageError: If it is damaged or cannot be copied.
+        """
+        source = local_folder(self.location) / name
+        with disk_errors("write", str(target)):
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(source, target)
+
+    def write_metrics(self, path: str) -> dict[str, float]:
+        """Write what was measured as JSON, and return it."""
+        metrics = dict(self.metrics)
+        Path(path).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        return metrics
+
+
+def finished_result(location: str) -> TaskResult | None:
+    """Find the result of an earlier run of a task; None if it did not come to its end."""
+    if commit_of(location) is None:
+        return None
+    return TaskResult(location, json.loads(read_bytes(join(location, METRICS_FILE))))
+
+
+@contextmanager
+def result_folder(location: str) -> Iterator[Path]:
+    """Give an empty local folder that becomes the result once the block succeeds.
+
+    Args:
+        location: Local path or `s3://` location; what lay there is replaced as a whole.
+    """
+    scratch = cache_folder() / "scratch"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=scratch) as folder:
+        yield Path(folder)
+        upload_folder(Path(folder), location)
+
+
+def read_metrics(folder: Path) -> dict[str, float]:
+    """Read what was measured from a result's folder."""
+    metrics: dict[str, float] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    return metrics
+
+
+def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
+    """Write what was measured into a result's folder."""
+    (folder / METRICS_FILE).write_text(json.dumps(dict(metrics), indent=1), encoding="utf-8")
+
+
+def write_history(folder: Path, history: list[dict[str, float]]) -> None:
+    """Write measures by step into a result's folder, one step a line."""
+    lines = "".join(json.dumps(row) + "\n" for row in history)
+    (folder / HISTORY_FILE).write_text(lines, encoding="utf-8")
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Read what `write_history` wrote."""
+    lines = (folder / HISTORY_FILE).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

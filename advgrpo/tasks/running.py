@@ -1,0 +1,89 @@
+"""What is done around every task: its MLflow run, its cost, and what becomes of its failure."""
+
+import logging
+import os
+import resource
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from advgrpo.errors import Preempted, TrackingError
+from advgrpo.storage import cache_folder
+from advgrpo.tasks.failures import failures_noted
+from advgrpo.tracking import TaskRun, task_run
+
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+"""Environment variable that names the MLflow server; without it nothing is sent."""
+
+logger = logging.getLogger(__name__)
+
+
+def outbox() -> Path:
+    """Name the folder where records wait for an MLflow server that is not available."""
+    return cache_folder() / "outbox"
+
+
+class Cost:
+    """What a task took so far."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def measures(self) -> dict[str, float]:
+        """Give seconds, and the largest resident memory of this process."""
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return {"cost/seconds": time.monotonic() - self._start, "cost/peak_memory_mib": memory}
+
+
+@contextmanager
+def tracked_task(name: str, parent_run_id: str) -> Iterator[TaskRun]:
+    """Record a task, what it took, and why it failed.
+
+    Args:
+        name: What to call the task.
+        parent_run_id: MLflow run to nest in; empty for a run of its own.
+    """
+    cost = Cost()
+    with (
+        failing_with(name, parent_run_id),
+        task_run(
+            name,
+            folder=outbox(),
+            parent_run_id=parent_run_id or None,
+            tracking_uri=os.environ.get(TRACKING_URI),
+        ) as run,
+    ):
+        yield run
+        run.metrics(cost.measures(), step=0)
+
+
+@contextmanager
+def failing_with(name: str, parent_run_id: str) -> Iterator[None]:
+    """Note why a task failed, and mark the run that it is nested in as failed.
+
+    Args:
+        name: What to call the task.
+        parent_run_id: MLflow run that the task's run is nested in; empty for none.
+    """
+    with failures_noted(name):
+        try:
+            yield
+        except Preempted:
+            raise
+        except Exception:
+            _end_as_failed(parent_run_id)
+            raise
+
+
+def _end_as_failed(parent_run_id: str) -> None:
+    tracking_uri = os.environ.get(TRACKING_URI)
+    if not (parent_run_id and tracking_uri):
+        return
+    from advgrpo.tracking.runs import end_parent_run  # noqa: PLC0415 - MLflow takes seconds to load
+
+    try:
+        end_parent_run(parent_run_id, tracking_uri=tracking_uri, succeeded=False)
+    except TrackingError as error:
+        # The task's own failure is the one to report.
+        logger.warning("%s", error)

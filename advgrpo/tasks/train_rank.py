@@ -1,0 +1,140 @@
+"""One training process; torchrun starts as many as there are GPUs."""
+
+import argparse
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from advgrpo.config.tasks import TrainingSettings, digest, parse_json
+from advgrpo.data.reference_images import validate_reference_images
+from advgrpo.discriminator import save_discriminator
+from advgrpo.policy.adapter import save_adapter
+from advgrpo.progress import PROGRESS_FILE
+from advgrpo.storage import file_sha256
+from advgrpo.tasks.failures import failures_noted, run_as_process
+from advgrpo.tasks.inputs import build_scorers, read_run_prompts
+from advgrpo.tasks.running import tracked_task
+from advgrpo.training.build import Inputs, build_session
+from advgrpo.training.checkpoint import Checkpoints
+from advgrpo.training.engine import connect
+from advgrpo.training.loop import train
+from advgrpo.training.monitors import Logger
+from advgrpo.training.ranks import Ranks
+from advgrpo.training.session import Session
+
+logger = logging.getLogger("advgrpo")
+
+
+class Silent:
+    """Logger of the ranks that do not speak for all."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Note nothing."""
+
+    def picture(self, name: str, step: int, png: bytes) -> None:
+        """Note nothing."""
+
+
+def main() -> None:
+    """Train, and let the first rank write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=Path, required=True, help="TrainingSettings as JSON")
+    parser.add_argument("--reference-images", type=Path, required=True, help="folder of the set")
+    parser.add_argument("--discriminator", type=Path, required=True, help="pre-trained one")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--checkpoints", required=True, help="folder or s3:// location")
+    parser.add_argument("--parent-run-id", default="", help="MLflow run to nest in")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    with failures_noted("train"):
+        ranks = Ranks()
+        if ranks.is_first:
+            logger.setLevel(logging.INFO)
+        else:
+            os.environ.pop(PROGRESS_FILE, None)
+        connect(ranks)
+        with _logger(ranks, arguments.parent_run_id) as sink, TemporaryDirectory() as scratch:
+            session = _session(arguments, ranks, sink, Path(scratch))
+            train(session)
+            if ranks.is_first:
+                write_results(session, arguments.output)
+            ranks.wait()
+
+
+@contextmanager
+def _logger(ranks: Ranks, parent_run_id: str) -> Iterator[Logger]:
+    if not ranks.is_first:
+        yield Silent()
+        return
+    with tracked_task("train", parent_run_id) as run:
+        yield run
+
+
+def _session(arguments: argparse.Namespace, ranks: Ranks, sink: Logger, scratch: Path) -> Session:
+    text = arguments.settings.read_text(encoding="utf-8")
+    settings = parse_json(TrainingSettings, text, where=str(arguments.settings))
+    prompts = read_run_prompts(settings.prompts)
+    reference_images = validate_reference_images(
+        arguments.reference_images,
+        prompts.train,
+        images_per_prompt=settings.images_per_prompt,
+        resolution_pixels=settings.policy.resolution_pixels,
+        seed=settings.seed,
+        other_prompts=prompts.test,
+    )
+    pretrained = file_sha256(arguments.discriminator / "discriminator.safetensors")
+    checkpoints = Checkpoints(
+        arguments.checkpoints,
+        run_digest=digest(settings, prompts.train.digest, reference_images.digest, pretrained),
+        kept=settings.training.checkpoints_kept,
+        scratch=scratch,
+    )
+    inputs = Inputs(
+        seed=settings.seed,
+        policy=settings.policy,
+        discriminator=settings.discriminator,
+        training=settings.training,
+        distance=settings.distance,
+        alignment=settings.alignment,
+        scorers=build_scorers(settings.scorers, ranks.device),
+        prompts=prompts.train,
+        reference_images=reference_images,
+        pretrained_discriminator=arguments.discriminator,
+    )
+    session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=sink)
+    session.stop.listen()
+    if session.resume() and ranks.is_first:
+        logger.info("going on from update %d", session.counters.updates)
+    return session
+
+
+def write_results(session: Session, output: Path) -> None:
+    """Write what training made.
+
+    Args:
+        session: A finished run.
+        output: Gets `adapter/`, `discriminator/`, `history.jsonl` (measures, one update a line) and
+            `totals.json` (what the run took).
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    save_adapter(output / "adapter", session.best.values, session.policy.config.adapter)
+    save_discriminator(output / "discriminator", session.discriminator, session.history[-1])
+    lines = "".join(json.dumps(row) + "\n" for row in session.history)
+    (output / "history.jsonl").write_text(lines, encoding="utf-8")
+    counters = session.counters
+    totals = {
+        "images_sampled": counters.images_sampled,
+        "policy_updates": counters.updates * session.config.optimizer_steps_per_update,
+        "seconds": counters.seconds,
+        "peak_memory_mib": session.history[-1]["cost/peak_memory_mib"],
+        "handed_on": session.best.measures,
+    }
+    (output / "totals.json").write_text(json.dumps(totals, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_as_process(main)

@@ -1,0 +1,55 @@
+"""Which adapter a run hands on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from advgrpo.config.training import MonitoringConfig
+
+
+@dataclass
+class BestAdapter:
+    """The best adapter so far by measures that were not trained on.
+
+    Args:
+        config: The rule.
+        alignment: Name of the alignment measure among the held-out measures.
+    """
+
+    config: MonitoringConfig
+    alignment: str
+    base_alignment: float | None = None
+    measures: dict[str, float] = field(default_factory=dict)
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+    def consider(self, measures: Mapping[str, float], values: Mapping[str, Tensor]) -> bool:
+        """Keep an adapter if it is better than the best so far.
+
+        An adapter whose alignment holds beats one whose alignment does not; among those that hold
+        the smaller distance wins, among those that do not the better alignment.
+
+        Args:
+            measures: Held-out measures.
+            values: The adapter's moving average.
+
+        Returns:
+            Whether it is the best now.
+        """
+        if self.base_alignment is None:
+            self.base_alignment = measures[self.alignment]
+        if (
+            self.config.hand_on == "best"
+            and self.values
+            and self._rank(measures) <= self._rank(self.measures)
+        ):
+            return False
+        self.measures = dict(measures)
+        self.values = {name: value.detach().clone() for name, value in values.items()}
+        return True
+
+    def _rank(self, measures: Mapping[str, float]) -> tuple[bool, float]:
+        alignment = measures[self.alignment]
+        floor = (self.base_alignment or 0.0) - self.config.alignment_tolerance
+        holds = alignment >= floor
+        return holds, -measures["held_out/distance"] if holds else alignment

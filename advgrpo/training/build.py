@@ -1,0 +1,144 @@
+"""Put the parts of a training run together."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from advgrpo.backbones.dino import DinoBackbone
+from advgrpo.config import (
+    DinoDiscriminatorConfig,
+    DistanceConfig,
+    Sd3PolicyConfig,
+    TrainingConfig,
+)
+from advgrpo.discriminator import DinoDiscriminator, load_discriminator
+from advgrpo.discriminator.replay import ReplayPool
+from advgrpo.policy import load_policy
+from advgrpo.policy.ema import MovingAverage
+from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.scorers.base import Scorer
+from advgrpo.storage import cache_folder
+from advgrpo.training.best import BestAdapter
+from advgrpo.training.checkpoint import Checkpoints
+from advgrpo.training.counters import Counters
+from advgrpo.training.discriminator_update import DiscriminatorUpdater
+from advgrpo.training.engine import PolicyEngine
+from advgrpo.training.monitors import HeldOutMonitor, Logger
+from advgrpo.training.policy_update import PolicyUpdater
+from advgrpo.training.ranks import Ranks
+from advgrpo.training.reference_features import ReferenceFeatures
+from advgrpo.training.reward import Reward
+from advgrpo.training.rollout import Denoiser
+from advgrpo.training.session import Session
+from advgrpo.training.stopping import StopSignal
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a training run is given.
+
+    Args:
+        seed: The run's seed.
+        policy: Settings of the policy.
+        discriminator: Settings of the discriminator.
+        training: Settings of the loop.
+        distance: Feature space of the held-out distance.
+        alignment: Which scorer's measure stands for alignment, as `scorer.measure`.
+        scorers: Frozen measures of held-out images.
+        prompts: The training prompts.
+        reference_images: Of the training prompts.
+        pretrained_discriminator: Folder that reward pre-training wrote.
+    """
+
+    seed: int
+    policy: Sd3PolicyConfig
+    discriminator: DinoDiscriminatorConfig
+    training: TrainingConfig
+    distance: DistanceConfig
+    alignment: str
+    scorers: Sequence[Scorer]
+    prompts: PromptSet
+    reference_images: ReferenceImageSet
+    pretrained_discriminator: Path
+
+
+def build_session(
+    inputs: Inputs, *, ranks: Ranks, checkpoints: Checkpoints, logger: Logger
+) -> Session:
+    """Load models and make optimizers; every rank must call it.
+
+    Args:
+        inputs: What the run is given.
+        ranks: The training processes.
+        checkpoints: Where its state goes.
+        logger: Where its measures go; only the first rank's is used.
+
+    Raises:
+        WeightsError: If weights are missing, damaged or of another architecture.
+    """
+    config, seed, device = inputs.training, inputs.seed, ranks.device
+    policy = load_policy(inputs.policy, device, seed=seed)
+    engine = PolicyEngine(
+        policy, config, ranks, backwards_per_step=backwards_per_step(config, ranks)
+    )
+    discriminator = DinoDiscriminator(inputs.discriminator, device, seed=seed)
+    load_discriminator(inputs.pretrained_discriminator, discriminator)
+    references = ReferenceFeatures(
+        inputs.reference_images,
+        inputs.prompts,
+        discriminator,
+        held_out_fraction=inputs.discriminator.held_out_fraction,
+        cache=cache_folder(),
+        ranks=ranks,
+    )
+    denoiser = Denoiser(policy, config.sampling, config.loss)
+    average = MovingAverage(policy.trainable_parameters(), limit=inputs.policy.adapter.ema_decay)
+    texts = inputs.prompts.texts
+    held_out = references.held_out_ids[: config.monitoring.held_out_prompts]
+    monitor = HeldOutMonitor(
+        [texts[index] for index in held_out],
+        inputs.reference_images,
+        DinoBackbone(
+            inputs.distance.weights,
+            resolution_pixels=inputs.distance.resolution_pixels,
+            device=device,
+        ),
+        inputs.scorers,
+        config.sampling,
+        ranks,
+        batch_size=config.rollout.microbatch_size,
+        seed=seed,
+    )
+    return Session(
+        config=config,
+        seed=seed,
+        prompts=inputs.prompts,
+        ranks=ranks,
+        policy=policy,
+        engine=engine,
+        denoiser=denoiser,
+        average=average,
+        policy_updater=PolicyUpdater(policy, engine, denoiser, average, config, ranks),
+        discriminator=discriminator,
+        discriminator_updater=DiscriminatorUpdater(
+            discriminator, references, texts, inputs.discriminator.optimizer, ranks, seed=seed
+        ),
+        replay=ReplayPool(inputs.discriminator.optimizer.replay_images),
+        references=references,
+        reward=Reward(config.reward, discriminator, device),
+        monitor=monitor,
+        best=BestAdapter(config.monitoring, alignment=f"held_out/{inputs.alignment}"),
+        counters=Counters(),
+        history=[],
+        checkpoints=checkpoints,
+        stop=StopSignal(ranks),
+        logger=logger,
+    )
+
+
+def backwards_per_step(config: TrainingConfig, ranks: Ranks) -> int:
+    """Count the backward passes of a rank that make up one optimizer step."""
+    rollout = config.rollout
+    images = rollout.prompts_per_update * rollout.group_size // config.optimizer_steps_per_update
+    microbatches = images // ranks.count // rollout.microbatch_size
+    return microbatches * config.sampling.window.length

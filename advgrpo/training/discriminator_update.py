@@ -1,0 +1,169 @@
+"""Update the discriminator on generated and reference images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from advgrpo.algorithm.randomness import generator_for
+from advgrpo.config.discriminator import DiscriminatorOptimizerConfig
+from advgrpo.discriminator.base import Discriminator, Features, concatenate, pick
+from advgrpo.discriminator.replay import ReplayPool
+from advgrpo.errors import NonFiniteError
+from advgrpo.training.ranks import Ranks
+from advgrpo.training.reference_features import ReferenceFeatures
+
+
+@dataclass(frozen=True)
+class GeneratedFeatures:
+    """Features of generated images of all ranks, without prompts, on the CPU."""
+
+    features: Features
+    prompt_ids: Int[Tensor, "image"]
+
+
+class DiscriminatorUpdater:
+    """Takes the discriminator's optimizer steps; all ranks end with the same bits.
+
+    Args:
+        discriminator: The reward being trained.
+        references: Features of the reference images.
+        prompts: All training prompts.
+        config: Optimizer, batch and replay settings.
+        ranks: The training processes.
+        seed: The run's seed.
+    """
+
+    def __init__(
+        self,
+        discriminator: Discriminator,
+        references: ReferenceFeatures,
+        prompts: Sequence[str],
+        config: DiscriminatorOptimizerConfig,
+        ranks: Ranks,
+        *,
+        seed: int,
+    ) -> None:
+        self._discriminator, self._references = discriminator, references
+        self._prompts, self._config, self._ranks, self._seed = prompts, config, ranks, seed
+        self._parameters = list(discriminator.trainable_parameters().values())
+        self.optimizer = torch.optim.Adam(
+            self._parameters, lr=config.learning_rate, betas=config.betas
+        )
+
+    def update(
+        self, fresh: GeneratedFeatures, replay: ReplayPool, *, steps: int, turn: str
+    ) -> dict[str, float]:
+        """Take optimizer steps on this rollout's and earlier rollouts' images.
+
+        Args:
+            fresh: This rollout's images.
+            replay: Earlier rollouts' images.
+            steps: Optimizer steps.
+            turn: What the steps belong to; the batches are drawn from a seed of it.
+
+        Returns:
+            Mean loss and gradient norm.
+
+        Raises:
+            NonFiniteError: If the loss is NaN or infinite.
+        """
+        losses, norms = [], []
+        for step in range(steps):
+            generator = generator_for(self._seed, "discriminator", turn, step)
+            loss = self._discriminator.loss(*self._batch(fresh, replay, generator))
+            if not torch.isfinite(loss):
+                raise NonFiniteError(
+                    f"the discriminator's loss became {loss.item()} in {turn}",
+                    repair="lower discriminator.optimizer.learning_rate; the last checkpoint is "
+                    "intact",
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._ranks.average_gradients(self._parameters)
+            gradients = [p.grad.norm() for p in self._parameters if p.grad is not None]
+            norms.append(float(torch.stack(gradients).norm()))
+            losses.append(float(loss.detach()))
+            self.optimizer.step()
+        return {
+            "discriminator/loss": self._ranks.mean(sum(losses) / len(losses)),
+            "discriminator/gradient_norm": sum(norms) / len(norms),
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """The optimizer's state by parameter name; empty before the first step."""
+        state: dict[str, Tensor] = {}
+        for name, parameter in self._discriminator.trainable_parameters().items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                state[f"{key}.{name}"] = value.detach().cpu().clone()
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave."""
+        for name, parameter in self._discriminator.trainable_parameters().items():
+            if f"step.{name}" not in state:
+                continue
+            self.optimizer.state[parameter] = {
+                "step": state[f"step.{name}"].clone(),
+                "exp_avg": state[f"exp_avg.{name}"].to(parameter.device).clone(),
+                "exp_avg_sq": state[f"exp_avg_sq.{name}"].to(parameter.device).clone(),
+            }
+
+    def _batch(
+        self, fresh: GeneratedFeatures, replay: ReplayPool, generator: torch.Generator
+    ) -> tuple[Features, Features, Features]:
+        size = self._config.batch_size
+        old = round(size * self._config.replay_fraction) if len(replay) else 0
+        new = torch.randint(len(fresh.prompt_ids), (size - old,), generator=generator)
+        past = torch.randint(max(1, len(replay)), (old,), generator=generator)
+        ids = torch.cat([fresh.prompt_ids[new], replay.prompt_ids[past]])
+        others = self._references.other_prompts(ids, generator)
+        variations = self._references.draw_variations(len(ids), generator)
+        # Every rank draws the whole batch and takes its share, so that the batch does not depend
+        # on the number of ranks.
+        mine = slice(self._ranks.rank, None, self._ranks.count)
+        parts = [pick(fresh.features, new)] + ([pick(replay.features, past)] if old else [])
+        generated = pick(concatenate(parts), mine)
+        ids, others, variations = ids[mine], others[mine], variations[mine]
+        references = self._references.take(ids, variations)
+        own, foreign = ([self._prompts[i] for i in chosen.tolist()] for chosen in (ids, others))
+        return (
+            self._discriminator.with_prompts(references, own),
+            self._discriminator.with_prompts(generated, own),
+            self._discriminator.with_prompts(references, foreign),
+        )
+
+
+def told_apart(
+    discriminator: Discriminator,
+    reference: Features,
+    generated: Features,
+) -> dict[str, float]:
+    """Measure the discriminator on images that it was not trained on.
+
+    Args:
+        discriminator: The reward being trained.
+        reference: Held-out reference images with their prompts.
+        generated: Fresh generated images with their prompts.
+
+    Returns:
+        Accuracy over both kinds, weighted equally; mean logit of each; and their difference.
+    """
+    real, fake = discriminator.rewards(reference), discriminator.rewards(generated)
+    return {
+        "discriminator/held_out_accuracy": float((_share(real > 0) + _share(fake < 0)) / 2),
+        "discriminator/held_out_reference_logit": float(real.mean()),
+        "discriminator/generated_logit": float(fake.mean()),
+        "discriminator/margin": float(real.mean() - fake.mean()),
+        "discriminator/calibration_error": float(
+            (_share(real > 0) - torch.sigmoid(real).mean()).abs()
+            + (_share(fake > 0) - torch.sigmoid(fake).mean()).abs()
+        )
+        / 2,
+    }
+
+
+def _share(condition: Tensor) -> Float[Tensor, ""]:
+    return condition.float().mean()

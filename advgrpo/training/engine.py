@@ -1,0 +1,186 @@
+"""DeepSpeed around the policy: gradients, the optimizer, and its state as plain tensors."""
+
+import os
+import socket
+from collections.abc import Mapping
+
+import deepspeed
+import torch
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+from torch import Tensor
+
+from advgrpo.config.training import PolicyOptimizerConfig, TrainingConfig
+from advgrpo.policy.adapter import copy_into
+from advgrpo.policy.sd3 import Sd3Policy
+from advgrpo.training.ranks import Ranks
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class PolicyEngine:
+    """Updates the adapter through DeepSpeed's ZeRO.
+
+    Args:
+        policy: Its forward passes go through DeepSpeed from now on.
+        config: Optimizer and ZeRO stage.
+        ranks: The training processes.
+        backwards_per_step: Backward passes of a rank that make up one optimizer step.
+    """
+
+    def __init__(
+        self,
+        policy: Sd3Policy,
+        config: TrainingConfig,
+        ranks: Ranks,
+        *,
+        backwards_per_step: int,
+    ) -> None:
+        self._parameters = policy.trainable_parameters()
+        self._config = config.optimizer
+        self._optimizer = adamw(list(self._parameters.values()), config.optimizer)
+        connect(ranks)
+        self._engine, *_ = deepspeed.initialize(
+            model=policy.transformer,
+            optimizer=self._optimizer,
+            model_parameters=list(self._parameters.values()),
+            config=deepspeed_settings(config, backwards_per_step=backwards_per_step),
+            dist_init_required=False,
+        )
+        policy.forward_module = self._engine
+        self._zero = config.zero_stage > 0
+
+    def backward(self, loss: Tensor) -> None:
+        """Add a microbatch's gradients; the last of an optimizer step also takes the step.
+
+        Args:
+            loss: Mean over the microbatch; DeepSpeed divides by the backward passes of a step.
+        """
+        self._engine.backward(loss)
+        self._engine.step()
+
+    def set_learning_rate(self, value: float) -> None:
+        """Set the learning rate of the next optimizer step."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = value
+
+    @property
+    def gradient_norm(self) -> float:
+        """Norm of the last optimizer step's gradient, before it was scaled down."""
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    def state(self) -> dict[str, Tensor]:
+        """Gather master weights and optimizer state; every rank must call it.
+
+        Returns:
+            Float32 tensors on the CPU, the same for any number of ranks.
+        """
+        state: dict[str, Tensor] = {}
+        for name, parameter in self._parameters.items():
+            if self._zero:
+                state[f"weight.{name}"] = safe_get_full_fp32_param(parameter)
+            else:
+                state[f"weight.{name}"] = parameter.detach()
+            for moment in MOMENTS:
+                if not self._optimizer.state:
+                    continue
+                state[f"{moment}.{name}"] = (
+                    safe_get_full_optimizer_state(parameter, moment)
+                    if self._zero
+                    else self._optimizer.state[parameter][moment]
+                )
+        steps = [float(entry["step"]) for entry in self._optimizer.state.values()]
+        state["step"] = torch.tensor(steps[0] if steps else 0.0)
+        return {name: value.detach().float().cpu().clone() for name, value in state.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave; every rank must call it."""
+        weights = {name: state[f"weight.{name}"] for name in self._parameters}
+        copy_into(self._parameters, weights)
+        if self._zero:
+            for name, parameter in self._parameters.items():
+                safe_set_full_fp32_param(parameter, weights[name].to(parameter.device))
+        if float(state["step"]) == 0:
+            return
+        self._make_optimizer_state(state["step"])
+        for name, parameter in self._parameters.items():
+            for moment in MOMENTS:
+                value = state[f"{moment}.{name}"].to(parameter.device)
+                if self._zero:
+                    safe_set_full_optimizer_state(parameter, value, moment)
+                else:
+                    self._optimizer.state[parameter][moment].copy_(value)
+
+    def _make_optimizer_state(self, step: Tensor) -> None:
+        # AdamW makes its state at the first step; a resumed run needs it before.
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                self._optimizer.state[parameter] = {
+                    "step": step.clone(),
+                    **{moment: torch.zeros_like(parameter.detach()) for moment in MOMENTS},
+                }
+        if self._zero:
+            # Links each parameter to its part of the flat state. ZeRO does it at its own first
+            # step and offers no public way to do it earlier.
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def connect(ranks: Ranks) -> None:
+    """Join the training processes: NCCL on GPUs, gloo on CPUs."""
+    if torch.distributed.is_initialized():
+        return
+    if ranks.count == 1:
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(free_port()))
+    if ranks.device.type == "cpu":
+        # DeepSpeed would compile a shared-memory collective, which needs a C++ compiler; gloo's
+        # own serves.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "nccl" if ranks.device.type == "cuda" else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def free_port() -> int:
+    """Find a loopback port that nobody listens on."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def adamw(parameters: list[torch.nn.Parameter], config: PolicyOptimizerConfig) -> torch.optim.AdamW:
+    """Make the policy's optimizer."""
+    return torch.optim.AdamW(
+        parameters,
+        lr=config.learning_rate,
+        betas=config.betas,
+        eps=config.epsilon,
+        weight_decay=config.weight_decay,
+    )
+
+
+def deepspeed_settings(config: TrainingConfig, *, backwards_per_step: int) -> dict[str, object]:
+    """Write DeepSpeed's own configuration.
+
+    The base model's precision is set where it is loaded and the adapter is float32, so DeepSpeed
+    is told of no other precision.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": config.rollout.microbatch_size,
+        "gradient_accumulation_steps": backwards_per_step,
+        "gradient_clipping": config.optimizer.gradient_norm_limit,
+        # A torch optimizer is handed over; one named here would be compiled for minutes.
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "contiguous_gradients": True,
+            "overlap_comm": False,
+            "reduce_bucket_size": 5_000_000,
+            "allgather_bucket_size": 5_000_000,
+        },
+        "steps_per_print": 2**31,
+    }

@@ -1,0 +1,130 @@
+"""Adversarial GRPO, as one straight line."""
+
+import torch
+
+from advgrpo.algorithm.advantage import combined_rewards, group_advantages
+from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
+from advgrpo.errors import Preempted
+from advgrpo.progress import Progress
+from advgrpo.training.discriminator_update import GeneratedFeatures
+from advgrpo.training.measures import (
+    cost_measures,
+    measure_held_out,
+    reward_measures,
+    shown,
+    told_apart_measures,
+)
+from advgrpo.training.rollout import generate_rollout
+from advgrpo.training.session import Session
+from advgrpo.training.turns import turn_at
+
+
+def train(session: Session) -> None:
+    """Take all turns of a run, from wherever it stands.
+
+    Args:
+        session: The run; its adapter, discriminator, history and counters change in place.
+
+    Raises:
+        Preempted: If the process was asked to stop; the state is saved.
+        TrainingError: If training cannot go on; earlier checkpoints are intact.
+    """
+    config, counters = session.config, session.counters
+    progress = Progress("adversarial training", config.updates, "updates")
+    progress.resume_at(counters.updates)
+    try:
+        if not session.history:
+            measure_held_out(session)
+        while counters.updates < config.updates:
+            before = counters.updates
+            measures = take_turn(session)
+            if counters.updates == before:
+                continue
+            session.note(measures)
+            if is_due(config.monitoring.held_out_every_updates, session):
+                measure_held_out(session)
+            progress.advance(1, shown(session))
+            if is_due(config.checkpoint_every_updates, session):
+                session.save()
+    except Preempted:
+        session.save()
+        raise
+
+
+def is_due(every: int, session: Session) -> bool:
+    """Tell whether something that happens every so many updates, and at the end, is due."""
+    updates = session.counters.updates
+    return updates % every == 0 or updates == session.config.updates
+
+
+def take_turn(session: Session) -> dict[str, float]:
+    """Generate a rollout, reward it, and update whoever's turn it is.
+
+    Returns:
+        Measures of the turn over all ranks.
+
+    Raises:
+        Preempted: Before anything was updated.
+    """
+    config, counters, ranks = session.config, session.counters, session.ranks
+    turn = turn_at(config, counters.turns)
+    prompt_ids = prompts_of_rollout(
+        session.references.training_ids,
+        counters.turns,
+        prompts_per_update=config.rollout.prompts_per_update,
+        seed=session.seed,
+    )
+    steps = share_of_rank(
+        prompt_ids,
+        group_size=config.rollout.group_size,
+        optimizer_steps=config.optimizer_steps_per_update,
+        ranks=ranks.count,
+        rank=ranks.rank,
+    )
+    plans = [plan for step in steps for plan in step]
+    with counters.timed("rollout"):
+        rollout = generate_rollout(
+            session.policy,
+            session.denoiser,
+            plans,
+            session.prompts.texts,
+            sampling=config.sampling,
+            microbatch_size=config.rollout.microbatch_size,
+            rollout=counters.turns,
+            seed=session.seed,
+            between=session.stop.check,
+        )
+    with counters.timed("reward"):
+        features = session.discriminator.image_features(rollout.images)
+        texts = session.texts(rollout.prompt_ids.tolist())
+        terms = session.reward.terms(rollout.images, features, texts)
+        everyone = ranks.gather_in_order({**features, "terms": terms}, plans)
+        by_group = everyone.pop("terms").view(len(prompt_ids), config.rollout.group_size, -1)
+        ids = torch.tensor(prompt_ids).repeat_interleave(config.rollout.group_size)
+        generated = GeneratedFeatures(features=everyone, prompt_ids=ids)
+        measures = reward_measures(session, by_group) | told_apart_measures(session, generated)
+    counters.turns += 1
+    counters.images_sampled += len(ids)
+    if turn.trains_policy:
+        rewards = combined_rewards(
+            list(by_group.unbind(-1)),
+            session.reward.weights,
+            standardize=session.reward.standardize,
+        )
+        advantages = group_advantages(rewards, normalization=config.loss.advantage_normalization)
+        mine = advantages.flatten()[[plan.position for plan in plans]].to(ranks.device)
+        with counters.timed("policy update"):
+            measures |= session.policy_updater.update(
+                rollout, mine, session.prompts.texts, update=counters.updates
+            )
+        counters.updates += 1
+    if turn.discriminator_steps:
+        with counters.timed("discriminator update"):
+            measures |= session.discriminator_updater.update(
+                generated,
+                session.replay,
+                steps=turn.discriminator_steps,
+                turn=f"rollout {counters.turns}",
+            )
+        session.replay.add(generated.features, generated.prompt_ids)
+    return measures | cost_measures(session)

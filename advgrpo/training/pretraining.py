@@ -1,0 +1,133 @@
+"""Teach the discriminator what the base model draws, before the first update."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from advgrpo.algorithm.randomness import generator_for, seed_for
+from advgrpo.config import DinoDiscriminatorConfig, SamplingConfig
+from advgrpo.discriminator.base import Discriminator, concatenate
+from advgrpo.discriminator.replay import ReplayPool
+from advgrpo.policy.base import Policy
+from advgrpo.policy.sampling import sample_images
+from advgrpo.progress import Progress
+from advgrpo.records import PromptSet
+from advgrpo.training.discriminator_update import (
+    DiscriminatorUpdater,
+    GeneratedFeatures,
+    told_apart,
+)
+from advgrpo.training.ranks import Ranks
+from advgrpo.training.reference_features import ReferenceFeatures
+
+HELD_OUT_IMAGES = 128
+STEPS_BETWEEN_MEASURES = 4
+
+
+def pretrain_discriminator(
+    policy: Policy,
+    discriminator: Discriminator,
+    references: ReferenceFeatures,
+    prompts: PromptSet,
+    *,
+    config: DinoDiscriminatorConfig,
+    sampling: SamplingConfig,
+    batch_size: int,
+    ranks: Ranks,
+    seed: int,
+) -> list[dict[str, float]]:
+    """Train the discriminator on base-model images until it tells held-out images apart.
+
+    Args:
+        policy: Whose base model draws.
+        discriminator: Trained in place.
+        references: Features of the reference images.
+        prompts: The training prompts.
+        config: Images, most steps and target accuracy.
+        sampling: Steps and guidance of the base model.
+        batch_size: Images sampled at once.
+        ranks: The processes; each samples a share.
+        seed: The run's seed.
+
+    Returns:
+        Measures by optimizer step, the last one being the result.
+
+    Raises:
+        NonFiniteError: If the loss is NaN or infinite.
+    """
+    goal = config.pretraining
+
+    def base_images(ids: Sequence[int], count: int) -> GeneratedFeatures:
+        return _base_images(
+            policy, discriminator, prompts, ids, count, sampling, batch_size, ranks, seed
+        )
+
+    fresh = base_images(references.training_ids, goal.images)
+    unseen = base_images(references.held_out_ids, HELD_OUT_IMAGES)
+    ids = torch.tensor(references.held_out_ids)
+    unseen_references = discriminator.with_prompts(
+        references.take(ids, torch.zeros_like(ids)), [prompts.texts[i] for i in ids.tolist()]
+    )
+    updater = DiscriminatorUpdater(
+        discriminator, references, prompts.texts, config.optimizer, ranks, seed=seed
+    )
+    history: list[dict[str, float]] = []
+    progress = Progress("reward pre-training", goal.steps, "steps")
+    for step in range(0, goal.steps, STEPS_BETWEEN_MEASURES):
+        steps = min(STEPS_BETWEEN_MEASURES, goal.steps - step)
+        measures = updater.update(
+            fresh, ReplayPool(0), steps=steps, turn=f"pre-training step {step}"
+        )
+        measures |= told_apart(
+            discriminator,
+            unseen_references,
+            discriminator.with_prompts(
+                unseen.features, [prompts.texts[i] for i in unseen.prompt_ids.tolist()]
+            ),
+        )
+        history.append({"step": float(step + steps), **measures})
+        accuracy = measures["discriminator/held_out_accuracy"]
+        progress.advance(steps, {"discriminator accuracy": accuracy})
+        if accuracy >= goal.target_accuracy:
+            break
+    return history
+
+
+def _base_images(
+    policy: Policy,
+    discriminator: Discriminator,
+    prompts: PromptSet,
+    prompt_ids: Sequence[int],
+    count: int,
+    sampling: SamplingConfig,
+    batch_size: int,
+    ranks: Ranks,
+    seed: int,
+) -> GeneratedFeatures:
+    """Draw base-model images of prompts in a random order; every rank gets all features."""
+    order = torch.randperm(
+        len(prompt_ids), generator=generator_for(seed, "base images", len(prompt_ids))
+    ).tolist()
+    total = -(-count // ranks.count) * ranks.count
+    drawn = [prompt_ids[order[k % len(order)]] for k in range(total)]
+    mine = list(enumerate(drawn))[ranks.rank :: ranks.count]
+    parts: list[dict[str, Tensor]] = []
+    progress = Progress("base model images", len(mine), "images")
+    for first in range(0, len(mine), batch_size):
+        batch = mine[first : first + batch_size]
+        with policy.base_policy():
+            images = sample_images(
+                policy,
+                [prompts.texts[prompt_id] for _, prompt_id in batch],
+                [seed_for(seed, "base images", prompt_id, k) for k, prompt_id in batch],
+                denoising_steps=sampling.denoising_steps,
+                guidance_scale=sampling.guidance_scale,
+            )
+        parts.append(dict(discriminator.image_features(images)))
+        progress.advance(len(batch))
+    order_back = torch.tensor(range(total)).view(-1, ranks.count).T.flatten().argsort()
+    features = {
+        name: ranks.gather(value).cpu()[order_back] for name, value in concatenate(parts).items()
+    }
+    return GeneratedFeatures(features=features, prompt_ids=torch.tensor(drawn))

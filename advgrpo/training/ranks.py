@@ -1,0 +1,91 @@
+"""The training processes, and what they tell each other."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from advgrpo.data.sampler import ImagePlan
+
+
+class Ranks:
+    """This process among all training processes; a single one needs no launcher.
+
+    Attributes:
+        rank: This process's number.
+        count: Number of processes.
+        device: Its GPU, or the CPU.
+    """
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        if torch.cuda.is_available():
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(self.device)
+        else:
+            self.device = torch.device("cpu")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks for all."""
+        return self.rank == 0
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Join the ranks' tensors, of equal shapes, along the first axis."""
+        if self.count == 1:
+            return values
+        values = values.contiguous()
+        parts = [torch.empty_like(values) for _ in range(self.count)]
+        dist.all_gather(parts, values)
+        return torch.cat(parts)
+
+    def gather_in_order(
+        self, values: Mapping[str, Tensor], plans: Sequence[ImagePlan]
+    ) -> dict[str, Tensor]:
+        """Join the ranks' images and put them into the rollout's order, on the CPU.
+
+        Args:
+            values: Tensors by name; the first axis is this rank's image.
+            plans: This rank's images.
+        """
+        positions = torch.tensor([plan.position for plan in plans], device=self.device)
+        order = self.gather(positions).argsort().cpu()
+        return {
+            name: self.gather(value.to(self.device)).cpu()[order] for name, value in values.items()
+        }
+
+    def mean(self, value: float) -> float:
+        """Average a number over the ranks."""
+        return float(self._reduce(value, dist.ReduceOp.SUM)) / self.count
+
+    def largest(self, value: float) -> float:
+        """Find the ranks' largest number."""
+        return self._reduce(value, dist.ReduceOp.MAX)
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Give all ranks the mean of their gradients, bit for bit the same on each."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        flat /= self.count
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def wait(self) -> None:
+        """Wait for all ranks."""
+        if self.count > 1:
+            dist.barrier()
+
+    def _reduce(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
+        if self.count == 1:
+            return value
+        tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor, op=operation)
+        return float(tensor)

@@ -1,0 +1,1 @@
+"""Kubeflow components: signature, docstring, one call of the library."""

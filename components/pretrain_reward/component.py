@@ -1,0 +1,37 @@
+"""The task pretrain-reward."""
+
+from kfp import dsl
+
+from components.images import TRAINER
+
+
+@dsl.component(base_image=TRAINER, install_kfp_package=False)
+def pretrain_reward(
+    settings: str,
+    reference_images: str,
+    workspace: str,
+    parent_run_id: str,
+    metrics: dsl.Output[dsl.Metrics],
+) -> str:
+    """Train the discriminator on base-model images before the first update.
+
+    Args:
+        settings: The task's settings as JSON text.
+        reference_images: Location of the training prompts' reference images.
+        workspace: Where the result is kept.
+        parent_run_id: MLflow run to nest in.
+        metrics: Held-out accuracy and margins of the discriminator.
+
+    Returns:
+        Location of the discriminator.
+    """
+    from advgrpo.tasks import pretrain_reward as task
+
+    result = task.pretrain_reward(
+        settings,
+        reference_images=reference_images,
+        workspace=workspace,
+        parent_run_id=parent_run_id,
+    )
+    metrics.metadata.update(result.write_metrics(metrics.path))
+    return result.location

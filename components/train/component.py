@@ -1,0 +1,46 @@
+"""The task train."""
+
+from kfp import dsl
+
+from components.images import TRAINER
+
+
+@dsl.component(base_image=TRAINER, install_kfp_package=False)
+def train(
+    settings: str,
+    reference_images: str,
+    discriminator: str,
+    workspace: str,
+    processes: int,
+    parent_run_id: str,
+    adapter: dsl.Output[dsl.Model],
+    metrics: dsl.Output[dsl.Metrics],
+) -> str:
+    """Post-train the policy; repeated, it goes on from its last checkpoint.
+
+    Args:
+        settings: The task's settings as JSON text.
+        reference_images: Location of the training prompts' reference images.
+        discriminator: Location of the pre-trained discriminator.
+        workspace: Where checkpoints and the result are kept.
+        processes: Training processes.
+        parent_run_id: MLflow run to nest in.
+        adapter: The trained adapter, in the layouts of peft and diffusers.
+        metrics: Held-out measures of the adapter, and what training took.
+
+    Returns:
+        Location of the training's result.
+    """
+    from advgrpo.tasks import train as task
+
+    result = task.train(
+        settings,
+        reference_images=reference_images,
+        discriminator=discriminator,
+        workspace=workspace,
+        processes=processes,
+        parent_run_id=parent_run_id,
+    )
+    result.copy(adapter.path, "adapter")
+    metrics.metadata.update(result.write_metrics(metrics.path))
+    return result.location

@@ -1,0 +1,100 @@
+"""The pipeline: from settings to a registered adapter."""
+
+import sys
+from typing import NamedTuple
+
+from kfp import compiler, dsl
+
+from components.evaluate.component import evaluate
+from components.pretrain_reward.component import pretrain_reward
+from components.reference_images.component import reference_images
+from components.register.component import register
+from components.resolve_config.component import resolve_config
+from components.train.component import train
+
+
+class Outputs(NamedTuple):
+    """Where each task's result is, the registered version, and the MLflow run."""
+
+    reference_images: str
+    test_reference_images: str
+    discriminator: str
+    trained: str
+    evaluation: str
+    model_version: str
+    parent_run_id: str
+
+
+@dsl.pipeline(name="adversarial-grpo", display_name="Adversarial GRPO")
+def adversarial_grpo(
+    workspace: str,
+    preset: str = "pocket",
+    overrides: list[str] = [],  # noqa: B006 - kfp reads it as a default
+    processes: int = 1,
+    run_key: str = "",
+) -> Outputs:
+    """Post-train a text-to-image flow model by adversarial reward.
+
+    Args:
+        workspace: Location that all tasks can reach, for instance s3://bucket/folder. A run with
+            the same settings takes up what an earlier one left there.
+        preset: Name of a shipped preset, or path of a YAML file in the image.
+        overrides: Changes to the preset, for instance ["training.updates=10", "seed=1"].
+        processes: Training processes; on GPUs, one each.
+        run_key: If an MLflow run was opened with this key, it is taken up again; empty opens one.
+
+    Returns:
+        Where each task's result is, the registered version, and the MLflow run.
+    """
+    config = resolve_config(
+        preset=preset, overrides=overrides, processes=processes, run_key=run_key
+    )
+    # Each run has an MLflow run of its own, so nothing is ever found in Kubeflow's cache. What is
+    # done already is found in the workspace.
+    config.set_caching_options(enable_caching=False)
+    config.set_display_name("Resolve config")
+    run_id = config.outputs["parent_run_id"]
+    images = reference_images(
+        settings=config.outputs["reference_images"], workspace=workspace, parent_run_id=run_id
+    ).set_display_name("Reference images")
+    reward = pretrain_reward(
+        settings=config.outputs["pretraining"],
+        reference_images=images.outputs["train"],
+        workspace=workspace,
+        parent_run_id=run_id,
+    ).set_display_name("Pre-train reward")
+    trained = train(
+        settings=config.outputs["training"],
+        reference_images=images.outputs["train"],
+        discriminator=reward.outputs["Output"],
+        workspace=workspace,
+        processes=processes,
+        parent_run_id=run_id,
+    ).set_display_name("Train")
+    evaluation = evaluate(
+        settings=config.outputs["run"],
+        trained=trained.outputs["Output"],
+        discriminator=reward.outputs["Output"],
+        reference_images=images.outputs["test"],
+        workspace=workspace,
+        parent_run_id=run_id,
+    ).set_display_name("Evaluate")
+    version = register(
+        settings=config.outputs["run"],
+        trained=trained.outputs["Output"],
+        evaluation=evaluation.outputs["Output"],
+        parent_run_id=run_id,
+    ).set_display_name("Register")
+    return Outputs(
+        reference_images=images.outputs["train"],
+        test_reference_images=images.outputs["test"],
+        discriminator=reward.outputs["Output"],
+        trained=trained.outputs["Output"],
+        evaluation=evaluation.outputs["Output"],
+        model_version=version.outputs["Output"],
+        parent_run_id=run_id,
+    )
+
+
+if __name__ == "__main__":
+    compiler.Compiler().compile(adversarial_grpo, sys.argv[1])
