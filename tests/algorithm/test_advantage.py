@@ -1,0 +1,63 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from advgrpo.algorithm.advantage import combined_rewards, group_advantages
+
+
+def random_rewards(prompts: int, samples: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(prompts, samples, generator=generator) * 3 + 7
+
+
+@pytest.mark.parametrize("normalization", ["group", "batch", "none"])
+def test_a_group_with_equal_rewards_gives_no_gradient(normalization: str) -> None:
+    rewards = random_rewards(3, 4, 0)
+    rewards[1] = 5.0
+    advantages = group_advantages(rewards, normalization=normalization)
+    assert advantages[1].abs().max() == 0
+    assert advantages[0].abs().max() > 0
+
+
+@given(
+    prompts=st.integers(1, 6),
+    samples=st.integers(2, 9),
+    seed=st.integers(0, 1000),
+    normalization=st.sampled_from(["group", "batch", "none"]),
+)
+def test_the_advantages_of_a_group_sum_to_zero(
+    prompts: int, samples: int, seed: int, normalization: str
+) -> None:
+    advantages = group_advantages(
+        random_rewards(prompts, samples, seed), normalization=normalization
+    )
+    assert advantages.sum(dim=1).abs().max() < 1e-3
+
+
+def test_a_better_image_has_the_larger_advantage() -> None:
+    advantages = group_advantages(torch.tensor([[1.0, 3.0, 2.0]]), normalization="group")
+    assert advantages[0].argsort().tolist() == [0, 2, 1]
+
+
+def test_group_normalization_gives_each_group_unit_spread() -> None:
+    rewards = random_rewards(2, 8, 0) * torch.tensor([[1.0], [100.0]])
+    advantages = group_advantages(rewards, normalization="group")
+    assert advantages.std(dim=1, correction=0).tolist() == pytest.approx([1, 1], abs=1e-3)
+
+
+def test_a_group_of_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="a group of 1 image"):
+        group_advantages(torch.zeros(3, 1), normalization="batch")
+
+
+def test_standardized_terms_count_alike_whatever_their_scale() -> None:
+    small, large = random_rewards(4, 8, 0), random_rewards(4, 8, 1)
+    plain = combined_rewards([small, large], [1.0, 1.0], standardize=True)
+    scaled = combined_rewards([small, 1000 * large - 50], [1.0, 1.0], standardize=True)
+    torch.testing.assert_close(plain, scaled, atol=2e-3, rtol=0)
+
+
+def test_terms_that_are_not_standardized_are_added_by_weight() -> None:
+    terms = [torch.tensor([[1.0, 2.0]]), torch.tensor([[10.0, 30.0]])]
+    assert combined_rewards(terms, [2.0, 0.5], standardize=False).tolist() == [[7.0, 19.0]]

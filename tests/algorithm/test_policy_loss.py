@@ -1,0 +1,46 @@
+import pytest
+import torch
+
+from advgrpo.algorithm.ema import ema_decay
+from advgrpo.algorithm.policy_loss import clipped_policy_loss
+
+
+def gradient(log_prob: float, advantage: float, clip_range: float = 0.1) -> float:
+    value = torch.tensor([log_prob], requires_grad=True)
+    result = clipped_policy_loss(
+        value, torch.zeros(1), torch.tensor([advantage]), clip_range=clip_range
+    )
+    result.loss.backward()
+    assert value.grad is not None
+    return float(value.grad)
+
+
+def test_the_first_step_on_a_rollout_has_ratio_one_and_the_advantage_as_gradient() -> None:
+    assert gradient(0.0, 2.0) == pytest.approx(-2.0)
+
+
+@pytest.mark.parametrize(
+    ("log_prob", "advantage"), [(0.2, 1.0), (-0.2, -1.0)], ids=["above", "below"]
+)
+def test_a_ratio_past_the_clip_gives_no_gradient(log_prob: float, advantage: float) -> None:
+    assert gradient(log_prob, advantage) == 0
+
+
+@pytest.mark.parametrize(("log_prob", "advantage"), [(0.2, -1.0), (-0.2, 1.0)])
+def test_a_ratio_past_the_other_clip_is_pulled_back(log_prob: float, advantage: float) -> None:
+    assert gradient(log_prob, advantage) != 0
+
+
+def test_clipping_is_counted_by_sign() -> None:
+    result = clipped_policy_loss(
+        torch.tensor([0.2, 0.2, -0.2, 0.0]),
+        torch.zeros(4),
+        torch.tensor([1.0, -1.0, -1.0, 1.0]),
+        clip_range=0.1,
+    )
+    assert (float(result.clipped_above), float(result.clipped_below)) == (0.25, 0.25)
+
+
+def test_the_average_forgets_fast_at_first_and_slowly_later() -> None:
+    decays = [ema_decay(step, limit=0.9) for step in (0, 1, 10, 1000)]
+    assert decays == pytest.approx([0.1, 2 / 11, 11 / 20, 0.9])

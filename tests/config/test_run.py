@@ -1,0 +1,116 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from advgrpo.config import RunConfig, preset_names, resolve
+from advgrpo.errors import ConfigError
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_every_preset_resolves(preset: str) -> None:
+    assert isinstance(resolve(preset), RunConfig)
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_settings_written_as_yaml_are_read_back_the_same(preset: str, tmp_path: Path) -> None:
+    config = resolve(preset)
+    file = tmp_path / "run.yaml"
+    file.write_text(config.to_yaml(), encoding="utf-8")
+    assert resolve(str(file)) == config
+
+
+def test_an_override_changes_one_key() -> None:
+    config = resolve("pocket", ["training.updates=7", "evaluation.seed=3"])
+    assert config.training.updates == 7
+    assert config.evaluation.seed == 3
+    assert config.policy == resolve("pocket").policy
+
+
+def test_an_override_reaches_into_a_list() -> None:
+    config = resolve("pocket", ["training.reward.terms.1.weight=0.25"])
+    assert config.training.reward.terms[1].weight == 0.25
+
+
+def test_a_number_in_scientific_notation_is_a_number() -> None:
+    assert resolve("pocket", ["training.loss.clip_range=1e-4"]).training.loss.clip_range == 1e-4
+
+
+def test_overrides_make_a_section_that_the_preset_leaves_out() -> None:
+    config = resolve("pocket", ["training.monitoring.held_out_prompts=8"])
+    assert config.training.monitoring.held_out_prompts == 8
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.updats=7", "did you mean training.updates?"),
+        ("training.updates=many", "training.updates='many'"),
+        ("training.updates=0", "training.updates=0"),
+        ("training.updates", "not of the form key=value"),
+        ("training.updates.x=1", "training.updates is the value"),
+        ("training.reward.terms.9.weight=1", "'9' is no position in a list of 2"),
+        ("policy.weights.location=ftp://x/y", "is not a kind of location"),
+        ("policy.resolution_pixels=64", "reference_images.resolution_pixels=32"),
+        ("training.sampling.denoising_steps=5", "training.sampling.window ends after"),
+        ("training.optimizer_steps_per_update=3", "would split a group"),
+        ("training.rollout.microbatch_size=48", "training.rollout.microbatch_size=48"),
+        ("evaluation.alignment=clip.score", "names no scorer"),
+        ("training.turns={type: never}", "training.turns"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name_and_value(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match="repair: ") as caught:
+        resolve("pocket", [override])
+    assert said in str(caught.value)
+
+
+def test_all_wrong_settings_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve("pocket", ["seed=-1", "training.updates=0"])
+    assert "seed=-1" in str(caught.value)
+    assert "training.updates=0" in str(caught.value)
+
+
+def test_a_setting_without_a_default_must_be_given(tmp_path: Path) -> None:
+    settings = yaml.safe_load(resolve("pocket").to_yaml())
+    del settings["discriminator"]["weights"]
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"discriminator\.weights: is missing"):
+        resolve(str(file))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"\xff\xfe", "cannot be read"), (b"a: [", "is not YAML"), (b"- 1", "holds no settings")],
+)
+def test_a_preset_file_that_is_no_mapping_is_refused(
+    content: bytes, said: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        resolve(str(file))
+
+
+def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="pocket"):
+        resolve("pokket")
+
+
+def test_ranks_that_cannot_share_an_update_are_answered_with_those_that_can() -> None:
+    config = resolve("pocket")
+    config.check_ranks(2)
+    with pytest.raises(ConfigError, match="use 1, 2 processes"):
+        config.check_ranks(3)
+
+
+def test_reading_settings_loads_neither_torch_nor_kfp() -> None:
+    code = (
+        "import sys, advgrpo.config, advgrpo.config.tasks; "
+        "sys.exit(bool({'torch', 'kfp', 'mlflow'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,59 @@
+import subprocess
+import sys
+
+import pytest
+
+from advgrpo.config import resolve
+from advgrpo.config.tasks import (
+    PretrainingSettings,
+    ReferenceImagesSettings,
+    TrainingSettings,
+    digest,
+    parse_json,
+)
+from advgrpo.errors import ConfigError
+
+SETTINGS = [ReferenceImagesSettings, PretrainingSettings, TrainingSettings]
+TaskSettings = type[ReferenceImagesSettings] | type[PretrainingSettings] | type[TrainingSettings]
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_settings_survive_the_way_through_json(kind: TaskSettings) -> None:
+    settings = kind.of(resolve("pocket"))
+    assert parse_json(kind, settings.model_dump_json(), where="settings") == settings
+
+
+def test_a_changed_learning_rate_changes_training_and_no_task_before_it() -> None:
+    before = resolve("pocket")
+    after = resolve("pocket", ["training.optimizer.learning_rate=0.5"])
+    changed = {
+        kind.__name__: digest(kind.of(before)) != digest(kind.of(after)) for kind in SETTINGS
+    }
+    assert changed == {
+        "ReferenceImagesSettings": False,
+        "PretrainingSettings": False,
+        "TrainingSettings": True,
+    }
+
+
+def test_a_digest_is_the_same_in_another_process() -> None:
+    code = (
+        "from advgrpo.config import resolve; from advgrpo.config.tasks import *; "
+        "print(digest(TrainingSettings.of(resolve('pocket')), 'a'))"
+    )
+    there = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert there.stdout.strip() == digest(TrainingSettings.of(resolve("pocket")), "a")
+
+
+def test_a_digest_depends_on_the_inputs() -> None:
+    settings = TrainingSettings.of(resolve("pocket"))
+    assert len({digest(settings), digest(settings, "a"), digest(settings, "b")}) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("{", "is not JSON"), ("[1]", "instead of settings"), ("{}", "seed")]
+)
+def test_a_text_that_holds_no_settings_is_refused(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match="the parameter") as caught:
+        parse_json(TrainingSettings, text, where="the parameter")
+    assert said in str(caught.value)

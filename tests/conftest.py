@@ -1,0 +1,56 @@
+"""What tests of several folders share."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from advgrpo.stores import EmbeddedStores
+from advgrpo.tasks.ranks import CPU_ENVIRONMENT
+from tests.proxy import Proxy
+
+# Before anything imports DeepSpeed.
+os.environ.update(CPU_ENVIRONMENT)
+
+FOREIGN = ("AWS_", "MLFLOW_", "HF_", "ADVGRPO_", "NO_PROXY", "no_proxy")
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the developer's servers, credentials and caches out of every test."""
+    for name in os.environ:
+        if name.startswith(FOREIGN):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("ADVGRPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="session")
+def running_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStores]:
+    """A real S3 server and a real MLflow server, once for all tests."""
+    with EmbeddedStores(tmp_path_factory.mktemp("stores")) as stores:
+        yield stores
+
+
+@pytest.fixture
+def stores(running_stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch) -> EmbeddedStores:
+    """The real servers, with the variables set by which this process finds them."""
+    for name, value in running_stores.environment().items():
+        monkeypatch.setenv(name, value)
+    return running_stores
+
+
+@pytest.fixture
+def proxy() -> Iterator[Callable[[str], Proxy]]:
+    """Makes proxies before servers, and closes them."""
+    made: list[Proxy] = []
+
+    def make(target: str) -> Proxy:
+        made.append(Proxy(target))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

@@ -1,0 +1,93 @@
+from pathlib import Path
+
+import pytest
+
+from advgrpo.data.prompts import check_disjoint, read_prompts
+from advgrpo.errors import PromptFileError
+from advgrpo.records import PromptSet
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "prompts.txt"
+
+
+def test_a_prompt_is_a_line_in_the_order_of_the_file(file: Path) -> None:
+    file.write_text("ein Kreis über Wasser\n一只猫\na dog\n", encoding="utf-8")
+    assert read_prompts(file).texts == ("ein Kreis über Wasser", "一只猫", "a dog")
+
+
+def test_a_packaged_prompt_file_is_read_by_its_location() -> None:
+    assert len(read_prompts("package://advgrpo.pocket/prompts/test.txt")) == 320
+
+
+def test_how_a_file_was_saved_does_not_change_the_prompts(file: Path) -> None:
+    file.write_bytes(b"a cat\na dog")
+    plain = read_prompts(file)
+    file.write_bytes(b"\xef\xbb\xbfa cat \r\n\ta dog\r\n\r\n\n")
+    assert read_prompts(file) == plain
+
+
+def test_the_digest_tells_texts_and_order_apart(file: Path) -> None:
+    digests = set()
+    for text in ("a cat\na dog", "a dog\na cat", "a cat", "a cata dog"):
+        file.write_text(text)
+        digests.add(read_prompts(file).digest)
+    assert len(digests) == 4
+
+
+def test_characters_that_only_look_like_line_ends_stay_in_the_prompt(file: Path) -> None:
+    file.write_text("a\u2028b\nc\u3000d\n", encoding="utf-8")
+    assert read_prompts(file).texts == ("a\u2028b", "c\u3000d")
+
+
+@pytest.mark.parametrize("content", [b"", b"\n\n", b" \t\r\n", b"\xef\xbb\xbf"])
+def test_a_file_without_prompts_is_refused(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    with pytest.raises(PromptFileError, match=r"prompts\.txt holds no prompt"):
+        read_prompts(file)
+
+
+def test_all_problems_are_named_with_their_lines_at_once(file: Path) -> None:
+    file.write_bytes(b"a cat\n\na dog\na cat\n  a dog \nx\x00y\na cat\n")
+    with pytest.raises(PromptFileError) as caught:
+        read_prompts(file)
+    assert caught.value.message.splitlines() == [
+        f"prompt file {file} cannot be used:",
+        "  - line 2 is empty",
+        "  - line 6 holds the control character '\\x00'",
+        "  - lines 1, 4, 7 are the same prompt 'a cat'",
+        "  - lines 3, 5 are the same prompt 'a dog'",
+    ]
+    assert caught.value.repair
+
+
+def test_a_long_list_of_problems_is_cut_and_counted(file: Path) -> None:
+    file.write_text("a\n" + "\n" * 20 + "b\n")
+    with pytest.raises(PromptFileError, match="and 8 more") as caught:
+        read_prompts(file)
+    assert caught.value.message.count("\n  - ") == 12
+
+
+def test_bytes_that_are_not_utf8_are_named_with_their_line(file: Path) -> None:
+    file.write_bytes("a cat\ncafé\n".encode("latin-1"))
+    with pytest.raises(PromptFileError, match=r"not UTF-8: line 2 holds the byte 0xe9"):
+        read_prompts(file)
+
+
+def test_utf16_is_refused(file: Path) -> None:
+    file.write_bytes("a cat\n".encode("utf-16-le"))
+    with pytest.raises(PromptFileError, match="control character"):
+        read_prompts(file)
+
+
+def test_a_missing_file_is_named(file: Path) -> None:
+    with pytest.raises(PromptFileError, match=r"there is no prompt file .*prompts\.txt"):
+        read_prompts(file)
+
+
+def test_prompts_to_train_on_are_not_measured_on() -> None:
+    train = PromptSet(("a cat", "a dog", "a cow"), digest="")
+    check_disjoint(train, PromptSet(("a hen",), digest=""))
+    with pytest.raises(PromptFileError, match=r"line 2 .* is line 3 of the training .*'a cow'"):
+        check_disjoint(train, PromptSet(("a hen", "a cow"), digest=""))

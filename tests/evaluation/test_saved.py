@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from advgrpo.errors import DataError, StorageNotFoundError
+from advgrpo.evaluation.evaluate import Evaluation
+from advgrpo.evaluation.examples import Example
+from advgrpo.evaluation.saved import read_evaluation, write_evaluation
+from advgrpo.records import Comparison, EvaluationReport, Interval
+
+
+@pytest.fixture
+def evaluation() -> Evaluation:
+    images = torch.randint(256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0)) / 255
+    comparison = Comparison(
+        measure="distance.frechet",
+        base=Interval(mean=3.0, low=2.5, high=3.5),
+        trained=Interval(mean=1.0 / 3.0, low=0.1, high=0.9),
+        difference=Interval(mean=-8.0 / 3.0, low=-3.0, high=-2.0),
+        higher_is_better=False,
+        trained_on=False,
+        reference=0.05,
+    )
+    report = EvaluationReport((comparison,), 640, "judge.colour", "distance.frechet")
+    example = Example("a “red” thing", "rose", 0.25, 0.75, images, images.flip(0), images[:1])
+    return Evaluation(report, (example,))
+
+
+def test_an_evaluation_survives_the_disk(evaluation: Evaluation, tmp_path: Path) -> None:
+    write_evaluation(tmp_path / "evaluation", evaluation)
+
+    again = read_evaluation(tmp_path / "evaluation")
+
+    assert again.report == evaluation.report
+    (before,), (after,) = evaluation.examples, again.examples
+    assert (after.prompt, after.why) == (before.prompt, before.why)
+    assert (after.base_alignment, after.trained_alignment) == (0.25, 0.75)
+    for side in ("base", "trained", "reference"):
+        assert torch.equal(vars(after)[side], vars(before)[side])
+
+
+def test_a_folder_without_an_evaluation_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageNotFoundError, match=r"evaluation\.json"):
+        read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"report": 3, "examples": []}'])
+def test_a_damaged_evaluation_is_refused(evaluation: Evaluation, tmp_path: Path, text: str) -> None:
+    write_evaluation(tmp_path, evaluation)
+    (tmp_path / "evaluation.json").write_text(text)
+
+    with pytest.raises(DataError, match=r"evaluation\.json"):
+        read_evaluation(tmp_path)
+
+
+def test_a_truncated_image_is_refused(evaluation: Evaluation, tmp_path: Path) -> None:
+    write_evaluation(tmp_path, evaluation)
+    path = tmp_path / "images" / "000_trained_1.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+    with pytest.raises(DataError, match=r"000_trained_1\.png"):
+        read_evaluation(tmp_path)

@@ -1,0 +1,135 @@
+from dataclasses import replace
+
+import pytest
+
+from advgrpo.evaluation.verdict import change, judge
+from advgrpo.records import Comparison, EvaluationReport, Interval
+
+DISTANCE, ALIGNMENT = "distance.frechet", "judge.colour"
+
+
+def compared(
+    measure: str,
+    base: float,
+    trained: float,
+    *,
+    width: float = 0.01,
+    higher_is_better: bool | None = True,
+    trained_on: bool = False,
+    reference: float | None = None,
+) -> Comparison:
+    difference = trained - base
+    return Comparison(
+        measure=measure,
+        base=Interval(base, base - width, base + width),
+        trained=Interval(trained, trained - width, trained + width),
+        difference=Interval(difference, difference - width, difference + width),
+        higher_is_better=higher_is_better,
+        trained_on=trained_on,
+        reference=reference,
+    )
+
+
+def report_of(
+    *others: Comparison,
+    distance: tuple[float, float] = (20.0, 0.5),
+    alignment: tuple[float, float] = (0.8, 0.8),
+) -> EvaluationReport:
+    comparisons = (
+        compared(DISTANCE, *distance, higher_is_better=False, reference=0.1),
+        compared(ALIGNMENT, *alignment),
+        *others,
+    )
+    return EvaluationReport(comparisons, 100, alignment=ALIGNMENT, distance=DISTANCE)
+
+
+@pytest.mark.parametrize(
+    ("trained", "higher_is_better", "expected"),
+    [
+        (1.02, True, "better"),
+        (1.02, False, "worse"),
+        (0.98, True, "worse"),
+        (0.98, False, "better"),
+        (1.005, True, "unclear"),
+        (0.5, None, "unclear"),
+    ],
+)
+def test_a_change_counts_only_past_the_edge_of_its_interval(
+    trained: float, higher_is_better: bool | None, expected: str
+) -> None:
+    assert change(compared("m.x", 1.0, trained, higher_is_better=higher_is_better)) == expected
+
+
+@pytest.mark.parametrize(
+    ("distance", "alignment", "tone", "word"),
+    [
+        ((20.0, 0.5), (0.8, 0.9), "good", "Better"),
+        ((20.0, 0.5), (0.8, 0.8), "good", "no measurable loss"),
+        ((20.0, 0.5), (0.8, 0.7), "mixed", "further from its prompts"),
+        ((20.0, 20.0), (0.8, 0.9), "mixed", "not measurably"),
+        ((20.0, 20.0), (0.8, 0.8), "mixed", "No measurable change"),
+        ((20.0, 30.0), (0.8, 0.8), "bad", "Worse"),
+        ((20.0, 30.0), (0.8, 0.7), "bad", "Worse"),
+    ],
+)
+def test_the_headline_weighs_distance_and_alignment(
+    distance: tuple[float, float], alignment: tuple[float, float], tone: str, word: str
+) -> None:
+    verdict = judge(report_of(distance=distance, alignment=alignment))
+
+    assert verdict.tone == tone
+    assert word in verdict.headline
+
+
+def test_the_distance_is_told_with_its_ratio_and_that_of_the_references() -> None:
+    sentence = judge(report_of()).sentences[0]
+
+    assert "20 before, 0.5 after, 40 times smaller" in sentence
+    assert "0.1" in sentence
+
+
+def test_a_small_alignment_change_may_be_chance() -> None:
+    assert "may be chance" in judge(report_of(alignment=(0.8, 0.805))).sentences[1]
+    assert "may be chance" not in judge(report_of(alignment=(0.8, 0.9))).sentences[1]
+
+
+def test_an_alignment_that_never_changed_is_not_called_chance() -> None:
+    perfect = Interval(1.0, 1.0, 1.0)
+    alignment = replace(
+        compared(ALIGNMENT, 1.0, 1.0),
+        base=perfect,
+        trained=perfect,
+        difference=Interval(0.0, 0.0, 0.0),
+    )
+    report = report_of()
+    report = replace(report, comparisons=(report.comparisons[0], alignment))
+
+    assert "1, before and after" in judge(report).sentences[1]
+
+
+def test_a_rising_reward_beside_a_falling_alignment_is_called_hacking() -> None:
+    reward = compared("discriminator.reward", 0.0, 1.0, trained_on=True)
+
+    hacked = judge(report_of(reward, alignment=(0.8, 0.5)))
+    sound = judge(report_of(reward))
+
+    assert hacked.tone == "bad"
+    assert "hacking" in hacked.sentences[-1]
+    assert not any("hacking" in sentence for sentence in sound.sentences)
+
+
+def test_other_measures_that_got_worse_are_named() -> None:
+    verdict = judge(report_of(compared("pickscore.score", 0.8, 0.7)))
+
+    assert "Worse by other measures: PickScore." in verdict.sentences
+
+
+def test_a_collapse_shows_against_the_diversity_of_the_reference_images() -> None:
+    def verdict(trained: float) -> str:
+        diversity = compared(
+            "diversity.in_group", 3.0, trained, higher_is_better=None, reference=1.2
+        )
+        return " ".join(judge(report_of(diversity)).sentences)
+
+    assert "collapsing" in verdict(0.2)
+    assert "collapsing" not in verdict(1.0)

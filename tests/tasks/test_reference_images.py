@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from advgrpo.config import RunConfig, resolve
+from advgrpo.config.tasks import ReferenceImagesSettings
+from advgrpo.errors import ReferenceImageError
+from advgrpo.pocket.captions import all_captions
+from advgrpo.storage import list_files
+from advgrpo.stores import EmbeddedStores
+from advgrpo.tasks.packed import unpacked
+from advgrpo.tasks.reference_images import inspect, make_reference_images
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    texts = [caption.text for caption in all_captions()]
+    (tmp_path / "train.txt").write_text("\n".join(texts[:6]))
+    (tmp_path / "test.txt").write_text("\n".join(texts[6:9]))
+    return resolve(
+        "pocket",
+        [f"prompts.train={tmp_path / 'train.txt'}", f"prompts.test={tmp_path / 'test.txt'}"],
+    )
+
+
+def _settings(config: RunConfig, existing: str | None = None) -> str:
+    settings = ReferenceImagesSettings.of(config).model_dump(mode="json")
+    settings["reference_images"]["existing"] = existing
+    return ReferenceImagesSettings.model_validate(settings).model_dump_json()
+
+
+def test_both_sets_are_drawn_and_valid(config: RunConfig, tmp_path: Path) -> None:
+    made = make_reference_images(_settings(config), workspace=str(tmp_path / "work"))
+    assert inspect(made.train, config, test=False).validated().digest
+    assert inspect(made.test, config, test=True).validated().digest
+
+
+def test_a_repeated_task_draws_nothing_again(config: RunConfig, tmp_path: Path) -> None:
+    made = make_reference_images(_settings(config), workspace=str(tmp_path / "work"))
+    before = {p: p.stat().st_mtime_ns for p in Path(made.train).glob("*.png")}
+    again = make_reference_images(_settings(config), workspace=str(tmp_path / "work"))
+    assert again == made
+    assert {p: p.stat().st_mtime_ns for p in Path(made.train).glob("*.png")} == before
+
+
+def test_sets_in_an_object_store_are_a_few_objects(
+    config: RunConfig,
+    tmp_path: Path,
+    stores: EmbeddedStores,  # noqa: ARG001 - must run
+) -> None:
+    workspace = f"s3://advgrpo/reference-images/{tmp_path.name}"
+    made = make_reference_images(_settings(config), workspace=workspace)
+    assert len(list_files(workspace)) == 2
+    assert len(list(unpacked(made.train).glob("*.png"))) == 12
+    assert inspect(made.test, config, test=True).validated().digest
+
+
+def test_an_existing_set_is_used_and_what_it_lacks_is_drawn(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    first = make_reference_images(_settings(config), workspace=str(tmp_path / "first"))
+    made = make_reference_images(
+        _settings(config, existing=first.train), workspace=str(tmp_path / "second")
+    )
+    assert made.train == first.train
+    assert made.test.startswith(str(tmp_path / "second"))
+
+
+def test_a_damaged_existing_set_is_refused(config: RunConfig, tmp_path: Path) -> None:
+    first = make_reference_images(_settings(config), workspace=str(tmp_path / "first"))
+    victim = next(iter(Path(first.train).glob("*.png")))
+    victim.write_bytes(victim.read_bytes()[:50])
+    with pytest.raises(ReferenceImageError, match=victim.name):
+        make_reference_images(
+            _settings(config, existing=first.train), workspace=str(tmp_path / "second")
+        )
+
+
+def test_another_prompt_file_is_another_set(config: RunConfig, tmp_path: Path) -> None:
+    made = make_reference_images(_settings(config), workspace=str(tmp_path / "work"))
+    file = tmp_path / "train.txt"
+    file.write_text("\n".join(file.read_text().splitlines()[:-1]))
+    again = make_reference_images(_settings(config), workspace=str(tmp_path / "work"))
+    assert again.train != made.train
+    assert again.test == made.test

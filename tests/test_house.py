@@ -1,0 +1,62 @@
+"""Rules that hold for the whole tree."""
+
+import ast
+import importlib
+import pkgutil
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import advgrpo
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = [
+    module.name
+    for module in pkgutil.walk_packages(advgrpo.__path__, "advgrpo.")
+    if module.ispkg and "pretraining" not in module.name
+]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_public_names_are_those_that_a_package_exports(name: str) -> None:
+    package = importlib.import_module(name)
+    tree = ast.parse(Path(str(package.__file__)).read_text(encoding="utf-8"))
+    imported = sorted(
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    )
+    assert sorted(vars(package).get("__all__", [])) == imported
+
+
+def _tracked(pattern: str) -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", "--", pattern],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]
+
+
+def test_pins_are_names_and_versions_only() -> None:
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
+
+
+@pytest.mark.parametrize("word", ["utils", "helpers", "common"])
+def test_no_file_has_a_name_that_says_nothing(word: str) -> None:
+    assert [path for path in _tracked("*.py") if path.stem == word] == []
+
+
+def test_components_import_advgrpo_in_their_bodies_only() -> None:
+    for path in _tracked("components/**/*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                names = []
+            assert not [name for name in names if name.split(".")[0] == "advgrpo"], path

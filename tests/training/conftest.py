@@ -1,0 +1,109 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from advgrpo.config import RunConfig
+from advgrpo.data.prompts import read_prompts
+from advgrpo.discriminator import DinoDiscriminator, save_discriminator
+from advgrpo.pocket.source import PocketRenderer
+from advgrpo.records import ReferenceImageSet
+from advgrpo.reference_generation import generate_reference_images
+from advgrpo.testing import BrightnessScorer, RecordingLogger, TinyModels, write_tiny_models
+from advgrpo.training.build import Inputs, build_session
+from advgrpo.training.checkpoint import Checkpoints
+from advgrpo.training.ranks import Ranks
+from advgrpo.training.session import Session
+
+PACKAGED = Path(__file__).parents[2] / "advgrpo" / "pocket" / "prompts" / "train.txt"
+SMALL = (
+    "training.updates=2",
+    "training.sampling.denoising_steps=3",
+    "training.sampling.window.last_start=0",
+    "training.sampling.guidance_scale=1.0",
+    "training.rollout.prompts_per_update=2",
+    "training.rollout.group_size=4",
+    "training.rollout.microbatch_size=4",
+    "training.turns.discriminator_steps=2",
+    "training.monitoring.held_out_prompts=4",
+    "discriminator.optimizer.batch_size=8",
+    "discriminator.optimizer.replay_images=16",
+    "discriminator.held_out_fraction=0.3",
+    "reference_images.images_per_prompt=1",
+    "evaluation.alignment=pocket_judge.attribute_accuracy",
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """Tiny models, a few prompts and their reference images."""
+
+    tiny: TinyModels
+    prompts: Path
+    reference_images: ReferenceImageSet
+
+    def config(self, *overrides: str) -> RunConfig:
+        return self.tiny.config(f"prompts.train={self.prompts}", *SMALL, *overrides)
+
+    def session(
+        self,
+        folder: Path,
+        *overrides: str,
+        ranks: Ranks | None = None,
+        logger: RecordingLogger | None = None,
+        run_digest: str = "run",
+    ) -> Session:
+        config = self.config(*overrides)
+        ranks = ranks or Ranks()
+        pretrained = folder / "pretrained"
+        if not pretrained.exists():
+            discriminator = DinoDiscriminator(config.discriminator, ranks.device, seed=config.seed)
+            save_discriminator(pretrained, discriminator, {})
+        inputs = Inputs(
+            seed=config.seed,
+            policy=config.policy,
+            discriminator=config.discriminator,
+            training=config.training,
+            distance=config.evaluation.distance,
+            alignment="brightness.mean",
+            scorers=[BrightnessScorer()],
+            prompts=read_prompts(str(self.prompts)),
+            reference_images=self.reference_images,
+            pretrained_discriminator=pretrained,
+        )
+        checkpoints = Checkpoints(
+            str(folder / "checkpoints"),
+            run_digest=run_digest,
+            kept=config.training.checkpoints_kept,
+            scratch=folder / f"scratch-{ranks.rank}",
+        )
+        return build_session(
+            inputs, ranks=ranks, checkpoints=checkpoints, logger=logger or RecordingLogger()
+        )
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("world")
+    tiny = write_tiny_models(folder)
+    prompts = folder / "train.txt"
+    prompts.write_text("\n".join(PACKAGED.read_text("utf-8").splitlines()[:160:10]), "utf-8")
+    config = tiny.config(*SMALL).reference_images
+    reference_images = generate_reference_images(
+        PocketRenderer(),
+        read_prompts(str(prompts)),
+        config,
+        images_per_prompt=1,
+        seed=0,
+        output=folder / "reference_images",
+    )
+    return World(tiny, prompts, reference_images)
+
+
+@pytest.fixture
+def session_of(world: World, tmp_path: Path) -> Callable[..., Session]:
+    def make(*overrides: str, folder: str = "run", **arguments: object) -> Session:
+        return world.session(tmp_path / folder, *overrides, **arguments)
+
+    return make

@@ -1,0 +1,225 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from advgrpo.errors import CheckpointError, NonFiniteError, Preempted, RatioError
+from advgrpo.testing import RecordingLogger
+from advgrpo.training.loop import take_turn, train
+from advgrpo.training.rollout import generate_rollout
+from advgrpo.training.session import Session
+from tests.training.conftest import World
+
+Make = Callable[..., Session]
+
+
+def weights(session: Session) -> dict[str, torch.Tensor]:
+    """Everything that a run must have equal to go on equally."""
+    state = {f"policy.{k}": v for k, v in session.engine.state().items()}
+    state |= {f"average.{k}": v.clone() for k, v in session.average.values.items()}
+    state |= {
+        f"discriminator.{k}": v.detach().clone()
+        for k, v in session.discriminator.trainable_parameters().items()
+    }
+    state |= {f"adam.{k}": v for k, v in session.discriminator_updater.state().items()}
+    state |= {f"replay.{k}": v for k, v in session.replay.state().items()}
+    return state
+
+
+def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert different == []
+
+
+def test_before_the_first_optimizer_step_the_ratio_is_exactly_one(session_of: Make) -> None:
+    session = session_of()
+    measures = take_turn(session)
+    assert measures["policy/ratio_error_before_step"] == 0
+    assert measures["policy/ratio_mean"] == 1
+    assert measures["policy/gradient_norm"] > 0
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.sampling.guidance_scale=2.5"],
+        [
+            "training.sampling.sampler={type: flow_sde}",
+        ],
+        ["training.sampling.shared_prefix=true", "training.sampling.window.first_start=0"],
+        ["policy.gradient_checkpointing=true"],
+    ],
+    ids=str,
+)
+def test_the_ratio_is_one_in_every_way_of_sampling(session_of: Make, overrides: list[str]) -> None:
+    assert take_turn(session_of(*overrides))["policy/ratio_error_before_step"] == 0
+
+
+def test_latents_that_were_rounded_after_scoring_stop_the_run(
+    session_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    session = session_of("training.ratio_tolerance=1e-7")
+
+    def rounded(*args: object, **kwargs: object) -> object:
+        rollout = generate_rollout(*args, **kwargs)
+        return replace(rollout, latents=rollout.latents.bfloat16().float())
+
+    monkeypatch.setattr("advgrpo.training.loop.generate_rollout", rounded)
+    before = session.engine.state()
+    with pytest.raises(RatioError, match="ratio_tolerance"):
+        take_turn(session)
+    assert_same(session.engine.state(), before)
+
+
+def test_equal_rewards_leave_the_policy_alone(
+    session_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_of("training.optimizer.weight_decay=0")
+    monkeypatch.setattr(session.reward, "terms", lambda images, _f, _p: torch.ones(len(images), 2))
+    before = session.engine.state()
+    measures = take_turn(session)
+    after = session.engine.state()
+    assert measures["reward/groups_without_spread"] == 1
+    for name in before:
+        if name.startswith("weight."):
+            assert torch.equal(after[name], before[name])
+
+
+def test_nan_rewards_stop_the_run_before_a_step(
+    session_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_of()
+    monkeypatch.setattr(
+        session.reward, "terms", lambda images, _f, _p: torch.full((len(images), 2), float("nan"))
+    )
+    before = session.engine.state()
+    with pytest.raises(NonFiniteError, match="NaN rewards"):
+        take_turn(session)
+    assert_same(session.engine.state(), before)
+
+
+def test_stopping_and_going_on_equals_not_stopping(session_of: Make) -> None:
+    schedule = ("training.updates=4", "training.optimizer.decay=linear")
+    straight = session_of(*schedule, folder="straight")
+    train(straight)
+
+    first = session_of(*schedule, folder="stopped")
+    turns = 0
+
+    def stop_in_the_third_turn() -> None:
+        nonlocal turns
+        turns += 1
+        # Two microbatches make a turn; this is the first one of the third.
+        if turns == 5:
+            raise Preempted("asked to stop")
+
+    first.stop.check = stop_in_the_third_turn  # type: ignore[method-assign]
+    with pytest.raises(Preempted):
+        train(first)
+    second = session_of(*schedule, folder="stopped")
+    assert second.resume()
+    assert second.counters.updates == 2
+    assert_same(weights(second), weights(first))
+    train(second)
+
+    assert_same(weights(second), weights(straight))
+    measured = [
+        {k: v for k, v in row.items() if not k.startswith(("seconds/", "cost/"))}
+        for row in second.history
+    ]
+    expected = [
+        {k: v for k, v in row.items() if not k.startswith(("seconds/", "cost/"))}
+        for row in straight.history
+    ]
+    assert measured == expected
+    assert second.counters.images_sampled == straight.counters.images_sampled
+    assert_same(second.best.values, straight.best.values)
+
+
+def test_a_finished_run_that_is_started_again_does_nothing_more(session_of: Make) -> None:
+    first = session_of()
+    train(first)
+    again = session_of()
+    assert again.resume()
+    before = weights(again)
+    train(again)
+    assert_same(weights(again), before)
+
+
+def test_the_checkpoint_of_another_run_is_refused(world: World, tmp_path: Path) -> None:
+    world.session(tmp_path, run_digest="one").save()
+    with pytest.raises(CheckpointError, match="other settings"):
+        world.session(tmp_path, run_digest="two").resume()
+
+
+def test_the_released_turns_train_the_discriminator_alone_between_updates(
+    session_of: Make,
+) -> None:
+    session = session_of(
+        "training.turns={type: released, discriminator_rollouts: 2}", "training.updates=1"
+    )
+    before = weights(session)
+    take_turn(session)
+    between = weights(session)
+    assert session.counters.updates == 0
+    for name, value in between.items():
+        if name.startswith("policy.weight"):
+            assert torch.equal(value, before[name])
+    changed = [n for n in between if n.startswith("discriminator.") and "weight" in n]
+    assert any(not torch.equal(between[n], before[n]) for n in changed)
+    train(session)
+    assert (session.counters.updates, session.counters.turns) == (1, 3)
+    assert session.counters.images_sampled == 3 * 8
+
+
+def test_a_frozen_discriminator_stays_as_it_was(session_of: Make) -> None:
+    session = session_of("training.turns={type: frozen}", "training.updates=1")
+    before = weights(session)
+    train(session)
+    after = weights(session)
+    for name in before:
+        if name.startswith("discriminator."):
+            assert torch.equal(after[name], before[name])
+
+
+def test_two_optimizer_steps_share_a_rollout_in_whole_groups(session_of: Make) -> None:
+    session = session_of("training.optimizer_steps_per_update=2", "training.updates=1")
+    measures = take_turn(session)
+    assert float(session.engine.state()["step"]) == 2
+    # The second step is off-policy by one step.
+    assert measures["policy/ratio_std"] > 0
+
+
+def test_divergence_from_the_base_is_zero_at_first_and_then_pulls_back(session_of: Make) -> None:
+    session = session_of("training.loss.kl_weight=0.1")
+    first, second = take_turn(session), take_turn(session)
+    assert first["policy/divergence_from_base"] == 0
+    assert second["policy/divergence_from_base"] > 0
+
+
+def test_every_update_is_logged_with_what_others_leave_out(session_of: Make) -> None:
+    logger = RecordingLogger()
+    train(session_of(logger=logger))
+    logged = {update: set() for update in (0, 1, 2)}
+    for update, row in logger.rows:
+        logged[update] |= row.keys()
+    assert {"held_out/distance", "held_out/brightness.mean"} <= logged[0]
+    assert {
+        "policy/ratio_mean",
+        "policy/ratio_std",
+        "policy/clipped_above",
+        "policy/clipped_below",
+        "policy/gradient_norm",
+        "discriminator/margin",
+        "discriminator/held_out_accuracy",
+        "discriminator/gradient_norm",
+        "rollout/diversity_in_group",
+        "seconds/rollout",
+        "cost/images_per_second",
+        "cost/peak_memory_mib",
+    } <= logged[1]
+    assert logger.pictures["held_out", 2].startswith(b"\x89PNG")

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import torch
+
+from advgrpo.data.prompts import read_prompts
+from advgrpo.discriminator import DinoDiscriminator
+from advgrpo.policy import load_policy
+from advgrpo.storage import cache_folder
+from advgrpo.training.pretraining import pretrain_discriminator
+from advgrpo.training.ranks import Ranks
+from advgrpo.training.reference_features import ReferenceFeatures
+from tests.training.conftest import World
+
+
+def pretrained(world: World, *overrides: str) -> tuple[DinoDiscriminator, list[dict[str, float]]]:
+    config = world.config("discriminator.pretraining.images=32", *overrides)
+    ranks, prompts = Ranks(), read_prompts(str(world.prompts))
+    discriminator = DinoDiscriminator(config.discriminator, ranks.device, seed=0)
+    references = ReferenceFeatures(
+        world.reference_images,
+        prompts,
+        discriminator,
+        held_out_fraction=config.discriminator.held_out_fraction,
+        cache=cache_folder(),
+        ranks=ranks,
+    )
+    history = pretrain_discriminator(
+        load_policy(config.policy, ranks.device),
+        discriminator,
+        references,
+        prompts,
+        config=config.discriminator,
+        sampling=config.training.sampling,
+        batch_size=16,
+        ranks=ranks,
+        seed=0,
+    )
+    return discriminator, history
+
+
+def test_pretraining_learns_to_tell_held_out_images_apart(world: World) -> None:
+    _, history = pretrained(world, "discriminator.pretraining.steps=80")
+    assert history[-1]["discriminator/held_out_accuracy"] > 0.9
+    assert history[-1]["discriminator/margin"] > history[0]["discriminator/margin"]
+
+
+def test_pretraining_stops_at_the_target_accuracy(world: World) -> None:
+    easy = "discriminator.pretraining.target_accuracy=0.5"
+    _, history = pretrained(world, easy, "discriminator.pretraining.steps=80")
+    assert history[-1]["step"] < 80
+    assert history[-1]["discriminator/held_out_accuracy"] >= 0.5
+
+
+def test_pretraining_twice_gives_the_same_discriminator(world: World) -> None:
+    steps = "discriminator.pretraining.steps=8"
+    first, second = (pretrained(world, steps)[0].trainable_parameters() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_held_out_prompts_are_no_training_prompts(world: World, tmp_path: Path) -> None:
+    session = world.session(tmp_path)
+    held, trained = session.references.held_out_ids, session.references.training_ids
+    assert held
+    assert trained
+    assert sorted([*held, *trained]) == list(range(len(session.prompts)))

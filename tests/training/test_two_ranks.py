@@ -1,0 +1,62 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from advgrpo.training.loop import train
+from advgrpo.training.session import Session
+from tests.training.conftest import World
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def two_ranks(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("two-ranks")
+    world.session(output)  # writes the pre-trained discriminator that both ranks read
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    program = ["-m", "tests.training.rank_program", str(world.prompts.parent), str(output)]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [*launch, *program], cwd=root, capture_output=True, text=True, check=False, timeout=500
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return output
+
+
+def test_the_discriminator_has_the_same_bits_on_both_ranks(two_ranks: Path) -> None:
+    first, second = (load_file(two_ranks / f"rank-{r}-of-2.safetensors") for r in (0, 1))
+    assert first.keys() == second.keys()
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_two_ranks_train_as_one_does(two_ranks: Path, session_of: Callable[..., Session]) -> None:
+    alone = session_of()
+    train(alone)
+    together = load_file(two_ranks / "rank-0-of-2.safetensors")
+    for name, parameter in alone.discriminator.trainable_parameters().items():
+        torch.testing.assert_close(
+            together[f"discriminator.{name}"], parameter.detach(), atol=2e-4, rtol=0
+        )
+    for name, value in alone.engine.state().items():
+        if name.startswith("weight."):
+            torch.testing.assert_close(together[f"policy.{name}"], value, atol=2e-4, rtol=0)
+    replay = alone.replay.state()
+    torch.testing.assert_close(
+        together["replay.features.tokens"], replay["features.tokens"], atol=5e-3, rtol=0
+    )
+    assert torch.equal(together["replay.prompt_ids"], replay["prompt_ids"])
+
+
+def test_one_rank_goes_on_from_the_checkpoint_of_two(two_ranks: Path, world: World) -> None:
+    session = world.session(two_ranks)
+    assert session.resume()
+    together = load_file(two_ranks / "rank-0-of-2.safetensors")
+    state = session.engine.state()
+    assert session.counters.updates == 2
+    for name, value in state.items():
+        assert torch.equal(value, together[f"policy.{name}"])
