@@ -1,0 +1,1 @@
+"""Experiments that docs/experiments.md reports; not part of the package or the tests."""

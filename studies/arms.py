@@ -1,0 +1,97 @@
+"""What is compared, and how one run of it is made."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from advgrpo.config import resolve
+from advgrpo.config.tasks import PretrainingSettings, ReferenceImagesSettings, TrainingSettings
+from advgrpo.tasks.pretrain_reward import pretrain_reward
+from advgrpo.tasks.reference_images import make_reference_images
+from advgrpo.tasks.train import train
+
+# The discriminator is the only reward and the learning rate does not fall, so that nothing but
+# the compared setting holds a run back.
+COMMON = (
+    "training.reward={terms: [{type: discriminator}]}",
+    "training.optimizer.decay=constant",
+    "training.monitoring.hand_on=last",
+    "training.monitoring.held_out_prompts=128",
+)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Settings that are compared with those of other arms."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm(
+            "adversarial",
+            ("training.updates=80", "training.monitoring.held_out_every_updates=8"),
+        ),
+        Arm(
+            "frozen",
+            (
+                "training.turns={type: frozen}",
+                "training.updates=80",
+                "training.monitoring.held_out_every_updates=8",
+            ),
+        ),
+        Arm(
+            "released-turns",
+            (
+                "training.turns={type: released, discriminator_rollouts: 9}",
+                "training.updates=12",
+                "training.monitoring.held_out_every_updates=2",
+            ),
+        ),
+    )
+}
+
+
+def prepare(seed: int, folder: Path) -> tuple[str, str]:
+    """Make a seed's reference images and pre-trained discriminator, or find them made."""
+    config = resolve("pocket", [f"seed={seed}", *COMMON])
+    workspace = str(folder / "workspace")
+    images = make_reference_images(
+        ReferenceImagesSettings.of(config).model_dump_json(), workspace=workspace
+    )
+    pretrained = pretrain_reward(
+        PretrainingSettings.of(config).model_dump_json(),
+        reference_images=images.train,
+        workspace=workspace,
+    )
+    return images.train, pretrained.location
+
+
+def run(arm: Arm, seed: int, folder: Path) -> None:
+    """Train one arm with one seed on one process, and keep its history."""
+    images, discriminator = prepare(seed, folder)
+    config = resolve("pocket", [f"seed={seed}", *COMMON, *arm.overrides])
+    result = train(
+        TrainingSettings.of(config).model_dump_json(),
+        reference_images=images,
+        discriminator=discriminator,
+        workspace=str(folder / "workspace"),
+        processes=1,
+    )
+    history = Path(result.location) / "history.jsonl"
+    (folder / f"{arm.name}-{seed}.jsonl").write_bytes(history.read_bytes())
+
+
+def history(arm: str, seed: int, folder: Path) -> list[dict[str, float]]:
+    """Read a run's measurements on held-out prompts, in order."""
+    text = (folder / f"{arm}-{seed}.jsonl").read_text(encoding="utf-8")
+    rows: list[dict[str, float]] = [json.loads(line) for line in text.splitlines()]
+    return [row for row in rows if "held_out/distance" in row]
+
+
+if __name__ == "__main__":
+    run(ARMS[sys.argv[1]], int(sys.argv[2]), Path(sys.argv[3]))

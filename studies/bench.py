@@ -1,0 +1,107 @@
+"""Time the parts of an update on the pocket models: `make bench`.
+
+Each pair of settings is timed in turns within one process, so that ratios hold on a noisy machine.
+"""
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch  # after OMP_NUM_THREADS, which it reads as it loads
+
+from advgrpo.algorithm.randomness import seed_for
+from advgrpo.config import resolve
+from advgrpo.data.prompts import read_prompts
+from advgrpo.data.sampler import share_of_rank
+from advgrpo.policy import load_policy
+from advgrpo.policy.sampling import sample_images
+from advgrpo.storage import local_file
+from advgrpo.training.rollout import Denoiser, generate_rollout
+
+ROUNDS = 5
+
+
+def main() -> None:
+    """Time rollouts in several settings, and print medians and ratios."""
+    config = resolve("pocket")
+    policy = load_policy(config.policy, torch.device("cpu"))
+    prompts = read_prompts(local_file(config.prompts.train)).texts
+    rollout = config.training.rollout
+    (plans,) = share_of_rank(
+        range(rollout.prompts_per_update),
+        group_size=rollout.group_size,
+        optimizer_steps=1,
+        ranks=1,
+        rank=0,
+    )
+
+    def rolled_out(*overrides: str, microbatch: int = rollout.microbatch_size) -> Callable[[], int]:
+        training = resolve("pocket", overrides).training
+        denoiser = Denoiser(policy, training.sampling, training.loss)
+
+        def once() -> int:
+            generate_rollout(
+                policy,
+                denoiser,
+                plans,
+                prompts,
+                sampling=training.sampling,
+                microbatch_size=microbatch,
+                rollout=0,
+                seed=0,
+            )
+            return len(plans)
+
+        return once
+
+    def drawn() -> int:
+        texts = prompts[: len(plans)]
+        sample_images(
+            policy,
+            texts,
+            [seed_for(text) for text in texts],
+            denoising_steps=config.training.sampling.denoising_steps,
+            guidance_scale=config.training.sampling.guidance_scale,
+        )
+        return len(texts)
+
+    own_prefix = "training.sampling.shared_prefix=false"
+    fixed = "training.sampling.window={type: fixed, start: 4, length: 2}"
+    compare(
+        {
+            "rollout, shared prefix, window at step 4": rolled_out(fixed),
+            "rollout, own prefixes, window at step 4": rolled_out(fixed, own_prefix),
+            "rollout, own prefixes, microbatch 8": rolled_out(fixed, own_prefix, microbatch=8),
+            "rollout, guidance 2.5": rolled_out(fixed, "training.sampling.guidance_scale=2.5"),
+            "plain sampling": drawn,
+        }
+    )
+
+
+def compare(cases: dict[str, Callable[[], int]]) -> None:
+    """Time cases in turns; print images per second and the ratio to the first one."""
+    rates: dict[str, list[float]] = {name: [] for name in cases}
+    for number in range(ROUNDS + 1):
+        for name, case in cases.items():
+            start = time.perf_counter()
+            images = case()
+            if number > 0:  # the first round warms up
+                rates[name].append(images / (time.perf_counter() - start))
+    first = rates[next(iter(cases))]
+    sys.stdout.write(f"{'images per second, one thread':45} median  ratio to the first\n")
+    for name, values in rates.items():
+        ratio = statistics.median(v / f for v, f in zip(values, first, strict=True))
+        sys.stdout.write(f"{name:45} {statistics.median(values):6.1f}  {ratio:.2f}\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as cache:
+        os.environ.setdefault("ADVGRPO_CACHE", str(Path(cache)))
+        main()
