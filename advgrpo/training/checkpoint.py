@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -25,7 +26,7 @@ class Checkpoint:
     tensors: Mapping[str, Mapping[str, Tensor]]
     """Part of the state -> name -> tensor, for instance `policy`, `average`, `replay`."""
 
-    facts: Mapping[str, object]
+    facts: Mapping[str, Any]
     """Counters and measures, as JSON holds them."""
 
 

@@ -1,6 +1,5 @@
 """All parts of a training run, and the state that a checkpoint holds."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -104,7 +103,7 @@ class Session:
         checkpoint = self.checkpoints.load_newest(self.ranks.rank)
         if checkpoint is None:
             return False
-        parts, facts = checkpoint.tensors, json.loads(json.dumps(checkpoint.facts))
+        parts, facts = checkpoint.tensors, checkpoint.facts
         self.engine.load_state(parts["policy"])
         for name, value in self.average.values.items():
             value.copy_(parts["average"][name])
