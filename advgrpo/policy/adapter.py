@@ -103,7 +103,7 @@ def save_adapter(folder: Path, values: Mapping[str, Tensor], config: AdapterConf
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in values.items()}
     lora = _lora_config(config)
     lora.save_pretrained(str(folder))
-    # peft keeps the names as a set; sorted, equal adapters are equal files.
+    # peft keeps the names as a set, in another order in each process.
     names = sorted(config.target_modules)
     settings = json.loads((folder / PEFT_SETTINGS).read_text(encoding="utf-8"))
     text = json.dumps({**settings, "target_modules": names}, indent=2)
