@@ -16,7 +16,15 @@ AdvGrpoError
 │   ├── NonFiniteError       a loss, reward or weight became NaN or infinite
 │   └── RankFailedError      a training process died
 ├── TrackingError            MLflow refused something, or a model version is not what it claims
+├── EvaluationError          an evaluation is missing, damaged or of another adapter
+├── PromotionError           a model version may not be promoted
 ├── PipelineError            a pipeline task failed
+├── ClusterError             the cluster refused something or lacks something
+│   ├── ClusterUnavailableError   the API server does not answer; trying again may help
+│   ├── JobConflictError     another job has the name
+│   ├── JobFailedError       a training job failed
+│   ├── JobRetryableError    a training job was preempted, evicted or lost; trying again helps
+│   └── JobDeadlineError     a training job took longer than it may
 └── Preempted                asked to stop; state is saved and the run can be taken up again
 """
 
@@ -125,6 +133,52 @@ class PipelineError(AdvGrpoError):
     """A pipeline task failed."""
 
     exit_code = 9
+
+
+class EvaluationError(AdvGrpoError):
+    """An evaluation is missing, damaged or of another adapter."""
+
+    exit_code = 10
+
+
+class PromotionError(AdvGrpoError):
+    """A model version may not be promoted."""
+
+    exit_code = 11
+
+
+class ClusterError(AdvGrpoError):
+    """The cluster refused something or lacks something."""
+
+    exit_code = 12
+
+
+class ClusterUnavailableError(ClusterError):
+    """The API server does not answer, or answers that it cannot; trying again may help."""
+
+    exit_code = 152
+
+
+class JobConflictError(ClusterError):
+    """Another job has the name that this one would get."""
+
+
+class JobFailedError(ClusterError):
+    """A training job failed, and would fail again."""
+
+    exit_code = 13
+
+
+class JobRetryableError(ClusterError):
+    """A training job was preempted, evicted or lost; trying again goes on from its checkpoint."""
+
+    exit_code = 153
+
+
+class JobDeadlineError(ClusterError):
+    """A training job took longer than it may."""
+
+    exit_code = 14
 
 
 class Preempted(AdvGrpoError):  # noqa: N818 - not a fault

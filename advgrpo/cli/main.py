@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from advgrpo import __version__
-from advgrpo.cli import demo, generate, pipeline, settings, steps, tracking
+from advgrpo.cli import demo, generate, pipeline, reference_images, settings, steps, tracking
 from advgrpo.tasks.failures import run_as_process
 
 # A traceback of ours is for the log of a fault, without colours and without the values of locals,
@@ -20,7 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(settings.app, name="config")
-app.add_typer(steps.reference_images, name="reference-images")
+app.add_typer(reference_images.app, name="reference-images")
 app.command()(steps.pretrain_reward)
 app.command()(steps.train)
 app.command()(steps.evaluate)

@@ -21,49 +21,6 @@ from advgrpo.cli.options import (
 if TYPE_CHECKING:
     from advgrpo.tasks.results import TaskResult
 
-reference_images = typer.Typer(help="Make or check reference images.", no_args_is_help=True)
-
-
-@reference_images.command()
-def generate(
-    preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
-    workspace: Workspace = DEFAULT_WORKSPACE,
-    output: Output = None,
-    parent_run: ParentRun = "",
-) -> None:
-    """Draw reference images for training and test prompts, or validate an existing set."""
-    from advgrpo.config import resolve
-    from advgrpo.config.tasks import ReferenceImagesSettings
-    from advgrpo.storage import upload_folder
-    from advgrpo.tasks.packed import unpacked
-    from advgrpo.tasks.reference_images import make_reference_images
-
-    settings = ReferenceImagesSettings.of(resolve(preset, overrides))
-    made = make_reference_images(
-        settings.model_dump_json(), workspace=workspace, parent_run_id=parent_run
-    )
-    for name, location in (("train", made.train), ("test", made.test)):
-        print(f"{name}: {location}")
-        if output is not None:
-            upload_folder(unpacked(location), str(output / name))
-
-
-@reference_images.command("validate")
-def validate_reference_images(
-    location: Annotated[str, typer.Argument(help="Folder or s3:// location of the set.")],
-    preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
-    test: Annotated[bool, typer.Option("--test", help="For the test prompts.")] = False,
-) -> None:
-    """Check every file of a reference image set against a run's settings."""
-    from advgrpo.config import resolve
-    from advgrpo.tasks.reference_images import inspect
-
-    report = inspect(location, resolve(preset, overrides), test=test)
-    print(report.in_words())
-    report.validated()
-
 
 def pretrain_reward(
     reference_images: ReferenceImages,

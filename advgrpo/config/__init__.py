@@ -2,11 +2,12 @@
 
 from advgrpo.config.base import Location, Section, Weights
 from advgrpo.config.discriminator import DinoDiscriminatorConfig, PromptConditioningConfig
-from advgrpo.config.evaluation import DistanceConfig, EvaluationConfig, PickScoreConfig
+from advgrpo.config.evaluation import DistanceConfig, EvaluationConfig
 from advgrpo.config.policy import AdapterConfig, SamplingConfig, Sd3PolicyConfig
 from advgrpo.config.promotion import PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.run import RunConfig, parse, preset_names, resolve
+from advgrpo.config.scorers import PickScoreConfig
 from advgrpo.config.training import TrainingConfig
 
 __all__ = [

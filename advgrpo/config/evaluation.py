@@ -1,28 +1,11 @@
 """What is measured of a trained adapter, and on what."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from advgrpo.config.base import NonNegativeInt, PositiveInt, Section, Weights
-
-
-class PickScoreConfig(Section):
-    """PickScore, arXiv:2305.01569: exp(tau) * cosine of text and image, divided by 26."""
-
-    type: Literal["pickscore"] = "pickscore"
-
-    weights: Weights
-    """A CLIP model with its processor's and tokenizer's files."""
-
-
-class PocketJudgeConfig(Section):
-    """The judge of the pocket world: which of a caption's five attributes a picture shows."""
-
-    type: Literal["pocket_judge"] = "pocket_judge"
-
-
-Scorer = Annotated[PickScoreConfig | PocketJudgeConfig, Field(discriminator="type")]
+from advgrpo.config.scorers import Scorer
 
 
 class DistanceConfig(Section):

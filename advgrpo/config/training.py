@@ -12,8 +12,8 @@ from advgrpo.config.base import (
     PositiveInt,
     Section,
 )
-from advgrpo.config.evaluation import PickScoreConfig
 from advgrpo.config.policy import SamplingConfig
+from advgrpo.config.scorers import PickScoreConfig
 
 
 class RolloutConfig(Section):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from advgrpo.config import PickScoreConfig, PromptsConfig
-from advgrpo.config.evaluation import Scorer as ScorerConfig
+from advgrpo.config.scorers import Scorer as ScorerConfig
 from advgrpo.data.prompts import check_disjoint, read_prompts
 from advgrpo.pocket.judge import PocketJudgeScorer
 from advgrpo.records import PromptSet

@@ -1,6 +1,6 @@
-"""Fakes behind the real protocols, and tiny models of the real classes; for our tests and yours.
+"""Tiny models of the real classes, and fakes that training and evaluation can be handed.
 
-Nothing here needs the network or weights: models are built from configurations with random
+Models are built from configurations with random
 weights in milliseconds, and saved in the layouts that the real ones have.
 """
 

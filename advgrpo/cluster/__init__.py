@@ -1,0 +1,1 @@
+"""Run a task as a distributed job on Kubernetes. Loads neither torch nor kfp."""
