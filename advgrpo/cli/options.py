@@ -26,7 +26,7 @@ Output = Annotated[
 ]
 Processes = Annotated[
     int,
-    typer.Option("--processes", min=1, help="Training processes; on GPUs, one each."),
+    typer.Option("--processes", min=1, help="Processes; on GPUs, one each."),
 ]
 ReferenceImages = Annotated[
     str,

@@ -11,6 +11,7 @@ from advgrpo.cli.options import (
     Overrides,
     ParentRun,
     Preset,
+    Processes,
     Workspace,
 )
 
@@ -21,6 +22,7 @@ app = typer.Typer(help="Make or check reference images.", no_args_is_help=True)
 def generate(
     preset: Preset = DEFAULT_PRESET,
     overrides: Overrides = [],  # noqa: B006 - typer copies it
+    processes: Processes = 1,
     workspace: Workspace = DEFAULT_WORKSPACE,
     output: Output = None,
     parent_run: ParentRun = "",
@@ -34,7 +36,10 @@ def generate(
 
     settings = ReferenceImagesSettings.of(resolve(preset, overrides))
     made = make_reference_images(
-        settings.model_dump_json(), workspace=workspace, parent_run_id=parent_run
+        settings.model_dump_json(),
+        workspace=workspace,
+        processes=processes,
+        parent_run_id=parent_run,
     )
     for name, location in (("train", made.train), ("test", made.test)):
         print(f"{name}: {location}")

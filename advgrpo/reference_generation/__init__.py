@@ -1,5 +1,9 @@
 """Draw reference images with a stronger model than the policy."""
 
-from advgrpo.reference_generation.generate import generate_reference_images
+from advgrpo.reference_generation.generate import (
+    generate_packed_reference_images,
+    generate_reference_images,
+)
+from advgrpo.reference_generation.team import team
 
-__all__ = ["generate_reference_images"]
+__all__ = ["generate_packed_reference_images", "generate_reference_images", "team"]

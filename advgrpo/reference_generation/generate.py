@@ -1,7 +1,8 @@
 """Draw a whole reference image set, or what is left of it."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -14,13 +15,17 @@ from advgrpo.algorithm.randomness import seed_for
 from advgrpo.config.reference_images import ReferenceImagesConfig
 from advgrpo.data.images import encode_png
 from advgrpo.data.reference_images import ReferenceImageSource, digest_of
-from advgrpo.data.reference_manifest import Origin, Provenance, write_manifest, write_provenance
+from advgrpo.data.reference_manifest import (
+    Origin,
+    Provenance,
+    read_manifest,
+    read_provenance,
+)
 from advgrpo.errors import ReferenceImageError
 from advgrpo.progress import Progress
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_generation.journal import Journal
-from advgrpo.storage.base import PARTIAL_PREFIX
-from advgrpo.storage.local import disk_errors
+from advgrpo.reference_generation.shelf import FolderShelf, PackedShelf, Shelf, sha256_of
+from advgrpo.reference_generation.team import Alone, Team
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,9 @@ def generate_reference_images(
     images_per_prompt: int,
     seed: int,
     output: Path,
+    team: Team | None = None,
 ) -> ReferenceImageSet:
-    """Draw a reference image set, going on from what a former run left in the folder.
+    """Draw a reference image set into a local folder, going on from what a former run left there.
 
     An interruption loses the current batch at most. Files of a former run are kept if their content
     is what it was when drawn, and drawn again if not. `manifest.json` is written last, so a folder
@@ -84,7 +90,8 @@ def generate_reference_images(
         config: Resolution and batch size.
         images_per_prompt: Images of each prompt.
         seed: The run's seed.
-        output: Folder to draw into.
+        output: Folder to draw into; all workers see the same one.
+        team: Workers that draw it together, each of which calls this; without it, this one alone.
 
     Returns:
         The set, with `images_per_prompt` files for each prompt.
@@ -94,23 +101,95 @@ def generate_reference_images(
             prompt, or if the source draws unusable or repeated images.
         StorageFullError: If the disk is full; what is whole stays.
     """
-    origin = Origin(
+    origin = _origin(source, config, seed)
+    plan = plan_images(prompts, images_per_prompt, seed)
+    _draw_all(source, plan, config, FolderShelf(output, origin), origin, team or Alone())
+    files, provenance = read_manifest(output), read_provenance(output)
+    assert provenance is not None
+    return ReferenceImageSet(
+        root=output,
+        files=files,
+        resolution_pixels=origin.resolution_pixels,
+        digest=digest_of(files, provenance.files),
+        provenance=provenance.model_dump(exclude={"files"}),
+    )
+
+
+def generate_packed_reference_images(
+    source: ReferenceImageSource,
+    prompts: PromptSet,
+    config: ReferenceImagesConfig,
+    *,
+    images_per_prompt: int,
+    seed: int,
+    location: str,
+    team: Team | None = None,
+) -> None:
+    """Draw a reference image set into an object store, going on from what a former run left there.
+
+    No image touches the local disk. An interruption loses a few batches of each worker at most.
+
+    Args:
+        source: What draws the images.
+        prompts: What to draw.
+        config: Resolution and batch size.
+        images_per_prompt: Images of each prompt.
+        seed: The run's seed.
+        location: `s3://` location of the archives.
+        team: Workers that draw it together, each of which calls this; without it, this one alone.
+
+    Raises:
+        ReferenceImageError: If the source draws unusable or repeated images.
+        StorageError: If the object store refuses; what it has is kept.
+    """
+    origin = _origin(source, config, seed)
+    plan = plan_images(prompts, images_per_prompt, seed)
+    _draw_all(source, plan, config, PackedShelf(location, origin), origin, team or Alone())
+
+
+def _origin(source: ReferenceImageSource, config: ReferenceImagesConfig, seed: int) -> Origin:
+    return Origin(
         source=dict(source.provenance), seed=seed, resolution_pixels=config.resolution_pixels
     )
-    plan = plan_images(prompts, images_per_prompt, seed)
-    with Journal(output, origin, {image.name for image in plan}) as journal:
-        missing = [image for image in plan if image.name not in journal.sha256]
-        progress = Progress("reference images", len(plan), "images")
-        progress.resume_at(len(plan) - len(missing))
-        owners = {content: name for name, content in journal.sha256.items()}
-        for start in range(0, len(missing), config.batch_size):
-            batch = missing[start : start + config.batch_size]
-            images = _draw(source, batch, config.resolution_pixels)
-            journal.add(_write_images(output, batch, images, owners))
-            progress.advance(len(batch))
-        reference_images = _complete(output, plan, origin, journal.sha256)
-    journal.remove()
-    return reference_images
+
+
+def _draw_all(
+    source: ReferenceImageSource,
+    plan: Sequence[PlannedImage],
+    config: ReferenceImagesConfig,
+    shelf: Shelf,
+    origin: Origin,
+    team: Team,
+) -> None:
+    missing = _missing(plan, shelf, team)
+    progress = Progress("reference images", len(plan), "images")
+    progress.resume_at(len(plan) - len(missing))
+    lease = shelf.batches_per_lease * config.batch_size
+    with shelf.open(team.worker):
+        for number in team.leases(-(-len(missing) // lease)):
+            images = missing[number * lease : (number + 1) * lease]
+            files: dict[str, bytes] = {}
+            for start in range(0, len(images), config.batch_size):
+                batch = images[start : start + config.batch_size]
+                files |= _encode(batch, _draw(source, batch, config.resolution_pixels))
+            # The whole set is looked through at the end; a source at fault is seen at once.
+            _refuse_repeated(images, {name: sha256_of(data) for name, data in files.items()})
+            shelf.keep(files)
+            progress.advance(len(images))
+    team.wait("drawn")
+    if team.worker == 0:
+        _complete(plan, shelf, origin)
+    team.wait("complete")
+
+
+def _missing(plan: Sequence[PlannedImage], shelf: Shelf, team: Team) -> list[PlannedImage]:
+    """Find what is left to draw; the first worker looks, the others take its word."""
+    text = ""
+    if team.worker == 0:
+        drawn = shelf.find({image.name for image in plan})
+        left = [position for position, image in enumerate(plan) if image.name not in drawn]
+        text = json.dumps(left)
+    return [plan[position] for position in json.loads(team.share(text))]
 
 
 def _draw(
@@ -126,61 +205,26 @@ def _draw(
     return images
 
 
-def _write_images(
-    folder: Path,
-    batch: Sequence[PlannedImage],
-    images: Float[Tensor, "batch 3 height width"],
-    owners: dict[str, str],
-) -> dict[str, str]:
-    """Write a batch.
-
-    Args:
-        folder: The set.
-        batch: What the images are.
-        images: RGB in [0, 1].
-        owners: Hash of each content so far -> its file name; the batch's are added.
-
-    Returns:
-        File name -> SHA-256 of its content.
-    """
-    sha256: dict[str, str] = {}
+def _encode(
+    batch: Sequence[PlannedImage], images: Float[Tensor, "batch 3 height width"]
+) -> dict[str, bytes]:
+    """Encode a batch, RGB in [0, 1]: file name -> its content."""
+    files: dict[str, bytes] = {}
     for planned, image in zip(batch, images, strict=True):
         try:
-            data = encode_png(image)
+            files[planned.name] = encode_png(image)
         except ValueError as error:
             raise ReferenceImageError(
                 f"the source drew an unusable image of {planned.prompt!r}: {error}",
                 repair="draw in float32, or with other settings of reference_images.source",
             ) from error
-        content = hashlib.sha256(data).hexdigest()
-        owner = owners.setdefault(content, planned.name)
-        if owner != planned.name:
-            raise ReferenceImageError(
-                f"the source drew the same image for {owner} and {planned.name} "
-                f"({planned.prompt!r}, seed {planned.seed})",
-                repair="use a source that draws another image for another prompt or seed",
-            )
-        _replace_file(folder / planned.name, data)
-        sha256[planned.name] = content
-    return sha256
+    return files
 
 
-def _replace_file(path: Path, data: bytes) -> None:
-    # Unlike storage.write_bytes, no wait for the disk: after a power cut, the journal's hashes find
-    # a file that did not arrive, and it is drawn again.
-    partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}")
-    with disk_errors("write", path):
-        try:
-            partial.write_bytes(data)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-
-def _complete(
-    folder: Path, plan: Sequence[PlannedImage], origin: Origin, drawn: dict[str, str]
-) -> ReferenceImageSet:
-    sha256 = {image.name: drawn[image.name] for image in plan}
+def _complete(plan: Sequence[PlannedImage], shelf: Shelf, origin: Origin) -> None:
+    kept = shelf.kept()
+    sha256 = {image.name: kept[image.name] for image in plan}
+    _refuse_repeated(plan, sha256)
     files = {
         prompt: tuple(image.name for image in images)
         for prompt, images in groupby(plan, key=lambda image: image.prompt)
@@ -192,12 +236,16 @@ def _complete(
         advgrpo_version=__version__,
         files=sha256,
     )
-    write_provenance(folder, provenance)
-    write_manifest(folder, files)
-    return ReferenceImageSet(
-        root=folder,
-        files=files,
-        resolution_pixels=origin.resolution_pixels,
-        digest=digest_of(files, sha256),
-        provenance=provenance.model_dump(exclude={"files"}),
-    )
+    shelf.complete(files, provenance)
+
+
+def _refuse_repeated(plan: Sequence[PlannedImage], sha256: Mapping[str, str]) -> None:
+    owners: dict[str, PlannedImage] = {}
+    for image in plan:
+        owner = owners.setdefault(sha256[image.name], image)
+        if owner is not image:
+            raise ReferenceImageError(
+                f"the source drew the same image for {owner.name} and {image.name} "
+                f"({image.prompt!r}, seed {image.seed})",
+                repair="use a source that draws another image for another prompt or seed",
+            )

@@ -1,4 +1,7 @@
-"""What a half-made reference image set holds already, so that drawing can go on from there."""
+"""What a half-made folder of reference images holds already, so that drawing can go on from there.
+
+Each worker appends to a journal of its own; the first one reads them all.
+"""
 
 import hashlib
 import json
@@ -20,35 +23,74 @@ from advgrpo.storage.local import disk_errors
 JOURNAL_FILE = "journal.jsonl"
 """First the set's origin, then one `[file name, SHA-256]` a line; gone once the set is complete."""
 
+_ALL_JOURNALS = "journal*.jsonl"
 
-class Journal:
-    """The images of a set that are drawn and whole; a context in which more are added.
+
+def find_drawn(folder: Path, origin: Origin, names: Collection[str]) -> dict[str, str]:
+    """Find what former workers drew, and clear away what they left half written.
 
     Args:
-        folder: The set, half made, complete or not begun.
+        folder: The set, half made, complete or not begun; becomes one with a single journal.
         origin: What draws it now.
         names: The files that it shall have.
+
+    Returns:
+        Name -> hash of each file that is whole.
 
     Raises:
         ReferenceImageError: If the folder holds images of another origin or for other prompts.
         StorageError: If the folder cannot be read or written.
     """
+    with disk_errors("write", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for partial in folder.glob(f"{PARTIAL_PREFIX}*"):
+            partial.unlink()
+    recorded = _recorded(folder, origin)
+    _refuse_others(folder, names)
+    whole = _whole(folder, recorded)
+    main = folder / JOURNAL_FILE
+    lines = [origin.model_dump_json(), *map(json.dumps, whole.items())]
+    write_bytes(str(main), "".join(f"{line}\n" for line in lines).encode())
+    for path in folder.glob(_ALL_JOURNALS):
+        if path != main:
+            path.unlink()
+    return whole
 
-    def __init__(self, folder: Path, origin: Origin, names: Collection[str]) -> None:
-        self._path = folder / JOURNAL_FILE
-        with disk_errors("write", folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            for partial in folder.glob(f"{PARTIAL_PREFIX}*"):
-                partial.unlink()
-        recorded = _recorded(folder, self._path, origin)
-        _refuse_others(folder, names)
-        self.sha256 = _whole(folder, recorded)
-        """File name -> hash of its content."""
 
-        lines = [origin.model_dump_json(), *map(json.dumps, self.sha256.items())]
-        write_bytes(str(self._path), "".join(f"{line}\n" for line in lines).encode())
+def journaled(folder: Path) -> dict[str, str]:
+    """Read what all workers recorded: file name -> hash of its content."""
+    recorded: dict[str, str] = {}
+    for path in sorted(folder.glob(_ALL_JOURNALS)):
+        with disk_errors("read", path):
+            recorded |= _entries(path.read_bytes().partition(b"\n")[2])
+    return recorded
+
+
+def remove_journals(folder: Path) -> None:
+    """Delete the journals of a set that is complete."""
+    for path in folder.glob(_ALL_JOURNALS):
+        with disk_errors("delete", path):
+            path.unlink()
+
+
+class Journal:
+    """Where a worker records what it drew; a context.
+
+    Args:
+        folder: The set, which `find_drawn` prepared.
+        origin: What draws it.
+        worker: Number of the worker.
+
+    Raises:
+        StorageError: If the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, origin: Origin, worker: int) -> None:
+        self._path = folder / (f"journal-{worker}.jsonl" if worker else JOURNAL_FILE)
         with disk_errors("write", self._path):
             self._file = self._path.open("a", encoding="utf-8")
+            if worker:
+                self._file.write(f"{origin.model_dump_json()}\n")
 
     def __enter__(self) -> Self:
         return self
@@ -72,41 +114,46 @@ class Journal:
         with disk_errors("write", self._path):
             self._file.writelines(f"{json.dumps(entry)}\n" for entry in sha256.items())
             self._file.flush()
-        self.sha256.update(sha256)
-
-    def remove(self) -> None:
-        """Delete the journal of a set that is complete."""
-        with disk_errors("delete", self._path):
-            self._path.unlink()
 
 
-def _recorded(folder: Path, path: Path, origin: Origin) -> dict[str, str]:
+def _recorded(folder: Path, origin: Origin) -> dict[str, str]:
     recorded: dict[str, str] = {}
     complete = read_provenance(folder)
     if complete is not None:
-        _refuse_changes(folder, complete, origin)
+        refuse_changes(str(folder), complete, origin)
         recorded |= complete.files
-    if path.is_file():
+    for path in sorted(folder.glob(_ALL_JOURNALS)):
         with disk_errors("read", path):
             first, _, rest = path.read_bytes().partition(b"\n")
         try:
-            _refuse_changes(folder, Origin.model_validate_json(first), origin)
+            refuse_changes(str(folder), Origin.model_validate_json(first), origin)
         except ValidationError as error:
             raise ReferenceImageError(
                 f"{path} is damaged: {error.errors()[0]['msg']}",
                 repair="draw into another folder, or delete this one",
             ) from error
-        for line in rest.splitlines():
-            try:
-                name, sha256 = json.loads(line)
-            except ValueError:
-                # Cut short by a full disk or a power cut; its file is drawn again.
-                continue
-            recorded[name] = sha256
+        recorded |= _entries(rest)
     return recorded
 
 
-def _refuse_changes(folder: Path, former: Origin, now: Origin) -> None:
+def _entries(lines: bytes) -> dict[str, str]:
+    entries: dict[str, str] = {}
+    for line in lines.splitlines():
+        try:
+            name, sha256 = json.loads(line)
+        except ValueError:
+            # Cut short by a full disk or a power cut; its file is drawn again.
+            continue
+        entries[name] = sha256
+    return entries
+
+
+def refuse_changes(where: str, former: Origin, now: Origin) -> None:
+    """Refuse to go on with a set that was begun with other settings.
+
+    Raises:
+        ReferenceImageError: Names each change.
+    """
     before, after = _flat(former), _flat(now)
     changed = [
         f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
@@ -115,7 +162,7 @@ def _refuse_changes(folder: Path, former: Origin, now: Origin) -> None:
     ]
     if changed:
         raise ReferenceImageError(
-            f"{folder} holds reference images that were drawn with other settings: "
+            f"{where} holds reference images that were drawn with other settings: "
             + "; ".join(changed),
             repair="draw into another folder, delete this one, or go back to the former settings",
         )

@@ -1,7 +1,11 @@
 """Make reference images, or validate those that there are."""
 
-import hashlib
+import argparse
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from advgrpo.config import RunConfig
@@ -16,11 +20,21 @@ from advgrpo.data.reference_images import (
 from advgrpo.data.reference_manifest import read_manifest
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_generation import generate_reference_images
-from advgrpo.storage import cache_folder, join, local_folder
-from advgrpo.tasks.inputs import Prompts, device, is_local, read_run_prompts
-from advgrpo.tasks.packed import kept_at, unpacked
+from advgrpo.reference_generation import (
+    generate_packed_reference_images,
+    generate_reference_images,
+    team,
+)
+from advgrpo.storage import join, local_folder
+from advgrpo.tasks.failures import failures_noted, run_as_process
+from advgrpo.tasks.inputs import Prompts, is_local, read_run_prompts
+from advgrpo.tasks.packed import unpacked
+from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.running import tracked_task
+from advgrpo.training.ranks import Ranks
+
+TASK = "reference-images"
+_SETS = ("train", "test")
 
 
 class ReferenceImageLocations(NamedTuple):
@@ -31,15 +45,17 @@ class ReferenceImageLocations(NamedTuple):
 
 
 def make_reference_images(
-    settings: str, *, workspace: str, parent_run_id: str = ""
+    settings: str, *, workspace: str, processes: int = 1, parent_run_id: str = ""
 ) -> ReferenceImageLocations:
     """Draw reference images for training and test prompts, or validate an existing set.
 
-    Repeated with the same settings it goes on where it stopped, or finds all done.
+    Repeated with the same settings it goes on where it stopped, or finds all done. Under torchrun
+    every process calls it and draws its share; the first one validates and records.
 
     Args:
         settings: `ReferenceImagesSettings` as JSON text.
         workspace: Local path or `s3://` location under which images are kept.
+        processes: Drawing processes to start on this machine; on GPUs, one each.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
 
     Returns:
@@ -51,26 +67,59 @@ def make_reference_images(
         ReferenceImageError: If an existing set is incomplete or damaged.
         StorageError: If images cannot be read or kept.
     """
-    with tracked_task("reference-images", parent_run_id) as run:
-        task = parse_json(ReferenceImagesSettings, settings, where="the settings")
-        prompts = read_run_prompts(task.prompts)
-        config = task.reference_images
-        existing = config.existing
-        test_exists = False
-        if existing is not None:
-            test_exists = _validate_existing(existing, task, prompts)
-        train = existing or _draw(
-            prompts.train, config.images_per_prompt, task, workspace=workspace, name="train"
-        )
-        test = (
-            existing
-            if existing is not None and test_exists
-            else _draw(
-                prompts.test, config.test_images_per_prompt, task, workspace=workspace, name="test"
+    task = parse_json(ReferenceImagesSettings, settings, where="the settings")
+    if int(os.environ.get("RANK", "0")):
+        missing = json.loads(team(TASK).share(""))
+        draw_sets(task, missing, workspace=workspace)
+        return _locations(task, missing, workspace)
+    with tracked_task(TASK, parent_run_id) as run:
+        missing = _sets_to_draw(task)
+        team(TASK).share(json.dumps(missing))
+        if missing and processes > 1:
+            _draw_in_processes(settings, missing, workspace, processes)
+        else:
+            draw_sets(task, missing, workspace=workspace)
+        made = _locations(task, missing, workspace)
+        run.parameters({**task.model_dump(mode="json"), **made._asdict()})
+        return made
+
+
+def draw_sets(task: ReferenceImagesSettings, names: Sequence[str], *, workspace: str) -> None:
+    """Draw sets, or this process's share of them.
+
+    Args:
+        task: The settings.
+        names: Which of "train" and "test".
+        workspace: Local path or `s3://` location under which images are kept.
+    """
+    if not names:
+        return
+    prompts, config = read_run_prompts(task.prompts), task.reference_images
+    source = _source(task)
+    for name in names:
+        location = _location(task, name, workspace)
+        count = config.images_per_prompt if name == "train" else config.test_images_per_prompt
+        wanted, workers = getattr(prompts, name), team(location)
+        if is_local(location):
+            generate_reference_images(
+                source,
+                wanted,
+                config,
+                images_per_prompt=count,
+                seed=task.seed,
+                output=Path(location),
+                team=workers,
             )
-        )
-        run.parameters({**task.model_dump(mode="json"), "train": train, "test": test})
-        return ReferenceImageLocations(train, test)
+        else:
+            generate_packed_reference_images(
+                source,
+                wanted,
+                config,
+                images_per_prompt=count,
+                seed=task.seed,
+                location=location,
+                team=workers,
+            )
 
 
 def open_reference_images(
@@ -112,6 +161,29 @@ def inspect(location: str, config: RunConfig, *, test: bool) -> ReferenceImageRe
     )
 
 
+def _sets_to_draw(task: ReferenceImagesSettings) -> list[str]:
+    """Validate an existing set, if there is one, and name the sets that are to be drawn."""
+    existing = task.reference_images.existing
+    if existing is None:
+        return ["train", "test"]
+    has_test = _validate_existing(existing, task, read_run_prompts(task.prompts))
+    return [] if has_test else ["test"]
+
+
+def _locations(
+    task: ReferenceImagesSettings, drawn: Sequence[str], workspace: str
+) -> ReferenceImageLocations:
+    existing = task.reference_images.existing or ""
+    return ReferenceImageLocations(
+        *(_location(task, name, workspace) if name in drawn else existing for name in _SETS)
+    )
+
+
+def _location(task: ReferenceImagesSettings, name: str, workspace: str) -> str:
+    prompts: PromptSet = getattr(read_run_prompts(task.prompts), name)
+    return join(workspace, "reference_images", digest(task, prompts.digest), name)
+
+
 def _validate_existing(location: str, task: ReferenceImagesSettings, prompts: Prompts) -> bool:
     """Validate a set; tell whether it has the test prompts too."""
     folder, config = local_folder(location), task.reference_images
@@ -137,34 +209,16 @@ def _validate_existing(location: str, task: ReferenceImagesSettings, prompts: Pr
     return has_test
 
 
-def _draw(
-    prompts: PromptSet,
-    images_per_prompt: int,
-    task: ReferenceImagesSettings,
-    *,
-    workspace: str,
-    name: str,
-) -> str:
-    key = digest(task, prompts.digest)
-    location = join(workspace, "reference_images", key, name)
-
-    def draw(folder: Path) -> None:
-        generate_reference_images(
-            _source(task),
-            prompts,
-            task.reference_images,
-            images_per_prompt=images_per_prompt,
-            seed=task.seed,
-            output=folder,
+def _draw_in_processes(settings: str, names: Sequence[str], workspace: str, processes: int) -> None:
+    with TemporaryDirectory() as scratch:
+        file = Path(scratch) / "settings.json"
+        file.write_text(settings, encoding="utf-8")
+        run_ranks(
+            "advgrpo.tasks.reference_images",
+            ["--settings", str(file), "--workspace", workspace, "--sets", *names],
+            processes=processes,
+            logs=Path(scratch) / "logs",
         )
-
-    if is_local(location):
-        draw(Path(location))
-        return location
-    folder = cache_folder() / "drawing" / hashlib.sha256(location.encode()).hexdigest()
-    with kept_at(location, folder):
-        draw(folder)
-    return location
 
 
 def _source(task: ReferenceImagesSettings) -> ReferenceImageSource:
@@ -174,6 +228,23 @@ def _source(task: ReferenceImagesSettings) -> ReferenceImageSource:
         from advgrpo.reference_generation.diffusers_source import DiffusersSource  # noqa: PLC0415
 
         return DiffusersSource(
-            config.source, resolution_pixels=config.resolution_pixels, device=device()
+            config.source, resolution_pixels=config.resolution_pixels, device=Ranks().device
         )
     return PocketRenderer()
+
+
+def main() -> None:
+    """Draw this process's share; what `make_reference_images` starts for each GPU."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--settings", type=Path, required=True, help="settings as JSON")
+    parser.add_argument("--workspace", required=True, help="folder or s3:// location")
+    parser.add_argument("--sets", nargs="+", choices=_SETS, required=True, help="what to draw")
+    arguments = parser.parse_args()
+    with failures_noted(TASK):
+        text = arguments.settings.read_text(encoding="utf-8")
+        task = parse_json(ReferenceImagesSettings, text, where=str(arguments.settings))
+        draw_sets(task, arguments.sets, workspace=arguments.workspace)
+
+
+if __name__ == "__main__":
+    run_as_process(main)

@@ -50,9 +50,25 @@ def test_sets_in_an_object_store_are_a_few_objects(
 ) -> None:
     workspace = f"s3://advgrpo/reference-images/{tmp_path.name}"
     made = make_reference_images(_settings(config), workspace=workspace)
-    assert len(list_files(workspace)) == 2
+    # Of each set one archive and the two lists, and what is in either.
+    assert len(list_files(workspace)) == 8
     assert len(list(unpacked(made.train).glob("*.png"))) == 12
     assert inspect(made.test, config, test=True).validated().digest
+
+
+def test_two_processes_draw_what_one_draws(config: RunConfig, tmp_path: Path) -> None:
+    alone = make_reference_images(_settings(config), workspace=str(tmp_path / "alone"))
+    made = make_reference_images(
+        _settings(config), workspace=str(tmp_path / "together"), processes=2
+    )
+    for test in (False, True):
+        digests = {
+            inspect(getattr(each, "test" if test else "train"), config, test=test)
+            .validated()
+            .digest
+            for each in (alone, made)
+        }
+        assert len(digests) == 1
 
 
 def test_an_existing_set_is_used_and_what_it_lacks_is_drawn(
