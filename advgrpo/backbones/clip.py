@@ -1,12 +1,13 @@
 """CLIP, arXiv:2103.00020: images and texts in one space."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -15,6 +16,9 @@ from advgrpo.backbones.preprocessing import PREPROCESSOR_FILE, read_preprocessin
 from advgrpo.config import Weights
 from advgrpo.errors import WeightsError
 from advgrpo.storage import local_folder
+
+PICKSCORE_UNIT = 26.0
+"""Logit of a PickScore that counts as a score of 1."""
 
 
 class ClipBackbone:
@@ -60,6 +64,38 @@ class ClipBackbone:
         output = self._model.get_image_features(pixel_values=pixels)
         return functional.normalize(output.pooler_output, dim=-1)
 
+    @property
+    def vision_blocks(self) -> int:
+        """How many blocks the vision tower has."""
+        return len(self._model.vision_model.encoder.layers)
+
+    @torch.no_grad()
+    def hidden_states(
+        self, images: Float[Tensor, "batch 3 height width"], *, before_last: int
+    ) -> Float[Tensor, "batch token token_width"]:
+        """Run RGB images in [0, 1] through all but the last vision blocks.
+
+        Args:
+            images: What to look at.
+            before_last: How many of the last blocks are left out.
+        """
+        vision = self._model.vision_model
+        hidden: Tensor = vision.pre_layrnorm(
+            vision.embeddings(self._preprocessing(images.to(self.device)))
+        )
+        for block in vision.encoder.layers[: self.vision_blocks - before_last]:
+            hidden = block(hidden, attention_mask=None)
+        return hidden
+
+    def tail(self, blocks: int) -> "ClipVisionTail":
+        """Copy the last vision blocks, to be trained; what follows them stays frozen."""
+        vision = self._model.vision_model
+        return ClipVisionTail(
+            copy.deepcopy(vision.encoder.layers[-blocks:]),
+            vision.post_layernorm,
+            self._model.visual_projection,
+        )
+
     @torch.no_grad()
     def text_features(self, prompts: Sequence[str]) -> Float[Tensor, "batch feature"]:
         """Embed prompts as vectors of length 1; each is encoded once and remembered."""
@@ -68,6 +104,29 @@ class ClipBackbone:
     def _encode(self, prompt: str) -> Tensor:
         output = self._model.get_text_features(input_ids=self._tokens(prompt).to(self.device))
         return functional.normalize(output.pooler_output[0], dim=-1)
+
+
+class ClipVisionTail(nn.Module):
+    """The last blocks of a CLIP vision tower and what follows them.
+
+    Args:
+        blocks: Trainable.
+        norm: Frozen.
+        projection: Frozen.
+    """
+
+    def __init__(self, blocks: nn.ModuleList, norm: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        self.blocks, self._norm, self._projection = blocks, norm, projection
+        self.blocks.requires_grad_(True)
+
+    def forward(
+        self, hidden: Float[Tensor, "batch token token_width"]
+    ) -> Float[Tensor, "batch feature"]:
+        """Finish what `hidden_states` began: vectors of length 1."""
+        for block in self.blocks:
+            hidden = block(hidden, attention_mask=None)
+        return functional.normalize(self._projection(self._norm(hidden[:, 0])), dim=-1)
 
 
 class ClipTextEncoder:

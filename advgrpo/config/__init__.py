@@ -1,7 +1,12 @@
 """Settings of a run: pydantic models only, so that reading them needs neither torch nor kfp."""
 
 from advgrpo.config.base import Location, Section, Weights
-from advgrpo.config.discriminator import DinoDiscriminatorConfig, PromptConditioningConfig
+from advgrpo.config.discriminator import (
+    DinoDiscriminatorConfig,
+    DiscriminatorConfig,
+    PickScoreDiscriminatorConfig,
+    PromptConditioningConfig,
+)
 from advgrpo.config.evaluation import DistanceConfig, EvaluationConfig
 from advgrpo.config.policy import AdapterConfig, SamplingConfig, Sd3PolicyConfig
 from advgrpo.config.promotion import PromotionConfig
@@ -13,10 +18,12 @@ from advgrpo.config.training import TrainingConfig
 __all__ = [
     "AdapterConfig",
     "DinoDiscriminatorConfig",
+    "DiscriminatorConfig",
     "DistanceConfig",
     "EvaluationConfig",
     "Location",
     "PickScoreConfig",
+    "PickScoreDiscriminatorConfig",
     "PromotionConfig",
     "PromptConditioningConfig",
     "PromptsConfig",

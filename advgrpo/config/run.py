@@ -4,13 +4,13 @@ import difflib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError, model_validator
 
 from advgrpo.config.base import NonNegativeInt, Section
-from advgrpo.config.discriminator import DinoDiscriminatorConfig
+from advgrpo.config.discriminator import DiscriminatorConfig
 from advgrpo.config.evaluation import EvaluationConfig
 from advgrpo.config.policy import Sd3PolicyConfig
 from advgrpo.config.promotion import PromotionConfig
@@ -30,7 +30,7 @@ class RunConfig(Section):
     prompts: PromptsConfig
     policy: Sd3PolicyConfig
     reference_images: ReferenceImagesConfig
-    discriminator: DinoDiscriminatorConfig
+    discriminator: DiscriminatorConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
     promotion: PromotionConfig = PromotionConfig()
@@ -172,7 +172,7 @@ def parse(section: type[S], settings: Mapping[str, Any], *, where: str) -> S:
     try:
         return section.model_validate(settings)
     except ValidationError as error:
-        problems = "\n".join(f"  - {_explain(dict(e), section)}" for e in error.errors())
+        problems = "\n".join(f"  - {_explain(dict(e), section, settings)}" for e in error.errors())
         raise ConfigError(
             f"settings of {where} cannot be used:\n{problems}",
             repair="correct them in the file or with --set; `advgrpo config show` lists all keys",
@@ -265,8 +265,10 @@ def _number(text: str) -> float | str:
         return text
 
 
-def _explain(problem: Mapping[str, Any], section: type[Section]) -> str:
-    path = ".".join(str(part) for part in problem["loc"])
+def _explain(
+    problem: Mapping[str, Any], section: type[Section], settings: Mapping[str, Any]
+) -> str:
+    path = _path(problem["loc"], settings)
     if problem["type"] == "extra_forbidden":
         known = _keys(section)
         near = difflib.get_close_matches(path, known, n=1) or difflib.get_close_matches(
@@ -281,11 +283,26 @@ def _explain(problem: Mapping[str, Any], section: type[Section]) -> str:
     return f"{path}={problem['input']!r}: {message[0].lower()}{message[1:]}"
 
 
+def _path(location: Iterable[str | int], settings: Mapping[str, Any]) -> str:
+    """Write the place of a problem as the keys that lead there, without the types of unions."""
+    parts: list[str] = []
+    here: Any = settings
+    for part in location:
+        if isinstance(here, Mapping) and part not in here and here.get("type") == part:
+            continue
+        parts.append(str(part))
+        if isinstance(here, Mapping):
+            here = here.get(part)
+        elif isinstance(here, list | tuple) and isinstance(part, int):
+            here = here[part]
+    return ".".join(parts)
+
+
 def _keys(section: type[Section], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
-        annotation = field.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            keys += _keys(annotation, f"{prefix}{name}.")
-    return keys
+        for below in (field.annotation, *get_args(field.annotation)):
+            if isinstance(below, type) and issubclass(below, Section):
+                keys += _keys(below, f"{prefix}{name}.")
+    return list(dict.fromkeys(keys))

@@ -10,7 +10,7 @@ import json
 from typing import Self, TypeVar
 
 from advgrpo.config.base import NonNegativeInt, PositiveInt, Section
-from advgrpo.config.discriminator import DinoDiscriminatorConfig
+from advgrpo.config.discriminator import DiscriminatorConfig
 from advgrpo.config.evaluation import DistanceConfig
 from advgrpo.config.policy import SamplingConfig, Sd3PolicyConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
@@ -42,7 +42,7 @@ class PretrainingSettings(Section):
     prompts: PromptsConfig
     policy: Sd3PolicyConfig
     sampling: SamplingConfig
-    discriminator: DinoDiscriminatorConfig
+    discriminator: DiscriminatorConfig
     images_per_prompt: PositiveInt
     """Reference images of each training prompt."""
 
@@ -69,7 +69,7 @@ class TrainingSettings(Section):
     seed: NonNegativeInt
     prompts: PromptsConfig
     policy: Sd3PolicyConfig
-    discriminator: DinoDiscriminatorConfig
+    discriminator: DiscriminatorConfig
     training: TrainingConfig
     images_per_prompt: PositiveInt
     """Reference images of each training prompt."""

@@ -107,13 +107,27 @@ class ReleasedTurns(Section):
     """Rollouts that each train the discriminator alone, one step each."""
 
 
+class WhenFooled(Section):
+    """Every rollout updates the policy; the discriminator learns only while it is fooled.
+
+    It is fooled while it rewards generated images more than held-out reference images.
+    """
+
+    type: Literal["when_fooled"] = "when_fooled"
+
+    discriminator_steps: PositiveInt = 1
+    """Optimizer steps of the discriminator for each rollout that fools it."""
+
+
 class FrozenDiscriminator(Section):
     """The discriminator stays as it was pre-trained: for studying reward hacking."""
 
     type: Literal["frozen"] = "frozen"
 
 
-Turns = Annotated[EveryRollout | ReleasedTurns | FrozenDiscriminator, Field(discriminator="type")]
+Turns = Annotated[
+    EveryRollout | ReleasedTurns | WhenFooled | FrozenDiscriminator, Field(discriminator="type")
+]
 
 
 class MonitoringConfig(Section):

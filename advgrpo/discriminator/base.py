@@ -19,6 +19,10 @@ class Discriminator(Protocol):
     fingerprint: str
     """Hash of the frozen part and of the settings that features depend on."""
 
+    boundary: float | None
+    """Reward above which an image counts as a reference image; None if only the order of rewards
+    means anything."""
+
     def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
         """Run the frozen part on RGB images in [0, 1]."""
         ...

@@ -74,6 +74,8 @@ class DinoDiscriminator:
         ConfigError: If more patches are asked for than there are.
     """
 
+    boundary: float | None = 0.0
+
     def __init__(self, config: DinoDiscriminatorConfig, device: torch.device, *, seed: int) -> None:
         self.config = config
         self.device = device

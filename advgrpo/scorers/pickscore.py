@@ -6,11 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.backbones.clip import ClipBackbone
+from advgrpo.backbones.clip import PICKSCORE_UNIT, ClipBackbone
 from advgrpo.config import Weights
-
-SCALE = 26.0
-"""Logit that counts as a score of 1."""
 
 
 class PickScore:
@@ -41,4 +38,4 @@ class PickScore:
         """Measure how well each image would be liked for its prompt."""
         texts = self._clip.text_features(prompts)
         cosines = (self._clip.image_features(images) * texts).sum(dim=-1)
-        return {"score": (self._clip.logit_scale * cosines / SCALE).cpu()}
+        return {"score": (self._clip.logit_scale * cosines / PICKSCORE_UNIT).cpu()}

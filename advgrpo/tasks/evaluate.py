@@ -10,7 +10,7 @@ from torch import Tensor
 from advgrpo.backbones.dino import DinoBackbone
 from advgrpo.config import RunConfig
 from advgrpo.config.tasks import digest, parse_json
-from advgrpo.discriminator import DinoDiscriminator, load_discriminator
+from advgrpo.discriminator import build_discriminator, load_discriminator
 from advgrpo.evaluation.evaluate import evaluate as measure
 from advgrpo.evaluation.evaluate import images_to_sample
 from advgrpo.evaluation.measuring import Reward
@@ -91,7 +91,11 @@ def evaluate(
                 distance.weights, resolution_pixels=distance.resolution_pixels, device=where
             ),
             reward=_trained_reward(config, result / "discriminator"),
-            trained_on={term.type for term in config.training.reward.terms},
+            # A tuned PickScore began as the frozen one.
+            trained_on={
+                config.discriminator.type,
+                *(term.type for term in config.training.reward.terms),
+            },
             on_progress=progress.advance,
         )
         metrics = summary(evaluation.report) | cost.measures()
@@ -142,7 +146,7 @@ def summary(report: EvaluationReport) -> dict[str, float]:
 
 
 def _trained_reward(config: RunConfig, folder: Path) -> Reward:
-    discriminator = DinoDiscriminator(config.discriminator, device(), seed=config.seed)
+    discriminator = build_discriminator(config.discriminator, device(), seed=config.seed)
     load_discriminator(folder, discriminator)
 
     def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from advgrpo import __version__
 from advgrpo.config.tasks import PretrainingSettings, digest, parse_json
-from advgrpo.discriminator import DinoDiscriminator, save_discriminator
+from advgrpo.discriminator import build_discriminator, save_discriminator
 from advgrpo.policy import load_policy
 from advgrpo.storage import cache_folder, join
 from advgrpo.tasks.inputs import read_run_prompts
@@ -56,7 +56,7 @@ def pretrain_reward(
             other_prompts=prompts.test,
         )
         ranks = Ranks()
-        discriminator = DinoDiscriminator(task.discriminator, ranks.device, seed=task.seed)
+        discriminator = build_discriminator(task.discriminator, ranks.device, seed=task.seed)
         references = ReferenceFeatures(
             images,
             prompts.train,

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from advgrpo.backbones.dino import DinoBackbone
 from advgrpo.config import (
-    DinoDiscriminatorConfig,
+    DiscriminatorConfig,
     DistanceConfig,
     Sd3PolicyConfig,
     TrainingConfig,
 )
-from advgrpo.discriminator import DinoDiscriminator, load_discriminator
+from advgrpo.discriminator import build_discriminator, load_discriminator
 from advgrpo.discriminator.replay import ReplayPool
 from advgrpo.policy import load_policy
 from advgrpo.policy.ema import MovingAverage
@@ -52,7 +52,7 @@ class Inputs:
 
     seed: int
     policy: Sd3PolicyConfig
-    discriminator: DinoDiscriminatorConfig
+    discriminator: DiscriminatorConfig
     training: TrainingConfig
     distance: DistanceConfig
     alignment: str
@@ -81,7 +81,7 @@ def build_session(
     engine = PolicyEngine(
         policy, config, ranks, backwards_per_step=backwards_per_step(config, ranks)
     )
-    discriminator = DinoDiscriminator(inputs.discriminator, device, seed=seed)
+    discriminator = build_discriminator(inputs.discriminator, device, seed=seed)
     load_discriminator(inputs.pretrained_discriminator, discriminator)
     references = ReferenceFeatures(
         inputs.reference_images,

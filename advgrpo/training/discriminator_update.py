@@ -149,14 +149,23 @@ def told_apart(
         generated: Fresh generated images with their prompts.
 
     Returns:
-        Accuracy over both kinds, weighted equally; mean logit of each; and their difference.
+        Accuracy over both kinds, weighted equally, or, of a discriminator without a boundary, the
+        share of pairs of a reference and a generated image that it puts in that order; mean logit
+        of each; and their difference.
     """
     real, fake = discriminator.rewards(reference), discriminator.rewards(generated)
-    return {
-        "discriminator/held_out_accuracy": float((_share(real > 0) + _share(fake < 0)) / 2),
+    measures = {
         "discriminator/held_out_reference_logit": float(real.mean()),
         "discriminator/generated_logit": float(fake.mean()),
         "discriminator/margin": float(real.mean() - fake.mean()),
+    }
+    if discriminator.boundary is None:
+        in_order = _share(real[:, None] > fake[None, :])
+        return {"discriminator/held_out_accuracy": float(in_order), **measures}
+    real, fake = real - discriminator.boundary, fake - discriminator.boundary
+    return {
+        "discriminator/held_out_accuracy": float((_share(real > 0) + _share(fake < 0)) / 2),
+        **measures,
         "discriminator/calibration_error": float(
             (_share(real > 0) - torch.sigmoid(real).mean()).abs()
             + (_share(fake > 0) - torch.sigmoid(fake).mean()).abs()

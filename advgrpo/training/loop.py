@@ -118,7 +118,8 @@ def take_turn(session: Session) -> dict[str, float]:
                 rollout, mine, session.prompts.texts, update=counters.updates
             )
         counters.updates += 1
-    if turn.discriminator_steps:
+    fooled = measures["discriminator/margin"] < 0
+    if turn.discriminator_steps and (fooled or not turn.only_if_fooled):
         with counters.timed("discriminator update"):
             measures |= session.discriminator_updater.update(
                 generated,

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from advgrpo.algorithm.randomness import generator_for, seed_for
-from advgrpo.config import DinoDiscriminatorConfig, SamplingConfig
+from advgrpo.config import DiscriminatorConfig, SamplingConfig
 from advgrpo.discriminator.base import Discriminator, concatenate
 from advgrpo.discriminator.replay import ReplayPool
 from advgrpo.policy.base import Policy
@@ -31,7 +31,7 @@ def pretrain_discriminator(
     references: ReferenceFeatures,
     prompts: PromptSet,
     *,
-    config: DinoDiscriminatorConfig,
+    config: DiscriminatorConfig,
     sampling: SamplingConfig,
     batch_size: int,
     ranks: Ranks,
@@ -51,7 +51,8 @@ def pretrain_discriminator(
         seed: The run's seed.
 
     Returns:
-        Measures by optimizer step, the last one being the result.
+        Measures by optimizer step, the last one being the result. Without any step, the measures
+        of what it is already.
 
     Raises:
         NonFiniteError: If the loss is NaN or infinite.
@@ -72,20 +73,24 @@ def pretrain_discriminator(
     updater = DiscriminatorUpdater(
         discriminator, references, prompts.texts, config.optimizer, ranks, seed=seed
     )
-    history: list[dict[str, float]] = []
-    progress = Progress("reward pre-training", goal.steps, "steps")
-    for step in range(0, goal.steps, STEPS_BETWEEN_MEASURES):
-        steps = min(STEPS_BETWEEN_MEASURES, goal.steps - step)
-        measures = updater.update(
-            fresh, ReplayPool(0), steps=steps, turn=f"pre-training step {step}"
-        )
-        measures |= told_apart(
+
+    def measured() -> dict[str, float]:
+        return told_apart(
             discriminator,
             unseen_references,
             discriminator.with_prompts(
                 unseen.features, [prompts.texts[i] for i in unseen.prompt_ids.tolist()]
             ),
         )
+
+    history: list[dict[str, float]] = [] if goal.steps else [{"step": 0.0, **measured()}]
+    progress = Progress("reward pre-training", goal.steps, "steps")
+    for step in range(0, goal.steps, STEPS_BETWEEN_MEASURES):
+        steps = min(STEPS_BETWEEN_MEASURES, goal.steps - step)
+        measures = updater.update(
+            fresh, ReplayPool(0), steps=steps, turn=f"pre-training step {step}"
+        )
+        measures |= measured()
         history.append({"step": float(step + steps), **measures})
         accuracy = measures["discriminator/held_out_accuracy"]
         progress.advance(steps, {"discriminator accuracy": accuracy})

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from advgrpo.config.training import EveryRollout, ReleasedTurns, TrainingConfig
+from advgrpo.config.training import EveryRollout, ReleasedTurns, TrainingConfig, WhenFooled
 
 
 @dataclass(frozen=True)
@@ -11,6 +11,8 @@ class Turn:
 
     trains_policy: bool
     discriminator_steps: int
+    only_if_fooled: bool = False
+    """Whether the discriminator is left alone while it rewards reference images more."""
 
 
 def rollouts_per_update(config: TrainingConfig) -> int:
@@ -29,6 +31,12 @@ def turn_at(config: TrainingConfig, rollout: int) -> Turn:
     """
     if isinstance(config.turns, EveryRollout):
         return Turn(trains_policy=True, discriminator_steps=config.turns.discriminator_steps)
+    if isinstance(config.turns, WhenFooled):
+        return Turn(
+            trains_policy=True,
+            discriminator_steps=config.turns.discriminator_steps,
+            only_if_fooled=True,
+        )
     if isinstance(config.turns, ReleasedTurns):
         for_policy = rollout % rollouts_per_update(config) == config.turns.discriminator_rollouts
         return Turn(trains_policy=for_policy, discriminator_steps=0 if for_policy else 1)

@@ -1,11 +1,13 @@
+import io
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from advgrpo.errors import StorageError
-from advgrpo.storage import list_files, write_bytes
+from advgrpo.storage import write_bytes
 from advgrpo.stores import EmbeddedStores
-from advgrpo.tasks.packed import kept_at, unpacked
+from advgrpo.tasks.packed import unpacked
 
 
 @pytest.fixture
@@ -13,51 +15,22 @@ def location(stores: EmbeddedStores, tmp_path: Path) -> str:  # noqa: ARG001 - m
     return f"s3://advgrpo/packed/{tmp_path.name}"
 
 
-def _content(folder: Path) -> dict[str, str]:
-    return {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*.txt")}
+def _part(**files: str) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, text in files.items():
+            header = tarfile.TarInfo(f"sub/{name}.txt")
+            header.size = len(text)
+            archive.addfile(header, io.BytesIO(text.encode()))
+    return packed.getvalue()
 
 
-def test_many_files_become_one_object_and_come_back(location: str, tmp_path: Path) -> None:
-    with kept_at(location, tmp_path / "work"):
-        (tmp_path / "work" / "sub").mkdir()
-        for number in range(50):
-            (tmp_path / "work" / "sub" / f"{number}.txt").write_text(str(number))
-    assert len(list_files(location)) == 1
-    assert _content(unpacked(location)) == _content(tmp_path / "work")
-
-
-def test_a_later_run_finds_what_an_earlier_one_saved_and_adds_to_it(
-    location: str, tmp_path: Path
-) -> None:
-    with kept_at(location, tmp_path / "first"):
-        (tmp_path / "first" / "kept.txt").write_text("old")
-        (tmp_path / "first" / "changed.txt").write_text("old")
-    with kept_at(location, tmp_path / "second"):
-        assert _content(tmp_path / "second") == {"kept.txt": "old", "changed.txt": "old"}
-        (tmp_path / "second" / "changed.txt").write_text("newer")
-    assert _content(unpacked(location)) == {"kept.txt": "old", "changed.txt": "newer"}
-
-
-def test_an_interrupted_run_keeps_what_it_had(location: str, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), kept_at(location, tmp_path / "work"):
-        (tmp_path / "work" / "done.txt").write_text("done")
-        raise KeyboardInterrupt
-    assert _content(unpacked(location)) == {"done.txt": "done"}
-
-
-def test_files_are_saved_while_the_work_goes_on(location: str, tmp_path: Path) -> None:
-    with kept_at(location, tmp_path / "work", seconds_between=0.05):
-        (tmp_path / "work" / "early.txt").write_text("early")
-        while not list_files(location):
-            pass
-
-
-def test_nothing_new_saves_nothing(location: str, tmp_path: Path) -> None:
-    with kept_at(location, tmp_path / "work"):
-        (tmp_path / "work" / "a.txt").write_text("a")
-    with kept_at(location, tmp_path / "work"):
-        pass
-    assert len(list_files(location)) == 1
+def test_parts_become_one_folder_and_a_later_one_wins(location: str) -> None:
+    write_bytes(f"{location}/part-000000.tar", _part(kept="old", changed="old"))
+    write_bytes(f"{location}/part-000001.tar", _part(changed="newer"))
+    folder = unpacked(location)
+    content = {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*.txt")}
+    assert content == {"sub/kept.txt": "old", "sub/changed.txt": "newer"}
 
 
 def test_a_damaged_part_is_named(location: str) -> None:

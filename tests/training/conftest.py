@@ -6,7 +6,7 @@ import pytest
 
 from advgrpo.config import RunConfig
 from advgrpo.data.prompts import read_prompts
-from advgrpo.discriminator import DinoDiscriminator, save_discriminator
+from advgrpo.discriminator import build_discriminator, save_discriminator
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import ReferenceImageSet
 from advgrpo.reference_generation import generate_reference_images
@@ -58,7 +58,9 @@ class World:
         ranks = ranks or Ranks()
         pretrained = folder / "pretrained"
         if not pretrained.exists():
-            discriminator = DinoDiscriminator(config.discriminator, ranks.device, seed=config.seed)
+            discriminator = build_discriminator(
+                config.discriminator, ranks.device, seed=config.seed
+            )
             save_discriminator(pretrained, discriminator, {})
         inputs = Inputs(
             seed=config.seed,

@@ -1,0 +1,69 @@
+"""Training against a tuned PickScore."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from advgrpo.training.loop import take_turn, train
+from advgrpo.training.session import Session
+from tests.training.conftest import World
+
+Make = Callable[..., Session]
+
+
+@pytest.fixture
+def tuned(world: World) -> list[str]:
+    location = world.tiny.pickscore
+    return [
+        f"discriminator={{type: pickscore, weights: {{location: {location}}}, "
+        "held_out_fraction: 0.3, optimizer: {batch_size: 8, replay_images: 16}}",
+        "training.reward={terms: [{type: discriminator}]}",
+    ]
+
+
+def blocks(session: Session) -> dict[str, torch.Tensor]:
+    parameters = session.discriminator.trainable_parameters()
+    return {name: p.detach().clone() for name, p in parameters.items()}
+
+
+def changed(session: Session, before: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(before[name], value) for name, value in blocks(session).items())
+
+
+def test_policy_and_vision_blocks_are_both_trained(session_of: Make, tuned: list[str]) -> None:
+    session = session_of(*tuned, "training.turns={type: every_rollout, discriminator_steps: 2}")
+    before = blocks(session)
+    measures = take_turn(session)
+    assert measures["policy/ratio_error_before_step"] == 0
+    assert measures["policy/gradient_norm"] > 0
+    assert changed(session, before)
+
+
+@pytest.mark.parametrize("fooled", [True, False])
+def test_it_learns_only_while_it_is_fooled(
+    session_of: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, fooled: bool
+) -> None:
+    session = session_of(*tuned, "training.turns={type: when_fooled}")
+    margin = {"discriminator/margin": -1.0 if fooled else 1.0}
+    monkeypatch.setattr("advgrpo.training.loop.told_apart_measures", lambda *_: margin)
+    before = blocks(session)
+    assert ("discriminator/loss" in take_turn(session)) is fooled
+    assert changed(session, before) is fooled
+
+
+def test_going_on_equals_not_stopping(session_of: Make, tuned: list[str]) -> None:
+    settings = [*tuned, "training.turns={type: every_rollout, discriminator_steps: 2}"]
+    straight = session_of(*settings, folder="straight")
+    train(straight)
+    stopped = session_of(*settings, folder="stopped")
+    stopped.note(take_turn(stopped))
+    stopped.save()
+    resumed = session_of(*settings, folder="stopped")
+    assert resumed.resume()
+    train(resumed)
+    assert straight.engine.state().keys() == resumed.engine.state().keys()
+    for name, value in blocks(straight).items():
+        assert torch.equal(value, blocks(resumed)[name])
+    for name, value in straight.engine.state().items():
+        assert torch.equal(value, resumed.engine.state()[name])
