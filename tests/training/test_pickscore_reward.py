@@ -16,8 +16,10 @@ Make = Callable[..., Session]
 def tuned(world: World) -> list[str]:
     location = world.tiny.pickscore
     return [
-        f"discriminator={{type: pickscore, weights: {{location: {location}}}, "
-        "held_out_fraction: 0.3, optimizer: {batch_size: 8, replay_images: 16}}",
+        (
+            f"discriminator={{type: pickscore, weights: {{location: {location}}}, "
+            "held_out_fraction: 0.3, optimizer: {batch_size: 8, replay_images: 16}}"
+        ),
         "training.reward={terms: [{type: discriminator}]}",
     ]
 
