@@ -1,0 +1,194 @@
+{{/* Refuse what a schema cannot, in words. */}}
+
+{{/* An image that does not move. */}}
+{{- define "advgrpo.checkImages" -}}
+{{- range $key := list "launcher" "trainer" "mlflow" -}}
+{{- $image := get $.Values.images $key -}}
+{{- if not $image.digest -}}
+{{- if not $image.tag -}}
+{{- fail (printf "images.%s has neither tag nor digest: name the version of the image" $key) -}}
+{{- end -}}
+{{- if has $image.tag (list "latest" "main" "master" "nightly") -}}
+{{- fail (printf "images.%s.tag is %q, which moves: name a version or a digest" $key $image.tag) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* An address that does not carry a password. Takes `name` and `url`. */}}
+{{- define "advgrpo.checkUrl" -}}
+{{- if (urlParse .url).userinfo -}}
+{{- fail (printf "%s holds credentials, which would lie in a ConfigMap: give them in a Secret" .name) -}}
+{{- end -}}
+{{- end }}
+
+{{- define "advgrpo.checkS3" -}}
+{{- with .Values.s3 -}}
+{{- if not .bucket -}}
+{{- fail "s3.bucket is missing: name the bucket of the workspace" -}}
+{{- end -}}
+{{- include "advgrpo.checkUrl" (dict "name" "s3.endpoint" "url" .endpoint) -}}
+{{- $created := or .accessKeyId .secretAccessKey -}}
+{{- if and .existingSecret $created -}}
+{{- fail "s3.existingSecret and s3.accessKeyId or s3.secretAccessKey are both given: give one of them" -}}
+{{- end -}}
+{{- if and $created (not (and .accessKeyId .secretAccessKey)) -}}
+{{- fail "s3.accessKeyId and s3.secretAccessKey belong together: give both" -}}
+{{- end -}}
+{{- if and .workloadIdentity (or .existingSecret $created) -}}
+{{- fail "s3.workloadIdentity and keys for S3 are both given: give one of them" -}}
+{{- end -}}
+{{- if not (or .workloadIdentity .existingSecret $created) -}}
+{{- fail "nothing gives access to S3: name a Secret in s3.existingSecret, give s3.accessKeyId and s3.secretAccessKey, or set s3.workloadIdentity" -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "advgrpo.checkMlflow" -}}
+{{- with .Values.mlflow -}}
+{{- if and .server.enabled .trackingUri -}}
+{{- fail "mlflow.trackingUri and mlflow.server.enabled are both given: leave mlflow.trackingUri empty to use the server of this chart" -}}
+{{- end -}}
+{{- if not (or .server.enabled .trackingUri) -}}
+{{- fail "mlflow.trackingUri is missing: give the URL of the MLflow server, or set mlflow.server.enabled" -}}
+{{- end -}}
+{{- include "advgrpo.checkUrl" (dict "name" "mlflow.trackingUri" "url" .trackingUri) -}}
+{{- $created := or .username .password .token -}}
+{{- if and .existingSecret $created -}}
+{{- fail "mlflow.existingSecret and mlflow.username, password or token are both given: give one of them" -}}
+{{- end -}}
+{{- if and .token (or .username .password) -}}
+{{- fail "mlflow.token and mlflow.username or mlflow.password are both given: give one of them" -}}
+{{- end -}}
+{{- if and (or .username .password) (not (and .username .password)) -}}
+{{- fail "mlflow.username and mlflow.password belong together: give both" -}}
+{{- end -}}
+{{- if and .server.database.existingSecret .server.database.existingClaim -}}
+{{- fail "mlflow.server.database.existingSecret and existingClaim are both given: give one of them" -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "advgrpo.checkPromotion" -}}
+{{- with .Values.promotion.webhook -}}
+{{- if .enabled -}}
+{{- if and .existingSecret .secret -}}
+{{- fail "promotion.webhook.existingSecret and promotion.webhook.secret are both given: give one of them" -}}
+{{- end -}}
+{{- if not (or .existingSecret .secret) -}}
+{{- fail "promotion.webhook has no key to check signatures with: name a Secret in promotion.webhook.existingSecret, or give promotion.webhook.secret" -}}
+{{- end -}}
+{{- $server := $.Values.mlflow.server -}}
+{{- if and $server.enabled (not $server.webhooks.existingSecret) -}}
+{{- fail "promotion.webhook.enabled, but mlflow.server.webhooks.existingSecret is empty: without it the MLflow server has no webhooks" -}}
+{{- end -}}
+{{- if not (or $server.enabled .from.namespaces .from.cidrs (not $.Values.networkPolicies.enabled)) -}}
+{{- fail "promotion.webhook.from names nobody who may call the webhook: give the MLflow server's namespace or address range" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "advgrpo.checkCluster" -}}
+{{- with .Values.cluster -}}
+{{- if not (or .gpus_per_node .processes_per_node) -}}
+{{- fail "cluster.gpus_per_node is 0, and cluster.processes_per_node does not say how many processes a node gets" -}}
+{{- end -}}
+{{- if and .rdma (not .gpus_per_node) -}}
+{{- fail "cluster.rdma is given, but cluster.gpus_per_node is 0: there is no GPU memory to reach" -}}
+{{- end -}}
+{{- if and .gpus_per_node .processes_per_node -}}
+{{- if gt (int .processes_per_node) (int .gpus_per_node) -}}
+{{- fail (printf "cluster.processes_per_node=%v is more than cluster.gpus_per_node=%v: a process needs a GPU" .processes_per_node .gpus_per_node) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name, $value := .environment -}}
+{{- if regexMatch "(?i)secret|token|passw|credential|access_key|api_key" $name -}}
+{{- fail (printf "cluster.environment.%s looks like a secret and would lie in a ConfigMap: put it into the Secret that s3.existingSecret or mlflow.existingSecret names" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* A rule with neither peers nor ports would allow everything. */}}
+{{- define "advgrpo.checkNetwork" -}}
+{{- range $name := list "dns" "apiServer" "kubeflow" "database" -}}
+{{- $to := get $.Values.networkPolicies $name -}}
+{{- if not (or $to.namespaces $to.cidrs $to.ports) -}}
+{{- fail (printf "networkPolicies.%s names neither namespaces, address ranges nor ports, which would allow everything" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- range $name := list "jobs" "tasks" -}}
+{{- range get $.Values.networkPolicies $name -}}
+{{- if not (or .namespaces .cidrs .ports) -}}
+{{- fail (printf "networkPolicies.%s has an entry with neither namespaces, address ranges nor ports, which would allow everything" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Kinds that the cluster must know. */}}
+{{- define "advgrpo.checkCustomResources" -}}
+{{- if .Values.checks.customResources -}}
+{{- $known := .Capabilities.APIVersions -}}
+{{- $unless := "or, if it is there and only this command cannot see it, set checks.customResources=false" -}}
+{{- if not ($known.Has "kubeflow.org/v1/PyTorchJob") -}}
+{{- fail (printf "the cluster does not know the kind PyTorchJob (kubeflow.org/v1): install Kubeflow's training operator 1.9, %s" $unless) -}}
+{{- end -}}
+{{- if not ($known.Has "argoproj.io/v1alpha1/Workflow") -}}
+{{- fail (printf "the cluster does not know the kind Workflow (argoproj.io/v1alpha1): install Kubeflow Pipelines 2.17, %s" $unless) -}}
+{{- end -}}
+{{- if and .Values.cluster.queue (not (or ($known.Has "kueue.x-k8s.io/v1beta1/LocalQueue") ($known.Has "kueue.x-k8s.io/v1beta2/LocalQueue"))) -}}
+{{- fail (printf "cluster.queue=%s, but the cluster does not know the kind LocalQueue (kueue.x-k8s.io): install Kueue, leave cluster.queue empty, %s" .Values.cluster.queue $unless) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Secrets and claims that must exist. `lookup` finds nothing at all when there is no cluster to ask:
+     every namespace has the service account `default`. */}}
+{{- define "advgrpo.checkExistingObjects" -}}
+{{- if and .Values.checks.existingObjects (lookup "v1" "ServiceAccount" .Release.Namespace "default") -}}
+{{- include "advgrpo.checkSecret" (dict "root" . "value" "s3.existingSecret" "name" .Values.s3.existingSecret "keys" (list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY")) -}}
+{{- $login := list "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_USERNAME" -}}
+{{- if hasKey (default dict (lookup "v1" "Secret" .Release.Namespace .Values.mlflow.existingSecret).data) "MLFLOW_TRACKING_TOKEN" -}}
+{{- $login = list -}}
+{{- end -}}
+{{- include "advgrpo.checkSecret" (dict "root" . "value" "mlflow.existingSecret" "name" .Values.mlflow.existingSecret "keys" $login) -}}
+{{- if .Values.promotion.webhook.enabled -}}
+{{- include "advgrpo.checkSecret" (dict "root" . "value" "promotion.webhook.existingSecret" "name" .Values.promotion.webhook.existingSecret "keys" (list "ADVGRPO_WEBHOOK_SECRET")) -}}
+{{- end -}}
+{{- if .Values.mlflow.server.enabled -}}
+{{- include "advgrpo.checkSecret" (dict "root" . "value" "mlflow.server.database.existingSecret" "name" .Values.mlflow.server.database.existingSecret "keys" (list "MLFLOW_BACKEND_STORE_URI")) -}}
+{{- include "advgrpo.checkSecret" (dict "root" . "value" "mlflow.server.webhooks.existingSecret" "name" .Values.mlflow.server.webhooks.existingSecret "keys" (list "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY")) -}}
+{{- include "advgrpo.checkClaim" (dict "root" . "value" "mlflow.server.database.existingClaim" "name" .Values.mlflow.server.database.existingClaim) -}}
+{{- end -}}
+{{- range .Values.images.pullSecrets -}}
+{{- include "advgrpo.checkSecret" (dict "root" $ "value" "images.pullSecrets" "name" . "keys" list) -}}
+{{- end -}}
+{{- if .Values.cache.enabled -}}
+{{- include "advgrpo.checkClaim" (dict "root" . "value" "cache.existingClaim" "name" .Values.cache.existingClaim) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Takes `root`, `value` (which names it), `name` and `keys`. */}}
+{{- define "advgrpo.checkSecret" -}}
+{{- if .name -}}
+{{- $found := lookup "v1" "Secret" .root.Release.Namespace .name -}}
+{{- if not $found -}}
+{{- fail (printf "%s=%s: namespace %s has no such Secret" .value .name .root.Release.Namespace) -}}
+{{- end -}}
+{{- range .keys -}}
+{{- if not (hasKey (default dict $found.data) .) -}}
+{{- fail (printf "%s=%s: the Secret has no key %s (it has %s)" $.value $.name . (default "none" (keys (default dict $found.data) | sortAlpha | join ", "))) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
+{{/* Takes `root`, `value` (which names it) and `name`. */}}
+{{- define "advgrpo.checkClaim" -}}
+{{- if and .name (not (lookup "v1" "PersistentVolumeClaim" .root.Release.Namespace .name)) -}}
+{{- fail (printf "%s=%s: namespace %s has no such PersistentVolumeClaim" .value .name .root.Release.Namespace) -}}
+{{- end -}}
+{{- end }}

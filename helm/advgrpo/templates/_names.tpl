@@ -1,0 +1,103 @@
+{{/* Beginning of the names of objects, short enough for what is put behind it. */}}
+{{- define "advgrpo.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 36 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 36 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{/* Labels that select pods of a component. Takes `root` and `component`. */}}
+{{- define "advgrpo.selector" -}}
+app.kubernetes.io/name: {{ default .root.Chart.Name .root.Values.nameOverride }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{/* Labels of an object. Takes `root` and `component`. */}}
+{{- define "advgrpo.labels" -}}
+{{ include "advgrpo.selector" . }}
+app.kubernetes.io/part-of: advgrpo
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{/* Name, namespace and labels of an object. Takes `root`, `component` and `name`. */}}
+{{- define "advgrpo.metadata" -}}
+name: {{ .name }}
+namespace: {{ .root.Release.Namespace }}
+labels:
+  {{- include "advgrpo.labels" . | nindent 2 }}
+{{- end }}
+
+{{/* Reference of an image. Takes `root` and `image`, a key of `images`. */}}
+{{- define "advgrpo.image" -}}
+{{- $image := get .root.Values.images .image -}}
+{{- $registry := .root.Values.images.registry -}}
+{{- if and $registry (not (regexMatch "^([^/]*[.:][^/]*|localhost)/" $image.repository)) -}}
+{{- $registry }}/
+{{- end -}}
+{{- $image.repository -}}
+{{- if $image.digest -}}@{{ $image.digest }}{{- else -}}:{{ $image.tag }}{{- end -}}
+{{- end }}
+
+{{- define "advgrpo.s3Secret" -}}
+{{ default .Values.s3.createdSecret .Values.s3.existingSecret }}
+{{- end }}
+
+{{- define "advgrpo.mlflowSecret" -}}
+{{ default .Values.mlflow.createdSecret .Values.mlflow.existingSecret }}
+{{- end }}
+
+{{- define "advgrpo.webhookSecret" -}}
+{{ default .Values.promotion.webhook.createdSecret .Values.promotion.webhook.existingSecret }}
+{{- end }}
+
+{{- define "advgrpo.mlflowService" -}}
+{{ include "advgrpo.fullname" . }}-mlflow
+{{- end }}
+
+{{- define "advgrpo.trackingUri" -}}
+{{- if .Values.mlflow.server.enabled -}}
+http://{{ include "advgrpo.mlflowService" . }}.{{ .Release.Namespace }}.svc.cluster.local:{{ .Values.mlflow.server.port }}
+{{- else -}}
+{{ .Values.mlflow.trackingUri }}
+{{- end -}}
+{{- end }}
+
+{{- define "advgrpo.workspace" -}}
+s3://{{ .Values.s3.bucket }}{{ with .Values.s3.prefix }}/{{ . }}{{ end }}
+{{- end }}
+
+{{/* Whether something of promotion runs, and whether it starts runs of a pipeline. */}}
+{{- define "advgrpo.promotes" -}}
+{{- with .Values.promotion }}{{ if or .webhook.enabled .reconciler.enabled }}true{{ end }}{{ end -}}
+{{- end }}
+
+{{- define "advgrpo.startsRuns" -}}
+{{- if and (include "advgrpo.promotes" .) .Values.promotion.onPromotion.pipeline }}true{{ end -}}
+{{- end }}
+
+{{- define "advgrpo.cacheClaim" -}}
+{{ default (printf "%s-cache" (include "advgrpo.fullname" .)) .Values.cache.existingClaim }}
+{{- end }}
+
+{{/* `ClusterSettings` as JSON: the values under `cluster` and what follows from the others. */}}
+{{- define "advgrpo.clusterSettings" -}}
+{{- $derived := dict
+  "image" (include "advgrpo.image" (dict "root" . "image" "trainer"))
+  "image_pull_policy" .Values.images.pullPolicy
+  "image_pull_secrets" .Values.images.pullSecrets
+  "service_account" (printf "%s-training" (include "advgrpo.fullname" .))
+  "config_map" .Values.configMap.name
+  "s3_secret" (include "advgrpo.s3Secret" .)
+  "mlflow_secret" (include "advgrpo.mlflowSecret" .)
+  "cache_claim" (ternary (include "advgrpo.cacheClaim" .) nil .Values.cache.enabled)
+  "cache_size" (ternary .Values.cache.size nil .Values.cache.enabled)
+-}}
+{{- merge $derived .Values.cluster | toJson -}}
+{{- end }}

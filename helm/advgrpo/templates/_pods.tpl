@@ -1,0 +1,159 @@
+{{/* What the pods of the chart have in common. Takes `root`, `component`, `account` (what follows the
+     full name in a service account's name) and `token` (whether it may speak to the API server). */}}
+{{- define "advgrpo.pod" -}}
+serviceAccountName: {{ include "advgrpo.fullname" .root }}-{{ .account }}
+automountServiceAccountToken: {{ .token }}
+enableServiceLinks: false
+securityContext:
+  runAsNonRoot: true
+  runAsUser: {{ .root.Values.cluster.run_as_user }}
+  runAsGroup: {{ .root.Values.cluster.run_as_user }}
+  fsGroup: {{ .root.Values.cluster.run_as_user }}
+  seccompProfile:
+    type: RuntimeDefault
+{{- with .root.Values.images.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+{{- with .root.Values.pods.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.pods.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .root.Values.pods.priorityClass }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end }}
+
+{{/* Labels and annotations of a pod. Takes `root`, `component` and further `annotations`. */}}
+{{- define "advgrpo.podMetadata" -}}
+labels:
+  {{- merge (include "advgrpo.labels" . | fromYaml) .root.Values.pods.labels | toYaml | nindent 2 }}
+{{- with merge (default dict .annotations) .root.Values.pods.annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{/* What containers have in common. Takes `root`, `image` and `resources`. */}}
+{{- define "advgrpo.container" -}}
+image: {{ include "advgrpo.image" . | quote }}
+imagePullPolicy: {{ .root.Values.images.pullPolicy }}
+workingDir: /tmp
+terminationMessagePolicy: FallbackToLogsOnError
+securityContext:
+  allowPrivilegeEscalation: false
+  readOnlyRootFilesystem: true
+  capabilities:
+    drop: [ALL]
+resources:
+  {{- toYaml .resources | nindent 2 }}
+{{- end }}
+
+{{/* Digest of the settings that a pod reads at its start: as an annotation it replaces the pod when they
+     change. Not of Secrets: a digest tells who guesses a password that it was right. */}}
+{{- define "advgrpo.settingsDigest" -}}
+{{- include (printf "%s/config-map.yaml" .Template.BasePath) . | sha256sum -}}
+{{- end }}
+
+{{/* The environment that tasks and jobs have too. */}}
+{{- define "advgrpo.environmentFrom" -}}
+- configMapRef:
+    name: {{ .Values.configMap.name }}
+- secretRef:
+    name: {{ include "advgrpo.s3Secret" . }}
+    optional: true
+- secretRef:
+    name: {{ include "advgrpo.mlflowSecret" . }}
+    optional: true
+{{- end }}
+
+{{/* The root file system is read-only; what wants to write finds /tmp. */}}
+{{- define "advgrpo.home" -}}
+- name: HOME
+  value: /tmp
+- name: ADVGRPO_CACHE
+  value: /tmp/cache
+{{- end }}
+
+{{- define "advgrpo.temporaryMount" -}}
+- name: temporary
+  mountPath: /tmp
+{{- end }}
+
+{{- define "advgrpo.temporaryVolume" -}}
+- name: temporary
+  emptyDir:
+    sizeLimit: 1Gi
+{{- end }}
+
+{{/* Name Pipelines by its own token, whose audience is not the API server's. */}}
+{{- define "advgrpo.kubeflowEnvironment" -}}
+- name: KF_PIPELINES_ENDPOINT
+  value: {{ .Values.kubeflow.endpoint | quote }}
+- name: KF_PIPELINES_UI_ENDPOINT
+  value: {{ .Values.kubeflow.ui | quote }}
+- name: KF_PIPELINES_SA_TOKEN_PATH
+  value: /var/run/secrets/kubeflow/pipelines/token
+{{- end }}
+
+{{/* Images and names that the compiled pipeline is to refer to. */}}
+{{- define "advgrpo.pipelineEnvironment" -}}
+- name: ADVGRPO_LAUNCHER_IMAGE
+  value: {{ include "advgrpo.image" (dict "root" . "image" "launcher") | quote }}
+- name: ADVGRPO_TRAINER_IMAGE
+  value: {{ include "advgrpo.image" (dict "root" . "image" "trainer") | quote }}
+- name: ADVGRPO_CONFIG_MAP
+  value: {{ .Values.configMap.name }}
+- name: ADVGRPO_S3_SECRET
+  value: {{ include "advgrpo.s3Secret" . }}
+- name: ADVGRPO_MLFLOW_SECRET
+  value: {{ include "advgrpo.mlflowSecret" . }}
+{{- end }}
+
+{{- define "advgrpo.kubeflowMount" -}}
+- name: kubeflow-token
+  mountPath: /var/run/secrets/kubeflow/pipelines
+  readOnly: true
+{{- end }}
+
+{{- define "advgrpo.kubeflowVolume" -}}
+- name: kubeflow-token
+  projected:
+    sources:
+      - serviceAccountToken:
+          path: token
+          expirationSeconds: 3600
+          audience: {{ .Values.kubeflow.tokenAudience }}
+{{- end }}
+
+{{/* What promotes models, and starts a run of a pipeline for each champion if there is one to start. */}}
+{{- define "advgrpo.promotionEnvironment" -}}
+{{ include "advgrpo.home" . }}
+{{- if include "advgrpo.startsRuns" . }}
+{{ include "advgrpo.kubeflowEnvironment" . }}
+- name: ADVGRPO_ON_PROMOTION_PIPELINE
+  value: {{ .Values.promotion.onPromotion.pipeline | quote }}
+- name: ADVGRPO_ON_PROMOTION_PARAMETERS
+  value: {{ .Values.promotion.onPromotion.parameters | toJson | quote }}
+{{- end }}
+{{- end }}
+
+{{- define "advgrpo.promotionMounts" -}}
+{{ include "advgrpo.temporaryMount" . }}
+{{- if include "advgrpo.startsRuns" . }}
+{{ include "advgrpo.kubeflowMount" . }}
+{{- end }}
+{{- end }}
+
+{{- define "advgrpo.promotionVolumes" -}}
+{{ include "advgrpo.temporaryVolume" . }}
+{{- if include "advgrpo.startsRuns" . }}
+{{ include "advgrpo.kubeflowVolume" . }}
+{{- end }}
+{{- end }}

@@ -1,0 +1,117 @@
+"""What is said when the chart is installed into a cluster that lacks something."""
+
+from typing import Any
+
+import helm_python
+import pytest
+import yaml
+
+from helm.chart import EXAMPLES
+from tests.helm.api_server import LOCAL_QUEUE, PYTORCH_JOB, WORKFLOW, ApiServer, install
+
+KINDS = (PYTORCH_JOB, WORKFLOW, LOCAL_QUEUE)
+
+
+def _values() -> dict[str, Any]:
+    (path,) = [path for path in EXAMPLES if path.stem == "shared-queue"]
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def _secret(*keys: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "Secret", "data": dict.fromkeys(keys, "")}
+
+
+def _objects() -> dict[str, dict[str, Any]]:
+    return {
+        "serviceaccounts/default": {"apiVersion": "v1", "kind": "ServiceAccount"},
+        "secrets/advgrpo-s3": _secret("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+        "secrets/advgrpo-mlflow": _secret("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
+        "secrets/advgrpo-webhook": _secret("ADVGRPO_WEBHOOK_SECRET"),
+    }
+
+
+def _refusal(server: ApiServer, values: dict[str, Any]) -> str:
+    with pytest.raises(helm_python.HelmReleaseError) as refused:
+        install(server, values)
+    assert server.written == []
+    return str(refused.value)
+
+
+def test_it_is_installed_where_everything_is_there() -> None:
+    server = ApiServer(KINDS, _objects())
+    made = install(server, _values())
+    assert "kind: NetworkPolicy" in made["manifest"]
+    assert "helm test advgrpo --namespace research" in made["notes"]
+    assert server.written == [], "a dry run"
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [
+        (PYTORCH_JOB, "install Kubeflow's training operator 1.9"),
+        (WORKFLOW, "install Kubeflow Pipelines 2.17"),
+        (LOCAL_QUEUE, "cluster.queue=team-a"),
+    ],
+)
+def test_a_kind_that_the_cluster_does_not_know_is_named(
+    missing: tuple[str, ...], said: str
+) -> None:
+    server = ApiServer(tuple(kind for kind in KINDS if kind != missing), _objects())
+    refusal = _refusal(server, _values())
+    assert f"does not know the kind {missing[1]}" in refusal
+    assert said in refusal
+
+
+def test_kueue_is_needed_for_a_queue_only() -> None:
+    values = _values()
+    values["cluster"]["queue"] = None
+    assert install(ApiServer((PYTORCH_JOB, WORKFLOW), _objects()), values)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("advgrpo-s3", "s3.existingSecret"),
+        ("advgrpo-mlflow", "mlflow.existingSecret"),
+        ("advgrpo-webhook", "promotion.webhook.existingSecret"),
+    ],
+)
+def test_a_secret_that_is_missing_is_named(name: str, value: str) -> None:
+    found = _objects()
+    del found[f"secrets/{name}"]
+    said = f"{value}={name}: namespace research has no such Secret"
+    assert said in _refusal(ApiServer(KINDS, found), _values())
+
+
+def test_a_key_that_a_secret_lacks_is_named_beside_those_that_it_has() -> None:
+    found = _objects() | {"secrets/advgrpo-s3": _secret("accesskey", "secretkey")}
+    said = "the Secret has no key AWS_ACCESS_KEY_ID (it has accesskey, secretkey)"
+    assert said in _refusal(ApiServer(KINDS, found), _values())
+
+
+def test_a_secret_without_data_is_one_without_keys() -> None:
+    found = _objects() | {"secrets/advgrpo-webhook": {"apiVersion": "v1", "kind": "Secret"}}
+    said = "has no key ADVGRPO_WEBHOOK_SECRET (it has none)"
+    assert said in _refusal(ApiServer(KINDS, found), _values())
+
+
+def test_mlflow_is_reached_by_a_token_or_by_user_and_password() -> None:
+    token = _objects() | {"secrets/advgrpo-mlflow": _secret("MLFLOW_TRACKING_TOKEN")}
+    assert install(ApiServer(KINDS, token), _values())
+    half = _objects() | {"secrets/advgrpo-mlflow": _secret("MLFLOW_TRACKING_USERNAME")}
+    assert "no key MLFLOW_TRACKING_PASSWORD" in _refusal(ApiServer(KINDS, half), _values())
+
+
+def test_a_claim_that_is_missing_is_named() -> None:
+    values = _values()
+    values["cache"]["existingClaim"] = "weights"
+    claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
+    assert install(ApiServer(KINDS, _objects() | {"persistentvolumeclaims/weights": claim}), values)
+    said = "cache.existingClaim=weights: namespace research has no such PersistentVolumeClaim"
+    assert said in _refusal(ApiServer(KINDS, _objects()), values)
+
+
+def test_both_checks_can_be_turned_off() -> None:
+    off = {"checks": {"customResources": False, "existingObjects": False}}
+    found = {"serviceaccounts/default": _objects()["serviceaccounts/default"]}
+    assert install(ApiServer((), found), _values() | off)

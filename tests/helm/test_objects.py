@@ -1,0 +1,464 @@
+"""What the chart makes of values."""
+
+import ast
+import importlib.util
+import json
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from advgrpo import __version__
+from advgrpo.cluster.settings import ClusterSettings, parse_cluster_settings
+from components import cluster as task_settings
+from helm.chart import CHART, EXAMPLES, OFFLINE, Values, lint
+from tests.helm.releases import (
+    CREATED_SECRETS,
+    EVERYTHING,
+    MINIMAL,
+    RELEASES,
+    containers,
+    notes,
+    objects,
+    of_kind,
+    pods,
+    release,
+)
+
+KUBERNETES = "1.37"
+OLDEST_KUBERNETES = "1.27"  # Of the chart's `kubeVersion`.
+
+
+@pytest.mark.parametrize("title", RELEASES)
+def test_a_release_is_linted_without_a_finding(title: str) -> None:
+    assert lint(RELEASES[title]) == []
+
+
+def test_a_finding_would_be_seen() -> None:
+    assert "s3/bucket" in lint({**MINIMAL, "s3": {"bucket": 1}})[0]
+
+
+@pytest.mark.parametrize(
+    ("title", "version"),
+    [*((title, KUBERNETES) for title in RELEASES), ("everything", OLDEST_KUBERNETES)],
+)
+def test_every_object_is_one_that_kubernetes_knows(title: str, version: str) -> None:
+    for one in release(title):
+        kubernetes_validate.validate(one, version, strict=True)
+
+
+def test_a_wrong_field_would_be_seen() -> None:
+    job = of_kind(release("minimal"), "Job")["advgrpo-upload"]
+    wrong = job | {"spec": job["spec"] | {"backofLimit": 1}}
+    with pytest.raises(kubernetes_validate.ValidationError, match="backofLimit"):
+        kubernetes_validate.validate(wrong, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize("title", RELEASES)
+def test_no_two_objects_have_one_name(title: str) -> None:
+    names = [(one["kind"], one["metadata"]["name"]) for one in release(title)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("title", RELEASES)
+def test_every_object_is_in_the_namespace_of_the_release_and_labelled(title: str) -> None:
+    for one in release(title):
+        assert one["metadata"]["namespace"] == "research"
+        labels = one["metadata"]["labels"]
+        assert labels["app.kubernetes.io/part-of"] == "advgrpo"
+        assert labels["app.kubernetes.io/instance"] == "advgrpo"
+        assert labels["app.kubernetes.io/version"] == __version__
+        assert labels["app.kubernetes.io/managed-by"] == "Helm"
+        assert {"app.kubernetes.io/name", "app.kubernetes.io/component", "helm.sh/chart"} <= set(
+            labels
+        )
+
+
+def test_the_chart_is_of_this_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    assert chart["appVersion"] == __version__
+    images = {image["tag"] for image in values["images"].values() if isinstance(image, dict)}
+    assert images == {__version__}
+
+
+@pytest.mark.parametrize("title", RELEASES)
+def test_every_container_asks_for_its_share_and_has_limits(title: str) -> None:
+    for name, container in containers(release(title)):
+        for kind in ("requests", "limits"):
+            assert set(container["resources"][kind]) == {"cpu", "memory", "ephemeral-storage"}, name
+
+
+@pytest.mark.parametrize("title", RELEASES)
+def test_selectors_find_the_pods_of_their_object_only(title: str) -> None:
+    labelled = {name: pod["metadata"]["labels"] for name, pod in pods(release(title))}
+    for kind in ("Deployment", "Service"):
+        for name, one in of_kind(release(title), kind).items():
+            selector = one["spec"]["selector"].get("matchLabels", one["spec"]["selector"])
+            found = [pod for pod, labels in labelled.items() if selector.items() <= labels.items()]
+            assert found == [f"Deployment {name}"]
+
+
+@pytest.mark.parametrize("title", RELEASES)
+def test_what_a_pod_refers_to_is_in_the_release_or_was_named_in_its_values(title: str) -> None:
+    made = release(title)
+    given = json.dumps(dict(RELEASES[title]))
+    for name, pod in pods(made):
+        assert pod["spec"]["serviceAccountName"] in of_kind(made, "ServiceAccount"), name
+        for volume in pod["spec"]["volumes"]:
+            if claim := volume.get("persistentVolumeClaim"):
+                assert claim["claimName"] in of_kind(made, "PersistentVolumeClaim")
+    for name, container in containers(made):
+        for source in container.get("envFrom", []):
+            if secret := source.get("secretRef"):
+                assert secret["optional"] or secret["name"] in of_kind(made, "Secret"), name
+            else:
+                assert source["configMapRef"]["name"] in of_kind(made, "ConfigMap"), name
+        for entry in container["env"]:
+            if secret := entry.get("valueFrom", {}).get("secretKeyRef"):
+                data = of_kind(made, "Secret").get(secret["name"], {}).get("data", {})
+                assert secret["key"] in data or f'"{secret["name"]}"' in given, name
+        mounted = {mount["name"] for mount in container["volumeMounts"]}
+        volumes = next(pod for n, pod in pods(made) if name.startswith(n + ":"))["spec"]["volumes"]
+        assert mounted == {volume["name"] for volume in volumes}, name
+
+
+def test_names_are_those_that_the_pipeline_was_compiled_with() -> None:
+    made = release("created-secrets")
+    assert list(of_kind(made, "ConfigMap")) == [task_settings.CONFIG_MAP]
+    assert set(of_kind(made, "Secret")) == {
+        task_settings.S3_SECRET,
+        task_settings.MLFLOW_SECRET,
+        "advgrpo-webhook",
+    }
+    assert _image("upload", MINIMAL) == task_settings.LAUNCHER
+    assert _settings(MINIMAL).image == task_settings.TRAINER
+
+
+def test_settings_have_the_keys_that_tasks_read() -> None:
+    settings = of_kind(release("created-secrets"), "ConfigMap")["advgrpo"]["data"]
+    assert sorted(settings) == sorted(task_settings.CONFIG_KEYS)
+
+
+def test_secrets_have_the_keys_that_tasks_read() -> None:
+    made = of_kind(release("created-secrets"), "Secret")
+    assert sorted(made["advgrpo-s3"]["data"]) == sorted(task_settings.S3_KEYS)
+    by_token = of_kind(release("everything"), "Secret")
+    keys = {*made["advgrpo-mlflow"]["data"], *by_token["advgrpo-mlflow"]["data"]}
+    assert sorted(keys) == sorted(task_settings.MLFLOW_KEYS)
+
+
+def test_without_an_endpoint_requests_go_to_aws() -> None:
+    assert "AWS_ENDPOINT_URL" not in of_kind(release("minimal"), "ConfigMap")["advgrpo"]["data"]
+
+
+def _settings(values: Values, *, name: str = "advgrpo") -> ClusterSettings:
+    (found,) = of_kind(objects(values, name=name), "ConfigMap").values()
+    return parse_cluster_settings(found["data"]["ADVGRPO_CLUSTER"])
+
+
+def test_default_settings_of_jobs_are_those_of_the_code() -> None:
+    assert _settings(MINIMAL) == ClusterSettings(image=task_settings.TRAINER)
+
+
+def test_settings_of_jobs_follow_the_values() -> None:
+    settings = _settings(EVERYTHING)
+    expected = ClusterSettings.model_validate(
+        EVERYTHING["cluster"]
+        | {
+            "image": "registry.example.org/research/advgrpo-trainer-python:0.1.0",
+            "image_pull_secrets": ["registry"],
+            "service_account": "grpo-training",
+            "config_map": "grpo-settings",
+            "cache_claim": "grpo-cache",
+            "cache_size": "500Gi",
+        }
+    )
+    assert settings == expected
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_settings_of_jobs_of_an_example_can_be_read(path: Path) -> None:
+    given = yaml.safe_load(path.read_text(encoding="utf-8"))
+    settings = _settings(given | OFFLINE)
+    assert settings.gpus_per_node == given["cluster"]["gpus_per_node"]
+    assert settings.queue == given["cluster"].get("queue")
+
+
+def test_a_cluster_without_gpus_keeps_its_zero() -> None:
+    settings = _settings({**MINIMAL, "cluster": {"gpus_per_node": 0, "processes_per_node": 2}})
+    assert (settings.gpus_per_node, settings.processes_per_node) == (0, 2)
+
+
+def test_two_releases_differ_in_all_names_but_those_that_tasks_read() -> None:
+    one, other = objects(MINIMAL, name="one"), objects(MINIMAL, name="other")
+    shared = {f["metadata"]["name"] for f in one} & {f["metadata"]["name"] for f in other}
+    assert shared == {task_settings.CONFIG_MAP}
+    assert _settings(MINIMAL, name="one").service_account == "one-advgrpo-training"
+
+
+def test_a_long_release_name_gives_names_that_kubernetes_takes() -> None:
+    for one in objects(CREATED_SECRETS, name="a" * 53):
+        assert len(one["metadata"]["name"]) <= 52, "a CronJob's limit"
+
+
+def _image(component: str, values: Values) -> str:
+    (image,) = {
+        container["image"]
+        for name, container in containers(objects(values))
+        if name.endswith(f": {component}")
+    }
+    return str(image)
+
+
+@pytest.mark.parametrize(
+    ("registry", "image", "reference"),
+    [
+        ("", {}, "advgrpo-launcher-python:0.1.0"),
+        ("r.example:5000/a", {}, "r.example:5000/a/advgrpo-launcher-python:0.1.0"),
+        ("r.example", {"repository": "team/mine"}, "r.example/team/mine:0.1.0"),
+        ("r.example", {"repository": "other.example/mine"}, "other.example/mine:0.1.0"),
+        ("r.example", {"repository": "localhost/mine"}, "localhost/mine:0.1.0"),
+        ("", {"digest": "sha256:" + "a" * 64}, "advgrpo-launcher-python@sha256:" + "a" * 64),
+    ],
+)
+def test_an_image_is_named_in_full(registry: str, image: object, reference: str) -> None:
+    values = {**MINIMAL, "images": {"registry": registry, "launcher": image}}
+    assert _image("janitor", values) == reference
+
+
+def test_the_pipeline_is_uploaded_after_each_installation_and_upgrade() -> None:
+    job = of_kind(release("minimal"), "Job")["advgrpo-upload"]
+    annotations = job["metadata"]["annotations"]
+    assert annotations["helm.sh/hook"] == "post-install,post-upgrade"
+    # A job's template cannot be changed, so the one before must go; a failed one's log stays.
+    policy = set(annotations["helm.sh/hook-delete-policy"].split(","))
+    assert policy == {"before-hook-creation", "hook-succeeded"}
+
+
+def test_the_upload_shows_pipelines_a_token_made_for_it() -> None:
+    job = of_kind(release("minimal"), "Job")["advgrpo-upload"]["spec"]["template"]["spec"]
+    (container,) = job["containers"]
+    assert container["command"] == ["advgrpo", "pipeline", "upload"]
+    # There is no file that says which namespace this is, because there is no other token.
+    assert "--namespace=research" in container["args"]
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    folder = next(m["mountPath"] for m in container["volumeMounts"] if m["name"] != "temporary")
+    assert environment["KF_PIPELINES_SA_TOKEN_PATH"] == f"{folder}/token"
+    (projected,) = [v["projected"] for v in job["volumes"] if "projected" in v]
+    (source,) = projected["sources"]
+    assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
+
+
+def test_the_janitor_looks_at_the_namespace_of_the_release() -> None:
+    for title, dry in (("minimal", []), ("everything", ["--dry-run"])):
+        (job,) = [
+            cron
+            for name, cron in of_kind(release(title), "CronJob").items()
+            if name.endswith("-janitor")
+        ]
+        assert job["spec"]["concurrencyPolicy"] == "Forbid"
+        (container,) = job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+        assert container["command"] == ["advgrpo", "cluster", "janitor"]
+        assert container["args"] == ["--namespace=research", *dry]
+
+
+def test_promotion_runs_the_registry_commands() -> None:
+    found = containers(release("everything"))
+    commands = {name.rpartition(" ")[2]: container["command"] for name, container in found}
+    assert commands["webhook"] == ["advgrpo", "registry", "serve"]
+    assert commands["reconciler"] == ["advgrpo", "registry", "reconcile"]
+
+
+def test_a_run_is_started_for_a_new_champion_if_there_is_a_pipeline_to_start() -> None:
+    names = {"ADVGRPO_ON_PROMOTION_PIPELINE", "ADVGRPO_ON_PROMOTION_PARAMETERS"}
+    for title, starts in (("everything", True), ("created-secrets", False)):
+        for name, container in containers(release(title)):
+            if not name.endswith((": webhook", ": reconciler")):
+                continue
+            environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+            assert (set(environment) >= names) is starts, name
+            assert ("KF_PIPELINES_ENDPOINT" in environment) is starts, name
+            if starts:
+                parameters = json.loads(environment["ADVGRPO_ON_PROMOTION_PARAMETERS"])
+                assert parameters == {"model": "{uri}"}
+
+
+def test_the_uploaded_pipeline_is_told_the_names_of_this_release() -> None:
+    values = {
+        **MINIMAL,
+        "images": {"registry": "registry.example.org"},
+        "configMap": {"name": "settings"},
+        "s3": {"bucket": "research", "existingSecret": "mine"},
+        "mlflow": {**MINIMAL["mlflow"], "existingSecret": "ours"},
+    }
+    (container,) = [c for name, c in containers(objects(values)) if name.endswith(": upload")]
+    environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert environment["ADVGRPO_LAUNCHER_IMAGE"] == container["image"]
+    assert environment["ADVGRPO_CONFIG_MAP"] == "settings"
+    assert environment["ADVGRPO_S3_SECRET"] == "mine"
+    assert environment["ADVGRPO_MLFLOW_SECRET"] == "ours"
+
+
+def test_helm_test_runs_the_doctor() -> None:
+    pod = of_kind(release("everything"), "Pod")["grpo-doctor"]
+    assert pod["spec"]["containers"][0]["args"] == [
+        "--namespace=research",
+        "--workspace=s3://research",
+    ]
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    assert pod["spec"]["containers"][0]["command"] == ["advgrpo", "doctor"]
+
+
+def test_a_deployment_is_replaced_when_its_settings_change() -> None:
+    def digests(values: Values) -> set[str]:
+        return {
+            pod["metadata"]["annotations"]["advgrpo/settings-digest"]
+            for name, pod in pods(objects(values))
+            if name.startswith("Deployment")
+        }
+
+    before = digests(CREATED_SECRETS)
+    s3 = CREATED_SECRETS["s3"]
+    assert digests(CREATED_SECRETS) == before
+    assert digests({**CREATED_SECRETS, "s3": {**s3, "region": "eu-west-1"}}) != before
+    # A digest of a password would tell who guesses it that it was right.
+    assert digests({**CREATED_SECRETS, "s3": {**s3, "secretAccessKey": "another"}}) == before
+
+
+def test_claims_stay_when_the_release_goes() -> None:
+    claims = [
+        claim
+        for title in ("created-secrets", "everything")
+        for claim in of_kind(release(title), "PersistentVolumeClaim").values()
+    ]
+    assert len(claims) == 2
+    for claim in claims:
+        assert claim["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
+
+
+def _mlflow_arguments(values: Values, name: str) -> dict[str, str]:
+    deployment = of_kind(objects(values, name=name), "Deployment")[f"{name}-mlflow"]
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    return dict(argument.partition("=")[::2] for argument in container["args"])
+
+
+@cache
+def _mlflow_security() -> ModuleType:
+    # By its file, because the package around it takes seconds to load.
+    package = importlib.util.find_spec("mlflow")
+    assert package is not None
+    assert package.origin is not None
+    file = Path(package.origin).with_name("server") / "security_utils.py"
+    spec = importlib.util.spec_from_file_location("security_utils", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_mlflow_server_answers_to_every_name_of_its_service() -> None:
+    mlflow = CREATED_SECRETS["mlflow"]
+    server = {**mlflow["server"], "allowedHosts": ["mlflow.example.org"]}
+    values = {**CREATED_SECRETS, "mlflow": {**mlflow, "server": server}}
+    allows = _mlflow_security().is_allowed_host_header
+    allowed = _mlflow_arguments(values, "advgrpo-x")["--allowed-hosts"].split(",")
+    service = "advgrpo-x-mlflow"
+    for host in (
+        service,
+        f"{service}.research",
+        f"{service}.research.svc",
+        f"{service}.research.svc.cluster.local",
+        "localhost",
+        "mlflow.example.org",
+    ):
+        assert allows(allowed, host)
+        assert allows(allowed, f"{host}:5000")
+    assert allows(allowed, "localhost:8081"), "a forwarded port"
+    assert not allows(allowed, "evil.example.org")
+    origins = _mlflow_arguments(values, "advgrpo-x")["--cors-allowed-origins"].split(",")
+    blocks = _mlflow_security().should_block_cors_request
+    assert not blocks("https://mlflow.example.org", "POST", origins)
+    assert blocks("https://evil.example.org", "POST", origins)
+    settings = of_kind(objects(values, name="advgrpo-x"), "ConfigMap")["advgrpo"]["data"]
+    host = settings["MLFLOW_TRACKING_URI"].removeprefix("http://")
+    assert allows(allowed, host)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_mlflow_server_knows_the_options_that_it_is_given() -> None:
+    from mlflow.cli import server
+
+    known = {name for parameter in server.params for name in parameter.opts}
+    assert set(_mlflow_arguments(CREATED_SECRETS, "advgrpo")) <= known
+
+
+def test_the_mlflow_server_has_time_to_start() -> None:
+    deployment = of_kind(release("created-secrets"), "Deployment")["advgrpo-mlflow"]
+    probe = deployment["spec"]["template"]["spec"]["containers"][0]["startupProbe"]
+    assert probe["failureThreshold"] * probe["periodSeconds"] == 600
+
+
+@pytest.mark.parametrize("title", RELEASES)
+def test_notes_say_the_next_commands(title: str) -> None:
+    text = notes(RELEASES[title])
+    assert "helm test advgrpo --namespace research" in text
+    assert "kubectl get pytorchjobs --namespace research" in text
+    workspace = "s3://research" if title == "everything" else "s3://"
+    assert workspace in text
+    assert "<no value>" not in text
+    assert "map[" not in text
+
+
+def test_notes_say_how_to_start_a_run() -> None:
+    submit = "advgrpo submit --namespace research --preset pocket --workspace s3://research/advgrpo"
+    text = notes(MINIMAL)
+    assert f"{submit} --watch" in text
+    assert "kubectl port-forward --namespace kubeflow service/ml-pipeline-ui 8080:80" in text
+    own = notes({**MINIMAL, "kubeflow": {"ui": "https://kubeflow.example.org/pipeline"}})
+    assert "port-forward" not in own
+    assert "export KF_PIPELINES_ENDPOINT=https://kubeflow.example.org/pipeline" in own
+    assert 'choose the pipeline "adversarial-grpo"' in text
+    assert "export ADVGRPO" not in text
+
+
+def test_notes_name_what_a_pipeline_must_be_told_that_the_chart_did_not_upload() -> None:
+    text = notes(EVERYTHING)
+    assert f"export ADVGRPO_LAUNCHER_IMAGE={_image('janitor', EVERYTHING)}" in text
+    assert "export ADVGRPO_CONFIG_MAP=grpo-settings" in text
+    assert "choose the pipeline" not in text
+    mine = {"bucket": "research", "existingSecret": "mine"}
+    mlflow = {**MINIMAL["mlflow"], "existingSecret": "ours"}
+    text = notes({**MINIMAL, "s3": mine, "mlflow": mlflow})
+    assert "export ADVGRPO_S3_SECRET=mine" in text
+    assert "export ADVGRPO_MLFLOW_SECRET=ours" in text
+
+
+def test_notes_register_the_webhook_where_its_secret_is() -> None:
+    from mlflow.entities.webhook import WebhookEvent
+
+    command = notes(CREATED_SECRETS).partition("deployment/advgrpo-webhook -- python3 -c '")[2]
+    program = ast.parse(command.partition("'")[0])
+    (call,) = [
+        node
+        for node in ast.walk(program)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "create_webhook"
+    ]
+    values = {one.arg: one.value for one in call.keywords}
+    service = "http://advgrpo-webhook.research.svc.cluster.local:8080/webhook"
+    assert ast.literal_eval(values["url"]) == service
+    for event in ast.literal_eval(values["events"]):
+        assert WebhookEvent.from_str(event)
+
+
+def test_notes_warn_of_what_is_off() -> None:
+    text = notes({**MINIMAL, "janitor": {"enabled": False}, "networkPolicies": {"enabled": False}})
+    assert "There is no janitor" in text
+    assert "There are no network policies" in text
+    rdma = {"resource": "rdma/hca", "ipc_lock": True}
+    assert "IPC_LOCK" in notes({**MINIMAL, "cluster": {"rdma": rdma}})
+    assert "IPC_LOCK" not in notes(MINIMAL)

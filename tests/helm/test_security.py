@@ -1,0 +1,356 @@
+"""What the chart's pods may do, and who may reach what."""
+
+import copy
+import ipaddress
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from advgrpo.cluster.pytorchjob import PyTorchJobs
+from advgrpo.cluster.roles import JANITOR_RULES, LAUNCHER_RULES, Rule
+from advgrpo.cluster.settings import parse_cluster_settings
+from advgrpo.cluster.work import Work
+from helm.chart import OFFLINE
+from tests.helm.pod_security import violations
+from tests.helm.releases import (
+    CREATED_SECRETS,
+    EVERYTHING,
+    MINIMAL,
+    RELEASES,
+    Object,
+    containers,
+    objects,
+    of_kind,
+    pods,
+    release,
+)
+
+
+@pytest.mark.parametrize("title", RELEASES)
+def test_every_pod_is_one_that_the_level_restricted_takes(title: str) -> None:
+    for name, pod in pods(release(title)):
+        assert violations(pod["spec"]) == [], name
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        (("hostNetwork",), True),
+        (("volumes",), [{"name": "host", "hostPath": {"path": "/"}}]),
+        (("securityContext", "runAsNonRoot"), False),
+        (("securityContext", "runAsUser"), 0),
+        (("securityContext", "seccompProfile", "type"), "Unconfined"),
+        (("securityContext", "sysctls"), [{"name": "kernel.msgmax", "value": "1"}]),
+        (("containers", 0, "securityContext", "allowPrivilegeEscalation"), True),
+        (("containers", 0, "securityContext", "privileged"), True),
+        (("containers", 0, "securityContext", "runAsUser"), 0),
+        (("containers", 0, "securityContext", "capabilities", "drop"), ["NET_RAW"]),
+        (("containers", 0, "securityContext", "capabilities", "add"), ["IPC_LOCK"]),
+        (("containers", 0, "securityContext", "procMount"), "Unmasked"),
+        (("containers", 0, "ports"), [{"containerPort": 1, "hostPort": 1}]),
+        (("initContainers",), [{"name": "first"}]),
+    ],
+)
+def test_a_pod_that_the_level_restricted_refuses_would_be_seen(
+    where: tuple[Any, ...], value: object
+) -> None:
+    spec = copy.deepcopy(of_kind(release("minimal"), "Pod")["advgrpo-doctor"]["spec"])
+    part = spec
+    for key in where[:-1]:
+        part = part[key]
+    part[where[-1]] = value
+    assert violations(spec)
+
+
+def _job_pods(title: str) -> list[Object]:
+    (settings,) = of_kind(release(title), "ConfigMap").values()
+    work = Work(task="train", run_key="run", command=("python",), processes=16)
+    read = parse_cluster_settings(settings["data"]["ADVGRPO_CLUSTER"])
+    job = PyTorchJobs().manifest(work, read)
+    return [one["template"] for one in job["spec"]["pytorchReplicaSpecs"].values()]
+
+
+@pytest.mark.parametrize("title", RELEASES)
+def test_jobs_are_pods_that_the_level_restricted_takes_but_for_one_capability(title: str) -> None:
+    allowed = ["pytorch: adds ['IPC_LOCK']"] if title == "4x8" else []
+    for pod in _job_pods(title):
+        assert violations(pod["spec"]) == allowed
+        assert pod["spec"]["serviceAccountName"] in of_kind(release(title), "ServiceAccount")
+
+
+@pytest.mark.parametrize("title", RELEASES)
+def test_no_container_writes_to_its_image(title: str) -> None:
+    for name, container in containers(release(title)):
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True, name
+        paths = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert "/tmp" in paths, name
+        environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+        assert environment["HOME"] == container["workingDir"] == "/tmp", name
+        assert environment["ADVGRPO_CACHE"].startswith("/tmp/"), name
+
+
+def test_processes_are_of_the_user_of_the_images() -> None:
+    for title, user in (("minimal", 10001), ("everything", 2000)):
+        for _, pod in pods(release(title)):
+            assert pod["spec"]["securityContext"]["runAsUser"] == user
+
+
+def test_only_what_speaks_to_the_api_server_has_its_token() -> None:
+    for title in RELEASES:
+        for account in of_kind(release(title), "ServiceAccount").values():
+            assert account["automountServiceAccountToken"] is False
+        having = {
+            pod["metadata"]["labels"]["app.kubernetes.io/component"]
+            for _, pod in pods(release(title))
+            if pod["spec"]["automountServiceAccountToken"]
+        }
+        assert having == {"janitor", "doctor"}
+
+
+def test_jobs_and_servers_have_no_rights_at_all() -> None:
+    for title in RELEASES:
+        bound = {
+            subject["name"]
+            for binding in of_kind(release(title), "RoleBinding").values()
+            for subject in binding["subjects"]
+        }
+        assert not [name for name in bound if name.endswith("-training")]
+
+
+@pytest.mark.parametrize("title", RELEASES)
+def test_no_role_has_a_wildcard_or_reaches_beyond_the_namespace(title: str) -> None:
+    made = release(title)
+    assert not [one for one in made if one["kind"].startswith("Cluster")]
+    for role in of_kind(made, "Role").values():
+        for rule in role["rules"]:
+            assert not [text for texts in rule.values() for text in texts if "*" in text]
+            assert "secrets" not in rule["resources"]
+    for binding in of_kind(made, "RoleBinding").values():
+        assert binding["roleRef"]["name"] in of_kind(made, "Role")
+        assert {subject["namespace"] for subject in binding["subjects"]} == {"research"}
+
+
+@pytest.mark.parametrize(
+    ("account", "rules"), [("launcher", LAUNCHER_RULES), ("janitor", JANITOR_RULES)]
+)
+def test_a_role_grants_what_the_code_asks_for_and_no_more(
+    account: str, rules: tuple[Rule, ...]
+) -> None:
+    assert of_kind(release("minimal"), "Role")[f"advgrpo-{account}"]["rules"] == list(rules)
+
+
+def test_the_launchers_role_is_for_those_that_run_tasks() -> None:
+    def accounts(values: Mapping[str, Any]) -> list[str]:
+        subjects = of_kind(objects(values), "RoleBinding")["advgrpo-launcher"]["subjects"]
+        return [subject["name"] for subject in subjects]
+
+    assert accounts(MINIMAL) == ["default-editor", "pipeline-runner", "advgrpo-launcher"]
+    only = {**MINIMAL, "launcher": {"serviceAccounts": ["default-editor"]}}
+    assert accounts(only) == ["default-editor", "advgrpo-launcher"]
+
+
+@pytest.mark.parametrize("title", ["created-secrets", "everything"])
+def test_no_secret_is_anywhere_but_in_a_secret(title: str) -> None:
+    made = release(title)
+    outside = json.dumps([one for one in made if one["kind"] != "Secret"])
+    assert "planted" not in outside
+    assert "planted" in json.dumps(RELEASES[title])
+    assert len(of_kind(made, "Secret")) == (3 if title == "created-secrets" else 1)
+
+
+# --- Network policies -----------------------------------------------------------------------------
+
+
+class Network:
+    """Who reaches whom under the policies of a release."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self._policies = of_kind(objects(values), "NetworkPolicy").values()
+
+    def goes_out(self, pods_of: str, port: int, /, *, protocol: str = "TCP", **peer: str) -> bool:
+        """Tell whether pods of a component may open a connection to a peer."""
+        return self._allowed("egress", "to", pods_of, port, protocol, peer)
+
+    def comes_in(self, pods_of: str, port: int, /, **peer: str) -> bool:
+        """Tell whether a peer may open a connection to pods of a component."""
+        return self._allowed("ingress", "from", pods_of, port, "TCP", peer)
+
+    def _allowed(
+        self, way: str, end: str, component: str, port: int, protocol: str, peer: Mapping[str, str]
+    ) -> bool:
+        pod = {"app.kubernetes.io/part-of": "advgrpo", "app.kubernetes.io/component": component}
+        mine = [one["spec"] for one in self._policies if _selects(one["spec"]["podSelector"], pod)]
+        assert mine
+        assert all(set(spec["policyTypes"]) == {"Ingress", "Egress"} for spec in mine)
+        return any(
+            _has_port(rule, port, protocol) and _has_peer(rule.get(end), peer)
+            for spec in mine
+            for rule in spec.get(way, [])
+        )
+
+
+def _selects(selector: Object, labels: Mapping[str, str]) -> bool:
+    return selector.get("matchLabels", {}).items() <= labels.items() and all(
+        labels[one["key"]] in one["values"] for one in selector.get("matchExpressions", [])
+    )
+
+
+def _has_port(rule: Object, port: int, protocol: str) -> bool:
+    wanted = {"protocol": protocol, "port": port}
+    return "ports" not in rule or wanted in rule["ports"]
+
+
+def _has_peer(peers: list[Object] | None, peer: Mapping[str, str]) -> bool:
+    if peers is None:
+        return True
+    for one in peers:
+        match one:
+            case {"podSelector": selector}:
+                part = peer.get("component")
+                found = part is not None and _selects(
+                    selector,
+                    {"app.kubernetes.io/part-of": "advgrpo", "app.kubernetes.io/component": part},
+                )
+            case {"namespaceSelector": selector}:
+                found = _selects(
+                    selector, {"kubernetes.io/metadata.name": peer.get("namespace", "")}
+                )
+            case {"ipBlock": block}:
+                found = "address" in peer and ipaddress.ip_address(
+                    peer["address"]
+                ) in ipaddress.ip_network(block["cidr"])
+        if found:
+            return True
+    return False
+
+
+def test_jobs_reach_each_other_names_s3_and_mlflow_and_nothing_else() -> None:
+    network = Network(EVERYTHING)
+    assert network.goes_out("job", 29500, component="job")
+    assert network.comes_in("job", 29500, component="job")
+    assert network.goes_out("job", 53, protocol="UDP", namespace="kube-system")
+    assert network.goes_out("job", 9000, namespace="storage")
+    assert network.goes_out("job", 5000, component="mlflow")
+    assert network.goes_out("job", 443, address="192.0.2.1"), "networkPolicies.jobs"
+    assert not network.goes_out("job", 443, address="10.0.0.1"), "the API server"
+    assert not network.goes_out("job", 80, namespace="elsewhere")
+    assert not network.goes_out("job", 8888, namespace="kubeflow")
+    assert not network.comes_in("job", 29500, component="task")
+    assert not network.comes_in("job", 29500, namespace="elsewhere")
+
+
+@pytest.mark.parametrize("component", ["task", "doctor"])
+def test_tasks_reach_the_api_server_pipelines_s3_and_mlflow(component: str) -> None:
+    network = Network(EVERYTHING)
+    assert network.goes_out(component, 6443, address="10.0.0.1")
+    assert network.goes_out(component, 8887, namespace="kubeflow")
+    assert network.goes_out(component, 9000, namespace="storage")
+    assert network.goes_out(component, 5000, component="mlflow")
+    assert network.goes_out(component, 80, namespace="istio-system"), "networkPolicies.tasks"
+    assert not network.goes_out(component, 80, namespace="elsewhere")
+    assert not network.goes_out(component, 29500, component="job")
+    assert not network.comes_in(component, 80, namespace="kubeflow")
+
+
+def test_the_janitor_reaches_the_api_server_only() -> None:
+    network = Network(CREATED_SECRETS)
+    assert network.goes_out("janitor", 443, address="10.0.0.1")
+    assert not network.goes_out("janitor", 9000, namespace="storage")
+    assert not network.goes_out("janitor", 5000, component="mlflow")
+
+
+def test_the_upload_reaches_pipelines_only() -> None:
+    network = Network(CREATED_SECRETS)
+    assert network.goes_out("upload", 8888, namespace="kubeflow")
+    assert not network.goes_out("upload", 443, address="10.0.0.1")
+    assert not network.goes_out("upload", 9000, namespace="storage")
+
+
+def test_what_promotes_reaches_pipelines_only_where_it_starts_runs() -> None:
+    for component in ("webhook", "reconciler"):
+        assert Network(EVERYTHING).goes_out(component, 8888, namespace="kubeflow")
+        assert not Network(CREATED_SECRETS).goes_out(component, 8888, namespace="kubeflow")
+        assert not Network(EVERYTHING).goes_out(component, 443, address="10.0.0.1")
+
+
+def test_the_webhook_is_called_by_the_mlflow_server_only() -> None:
+    network = Network(CREATED_SECRETS)
+    assert network.comes_in("webhook", 8080, component="mlflow")
+    assert network.goes_out("mlflow", 8080, component="webhook")
+    assert not network.comes_in("webhook", 8080, component="job")
+    assert not network.comes_in("webhook", 8080, namespace="tracking")
+    webhook = {"enabled": True, "existingSecret": "a", "from": {"namespaces": ["tracking"]}}
+    elsewhere = Network({**MINIMAL, "promotion": {"webhook": webhook}})
+    assert elsewhere.comes_in("webhook", 8080, namespace="tracking")
+    assert not elsewhere.comes_in("webhook", 8080, component="mlflow")
+
+
+def test_the_mlflow_server_is_reached_by_ours_and_those_that_are_named() -> None:
+    network = Network(EVERYTHING)
+    for component in ("job", "task", "doctor", "webhook", "reconciler"):
+        assert network.comes_in("mlflow", 5000, component=component)
+        assert network.goes_out(component, 5000, component="mlflow")
+    assert network.comes_in("mlflow", 5000, namespace="istio-system")
+    assert network.comes_in("mlflow", 5000, address="10.1.2.3")
+    assert not network.comes_in("mlflow", 5000, component="janitor")
+    assert not network.comes_in("mlflow", 5000, namespace="elsewhere")
+    assert network.goes_out("mlflow", 5432, namespace="databases")
+    assert not Network(CREATED_SECRETS).goes_out("mlflow", 5432, namespace="databases")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("", 443),
+        ("https://s3.example.org", 443),
+        ("http://s3.example.org", 80),
+        ("https://s3.example.org:8443", 8443),
+        ("http://[fd00::1]:9000", 9000),
+    ],
+)
+def test_the_port_of_s3_is_that_of_its_endpoint(endpoint: str, port: int) -> None:
+    network = Network({**MINIMAL, "s3": {**MINIMAL["s3"], "endpoint": endpoint}})
+    assert network.goes_out("job", port, address="10.0.0.1")
+    assert not network.goes_out("job", 22, address="10.0.0.1")
+
+
+def test_every_component_of_a_release_has_a_policy() -> None:
+    for title in RELEASES:
+        policies = of_kind(release(title), "NetworkPolicy").values()
+        named = {
+            component
+            for policy in policies
+            for expression in policy["spec"]["podSelector"].get("matchExpressions", [])
+            for component in expression["values"]
+        }
+        labels = [pod["metadata"]["labels"] for _, pod in pods(release(title))]
+        assert {one["app.kubernetes.io/component"] for one in labels} <= named
+        assert {one["app.kubernetes.io/part-of"] for one in labels} == {"advgrpo"}
+
+
+def test_tasks_have_the_label_by_which_policies_find_them() -> None:
+    pipeline = Path(__file__).parents[2] / "pipelines" / "adversarial_grpo.yaml"
+    _, platform = yaml.safe_load_all(pipeline.read_text(encoding="utf-8"))
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
+    assert executors
+    for executor in executors:
+        assert executor["podMetadata"]["labels"] == {
+            "app.kubernetes.io/component": "task",
+            "app.kubernetes.io/part-of": "advgrpo",
+        }
+
+
+def test_jobs_have_the_label_by_which_policies_find_them() -> None:
+    for pod in _job_pods("4x8"):
+        labels = pod["metadata"]["labels"]
+        assert labels["app.kubernetes.io/component"] == "job"
+        assert labels["app.kubernetes.io/part-of"] == "advgrpo"
+
+
+def test_policies_can_be_left_out() -> None:
+    made = objects({**MINIMAL, **OFFLINE, "networkPolicies": {"enabled": False}})
+    assert not of_kind(made, "NetworkPolicy")
