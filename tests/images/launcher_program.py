@@ -1,0 +1,110 @@
+"""Do what the launcher's image does, where what that image lacks cannot be imported.
+
+Arguments: JSON list of the modules it lacks, workspace. What came of it is printed as JSON.
+"""
+
+import importlib
+import json
+import os
+import pkgutil
+import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType, SimpleNamespace
+from typing import ClassVar
+
+NEEDED = (
+    "advgrpo.cli",
+    "advgrpo.cluster",
+    "advgrpo.config",
+    "advgrpo.readiness",
+    "advgrpo.submitting",
+    "advgrpo.tasks.placed",
+    "advgrpo.tasks.promotion",
+    "advgrpo.tasks.registry",
+    "advgrpo.tasks.resolve_config",
+    "advgrpo.tasks.webhook",
+    "advgrpo.tracking.health",
+    "advgrpo.tracking.runs",
+    "advgrpo.tracking.sending",
+)
+"""Modules that the launcher's image must be able to import, those of packages included."""
+
+
+class Lacking(PathFinder):
+    """Finds what is installed, but for some modules."""
+
+    modules: ClassVar[frozenset[str]] = frozenset()
+
+    @classmethod
+    def find_spec(
+        cls,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
+        if fullname.partition(".")[0] in cls.modules:
+            return None
+        return super().find_spec(fullname, path, target)
+
+
+def import_needed() -> None:
+    """Import everything that the launcher's image must be able to import."""
+    for name in NEEDED:
+        package = importlib.import_module(name)
+        for module in pkgutil.iter_modules(getattr(package, "__path__", []), f"{name}."):
+            importlib.import_module(module.name)
+
+
+def cluster_that(run_job: object) -> None:
+    """Have jobs run by a function and not by a cluster."""
+    launcher = ModuleType("advgrpo.cluster.launcher")
+    launcher.Work = SimpleNamespace  # type: ignore[attr-defined]
+    launcher.run_job = run_job  # type: ignore[attr-defined]
+    sys.modules[launcher.__name__] = launcher
+    os.environ["ADVGRPO_CLUSTER"] = '{"image": "trainer"}'
+
+
+def main() -> None:
+    """Run the tasks."""
+    lacking, workspace = frozenset(json.loads(sys.argv[1])), sys.argv[2]
+    Lacking.modules = lacking - sys.modules.keys()
+    sys.meta_path[sys.meta_path.index(PathFinder)] = Lacking
+    import_needed()
+
+    from advgrpo.errors import JobFailedError, TrainingError
+    from advgrpo.storage import join, write_bytes
+    from advgrpo.tasks.placed import FAILURE_PREFIX, OUTCOME_FILE, run_task
+    from advgrpo.tasks.resolve_config import resolve_config
+
+    def succeed(work: SimpleNamespace, _settings: object) -> None:
+        outcome = {"location": work.command[-1], "metrics": {"updates": 2.0}}
+        write_bytes(join(work.run_key, OUTCOME_FILE), json.dumps(outcome).encode())
+
+    def fail(work: SimpleNamespace, _settings: object) -> None:
+        failure = {"task": work.task, "kind": "NonFiniteError", "message": "NaN", "repair": ""}
+        name = f"{FAILURE_PREFIX}0.json"
+        write_bytes(join(work.run_key, name), json.dumps(failure).encode())
+        raise JobFailedError("the pod failed")
+
+    resolved = resolve_config("pocket", [], processes=1, workspace=workspace, run_key="")
+    arguments = {"workspace": workspace, "parent_run_id": resolved.parent_run_id}
+    cluster_that(succeed)
+    result = run_task("train", arguments, run_id="1")
+    cluster_that(fail)
+    try:
+        run_task("evaluate", arguments, run_id="1")
+    except TrainingError as error:
+        failure = type(error).__name__
+    made = {
+        "parent_run_id": resolved.parent_run_id,
+        "location": result.location,
+        "metrics": dict(result.metrics),
+        "failure": failure,
+        "loaded": sorted(Lacking.modules & sys.modules.keys()),
+    }
+    sys.stdout.write(json.dumps(made))
+
+
+if __name__ == "__main__":
+    main()
