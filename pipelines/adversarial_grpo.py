@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from kfp import compiler, dsl
 
+from components.cluster import on_cluster
 from components.evaluate.component import evaluate
 from components.pretrain_reward.component import pretrain_reward
 from components.reference_images.component import reference_images
@@ -36,33 +37,46 @@ def adversarial_grpo(
     """Post-train a text-to-image flow model by adversarial reward.
 
     Args:
-        workspace: Location that all tasks can reach, for instance s3://bucket/folder. A run with
-            the same settings takes up what an earlier one left there.
-        preset: Name of a shipped preset, or path of a YAML file in the image.
-        overrides: Changes to the preset, for instance ["training.updates=10", "seed=1"].
-        processes: Training processes; on GPUs, one each.
+        workspace: Where results and checkpoints are kept: on a cluster an s3://bucket/folder that
+            all tasks can write. A run with the same settings takes up what an earlier one left
+            there.
+        preset: Name of a preset that ships with advgrpo, for instance pocket; or all of the text
+            of a YAML file with settings; or the path of one in the image.
+        overrides: Changes to the preset, a list of texts key=value, for instance
+            ["training.updates=10", "seed=1"].
+        processes: Drawing, training and measuring processes, one for each GPU. They must be able to
+            share an update evenly and, if they need more than one node, fill their nodes.
         run_key: If an MLflow run was opened with this key, it is taken up again; empty opens one.
 
     Returns:
         Where each task's result is, the registered version, and the MLflow run.
     """
+    job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     config = resolve_config(
-        preset=preset, overrides=overrides, processes=processes, run_key=run_key
+        preset=preset,
+        overrides=overrides,
+        processes=processes,
+        run_key=run_key,
+        workspace=workspace,
     )
     # Each run has an MLflow run of its own, so nothing is ever found in Kubeflow's cache. What is
     # done already is found in the workspace.
     config.set_caching_options(enable_caching=False)
-    config.set_display_name("Resolve config")
     run_id = config.outputs["parent_run_id"]
     images = reference_images(
-        settings=config.outputs["reference_images"], workspace=workspace, parent_run_id=run_id
-    ).set_display_name("Reference images")
+        settings=config.outputs["reference_images"],
+        workspace=workspace,
+        processes=processes,
+        parent_run_id=run_id,
+        run_id=job,
+    )
     reward = pretrain_reward(
         settings=config.outputs["pretraining"],
         reference_images=images.outputs["train"],
         workspace=workspace,
         parent_run_id=run_id,
-    ).set_display_name("Pre-train reward")
+        run_id=job,
+    )
     trained = train(
         settings=config.outputs["training"],
         reference_images=images.outputs["train"],
@@ -70,21 +84,38 @@ def adversarial_grpo(
         workspace=workspace,
         processes=processes,
         parent_run_id=run_id,
-    ).set_display_name("Train")
+        run_id=job,
+    )
     evaluation = evaluate(
         settings=config.outputs["run"],
         trained=trained.outputs["Output"],
         discriminator=reward.outputs["Output"],
         reference_images=images.outputs["test"],
         workspace=workspace,
+        processes=processes,
         parent_run_id=run_id,
-    ).set_display_name("Evaluate")
+        run_id=job,
+    )
     version = register(
         settings=config.outputs["run"],
         trained=trained.outputs["Output"],
         evaluation=evaluation.outputs["Output"],
         parent_run_id=run_id,
-    ).set_display_name("Register")
+    )
+    names = {
+        "Resolve config": config,
+        "Reference images": images,
+        "Pre-train reward": reward,
+        "Train": trained,
+        "Evaluate": evaluation,
+        "Register": version,
+    }
+    for name, task in names.items():
+        on_cluster(task, name)
+        # A container may be lost with its node; the job that it waits for goes on meanwhile. What
+        # the first task refuses is refused at once.
+        if task is not config:
+            task.set_retry(num_retries=2, backoff_duration="30s")
     return Outputs(
         reference_images=images.outputs["train"],
         test_reference_images=images.outputs["test"],

@@ -1,4 +1,4 @@
-"""Start training processes on this machine and say how they ended."""
+"""Start this machine's training processes and say how they ended."""
 
 import os
 import signal
@@ -10,20 +10,26 @@ from pathlib import Path
 from types import FrameType
 
 import torch
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing.api import (
     DefaultLogsSpecs,
     SignalException,
     Std,
 )
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from advgrpo.errors import ConfigError, Preempted, RankFailedError
 from advgrpo.tasks.environment import environment
 from advgrpo.tasks.failures import FAILURE_FILE, read_failure
+from advgrpo.tasks.nodes import Nodes, nodes
 
 _STOP_SECONDS = 600
 """Longest time that ranks get to save their state once they are asked to stop."""
+
+_MEETING_SECONDS = 3600
+"""Longest wait for the other machines, which may be fetching what they need."""
 
 _LINES_QUOTED = 12
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -35,10 +41,14 @@ CPU_ENVIRONMENT = {
     "DS_SKIP_CUDA_CHECK": "1",
     # More threads than one would make ranks wait for each other's.
     "OMP_NUM_THREADS": "1",
+}
+"""Variables of ranks on machines without a GPU."""
+
+ONE_MACHINE_ENVIRONMENT = {
     # gloo would otherwise ask the network for the host's address.
     "GLOO_SOCKET_IFNAME": "lo",
 }
-"""Variables of ranks on a machine without a GPU."""
+"""Variables of ranks that are all on one machine."""
 
 
 def run_ranks(module: str, arguments: Sequence[str], *, processes: int, logs: Path) -> None:
@@ -49,7 +59,7 @@ def run_ranks(module: str, arguments: Sequence[str], *, processes: int, logs: Pa
     Args:
         module: What each rank runs, as `python -m` does.
         arguments: Its arguments.
-        processes: How many ranks; on a machine with GPUs, one each.
+        processes: How many ranks on all machines of the job; with GPUs, one each.
         logs: Empty folder for the ranks' output, which also goes to ours.
 
     Raises:
@@ -58,39 +68,54 @@ def run_ranks(module: str, arguments: Sequence[str], *, processes: int, logs: Pa
         AdvGrpoError: The error that a rank ended with, if it was one of ours.
         RankFailedError: If a rank died of anything else.
     """
-    gpus = torch.cuda.device_count()
-    if gpus and processes > gpus:
+    machines, gpus = nodes(), torch.cuda.device_count()
+    here = machines.processes_here(processes)
+    if gpus and here > gpus:
         raise ConfigError(
-            f"processes={processes}, but there are {gpus} GPUs", repair="use one process per GPU"
+            f"processes={processes} puts {here} on this machine, which has {gpus} GPUs",
+            repair="use one process per GPU",
         )
     failure_file = logs / "failure.json"
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=processes,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-        logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL),
-        signals_to_handle="SIGTERM,SIGHUP",
-        shutdown_timeout=_STOP_SECONDS,
-    )
+    launch = elastic_launch(_launch_config(machines, here, logs), sys.executable)
     variables = {FAILURE_FILE: str(failure_file), **({} if gpus else CPU_ENVIRONMENT)}
+    if machines.count == 1:
+        variables |= ONE_MACHINE_ENVIRONMENT
     try:
         with environment(variables), _interrupt_is_termination():
-            elastic_launch(config, sys.executable)("-u", "-m", module, *arguments)
+            launch("-u", "-m", module, *arguments)
     except SignalException as stop:
         raise Preempted(
             f"training was asked to stop ({signal.Signals(stop.sigval).name}); its state is saved",
             repair="run it again to go on from there",
         ) from None
+    except (RendezvousError, DistError) as error:
+        raise RankFailedError(
+            f"the machines of the job do not meet at {machines.address}:{machines.port}: {error}",
+            repair="look for the first failure in the logs of all machines, then run it again",
+        ) from error
     except ChildFailedError as error:
         failure = read_failure(failure_file)
         if failure is not None and not _killed(error):
             raise failure.error() from None
         raise _rank_failed(error, logs) from None
+
+
+def _launch_config(machines: Nodes, processes_here: int, logs: Path) -> LaunchConfig:
+    alone = machines.count == 1
+    return LaunchConfig(
+        min_nodes=machines.count,
+        max_nodes=machines.count,
+        nproc_per_node=processes_here,
+        run_id=uuid.uuid4().hex if alone else "advgrpo",
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint=f"{machines.address}:{machines.port}",
+        rdzv_configs={} if alone else {"rank": machines.rank, "timeout": _MEETING_SECONDS},
+        local_addr="localhost" if alone else None,
+        max_restarts=0,
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL),
+        signals_to_handle="SIGTERM,SIGHUP",
+        shutdown_timeout=_STOP_SECONDS,
+    )
 
 
 def _killed(error: ChildFailedError) -> dict[int, ProcessFailure]:

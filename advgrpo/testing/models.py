@@ -85,6 +85,9 @@ class RecordingLogger:
     pictures: dict[tuple[str, int], bytes] = field(default_factory=dict)
     """PNG by name and update."""
 
+    facts: dict[str, str] = field(default_factory=dict)
+    """Tags by name."""
+
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Keep measures."""
         self.rows.append((step, dict(values)))
@@ -92,6 +95,10 @@ class RecordingLogger:
     def picture(self, name: str, step: int, png: bytes) -> None:
         """Keep a picture."""
         self.pictures[name, step] = png
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Keep facts of the whole run."""
+        self.facts |= values
 
 
 class BrightnessScorer:

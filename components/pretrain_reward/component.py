@@ -2,15 +2,16 @@
 
 from kfp import dsl
 
-from components.images import TRAINER
+from components.cluster import LAUNCHER
 
 
-@dsl.component(base_image=TRAINER, install_kfp_package=False)
+@dsl.component(base_image=LAUNCHER, install_kfp_package=False)
 def pretrain_reward(
     settings: str,
     reference_images: str,
     workspace: str,
     parent_run_id: str,
+    run_id: str,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
     """Train the discriminator on base-model images before the first update.
@@ -20,18 +21,20 @@ def pretrain_reward(
         reference_images: Location of the training prompts' reference images.
         workspace: Where the result is kept.
         parent_run_id: MLflow run to nest in.
+        run_id: The pipeline run; a job that it started already is taken up.
         metrics: Held-out accuracy and margins of the discriminator.
 
     Returns:
         Location of the discriminator.
     """
-    from advgrpo.tasks import pretrain_reward as task
+    from advgrpo.tasks.placed import run_task
 
-    result = task.pretrain_reward(
-        settings,
-        reference_images=reference_images,
-        workspace=workspace,
-        parent_run_id=parent_run_id,
-    )
+    arguments = {
+        "settings": settings,
+        "reference_images": reference_images,
+        "workspace": workspace,
+        "parent_run_id": parent_run_id,
+    }
+    result = run_task("pretrain-reward", arguments, run_id=run_id)
     metrics.metadata.update(result.write_metrics(metrics.path))
     return result.location

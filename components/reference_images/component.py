@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from components.images import TRAINER
+from components.cluster import LAUNCHER
 
 
-@dsl.component(base_image=TRAINER, install_kfp_package=False)
-def reference_images(settings: str, workspace: str, parent_run_id: str) -> NamedTuple(  # type: ignore[valid-type]
+@dsl.component(base_image=LAUNCHER, install_kfp_package=False)
+def reference_images(
+    settings: str, workspace: str, processes: int, parent_run_id: str, run_id: str
+) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs", train=str, test=str
 ):
     """Draw reference images for training and test prompts, or validate an existing set.
@@ -16,11 +18,19 @@ def reference_images(settings: str, workspace: str, parent_run_id: str) -> Named
     Args:
         settings: The task's settings as JSON text.
         workspace: Where images are kept.
+        processes: Drawing processes.
         parent_run_id: MLflow run to nest in.
+        run_id: The pipeline run; a job that it started already is taken up.
 
     Returns:
         Locations of the two sets.
     """
-    from advgrpo.tasks import reference_images as task
+    from advgrpo.tasks.placed import run_task
 
-    return task.make_reference_images(settings, workspace=workspace, parent_run_id=parent_run_id)
+    arguments = {
+        "settings": settings,
+        "workspace": workspace,
+        "processes": processes,
+        "parent_run_id": parent_run_id,
+    }
+    return run_task("reference-images", arguments, run_id=run_id)

@@ -2,7 +2,7 @@
 
 from kfp import dsl
 
-from components.images import TRAINER
+from components.cluster import TRAINER
 
 
 @dsl.component(base_image=TRAINER, install_kfp_package=False)

@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from components.images import TRAINER
+from components.cluster import LAUNCHER
 
 
-@dsl.component(base_image=TRAINER, install_kfp_package=False)
-def resolve_config(preset: str, overrides: list[str], processes: int, run_key: str) -> NamedTuple(  # type: ignore[valid-type]
+@dsl.component(base_image=LAUNCHER, install_kfp_package=False)
+def resolve_config(
+    preset: str, overrides: list[str], processes: int, run_key: str, workspace: str
+) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
     reference_images=str,
     pretraining=str,
@@ -16,17 +18,20 @@ def resolve_config(preset: str, overrides: list[str], processes: int, run_key: s
     run=str,
     parent_run_id=str,
 ):
-    """Validate a run's settings, hand each task its share, and open the MLflow run.
+    """Validate a run's settings and its surroundings, and hand each task its share.
 
     Args:
-        preset: Name of a shipped preset, or path of a YAML file.
+        preset: Name of a shipped preset, path of a YAML file, or the text of one.
         overrides: Texts such as `training.updates=10`.
         processes: Training processes.
         run_key: Key of an MLflow run to take up again; empty opens one.
+        workspace: Where results are kept; it must be writable.
 
     Returns:
         Each task's settings as JSON text, and the id of the MLflow run.
     """
     from advgrpo.tasks import resolve_config as task
 
-    return task.resolve_config(preset, overrides, processes=processes, run_key=run_key)
+    return task.resolve_config(
+        preset, overrides, processes=processes, run_key=run_key, workspace=workspace
+    )

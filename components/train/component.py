@@ -2,10 +2,10 @@
 
 from kfp import dsl
 
-from components.images import TRAINER
+from components.cluster import LAUNCHER
 
 
-@dsl.component(base_image=TRAINER, install_kfp_package=False)
+@dsl.component(base_image=LAUNCHER, install_kfp_package=False)
 def train(
     settings: str,
     reference_images: str,
@@ -13,6 +13,7 @@ def train(
     workspace: str,
     processes: int,
     parent_run_id: str,
+    run_id: str,
     adapter: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
@@ -25,22 +26,24 @@ def train(
         workspace: Where checkpoints and the result are kept.
         processes: Training processes.
         parent_run_id: MLflow run to nest in.
+        run_id: The pipeline run; a job that it started already is taken up.
         adapter: The trained adapter, in the layouts of peft and diffusers.
         metrics: Held-out measures of the adapter, and what training took.
 
     Returns:
         Location of the training's result.
     """
-    from advgrpo.tasks import train as task
+    from advgrpo.tasks.placed import run_task
 
-    result = task.train(
-        settings,
-        reference_images=reference_images,
-        discriminator=discriminator,
-        workspace=workspace,
-        processes=processes,
-        parent_run_id=parent_run_id,
-    )
+    arguments = {
+        "settings": settings,
+        "reference_images": reference_images,
+        "discriminator": discriminator,
+        "workspace": workspace,
+        "processes": processes,
+        "parent_run_id": parent_run_id,
+    }
+    result = run_task("train", arguments, run_id=run_id)
     result.copy(adapter.path, "adapter")
     metrics.metadata.update(result.write_metrics(metrics.path))
     return result.location

@@ -1,0 +1,310 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kubernetes.client import Configuration
+
+from advgrpo.cluster import questions as questions_module
+from advgrpo.cluster.doctor import DOCTOR_RULES, S3_KEYS, Check, examine, require_ready
+from advgrpo.cluster.pod_template import MLFLOW_KEYS
+from advgrpo.cluster.roles import LAUNCHER_RULES, Rule
+from advgrpo.cluster.settings import ClusterSettings
+from advgrpo.errors import ClusterError, ClusterUnavailableError
+from advgrpo.testing import FakeCluster, Fault
+from advgrpo.testing.cluster_objects import Target
+from components import cluster as component
+
+SETTINGS: dict[str, Any] = {
+    "image": "registry/trainer:1",
+    "image_pull_secrets": ["registry-key"],
+    "gpus_per_node": 8,
+    "node_selector": {"gpu": "h100"},
+    "queue": "shared",
+    "cache_claim": "cache",
+}
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
+    with FakeCluster(namespaces=("ml",)) as cluster:
+        path = cluster.kubeconfig(tmp_path / "kubeconfig", namespace="ml")
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+        _install(cluster)
+        yield cluster
+
+
+def _install(cluster: FakeCluster, settings: dict[str, Any] = SETTINGS) -> None:
+    cluster.store.create(Target("", "v1", "namespaces"), _named("ml"))
+    data = {"ADVGRPO_CLUSTER": json.dumps(settings), "MLFLOW_TRACKING_URI": "http://mlflow"}
+    cluster.create("configmaps", _named("advgrpo") | {"data": data}, namespace="ml")
+    for secret, keys in (("advgrpo-s3", S3_KEYS), ("advgrpo-mlflow", MLFLOW_KEYS[:1])):
+        body = _named(secret) | {"data": dict.fromkeys(keys, "eA==")}
+        cluster.create("secrets", body, namespace="ml")
+    cluster.create("secrets", _named("registry-key"), namespace="ml")
+    cluster.create("serviceaccounts", _named("advgrpo-training"), namespace="ml")
+    cluster.create("persistentvolumeclaims", _named("cache"), namespace="ml")
+    cluster.store.create(Target("kueue.x-k8s.io", "v1beta1", "localqueues", "ml"), _named("shared"))
+    for name, count, kind in (("a", "8", "h100"), ("b", "4", "h100"), ("c", "8", "a100")):
+        node = {"metadata": {"name": name, "labels": {"gpu": kind}}}
+        node["status"] = {"allocatable": {"nvidia.com/gpu": count}}
+        cluster.store.create(Target("", "v1", "nodes"), node)
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"metadata": {"name": name}}
+
+
+def _check(name: str, **arguments: str) -> Check:
+    found = [check for check in examine(**arguments) if check.name.startswith(name)]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def _remove(cluster: FakeCluster, resource: str, name: str, group: str = "") -> None:
+    namespace = "" if resource in {"namespaces", "nodes"} else "ml"
+    found = cluster.store.find(group, resource, namespace, name)
+    assert found is not None
+    cluster.store.remove(found)
+
+
+def test_a_cluster_with_everything_fails_no_check(cluster: FakeCluster) -> None:
+    checks = list(examine())
+    assert [check for check in checks if check.state == "FAIL"] == []
+    skipped = [check.name for check in checks if check.state == "SKIP"]
+    assert skipped == ["image registry/trainer:1"]
+    assert all(check.found for check in checks)
+    assert cluster.calls
+
+
+@pytest.mark.parametrize(
+    ("resource", "name", "check"),
+    [
+        ("namespaces", "ml", "namespace ml"),
+        ("configmaps", "advgrpo", "ConfigMap advgrpo"),
+        ("secrets", "advgrpo-s3", "Secret advgrpo-s3"),
+        ("secrets", "registry-key", "pull secret registry-key"),
+        ("serviceaccounts", "advgrpo-training", "service account advgrpo-training"),
+        ("persistentvolumeclaims", "cache", "cache claim cache"),
+        ("nodes", "a", "nodes with 8 nvidia.com/gpu"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_repair(
+    cluster: FakeCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    resource: str,
+    name: str,
+    check: str,
+) -> None:
+    monkeypatch.setenv("ADVGRPO_CLUSTER", json.dumps(SETTINGS))
+    assert _check(check).state == "OK"
+    _remove(cluster, resource, name)
+    found = _check(check)
+    assert found.state == "FAIL"
+    assert found.repair
+
+
+def test_a_missing_queue_is_named(cluster: FakeCluster) -> None:
+    assert _check("queue shared").state == "OK"
+    _remove(cluster, "localqueues", "shared", "kueue.x-k8s.io")
+    assert _check("queue shared").state == "FAIL"
+    cluster.missing_resources.add("localqueues")
+    assert "does not have Kueue" in _check("queue shared").found
+
+
+@pytest.mark.parametrize(
+    ("plural", "name"),
+    [("pytorchjobs", "kind pytorchjobs"), ("workflows", "kind workflows")],
+)
+def test_a_kind_that_is_not_installed_is_named(
+    cluster: FakeCluster, plural: str, name: str
+) -> None:
+    cluster.missing_resources.add(plural)
+    found = _check(name)
+    assert (found.state, "install" in found.repair) == ("FAIL", True)
+
+
+@pytest.mark.parametrize("rule", LAUNCHER_RULES)
+def test_each_right_that_the_launcher_needs_is_asked_for(cluster: FakeCluster, rule: Rule) -> None:
+    for verb in rule["verbs"]:
+        cluster.denied = {(verb, rule["resources"][0])}
+        for account in ("", "default-editor"):
+            found = _check("rights", service_account=account)
+            assert found.state == "FAIL"
+            assert f"may not {verb} {rule['resources'][0]} in ml" in found.found
+
+
+def test_the_rights_of_another_account_are_asked_of_the_cluster(cluster: FakeCluster) -> None:
+    assert _check("rights of default-editor", service_account="default-editor").state == "OK"
+    assert cluster.calls[-1].resource != "selfsubjectaccessreviews"
+    assert any(call.resource == "localsubjectaccessreviews" for call in cluster.calls)
+
+
+@pytest.mark.parametrize(
+    ("secret", "keys", "said"),
+    [
+        ("advgrpo-s3", ["accesskey", "secretkey"], "lacks AWS_ACCESS_KEY_ID"),
+        ("advgrpo-s3", ["AWS_ACCESS_KEY_ID"], "lacks AWS_SECRET_ACCESS_KEY"),
+        ("advgrpo-mlflow", ["password"], "password, which nothing reads"),
+    ],
+)
+def test_wrong_keys_of_a_secret_are_named(
+    cluster: FakeCluster, secret: str, keys: list[str], said: str
+) -> None:
+    _remove(cluster, "secrets", secret)
+    body = _named(secret) | {"data": dict.fromkeys(keys, "eA==")}
+    cluster.create("secrets", body, namespace="ml")
+    found = _check(f"Secret {secret}")
+    assert (found.state, said in found.found) == ("FAIL", True)
+    assert "AWS_" in found.repair or "MLFLOW_" in found.repair
+
+
+def test_mlflow_without_a_login_needs_no_secret(cluster: FakeCluster) -> None:
+    _remove(cluster, "secrets", "advgrpo-mlflow")
+    assert _check("Secret advgrpo-mlflow").state == "SKIP"
+
+
+@pytest.mark.parametrize(
+    ("resource", "name"),
+    [
+        ("secrets", "Secret advgrpo-s3"),
+        ("nodes", "nodes with"),
+        ("events", "image"),
+        ("namespaces", "namespace"),
+        ("localqueues", "queue"),
+    ],
+)
+def test_what_may_not_be_read_is_unknown_and_no_failure(
+    cluster: FakeCluster, resource: str, name: str
+) -> None:
+    cluster.denied = {("get", resource), ("list", resource)}
+    found = _check(name)
+    assert (found.state, "forbidden" in found.found) == ("SKIP", True)
+
+
+def test_an_image_that_could_not_be_pulled_is_found_among_events(cluster: FakeCluster) -> None:
+    event = {
+        "metadata": {"generateName": "pull-"},
+        "reason": "Failed",
+        "message": 'Failed to pull image "registry/trainer:1": 401 Unauthorized',
+    }
+    cluster.create("events", event, namespace="ml")
+    found = _check("image registry/trainer:1")
+    assert (found.state, "401 Unauthorized" in found.found) == ("FAIL", True)
+
+
+def test_settings_that_cannot_be_read_name_the_key(cluster: FakeCluster) -> None:
+    _remove(cluster, "configmaps", "advgrpo")
+    data = {"ADVGRPO_CLUSTER": '{"image": "i", "gpus": 8}', "MLFLOW_TRACKING_URI": "http://m"}
+    cluster.create("configmaps", _named("advgrpo") | {"data": data}, namespace="ml")
+    found = _check("settings")
+    assert (found.state, "gpus" in found.found) == ("FAIL", True)
+
+
+def test_a_config_map_without_its_keys_is_named(cluster: FakeCluster) -> None:
+    _remove(cluster, "configmaps", "advgrpo")
+    cluster.create("configmaps", _named("advgrpo") | {"data": {"x": "y"}}, namespace="ml")
+    assert "lacks ADVGRPO_CLUSTER" in _check("ConfigMap").found
+
+
+def test_without_a_cluster_it_says_so_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none")
+    )
+    checks = list(examine())
+    assert [check.state for check in checks] == ["FAIL", "SKIP"]
+    assert "KUBECONFIG" in checks[0].repair
+
+
+@pytest.mark.parametrize("content", ["a: [b", "hello"])
+def test_a_kubeconfig_file_that_cannot_be_used_is_a_failure(
+    cluster: FakeCluster, tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "kubeconfig").write_text(content)
+    found = _check("Kubernetes API server")
+    assert (found.state, "no way" in found.found) == ("FAIL", True)
+    assert cluster.calls == []
+
+
+def test_a_web_page_is_no_api_server(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "discover", lambda _path: "Welcome")
+    found = _check("Kubernetes API server")
+    assert (found.state, "not as an API server does" in found.found) == ("FAIL", True)
+
+
+def test_a_dead_api_server_is_one_failure(cluster: FakeCluster) -> None:
+    cluster.faults.plan(Fault("reset_before", times=99))
+    checks = list(examine())
+    assert [check.name for check in checks if check.state == "FAIL"] == ["Kubernetes API server"]
+
+
+def test_a_server_that_fails_midway_is_a_failure_not_a_fault(cluster: FakeCluster) -> None:
+    cluster.faults.plan(Fault("status", resource="secrets", times=99))
+    assert _check("Secret advgrpo-s3").state == "FAIL"
+
+
+def test_in_a_pod_the_environment_tells_what_may_not_be_read(
+    cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = tmp_path / "account"
+    account.mkdir()
+    (account / "namespace").write_text("ml")
+    monkeypatch.setattr(questions_module, "_SERVICE_ACCOUNT", account)
+
+    def load(client_configuration: Configuration) -> None:
+        client_configuration.host = cluster.url
+
+    monkeypatch.setattr(questions_module.config, "load_incluster_config", load)
+    cluster.denied = {("get", "secrets"), ("get", "namespaces")}
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    assert _check("Secret advgrpo-s3") == Check(
+        "Secret advgrpo-s3", "OK", "this pod has AWS_ACCESS_KEY_ID"
+    )
+    assert _check("namespace ml").state == "OK"
+
+
+def test_a_ready_cluster_lets_a_run_start(cluster: FakeCluster) -> None:
+    require_ready(ClusterSettings(**SETTINGS))
+    assert {call.verb for call in cluster.calls} <= {"get", "create"}
+
+
+def test_a_run_is_refused_that_could_start_no_job(cluster: FakeCluster) -> None:
+    settings = ClusterSettings(**SETTINGS)
+    _remove(cluster, "localqueues", "shared", "kueue.x-k8s.io")
+    with pytest.raises(ClusterError, match="queue shared: there is none"):
+        require_ready(settings)
+    _remove(cluster, "configmaps", "advgrpo")
+    with pytest.raises(ClusterError, match="ConfigMap advgrpo: there is none"):
+        require_ready(settings)
+    cluster.denied = {("create", "pytorchjobs")}
+    with pytest.raises(ClusterError, match="may not create pytorchjobs"):
+        require_ready(settings)
+    cluster.missing_resources.add("pytorchjobs")
+    with pytest.raises(ClusterError, match="kind pytorchjobs"):
+        require_ready(settings)
+    cluster.faults.plan(Fault("reset_before", times=99))
+    with pytest.raises(ClusterUnavailableError):
+        require_ready(settings)
+
+
+def test_the_keys_are_those_that_the_pipelines_tasks_read() -> None:
+    assert component.S3_KEYS == S3_KEYS
+    assert component.MLFLOW_KEYS == MLFLOW_KEYS
+
+
+def test_all_that_is_asked_for_is_among_the_rules(cluster: FakeCluster) -> None:
+    list(examine())
+    allowed = {
+        (verb, resource)
+        for rule in (*DOCTOR_RULES, *LAUNCHER_RULES)
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    # What every account may ask, and what is done without if it is refused.
+    free = {"selfsubjectaccessreviews", "secrets", "nodes", "namespaces", ""}
+    asked = {(call.verb, call.resource) for call in cluster.calls if call.resource not in free}
+    assert asked <= allowed

@@ -1,0 +1,536 @@
+import logging
+import re
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from advgrpo.cluster.api import Patience
+from advgrpo.cluster.launcher import ATTEMPT, SPEC_HASH
+from advgrpo.cluster.roles import LAUNCHER_RULES
+from advgrpo.cluster.work import Work
+from advgrpo.errors import (
+    ClusterError,
+    ClusterUnavailableError,
+    JobConflictError,
+    JobDeadlineError,
+    JobFailedError,
+    JobRetryableError,
+    Preempted,
+    RankFailedError,
+)
+from advgrpo.testing import FakeCluster, Fault, JobInHand, Step, runs_to
+from advgrpo.testing.cluster_faults import FaultKind
+from tests.cluster.clock import Clock
+from tests.cluster.launching import SETTINGS, WORK, Launching
+
+START = (Step(1, JobInHand.add_pods), Step(2, JobInHand.run))
+
+
+@pytest.fixture(autouse=True)
+def _all_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="advgrpo")
+
+
+def jobs(cluster: FakeCluster) -> list[dict[str, Any]]:
+    return cluster.store.all("kubeflow.org", "pytorchjobs")
+
+
+def output(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "advgrpo.cluster.output"]
+
+
+def told(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(r.getMessage() for r in caplog.records)
+
+
+def test_a_job_that_succeeds_ends_well_and_its_log_is_told(
+    launching: Launching, caplog: pytest.LogCaptureFixture
+) -> None:
+    launching.cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    launching.run()
+    assert output(caplog) == ["hello", "world"]
+    assert "running, 2 of 2 pods run" in told(caplog)
+
+
+def test_nothing_is_asked_that_the_role_does_not_allow(launching: Launching) -> None:
+    cluster = launching.cluster
+    cluster.operator.plans += [
+        (*START, Step(9, lambda job: job.exit_pod(1))),
+        runs_to(JobInHand.succeed),
+    ]
+    with pytest.raises(JobFailedError):
+        launching.run()
+    launching.run()
+    allowed = {
+        (verb, group, resource)
+        for rule in LAUNCHER_RULES
+        for verb in rule["verbs"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+    asked = {(call.verb, call.group, call.resource) for call in cluster.calls}
+    assert asked <= allowed
+    # Reading this pod and changing a job's owner happen within a pipeline only.
+    assert allowed - asked == {("get", "", "pods"), ("patch", "kubeflow.org", "pytorchjobs")}
+
+
+def test_a_failure_names_pod_container_exit_status_last_lines_and_cause(
+    launching: Launching,
+) -> None:
+    launching.cluster.operator.plans.append(
+        (
+            *START,
+            Step(3, lambda job: job.say("reading settings", "error: training.updats is unknown")),
+            Step(20, lambda job: job.exit_pod(2)),
+        )
+    )
+    with pytest.raises(JobFailedError) as error:
+        launching.run()
+    name = WORK.name
+    assert error.value.message == (
+        f"the job {name} failed: pod {name}-master-0, container pytorch, exit status 2. Likely "
+        "cause: a setting is unknown, ill-typed or impossible. Its last lines:\n"
+        "    reading settings\n    error: training.updats is unknown"
+    )
+
+
+def test_a_failure_of_a_worker_quotes_the_workers_log(launching: Launching) -> None:
+    launching.cluster.operator.plans.append(
+        (
+            *START,
+            Step(
+                3, lambda job: job.say("torch.OutOfMemoryError: CUDA out of memory", pod="worker-0")
+            ),
+            Step(20, lambda job: job.exit_pod(1, pod="worker-0")),
+        )
+    )
+    with pytest.raises(JobFailedError, match="the GPU is out of memory") as error:
+        launching.run()
+    assert "CUDA out of memory" in error.value.message
+    assert "worker-0" in error.value.message
+    assert "microbatch_size" in error.value.repair
+
+
+def test_a_job_that_exists_with_the_same_spec_is_taken_up(launching: Launching) -> None:
+    cluster = launching.cluster
+    cluster.operator.plans.append((*START, Step(50, JobInHand.succeed)))
+    with pytest.raises(ClusterUnavailableError):
+        interrupted = Launching(
+            cluster, launching.clock, patience=Patience(budget_seconds=3.0, read_seconds=0.3)
+        )
+        cluster.faults.plan(Fault("status", verb="get", resource="pytorchjobs", skip=2, times=9))
+        interrupted.run()
+    assert len(jobs(cluster)) == 1
+    cluster.faults.clear()
+    launching.run()
+    assert len(cluster.operator.jobs) == 1
+
+
+def test_another_spec_under_the_name_is_refused_and_stays(launching: Launching) -> None:
+    cluster = launching.cluster
+    cluster.operator.plans.append((*START, Step(500, JobInHand.succeed)))
+    other = SETTINGS.model_copy(update={"image": "other", "deadline_seconds": 10})
+    with pytest.raises(ClusterUnavailableError):
+        cluster.faults.plan(Fault("status", verb="get", resource="pytorchjobs", skip=2, times=99))
+        Launching(cluster, launching.clock, other, Patience(budget_seconds=3.0)).run()
+    cluster.faults.clear()
+    with pytest.raises(JobConflictError, match="other settings") as error:
+        launching.run()
+    assert "kubectl delete" in error.value.repair
+    assert len(jobs(cluster)) == 1
+
+
+def test_somebody_elses_job_of_the_name_is_refused(launching: Launching) -> None:
+    body = {"metadata": {"name": WORK.name}, "spec": {}}
+    launching.cluster.create("pytorchjobs", body, group="kubeflow.org")
+    with pytest.raises(JobConflictError, match="not made by advgrpo"):
+        launching.run()
+
+
+def test_after_a_failed_attempt_the_job_is_made_anew_once_the_old_one_is_gone(
+    launching: Launching,
+) -> None:
+    cluster = launching.cluster
+    cluster.store.deletion_seconds = 60
+    cluster.operator.plans += [
+        (*START, Step(9, lambda job: job.exit_pod(1))),
+        runs_to(JobInHand.succeed),
+    ]
+    with pytest.raises(JobFailedError):
+        launching.run()
+    failed_at = launching.clock()
+    launching.run()
+    first, second = cluster.operator.jobs
+    assert (first.exists, second.end) == (False, "Succeeded")
+    assert second.created >= failed_at + 60
+
+
+def test_an_earlier_success_is_taken_as_ours(launching: Launching) -> None:
+    launching.cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    launching.run()
+    launching.run()
+    assert len(launching.cluster.operator.jobs) == 1
+
+
+@pytest.mark.parametrize("kind", ["reset_after", "silence_after", "cut", "cut_quietly"])
+def test_an_answer_to_create_that_is_lost_makes_no_second_job(
+    launching: Launching, kind: FaultKind
+) -> None:
+    cluster = launching.cluster
+    cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    cluster.faults.plan(Fault(kind, verb="create", times=3))
+    launching.run()
+    assert len(cluster.operator.jobs) == 1
+
+
+def test_a_job_that_we_created_and_that_failed_at_once_is_not_run_again(
+    launching: Launching,
+) -> None:
+    cluster = launching.cluster
+    cluster.operator.plans.append(
+        (Step(0, JobInHand.add_pods), Step(0, JobInHand.run), Step(0, lambda j: j.exit_pod(3)))
+    )
+    cluster.faults.plan(Fault("reset_after", verb="create"))
+    with pytest.raises(JobFailedError, match="exit status 3"):
+        launching.run()
+    assert len(cluster.operator.jobs) == 1
+
+
+def test_a_server_that_says_when_to_come_back_is_obeyed(launching: Launching) -> None:
+    cluster, before = launching.cluster, launching.clock()
+    cluster.operator.plans.append(runs_to(JobInHand.succeed, seconds=5))
+    cluster.faults.plan(Fault("status", verb="create", status=429, retry_after_seconds=77))
+    launching.run()
+    assert launching.clock() - before >= 77
+
+
+@pytest.mark.parametrize("status", [410, 429, 500, 502, 503, 504])
+def test_a_server_that_is_away_for_a_while_is_waited_for(launching: Launching, status: int) -> None:
+    cluster = launching.cluster
+    cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    cluster.faults.plan(Fault("status", skip=1, times=10, status=status))
+    launching.run()
+
+
+def test_a_server_that_stays_away_is_an_error_that_may_pass_and_leaves_the_job(
+    launching: Launching,
+) -> None:
+    cluster = launching.cluster
+    cluster.operator.plans.append((*START, Step(5000, JobInHand.succeed)))
+    cluster.faults.plan(Fault("status", skip=3, times=10_000))
+    before = launching.clock()
+    with pytest.raises(ClusterUnavailableError, match="did not answer for") as error:
+        launching.run()
+    assert error.value.exit_code >= 128
+    assert launching.clock() - before <= launching.patience.budget_seconds + 60
+    assert len(jobs(cluster)) == 1
+
+
+def test_time_in_the_queue_does_not_count(
+    launching: Launching, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = SETTINGS.model_copy(
+        update={"deadline_seconds": 100, "start_seconds": 50, "queue": "gpus"}
+    )
+    launching.cluster.operator.plans.append(
+        (
+            Step(0, JobInHand.suspend),
+            Step(5000, JobInHand.resume),
+            Step(5001, JobInHand.add_pods),
+            Step(5002, JobInHand.run),
+            Step(5030, JobInHand.suspend),
+            Step(9000, JobInHand.resume),
+            Step(9001, JobInHand.add_pods),
+            Step(9002, JobInHand.run),
+            Step(9030, JobInHand.succeed),
+        )
+    )
+    Launching(launching.cluster, launching.clock, settings).run()
+    assert "queued in gpus" in told(caplog)
+    assert jobs(launching.cluster)[0]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
+
+
+def test_a_job_that_takes_too_long_is_deleted(launching: Launching) -> None:
+    settings = SETTINGS.model_copy(update={"deadline_seconds": 100})
+    launching.cluster.operator.plans.append((*START, Step(5000, JobInHand.succeed)))
+    with pytest.raises(JobDeadlineError, match="deadline_seconds=100"):
+        Launching(launching.cluster, launching.clock, settings).run()
+    assert jobs(launching.cluster) == []
+
+
+def test_the_time_before_a_job_was_taken_up_counts(launching: Launching) -> None:
+    cluster, clock = launching.cluster, launching.clock
+    settings = SETTINGS.model_copy(update={"deadline_seconds": 1000})
+    cluster.operator.plans.append((*START, Step(5000, JobInHand.succeed)))
+    cluster.faults.plan(Fault("status", verb="get", resource="pytorchjobs", skip=3, times=99))
+    with pytest.raises(ClusterUnavailableError):
+        Launching(cluster, clock, settings, Patience(budget_seconds=3.0)).run()
+    cluster.faults.clear()
+    clock.sleep(900)
+    before = clock()
+    with pytest.raises(JobDeadlineError):
+        Launching(cluster, clock, settings).run()
+    assert clock() - before < 120
+
+
+def test_pods_for_which_there_is_no_node_are_told_at_once_and_given_up_in_time(
+    launching: Launching, caplog: pytest.LogCaptureFixture
+) -> None:
+    launching.cluster.operator.plans.append(
+        (Step(1, JobInHand.add_pods), Step(2, lambda job: job.wait_for_node("0/5: no GPU h900")))
+    )
+    before = launching.clock()
+    with pytest.raises(JobDeadlineError, match=r"start_seconds=1800.*no GPU h900"):
+        launching.run()
+    assert launching.clock() - before < 1900
+    first = next(r for r in caplog.records if "no GPU h900" in r.getMessage())
+    assert "0 of 2 pods run" in first.getMessage()
+    assert jobs(launching.cluster) == []
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "words"),
+    [
+        ("ImagePullBackOff", "registry.example/trainer:1", "cannot be pulled"),
+        ("CreateContainerConfigError", 'secret "x" not found', "cannot be made"),
+    ],
+)
+def test_a_container_that_cannot_start_fails_the_job_soon(
+    launching: Launching, reason: str, message: str, words: str
+) -> None:
+    launching.cluster.operator.plans.append(
+        (
+            Step(1, JobInHand.add_pods),
+            Step(2, lambda job: job.wait_in_container(reason, message)),
+        )
+    )
+    before = launching.clock()
+    with pytest.raises(JobFailedError, match=words) as error:
+        launching.run()
+    assert message in error.value.message
+    assert launching.clock() - before < 200
+    assert jobs(launching.cluster) == []
+
+
+def test_a_job_that_gets_no_pods_says_why(
+    launching: Launching, caplog: pytest.LogCaptureFixture
+) -> None:
+    launching.cluster.operator.plans.append(
+        (Step(1, lambda job: job.tell_event("FailedCreatePod", "exceeded quota: gpus")),)
+    )
+    with pytest.raises(JobDeadlineError, match="exceeded quota: gpus"):
+        launching.run()
+    assert told(caplog).count("has no pods: FailedCreatePod: exceeded quota") == 1
+
+
+def test_an_evicted_pod_is_started_again_as_often_as_it_takes(
+    launching: Launching, caplog: pytest.LogCaptureFixture
+) -> None:
+    evictions = [
+        Step(20 * number, lambda job: job.evict(message="node was low on memory"))
+        for number in range(1, 15)
+    ]
+    launching.cluster.operator.restart_seconds = 8
+    launching.cluster.operator.plans.append((*START, *evictions, Step(400, JobInHand.succeed)))
+    launching.run()
+    assert "started again: the pod was preempted or evicted (Evicted: node was" in told(caplog)
+
+
+def test_pods_that_fail_for_want_of_an_evicted_one_are_not_to_blame(launching: Launching) -> None:
+    steps = [
+        Step(20 * number + seconds, act)
+        for number in range(1, 15)
+        for seconds, act in (
+            (0, lambda job: job.evict(pod="worker-0")),
+            (6, lambda job: job.exit_pod(RankFailedError.exit_code)),
+        )
+    ]
+    launching.cluster.operator.restart_seconds = 8
+    launching.cluster.operator.plans.append((*START, *steps, Step(400, JobInHand.succeed)))
+    launching.run()
+
+
+def test_an_eviction_excuses_one_end_of_another_pod_and_no_more(launching: Launching) -> None:
+    deaths = [Step(20 * n, lambda job: job.exit_pod(137)) for n in range(2, 20)]
+    launching.cluster.operator.restart_seconds = 8
+    launching.cluster.operator.plans.append(
+        (*START, Step(20, lambda job: job.evict(pod="worker-0")), *deaths)
+    )
+    settings = SETTINGS.model_copy(update={"restarts": 3})
+    with pytest.raises(JobRetryableError, match="exit status 137"):
+        Launching(launching.cluster, launching.clock, settings).run()
+    # It ends at 40, which is excused, then at 60, 80, 100 and 120, and starts again 8 later.
+    assert 128 <= launching.clock() - launching.cluster.operator.jobs[0].created <= 140
+
+
+def test_a_pod_that_fails_again_and_again_ends_the_job(launching: Launching) -> None:
+    deaths = [Step(20 * n, lambda job: job.exit_pod(137, reason="OOMKilled")) for n in range(1, 9)]
+    launching.cluster.operator.restart_seconds = 8
+    launching.cluster.operator.plans.append((*START, *deaths, Step(4000, JobInHand.succeed)))
+    settings = SETTINGS.model_copy(update={"restarts": 3})
+    with pytest.raises(JobFailedError, match="more memory than it may") as error:
+        Launching(launching.cluster, launching.clock, settings).run()
+    assert "exit status 137 (OOMKilled)" in error.value.message
+    assert jobs(launching.cluster) == []
+
+
+def test_an_eviction_long_ago_is_not_the_cause_of_a_later_failure(launching: Launching) -> None:
+    launching.cluster.operator.restart_seconds = 8
+    launching.cluster.operator.plans.append(
+        (
+            *START,
+            Step(20, lambda job: job.evict(pod="worker-0")),
+            Step(90, lambda job: job.exit_pod(2)),
+        )
+    )
+    with pytest.raises(JobFailedError, match="a setting is unknown"):
+        launching.run()
+
+
+def test_pods_that_start_anew_after_the_queue_are_no_restarts(launching: Launching) -> None:
+    turns = [
+        Step(100 * turn + seconds, act)
+        for turn in range(5)
+        for seconds, act in (
+            (0, JobInHand.suspend),
+            (20, JobInHand.resume),
+            (21, JobInHand.add_pods),
+            (22, JobInHand.run),
+        )
+    ]
+    launching.cluster.operator.plans.append((*turns, Step(600, JobInHand.succeed)))
+    settings = SETTINGS.model_copy(update={"restarts": 1})
+    Launching(launching.cluster, launching.clock, settings).run()
+
+
+def test_a_death_that_was_not_seen_is_told_by_the_operator(launching: Launching) -> None:
+    launching.cluster.operator.restart_seconds = 0
+    launching.cluster.operator.plans.append(
+        (
+            *START,
+            Step(12, lambda job: job.exit_pod(151)),
+            Step(60, lambda job: job.fail()),
+        )
+    )
+    with pytest.raises(JobRetryableError, match=r"exit status 151.*a training process died"):
+        launching.run()
+
+
+@pytest.mark.parametrize("act", [JobInHand.delete, JobInHand.replace])
+def test_a_job_that_somebody_deletes_or_replaces_may_be_tried_again(
+    launching: Launching, act: Callable[[JobInHand], None]
+) -> None:
+    launching.cluster.operator.plans.append((*START, Step(30, act)))
+    with pytest.raises(JobRetryableError, match="by somebody else"):
+        launching.run()
+
+
+def test_a_signal_deletes_the_job_first(launching: Launching) -> None:
+    cluster = launching.cluster
+
+    cluster.operator.plans.append((*START, Step(30, JobInHand.succeed)))
+    before = signal.getsignal(signal.SIGTERM)
+    nap = launching.clock.sleep
+
+    class Sleeper(Clock):
+        def sleep(self, seconds: float) -> None:
+            nap(seconds)
+            if len(cluster.operator.jobs) and launching.clock() > began + 15:
+                calls.append(len(cluster.calls))
+                signal.raise_signal(signal.SIGTERM)
+
+        def __call__(self) -> float:
+            return launching.clock()
+
+    began, calls = launching.clock(), []
+    with pytest.raises(Preempted, match="is being deleted") as error:
+        Launching(cluster, Sleeper()).run()
+    assert error.value.exit_code == 143
+    assert jobs(cluster) == []
+    assert [call.verb for call in cluster.calls[calls[0] :]] == ["delete"]
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_the_job_belongs_to_the_pods_workflow(
+    launching: Launching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = launching.cluster
+    pods_owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "flow"}
+    cluster.create(
+        "pods", {"metadata": {"name": "me", "ownerReferences": [pods_owner | {"uid": "flow-1"}]}}
+    )
+    monkeypatch.setenv("KFP_POD_NAME", "me")
+    cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    launching.run()
+    meta = jobs(cluster)[0]["metadata"]
+    assert meta["ownerReferences"] == [
+        pods_owner | {"uid": "flow-1", "controller": False, "blockOwnerDeletion": False}
+    ]
+    assert meta["labels"]["advgrpo/workflow"] == "flow"
+    assert meta["annotations"].keys() == {SPEC_HASH, ATTEMPT}
+
+
+def test_a_job_that_is_taken_up_gets_the_new_workflow_as_its_owner(
+    launching: Launching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = launching.cluster
+    flow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "flow"}
+    for uid in ("1", "2"):
+        owners = [flow | {"uid": uid}]
+        cluster.create("pods", {"metadata": {"name": f"me-{uid}", "ownerReferences": owners}})
+    cluster.operator.plans.append((*START, Step(5000, JobInHand.succeed)))
+    monkeypatch.setenv("KFP_POD_NAME", "me-1")
+    cluster.faults.plan(Fault("status", verb="get", resource="pytorchjobs", skip=3, times=99))
+    with pytest.raises(ClusterUnavailableError):
+        Launching(cluster, launching.clock, patience=Patience(budget_seconds=3.0)).run()
+    cluster.faults.clear()
+    monkeypatch.setenv("KFP_POD_NAME", "me-2")
+    launching.run()
+    (job,) = jobs(cluster)
+    assert [owner["uid"] for owner in job["metadata"]["ownerReferences"]] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda c: c.missing_resources.add("pytorchjobs"), "does not know pytorchjobs"),
+        (lambda c: c.denied.add(("create", "pytorchjobs")), "not allowed to create pytorchjobs"),
+        (lambda c: c.namespaces.clear(), "there is no namespace default"),
+    ],
+)
+def test_what_the_cluster_lacks_is_named_at_once(
+    launching: Launching, spoil: Callable[[FakeCluster], None], words: str
+) -> None:
+    spoil(launching.cluster)
+    try:
+        with pytest.raises(ClusterError, match=words) as error:
+            launching.run()
+    finally:
+        launching.cluster.namespaces.add("default")
+    assert error.value.repair
+    assert error.value.exit_code < 128
+
+
+@pytest.mark.parametrize("resource", ["pods", "pods/log", "events"])
+def test_a_missing_role_for_what_is_not_essential_is_told_and_the_job_goes_on(
+    launching: Launching, resource: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    launching.cluster.denied |= {("list", resource), ("get", resource)}
+    launching.cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    launching.run()
+    if resource != "events":
+        assert told(caplog).count(f"{resource.replace('/log', '')}") > 0
+        assert sum("not allowed to" in r.getMessage() for r in caplog.records) == 1
+
+
+def test_different_work_gets_different_names_that_kubernetes_takes() -> None:
+    names = {
+        Work(task, key, (), 1).name
+        for task in ("train", "reference-images", "x" * 80, "Über_Task")
+        for key in ("a", "b")
+    }
+    assert len(names) == 8
+    assert all(re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) for name in names)
+    assert max(map(len, names)) <= 47

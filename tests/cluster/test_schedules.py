@@ -1,0 +1,317 @@
+"""Drive the launcher through many schedules of faults, and hold it to what it promises."""
+
+import copy
+import logging
+import os
+import signal
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, event, given, settings
+from hypothesis import strategies as st
+
+from advgrpo.cluster.api import Json, Patience
+from advgrpo.cluster.janitor import clean
+from advgrpo.cluster.pytorchjob import PyTorchJobs
+from advgrpo.cluster.settings import ClusterSettings
+from advgrpo.cluster.work import Work
+from advgrpo.errors import (
+    ClusterError,
+    ClusterUnavailableError,
+    JobDeadlineError,
+    JobFailedError,
+    JobRetryableError,
+    Preempted,
+)
+from advgrpo.testing import FakeCluster, Fault, JobInHand, Step
+from advgrpo.testing.cluster_faults import FaultKind
+from tests.cluster.clock import Clock
+from tests.cluster.launching import SETTINGS, WORK, Launching, api_of
+
+SCHEDULES = int(os.environ.get("ADVGRPO_SCHEDULES", "150"))
+"""How many schedules to try; more with the environment variable."""
+
+IMPATIENT = SETTINGS.model_copy(
+    update={"deadline_seconds": 500, "start_seconds": 200, "restarts": 2, "poll_seconds": 15.0}
+)
+PATIENCE = Patience(connect_seconds=1.0, read_seconds=0.2)
+ATTEMPTS = 3
+WRITTEN = PyTorchJobs().manifest(WORK, IMPATIENT)
+OWNER = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "flow"}
+
+
+class WrittenOnce(PyTorchJobs):
+    """Jobs whose manifest is there already: writing it takes longer than all else."""
+
+    def manifest(self, work: Work, settings: ClusterSettings) -> Json:
+        assert (work, settings) == (WORK, IMPATIENT)
+        return copy.deepcopy(WRITTEN)
+
+
+class KilledError(BaseException):
+    """The launcher's process is killed: nothing of it runs on."""
+
+
+@dataclass
+class Interruption(Clock):
+    """A clock that stops or kills the launcher as it sleeps."""
+
+    base: Clock = field(default_factory=Clock)
+    at: float = float("inf")
+    act: Callable[[], None] = lambda: None
+
+    def __call__(self) -> float:
+        return self.base()
+
+    def sleep(self, seconds: float) -> None:
+        self.base.sleep(seconds)
+        if self.base() >= self.at:
+            self.at = float("inf")
+            self.act()
+
+
+def _kill() -> None:
+    raise KilledError
+
+
+INTERRUPTIONS: dict[str, Callable[[], None]] = {
+    "none": lambda: None,
+    "stop": partial(signal.raise_signal, signal.SIGTERM),
+    "kill": _kill,
+}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What happens in one example."""
+
+    end: str
+    end_seconds: int
+    happenings: list[tuple[int, str]]
+    faults: list[Fault]
+    interruption: str
+    interruption_seconds: int
+    deletion_seconds: int
+
+
+def faults() -> st.SearchStrategy[Fault]:
+    """Give faults that pass, and a few that last."""
+    times = st.integers(1, 6) | st.integers(20, 60)
+    anywhere: dict[str, st.SearchStrategy[Any]] = {
+        "skip": st.integers(0, 40),
+        "verb": st.sampled_from(["", "get", "list", "create", "delete", "patch"]),
+        "resource": st.sampled_from(["", "", "pytorchjobs", "pods", "pods/log", "events"]),
+    }
+    statuses = st.builds(
+        Fault,
+        kind=st.just("status"),
+        status=st.sampled_from([410, 429, 500, 502, 503, 504]),
+        retry_after_seconds=st.none() | st.integers(0, 200),
+        times=times,
+        **anywhere,
+    )
+    conflict = st.builds(
+        Fault, kind=st.just("status"), status=st.just(409), times=times, skip=anywhere["skip"],
+        verb=st.sampled_from(["create", "delete"]),
+    )  # fmt: skip
+    kinds: list[FaultKind] = ["reset_before", "reset_after", "cut"]
+    broken = st.builds(Fault, kind=st.sampled_from(kinds), times=times, **anywhere)
+    silent_kinds: list[FaultKind] = ["silence", "silence_after"]
+    silent = st.builds(Fault, kind=st.sampled_from(silent_kinds), **anywhere)
+    # Where a log is cut off at the end of a line and the connection closed in order, nobody can
+    # know; API servers send logs in chunks, which show it.
+    quiet = st.builds(
+        Fault, kind=st.just("cut_quietly"), times=times, **anywhere | {"resource": st.just("pods")}
+    )
+    return statuses | conflict | broken | silent | quiet
+
+
+def schedules() -> st.SearchStrategy[Schedule]:
+    """Give schedules."""
+    pods = ["master-0", "worker-0"]
+    happenings = ["delete", "replace", "suspend", *(f"evict {p}" for p in pods)]
+    happenings += [f"{code} {pod}" for code in (137, 143, 151) for pod in pods]
+    return st.builds(
+        Schedule,
+        end=st.sampled_from(["succeed", "succeed", "1", "2", "fail", "hang"]),
+        end_seconds=st.integers(3, 300),
+        happenings=st.lists(
+            st.tuples(st.integers(0, 300), st.sampled_from(happenings)), max_size=4
+        ),
+        faults=st.lists(faults(), max_size=4),
+        interruption=st.sampled_from(["none", "none", "none", *INTERRUPTIONS]),
+        interruption_seconds=st.integers(0, 300),
+        deletion_seconds=st.sampled_from([0, 40]),
+    )
+
+
+class World:
+    """A cluster in which a schedule happens, and what is seen of it."""
+
+    def __init__(self, cluster: FakeCluster, clock: Clock, schedule: Schedule) -> None:
+        self.cluster = cluster
+        self.clock = clock
+        self.schedule = schedule
+        self.at_once = 0
+        self.meddled = 0
+        """How often somebody else deleted or replaced a job."""
+
+        cluster.reset()
+        cluster.store.deletion_seconds = schedule.deletion_seconds
+        cluster.operator.plans.append(self._plan())
+        flow = {"metadata": {"name": "flow"}, "status": {"phase": "Running"}}
+        self.flow = cluster.create("workflows", flow, group="argoproj.io")
+        owner = OWNER | {"uid": self.flow["metadata"]["uid"]}
+        cluster.create("pods", {"metadata": {"name": "me", "ownerReferences": [owner]}})
+        cluster.faults.plan(*schedule.faults)
+
+    def _plan(self) -> list[Step]:
+        plan = [Step(0, self._count), Step(1, JobInHand.add_pods), Step(2, JobInHand.run)]
+        plan += [
+            Step(at, lambda job, at=at: job.say(f"{job.uid} {at} {self.clock()} line", "…" * 9))
+            for at in range(2, 300, 7)
+        ]
+        plan += [Step(at, partial(self._happen, what)) for at, what in self.schedule.happenings]
+        end, at = self.schedule.end, self.schedule.end_seconds
+        if end != "hang":
+            plan.append(Step(at, partial(self._end, end)))
+        return plan
+
+    def _count(self, job: JobInHand) -> None:
+        others = [one for one in self.cluster.operator.jobs if one is not job]
+        self.at_once = max(self.at_once, 1 + sum(one.exists or bool(one.pods) for one in others))
+
+    def _happen(self, what: str, job: JobInHand) -> None:
+        if what in {"delete", "replace"}:
+            # A job that replaces another one has the same plan: there must be an end to it.
+            if self.meddled < 3:
+                self.meddled += 1
+                getattr(job, what)()
+        elif what == "suspend":
+            job.suspend()
+            job.resume()
+            job.add_pods()
+            job.run()
+        elif what.startswith("evict"):
+            job.evict(pod=what.split()[1])
+        else:
+            code, pod = what.split()
+            job.exit_pod(int(code), pod=pod)
+
+    def _end(self, end: str, job: JobInHand) -> None:
+        if end in {"succeed", "fail"}:
+            getattr(job, end)()
+        else:
+            job.exit_pod(int(end))
+
+    @property
+    def job(self) -> JobInHand | None:
+        """The latest job."""
+        return next(reversed(self.cluster.operator.jobs), None)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the latest job did."""
+        return self.job is not None and self.job.end == "Succeeded"
+
+    def longest_outage(self) -> float:
+        """Give an upper bound of how long the server can seem to be away."""
+        waits = (max(30, f.retry_after_seconds or 0) * f.times for f in self.schedule.faults)
+        return sum(min(wait, 120 * 60) for wait in waits)
+
+
+def launch(world: World) -> str:
+    """Let a pipeline try until there is an end, and say what the end is."""
+    schedule, clock = world.schedule, world.clock
+    act = INTERRUPTIONS[schedule.interruption]
+    at = clock() + schedule.interruption_seconds
+    moving = Interruption(base=clock, at=at, act=act)
+    for _ in range(ATTEMPTS):
+        lines: list[str] = []
+        handler = logging.Handler()
+        handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign] # noqa: B023
+        output = logging.getLogger("advgrpo.cluster.output")
+        output.setLevel(logging.INFO)
+        output.addHandler(handler)
+        try:
+            Launching(world.cluster, moving, IMPATIENT, PATIENCE, WrittenOnce()).run()
+        except KilledError:
+            end = "killed"
+        except Preempted as error:
+            job = world.job
+            if "is being deleted" in error.message and job is not None and not world.meddled:
+                assert not job.is_active
+            end = "stopped"
+        except ClusterError as error:
+            check_verdict(world, error)
+            end = type(error).__name__
+        else:
+            assert world.succeeded, "green for a job that did not succeed"
+            end = "green"
+        finally:
+            output.removeHandler(handler)
+        check_log(world, lines, complete=end == "green")
+        event(end)
+        if end not in {"JobRetryableError", "ClusterUnavailableError", "killed"}:
+            return end
+    return end
+
+
+def check_verdict(world: World, error: ClusterError) -> None:
+    if isinstance(error, ClusterUnavailableError):
+        assert world.longest_outage() > 0.5 * PATIENCE.budget_seconds
+    elif isinstance(error, JobFailedError | JobDeadlineError):
+        assert not world.succeeded, "red for a job that succeeded"
+    else:
+        assert isinstance(error, JobRetryableError), error
+        assert not world.succeeded or world.meddled, "red for a job that succeeded"
+
+
+def check_log(world: World, lines: list[str], *, complete: bool) -> None:
+    told = [line for line in lines if "line" in line]
+    assert len(told) == len(set(told)), "a line was told twice"
+    job = world.job
+    # The log may have been out of reach for too long after the end.
+    if complete and job is not None and world.longest_outage() < 0.5 * PATIENCE.budget_seconds:
+        pod = job.pod()
+        assert pod is not None
+        said = [text for _, text in world.cluster.operator.logs.get(pod["metadata"]["uid"], ())]
+        assert lines[len(lines) - len(said) :] == said, "a line was lost"
+
+
+@settings(
+    max_examples=SCHEDULES,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    derandomize="ADVGRPO_SCHEDULES" not in os.environ,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(schedule=schedules())
+def test_whatever_goes_wrong_the_end_is_true_and_nothing_is_left_behind(
+    shared_cluster: FakeCluster,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    schedule: Schedule,
+) -> None:
+    monkeypatch.setenv("KFP_POD_NAME", "me")
+    world = World(shared_cluster, clock, schedule)
+    # A signal that comes before there is a job ends the process.
+    before = signal.signal(signal.SIGTERM, lambda *_: _kill())
+    try:
+        launch(world)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert world.at_once <= 1, "two jobs at once"
+    shared_cluster.faults.clear()
+    with closing(api_of(shared_cluster, clock)) as api:
+        clean(api)
+        running = [job for job in shared_cluster.operator.jobs if job.is_active]
+        assert clean(api).deleted == []
+        assert [job for job in shared_cluster.operator.jobs if job.is_active] == running
+        world.flow["status"]["phase"] = "Failed"
+        clean(api)
+    assert not [job for job in shared_cluster.operator.jobs if job.is_active], "an orphan"
