@@ -1,6 +1,7 @@
 """Files and folders on local disks and S3 servers, and model weights wherever they lie."""
 
-from advgrpo.storage.base import Storage, join, scheme
+from advgrpo.storage.base import FileState, Storage, join, scheme
+from advgrpo.storage.cache import CACHE_VARIABLE, LIMIT_VARIABLE, cache_folder, cached_folder
 from advgrpo.storage.files import (
     delete,
     exists,
@@ -17,23 +18,30 @@ from advgrpo.storage.folders import (
     file_sha256,
     upload_folder,
 )
-from advgrpo.storage.places import CACHE_VARIABLE, cache_folder, local_file, local_folder
+from advgrpo.storage.places import fetched_name, local_file, local_folder, pinned
+from advgrpo.storage.probe import check_writable
 
 __all__ = [
     "CACHE_VARIABLE",
     "COMMIT_FILE",
+    "LIMIT_VARIABLE",
     "CommittedFile",
+    "FileState",
     "Storage",
     "cache_folder",
+    "cached_folder",
+    "check_writable",
     "commit_of",
     "delete",
     "download_folder",
     "exists",
+    "fetched_name",
     "file_sha256",
     "join",
     "list_files",
     "local_file",
     "local_folder",
+    "pinned",
     "read_bytes",
     "scheme",
     "storage_for",

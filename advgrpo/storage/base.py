@@ -1,12 +1,20 @@
 """The interface of a place that holds files, and how locations are spelled."""
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from advgrpo.errors import ConfigError
 
 PARTIAL_PREFIX = ".partial-"
 """Start of the names of files and folders that are still being written; no listing shows them."""
+
+
+class FileState(NamedTuple):
+    """What a listing says of a file."""
+
+    bytes: int
+    version: str
+    """A tag that changes when the content does."""
 
 
 @runtime_checkable
@@ -33,12 +41,11 @@ class Storage(Protocol):
         """Tell whether there is a file of this name; a folder is not a file."""
         ...
 
-    def list_files(self, location: str) -> dict[str, str]:
+    def list_files(self, location: str) -> dict[str, FileState]:
         """List a folder and all folders below it; an absent folder is empty.
 
         Returns:
-            Name below the folder, with forward slashes, in sorted order -> a tag that changes
-            when the file does.
+            Name below the folder, with forward slashes, in sorted order -> its state.
         """
         ...
 

@@ -13,7 +13,7 @@ from advgrpo.errors import (
     StorageFullError,
     StorageNotFoundError,
 )
-from advgrpo.storage.base import PARTIAL_PREFIX
+from advgrpo.storage.base import PARTIAL_PREFIX, FileState
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -103,15 +103,15 @@ class LocalStorage:
     def exists(self, location: str) -> bool:
         return Path(location).is_file()
 
-    def list_files(self, location: str) -> dict[str, str]:
+    def list_files(self, location: str) -> dict[str, FileState]:
         folder = Path(location)
-        found: dict[str, str] = {}
+        found: dict[str, FileState] = {}
         with disk_errors("list", location):
             for path in sorted(folder.rglob("*")):
                 name = path.relative_to(folder)
                 if path.is_file() and not any(p.startswith(PARTIAL_PREFIX) for p in name.parts):
                     state = path.stat()
-                    found[name.as_posix()] = f"{state.st_size}-{state.st_mtime_ns}"
+                    found[name.as_posix()] = FileState(state.st_size, str(state.st_mtime_ns))
         return found
 
     def delete(self, location: str) -> None:

@@ -1,23 +1,17 @@
 """Bring whatever a location names to the local disk."""
 
-import fcntl
 import hashlib
-import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
 from advgrpo.config.base import Weights
 from advgrpo.errors import ConfigError, StorageNotFoundError, WeightsError
-from advgrpo.storage.base import join, scheme
+from advgrpo.storage.base import FileState, join, scheme
+from advgrpo.storage.cache import cache_folder, cached_folder
 from advgrpo.storage.files import storage_for, write_bytes
 from advgrpo.storage.folders import download_folder
-from advgrpo.storage.local import disk_errors
-
-CACHE_VARIABLE = "ADVGRPO_CACHE"
-"""Environment variable that names the folder for downloads; else it is the user's cache."""
 
 _COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 
@@ -41,7 +35,7 @@ def local_folder(place: Weights | str) -> Path:
     if isinstance(place, Weights):
         return _weights_folder(place)
     if scheme(place) == "s3":
-        return _cached_folder(place)
+        return _fetched_folder(place)
     path = _path(place)
     if not path.is_dir():
         raise StorageNotFoundError(f"there is no folder {place}", repair="check the location")
@@ -68,21 +62,13 @@ def local_file(location: str) -> Path:
     return path
 
 
-def cache_folder() -> Path:
-    """Name the folder that downloads are kept in."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named)
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "advgrpo"
-
-
 def _weights_folder(weights: Weights) -> Path:
     location = weights.location
     if scheme(location) == "hub":
         # Slow to import, and seldom needed.
         from advgrpo.storage.hub import hub_folder  # noqa: PLC0415
 
-        root = hub_folder(location, _pinned(weights), weights.subfolder, cache_folder() / "hub")
+        root = hub_folder(location, pinned(weights), weights.subfolder, cache_folder() / "hub")
     elif weights.revision is not None:
         raise ConfigError(
             f"{location} has no revisions, but revision={weights.revision!r} is set",
@@ -104,7 +90,12 @@ def _weights_folder(weights: Weights) -> Path:
     return folder
 
 
-def _pinned(weights: Weights) -> str:
+def pinned(weights: Weights) -> str:
+    """Give the commit that weights of a hub are pinned to.
+
+    Raises:
+        ConfigError: If they are not.
+    """
     revision = weights.revision
     if revision is None or not _COMMIT_HASH.fullmatch(revision):
         raise ConfigError(
@@ -138,24 +129,18 @@ def _path(location: str) -> Path:
     return Path(join(str(root), name))
 
 
-def _cached_folder(location: str) -> Path:
+def _fetched_folder(location: str) -> Path:
     listing = storage_for(location).list_files(location)
     if not listing:
         raise StorageNotFoundError(f"{location} is empty or absent", repair="check the location")
-    state = repr((location, sorted(listing.items())))
-    folder = cache_folder() / "folders" / hashlib.sha256(state.encode()).hexdigest()
-    # Ranks of one machine ask at the same time; the first one fetches.
-    with _locked(folder.with_suffix(".lock")):
-        if not folder.is_dir():
-            download_folder(location, folder, must_be_committed=False)
-    return folder
+    return cached_folder(
+        fetched_name(location, listing),
+        sum(file.bytes for file in listing.values()),
+        lambda folder: download_folder(location, folder, must_be_committed=False),
+    )
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with disk_errors("lock", path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w", encoding="utf-8")
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def fetched_name(location: str, listing: Mapping[str, FileState]) -> str:
+    """Name a folder of the cache by where it comes from and the state it is in there."""
+    state = repr((location, [(name, *file) for name, file in sorted(listing.items())]))
+    return hashlib.sha256(state.encode()).hexdigest()

@@ -23,6 +23,7 @@ from advgrpo.errors import (
     StorageNotFoundError,
     StorageUnavailableError,
 )
+from advgrpo.storage.base import FileState
 from advgrpo.storage.local import disk_errors, replaced_file
 
 if TYPE_CHECKING:
@@ -106,10 +107,10 @@ class S3Storage:
             return False
         return True
 
-    def list_files(self, location: str) -> dict[str, str]:
+    def list_files(self, location: str) -> dict[str, FileState]:
         bucket, key = _bucket_and_key(location)
         prefix = f"{key}/" if key else ""
-        found: dict[str, str] = {}
+        found: dict[str, FileState] = {}
         pages = self._client.get_paginator("list_objects_v2")
         try:
             with self._errors("list", location):
@@ -118,7 +119,7 @@ class S3Storage:
                         name = item["Key"].removeprefix(prefix)
                         # Some tools make empty objects that stand for folders.
                         if name and not name.endswith("/"):
-                            found[name] = f"{item['Size']}-{item['ETag']}"
+                            found[name] = FileState(item["Size"], item["ETag"])
         except StorageNotFoundError:
             return {}
         return dict(sorted(found.items()))
@@ -195,4 +196,7 @@ def _explained_answer(error: faults.ClientError, what: str) -> StorageError:
         return StorageUnavailableError(
             message, repair="read the server's log (its disk may be full), then run again"
         )
-    return StorageError(message, repair="check the credentials and what they may do")
+    return StorageError(
+        message,
+        repair="check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what their owner may do",
+    )

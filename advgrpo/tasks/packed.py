@@ -3,11 +3,21 @@
 An object store takes as long for a small object as for one of a megabyte.
 """
 
+import shutil
 import tarfile
-from pathlib import Path
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
 
 from advgrpo.errors import StorageError
-from advgrpo.storage import cache_folder, list_files, local_folder
+from advgrpo.storage import (
+    FileState,
+    cached_folder,
+    fetched_name,
+    join,
+    local_folder,
+    scheme,
+    storage_for,
+)
 from advgrpo.storage.local import disk_errors, replaced_folder
 
 _PREFIX, _SUFFIX = "part-", ".tar"
@@ -22,28 +32,54 @@ def unpacked(location: str) -> Path:
     Raises:
         StorageError: If it cannot be fetched.
     """
-    if not location.startswith("s3://") or not _parts(location):
+    parts = _parts(location) if scheme(location) == "s3" else {}
+    if not parts:
         return local_folder(location)
-    parts = local_folder(location)
-    folder = cache_folder() / "unpacked" / parts.name
-    if not folder.is_dir():
-        with replaced_folder(folder) as fresh:
-            _unpack(parts, fresh)
-    return folder
+    sizes = [part.bytes for part in parts.values()]
+    folder = cached_folder(
+        fetched_name(location, parts),
+        # Parts are unpacked one by one.
+        sum(sizes) + max(sizes),
+        lambda folder: _unpack(location, list(parts), folder),
+    )
+    return folder / "files"
 
 
-def _parts(location: str) -> list[str]:
-    return [n for n in list_files(location) if n.startswith(_PREFIX) and n.endswith(_SUFFIX)]
+def _parts(location: str) -> Mapping[str, FileState]:
+    listing = storage_for(location).list_files(location)
+    return {
+        name: state
+        for name, state in listing.items()
+        if name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+    }
 
 
-def _unpack(parts: Path, folder: Path) -> None:
-    # A later part holds newer versions of files that changed.
-    for part in sorted(parts.glob(f"{_PREFIX}*{_SUFFIX}")):
-        try:
-            with disk_errors("unpack", part), tarfile.open(part) as archive:
-                archive.extractall(folder, filter="data")
-        except tarfile.TarError as error:
-            raise StorageError(
-                f"{part.name} of a packed folder is damaged: {error}",
-                repair="delete it where it lies; what it held is made again",
-            ) from error
+def _unpack(location: str, parts: list[str], folder: Path) -> None:
+    storage = storage_for(location)
+    with replaced_folder(folder) as fresh:
+        files, part = fresh / "files", fresh / "part.tar"
+        # A later part holds newer versions of files that changed.
+        for name in sorted(parts):
+            storage.download_file(join(location, name), part)
+            try:
+                with disk_errors("unpack", part), tarfile.open(part) as archive:
+                    for entry in archive:
+                        _write(archive, entry, files)
+            except tarfile.TarError as error:
+                raise StorageError(
+                    f"{join(location, name)} is damaged: {error}",
+                    repair="delete it where it lies; what it held is made again",
+                ) from error
+        part.unlink()
+
+
+def _write(archive: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> None:
+    # `extractall(filter="data")` came with Python 3.11.4, and Debian 12 has 3.11.2.
+    name = PurePosixPath(entry.name)
+    content = archive.extractfile(entry) if entry.isfile() else None
+    if content is None or name.is_absolute() or ".." in name.parts:
+        raise tarfile.TarError(f"{entry.name} is no plain file within it")
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with content, target.open("wb") as file:
+        shutil.copyfileobj(content, file)

@@ -1,9 +1,9 @@
-"""Features of the reference images: computed once, kept on disk, read through the page cache."""
+"""Features of the reference images: computed once, read through the page cache."""
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from jaxtyping import Int
@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from advgrpo.data.reference_images import load_images
-from advgrpo.data.sampler import split_prompts
+from advgrpo.data.splits import split_prompts
 from advgrpo.discriminator.base import Discriminator
 from advgrpo.progress import Progress
 from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.storage import join, list_files, local_folder, storage_for
 from advgrpo.training.ranks import Ranks
 
 PROMPTS_PER_SHARD = 256
@@ -29,7 +30,7 @@ class ReferenceFeatures:
         prompts: The training prompts; rows are in their order.
         discriminator: Whose features; its fingerprint is part of the cache's key.
         held_out_fraction: Share of prompts whose reference images only measure.
-        cache: Folder for features, kept from run to run.
+        store: Local folder or `s3://` location for features, kept from run to run.
         ranks: The training processes; each computes some shards, and all read all.
     """
 
@@ -40,7 +41,7 @@ class ReferenceFeatures:
         discriminator: Discriminator,
         *,
         held_out_fraction: float,
-        cache: Path,
+        store: str,
         ranks: Ranks,
     ) -> None:
         self.variations = len(images.files[prompts.texts[0]])
@@ -48,20 +49,21 @@ class ReferenceFeatures:
         self.held_out_ids, self.training_ids = split.held_out, split.training
         self._training = torch.tensor(self.training_ids)
         key = f"{images.digest}:{prompts.digest}:{discriminator.fingerprint}"
-        folder = cache / "features" / hashlib.sha256(key.encode()).hexdigest()
-        folder.mkdir(parents=True, exist_ok=True)
+        location = join(store, hashlib.sha256(key.encode()).hexdigest())
         starts = range(0, len(prompts), PROMPTS_PER_SHARD)
-        paths = [folder / f"features-{start:08d}.safetensors" for start in starts]
-        missing = [path for path in paths[ranks.rank :: ranks.count] if not path.is_file()]
-        progress = Progress("reference features", len(missing), "shards") if missing else None
-        for start, path in zip(starts, paths, strict=True):
-            if path in missing and progress is not None:
-                texts = prompts.texts[start : start + PROMPTS_PER_SHARD]
-                _write_shard(path, images, texts, discriminator, self.variations)
+        names = {f"features-{start:08d}.safetensors": start for start in starts}
+        there = set(list_files(location))
+        missing = [name for name in list(names)[ranks.rank :: ranks.count] if name not in there]
+        if missing:
+            progress = Progress("reference features", len(missing), "shards")
+            for name in missing:
+                texts = prompts.texts[names[name] : names[name] + PROMPTS_PER_SHARD]
+                _write_shard(join(location, name), images, texts, discriminator, self.variations)
                 progress.advance()
         ranks.wait()
+        folder = local_folder(location)
         # Memory-mapped: a rank touches only the rows that it takes.
-        files = [safe_open(path, framework="pt", device="cpu") for path in paths]
+        files = [safe_open(folder / name, framework="pt", device="cpu") for name in names]
         self._shards = [
             {name: file.get_tensor(name) for name in list(file.keys())} for file in files
         ]
@@ -100,7 +102,7 @@ class ReferenceFeatures:
 
 
 def _write_shard(
-    path: Path,
+    location: str,
     images: ReferenceImageSet,
     texts: Sequence[str],
     discriminator: Discriminator,
@@ -108,7 +110,8 @@ def _write_shard(
 ) -> None:
     loaded = torch.cat([load_images(images, text, range(variations)) for text in texts])
     features = discriminator.image_features(loaded)
-    # Another process may write the same shard; whoever is last replaces it by equal bytes.
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file({name: value.cpu().contiguous() for name, value in features.items()}, partial)
-    partial.replace(path)
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "shard"
+        save_file({name: value.cpu().contiguous() for name, value in features.items()}, path)
+        # Another run may write the same shard; whoever is last replaces it by equal values.
+        storage_for(location).upload_file(path, location)

@@ -35,7 +35,22 @@ def test_parts_become_one_folder_and_a_later_one_wins(location: str) -> None:
 
 def test_a_damaged_part_is_named(location: str) -> None:
     write_bytes(f"{location}/part-000000-x.tar", b"no archive" * 100)
-    with pytest.raises(StorageError, match=r"part-000000-x\.tar of a packed folder is damaged"):
+    with pytest.raises(StorageError, match=r"part-000000-x\.tar is damaged"):
+        unpacked(location)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("../out.txt", tarfile.REGTYPE), ("/tmp/out.txt", tarfile.REGTYPE), ("x", tarfile.SYMTYPE)],
+)
+def test_what_would_land_elsewhere_is_refused(location: str, name: str, kind: bytes) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        header = tarfile.TarInfo(name)
+        header.type, header.linkname = kind, "/etc"
+        archive.addfile(header)
+    write_bytes(f"{location}/part-000000-x.tar", packed.getvalue())
+    with pytest.raises(StorageError, match=f"{name} is no plain file within it"):
         unpacked(location)
 
 

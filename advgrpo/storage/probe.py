@@ -1,0 +1,31 @@
+"""Find out early whether a place can be used."""
+
+import uuid
+
+from advgrpo.errors import StorageError
+from advgrpo.storage.base import PARTIAL_PREFIX, join
+from advgrpo.storage.files import delete, read_bytes, write_bytes
+
+
+def check_writable(location: str) -> None:
+    """Write, read and delete a small file below a location.
+
+    Args:
+        location: Local path or `s3://` location of a folder, which need not exist.
+
+    Raises:
+        StorageUnavailableError: If the server does not answer.
+        StorageError: If the file cannot be written, read as it was written, or deleted.
+        ConfigError: If nothing can be written to such a location.
+    """
+    probe = join(location, f"{PARTIAL_PREFIX}probe-{uuid.uuid4().hex}")
+    content = uuid.uuid4().bytes
+    write_bytes(probe, content)
+    try:
+        if read_bytes(probe) != content:
+            raise StorageError(
+                f"{location} does not give back what was written to it",
+                repair="use another server; advgrpo relies on reading what it wrote",
+            )
+    finally:
+        delete(probe)

@@ -1,0 +1,119 @@
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+import pytest
+
+from advgrpo.errors import ConfigError, StorageFullError
+from advgrpo.storage import LIMIT_VARIABLE, cache_folder, cached_folder
+from advgrpo.storage.base import PARTIAL_PREFIX
+
+MIB = 2**20
+# The state of another process, as a program that is started anew has it.
+SPAWN = multiprocessing.get_context("spawn")
+
+
+def filled(count: int) -> Callable[[Path], None]:
+    def fill(folder: Path) -> None:
+        folder.mkdir(parents=True)
+        (folder / "data").write_bytes(b"x" * count)
+
+    return fill
+
+
+def refuses(_folder: Path) -> None:
+    raise AssertionError("filled again")
+
+
+def take(cache: str, name: str) -> None:
+    os.environ["ADVGRPO_CACHE"] = cache
+    cached_folder(name, MIB, filled(MIB))
+
+
+def in_another_process(name: str) -> None:
+    process = SPAWN.Process(target=take, args=(os.environ["ADVGRPO_CACHE"], name))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.fixture(autouse=True)
+def _limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, str(2.5 * MIB / 2**30))
+
+
+def names() -> set[str]:
+    return {path.name for path in (cache_folder() / "folders").iterdir() if path.is_dir()}
+
+
+def test_a_folder_is_filled_once() -> None:
+    first = cached_folder("a", MIB, filled(MIB))
+    assert cached_folder("a", MIB, refuses) == first
+    assert (first / "data").stat().st_size == MIB
+
+
+def test_the_least_recently_used_folder_goes_when_room_is_needed() -> None:
+    for name in ("a", "b", "a"):
+        in_another_process(name)
+    in_another_process("c")
+    assert names() == {"a", "c"}
+
+
+def test_a_folder_in_use_stays_and_the_limit_holds() -> None:
+    cached_folder("mine", MIB, filled(MIB))
+    in_another_process("theirs")
+    cached_folder("more", MIB, filled(MIB))
+    assert names() == {"mine", "more"}
+    with pytest.raises(StorageFullError, match=r"do not fit into the cache.*ADVGRPO_CACHE_GIB"):
+        cached_folder("too much", MIB, refuses)
+    assert names() == {"mine", "more"}
+
+
+def take_and_stay(cache: str, done: Barrier) -> None:
+    take(cache, "a")
+    done.wait(60)
+
+
+def test_processes_use_a_folder_at_the_same_time() -> None:
+    done = SPAWN.Barrier(3)
+    arguments = (os.environ["ADVGRPO_CACHE"], done)
+    processes = [SPAWN.Process(target=take_and_stay, args=arguments) for _ in range(2)]
+    for process in processes:
+        process.start()
+    done.wait(60)
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def test_a_cache_that_was_emptied_is_filled_again() -> None:
+    shutil.rmtree(cached_folder("a", MIB, filled(MIB)))
+    assert cached_folder("a", MIB, filled(MIB)).is_dir()
+
+
+def test_a_folder_that_could_not_be_filled_takes_no_room() -> None:
+    with pytest.raises(RuntimeError, match="no network"):
+        cached_folder("broken", 2 * MIB, _no_network)
+    cached_folder("a", 2 * MIB, filled(2 * MIB))
+    assert names() == {"a"}
+
+
+def _no_network(_folder: Path) -> None:
+    raise RuntimeError("no network")
+
+
+def test_what_a_killed_process_left_half_made_goes() -> None:
+    half = cache_folder() / "folders" / f"{PARTIAL_PREFIX}0123-a"
+    half.mkdir(parents=True)
+    (half / "data").write_bytes(b"x")
+    cached_folder("a", MIB, filled(MIB))
+    assert not half.exists()
+
+
+def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, "lots")
+    with pytest.raises(ConfigError, match="ADVGRPO_CACHE_GIB='lots' is no number of GiB"):
+        cached_folder("a", MIB, refuses)
