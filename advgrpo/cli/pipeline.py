@@ -8,14 +8,28 @@ from typing import Annotated
 
 import typer
 
+from advgrpo.cli.access import kfp_server, pipeline_document
 from advgrpo.cli.options import (
+    DEFAULT_PIPELINE_NAME,
     DEFAULT_PRESET,
     DEFAULT_WORKSPACE,
+    CaFile,
+    Cookies,
+    Endpoint,
+    Insecure,
+    LauncherImage,
+    Namespace,
     Overrides,
+    PipelineFile,
+    PipelineName,
     Preset,
     Processes,
+    Token,
+    TokenFile,
+    TrainerImage,
     Workspace,
 )
+from advgrpo.cli.watching import follow
 
 app = typer.Typer(help="The pipeline of all tasks.", no_args_is_help=True)
 
@@ -28,10 +42,10 @@ def compile_pipeline(
     ] = None,
 ) -> None:
     """Compile the pipeline of a checkout."""
-    from advgrpo.local_pipeline import CHECKOUT, PIPELINE
+    from advgrpo.compiled import CHECKED_IN, CHECKOUT
 
-    target = (output or PIPELINE).resolve()
-    module = f"pipelines.{PIPELINE.stem}"
+    target = (output or CHECKED_IN).resolve()
+    module = f"pipelines.{CHECKED_IN.stem}"
     subprocess.run([sys.executable, "-m", module, str(target)], cwd=CHECKOUT, check=True)
     print(target)
 
@@ -45,9 +59,7 @@ def run(
     run_key: Annotated[
         str, typer.Option("--run-key", help="Key of an MLflow run to take up again.")
     ] = "",
-    pipeline: Annotated[
-        Path | None, typer.Option("--pipeline", help="Compiled pipeline; else the checkout's.")
-    ] = None,
+    pipeline: PipelineFile = None,
     artifacts: Annotated[
         Path, typer.Option("--artifacts", help="Folder for the tasks' artifacts.")
     ] = Path("artifacts"),
@@ -56,7 +68,8 @@ def run(
     ] = None,
 ) -> None:
     """Run all tasks on this machine, one after the other; started again, it goes on."""
-    from advgrpo.local_pipeline import PIPELINE, run_pipeline
+    from advgrpo.compiled import PIPELINE
+    from advgrpo.local_pipeline import run_pipeline
 
     outputs = run_pipeline(
         pipeline or PIPELINE,
@@ -73,3 +86,49 @@ def run(
     print(text)
     if output is not None:
         output.write_text(text, encoding="utf-8")
+
+
+@app.command()
+def upload(
+    pipeline: PipelineFile = None,
+    name: PipelineName = DEFAULT_PIPELINE_NAME,
+    launcher_image: LauncherImage = "",
+    trainer_image: TrainerImage = "",
+    endpoint: Endpoint = "",
+    namespace: Namespace = "",
+    token: Token = "",
+    token_file: TokenFile = None,
+    cookies: Cookies = "",
+    ca: CaFile = None,
+    insecure: Insecure = False,
+) -> None:
+    """Bring the pipeline to Kubeflow Pipelines, unless the same is there already."""
+    from advgrpo.submitting import upload_pipeline
+
+    document = pipeline_document(
+        pipeline, launcher_image=launcher_image, trainer_image=trainer_image
+    )
+    server = kfp_server(endpoint, namespace, token, token_file, cookies, ca, insecure)
+    version = upload_pipeline(server, document, name=name)
+    print(f"{version.name} {'is uploaded' if version.uploaded else 'is there already'}")
+    print(version.url)
+
+
+@app.command()
+def watch(
+    run_id: Annotated[
+        str, typer.Argument(help="Id of a run, the last part of its page's address.")
+    ],
+    pipeline: PipelineFile = None,
+    endpoint: Endpoint = "",
+    namespace: Namespace = "",
+    token: Token = "",
+    token_file: TokenFile = None,
+    cookies: Cookies = "",
+    ca: CaFile = None,
+    insecure: Insecure = False,
+) -> None:
+    """Follow a run on a cluster to its end; fail if it fails."""
+    document = pipeline_document(pipeline, launcher_image="", trainer_image="")
+    server = kfp_server(endpoint, namespace, token, token_file, cookies, ca, insecure)
+    follow(server, run_id, document.tasks)

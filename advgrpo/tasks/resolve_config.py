@@ -5,13 +5,19 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from advgrpo import __version__
-from advgrpo.config import RunConfig, resolve
+from advgrpo.config import RunConfig, preset_title, resolve
 from advgrpo.config.tasks import (
     PretrainingSettings,
     ReferenceImagesSettings,
     TrainingSettings,
 )
 from advgrpo.tasks.failures import failures_noted
+from advgrpo.tasks.preflight import (
+    check_cluster,
+    check_places,
+    check_processes,
+    check_prompt_files,
+)
 from advgrpo.tasks.running import TRACKING_URI
 
 EXPERIMENT = "advgrpo"
@@ -31,25 +37,31 @@ class ResolvedRun(NamedTuple):
 
 
 def resolve_config(
-    preset: str, overrides: Iterable[str], *, processes: int, run_key: str
+    preset: str, overrides: Iterable[str], *, processes: int, run_key: str, workspace: str
 ) -> ResolvedRun:
-    """Resolve a run's settings before anything is loaded.
+    """Resolve a run's settings, and find out what it would fail on, before anything is made.
 
     Args:
-        preset: Name of a shipped preset, or path of a YAML file.
+        preset: Name of a shipped preset, path of a YAML file, or the text of one.
         overrides: Texts such as `training.updates=10`.
         processes: Training processes, which must be able to share an update.
         run_key: If an MLflow run was opened with this key, it is taken up again; empty opens one.
+        workspace: Where the run's results will be kept.
 
     Raises:
         ConfigError: If a setting is wrong, or the prompts are too few for it.
         PromptFileError: If a prompt file cannot be used.
+        StorageError: If the workspace cannot be written, or something that a setting names is
+            missing.
+        ClusterError: If the cluster lacks what the run's jobs need.
         TrackingError: If MLflow is not available.
     """
     with failures_noted("resolve-config"):
         config = resolve(preset, overrides)
-        config.check_ranks(processes)
-        _check_prompts(config, processes)
+        check_processes(config, processes)
+        check_cluster(config, workspace)
+        check_places(config, workspace)
+        check_prompt_files(config, processes)
         return ResolvedRun(
             reference_images=ReferenceImagesSettings.of(config).model_dump_json(),
             pretraining=PretrainingSettings.of(config).model_dump_json(),
@@ -57,21 +69,6 @@ def resolve_config(
             run=config.model_dump_json(),
             parent_run_id=_open_run(config, preset, run_key),
         )
-
-
-def _check_prompts(config: RunConfig, processes: int) -> None:
-    # What reads prompts loads torch, which takes seconds.
-    from advgrpo.data.prompts import check_disjoint, read_prompts  # noqa: PLC0415
-    from advgrpo.data.sampler import check_prompts  # noqa: PLC0415
-
-    train, test = read_prompts(config.prompts.train), read_prompts(config.prompts.test)
-    check_disjoint(train, test)
-    check_prompts(
-        train.texts,
-        held_out_fraction=config.discriminator.held_out_fraction,
-        prompts_per_update=config.training.rollout.prompts_per_update,
-        ranks=processes,
-    )
 
 
 def _open_run(config: RunConfig, preset: str, run_key: str) -> str:
@@ -82,10 +79,10 @@ def _open_run(config: RunConfig, preset: str, run_key: str) -> str:
 
     return open_parent_run(
         EXPERIMENT,
-        preset,
+        preset_title(preset),
         tracking_uri=tracking_uri,
         parameters=config.model_dump(mode="json"),
         config_text=config.to_yaml(),
-        tags={"advgrpo.version": __version__, "advgrpo.preset": preset},
+        tags={"advgrpo.version": __version__, "advgrpo.preset": preset_title(preset)},
         key=run_key or None,
     )

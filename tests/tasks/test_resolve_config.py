@@ -1,14 +1,54 @@
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from advgrpo.config import RunConfig, resolve
 from advgrpo.config.tasks import TrainingSettings, parse_json
-from advgrpo.errors import ConfigError, PromptFileError
-from advgrpo.stores import EmbeddedStores
-from advgrpo.tasks.resolve_config import resolve_config
+from advgrpo.errors import (
+    ClusterError,
+    ConfigError,
+    PromptFileError,
+    StorageError,
+    StorageNotFoundError,
+)
+from advgrpo.stores import BUCKET, EmbeddedStores
+from advgrpo.tasks.resolve_config import ResolvedRun
+from advgrpo.tasks.resolve_config import resolve_config as task
+from advgrpo.testing import FakeCluster
+
+WORKSPACE = f"s3://{BUCKET}/resolve"
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
+    """A cluster that this process takes for the one that it runs on."""
+    monkeypatch.setenv("ADVGRPO_CLUSTER", '{"image": "trainer", "gpus_per_node": 2}')
+    with FakeCluster() as cluster:
+        data = {"ADVGRPO_CLUSTER": "{}", "MLFLOW_TRACKING_URI": "http://mlflow"}
+        cluster.create("configmaps", {"metadata": {"name": "advgrpo"}, "data": data})
+        cluster.create("serviceaccounts", {"metadata": {"name": "advgrpo-training"}})
+        path = cluster.kubeconfig(tmp_path / "kubeconfig")
+        monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(path))
+        yield cluster
+
+
+def resolve_config(
+    preset: str,
+    overrides: list[str],
+    *,
+    processes: int = 1,
+    run_key: str = "",
+    workspace: str = "workspace",
+) -> ResolvedRun:
+    return task(preset, overrides, processes=processes, run_key=run_key, workspace=workspace)
 
 
 def test_each_task_gets_its_share() -> None:
@@ -56,3 +96,89 @@ def test_a_key_takes_the_same_mlflow_run_up_again(stores: EmbeddedStores) -> Non
 def test_it_loads_no_torch() -> None:
     code = "import sys, advgrpo.tasks.resolve_config; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_preset_may_be_given_as_its_text() -> None:
+    text = resolve("pocket", ["training.updates=7"]).to_yaml()
+    run = resolve_config(text, ["seed=3"])
+    assert parse_json(RunConfig, run.run, where="x") == resolve(
+        "pocket", ["training.updates=7", "seed=3"]
+    )
+
+
+def test_a_workspace_that_cannot_be_written_is_refused_before_anything_is_made(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file"):
+        resolve_config("pocket", [], workspace=str(tmp_path / "file" / "workspace"))
+
+
+def test_trying_the_workspace_leaves_nothing_there(tmp_path: Path) -> None:
+    resolve_config("pocket", [], workspace=str(tmp_path / "workspace"))
+    assert list((tmp_path / "workspace").iterdir()) == []
+
+
+def test_weights_that_are_not_there_are_refused_before_anything_is_made(
+    stores: EmbeddedStores,  # noqa: ARG001
+) -> None:
+    missing = f"policy.weights.location=s3://{BUCKET}/no-such-weights"
+    with pytest.raises(StorageNotFoundError, match=r"policy\.weights\.location=s3"):
+        resolve_config("pocket", [missing])
+
+
+def test_weights_that_are_not_pinned_are_refused_before_anything_is_made() -> None:
+    with pytest.raises(ConfigError, match="not pinned"):
+        resolve_config("pocket", ["evaluation.distance.weights.location=hub://owner/name"])
+
+
+def test_a_ready_cluster_is_no_obstacle(
+    cluster: FakeCluster,
+    stores: EmbeddedStores,  # noqa: ARG001
+) -> None:
+    assert resolve_config("pocket", [], processes=2, workspace=WORKSPACE).run
+    assert cluster.calls
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "workspace", "said"),
+    [
+        ([], 2, "workspace", "workspace='workspace' cannot be reached"),
+        (["prompts.train=prompts.txt"], 2, WORKSPACE, "prompts.train=prompts.txt is a path"),
+        (
+            ["training.rollout.microbatch_size=1", "discriminator.optimizer.batch_size=96",
+             "training.rollout.prompts_per_update=6"],
+            3, WORKSPACE, "processes=3 do not fill nodes of 2",
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_cluster_cannot_do_is_refused_before_anything_is_made(
+    cluster: FakeCluster, overrides: list[str], processes: int, workspace: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        resolve_config("pocket", overrides, processes=processes, workspace=workspace)
+    assert not [call for call in cluster.calls if call.verb == "create"]
+
+
+def test_a_cluster_without_pytorchjobs_is_refused_before_anything_is_made(
+    cluster: FakeCluster,
+) -> None:
+    cluster.missing_resources.add("pytorchjobs")
+    with pytest.raises(ClusterError, match="pytorchjobs"):
+        resolve_config("pocket", [], workspace=WORKSPACE)
+
+
+def test_a_missing_role_is_refused_before_anything_is_made(cluster: FakeCluster) -> None:
+    cluster.denied = {("create", "pytorchjobs")}
+    with pytest.raises(ClusterError, match="may not create pytorchjobs"):
+        resolve_config("pocket", [], workspace=WORKSPACE)
+
+
+def test_wrong_s3_keys_are_refused_before_anything_is_made(
+    cluster: FakeCluster,  # noqa: ARG001
+    stores: EmbeddedStores,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError, match="403"):
+        resolve_config("pocket", [], workspace=WORKSPACE)

@@ -1,0 +1,52 @@
+"""Reach Kubeflow Pipelines as the options of a command say."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from advgrpo.submitting import KfpServer, PipelineDocument
+
+_OBJECTS = {
+    "advgrpo": "ADVGRPO_CONFIG_MAP",
+    "advgrpo-s3": "ADVGRPO_S3_SECRET",
+    "advgrpo-mlflow": "ADVGRPO_MLFLOW_SECRET",
+}
+"""Variables that name what the compiled pipeline reads its environment from, by its own name."""
+
+
+def kfp_server(
+    endpoint: str,
+    namespace: str,
+    token: str,
+    token_file: Path | None,
+    cookies: str,
+    ca: Path | None,
+    insecure: bool,
+) -> "KfpServer":
+    """Make a server of a command's options, which `advgrpo.cli.options` describes."""
+    from advgrpo.submitting import Access, KfpServer
+
+    return KfpServer(
+        Access(
+            endpoint=endpoint,
+            namespace=namespace,
+            token=token,
+            token_file=token_file,
+            cookies=cookies,
+            ca_file=ca,
+            verify=not insecure,
+        )
+    )
+
+
+def pipeline_document(
+    pipeline: Path | None, *, launcher_image: str, trainer_image: str
+) -> "PipelineDocument":
+    """Read the compiled pipeline, with the images and objects of this installation."""
+    from advgrpo.compiled import PIPELINE
+    from advgrpo.submitting import PipelineDocument
+
+    document = PipelineDocument.read(pipeline or PIPELINE)
+    names = {name: os.environ.get(variable, "") for name, variable in _OBJECTS.items()}
+    return document.with_objects(names).with_images(launcher=launcher_image, trainer=trainer_image)
