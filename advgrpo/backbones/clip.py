@@ -30,6 +30,7 @@ class ClipBackbone:
 
     Attributes:
         logit_scale: Learned factor of the cosine, exp(tau).
+        width: Numbers of an embedding.
         fingerprint: Hash of the weights and the preprocessing.
 
     Raises:
@@ -53,6 +54,7 @@ class ClipBackbone:
         self._texts = _Memory(self._encode)
         self.device = device
         self.logit_scale = float(self._model.logit_scale.exp())
+        self.width = int(settings.projection_dim)
         self.fingerprint = fingerprint(weights_files(folder), preprocessing)
 
     @torch.no_grad()

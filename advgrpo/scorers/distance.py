@@ -1,11 +1,11 @@
 """Distances between two sets of images in a frozen feature space.
 
-Both depend on how many images there are: the Frechet distance of two samples of the *same*
-distribution is above 0 and falls as the samples grow. So only distances of equally many images to
-the same reference images may be compared.
+The Frechet distance depends on how many images there are: for two samples of the *same*
+distribution it is above 0 and falls as the samples grow. So only Frechet distances of equally many
+images to the same reference images may be compared. Kernel distances have no such bias.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +13,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from advgrpo.backbones.dino import DinoBackbone
+
+Kernel = Callable[
+    [Float[Tensor, "image feature"], Float[Tensor, "other_image feature"]],
+    Float[Tensor, "image other_image"],
+]
+"""Says how alike each image of one set is to each of another."""
+
+CMMD_WIDTH = 10.0
+"""Of the Gaussian kernel between CLIP embeddings of length 1."""
+
+CMMD_SCALE = 1000.0
+"""What the distance is multiplied by, to be read with ease."""
 
 
 def class_features(
@@ -105,11 +117,14 @@ def kernel_distance(
         Kernel inception distance, arXiv:1801.01401, over all pairs rather than subsets.
     """
     n, m = len(generated), len(reference)
-    within, within_reference = _kernel(generated, generated), _kernel(reference, reference)
+    within, within_reference = (
+        cubic_kernel(generated, generated),
+        cubic_kernel(reference, reference),
+    )
     distance: Tensor = (
         (within.sum() - within.trace()) / (n * (n - 1))
         + (within_reference.sum() - within_reference.trace()) / (m * (m - 1))
-        - 2 * _kernel(generated, reference).mean()
+        - 2 * cubic_kernel(generated, reference).mean()
     )
     return float(distance)
 
@@ -136,6 +151,8 @@ class KernelSums:
         generated_prompts: Int[Tensor, "image"],
         reference: Float[Tensor, "reference_image feature"],
         reference_prompts: Int[Tensor, "reference_image"],
+        *,
+        kernel: Kernel | None = None,
     ) -> "KernelSums":
         """Evaluate the kernel on all pairs of images.
 
@@ -144,13 +161,15 @@ class KernelSums:
             generated_prompts: Position of each image's prompt.
             reference: Features of the other set.
             reference_prompts: Likewise.
+            kernel: That of the kernel inception distance if not given.
         """
+        kernel = kernel or cubic_kernel
         count = int(max(generated_prompts.max(), reference_prompts.max())) + 1
         one, two = (generated, generated_prompts), (reference, reference_prompts)
         return cls(
-            generated=_kernel_sums(one, one, count),
-            reference=_kernel_sums(two, two, count),
-            cross=_kernel_sums(one, two, count),
+            generated=_kernel_sums(one, one, count, kernel),
+            reference=_kernel_sums(two, two, count, kernel),
+            cross=_kernel_sums(one, two, count, kernel),
             generated_images=torch.bincount(generated_prompts, minlength=count).double(),
             reference_images=torch.bincount(reference_prompts, minlength=count).double(),
         )
@@ -169,16 +188,27 @@ class KernelSums:
         )
 
 
-def _kernel(
+def cubic_kernel(
     one: Float[Tensor, "image feature"], two: Float[Tensor, "other_image feature"]
 ) -> Float[Tensor, "image other_image"]:
+    """Compute `(x.y / features + 1)^3`, the kernel of arXiv:1801.01401."""
     return (one.double() @ two.double().T / one.shape[1] + 1).pow(3)
+
+
+def gaussian_kernel(
+    one: Float[Tensor, "image feature"], two: Float[Tensor, "other_image feature"]
+) -> Float[Tensor, "image other_image"]:
+    """Compute `exp(-|x - y|^2 / (2 width^2))` with the width of CMMD, arXiv:2401.09603."""
+    one, two = one.double(), two.double()
+    squares = one.square().sum(dim=1)[:, None] + two.square().sum(dim=1) - 2 * one @ two.T
+    return torch.exp(-squares.clamp_min(0) / (2 * CMMD_WIDTH**2))
 
 
 def _kernel_sums(
     one: tuple[Float[Tensor, "image feature"], Int[Tensor, "image"]],
     two: tuple[Float[Tensor, "other_image feature"], Int[Tensor, "other_image"]],
     prompts: int,
+    kernel: Kernel,
     *,
     rows_at_once: int = 1024,
 ) -> Float[Tensor, "prompt prompt"]:
@@ -187,7 +217,7 @@ def _kernel_sums(
     for start in range(0, len(one[0]), rows_at_once):
         rows = one[0][start : start + rows_at_once]
         by_column = torch.zeros(len(rows), prompts, dtype=torch.float64)
-        by_column.index_add_(1, two[1], _kernel(rows, two[0]))
+        by_column.index_add_(1, two[1], kernel(rows, two[0]))
         sums.index_add_(0, one[1][start : start + rows_at_once], by_column)
     return sums
 

@@ -37,7 +37,9 @@ def image_statistics(
     Returns:
         On the CPU, per image: `dark_fraction` and `edge_density`, shares of pixels in [0, 1];
         `colour_entropy`, bits in [0, 9]; `high_frequency_share`, the part in [0, 1] of the
-        luminance's variance above half of the highest frequency.
+        luminance's variance above half of the highest frequency, and `high_frequency_peak`, the
+        part that the strongest single one of those frequencies has: near 0 for noise and
+        photographs, high for the grids that decoders and hacked rewards leave.
     """
     images = images.float().cpu()
     luminance = torch.einsum("bchw,c->bhw", images, torch.tensor(LUMINANCE))
@@ -45,7 +47,7 @@ def image_statistics(
         "dark_fraction": (luminance < DARK).float().mean(dim=(1, 2)),
         "edge_density": _edge_density(luminance),
         "colour_entropy": _colour_entropy(images),
-        "high_frequency_share": _high_frequency_share(luminance),
+        **_high_frequencies(luminance),
     }
 
 
@@ -69,13 +71,22 @@ def _colour_entropy(images: Float[Tensor, "batch 3 height width"]) -> Float[Tens
     return bits
 
 
-def _high_frequency_share(
+def _high_frequencies(
     luminance: Float[Tensor, "batch height width"],
-) -> Float[Tensor, "batch"]:
+) -> dict[str, Float[Tensor, "batch"]]:
     height, width = luminance.shape[-2:]
     centred = luminance - luminance.mean(dim=(1, 2), keepdim=True)
     power = torch.fft.fft2(centred).abs().square()
     radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None, :])
-    high: Tensor = (power * (radius > 0.25)).sum(dim=(1, 2))
+    high = power * (radius > 0.25)
+    # A real wave stands at a frequency and at its negative, which are one for the highest.
+    mirrored = high.flip((1, 2)).roll((1, 1), (1, 2))
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None, :]
+    own_mirror = ((2 * rows) % height == 0) & ((2 * columns) % width == 0)
+    waves = high + mirrored * own_mirror.logical_not()
     # An image of one colour has no variance to share out.
-    return high.div(power.sum(dim=(1, 2)).clamp_min(torch.finfo(torch.float32).tiny))
+    total = power.sum(dim=(1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
+    return {
+        "high_frequency_share": high.sum(dim=(1, 2)) / total,
+        "high_frequency_peak": waves.amax(dim=(1, 2)) / total,
+    }

@@ -1,9 +1,18 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
 
-from advgrpo.scorers.distance import KernelSums, frechet_distance, kernel_distance
+from advgrpo.scorers.distance import (
+    CMMD_SCALE,
+    CMMD_WIDTH,
+    KernelSums,
+    frechet_distance,
+    gaussian_kernel,
+    kernel_distance,
+)
 
 
 def gaussian(images: int, features: int, seed: int) -> torch.Tensor:
@@ -165,3 +174,41 @@ def test_one_prompt_alone_has_no_kernel_distance() -> None:
     sums = KernelSums.between(one, torch.arange(8) % 4, two, torch.arange(12) % 4)
 
     assert sums.distances(torch.tensor([[3.0, 0.0, 0.0, 0.0]])).isnan().all()
+
+
+def test_cmmd_of_two_gaussians_is_the_closed_form() -> None:
+    # For N(m, s^2 I) and N(0, s^2 I) in d dimensions, with a = width^2 and b = a + 2 s^2:
+    # MMD^2 = 2 (a/b)^(d/2) (1 - exp(-|m|^2 / (2 b))).
+    features, count, shift, spread = 3, 1500, 6.0, 2.0
+    one = spread * gaussian(count, features, seed=20) + torch.tensor([shift, 0, 0])
+    two = spread * gaussian(count, features, seed=21)
+    sums = KernelSums.between(
+        one, torch.arange(count), two, torch.arange(count), kernel=gaussian_kernel
+    )
+
+    distance = CMMD_SCALE * sums.distances(torch.ones(1, count)).item()
+
+    a, b = CMMD_WIDTH**2, CMMD_WIDTH**2 + 2 * spread**2
+    expected = 2 * (a / b) ** (features / 2) * (1 - math.exp(-(shift**2) / (2 * b)))
+    assert distance == pytest.approx(CMMD_SCALE * expected, rel=0.05)
+
+
+def test_cmmd_of_one_distribution_is_near_zero_and_may_be_below() -> None:
+    estimates = []
+    for seed in range(40):
+        one, two = gaussian(40, 4, seed=2 * seed), gaussian(40, 4, seed=2 * seed + 1)
+        sums = KernelSums.between(
+            one, torch.arange(40), two, torch.arange(40), kernel=gaussian_kernel
+        )
+        estimates.append(sums.distances(torch.ones(1, 40)).item())
+
+    assert min(estimates) < 0
+    error = float(torch.tensor(estimates).std()) / 40**0.5
+    assert abs(sum(estimates) / 40) < 3 * error
+
+
+def test_the_gaussian_kernel_is_that_of_the_distance() -> None:
+    one, two = gaussian(3, 5, seed=22), gaussian(4, 5, seed=23)
+
+    expected = torch.exp(-torch.cdist(one.double(), two.double()).square() / 200)
+    torch.testing.assert_close(gaussian_kernel(one, two), expected)

@@ -52,6 +52,30 @@ def test_a_checkerboard_is_all_high_frequency_and_a_slow_wave_none() -> None:
     assert shares[1].item() == pytest.approx(0.0, abs=1e-5)
 
 
+@pytest.mark.parametrize("side", [16, 15])
+def test_a_fine_grid_is_one_peak_and_noise_is_none(side: int) -> None:
+    x = torch.arange(side)
+    # Six waves across: above half of the highest frequency, below the highest.
+    grid = ((torch.sin(2 * math.pi * 6 * x / side) + 1) / 2).expand(1, 3, side, side)
+    noise = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(0))
+
+    peaks = image_statistics(torch.cat([grid, noise.expand(1, 3, side, side)]))[
+        "high_frequency_peak"
+    ]
+
+    assert peaks[0].item() == pytest.approx(1.0, abs=1e-5)
+    assert peaks[1].item() < 0.1
+
+
+def test_the_highest_frequency_is_counted_once() -> None:
+    x = torch.arange(16)
+    checkerboard = ((x[:, None] + x[None, :]) % 2).float().expand(1, 3, 16, 16)
+
+    peak = image_statistics(checkerboard)["high_frequency_peak"]
+
+    assert peak.item() == pytest.approx(1.0, abs=1e-5)
+
+
 def test_each_image_is_measured_by_itself() -> None:
     images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -1,0 +1,126 @@
+"""How far two sets of images cover each other, by their nearest neighbours in a feature space.
+
+A set stands for the union of balls around its images, each as wide as the distance to the k-th
+nearest image of the same set. Every measure is a mean of one value per image, so prompts can be
+resampled without looking at a distance again, while the balls stay what all images make them.
+All depend on how many images there are of each prompt in either set, so only sets of equally many
+images against the same reference images may be compared.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+PRECISION_NEIGHBOURS = 3
+"""Neighbours of the balls of precision and recall, as in their paper."""
+
+DENSITY_NEIGHBOURS = 5
+"""Neighbours of the balls of density and coverage, as in their paper."""
+
+ROWS_AT_ONCE = 1024
+
+_EQUAL = 1e-12
+"""Squared distance, relative to the features, below which rounding cannot tell images apart."""
+
+
+@dataclass(frozen=True)
+class ManifoldValues:
+    """One value per image; the means are the measures.
+
+    Source:
+        Precision and recall: arXiv:1904.06991, k = 3. Density and coverage: arXiv:2002.09797,
+        k = 5.
+    """
+
+    precision: Float[Tensor, "image"]
+    """1 for a generated image within a ball of the reference images."""
+
+    recall: Float[Tensor, "reference_image"]
+    """1 for a reference image within a ball of the generated images."""
+
+    density: Float[Tensor, "image"]
+    """Balls of the reference images that a generated image lies in, divided by k."""
+
+    coverage: Float[Tensor, "reference_image"]
+    """1 for a reference image whose ball holds a generated image."""
+
+
+def manifold_values(
+    generated: Float[Tensor, "image feature"], reference: Float[Tensor, "reference_image feature"]
+) -> ManifoldValues:
+    """Compare two sets image by image.
+
+    Args:
+        generated: Features of one set.
+        reference: Features of the other.
+
+    Returns:
+        In the order of the images. Precision, recall and coverage lie in [0, 1]; density is near 1
+        for sets of one distribution and may be above.
+
+    Raises:
+        ValueError: If a set has too few images for its k-th neighbour.
+    """
+    real = _radii(reference, PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS)
+    fake = _radii(generated, PRECISION_NEIGHBOURS)
+    in_balls = torch.zeros(len(generated), 2, dtype=torch.float64)
+    recalled = torch.zeros(len(reference), dtype=torch.bool)
+    covered = torch.zeros(len(reference), dtype=torch.bool)
+    for rows, squares in _squared_distances(generated, reference):
+        in_balls[rows, 0] = _within(squares, real[:, 0]).any(dim=1).double()
+        dense = _within(squares, real[:, 1])
+        in_balls[rows, 1] = dense.double().sum(dim=1) / DENSITY_NEIGHBOURS
+        covered |= dense.any(dim=0)
+        recalled |= (squares < fake[rows]).any(dim=0)  # Each row has its own ball.
+    return ManifoldValues(
+        precision=in_balls[:, 0],
+        recall=recalled.double(),
+        density=in_balls[:, 1],
+        coverage=covered.double(),
+    )
+
+
+def enough_images(images: int, reference_images: int) -> bool:
+    """Tell whether two sets are large enough for their neighbours."""
+    return images > PRECISION_NEIGHBOURS and reference_images > DENSITY_NEIGHBOURS
+
+
+def _within(
+    squares: Float[Tensor, "image reference_image"], radii: Float[Tensor, "reference_image"]
+) -> Bool[Tensor, "image reference_image"]:
+    within: Tensor = squares < radii
+    return within
+
+
+def _radii(
+    features: Float[Tensor, "image feature"], *neighbours: int
+) -> Float[Tensor, "image neighbour"]:
+    """Find the squared distances to some of the nearest images, by their rank from 1 on."""
+    if len(features) <= max(neighbours):
+        raise ValueError(
+            f"{len(features)} images have no neighbour number {max(neighbours)} of their own set"
+        )
+    # The nearest image is the image itself.
+    nearest = [
+        squares.topk(max(neighbours) + 1, largest=False).values
+        for _rows, squares in _squared_distances(features, features)
+    ]
+    return torch.cat(nearest)[:, list(neighbours)]
+
+
+def _squared_distances(
+    one: Float[Tensor, "image feature"], two: Float[Tensor, "other_image feature"]
+) -> Iterator[tuple[Int[Tensor, "row"], Float[Tensor, "row other_image"]]]:
+    """Compute squared distances part by part, for the sake of memory."""
+    one, two = one.double(), two.double()
+    # Nearer to the origin, less is lost to rounding.
+    centre = two.mean(dim=0)
+    one, two = one - centre, two - centre
+    lengths, other_lengths = one.square().sum(dim=1), two.square().sum(dim=1)
+    for rows in torch.arange(len(one)).split(ROWS_AT_ONCE):
+        scale = lengths[rows, None] + other_lengths
+        squares = scale - 2 * one[rows] @ two.T
+        yield rows, squares.where(squares > _EQUAL * scale, 0)
