@@ -23,7 +23,7 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Arm:
-    """Settings that are compared with those of other arms."""
+    """Settings, on top of the pocket preset, that are compared with those of other arms."""
 
     name: str
     overrides: tuple[str, ...]
@@ -34,11 +34,12 @@ ARMS = {
     for arm in (
         Arm(
             "adversarial",
-            ("training.updates=80", "training.monitoring.held_out_every_updates=8"),
+            (*COMMON, "training.updates=80", "training.monitoring.held_out_every_updates=8"),
         ),
         Arm(
             "frozen",
             (
+                *COMMON,
                 "training.turns={type: frozen}",
                 "training.updates=80",
                 "training.monitoring.held_out_every_updates=8",
@@ -47,6 +48,7 @@ ARMS = {
         Arm(
             "released-turns",
             (
+                *COMMON,
                 "training.turns={type: released, discriminator_rollouts: 9}",
                 "training.updates=12",
                 "training.monitoring.held_out_every_updates=2",
@@ -58,7 +60,7 @@ ARMS = {
 
 def prepare(seed: int, folder: Path) -> tuple[str, str]:
     """Make a seed's reference images and pre-trained discriminator, or find them made."""
-    config = resolve("pocket", [f"seed={seed}", *COMMON])
+    config = resolve("pocket", [f"seed={seed}"])
     workspace = str(folder / "workspace")
     images = make_reference_images(
         ReferenceImagesSettings.of(config).model_dump_json(), workspace=workspace
@@ -74,7 +76,7 @@ def prepare(seed: int, folder: Path) -> tuple[str, str]:
 def run(arm: Arm, seed: int, folder: Path) -> None:
     """Train one arm with one seed on one process, and keep its history."""
     images, discriminator = prepare(seed, folder)
-    config = resolve("pocket", [f"seed={seed}", *COMMON, *arm.overrides])
+    config = resolve("pocket", [f"seed={seed}", *arm.overrides])
     result = train(
         TrainingSettings.of(config).model_dump_json(),
         reference_images=images,

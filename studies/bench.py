@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch  # after OMP_NUM_THREADS, which it reads as it loads
 
-from advgrpo.algorithm.randomness import seed_for
+from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import resolve
 from advgrpo.data.prompts import read_prompts
 from advgrpo.data.sampler import share_of_rank

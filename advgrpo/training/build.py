@@ -1,5 +1,6 @@
 """Put the parts of a training run together."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,21 +17,22 @@ from advgrpo.discriminator.replay import ReplayPool
 from advgrpo.policy import load_policy
 from advgrpo.policy.ema import MovingAverage
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.scorers.base import Scorer
-from advgrpo.storage import cache_folder
+from advgrpo.scorers.base import Scorer, check_measures_all
 from advgrpo.training.best import BestAdapter
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.counters import Counters
 from advgrpo.training.discriminator_update import DiscriminatorUpdater
 from advgrpo.training.engine import PolicyEngine
-from advgrpo.training.monitors import HeldOutMonitor, Logger
+from advgrpo.training.monitors import LEAST_CRITIC_PROMPTS, HeldOutMonitor, Logger
 from advgrpo.training.policy_update import PolicyUpdater
 from advgrpo.training.ranks import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
-from advgrpo.training.reward import Reward
+from advgrpo.training.reward import ReferenceRewards, Reward
 from advgrpo.training.rollout import Denoiser
 from advgrpo.training.session import Session
 from advgrpo.training.stopping import StopSignal
+
+logger = logging.getLogger("advgrpo")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Inputs:
         prompts: The training prompts.
         reference_images: Of the training prompts.
         pretrained_discriminator: Folder that reward pre-training wrote.
+        features: Local folder or `s3://` location for features of the reference images.
     """
 
     seed: int
@@ -60,6 +63,7 @@ class Inputs:
     prompts: PromptSet
     reference_images: ReferenceImageSet
     pretrained_discriminator: Path
+    features: str
 
 
 def build_session(
@@ -75,6 +79,7 @@ def build_session(
 
     Raises:
         WeightsError: If weights are missing, damaged or of another architecture.
+        ConfigError: If the measure of alignment has no value for some held-out prompts.
     """
     config, seed, device = inputs.training, inputs.seed, ranks.device
     policy = load_policy(inputs.policy, device, seed=seed)
@@ -88,15 +93,23 @@ def build_session(
         inputs.prompts,
         discriminator,
         held_out_fraction=inputs.discriminator.held_out_fraction,
-        cache=cache_folder(),
+        store=inputs.features,
         ranks=ranks,
     )
     denoiser = Denoiser(policy, config.sampling, config.loss)
     average = MovingAverage(policy.trainable_parameters(), limit=inputs.policy.adapter.ema_decay)
     texts = inputs.prompts.texts
     held_out = references.held_out_ids[: config.monitoring.held_out_prompts]
+    # Equal shares: a gathered tensor has the same shape on each rank.
+    held_out = held_out[: len(held_out) // ranks.count * ranks.count]
+    _say_if_watch_is_blind(config, len(held_out), ranks)
+    reward = Reward(config.reward, discriminator, device)
+    held_out_texts = [texts[index] for index in held_out]
+    check_measures_all(
+        inputs.alignment, inputs.scorers, held_out_texts, setting="evaluation.alignment"
+    )
     monitor = HeldOutMonitor(
-        [texts[index] for index in held_out],
+        held_out_texts,
         inputs.reference_images,
         DinoBackbone(
             inputs.distance.weights,
@@ -125,7 +138,10 @@ def build_session(
         ),
         replay=ReplayPool(inputs.discriminator.optimizer.replay_images),
         references=references,
-        reward=Reward(config.reward, discriminator, device),
+        reward=reward,
+        reference_rewards=ReferenceRewards(
+            reward, references, inputs.reference_images, inputs.prompts, held_out
+        ),
         monitor=monitor,
         best=BestAdapter(config.monitoring, alignment=f"held_out/{inputs.alignment}"),
         counters=Counters(),
@@ -134,6 +150,18 @@ def build_session(
         stop=StopSignal(ranks),
         logger=logger,
     )
+
+
+def _say_if_watch_is_blind(config: TrainingConfig, prompts: int, ranks: Ranks) -> None:
+    on = config.monitoring.watch.action != "none"
+    if on and prompts < LEAST_CRITIC_PROMPTS and ranks.is_first:
+        logger.warning(
+            "%d held-out prompts are too few to tell a hacked reward; from %d on it is watched: "
+            "raise training.monitoring.held_out_prompts and discriminator.held_out_fraction, or "
+            "use more prompts",
+            prompts,
+            LEAST_CRITIC_PROMPTS,
+        )
 
 
 def backwards_per_step(config: TrainingConfig, ranks: Ranks) -> int:

@@ -17,10 +17,11 @@ from advgrpo.training.measures import (
 from advgrpo.training.rollout import generate_rollout
 from advgrpo.training.session import Session
 from advgrpo.training.turns import turn_at
+from advgrpo.training.watch import stopped_early, watch
 
 
 def train(session: Session) -> None:
-    """Take all turns of a run, from wherever it stands.
+    """Take all turns of a run, from wherever it stands, unless an alarm ends it.
 
     Args:
         session: The run; its adapter, discriminator, history and counters change in place.
@@ -35,7 +36,7 @@ def train(session: Session) -> None:
     try:
         if not session.history:
             measure_held_out(session)
-        while counters.updates < config.updates:
+        while not is_over(session):
             before = counters.updates
             measures = take_turn(session)
             if counters.updates == before:
@@ -43,12 +44,18 @@ def train(session: Session) -> None:
             session.note(measures)
             if is_due(config.monitoring.held_out_every_updates, session):
                 measure_held_out(session)
+                watch(session)
             progress.advance(1, shown(session))
-            if is_due(config.checkpoint_every_updates, session):
+            if is_due(config.checkpoint_every_updates, session) or is_over(session):
                 session.save()
     except Preempted:
         session.save()
         raise
+
+
+def is_over(session: Session) -> bool:
+    """Tell whether all updates were made, or an alarm ended the run."""
+    return session.counters.updates >= session.config.updates or stopped_early(session)
 
 
 def is_due(every: int, session: Session) -> bool:
@@ -105,7 +112,8 @@ def take_turn(session: Session) -> dict[str, float]:
         measures = reward_measures(session, by_group) | told_apart_measures(session, generated)
     counters.turns += 1
     counters.images_sampled += len(ids)
-    if turn.trains_policy:
+    fooled = measures["discriminator/margin"] < 0
+    if turn.trains_policy and not (fooled and turn.policy_waits):
         rewards = combined_rewards(
             list(by_group.unbind(-1)),
             session.reward.weights,
@@ -118,7 +126,6 @@ def take_turn(session: Session) -> dict[str, float]:
                 rollout, mine, session.prompts.texts, update=counters.updates
             )
         counters.updates += 1
-    fooled = measures["discriminator/margin"] < 0
     if turn.discriminator_steps and (fooled or not turn.only_if_fooled):
         with counters.timed("discriminator update"):
             measures |= session.discriminator_updater.update(

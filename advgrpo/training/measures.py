@@ -1,6 +1,6 @@
 """What is measured of each turn, and of the held-out prompts now and then."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
@@ -50,16 +50,20 @@ def told_apart_measures(session: Session, generated: GeneratedFeatures) -> dict[
 def measure_held_out(session: Session) -> None:
     """Measure the moving average on held-out prompts; keep it if it is the best so far."""
 
-    def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    def rewards(images: Tensor, prompts: Sequence[str]) -> Mapping[str, Tensor]:
         features = session.discriminator.image_features(images)
-        return session.discriminator.rewards(session.discriminator.with_prompts(features, prompts))
+        return session.reward.values(images, features, prompts)
 
+    if not any("held_out/distance" in row for row in session.history):
+        session.note(session.monitor.reference_measures)
     updates = session.counters.updates
     with session.counters.timed("held-out measures"):
         with swapped_in(session.policy.trainable_parameters(), session.average.values):
-            held_out = session.monitor.measure(session.policy, reward)
+            held_out = session.monitor.measure(session.policy, rewards)
+        order = session.reward.order(held_out.rewards, session.reference_rewards.values())
         session.best.consider(held_out.measures, session.average.values)
     session.note(held_out.measures)
+    session.note({f"held_out/order.{name}": share for name, share in order.items()})
     shown_images = held_out.images[: session.config.monitoring.grid_images]
     if session.ranks.is_first and len(shown_images):
         grid = encode_png(image_grid(shown_images, columns=8))

@@ -1,4 +1,4 @@
-"""Watch what is not trained on: held-out prompts, distance, alignment, diversity."""
+"""Measure what is not trained on: held-out prompts, distance, alignment, image statistics."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,16 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.algorithm.randomness import seed_for
+from advgrpo.algorithm.seeds import seed_for
 from advgrpo.backbones.dino import DinoBackbone
 from advgrpo.config import SamplingConfig
 from advgrpo.data.reference_images import load_images
 from advgrpo.policy.base import Policy
 from advgrpo.policy.sampling import sample_images
 from advgrpo.records import ReferenceImageSet
-from advgrpo.scorers.base import Scorer
+from advgrpo.scorers.base import Scorer, measured
+from advgrpo.scorers.critic import fresh_critic_order
 from advgrpo.scorers.distance import frechet_distance
+from advgrpo.scorers.statistics import image_statistics
 from advgrpo.training.ranks import Ranks
+from advgrpo.training.reward import DISCRIMINATOR
 
 
 @runtime_checkable
@@ -32,13 +35,47 @@ class Logger(Protocol):
         """Note a picture of an update."""
         ...
 
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Note facts of the whole run."""
+        ...
+
 
 @dataclass(frozen=True)
 class HeldOut:
     """What the policy draws for prompts that it was not trained on."""
 
     measures: Mapping[str, float]
+
     images: Float[Tensor, "batch 3 height width"]
+    """This rank's."""
+
+    rewards: Mapping[str, Float[Tensor, "prompt"]]
+    """What the run's reward makes of the images of all ranks, in the order of the prompts."""
+
+
+Rewards = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
+"""Values of images with their prompts, `[batch]`, as `Reward.values` gives them."""
+
+STATISTICS = "image"
+REFERENCE_STATISTICS = "reference_image"
+CRITIC_ORDER = "held_out/order.critic"
+
+LEAST_CRITIC_PROMPTS = 32
+"""Held-out prompts from which on a fresh critic is asked: of fewer it would tell chance."""
+
+
+@runtime_checkable
+class Monitor(Protocol):
+    """Measures the policy on prompts that it is not trained on."""
+
+    @property
+    def reference_measures(self) -> Mapping[str, float]:
+        """Measures of the reference images of these prompts."""
+        ...
+
+    def measure(self, policy: Policy, rewards: Rewards) -> HeldOut:
+        """Draw images and measure them; every rank must call it."""
+        ...
 
 
 class HeldOutMonitor:
@@ -48,7 +85,7 @@ class HeldOutMonitor:
     choosing a checkpoint by them leaves the test honest.
 
     Args:
-        prompts: Texts of held-out prompts; each gets one image.
+        prompts: Texts of held-out prompts, a multiple of the ranks; each gets one image.
         reference_images: The training set's, which has theirs.
         backbone: Its class token is the feature space of the distance.
         scorers: Frozen measures.
@@ -70,21 +107,36 @@ class HeldOutMonitor:
         batch_size: int,
         seed: int,
     ) -> None:
-        # Equal shares: a gathered tensor has the same shape on each rank.
-        self._prompts = list(prompts[: len(prompts) // ranks.count * ranks.count])
+        self._prompts = list(prompts)
         self._mine = self._prompts[ranks.rank :: ranks.count]
         self._backbone, self._scorers, self._sampling = backbone, scorers, sampling
         self._ranks, self._batch_size, self._seed = ranks, batch_size, seed
-        self._reference = torch.cat(
-            [self._class_tokens(_all_images(reference_images, p)) for p in self._prompts]
-        )
+        features, statistics = [], []
+        for prompt in self._prompts:
+            images = _all_images(reference_images, prompt)
+            features.append(self._features(images))
+            statistics.append(image_statistics(images))
+        self._reference = torch.stack(features).cpu()
+        self._reference_statistics = {
+            name: torch.cat([values[name] for values in statistics]) for name in statistics[0]
+        }
 
-    def measure(self, policy: Policy, reward: Callable[[Tensor, Sequence[str]], Tensor]) -> HeldOut:
+    @property
+    def reference_measures(self) -> dict[str, float]:
+        """Image statistics of the reference images, which do not change: mean and deviation."""
+        measures = {}
+        for name, values in self._reference_statistics.items():
+            measures[f"held_out/{REFERENCE_STATISTICS}.{name}"] = float(values.mean())
+            deviation = float(values.std(correction=0))
+            measures[f"held_out/{REFERENCE_STATISTICS}.{name}_deviation"] = deviation
+        return measures
+
+    def measure(self, policy: Policy, rewards: Rewards) -> HeldOut:
         """Draw one image per prompt and measure them; every rank must call it.
 
         Args:
             policy: With the weights to measure.
-            reward: The run's reward of images with their prompts, `[batch]`.
+            rewards: Values images with their prompts.
 
         Returns:
             The same measures on every rank, and this rank's images.
@@ -95,27 +147,61 @@ class HeldOutMonitor:
                 for first in range(0, len(self._mine), self._batch_size)
             ]
         )
-        features = self._ranks.gather(self._class_tokens(images))
-        measures = {"held_out/distance": frechet_distance(features, self._reference)}
-        for scorer in self._scorers:
-            for name, values in scorer.score(images, self._mine).items():
-                mean = self._ranks.mean(float(values.mean()))
-                measures[f"held_out/{scorer.name}.{name}"] = mean
-        mean = self._ranks.mean(float(reward(images, self._mine).mean()))
+        features = self._gathered(self._features(images))
+        measures = {
+            "held_out/distance": frechet_distance(
+                self._class_tokens(features), self._class_tokens(self._reference.flatten(0, 1))
+            )
+        }
+        if len(self._prompts) >= LEAST_CRITIC_PROMPTS:
+            measures[CRITIC_ORDER] = fresh_critic_order(features, self._reference)
+        measures |= self._scores(images)
+        for name, values in image_statistics(images).items():
+            measures[f"held_out/{STATISTICS}.{name}"] = self._ranks.mean(float(values.mean()))
+        rewarded = rewards(images, self._mine)
+        mean = self._ranks.mean(float(rewarded[DISCRIMINATOR].mean()))
         measures["held_out/reward"] = mean
-        return HeldOut(measures=measures, images=images)
+        return HeldOut(
+            measures=measures,
+            images=images,
+            rewards={name: self._gathered(value) for name, value in rewarded.items()},
+        )
+
+    def _gathered(self, values: Tensor) -> Tensor:
+        """Join the ranks' rows in the order of the prompts, on the CPU."""
+        rows = self._ranks.gather(values.to(self._ranks.device)).cpu()
+        return rows.view(self._ranks.count, -1, *rows.shape[1:]).transpose(0, 1).flatten(0, 1)
 
     def _draw(self, policy: Policy, prompts: Sequence[str]) -> Tensor:
         return sample_images(
             policy,
             prompts,
-            [seed_for(self._seed, "held out", prompt) for prompt in prompts],
+            self._seeds(prompts),
             denoising_steps=self._sampling.denoising_steps,
             guidance_scale=self._sampling.guidance_scale,
         )
 
-    def _class_tokens(self, images: Tensor) -> Tensor:
-        return self._backbone.tokens(images)[:, 0].float()
+    def _scores(self, images: Tensor) -> dict[str, float]:
+        origins = [f"seed {seed}" for seed in self._seeds(self._mine)]
+        means = {}
+        for scorer in self._scorers:
+            for name, values in measured(scorer, images, self._mine, origins).items():
+                gathered = self._ranks.gather(values.to(self._ranks.device))
+                # A scorer may have no value for any of the prompts.
+                if not gathered.isnan().all():
+                    means[f"held_out/{name}"] = float(gathered.nanmean())
+        return means
+
+    def _seeds(self, prompts: Sequence[str]) -> list[int]:
+        return [seed_for(self._seed, "held out", prompt) for prompt in prompts]
+
+    def _features(self, images: Tensor) -> Float[Tensor, "image feature"]:
+        """Class token, and mean of the patches, which a critic needs to see texture."""
+        tokens = self._backbone.tokens(images).float()
+        return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
+
+    def _class_tokens(self, features: Float[Tensor, "image feature"]) -> Tensor:
+        return features[:, : self._backbone.width]
 
 
 def _all_images(reference_images: ReferenceImageSet, prompt: str) -> Tensor:

@@ -11,12 +11,11 @@ from advgrpo.algorithm.policy_loss import PolicyLoss, clipped_policy_loss
 from advgrpo.algorithm.sde import gaussian_divergence
 from advgrpo.config import TrainingConfig
 from advgrpo.errors import NonFiniteError, RatioError
-from advgrpo.policy.base import Policy
+from advgrpo.policy.base import Policy, PromptEmbeddings
 from advgrpo.policy.ema import MovingAverage
-from advgrpo.records import PromptEmbeddings, Rollout
 from advgrpo.training.engine import PolicyEngine
 from advgrpo.training.ranks import Ranks
-from advgrpo.training.rollout import Denoiser
+from advgrpo.training.rollout import Denoiser, Rollout
 
 
 class PolicyUpdater:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from advgrpo.algorithm.randomness import generator_for, seed_for
+from advgrpo.algorithm.randomness import generator_for
+from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import DiscriminatorConfig, SamplingConfig
 from advgrpo.discriminator.base import Discriminator, concatenate
 from advgrpo.discriminator.replay import ReplayPool

@@ -1,13 +1,37 @@
 """The training processes, and what they tell each other."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from advgrpo.data.sampler import ImagePlan
+from advgrpo.errors import RankFailedError
+
+_GLOO = "/gloo/transport/"
+"""In the text of what gloo raises, which has no class of its own."""
+
+
+@contextmanager
+def losses_of_ranks() -> Iterator[None]:
+    """Say of a collective call that failed what it means: another rank was lost.
+
+    Raises:
+        RankFailedError: In place of the communication library's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and _GLOO not in str(error):
+            raise
+        raise RankFailedError(
+            f"another training process does not answer any more: {error}",
+            repair="look for the first failure in the logs of all machines; run it again to go on "
+            "from the last checkpoint",
+        ) from error
 
 
 class Ranks:

@@ -1,14 +1,21 @@
 """The reward of a rollout: the discriminator and, beside it, frozen scorers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from advgrpo.algorithm.advantage import combined_rewards
 from advgrpo.config.training import PickScoreReward, RewardConfig
+from advgrpo.data.reference_images import load_images
 from advgrpo.discriminator.base import Discriminator, Features
+from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.scorers.critic import share_in_order
 from advgrpo.scorers.pickscore import PickScore
+from advgrpo.training.reference_features import ReferenceFeatures
+
+DISCRIMINATOR = "discriminator"
 
 
 class Reward:
@@ -24,7 +31,7 @@ class Reward:
         self, config: RewardConfig, discriminator: Discriminator, device: torch.device
     ) -> None:
         self.weights = [term.weight for term in config.terms]
-        self.names = [term.type for term in config.terms]
+        self.names: list[str] = [term.type for term in config.terms]
         self.standardize = config.standardize
         self._discriminator = discriminator
         self._scorers = {
@@ -33,26 +40,119 @@ class Reward:
             if isinstance(term, PickScoreReward)
         }
 
-    def terms(
+    @property
+    def has_scorers(self) -> bool:
+        """Whether frozen scorers are part of it."""
+        return bool(self._scorers)
+
+    def values(
         self,
         images: Float[Tensor, "batch 3 height width"],
         features: Features,
         prompts: Sequence[str],
-    ) -> Float[Tensor, "batch term"]:
-        """Score each image by each term, in the order of `names`, on the CPU.
+    ) -> dict[str, Float[Tensor, "batch"]]:
+        """Score each image by the discriminator and by each frozen scorer, on the CPU.
 
         Args:
             images: RGB in [0, 1].
             features: The discriminator's, of the same images, without prompts.
             prompts: One per image.
         """
-        columns = []
-        for name in self.names:
-            if name in self._scorers:
-                (values,) = self._scorers[name].score(images, prompts).values()
-            else:
-                values = self._discriminator.rewards(
-                    self._discriminator.with_prompts(features, prompts)
-                )
-            columns.append(values.float().cpu())
-        return torch.stack(columns, dim=1)
+        return {
+            DISCRIMINATOR: self.of_discriminator(features, prompts),
+            **self.of_scorers(images, prompts),
+        }
+
+    def terms(
+        self,
+        images: Float[Tensor, "batch 3 height width"],
+        features: Features,
+        prompts: Sequence[str],
+    ) -> Float[Tensor, "batch term"]:
+        """Score each image by each term, in the order of `names`, as `values` does."""
+        values = self.values(images, features, prompts)
+        return torch.stack([values[name] for name in self.names], dim=1)
+
+    def of_discriminator(
+        self, features: Features, prompts: Sequence[str]
+    ) -> Float[Tensor, "batch"]:
+        """Score images by the discriminator as it is now, on the CPU."""
+        with_prompts = self._discriminator.with_prompts(features, prompts)
+        return self._discriminator.rewards(with_prompts).float().cpu()
+
+    def of_scorers(
+        self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
+    ) -> dict[str, Float[Tensor, "batch"]]:
+        """Score images by each frozen scorer, on the CPU."""
+        values: dict[str, Tensor] = {}
+        for name, scorer in self._scorers.items():
+            (measured,) = scorer.score(images, prompts).values()
+            values[name] = measured.float().cpu()
+        return values
+
+    def order(
+        self,
+        generated: Mapping[str, Float[Tensor, "prompt"]],
+        reference: Mapping[str, Float[Tensor, "prompt variation"]],
+    ) -> dict[str, float]:
+        """Tell how well the reward puts reference images above generated images.
+
+        Args:
+            generated: Values of one image of each prompt, as `values` gives them.
+            reference: Values of reference images of the same prompts.
+
+        Returns:
+            Share of pairs in order, of the terms together as `reward` and of each term.
+        """
+        pairs: dict[str, Tensor] = {
+            name: torch.cat([generated[name][:, None], reference[name]], dim=1)
+            for name in self.names
+        }
+        together = combined_rewards(
+            list(pairs.values()), self.weights, standardize=self.standardize
+        )
+        return {
+            name: share_in_order(values[:, 0], values[:, 1:])
+            for name, values in [("reward", together), *pairs.items()]
+        }
+
+
+class ReferenceRewards:
+    """What the reward's terms give reference images of held-out prompts.
+
+    Args:
+        reward: The run's.
+        references: Features of the reference images.
+        images: The reference images.
+        prompts: The training prompts.
+        prompt_ids: The held-out ones that are measured.
+    """
+
+    def __init__(
+        self,
+        reward: Reward,
+        references: ReferenceFeatures,
+        images: ReferenceImageSet,
+        prompts: PromptSet,
+        prompt_ids: Sequence[int],
+    ) -> None:
+        self._reward, self._variations = reward, references.variations
+        ids = torch.tensor(prompt_ids).repeat_interleave(self._variations)
+        numbers = torch.arange(self._variations).repeat(len(prompt_ids))
+        self._features = references.take(ids, numbers)
+        self._texts = [prompts.texts[index] for index in ids.tolist()]
+        self._frozen: dict[str, Tensor] = {}
+        if reward.has_scorers:
+            frozen = [
+                reward.of_scorers(load_images(images, text, [number]), [text])
+                for text, number in zip(self._texts, numbers.tolist(), strict=True)
+            ]
+            self._frozen = {name: torch.cat([f[name] for f in frozen]) for name in frozen[0]}
+
+    def values(self) -> dict[str, Float[Tensor, "prompt variation"]]:
+        """Score them by the discriminator as it is now and by the frozen scorers."""
+        now = self._reward.of_discriminator(self._features, self._texts)
+        return {
+            name: values.view(-1, self._variations)
+            for name, values in {DISCRIMINATOR: now, **self._frozen}.items()
+        }

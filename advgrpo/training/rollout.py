@@ -1,19 +1,45 @@
 """Generate a rollout: denoise with the policy and record what it takes to score it again."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from advgrpo.algorithm import sde
-from advgrpo.algorithm.randomness import gaussian_noise, generator_for, seed_for
+from advgrpo.algorithm.randomness import gaussian_noise, generator_for
 from advgrpo.algorithm.schedule import window_start
+from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import SamplingConfig
 from advgrpo.config.policy import FlowSdeSampler, RandomWindow
 from advgrpo.config.training import PolicyLossConfig
 from advgrpo.data.sampler import ImagePlan
-from advgrpo.policy.base import Policy
-from advgrpo.records import PromptEmbeddings, Rollout
+from advgrpo.policy.base import Policy, PromptEmbeddings
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """This rank's share of what one update generated; the leading axis is the image."""
+
+    update: int
+    prompt_ids: Int[Tensor, "batch"]
+    """Position of each image's prompt in the training prompts."""
+
+    samples: Int[Tensor, "batch"]
+    """Position of each image in its group."""
+
+    latents: Float[Tensor, "batch step_plus_one channel latent_height latent_width"]
+    """Latents before each trained denoising step, and after the last one; float32."""
+
+    log_probs: Float[Tensor, "batch step"]
+    """Log-probability of each trained denoising step, from the stored latents."""
+
+    window_start: int
+    """First trained denoising step."""
+
+    images: Float[Tensor, "batch 3 height width"]
+    """RGB in [0, 1]."""
 
 
 class Denoiser:

@@ -17,11 +17,11 @@ from advgrpo.training.checkpoint import Checkpoint, Checkpoints
 from advgrpo.training.counters import Counters
 from advgrpo.training.discriminator_update import DiscriminatorUpdater
 from advgrpo.training.engine import PolicyEngine
-from advgrpo.training.monitors import HeldOutMonitor, Logger
+from advgrpo.training.monitors import Logger, Monitor
 from advgrpo.training.policy_update import PolicyUpdater
 from advgrpo.training.ranks import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
-from advgrpo.training.reward import Reward
+from advgrpo.training.reward import ReferenceRewards, Reward
 from advgrpo.training.rollout import Denoiser
 from advgrpo.training.stopping import StopSignal
 
@@ -44,7 +44,8 @@ class Session:
     replay: ReplayPool
     references: ReferenceFeatures
     reward: Reward
-    monitor: HeldOutMonitor
+    reference_rewards: ReferenceRewards
+    monitor: Monitor
     best: BestAdapter
     counters: Counters
     history: list[dict[str, float]]

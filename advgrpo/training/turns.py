@@ -14,6 +14,9 @@ class Turn:
     only_if_fooled: bool = False
     """Whether the discriminator is left alone while it rewards reference images more."""
 
+    policy_waits: bool = False
+    """Whether the policy is left alone while the discriminator is fooled."""
+
 
 def rollouts_per_update(config: TrainingConfig) -> int:
     """Count the rollouts that are made for one policy update."""
@@ -36,6 +39,7 @@ def turn_at(config: TrainingConfig, rollout: int) -> Turn:
             trains_policy=True,
             discriminator_steps=config.turns.discriminator_steps,
             only_if_fooled=True,
+            policy_waits=config.turns.policy_waits,
         )
     if isinstance(config.turns, ReleasedTurns):
         for_policy = rollout % rollouts_per_update(config) == config.turns.discriminator_rollouts

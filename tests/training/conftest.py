@@ -73,6 +73,7 @@ class World:
             prompts=read_prompts(str(self.prompts)),
             reference_images=self.reference_images,
             pretrained_discriminator=pretrained,
+            features=str(folder / "features"),
         )
         checkpoints = Checkpoints(
             str(folder / "checkpoints"),

@@ -1,5 +1,6 @@
 """What each rank of the two-rank tests runs: train, then write this rank's weights."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -29,6 +30,8 @@ def main(models: Path, output: Path) -> None:
     tensors = {f"discriminator.{name}": p.detach().clone() for name, p in discriminator.items()}
     tensors |= {f"policy.{name}": value for name, value in session.engine.state().items()}
     tensors |= {f"replay.{name}": value for name, value in session.replay.state().items()}
+    held_out = [{k: row[k] for k in row if k.startswith("held_out/")} for row in session.history]
+    (output / f"held-out-{ranks.rank}.json").write_text(json.dumps(held_out), "utf-8")
     save_file(tensors, output / f"rank-{ranks.rank}-of-{ranks.count}.safetensors")
 
 

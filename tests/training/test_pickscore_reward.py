@@ -54,6 +54,20 @@ def test_it_learns_only_while_it_is_fooled(
     assert changed(session, before) is fooled
 
 
+@pytest.mark.parametrize("fooled", [True, False])
+def test_the_policy_may_wait_until_it_is_no_longer_fooled(
+    session_of: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, fooled: bool
+) -> None:
+    session = session_of(*tuned, "training.turns={type: when_fooled, policy_waits: true}")
+    margin = {"discriminator/margin": -1.0 if fooled else 1.0}
+    monkeypatch.setattr("advgrpo.training.loop.told_apart_measures", lambda *_: margin)
+    measures = take_turn(session)
+    assert ("discriminator/loss" in measures) is fooled
+    assert ("policy/loss" in measures) is not fooled
+    assert session.counters.updates == (0 if fooled else 1)
+    assert session.counters.turns == 1
+
+
 def test_going_on_equals_not_stopping(session_of: Make, tuned: list[str]) -> None:
     settings = [*tuned, "training.turns={type: every_rollout, discriminator_steps: 2}"]
     straight = session_of(*settings, folder="straight")

@@ -21,7 +21,7 @@ def pretrained(world: World, *overrides: str) -> tuple[DinoDiscriminator, list[d
         prompts,
         discriminator,
         held_out_fraction=config.discriminator.held_out_fraction,
-        cache=cache_folder(),
+        store=str(cache_folder()),
         ranks=ranks,
     )
     history = pretrain_discriminator(

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from advgrpo.training.loop import train
+from advgrpo.training.measures import measure_held_out
 from advgrpo.training.session import Session
 from tests.training.conftest import World
 
@@ -32,7 +34,8 @@ def share_apart(first: torch.Tensor, second: torch.Tensor) -> float:
     """Share of weights further apart than rounding explains.
 
     Adam divides a gradient by its own size: where it is nearly zero, the order of a sum over ranks
-    decides the direction of a whole step.
+    or threads decides the direction of a whole step. Seen: 1.3 % of a tensor at most; with other
+    advantages 17 % and more of each that gets a gradient.
     """
     return float(((first - second).abs() > 2e-4).float().mean())
 
@@ -48,19 +51,33 @@ def test_two_ranks_train_as_one_does(two_ranks: Path, session_of: Callable[..., 
     train(alone)
     together = load_file(two_ranks / "rank-0-of-2.safetensors")
     for name, parameter in alone.discriminator.trainable_parameters().items():
-        assert share_apart(together[f"discriminator.{name}"], parameter.detach()) < 0.01
+        assert share_apart(together[f"discriminator.{name}"], parameter.detach()) < 0.03
     for name, value in alone.engine.state().items():
         trained = together[f"policy.{name}"]
         if name.startswith("weight."):
-            assert share_apart(trained, value) < 0.01
+            assert share_apart(trained, value) < 0.03
         elif name.startswith("exp_avg."):
-            largest = float(value.abs().max())
-            torch.testing.assert_close(trained, value, atol=0.01 * largest, rtol=0)
+            # From the second update on the gradients are those of slightly different weights.
+            assert float((trained - value).norm()) <= 0.1 * float(value.norm()), name
     replay = alone.replay.state()
     torch.testing.assert_close(
         together["replay.features.tokens"], replay["features.tokens"], atol=5e-3, rtol=0
     )
     assert torch.equal(together["replay.prompt_ids"], replay["prompt_ids"])
+
+
+def test_both_ranks_measure_what_one_does_so_that_they_judge_alike(
+    two_ranks: Path, session_of: Callable[..., Session]
+) -> None:
+    first, second = (
+        json.loads((two_ranks / f"held-out-{rank}.json").read_text("utf-8")) for rank in (0, 1)
+    )
+    assert first == second
+    # The third held-out prompt has no place on two ranks.
+    alone = session_of("training.monitoring.held_out_prompts=2")
+    measure_held_out(alone)
+    measured = {k: v for k, v in alone.history[0].items() if k.startswith("held_out/")}
+    assert first[0] == pytest.approx(measured, rel=1e-3, abs=1e-4)
 
 
 def test_one_rank_goes_on_from_the_checkpoint_of_two(two_ranks: Path, world: World) -> None:

@@ -1,0 +1,64 @@
+"""What a run does about signs of a hacked reward or of collapse."""
+
+import logging
+
+from advgrpo.training.alarm import Alarm, find_alarm
+from advgrpo.training.collapse import signs_of_collapse
+from advgrpo.training.session import Session
+
+ALARM = "watch/alarm"
+
+logger = logging.getLogger("advgrpo")
+
+
+def watch(session: Session) -> None:
+    """Judge the newest measurement; every rank must call it.
+
+    An alarm is logged in words, and stands in the history, among the metrics and in a tag of the
+    run. Collapse is logged when it sets in.
+    """
+    config = session.config.monitoring.watch
+    if config.action == "none":
+        return
+    alarm = find_alarm(session.history, config, alignment=session.best.alignment)
+    # The measures are equal on all ranks; were they not, some would stop and others wait for ever.
+    raised = session.ranks.largest(float(alarm is not None))
+    signs = signs_of_collapse(session.history)
+    known = {name for name in signs if _was_there(session, name)}
+    session.note(
+        {ALARM: raised, **{f"watch/{name}": float(bool(words)) for name, words in signs.items()}}
+    )
+    if not session.ranks.is_first:
+        return
+    for name, words in signs.items():
+        if words and name not in known:
+            logger.warning("update %d: %s", session.counters.updates, words)
+    if alarm is not None:
+        session.logger.tags({ALARM: str(alarm)})
+        ending = "training ends and hands on the best adapter so far"
+        going_on = "training goes on (training.monitoring.watch.action=warn)"
+        logger.warning("%s; %s", alarm, ending if config.action == "stop" else going_on)
+
+
+def _was_there(session: Session, sign: str) -> bool:
+    """Tell whether the measurement before this one had a sign of collapse."""
+    before = [row for row in session.history if f"watch/{sign}" in row]
+    return bool(before) and before[-1][f"watch/{sign}"] > 0
+
+
+def stopped_early(session: Session) -> bool:
+    """Tell whether an alarm ended the run."""
+    if session.config.monitoring.watch.action != "stop":
+        return False
+    return any(row.get(ALARM, 0) > 0 for row in session.history)
+
+
+def alarms(session: Session) -> list[Alarm]:
+    """List the alarms that were raised, in order."""
+    config, history = session.config.monitoring.watch, session.history
+    found = (
+        find_alarm(history[: end + 1], config, alignment=session.best.alignment)
+        for end, row in enumerate(history)
+        if row.get(ALARM, 0) > 0
+    )
+    return [alarm for alarm in found if alarm is not None]
