@@ -1,11 +1,8 @@
-"""What the parts hand to each other: frozen records, typed with shapes."""
+"""What the parts hand to each other; needs no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from jaxtyping import Float, Int
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -18,14 +15,6 @@ class PromptSet:
 
     def __len__(self) -> int:
         return len(self.texts)
-
-
-@dataclass(frozen=True)
-class PromptEmbeddings:
-    """What the policy knows of prompts."""
-
-    context: Float[Tensor, "prompt token width"]
-    pooled: Float[Tensor, "prompt pooled_width"]
 
 
 @dataclass(frozen=True)
@@ -45,30 +34,6 @@ class ReferenceImageSet:
     """SHA-256 over prompts, file names and contents, in hexadecimal."""
 
     provenance: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """This rank's share of what one update generated; the leading axis is the image."""
-
-    update: int
-    prompt_ids: Int[Tensor, "batch"]
-    """Position of each image's prompt in the training prompts."""
-
-    samples: Int[Tensor, "batch"]
-    """Position of each image in its group."""
-
-    latents: Float[Tensor, "batch step_plus_one channel latent_height latent_width"]
-    """Latents before each trained denoising step, and after the last one; float32."""
-
-    log_probs: Float[Tensor, "batch step"]
-    """Log-probability of each trained denoising step, from the stored latents."""
-
-    window_start: int
-    """First trained denoising step."""
-
-    images: Float[Tensor, "batch 3 height width"]
-    """RGB in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +66,19 @@ class Comparison:
     reference: float | None = None
     """The same measure of the reference images; their distance is that between two halves."""
 
+    champion: Interval | None = None
+    """The same measure of the current champion; None if there was none to compare with."""
+
+    difference_to_champion: Interval | None = None
+    """Trained minus champion, paired as `difference` is."""
+
+    related: str = ""
+    """What the measure shares with the reward, in words, though the reward was not trained on it:
+    it proves less than an independent one."""
+
+    missing: str = ""
+    """Which prompts have no value, and why, in words; empty if all have one."""
+
 
 @dataclass(frozen=True)
 class EvaluationReport:
@@ -116,6 +94,14 @@ class EvaluationReport:
     distance: str
     """The measure that stands for distance to the reference images."""
 
+    champion: int | None = None
+    """Version of the registered model that the champion was; None if there was none to compare
+    with."""
+
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """What could not be measured -> why, in words. `champion` stands for every comparison with a
+    champion that there is but that could not be used."""
+
     def comparison(self, measure: str) -> Comparison:
         """Find a measure by name.
 
@@ -126,3 +112,51 @@ class EvaluationReport:
             if comparison.measure == measure:
                 return comparison
         raise KeyError(measure)
+
+
+@dataclass(frozen=True)
+class EvaluatedPrompt:
+    """What an evaluation found of one prompt, so that it can be checked later."""
+
+    prompt: str
+    alignment: float
+    """Of the trained model: the mean over all images of the prompt."""
+
+    images: tuple[str, ...]
+    """Names of PNG files of the trained model's first images."""
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What the watch for reward hacking found in training."""
+
+    update: int
+    reason: str
+    """In words."""
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How a training went."""
+
+    updates: int | None = None
+    """Updates that were made; None if nobody counted."""
+
+    alarms: tuple[Alarm, ...] | None = None
+    """What the watch for reward hacking found; None if nobody watched."""
+
+    stopped_by_watch: bool = False
+    """Whether an alarm ended training early."""
+
+
+@dataclass(frozen=True)
+class GateResult:
+    """Whether an evaluation met one condition of promotion."""
+
+    gate: str
+    """The condition in words, for instance `pickscore.score at least base - 0.01`."""
+
+    measure: str
+    passed: bool
+    reason: str
+    """Why it passed or failed, in words with the figures."""

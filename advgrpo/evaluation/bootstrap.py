@@ -37,8 +37,10 @@ class Bootstrap:
         self._tail = (1 - confidence) / 2
 
     def means(self, values: Float[Tensor, "prompt"]) -> Float[Tensor, "resample"]:
-        """Average a value per prompt over each resample."""
-        return self.counts @ values.double() / len(values)
+        """Average a value per prompt over each resample; NaN marks a prompt without a value."""
+        has_value = values.isfinite()
+        counts = self.counts[:, has_value]
+        return counts @ values[has_value].double() / counts.sum(dim=1)
 
     def each(
         self, distance: Callable[[Float[Tensor, "prompt"]], float]

@@ -13,7 +13,7 @@ WIDTH, HEIGHT = 320.0, 168.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 8.0, 8.0, 22.0
 MOST_POINTS = 400
 
-STRIP_WIDTH, STRIP_HEIGHT, STRIP_MARGIN = 170.0, 30.0, 6.0
+STRIP_WIDTH, STRIP_LINE, STRIP_MARGIN = 170.0, 10.0, 6.0
 
 
 @dataclass(frozen=True)
@@ -63,24 +63,44 @@ def line_chart(series: Sequence[Series], *, logarithmic: bool = False) -> Markup
     return _svg(WIDTH, HEIGHT, "chart", f"{names} over updates", parts)
 
 
-def interval_strip(base: Interval, trained: Interval, reference: float | None) -> Markup:
-    """Draw two intervals on one scale, and the value of the reference images as a line."""
-    values = [base.low, base.high, trained.low, trained.high]
+def interval_strip(
+    base: Interval, trained: Interval, reference: float | None, champion: Interval | None = None
+) -> Markup:
+    """Draw intervals on one scale, and the value of the reference images as a line.
+
+    Each model has a mark of its own shape, so that colour is not needed to tell them apart.
+    """
+    lines = {"base": base, "trained": trained}
+    if champion is not None:
+        lines["champion"] = champion
+    values = [edge for one in lines.values() for edge in (one.low, one.high)]
     values += [] if reference is None else [reference]
     across = _Scale(min(values), max(values), STRIP_MARGIN, STRIP_WIDTH - STRIP_MARGIN)
+    height = STRIP_LINE * (len(lines) + 1)
     parts = []
     if reference is not None:
         x = across(reference)
         parts.append(
-            f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{STRIP_HEIGHT - 2}"/>'
+            f'<line class="reference" x1="{x:.1f}" x2="{x:.1f}" y1="2" y2="{height - 2:g}"/>'
         )
-    for kind, interval, y in (("base", base, 10), ("trained", trained, 20)):
+    for number, (kind, interval) in enumerate(lines.items(), start=1):
+        y = STRIP_LINE * number
         parts.append(
             f'<line class="{kind}" x1="{across(interval.low):.1f}" '
-            f'x2="{across(interval.high):.1f}" y1="{y}" y2="{y}"/>'
-            f'<circle class="{kind}" cx="{across(interval.mean):.1f}" cy="{y}" r="3.4"/>'
+            f'x2="{across(interval.high):.1f}" y1="{y:g}" y2="{y:g}"/>'
+            + _mark(kind, across(interval.mean), y)
         )
-    return _svg(STRIP_WIDTH, STRIP_HEIGHT, "strip", "base above, trained below", parts)
+    title = f"{', '.join(lines)}, from top to bottom"
+    return _svg(STRIP_WIDTH, height, "strip", title, parts)
+
+
+def _mark(kind: str, x: float, y: float) -> str:
+    """Draw a hollow circle for the base model, a full one for the trained, a lozenge for others."""
+    if kind in {"base", "trained"}:
+        return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:g}" r="3.4"/>'
+    corners = ((x, y - 4.4), (x + 4.4, y), (x, y + 4.4), (x - 4.4, y))
+    points = " ".join(f"{across:.1f},{down:.1f}" for across, down in corners)
+    return f'<polygon class="{kind}" points="{points}"/>'
 
 
 class _Scale:

@@ -1,20 +1,30 @@
 """Base against trained model, measure by measure."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.evaluation.bootstrap import Bootstrap
-from advgrpo.evaluation.measuring import REWARD, STATISTICS, MeasuredImages
+from advgrpo.evaluation.measuring import REWARD, STATISTICS, MeasuredImages, mean_by_prompt
 from advgrpo.records import Comparison
-from advgrpo.scorers.distance import KernelSums, frechet_distance
+from advgrpo.scorers.distance import (
+    CMMD_SCALE,
+    Kernel,
+    KernelSums,
+    cubic_kernel,
+    frechet_distance,
+    gaussian_kernel,
+)
 from advgrpo.scorers.diversity import in_group_distance
+from advgrpo.scorers.manifold import enough_images, manifold_values
 
 FRECHET = "distance.frechet"
 KERNEL = "distance.kernel"
+CMMD = "distance.cmmd"
+MANIFOLD = "manifold"
 DIVERSITY = "diversity.in_group"
 
 
@@ -28,7 +38,12 @@ class MeasuredSets:
 
 
 def compare(
-    sets: MeasuredSets, bootstrap: Bootstrap, *, trained_on: Collection[str]
+    sets: MeasuredSets,
+    bootstrap: Bootstrap,
+    *,
+    trained_on: Collection[str],
+    related: Mapping[str, str],
+    missing: Mapping[str, str],
 ) -> tuple[Comparison, ...]:
     """Compare two models by all measures.
 
@@ -36,16 +51,31 @@ def compare(
         sets: What was measured.
         bootstrap: Resamples of the prompts.
         trained_on: Names of the scorers that the run's reward was trained on.
+        related: What other measures share with the reward, by measure or by scorer.
+        missing: Why a measure has no value for some prompts, by measure.
 
     Returns:
-        Distances first, then each measure of single images, then diversity. The kernel distance is
-        left out if there is but one prompt, and diversity if there is but one image of a prompt.
+        Distances first, then what the sets cover of each other, then each measure of single
+        images, then diversity. Left out are kernel distances if there is but one prompt, diversity
+        if there is but one image of a prompt, coverage if there are too few images, and measures
+        without any value.
     """
     comparisons = [_frechet(sets, bootstrap)]
     if bootstrap.counts.shape[1] > 1:
-        comparisons.append(_kernel(sets, bootstrap))
+        comparisons.append(
+            _kernel_distance(KERNEL, cubic_kernel, lambda images: images.features, sets, bootstrap)
+        )
+        if sets.reference.clip_features is not None:
+            comparisons.append(
+                _kernel_distance(
+                    CMMD, gaussian_kernel, _clip_features, sets, bootstrap, scale=CMMD_SCALE
+                )
+            )
+    comparisons += _manifold(sets, bootstrap)
     for measure in sets.base.values:
         scorer = measure.partition(".")[0]
+        if sets.base.by_prompt(measure).isnan().all():
+            continue
         comparisons.append(
             _means(
                 measure,
@@ -71,7 +101,21 @@ def compare(
                 trained_on=False,
             )
         )
-    return tuple(comparisons)
+    return tuple(
+        replace(
+            comparison,
+            related=_related(comparison, related),
+            missing=missing.get(comparison.measure, ""),
+        )
+        for comparison in comparisons
+    )
+
+
+def _related(comparison: Comparison, related: Mapping[str, str]) -> str:
+    """Say what a measure shares with the reward, if the reward was not trained on it anyway."""
+    family = comparison.measure.partition(".")[0]
+    words = related.get(comparison.measure, related.get(family, ""))
+    return "" if comparison.trained_on else words
 
 
 def _means(
@@ -86,14 +130,14 @@ def _means(
 ) -> Comparison:
     return Comparison(
         measure=measure,
-        base=bootstrap.interval(float(base.mean()), bootstrap.means(base)),
-        trained=bootstrap.interval(float(trained.mean()), bootstrap.means(trained)),
+        base=bootstrap.interval(float(base.nanmean()), bootstrap.means(base)),
+        trained=bootstrap.interval(float(trained.nanmean()), bootstrap.means(trained)),
         difference=bootstrap.interval(
-            float((trained - base).mean()), bootstrap.means(trained - base)
+            float((trained - base).nanmean()), bootstrap.means(trained - base)
         ),
         higher_is_better=higher_is_better,
         trained_on=trained_on,
-        reference=None if reference is None else float(reference.mean()),
+        reference=None if reference is None else float(reference.nanmean()),
     )
 
 
@@ -132,20 +176,32 @@ def _frechet(sets: MeasuredSets, bootstrap: Bootstrap) -> Comparison:
     )
 
 
-def _kernel(sets: MeasuredSets, bootstrap: Bootstrap) -> Comparison:
+def _kernel_distance(
+    measure: str,
+    kernel: Kernel,
+    features: Callable[[MeasuredImages], Tensor],
+    sets: MeasuredSets,
+    bootstrap: Bootstrap,
+    *,
+    scale: float = 1.0,
+) -> Comparison:
     everything = torch.ones(1, bootstrap.counts.shape[1], dtype=torch.float64)
+
+    def sums(images: MeasuredImages, others: MeasuredImages) -> KernelSums:
+        return KernelSums.between(
+            features(images), images.prompts, features(others), others.prompts, kernel=kernel
+        )
 
     def distances(images: MeasuredImages) -> tuple[float, Tensor]:
         """Return the distance of all prompts, and that of each resample."""
-        sums = KernelSums.between(
-            images.features, images.prompts, sets.reference.features, sets.reference.prompts
-        )
-        return sums.distances(everything).item(), sums.distances(bootstrap.counts)
+        found = sums(images, sets.reference)
+        of_all, of_each = found.distances(everything), found.distances(bootstrap.counts)
+        return scale * of_all.item(), scale * of_each
 
     base, base_resampled = distances(sets.base)
     trained, trained_resampled = distances(sets.trained)
     return _distances(
-        KERNEL,
+        measure,
         base,
         trained,
         base_resampled,
@@ -153,13 +209,56 @@ def _kernel(sets: MeasuredSets, bootstrap: Bootstrap) -> Comparison:
         bootstrap,
         reference=_between_halves(
             sets.reference,
-            lambda half, other: (
-                KernelSums.between(half.features, half.prompts, other.features, other.prompts)
-                .distances(everything)
-                .item()
-            ),
+            lambda half, other: scale * sums(half, other).distances(everything).item(),
         ),
     )
+
+
+def _clip_features(images: MeasuredImages) -> Tensor:
+    assert images.clip_features is not None
+    return images.clip_features
+
+
+def _manifold(sets: MeasuredSets, bootstrap: Bootstrap) -> list[Comparison]:
+    """Compare what the sets cover of each other; nothing if they are too small to tell."""
+    sizes = (len(sets.base.prompts), len(sets.reference.prompts))
+    if not enough_images(*sizes):
+        return []
+    base = _manifold_by_prompt(sets.base, sets.reference)
+    trained = _manifold_by_prompt(sets.trained, sets.reference)
+    halves = _manifold_of_halves(sets.reference)
+    return [
+        _means(
+            f"{MANIFOLD}.{name}",
+            values,
+            trained[name],
+            halves.get(name),
+            bootstrap,
+            higher_is_better=True,
+            trained_on=False,
+        )
+        for name, values in base.items()
+    ]
+
+
+def _manifold_by_prompt(images: MeasuredImages, reference: MeasuredImages) -> dict[str, Tensor]:
+    values = manifold_values(images.features, reference.features)
+    return {
+        "precision": mean_by_prompt(values.precision, images.prompts),
+        "recall": mean_by_prompt(values.recall, reference.prompts),
+        "density": mean_by_prompt(values.density, images.prompts),
+        "coverage": mean_by_prompt(values.coverage, reference.prompts),
+    }
+
+
+def _manifold_of_halves(reference: MeasuredImages) -> dict[str, Tensor]:
+    """Compare every other image of each prompt with the rest; nothing if there are too few."""
+    if torch.bincount(reference.prompts).min() < 2:
+        return {}
+    half, other = reference.every_other(0), reference.every_other(1)
+    if not enough_images(len(half.prompts), len(other.prompts)):
+        return {}
+    return _manifold_by_prompt(half, other)
 
 
 def _distances(

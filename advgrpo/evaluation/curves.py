@@ -65,6 +65,21 @@ def training_curves(history: History, *, alignment: str) -> tuple[Section, ...]:
                 {"within a group": "rollout/diversity_in_group"},
                 note="distance between images of one prompt",
             ),
+            _panel(
+                history,
+                "Who tells references apart",
+                {"fresh critic": "held_out/order.critic", "reward": "held_out/order.reward"},
+                note="share of pairs, reference above generated; a hacked reward is far below",
+            ),
+            _panel(
+                history,
+                "Hacking watch",
+                {
+                    "alarm": "watch/alarm",
+                    **{name.partition("/")[2].replace("_", " "): name for name in _signs(history)},
+                },
+                note="1 where it raised an alarm or saw a sign of collapse",
+            ),
         ],
         "Reward and discriminator": [
             *(
@@ -151,6 +166,13 @@ def _points(history: History, key: str) -> list[tuple[float, float]]:
         for row in history
         if key in row and math.isfinite(row[key])
     ]
+
+
+def _signs(history: History) -> list[str]:
+    """Name the signs of collapse that a run showed; most show none."""
+    seen = dict.fromkeys(name for row in history for name, value in row.items() if value > 0)
+    signs = [name for name in seen if name.startswith("watch/") and name != "watch/alarm"]
+    return signs[:2]  # A chart has three colours.
 
 
 def _names(history: History) -> list[str]:

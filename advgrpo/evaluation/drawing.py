@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from advgrpo.algorithm.randomness import seed_for
+from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import EvaluationConfig, SamplingConfig
 from advgrpo.data.reference_images import load_images
+from advgrpo.errors import ReferenceImageError
 from advgrpo.evaluation.measuring import Batch
 from advgrpo.policy.base import Policy
 from advgrpo.policy.sampling import sample_images
@@ -15,7 +16,7 @@ from advgrpo.records import ReferenceImageSet
 
 
 class Drawer:
-    """Draws the images of an evaluation."""
+    """Draws the images of an evaluation, in batches whose make-up is fixed."""
 
     def __init__(
         self,
@@ -26,59 +27,92 @@ class Drawer:
     ) -> None:
         self.policy, self.texts, self.config = policy, texts, config
         self._sampling = sampling
+        numbers = range(config.images_per_prompt)
+        images = [(prompt, number) for prompt in range(len(texts)) for number in numbers]
+        self._batches = list(_cut(images, config.batch_size))
 
-    def all_batches(self) -> Iterator[Batch]:
-        """Draw all images."""
-        numbers = range(self.config.images_per_prompt)
-        return self.batches(
-            [(prompt, number) for prompt in range(len(self.texts)) for number in numbers]
+    @property
+    def sizes(self) -> list[int]:
+        """Number of images of each batch."""
+        return [len(batch) for batch in self._batches]
+
+    def batch(self, number: int) -> Batch:
+        """Draw a batch."""
+        images = self._batches[number]
+        return Batch(
+            self._draw(images),
+            [prompt for prompt, _number in images],
+            [f"seed {seed}" for seed in self._seeds(images)],
         )
 
-    def batches(self, images: Sequence[tuple[int, int]]) -> Iterator[Batch]:
-        """Draw images, each given by the position of its prompt and its number."""
-        size = self.config.batch_size
-        for start in range(0, len(images), size):
-            batch = images[start : start + size]
-            yield Batch(self._draw(batch), [prompt for prompt, _number in batch])
+    def all_batches(self) -> Iterator[Batch]:
+        """Draw all batches."""
+        return (self.batch(number) for number in range(len(self._batches)))
+
+    def draw(self, images: Sequence[tuple[int, int]]) -> Tensor:
+        """Draw images, each given by the position of its prompt and its number, on the CPU."""
+        batches = _cut(images, self.config.batch_size)
+        return torch.cat([self._draw(batch).cpu() for batch in batches])
 
     def _draw(self, images: Sequence[tuple[int, int]]) -> Tensor:
-        texts = [self.texts[prompt] for prompt, _number in images]
-        seeds = [
-            seed_for("evaluation", self.config.seed, text, number)
-            for text, (_prompt, number) in zip(texts, images, strict=True)
-        ]
         return sample_images(
             self.policy,
-            texts,
-            seeds,
+            [self.texts[prompt] for prompt, _number in images],
+            self._seeds(images),
             denoising_steps=self._sampling.denoising_steps,
             guidance_scale=self._sampling.guidance_scale,
         )
 
+    def _seeds(self, images: Sequence[tuple[int, int]]) -> list[int]:
+        seed = self.config.seed
+        return [seed_for("evaluation", seed, self.texts[prompt], n) for prompt, n in images]
+
 
 class Library:
-    """Reads the reference images of an evaluation."""
+    """Reads the reference images of an evaluation, whole prompts at a time.
+
+    Raises:
+        ReferenceImageError: If a prompt has none.
+    """
 
     def __init__(
         self, reference_images: ReferenceImageSet, texts: Sequence[str], batch_size: int
     ) -> None:
-        self._set, self._texts, self._batch_size = reference_images, texts, batch_size
+        self._set, self._texts = reference_images, texts
+        bare = [text for text in texts if not reference_images.files.get(text)]
+        if bare:
+            raise ReferenceImageError(
+                f"{len(bare)} of the evaluation's {len(texts)} prompts have no reference image in "
+                f"{reference_images.root}, for instance {bare[0]!r}",
+                repair="draw reference images for prompts.test: advgrpo reference-images generate",
+            )
+        self._batches: list[list[int]] = [[]]
+        self.sizes = [0]
+        """Number of images of each batch."""
+        for prompt in range(len(texts)):
+            if self.sizes[-1] >= batch_size:
+                self._batches.append([])
+                self.sizes.append(0)
+            self._batches[-1].append(prompt)
+            self.sizes[-1] += self._count(prompt)
 
     def images(self, prompt: int, limit: int | None = None) -> Tensor:
         """Read the images of a prompt, by its position."""
-        text = self._texts[prompt]
-        available = len(self._set.files.get(text, ()))
-        # None at all is an error, which the reader words.
-        count = max(1, available if limit is None else min(available, limit))
-        return load_images(self._set, text, range(count))
+        count = self._count(prompt)
+        count = count if limit is None else min(count, limit)
+        return load_images(self._set, self._texts[prompt], range(count))
 
-    def batches(self) -> Iterator[Batch]:
-        """Read all images, whole prompts at a time."""
-        waiting: list[Tensor] = []
-        prompts: list[int] = []
-        for prompt in range(len(self._texts)):
-            waiting.append(self.images(prompt))
-            prompts += [prompt] * len(waiting[-1])
-            if len(prompts) >= self._batch_size or prompt == len(self._texts) - 1:
-                yield Batch(torch.cat(waiting), prompts)
-                waiting, prompts = [], []
+    def batch(self, number: int) -> Batch:
+        """Read a batch."""
+        prompts = self._batches[number]
+        images = torch.cat([self.images(prompt) for prompt in prompts])
+        positions = [prompt for prompt in prompts for _ in range(self._count(prompt))]
+        return Batch(images, positions, ["a reference image"] * len(positions))
+
+    def _count(self, prompt: int) -> int:
+        return len(self._set.files[self._texts[prompt]])
+
+
+def _cut(images: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
+    for start in range(0, len(images), size):
+        yield images[start : start + size]

@@ -1,18 +1,30 @@
 """Measure what an adapter changed, on prompts that it was not trained on."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from torch import Tensor
+
+from advgrpo.backbones.clip import ClipBackbone
 from advgrpo.backbones.dino import DinoBackbone
 from advgrpo.config import EvaluationConfig, SamplingConfig
-from advgrpo.errors import ConfigError
+from advgrpo.evaluation.bench import Bench, chosen_prompts
 from advgrpo.evaluation.bootstrap import Bootstrap
-from advgrpo.evaluation.comparing import FRECHET, MeasuredSets, compare
-from advgrpo.evaluation.drawing import Drawer, Library
-from advgrpo.evaluation.examples import Example, evenly_spread, pick_examples
-from advgrpo.evaluation.measuring import Batch, Measurer, Reward
+from advgrpo.evaluation.comparing import (
+    CMMD,
+    DIVERSITY,
+    FRECHET,
+    KERNEL,
+    MANIFOLD,
+    MeasuredSets,
+    compare,
+)
+from advgrpo.evaluation.examples import Example, pick_examples
+from advgrpo.evaluation.kept import Kept, KeptInMemory
+from advgrpo.evaluation.measuring import MeasuredImages, Reward
+from advgrpo.evaluation.parts import Champion, Side, gathered, missing_parts, sampled_images
 from advgrpo.policy.base import Policy
-from advgrpo.records import EvaluationReport, PromptSet, ReferenceImageSet
+from advgrpo.records import Comparison, EvaluationReport, PromptSet, ReferenceImageSet
 from advgrpo.scorers.base import Scorer
 
 
@@ -34,15 +46,22 @@ def evaluate(
     scorers: Sequence[Scorer],
     backbone: DinoBackbone,
     reward: Reward | None = None,
+    clip: ClipBackbone | None = None,
     trained_on: Collection[str] = (),
+    related: Mapping[str, str] | None = None,
+    champion: Champion | None = None,
+    champion_missing: str = "",
+    kept: Kept | None = None,
+    on_resume: Callable[[int], None] = lambda _images: None,
     on_progress: Callable[[int], None] = lambda _images: None,
 ) -> Evaluation:
     """Compare a policy with its adapter to itself without, on the same prompts and seeds.
 
     Images are sampled by the plain ODE. An image depends on its prompt, its number and the seed of
-    the evaluation only, so evaluating twice gives equal numbers. The Frechet distance of a sample
-    is larger than that of its distribution, the more so the fewer images there are; base and
-    trained model always have equally many, and are to be compared with nothing else.
+    the evaluation only, and its batch on the settings only, so evaluating twice gives equal
+    numbers, whoever measured which batch. The Frechet distance of a sample is larger than that of
+    its distribution, the more so the fewer images there are; all models always have equally many,
+    and are to be compared with nothing else.
 
     Args:
         policy: With its adapter loaded.
@@ -53,64 +72,119 @@ def evaluate(
         scorers: Frozen measures.
         backbone: Its class token is the feature space of the distances.
         reward: The run's trained reward; it is reported as such.
+        clip: Its image embedding is the feature space of CMMD; without it, that is left out.
         trained_on: Names of the scorers that the run's reward was trained on.
-        on_progress: Called after each batch with its number of images, `images_to_sample` in all.
+        related: What other measures share with the reward, by measure or scorer.
+        champion: The adapter that this one is to replace. If it does not fit the policy, the report
+            says so, and has no comparison with it.
+        champion_missing: Why there is no champion, in words.
+        kept: Batches that were measured already are taken from there, the others added to it.
+        on_resume: Called once with the number of sampled images that were measured already.
+        on_progress: Called after each batch with its number of images; with those,
+            `images_to_sample` in all.
 
     Raises:
-        ConfigError: If the measure of alignment is none of the scorers', or there are too few
-            images for a distance.
+        ConfigError: If the measure of alignment is none of the scorers', or has no value for some
+            prompts, or there are too few images for a distance.
         ReferenceImageError: If a prompt has no reference image.
         NonFiniteError: If a measure is NaN or infinite.
     """
-    texts = chosen_prompts(prompts, config)
-    if len(texts) * config.images_per_prompt < 2:
-        raise ConfigError(
-            "one image has no distance to a set: evaluation.prompts and "
-            "evaluation.images_per_prompt ask for one",
-            repair="ask for at least two images",
-        )
-    drawer = Drawer(policy, texts, config, sampling)
-    library = Library(reference_images, texts, config.batch_size)
-    measurer = Measurer(texts, scorers, backbone, reward)
-    reference = measurer.measure(library.batches())
-    if config.alignment not in reference.values:
-        raise ConfigError(
-            f"evaluation.alignment={config.alignment!r} is not measured",
-            repair=f"use one of {', '.join(sorted(reference.values))}",
-        )
-    with policy.base_policy():
-        base = measurer.measure(_counted(drawer.all_batches(), on_progress))
-    trained = measurer.measure(_counted(drawer.all_batches(), on_progress))
+    bench = Bench(
+        policy,
+        prompts,
+        reference_images,
+        config=config,
+        sampling=sampling,
+        scorers=scorers,
+        backbone=backbone,
+        reward=reward,
+        clip=clip,
+        champion=champion,
+    )
+    kept = KeptInMemory() if kept is None else kept
+    missing = missing_parts(bench.parts, kept)
+    on_resume(sampled_images(bench.parts) - sampled_images(missing))
+    bench.measure(missing, kept, on_progress)
+    sides = gathered(bench.parts, kept)
     bootstrap = Bootstrap(
-        len(texts),
+        len(bench.drawer.texts),
         samples=config.bootstrap_samples,
         confidence=config.confidence,
         seed=config.seed,
     )
-    report = EvaluationReport(
-        comparisons=compare(
-            MeasuredSets(base, trained, reference), bootstrap, trained_on=trained_on
+    comparisons = compare_sides(
+        sides,
+        lambda sets: compare(
+            sets,
+            bootstrap,
+            trained_on=trained_on,
+            related=related or {},
+            missing=bench.without_value,
         ),
-        images=len(trained.prompts),
+    )
+    report = EvaluationReport(
+        comparisons=comparisons,
+        images=len(sides["trained"].prompts),
         alignment=config.alignment,
         distance=FRECHET,
+        champion=None if bench.champion is None else bench.champion.version,
+        missing=_missing(comparisons, bench, champion_missing),
     )
-    alignment = (base.by_prompt(config.alignment), trained.by_prompt(config.alignment))
-    return Evaluation(report, pick_examples(drawer, library, *alignment))
+    alignment: dict[Side, Tensor] = {
+        side: measured.by_prompt(config.alignment)
+        for side, measured in sides.items()
+        if side != "reference"
+    }
+    examples = pick_examples(bench.drawer, bench.library, alignment, bench.champion)
+    return Evaluation(report, examples)
 
 
-def chosen_prompts(prompts: PromptSet, config: EvaluationConfig) -> list[str]:
-    """List the prompts of an evaluation, evenly spread over the file."""
-    positions = evenly_spread(len(prompts), config.prompts or len(prompts), seed=config.seed)
-    return [prompts.texts[position] for position in positions]
+def compare_sides(
+    sides: Mapping[Side, MeasuredImages],
+    compared: Callable[[MeasuredSets], tuple[Comparison, ...]],
+) -> tuple[Comparison, ...]:
+    """Compare the trained model with the base model and, if it was measured, with the champion.
+
+    Args:
+        sides: What was measured.
+        compared: Compares two models by all measures.
+    """
+    trained, reference = sides["trained"], sides["reference"]
+    comparisons = compared(MeasuredSets(sides["base"], trained, reference))
+    if "champion" not in sides:
+        return comparisons
+    # The champion stands where the base model does: the same pairing, the same resamples.
+    against = {c.measure: c for c in compared(MeasuredSets(sides["champion"], trained, reference))}
+    return tuple(
+        replace(
+            comparison,
+            champion=against[comparison.measure].base,
+            difference_to_champion=against[comparison.measure].difference,
+        )
+        for comparison in comparisons
+    )
 
 
-def images_to_sample(prompts: PromptSet, config: EvaluationConfig) -> int:
-    """Count the images that an evaluation samples, over both models, to be shown as progress."""
-    return 2 * len(chosen_prompts(prompts, config)) * config.images_per_prompt
+def _missing(
+    comparisons: Collection[Comparison], bench: Bench, champion_missing: str
+) -> dict[str, str]:
+    """Say what was not measured, and why."""
+    one_prompt = "it counts pairs of different prompts, and there is but one prompt"
+    reasons = {
+        KERNEL: one_prompt,
+        **({CMMD: one_prompt} if bench.config.cmmd is not None else {}),
+        MANIFOLD: "there are too few images to tell what the sets cover of each other",
+        DIVERSITY: "it needs two images of each prompt, and evaluation.images_per_prompt is 1",
+        **bench.without_value,
+    }
+    measured = {comparison.measure for comparison in comparisons}
+    measured |= {measure.partition(".")[0] for measure in measured}
+    missing = {measure: why for measure, why in reasons.items() if measure not in measured}
+    if bench.champion is None and (why := bench.refusal or champion_missing):
+        missing["champion"] = why
+    return missing
 
 
-def _counted(batches: Iterator[Batch], on_progress: Callable[[int], None]) -> Iterator[Batch]:
-    for batch in batches:
-        yield batch
-        on_progress(len(batch.images))
+def images_to_sample(prompts: PromptSet, config: EvaluationConfig, *, models: int = 2) -> int:
+    """Count the images that an evaluation samples, over all models, to be shown as progress."""
+    return models * len(chosen_prompts(prompts, config)) * config.images_per_prompt

@@ -1,6 +1,6 @@
 """Which prompts are shown, and their images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,14 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.randomness import generator_for
+from advgrpo.config import EvaluationConfig
 from advgrpo.evaluation.drawing import Drawer, Library
+from advgrpo.evaluation.parts import Champion, Side, drawn_as
 
-Why = Literal["spread", "rose", "fell"]
-"""Why a prompt is shown: it is one of several spread evenly over the file, or its alignment is
-among those that rose or fell most."""
+Why = Literal["spread", "best", "worst", "rose", "fell"]
+"""Why a prompt is shown: it is one of several spread evenly over the file, the trained model's
+alignment is among the highest or lowest, or its alignment is among those that rose or fell most."""
 
 EXTREMES = 2
-"""Prompts shown whose alignment rose most, and as many whose alignment fell most."""
+"""Prompts shown of each kind but `spread`."""
 
 SHOWN_IMAGES = 2
 """Most images of a prompt and model that are shown."""
@@ -24,7 +26,7 @@ SHOWN_IMAGES = 2
 
 @dataclass(frozen=True)
 class Example:
-    """Images of one prompt, the same seeds for both models."""
+    """Images of one prompt, the same seeds for all models."""
 
     prompt: str
     why: Why
@@ -35,47 +37,69 @@ class Example:
     base: Float[Tensor, "sample 3 height width"]
     trained: Float[Tensor, "sample 3 height width"]
     reference: Float[Tensor, "reference_sample 3 height width"]
+    champion_alignment: float | None = None
+    champion: Float[Tensor, "sample 3 height width"] | None = None
 
 
 def pick_examples(
     drawer: Drawer,
     library: Library,
-    base_alignment: Float[Tensor, "prompt"],
-    trained_alignment: Float[Tensor, "prompt"],
+    alignment: Mapping[Side, Float[Tensor, "prompt"]],
+    champion: Champion | None = None,
 ) -> tuple[Example, ...]:
-    """Draw again what is shown: keeping every image would not fit in memory."""
-    config = drawer.config
-    change = trained_alignment - base_alignment
-    order = change.argsort(stable=True).tolist()
-    shown: list[tuple[int, Why]] = [
-        (prompt, "spread")
-        for prompt in evenly_spread(len(change), config.grid_prompts, seed=config.seed)
-    ]
-    shown += [(prompt, "rose") for prompt in order[::-1][:EXTREMES] if change[prompt] > 0]
-    shown += [(prompt, "fell") for prompt in order[:EXTREMES] if change[prompt] < 0]
+    """Draw again what is shown: keeping every image would not fit in memory.
+
+    Args:
+        drawer: Draws the images.
+        library: Reads the reference images.
+        alignment: Alignment of each prompt by `base`, `trained` and, if there is one, `champion`.
+        champion: Whose images are shown as well.
+    """
+    shown = choose_prompts(alignment["base"], alignment["trained"], drawer.config)
     prompts = list(dict.fromkeys(prompt for prompt, _why in shown))
-    with drawer.policy.base_policy():
-        base = _drawn(drawer, prompts)
-    trained = _drawn(drawer, prompts)
+    images: dict[Side, dict[int, Tensor]] = {}
+    for side in alignment:
+        with drawn_as(side, drawer, champion):
+            images[side] = _drawn(drawer, prompts)
     return tuple(
         Example(
             prompt=drawer.texts[prompt],
             why=why,
-            base_alignment=float(base_alignment[prompt]),
-            trained_alignment=float(trained_alignment[prompt]),
-            base=base[prompt],
-            trained=trained[prompt],
+            base_alignment=float(alignment["base"][prompt]),
+            trained_alignment=float(alignment["trained"][prompt]),
+            base=images["base"][prompt],
+            trained=images["trained"][prompt],
             reference=library.images(prompt, limit=SHOWN_IMAGES),
+            champion_alignment=(
+                float(alignment["champion"][prompt]) if "champion" in alignment else None
+            ),
+            champion=images["champion"][prompt] if "champion" in images else None,
         )
         for prompt, why in shown
     )
 
 
+def choose_prompts(
+    base: Float[Tensor, "prompt"], trained: Float[Tensor, "prompt"], config: EvaluationConfig
+) -> list[tuple[int, Why]]:
+    """Choose which prompts are shown, by their position."""
+    change = trained - base
+    by_change = change.argsort(stable=True).tolist()
+    by_value = trained.argsort(stable=True).tolist()
+    spread = evenly_spread(len(change), config.grid_prompts, seed=config.seed)
+    return [
+        *((prompt, "spread") for prompt in spread),
+        *((prompt, "best") for prompt in by_value[::-1][:EXTREMES]),
+        *((prompt, "worst") for prompt in by_value[:EXTREMES]),
+        *((prompt, "rose") for prompt in by_change[::-1][:EXTREMES] if change[prompt] > 0),
+        *((prompt, "fell") for prompt in by_change[:EXTREMES] if change[prompt] < 0),
+    ]
+
+
 def _drawn(drawer: Drawer, prompts: Sequence[int]) -> dict[int, Tensor]:
     """Draw what is shown of each prompt."""
     samples = min(SHOWN_IMAGES, drawer.config.images_per_prompt)
-    batches = drawer.batches([(prompt, number) for prompt in prompts for number in range(samples)])
-    images = torch.cat([batch.images.cpu() for batch in batches])
+    images = drawer.draw([(prompt, number) for prompt in prompts for number in range(samples)])
     return dict(zip(prompts, images.split(samples), strict=True))
 
 

@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import yaml
 from jaxtyping import Float
@@ -15,32 +16,18 @@ from advgrpo.config import RunConfig
 from advgrpo.data.images import encode_png, to_pil
 from advgrpo.evaluation import wording
 from advgrpo.evaluation.charts import interval_strip
+from advgrpo.evaluation.costs import PhaseCost, Price, cost_per_gain, cost_rows
 from advgrpo.evaluation.curves import History, training_curves
 from advgrpo.evaluation.evaluate import Evaluation
-from advgrpo.evaluation.examples import Example
-from advgrpo.evaluation.verdict import change, judge
-from advgrpo.records import Comparison
+from advgrpo.evaluation.examples import Example, Why
+from advgrpo.evaluation.verdict import change, judge, judge_gates, multiple_comparisons
+from advgrpo.records import Comparison, GateResult, TrainingRecord
 from advgrpo.storage import write_bytes
 
 PIXELATED_BELOW = 129
 """Images with a shorter side are enlarged pixel by pixel, and kept without loss."""
 
 WEBP_QUALITY = 88
-
-
-@dataclass(frozen=True)
-class PhaseCost:
-    """What one phase of a run took."""
-
-    name: str
-    seconds: float
-    """Wall-clock time."""
-
-    images: int | None = None
-    """Images that were made, if it makes any."""
-
-    peak_memory_mib: float | None = None
-    """Largest resident memory of its largest process."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +44,12 @@ class RunFacts:
     lineage: Mapping[str, str] = field(default_factory=dict)
     """Where all came from: hashes, versions, locations, by what they are of."""
 
+    gates: Sequence[GateResult] = ()
+    """How the conditions of promotion were judged."""
+
+    training: TrainingRecord = field(default_factory=TrainingRecord)
+    """How training went, with what the watch for reward hacking found."""
+
 
 @dataclass(frozen=True)
 class _Row:
@@ -68,9 +61,14 @@ class _Row:
     base: tuple[str, str, str]
     trained: tuple[str, str, str]
     difference: tuple[str, str, str]
-    reference: str
     change: str
+    """How the trained model differs from the base: better, worse, unclear or neither."""
+
+    reference: str
     strip: str
+    champion: tuple[str, str, str] | None
+    difference_to_champion: tuple[str, str, str] | None
+    change_to_champion: str
 
 
 def write_report(
@@ -108,42 +106,64 @@ def render_report(evaluation: Evaluation, history: History, facts: RunFacts) -> 
     rows = [_row(comparison) for comparison in report.comparisons]
     groups = {
         why: [example for example in evaluation.examples if example.why == why]
-        for why in ("spread", "rose", "fell")
+        for why in get_args(Why)
     }
+    evaluated = facts.settings.evaluation
+    price = evaluated.price_per_hour
+    priced = None if price is None else Price(price, evaluated.currency)
     return environment.get_template("report.html.jinja").render(
         facts=facts,
         report=report,
         verdict=judge(report),
+        promotion=judge_gates(facts.gates),
+        multiplicity=multiple_comparisons(report, evaluated.confidence),
+        missing={_named(name): why for name, why in report.missing.items()},
         distance=report.comparison(report.distance),
         alignment=report.comparison(report.alignment),
         held_out=[r for r in rows if not r.comparison.trained_on and r.change != "neither"],
         trained_on=[r for r in rows if r.comparison.trained_on],
         statistics=[r for r in rows if not r.comparison.trained_on and r.change == "neither"],
+        with_champion=any(row.champion is not None for row in rows),
         examples=groups,
         pixelated=_is_small(evaluation.examples),
         curves=training_curves(history, alignment=report.alignment),
-        longest=max((phase.seconds for phase in facts.phases), default=1.0),
+        costs=cost_rows(facts.phases, priced),
+        cost_per_gain=cost_per_gain(report, facts.phases, priced),
+        with_money=priced is not None,
         settings=yaml.safe_dump(
             facts.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         ),
-        shares_backbone=facts.settings.discriminator.weights
-        == facts.settings.evaluation.distance.weights,
+        shares_backbone=facts.settings.discriminator.weights == evaluated.distance.weights,
     )
 
 
 def _row(comparison: Comparison) -> _Row:
-    reference = comparison.reference
+    reference, champion = comparison.reference, comparison.champion
+    to_champion = comparison.difference_to_champion
+    neither = comparison.higher_is_better is None
     return _Row(
         comparison=comparison,
         label=wording.label(comparison.measure),
-        note=wording.note(comparison.measure),
+        note="; ".join(
+            filter(None, (wording.note(comparison.measure), comparison.related, comparison.missing))
+        ),
         base=wording.aligned(comparison.base),
         trained=wording.aligned(comparison.trained),
         difference=wording.aligned(comparison.difference, signed=True),
+        change="neither" if neither else change(comparison),
         reference="" if reference is None else wording.number(reference),
-        change="neither" if comparison.higher_is_better is None else change(comparison),
-        strip=interval_strip(comparison.base, comparison.trained, reference),
+        strip=interval_strip(comparison.base, comparison.trained, reference, champion),
+        champion=None if champion is None else wording.aligned(champion),
+        difference_to_champion=(
+            None if to_champion is None else wording.aligned(to_champion, signed=True)
+        ),
+        change_to_champion="neither" if neither else change(comparison, to_champion),
     )
+
+
+def _named(missing: str) -> str:
+    """Name what was not measured; `champion` and a family of measures have no label."""
+    return wording.label(missing) if "." in missing else missing.capitalize()
 
 
 def _is_small(examples: Sequence[Example]) -> bool:

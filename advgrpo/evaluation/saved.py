@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,12 +12,11 @@ from advgrpo.data.images import decode_image, encode_png
 from advgrpo.errors import DataError
 from advgrpo.evaluation.evaluate import Evaluation
 from advgrpo.evaluation.examples import Example, Why
+from advgrpo.evaluation.parts import Side
 from advgrpo.records import EvaluationReport
 from advgrpo.storage import join, read_bytes, write_bytes
 
 EVALUATION_FILE = "evaluation.json"
-
-Side = Literal["base", "trained", "reference"]
 
 
 class _SavedExample(BaseModel):
@@ -28,6 +26,7 @@ class _SavedExample(BaseModel):
     why: Why
     base_alignment: float
     trained_alignment: float
+    champion_alignment: float | None = None
     images: Mapping[Side, tuple[str, ...]]
 
 
@@ -56,6 +55,8 @@ def write_evaluation(folder: str | Path, evaluation: Evaluation) -> None:
             "trained": example.trained,
             "reference": example.reference,
         }
+        if example.champion is not None:
+            sides["champion"] = example.champion
         names = {side: _names(position, side, len(images)) for side, images in sides.items()}
         for side, images in sides.items():
             for name, image in zip(names[side], images, strict=True):
@@ -66,6 +67,7 @@ def write_evaluation(folder: str | Path, evaluation: Evaluation) -> None:
                 why=example.why,
                 base_alignment=example.base_alignment,
                 trained_alignment=example.trained_alignment,
+                champion_alignment=example.champion_alignment,
                 images=names,
             )
         )
@@ -97,6 +99,12 @@ def read_evaluation(folder: str | Path) -> Evaluation:
                 base=_read_images(folder, example.images["base"]),
                 trained=_read_images(folder, example.images["trained"]),
                 reference=_read_images(folder, example.images["reference"]),
+                champion_alignment=example.champion_alignment,
+                champion=(
+                    _read_images(folder, example.images["champion"])
+                    if "champion" in example.images
+                    else None
+                ),
             )
             for example in saved.examples
         ),

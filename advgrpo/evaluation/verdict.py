@@ -1,11 +1,12 @@
 """What an evaluation says, in words."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from advgrpo.evaluation.comparing import DIVERSITY
 from advgrpo.evaluation.wording import aligned, label, note, number
-from advgrpo.records import Comparison, EvaluationReport
+from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval
 
 Change = Literal["better", "worse", "unclear"]
 Tone = Literal["good", "mixed", "bad"]
@@ -32,6 +33,13 @@ _HEADLINES: dict[tuple[Change, Change], tuple[Tone, str]] = {
 }
 
 
+_TO_CHAMPION: dict[Change, str] = {
+    "better": "is better",
+    "worse": "is worse",
+    "unclear": "is not measurably different",
+}
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a reader should know first."""
@@ -41,11 +49,17 @@ class Verdict:
     sentences: tuple[str, ...]
 
 
-def change(comparison: Comparison) -> Change:
-    """Tell whether a measure became better, by the edge of its interval."""
+def change(comparison: Comparison, difference: Interval | None = None) -> Change:
+    """Tell whether a measure became better, by the edge of its interval.
+
+    Args:
+        comparison: The measure.
+        difference: Which difference counts; that to the base model if none is given.
+    """
     if comparison.higher_is_better is None:
         return "unclear"
-    rose, fell = comparison.difference.low > 0, comparison.difference.high < 0
+    difference = comparison.difference if difference is None else difference
+    rose, fell = difference.low > 0, difference.high < 0
     if not rose and not fell:
         return "unclear"
     return "better" if rose == comparison.higher_is_better else "worse"
@@ -57,6 +71,7 @@ def judge(report: EvaluationReport) -> Verdict:
     alignment = report.comparison(report.alignment)
     tone, headline = _HEADLINES[change(distance), change(alignment)]
     sentences = [_distance(distance), _alignment(alignment)]
+    sentences += _against_champion(report, distance, alignment)
     named = {report.distance, report.alignment}
     others = [c for c in report.comparisons if c.measure not in named and not c.trained_on]
     if worse := [label(c.measure) for c in others if change(c) == "worse"]:
@@ -71,12 +86,64 @@ def judge(report: EvaluationReport) -> Verdict:
     return Verdict(tone, headline, tuple(sentences))
 
 
+def multiple_comparisons(report: EvaluationReport, confidence: float) -> str:
+    """Say how many intervals of a report may exclude 0 by chance alone.
+
+    The expected number is the sum of the intervals' error rates; that holds however much the
+    measures depend on each other. The measures of the verdict are named in the settings before
+    anything is measured; that both of their intervals hold is bounded by Bonferroni's inequality.
+    """
+    differences = [c.difference for c in report.comparisons]
+    differences += [
+        c.difference_to_champion for c in report.comparisons if c.difference_to_champion is not None
+    ]
+    outside = sum(difference.low > 0 or difference.high < 0 for difference in differences)
+    error = 1 - confidence
+    return (
+        f"{len(differences)} differences are shown with {100 * confidence:g} % intervals. If "
+        f"nothing had changed, {number(error * len(differences))} of them would be expected to "
+        f"exclude 0 by chance; {outside} do. The two measures of the verdict were chosen "
+        f"beforehand: both of their intervals hold with at least {100 * (1 - 2 * error):g} % "
+        "confidence (Bonferroni). Read any other measure alone as a hint, not as proof."
+    )
+
+
+def judge_gates(gates: Sequence[GateResult]) -> str:
+    """Say whether an adapter may become the champion, and if not, which gates it failed."""
+    if not gates:
+        return "There are no gates (promotion.gates), so it cannot become the champion by itself."
+    failed = [gate for gate in gates if not gate.passed]
+    if not failed:
+        return f"All {len(gates)} gates passed: it may become the champion."
+    names = "; ".join(gate.gate for gate in failed)
+    return (
+        f"{len(failed)} of {len(gates)} gates failed, so it may not become the champion: {names}."
+    )
+
+
 def _looks_hacked(report: EvaluationReport) -> bool:
     rewards = [c for c in report.comparisons if c.trained_on]
     witnesses = (report.comparison(report.distance), report.comparison(report.alignment))
     return any(change(c) == "better" for c in rewards) and any(
         change(c) == "worse" for c in witnesses if not c.trained_on
     )
+
+
+def _against_champion(
+    report: EvaluationReport, distance: Comparison, alignment: Comparison
+) -> list[str]:
+    if reason := report.missing.get("champion"):
+        return [f"There is a champion, but it was not compared with: {reason}."]
+    if report.champion is None:
+        return []
+    told = []
+    for comparison in (distance, alignment):
+        difference = comparison.difference_to_champion
+        if difference is not None:
+            mean, low, high = aligned(difference, signed=True)
+            word = _TO_CHAMPION[change(comparison, difference)]
+            told.append(f"{label(comparison.measure)} {word} ({mean}, between {low} and {high})")
+    return [f"Against the champion, version {report.champion}: {', '.join(told)}."]
 
 
 def _is_collapsed(diversity: Comparison) -> bool:

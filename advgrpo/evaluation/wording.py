@@ -5,30 +5,27 @@ import math
 import numpy as np
 
 from advgrpo.records import Interval
+from advgrpo.scorers.catalogue import facts_of
 
 MINUS = "\N{MINUS SIGN}"
 
-_LABELS = {
-    "distance.frechet": ("Frechet distance", "to the reference images; lower is better"),
-    "distance.kernel": ("Kernel distance", "to the reference images; lower is better"),
-    "diversity.in_group": ("Diversity", "distance between images of one prompt"),
-    "discriminator.reward": ("Discriminator", "what it thinks of the images"),
-    "image.dark_fraction": ("Dark pixels", "share of the image"),
-    "image.edge_density": ("Edges", "share of the image"),
-    "image.colour_entropy": ("Colour entropy", "bits"),
-    "image.high_frequency_share": ("High frequencies", "share of the luminance's variance"),
-    "pickscore.score": ("PickScore", "preference of people, for the prompt"),
-}
+_REWARD = "discriminator.reward"
 
 
 def label(measure: str) -> str:
     """Name a measure for a reader; one without a name of its own is spelled out."""
-    return _LABELS[measure][0] if measure in _LABELS else _spelled(measure)[1].capitalize()
+    if measure == _REWARD:
+        return "Discriminator"
+    facts = facts_of(measure)
+    return facts.label if facts else _spelled(measure)[1].capitalize()
 
 
 def note(measure: str) -> str:
     """Say in a few words what a measure is."""
-    return _LABELS[measure][1] if measure in _LABELS else f"by the {_spelled(measure)[0]}"
+    if measure == _REWARD:
+        return "what it thinks of the images"
+    facts = facts_of(measure)
+    return facts.note if facts else f"by the {_spelled(measure)[0]}"
 
 
 def number(value: float, *, signed: bool = False) -> str:

@@ -1,26 +1,33 @@
 """Measure the trained model against its base, and write the report."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from torch import Tensor
-
-from advgrpo.backbones.dino import DinoBackbone
-from advgrpo.config import RunConfig
+from advgrpo import __version__
+from advgrpo.config import EvaluationConfig, PromotionConfig, RunConfig
 from advgrpo.config.tasks import digest, parse_json
-from advgrpo.discriminator import build_discriminator, load_discriminator
+from advgrpo.data.reference_images import write_validated
+from advgrpo.discriminator.saved import WEIGHTS_FILE
+from advgrpo.evaluation.evaluate import Evaluation, images_to_sample
 from advgrpo.evaluation.evaluate import evaluate as measure
-from advgrpo.evaluation.evaluate import images_to_sample
-from advgrpo.evaluation.measuring import Reward
-from advgrpo.evaluation.report import PhaseCost, RunFacts, write_report
+from advgrpo.evaluation.gates import check_gates
+from advgrpo.evaluation.kept import KeptInWorkspace
+from advgrpo.evaluation.report import RunFacts, write_report
 from advgrpo.evaluation.saved import write_evaluation
-from advgrpo.policy import load_policy
+from advgrpo.policy.adapter import PEFT_WEIGHTS
 from advgrpo.progress import Progress
-from advgrpo.records import EvaluationReport
-from advgrpo.storage import join, local_folder
-from advgrpo.tasks.inputs import build_scorers, device, read_run_prompts
+from advgrpo.records import EvaluationReport, GateResult, ReferenceImageSet
+from advgrpo.storage import file_sha256, join, local_folder
+from advgrpo.tasks.champion import FoundChampion, find_champion
+from advgrpo.tasks.costs import phase_costs
+from advgrpo.tasks.evaluate_share import TASK, Plan, bench_arguments, one_thread
+from advgrpo.tasks.failures import failures_noted
+from advgrpo.tasks.inputs import device, read_run_prompts
+from advgrpo.tasks.nodes import nodes
+from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.tasks.results import (
     LINEAGE_FILE,
@@ -28,10 +35,12 @@ from advgrpo.tasks.results import (
     finished_result,
     read_history,
     read_metrics,
+    read_training,
     result_folder,
     write_metrics,
 )
 from advgrpo.tasks.running import Cost, tracked_task
+from advgrpo.tasks.spent import time_spent
 
 REPORT_FILE = "report.html"
 
@@ -43,9 +52,13 @@ def evaluate(
     discriminator: str,
     reference_images: str,
     workspace: str,
+    processes: int = 1,
     parent_run_id: str = "",
 ) -> TaskResult:
     """Evaluate, unless an earlier run with the same settings and inputs did.
+
+    Batches that were measured are kept in the workspace: an evaluation that was stopped goes on
+    with the next one, and one with other gates or another champion draws only what is new.
 
     Args:
         settings: `RunConfig` as JSON text.
@@ -53,76 +66,159 @@ def evaluate(
         discriminator: Location of the pre-trained discriminator, for the report's costs.
         reference_images: Location of reference images of the test prompts.
         workspace: Local path or `s3://` location under which results are kept.
+        processes: Measuring processes on all machines of the job; on GPUs, one each. The numbers
+            do not depend on it.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
 
     Returns:
-        A folder that holds `report.html` and `evaluation.json` with its images.
+        A folder that holds `report.html` and `evaluation.json` with its images. The first machine
+        of a job writes it; on the others there are no measures.
 
     Raises:
         AdvGrpoError: If an input cannot be used or a measure is not finite.
     """
-    cost = Cost()
-    with tracked_task("evaluate", parent_run_id) as run:
+    if not nodes().is_first:
+        with failures_noted(TASK):
+            config = parse_json(RunConfig, settings, where="the settings")
+            images = _open_images(config, reference_images)
+            _measure_in_processes(settings, local_folder(trained), images, None, processes)
+            return TaskResult(join(workspace, "evaluations"), {})
+    cost = Cost(processes)
+    with tracked_task(TASK, parent_run_id) as run:
         config = parse_json(RunConfig, settings, where="the settings")
-        prompts = read_run_prompts(config.prompts)
-        key = digest(config, prompts.test.digest, trained, reference_images)
-        location = join(workspace, "evaluations", key)
-        if (done := finished_result(location)) is not None:
+        result = local_folder(trained)
+        champion = find_champion(config, workspace=workspace)
+        folder = join(workspace, "evaluations", _key_of_batches(config, result, reference_images))
+        key = digest(config, champion.digest, str(champion.version), champion.missing)
+        location = join(folder, key)
+        if (done := finished_result(location)) is not None and nodes().count == 1:
             return done
-        result, where = local_folder(trained), device()
-        images = open_reference_images(
-            reference_images,
-            prompts.test,
-            images_per_prompt=config.reference_images.test_images_per_prompt,
-            resolution_pixels=config.policy.resolution_pixels,
-            seed=config.seed,
-            other_prompts=prompts.train,
+        images = _open_images(config, reference_images)
+        plan = Plan(join(folder, "measured"), champion)
+        sampled = images_to_sample(
+            read_run_prompts(config.prompts).test,
+            config.evaluation,
+            models=2 if champion.version is None else 3,
         )
-        wanted, distance = config.evaluation, config.evaluation.distance
-        progress = Progress("evaluation", images_to_sample(prompts.test, wanted), "images")
-        evaluation = measure(
-            load_policy(config.policy, where, adapter=result / "adapter"),
-            prompts.test,
-            images,
-            config=wanted,
-            sampling=config.training.sampling,
-            scorers=build_scorers(wanted.scorers, where),
-            backbone=DinoBackbone(
-                distance.weights, resolution_pixels=distance.resolution_pixels, device=where
-            ),
-            reward=_trained_reward(config, result / "discriminator"),
-            # A tuned PickScore began as the frozen one.
-            trained_on={
-                config.discriminator.type,
-                *(term.type for term in config.training.reward.terms),
-            },
-            on_progress=progress.advance,
-        )
-        metrics = summary(evaluation.report) | cost.measures()
+        spent = join(folder, "cost.json")
+        with time_spent(spent, processes=processes, images=sampled):
+            if processes > 1:
+                _measure_in_processes(settings, result, images, plan, processes)
+            evaluation = _evaluated(config, result, images, plan, sampled)
+        gates = check_gates(config.promotion.gates, evaluation.report)
+        metrics = summary(evaluation.report, gates) | cost.measures()
         facts = RunFacts(
             name=config.promotion.registered_model,
             settings=config,
             created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-            phases=_phases(discriminator, result, metrics, evaluation.report.images * 2),
+            phases=phase_costs(
+                config, discriminator, result, spent, metrics=metrics, workspace=workspace
+            ),
             policy_updates=int(read_metrics(result)["policy_updates"]),
-            lineage=json.loads((result / LINEAGE_FILE).read_text(encoding="utf-8")),
+            lineage=_lineage(result, images, champion),
+            gates=gates,
+            training=read_training(result),
         )
-        with result_folder(location) as folder:
-            write_evaluation(folder, evaluation)
-            write_report(folder / REPORT_FILE, evaluation, read_history(result), facts)
-            write_metrics(folder, metrics)
-            run.artifact(folder / REPORT_FILE)
+        with result_folder(location) as output:
+            write_evaluation(output, evaluation)
+            write_report(output / REPORT_FILE, evaluation, read_history(result), facts)
+            write_metrics(output, metrics)
+            run.artifact(output / REPORT_FILE)
         run.parameters(config.evaluation.model_dump(mode="json"))
         run.metrics(metrics, step=0)
         return TaskResult(location, metrics)
 
 
-def summary(report: EvaluationReport) -> dict[str, float]:
+def _evaluated(
+    config: RunConfig, trained: Path, images: ReferenceImageSet, plan: Plan, sampled: int
+) -> Evaluation:
+    """Compare, after measuring what is still missing."""
+    where, progress = device(), Progress("evaluation", sampled, "images")
+    with one_thread(where):
+        return measure(
+            **bench_arguments(config, trained, images, plan.champion, where),
+            trained_on=config.independence.trained_on,
+            related=config.independence.related,
+            champion_missing=plan.champion.missing,
+            kept=KeptInWorkspace(plan.measured),
+            on_resume=progress.resume_at,
+            on_progress=progress.advance,
+        )
+
+
+def _measure_in_processes(
+    settings: str,
+    trained: Path,
+    images: ReferenceImageSet,
+    plan: Plan | None,
+    processes: int,
+) -> None:
+    """Measure in as many processes; the first machine has the plan."""
+    with TemporaryDirectory() as scratch:
+        files = {
+            "--settings": settings,
+            "--plan": plan.to_json() if plan is not None else "",
+        }
+        arguments = ["--trained", str(trained)]
+        for number, (option, text) in enumerate(files.items()):
+            file = Path(scratch, f"{number}.json")
+            file.write_text(text, encoding="utf-8")
+            arguments += [option, str(file)]
+        validated = Path(scratch, "set.json")
+        write_validated(images, validated)
+        run_ranks(
+            "advgrpo.tasks.evaluate_share",
+            [*arguments, "--reference-images", str(validated)],
+            processes=processes,
+            logs=Path(scratch) / "logs",
+        )
+
+
+def _open_images(config: RunConfig, location: str) -> ReferenceImageSet:
+    prompts = read_run_prompts(config.prompts)
+    return open_reference_images(
+        location,
+        prompts.test,
+        images_per_prompt=config.reference_images.test_images_per_prompt,
+        resolution_pixels=config.policy.resolution_pixels,
+        seed=config.seed,
+        other_prompts=prompts.train,
+    )
+
+
+def _key_of_batches(config: RunConfig, trained: Path, reference_images: str) -> str:
+    """Name what measured batches depend on; how they are compared and shown is left out."""
+    shown = ("bootstrap_samples", "confidence", "grid_prompts", "price_per_hour", "currency")
+    defaults = {name: EvaluationConfig.model_fields[name].default for name in shown}
+    evaluation = config.evaluation.model_copy(update={**defaults, "alignment": ""})
+    measured = config.model_copy(update={"evaluation": evaluation, "promotion": PromotionConfig()})
+    prompts = read_run_prompts(config.prompts).test.digest
+    adapter = file_sha256(trained / "adapter" / PEFT_WEIGHTS)
+    reward = file_sha256(trained / "discriminator" / WEIGHTS_FILE)
+    # Another release may ship other weights at the same location.
+    return digest(measured, prompts, adapter, reward, reference_images, __version__)
+
+
+def _lineage(trained: Path, images: ReferenceImageSet, champion: FoundChampion) -> dict[str, str]:
+    lineage: dict[str, str] = json.loads((trained / LINEAGE_FILE).read_text(encoding="utf-8"))
+    lineage["adapter"] = file_sha256(trained / "adapter" / PEFT_WEIGHTS)
+    lineage["reference_images.test"] = images.digest
+    if champion.version is not None:
+        lineage["champion"] = f"version {champion.version}, adapter {champion.digest}"
+    return {**lineage, "advgrpo": __version__}
+
+
+def summary(report: EvaluationReport, gates: Iterable[GateResult] = ()) -> dict[str, float]:
     """Give an evaluation as named numbers.
+
+    Args:
+        report: What the adapter was measured to be.
+        gates: How the gates judged it.
 
     Returns:
         `distance_base`, `distance_trained`, `alignment_base`, `alignment_trained` and the interval
-        of the alignment's difference; then means and difference of every measure.
+        of the alignment's difference; how many gates passed and failed; then means and difference
+        of every measure, and the same against the champion where there is one.
     """
     distance = report.comparison(report.distance)
     alignment = report.comparison(report.alignment)
@@ -134,6 +230,10 @@ def summary(report: EvaluationReport) -> dict[str, float]:
         "alignment_difference_low": alignment.difference.low,
         "alignment_difference_high": alignment.difference.high,
     }
+    passed = [gate.passed for gate in gates]
+    figures |= {"gate/passed": float(sum(passed)), "gate/failed": float(passed.count(False))}
+    if report.champion is not None:
+        figures["champion_version"] = float(report.champion)
     for comparison in report.comparisons:
         figures |= {
             f"base/{comparison.measure}": comparison.base.mean,
@@ -142,41 +242,13 @@ def summary(report: EvaluationReport) -> dict[str, float]:
             f"difference_low/{comparison.measure}": comparison.difference.low,
             f"difference_high/{comparison.measure}": comparison.difference.high,
         }
+        if comparison.champion is None or comparison.difference_to_champion is None:
+            continue
+        difference = comparison.difference_to_champion
+        figures |= {
+            f"champion/{comparison.measure}": comparison.champion.mean,
+            f"difference_to_champion/{comparison.measure}": difference.mean,
+            f"difference_to_champion_low/{comparison.measure}": difference.low,
+            f"difference_to_champion_high/{comparison.measure}": difference.high,
+        }
     return figures
-
-
-def _trained_reward(config: RunConfig, folder: Path) -> Reward:
-    discriminator = build_discriminator(config.discriminator, device(), seed=config.seed)
-    load_discriminator(folder, discriminator)
-
-    def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:
-        features = discriminator.image_features(images)
-        return discriminator.rewards(discriminator.with_prompts(features, prompts))
-
-    return reward
-
-
-def _phases(
-    discriminator: str, trained: Path, evaluation: dict[str, float], images: int
-) -> list[PhaseCost]:
-    pretraining = read_metrics(local_folder(discriminator))
-    training = read_metrics(trained)
-    return [
-        PhaseCost(
-            "Reward pre-training",
-            pretraining["cost/seconds"],
-            peak_memory_mib=pretraining["cost/peak_memory_mib"],
-        ),
-        PhaseCost(
-            "Adversarial training",
-            sum(value for name, value in training.items() if name.startswith("seconds/")),
-            images=int(training["images_sampled"]),
-            peak_memory_mib=training["cost/peak_memory_mib"],
-        ),
-        PhaseCost(
-            "Evaluation",
-            evaluation["cost/seconds"],
-            images=images,
-            peak_memory_mib=evaluation["cost/peak_memory_mib"],
-        ),
-    ]

@@ -85,20 +85,57 @@ def generate(
     return locations
 
 
+def registered_run(model: str) -> tuple[RunConfig, str]:
+    """Read the settings of the run that a registered adapter comes from.
+
+    Args:
+        model: `models:/name@alias` or `models:/name/version`.
+
+    Returns:
+        The settings, and the version that was found, as `models:/name/version`.
+
+    Raises:
+        ConfigError: If no MLflow server is named.
+        TrackingError: If there is no such version, or its files are not those that were registered.
+    """
+    tracking_uri = _tracking_uri(model)
+    # MLflow takes seconds to load.
+    from advgrpo.tracking.connection import FAULTS, connect, explained  # noqa: PLC0415
+    from advgrpo.tracking.evidence import read_settings  # noqa: PLC0415
+    from advgrpo.tracking.models import (  # noqa: PLC0415
+        fetched_version,
+        find_version,
+        parsed_uri,
+        uri_of,
+    )
+
+    try:
+        version = find_version(connect(tracking_uri), *parsed_uri(model))
+        with fetched_version(version, tracking_uri) as folder:
+            return read_settings(folder), uri_of(version)
+    except FAULTS as error:
+        raise explained(error, f"fetch {model}", tracking_uri) from error
+
+
 def _adapter_folder(adapter: str) -> Path | None:
     if not adapter:
         return None
     if not adapter.startswith("models:/"):
         return local_folder(adapter)
-    tracking_uri = os.environ.get(TRACKING_URI)
-    if not tracking_uri:
-        raise ConfigError(
-            f"{adapter} lies in an MLflow server, but none is named",
-            repair=f"set {TRACKING_URI} to its address",
-        )
+    tracking_uri = _tracking_uri(adapter)
     # MLflow takes seconds to load.
     from advgrpo.tracking.models import registered_adapter  # noqa: PLC0415
 
     key = hashlib.sha256(f"{tracking_uri} {adapter}".encode()).hexdigest()
     target = cache_folder() / "registered" / key
     return registered_adapter(adapter, target, tracking_uri=tracking_uri)
+
+
+def _tracking_uri(adapter: str) -> str:
+    tracking_uri = os.environ.get(TRACKING_URI)
+    if not tracking_uri:
+        raise ConfigError(
+            f"{adapter} lies in an MLflow server, but none is named",
+            repair=f"set {TRACKING_URI} to its address",
+        )
+    return tracking_uri

@@ -5,14 +5,34 @@ from dataclasses import dataclass
 
 import torch
 
+from advgrpo.backbones.dino import DinoBackbone
 from advgrpo.config import PickScoreConfig, PromptsConfig
+from advgrpo.config.scorers import (
+    AestheticConfig,
+    ClipScoreConfig,
+    ExternalJudgeConfig,
+    HpsConfig,
+    OcrConfig,
+    PocketJudgeConfig,
+    ReferenceSimilarityConfig,
+)
 from advgrpo.config.scorers import Scorer as ScorerConfig
 from advgrpo.data.prompts import check_disjoint, read_prompts
+from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.pocket.judge import PocketJudgeScorer
-from advgrpo.records import PromptSet
+from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.scorers.aesthetic import Aesthetic
 from advgrpo.scorers.base import Scorer
+from advgrpo.scorers.clip_score import ClipScore
+from advgrpo.scorers.external_judge import ExternalJudge, parse_metadata
+from advgrpo.scorers.hps import Hps
+from advgrpo.scorers.ocr import Ocr, rapid_reader
 from advgrpo.scorers.pickscore import PickScore
+from advgrpo.scorers.reference_similarity import ReferenceSimilarity
 from advgrpo.storage import local_file, local_folder, scheme
+
+FEATURES = "features"
+"""Where a workspace keeps features of reference images."""
 
 POCKET_JUDGE = "package://advgrpo.pocket/weights/judge"
 
@@ -29,26 +49,89 @@ def read_run_prompts(config: PromptsConfig) -> Prompts:
     """Read both prompt files.
 
     Raises:
-        PromptFileError: If one cannot be used, or a prompt stands in both.
+        PromptFileError: If one cannot be used or was changed, or a prompt stands in both.
         StorageError: If one cannot be fetched.
     """
-    prompts = Prompts(read_prompts(local_file(config.train)), read_prompts(local_file(config.test)))
+    prompts = Prompts(
+        train=read_prompts(local_file(config.train), sha256=config.train_sha256),
+        test=read_prompts(local_file(config.test), sha256=config.test_sha256),
+    )
     check_disjoint(prompts.train, prompts.test)
     return prompts
 
 
-def build_scorers(configs: Iterable[ScorerConfig], device: torch.device) -> list[Scorer]:
+def build_scorers(
+    configs: Iterable[ScorerConfig],
+    device: torch.device,
+    reference_images: ReferenceImageSet | None = None,
+) -> list[Scorer]:
     """Load frozen measures.
 
+    Args:
+        configs: Those that are asked for.
+        device: Where they run.
+        reference_images: Of the prompts that will be drawn; measures that compare with them need
+            them.
+
     Raises:
-        WeightsError: If weights are missing, damaged or of another architecture.
+        WeightsError: If weights are missing, damaged or of another architecture; names the scorer.
+        ConfigError: If a scorer needs what is not installed.
+        StorageError: If a file cannot be fetched.
     """
-    return [
-        PickScore(config.weights, device)
-        if isinstance(config, PickScoreConfig)
-        else PocketJudgeScorer.load(local_folder(POCKET_JUDGE))
-        for config in configs
-    ]
+    scorers = []
+    for position, config in enumerate(configs):
+        try:
+            scorers.append(_build_scorer(config, device, reference_images))
+        except WeightsError as error:
+            raise WeightsError(
+                f"evaluation.scorers.{position} ({config.type}) has no usable weights: "
+                f"{error.message}",
+                repair=error.repair,
+            ) from error
+    return scorers
+
+
+def _build_scorer(  # noqa: PLR0911 - one for each type
+    config: ScorerConfig, device: torch.device, reference_images: ReferenceImageSet | None
+) -> Scorer:
+    match config:
+        case PickScoreConfig():
+            return PickScore(config.weights, device)
+        case ClipScoreConfig():
+            return ClipScore(config.weights, device, prefix=config.prefix)
+        case HpsConfig():
+            return Hps(config.weights, device)
+        case AestheticConfig():
+            return Aesthetic(config.clip, config.predictor, device)
+        case OcrConfig():
+            return Ocr(rapid_reader())
+        case ReferenceSimilarityConfig():
+            backbone = DinoBackbone(
+                config.weights, resolution_pixels=config.resolution_pixels, device=device
+            )
+            if reference_images is None:
+                raise ConfigError(
+                    f"{config.type} compares with reference images, and there are none here",
+                    repair="use it in an evaluation",
+                )
+            return ReferenceSimilarity(backbone, reference_images)
+        case ExternalJudgeConfig():
+            return _external_judge(config)
+        case PocketJudgeConfig():
+            return PocketJudgeScorer.load(local_folder(POCKET_JUDGE))
+
+
+def _external_judge(config: ExternalJudgeConfig) -> ExternalJudge:
+    metadata = None
+    if config.metadata is not None:
+        text = local_file(config.metadata).read_text(encoding="utf-8")
+        metadata = parse_metadata(text, where=config.metadata)
+    return ExternalJudge(
+        config.command,
+        verdicts=config.verdicts,
+        metadata=metadata,
+        timeout_seconds=config.timeout_seconds,
+    )
 
 
 def device() -> torch.device:

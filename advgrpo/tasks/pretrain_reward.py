@@ -4,8 +4,8 @@ from advgrpo import __version__
 from advgrpo.config.tasks import PretrainingSettings, digest, parse_json
 from advgrpo.discriminator import build_discriminator, save_discriminator
 from advgrpo.policy import load_policy
-from advgrpo.storage import cache_folder, join
-from advgrpo.tasks.inputs import read_run_prompts
+from advgrpo.storage import join
+from advgrpo.tasks.inputs import FEATURES, read_run_prompts
 from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.tasks.results import (
     TaskResult,
@@ -62,7 +62,7 @@ def pretrain_reward(
             prompts.train,
             discriminator,
             held_out_fraction=task.discriminator.held_out_fraction,
-            cache=cache_folder(),
+            store=join(workspace, FEATURES),
             ranks=ranks,
         )
         history = pretrain_discriminator(
@@ -78,7 +78,8 @@ def pretrain_reward(
         )
         for row in history:
             run.metrics(row, step=int(row["step"]))
-        metrics = history[-1] | cost.measures()
+        on_gpu = {"cost/on_gpu": float(ranks.device.type == "cuda")}
+        metrics = history[-1] | cost.measures() | on_gpu
         with result_folder(location) as folder:
             save_discriminator(folder, discriminator, history[-1])
             write_history(folder, history)

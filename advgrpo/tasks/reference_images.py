@@ -3,13 +3,14 @@
 import argparse
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 from advgrpo.config import RunConfig
 from advgrpo.config.reference_images import DiffusersSource as DiffusersSourceConfig
+from advgrpo.config.reference_images import ReferenceImagesConfig
 from advgrpo.config.tasks import ReferenceImagesSettings, digest, parse_json
 from advgrpo.data.reference_images import (
     ReferenceImageReport,
@@ -21,6 +22,7 @@ from advgrpo.data.reference_manifest import read_manifest
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_generation import (
+    Team,
     generate_packed_reference_images,
     generate_reference_images,
     team,
@@ -28,20 +30,16 @@ from advgrpo.reference_generation import (
 from advgrpo.storage import join, local_folder
 from advgrpo.tasks.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import Prompts, is_local, read_run_prompts
+from advgrpo.tasks.nodes import nodes
 from advgrpo.tasks.packed import unpacked
 from advgrpo.tasks.ranks import run_ranks
+from advgrpo.tasks.results import ReferenceImageLocations
 from advgrpo.tasks.running import tracked_task
+from advgrpo.tasks.spent import Spent, read_spent, time_spent
 from advgrpo.training.ranks import Ranks
 
 TASK = "reference-images"
 _SETS = ("train", "test")
-
-
-class ReferenceImageLocations(NamedTuple):
-    """Where a run's reference images are."""
-
-    train: str
-    test: str
 
 
 def make_reference_images(
@@ -50,12 +48,12 @@ def make_reference_images(
     """Draw reference images for training and test prompts, or validate an existing set.
 
     Repeated with the same settings it goes on where it stopped, or finds all done. Under torchrun
-    every process calls it and draws its share; the first one validates and records.
+    every process calls it and draws its share, in a job every machine; the first one records.
 
     Args:
         settings: `ReferenceImagesSettings` as JSON text.
         workspace: Local path or `s3://` location under which images are kept.
-        processes: Drawing processes to start on this machine; on GPUs, one each.
+        processes: Drawing processes to start, on all machines together; on GPUs, one each.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
 
     Returns:
@@ -72,6 +70,12 @@ def make_reference_images(
         missing = json.loads(team(TASK).share(""))
         draw_sets(task, missing, workspace=workspace)
         return _locations(task, missing, workspace)
+    if not nodes().is_first:
+        with failures_noted(TASK):
+            missing = _sets_to_draw(task)
+            if missing:
+                _draw_in_processes(settings, missing, workspace, processes)
+            return _locations(task, missing, workspace)
     with tracked_task(TASK, parent_run_id) as run:
         missing = _sets_to_draw(task)
         team(TASK).share(json.dumps(missing))
@@ -100,26 +104,59 @@ def draw_sets(task: ReferenceImagesSettings, names: Sequence[str], *, workspace:
         location = _location(task, name, workspace)
         count = config.images_per_prompt if name == "train" else config.test_images_per_prompt
         wanted, workers = getattr(prompts, name), team(location)
-        if is_local(location):
-            generate_reference_images(
-                source,
-                wanted,
-                config,
-                images_per_prompt=count,
-                seed=task.seed,
-                output=Path(location),
-                team=workers,
-            )
-        else:
-            generate_packed_reference_images(
-                source,
-                wanted,
-                config,
-                images_per_prompt=count,
-                seed=task.seed,
-                location=location,
-                team=workers,
-            )
+        with _time_noted(location, len(wanted) * count, workers):
+            _draw_set(source, wanted, config, count, task.seed, location, workers)
+
+
+def spent_on_reference_images(config: RunConfig, workspace: str) -> list[Spent | None]:
+    """Read what drawing each of a run's sets took; None if nobody noted it."""
+    task = ReferenceImagesSettings.of(config)
+    return [read_spent(_cost_file(_location(task, name, workspace))) for name in _SETS]
+
+
+def _cost_file(location: str) -> str:
+    return f"{location}-cost.json"
+
+
+@contextmanager
+def _time_noted(location: str, images: int, workers: Team) -> Iterator[None]:
+    if workers.worker != 0:
+        yield
+        return
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    with time_spent(_cost_file(location), processes=processes, images=images, once=True):
+        yield
+
+
+def _draw_set(
+    source: ReferenceImageSource,
+    prompts: PromptSet,
+    config: ReferenceImagesConfig,
+    images_per_prompt: int,
+    seed: int,
+    location: str,
+    workers: Team,
+) -> None:
+    if is_local(location):
+        generate_reference_images(
+            source,
+            prompts,
+            config,
+            images_per_prompt=images_per_prompt,
+            seed=seed,
+            output=Path(location),
+            team=workers,
+        )
+    else:
+        generate_packed_reference_images(
+            source,
+            prompts,
+            config,
+            images_per_prompt=images_per_prompt,
+            seed=seed,
+            location=location,
+            team=workers,
+        )
 
 
 def open_reference_images(

@@ -1,18 +1,25 @@
 """Make the trained adapter a version of a registered model."""
 
 import json
+import logging
 import os
 
 from advgrpo.config import RunConfig
 from advgrpo.config.tasks import digest, parse_json
 from advgrpo.errors import ConfigError
+from advgrpo.evaluation.gates import check_gates
+from advgrpo.evaluation.recorded import read_evaluated_prompts, read_report
 from advgrpo.storage import local_folder
-from advgrpo.tasks.results import LINEAGE_FILE, read_metrics
+from advgrpo.tasks.results import LINEAGE_FILE, read_metrics, read_training
 from advgrpo.tasks.running import TRACKING_URI, tracked_task
+
+logger = logging.getLogger(__name__)
 
 
 def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str = "") -> str:
-    """Register the adapter with its lineage and its measures, and end the MLflow run.
+    """Register the adapter with its lineage, its measures and its gates, and end the MLflow run.
+
+    A version whose gates fail is registered, too: what did not work stays on record.
 
     Args:
         settings: `RunConfig` as JSON text.
@@ -25,6 +32,7 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
 
     Raises:
         ConfigError: If no MLflow server is named.
+        EvaluationError: If the evaluation is damaged.
         TrackingError: If MLflow is not available or refuses.
         WeightsError: If the adapter is not whole.
     """
@@ -35,23 +43,34 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
             repair=f"set {TRACKING_URI} to its address",
         )
     # MLflow takes seconds to load.
-    from advgrpo.tracking.models import register_adapter  # noqa: PLC0415
+    from advgrpo.tracking.evidence import Evidence  # noqa: PLC0415
+    from advgrpo.tracking.registering import register_adapter  # noqa: PLC0415
     from advgrpo.tracking.runs import end_parent_run  # noqa: PLC0415
 
     with tracked_task("register", parent_run_id) as run:
         config = parse_json(RunConfig, settings, where="the settings")
-        result = local_folder(trained)
+        result, evaluated = local_folder(trained), local_folder(evaluation)
         lineage = json.loads((result / LINEAGE_FILE).read_text(encoding="utf-8"))
+        report = read_report(evaluated)
+        gates = config.promotion.gates
+        evidence = Evidence(
+            report=report,
+            gates=gates,
+            results=check_gates(gates, report),
+            lineage={**lineage, "settings": digest(config)},
+            training=read_training(result),
+            sample=read_evaluated_prompts(evaluated),
+        )
+        for failed in (gate for gate in evidence.results if not gate.passed):
+            logger.warning("a gate failed: %s (%s)", failed.gate, failed.reason)
         registered = register_adapter(
             result / "adapter",
-            registered_model=config.promotion.registered_model,
-            alias=config.promotion.alias,
+            settings=config,
+            evidence=evidence,
+            pictures=evaluated,
             run_id=parent_run_id or run.run_id(),
             tracking_uri=tracking_uri,
-            policy=config.policy,
-            sampling=config.training.sampling,
-            lineage={**lineage, "settings": digest(config)},
-            measures=read_metrics(local_folder(evaluation)),
+            measures=read_metrics(evaluated),
         )
         run.tags({"model_version": registered.uri})
     if parent_run_id:

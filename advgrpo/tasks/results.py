@@ -5,9 +5,12 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
+from advgrpo.records import Alarm, TrainingRecord
 from advgrpo.storage import (
     cache_folder,
     commit_of,
@@ -17,10 +20,21 @@ from advgrpo.storage import (
     upload_folder,
 )
 from advgrpo.storage.local import disk_errors
+from advgrpo.tracking.evidence import LIBRARIES
 
 METRICS_FILE = "metrics.json"
 LINEAGE_FILE = "lineage.json"
 HISTORY_FILE = "history.jsonl"
+TOTALS_FILE = "totals.json"
+ALARM_MEASURE = "watch/alarm"
+"""Stands in the history of a training that was watched."""
+
+
+class ReferenceImageLocations(NamedTuple):
+    """Where a run's reference images are."""
+
+    train: str
+    test: str
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,11 @@ def result_folder(location: str) -> Iterator[Path]:
         upload_folder(Path(folder), location)
 
 
+def library_versions() -> dict[str, str]:
+    """Name the versions of what an image depends on, as `version.<library>`."""
+    return {f"version.{library}": metadata.version(library) for library in LIBRARIES}
+
+
 def read_metrics(folder: Path) -> dict[str, float]:
     """Read what was measured from a result's folder."""
     metrics: dict[str, float] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
@@ -81,6 +100,17 @@ def read_metrics(folder: Path) -> dict[str, float]:
 def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
     """Write what was measured into a result's folder."""
     (folder / METRICS_FILE).write_text(json.dumps(dict(metrics), indent=1), encoding="utf-8")
+
+
+def read_training(folder: Path) -> TrainingRecord:
+    """Read from a training's result how it went, and what the watch for hacking found."""
+    totals = json.loads((folder / TOTALS_FILE).read_text(encoding="utf-8"))
+    alarms = tuple(Alarm(alarm["update"], alarm["reason"]) for alarm in totals["alarms"])
+    return TrainingRecord(
+        updates=totals.get("updates"),
+        alarms=alarms if any(ALARM_MEASURE in row for row in read_history(folder)) else None,
+        stopped_by_watch=totals["stopped_early"],
+    )
 
 
 def write_history(folder: Path, history: list[dict[str, float]]) -> None:

@@ -16,6 +16,8 @@ from advgrpo.tracking import TaskRun, task_run
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 """Environment variable that names the MLflow server; without it nothing is sent."""
 
+_SELF_AND_CHILDREN = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+
 logger = logging.getLogger(__name__)
 
 
@@ -25,15 +27,23 @@ def outbox() -> Path:
 
 
 class Cost:
-    """What a task took so far."""
+    """What a task took so far.
 
-    def __init__(self) -> None:
-        self._start = time.monotonic()
+    Args:
+        processes: How many it works with.
+    """
+
+    def __init__(self, processes: int = 1) -> None:
+        self._start, self._processes = time.monotonic(), processes
 
     def measures(self) -> dict[str, float]:
-        """Give seconds, and the largest resident memory of this process."""
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return {"cost/seconds": time.monotonic() - self._start, "cost/peak_memory_mib": memory}
+        """Give seconds, and the largest resident memory of this process or one that it started."""
+        peaks = [resource.getrusage(who).ru_maxrss for who in _SELF_AND_CHILDREN]
+        return {
+            "cost/seconds": time.monotonic() - self._start,
+            "cost/peak_memory_mib": max(peaks) / 1024,
+            "cost/processes": float(self._processes),
+        }
 
 
 @contextmanager

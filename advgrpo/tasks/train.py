@@ -1,20 +1,26 @@
 """Post-train the policy in as many processes as there are GPUs."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
+
 from advgrpo.config.tasks import TrainingSettings, digest, parse_json
-from advgrpo.data.reference_images import content_digest
+from advgrpo.data.reference_images import content_digest, write_validated
 from advgrpo.discriminator.saved import WEIGHTS_FILE
 from advgrpo.storage import file_sha256, join, local_folder
-from advgrpo.tasks.inputs import read_run_prompts
-from advgrpo.tasks.packed import unpacked
+from advgrpo.tasks.inputs import FEATURES, read_run_prompts
+from advgrpo.tasks.nodes import nodes
 from advgrpo.tasks.ranks import run_ranks
+from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.tasks.results import (
     LINEAGE_FILE,
     TaskResult,
     finished_result,
+    library_versions,
     result_folder,
     write_metrics,
 )
@@ -37,12 +43,13 @@ def train(
         reference_images: Location of reference images of the training prompts.
         discriminator: Location of the pre-trained discriminator.
         workspace: Local path or `s3://` location under which checkpoints and results are kept.
-        processes: Training processes; on GPUs, one each.
+        processes: Training processes on all machines of the job; on GPUs, one each.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
 
     Returns:
         A folder that holds `adapter/`, `discriminator/`, `history.jsonl`, `totals.json` and
-        `lineage.json` (hashes of what it was trained on).
+        `lineage.json` (hashes of what it was trained on). The first machine of a job writes it; on
+        the others there are no measures.
 
     Raises:
         Preempted: If training was asked to stop; its state is saved.
@@ -55,34 +62,62 @@ def train(
         location = join(workspace, "training", key)
         if (done := finished_result(join(location, "result"))) is not None:
             return done
-        images, pretrained = unpacked(reference_images), local_folder(discriminator)
-        with result_folder(join(location, "result")) as folder, TemporaryDirectory() as scratch:
-            settings_file = Path(scratch) / "settings.json"
+        # Checked once on each machine, not by each of its ranks.
+        images = open_reference_images(
+            reference_images,
+            prompts.train,
+            images_per_prompt=task.images_per_prompt,
+            resolution_pixels=task.policy.resolution_pixels,
+            seed=task.seed,
+            other_prompts=prompts.test,
+        )
+        pretrained = local_folder(discriminator)
+        with TemporaryDirectory() as scratch, _output(join(location, "result")) as folder:
+            settings_file, images_file = Path(scratch) / "settings.json", Path(scratch) / "set.json"
             settings_file.write_text(settings, encoding="utf-8")
+            write_validated(images, images_file)
             run_ranks(
                 "advgrpo.tasks.train_rank",
                 [
                     *("--settings", str(settings_file)),
-                    *("--reference-images", str(images)),
+                    *("--reference-images", str(images_file)),
                     *("--discriminator", str(pretrained)),
                     *("--output", str(folder)),
                     *("--checkpoints", join(location, "checkpoints")),
+                    *("--features", join(workspace, FEATURES)),
                     *("--parent-run-id", parent_run_id),
                 ],
                 processes=processes,
                 logs=Path(scratch) / "logs",
             )
-            metrics = _metrics(folder / "totals.json")
+            if not nodes().is_first:
+                return TaskResult(join(location, "result"), {})
+            metrics = _metrics(folder / "totals.json") | {
+                "cost/processes": float(processes),
+                "cost/on_gpu": float(torch.cuda.is_available()),
+            }
             write_metrics(folder, metrics)
             lineage = {
                 "prompts.train": prompts.train.digest,
                 "prompts.test": prompts.test.digest,
-                "reference_images": content_digest(images),
+                "reference_images": content_digest(images.root),
                 "discriminator": file_sha256(pretrained / WEIGHTS_FILE),
                 "training_settings": key,
+                **library_versions(),
             }
             (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1), encoding="utf-8")
         return TaskResult(join(location, "result"), metrics)
+
+
+@contextmanager
+def _output(location: str) -> Iterator[Path]:
+    """Give the folder that becomes the result; on other machines than the first, one that goes."""
+    if nodes().is_first:
+        with result_folder(location) as folder:
+            yield folder
+    else:
+        with TemporaryDirectory() as unused:
+            yield Path(unused)
 
 
 def _metrics(totals_file: Path) -> dict[str, float]:
@@ -90,4 +125,8 @@ def _metrics(totals_file: Path) -> dict[str, float]:
     seconds = {f"seconds/{part}": value for part, value in totals["seconds"].items()}
     counts = {name: float(totals[name]) for name in ("images_sampled", "policy_updates")}
     memory = {"cost/peak_memory_mib": totals["peak_memory_mib"]}
-    return {**totals["handed_on"], **counts, **seconds, **memory}
+    watched = {
+        "watch/alarms": float(len(totals["alarms"])),
+        "watch/stopped_early": float(totals["stopped_early"]),
+    }
+    return {**totals["handed_on"], **counts, **seconds, **memory, **watched}

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from advgrpo.config.tasks import TrainingSettings, digest, parse_json
-from advgrpo.data.reference_images import validate_reference_images
+from advgrpo.data.reference_images import read_validated
 from advgrpo.discriminator import save_discriminator
 from advgrpo.policy.adapter import save_adapter
 from advgrpo.progress import PROGRESS_FILE
@@ -23,8 +23,9 @@ from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.engine import connect
 from advgrpo.training.loop import train
 from advgrpo.training.monitors import Logger
-from advgrpo.training.ranks import Ranks
+from advgrpo.training.ranks import Ranks, losses_of_ranks
 from advgrpo.training.session import Session
+from advgrpo.training.watch import alarms, stopped_early
 
 logger = logging.getLogger("advgrpo")
 
@@ -38,15 +39,21 @@ class Silent:
     def picture(self, name: str, step: int, png: bytes) -> None:
         """Note nothing."""
 
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Note nothing."""
+
 
 def main() -> None:
     """Train, and let the first rank write the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--settings", type=Path, required=True, help="TrainingSettings as JSON")
-    parser.add_argument("--reference-images", type=Path, required=True, help="folder of the set")
+    parser.add_argument(
+        "--reference-images", type=Path, required=True, help="what was validated, as JSON"
+    )
     parser.add_argument("--discriminator", type=Path, required=True, help="pre-trained one")
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--checkpoints", required=True, help="folder or s3:// location")
+    parser.add_argument("--features", required=True, help="folder or s3:// location")
     parser.add_argument("--parent-run-id", default="", help="MLflow run to nest in")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -56,8 +63,12 @@ def main() -> None:
             logger.setLevel(logging.INFO)
         else:
             os.environ.pop(PROGRESS_FILE, None)
-        connect(ranks)
-        with _logger(ranks, arguments.parent_run_id) as sink, TemporaryDirectory() as scratch:
+        with (
+            _logger(ranks, arguments.parent_run_id) as sink,
+            TemporaryDirectory() as scratch,
+            losses_of_ranks(),
+        ):
+            connect(ranks)
             session = _session(arguments, ranks, sink, Path(scratch))
             train(session)
             if ranks.is_first:
@@ -78,14 +89,7 @@ def _session(arguments: argparse.Namespace, ranks: Ranks, sink: Logger, scratch:
     text = arguments.settings.read_text(encoding="utf-8")
     settings = parse_json(TrainingSettings, text, where=str(arguments.settings))
     prompts = read_run_prompts(settings.prompts)
-    reference_images = validate_reference_images(
-        arguments.reference_images,
-        prompts.train,
-        images_per_prompt=settings.images_per_prompt,
-        resolution_pixels=settings.policy.resolution_pixels,
-        seed=settings.seed,
-        other_prompts=prompts.test,
-    )
+    reference_images = read_validated(arguments.reference_images)
     pretrained = file_sha256(arguments.discriminator / "discriminator.safetensors")
     checkpoints = Checkpoints(
         arguments.checkpoints,
@@ -100,10 +104,11 @@ def _session(arguments: argparse.Namespace, ranks: Ranks, sink: Logger, scratch:
         training=settings.training,
         distance=settings.distance,
         alignment=settings.alignment,
-        scorers=build_scorers(settings.scorers, ranks.device),
+        scorers=build_scorers(settings.scorers, ranks.device, reference_images),
         prompts=prompts.train,
         reference_images=reference_images,
         pretrained_discriminator=arguments.discriminator,
+        features=arguments.features,
     )
     session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=sink)
     session.stop.listen()
@@ -118,7 +123,7 @@ def write_results(session: Session, output: Path) -> None:
     Args:
         session: A finished run.
         output: Gets `adapter/`, `discriminator/`, `history.jsonl` (measures, one update a line) and
-            `totals.json` (what the run took).
+            `totals.json` (what the run took, and which alarms were raised).
     """
     output.mkdir(parents=True, exist_ok=True)
     save_adapter(output / "adapter", session.best.values, session.policy.config.adapter)
@@ -128,10 +133,13 @@ def write_results(session: Session, output: Path) -> None:
     counters = session.counters
     totals = {
         "images_sampled": counters.images_sampled,
+        "updates": counters.updates,
         "policy_updates": counters.updates * session.config.optimizer_steps_per_update,
         "seconds": counters.seconds,
         "peak_memory_mib": session.history[-1]["cost/peak_memory_mib"],
         "handed_on": session.best.measures,
+        "stopped_early": stopped_early(session),
+        "alarms": [{"update": alarm.update, "reason": alarm.reason} for alarm in alarms(session)],
     }
     (output / "totals.json").write_text(json.dumps(totals, indent=1), encoding="utf-8")
 

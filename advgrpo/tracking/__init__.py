@@ -1,6 +1,7 @@
 """What a run leaves in MLflow: its records, and the trained adapter as a model version.
 
-`runs`, `sending` and `models` load MLflow, which takes seconds, and are imported by their names.
+The modules that load MLflow, which takes seconds, are imported by their names: `runs`, `sending`,
+`registering`, `models`, `champion`.
 """
 
 from advgrpo.tracking.outbox import metric_curves

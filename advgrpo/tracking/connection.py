@@ -63,10 +63,25 @@ def explained(error: Exception, what: str, tracking_uri: str) -> TrackingError:
     """
     return TrackingError(
         f"cannot {what} on the MLflow server {tracking_uri}: {error}",
-        repair="check the name"
-        if misses(error)
-        else "check that the server runs and that MLFLOW_TRACKING_URI is right, then run again",
+        repair=_repair(error),
     )
+
+
+def _repair(error: Exception) -> str:
+    text = str(error)
+    if misses(error):
+        return "check the name"
+    if "Invalid Host header" in text:
+        return (
+            "start the server with --allowed-hosts and the name that it is called by here, with "
+            "and without the port; the chart's value is mlflow.server.allowedHosts"
+        )
+    if "error code 401" in text or "error code 403" in text:
+        return (
+            "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
+            "MLFLOW_TRACKING_TOKEN, and what they may do"
+        )
+    return "check that the server runs and that MLFLOW_TRACKING_URI is right, then run again"
 
 
 def log_parameters(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:

@@ -1,26 +1,26 @@
-"""Trained adapters as versions of a registered model."""
+"""Registered adapters, read back: fetched, and checked to be what was registered."""
 
+import hashlib
+import json
+import re
 import shutil
 import tempfile
-import time
-import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
-import mlflow
+import mlflow.artifacts
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, Metric
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from pydantic import ValidationError
 
-from advgrpo import __version__, storage
-from advgrpo.config import SamplingConfig, Sd3PolicyConfig
-from advgrpo.errors import TrackingError, WeightsError
-from advgrpo.storage.local import disk_errors, replaced_folder
-from advgrpo.tracking.connection import FAULTS, connect, explained
+from advgrpo import storage
+from advgrpo.config import AdapterConfig, Sd3PolicyConfig
+from advgrpo.errors import PromotionError, TrackingError
+from advgrpo.storage.local import replaced_folder
+from advgrpo.tracking.connection import FAULTS, connect, explained, misses
 
 ADAPTER_FILES = (
     "adapter_model.safetensors",
@@ -29,11 +29,26 @@ ADAPTER_FILES = (
 )
 """What a registered adapter holds: peft's layout, and the one that plain diffusers loads."""
 
-_TAG_PREFIX = "advgrpo."
-_ADAPTER_TAG = "advgrpo.adapter.{}"
-_LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors", "mlflow")
-_ARTIFACT = "adapter"
-_EXISTS = "RESOURCE_ALREADY_EXISTS"
+ADAPTER_FOLDER = "artifacts/adapter"
+"""Where the adapter lies among the files of a version."""
+
+FILES_LIST = "files.json"
+"""Lists every other file of a version with its SHA-256."""
+
+TAG_PREFIX = "advgrpo."
+FILES_TAG = "advgrpo.files"
+"""Holds the SHA-256 of `FILES_LIST`."""
+
+ADAPTER_TAG = "advgrpo.adapter.{}"
+POLICY_TAG = "advgrpo.policy"
+MODEL_TAG = "advgrpo.model"
+"""Marks a registered model as ours; no other is ever touched."""
+
+CHAMPION = "champion"
+"""Alias of the version that is in use."""
+
+PREVIOUS = "previous"
+"""Alias of the version that was in use before."""
 
 
 @dataclass(frozen=True)
@@ -46,57 +61,19 @@ class RegisteredAdapter:
     """`models:/name/version`."""
 
 
-def register_adapter(
-    adapter_folder: Path,
-    *,
-    registered_model: str,
-    alias: str,
-    run_id: str,
-    tracking_uri: str,
-    policy: Sd3PolicyConfig,
-    sampling: SamplingConfig,
-    lineage: Mapping[str, str],
-    measures: Mapping[str, float],
-) -> RegisteredAdapter:
-    """Make an adapter a new version of a registered model and point an alias at it.
+@dataclass(frozen=True)
+class Champion:
+    """The version that is in use, fetched and checked."""
 
-    The version serves images through `mlflow.pyfunc`; base weights are named, not copied. The alias
-    moves last. Registering the same adapter of the same run again only moves the alias.
+    version: int
+    uri: str
+    """`models:/name/version`."""
 
-    Args:
-        adapter_folder: Holds `ADAPTER_FILES`.
-        registered_model: Name of the registered model; created if there is none.
-        alias: Alias to set on the version.
-        run_id: MLflow run that the adapter comes from.
-        tracking_uri: The MLflow server.
-        policy: Base model and shape of the adapter.
-        sampling: Gives the served model's default steps and guidance.
-        lineage: What the adapter was made from, by name: digests, commits. Kept as tags.
-        measures: What it was measured to be, by name.
+    adapter: Path
+    """Folder in peft's layout."""
 
-    Raises:
-        WeightsError: If a file of the adapter is missing.
-        TrackingError: If MLflow is not available or refuses.
-    """
-    digests = _digests(adapter_folder)
-    tags = {
-        **{_TAG_PREFIX + name: value for name, value in {**_versions(), **lineage}.items()},
-        **{_ADAPTER_TAG.format(name): digest for name, digest in digests.items()},
-    }
-    try:
-        client = connect(tracking_uri)
-        version = _version_of(client, registered_model, run_id, digests)
-        if version is None:
-            model_id = _log_model(
-                client, adapter_folder, registered_model, run_id, policy, sampling, tags, measures
-            )
-            version = _create_version(client, registered_model, run_id, model_id, tags)
-        client.set_registered_model_alias(registered_model, alias, str(version))
-    except FAULTS as error:
-        raise explained(
-            error, f"register the adapter as {registered_model}", tracking_uri
-        ) from error
-    return RegisteredAdapter(registered_model, version, f"models:/{registered_model}/{version}")
+    adapter_config: AdapterConfig
+    """Rank, alpha and modules of this adapter, which may differ from a later run's."""
 
 
 def registered_adapter(uri: str, destination: Path, *, tracking_uri: str) -> Path:
@@ -113,109 +90,153 @@ def registered_adapter(uri: str, destination: Path, *, tracking_uri: str) -> Pat
     Raises:
         TrackingError: If there is no such version, or its files are not those that were registered.
     """
-    name, version, alias = _parsed(uri)
+    name, which = parsed_uri(uri)
     try:
         client = connect(tracking_uri)
-        found = (
-            client.get_model_version_by_alias(name, alias)
-            if alias
-            else client.get_model_version(name, version)
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            fetched = mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{name}/{found.version}/artifacts/{_ARTIFACT}",
-                dst_path=folder,
-                tracking_uri=tracking_uri,
-                registry_uri=tracking_uri,
-            )
-            _check(Path(fetched), found.tags, uri)
+        found = find_version(client, name, which)
+        with _download(found, tracking_uri, ADAPTER_FOLDER) as fetched:
+            for file in ADAPTER_FILES:
+                _check(fetched / file, found.tags.get(ADAPTER_TAG.format(file)), uri)
             with replaced_folder(destination) as partial:
                 for file in ADAPTER_FILES:
-                    shutil.copyfile(Path(fetched) / file, partial / file)
+                    shutil.copyfile(fetched / file, partial / file)
     except FAULTS as error:
         raise explained(error, f"fetch {uri}", tracking_uri) from error
     return destination
 
 
-def _log_model(
-    client: MlflowClient,
-    adapter_folder: Path,
-    name: str,
-    run_id: str,
-    policy: Sd3PolicyConfig,
-    sampling: SamplingConfig,
-    tags: Mapping[str, str],
-    measures: Mapping[str, float],
-) -> str:
-    experiment = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(
-        experiment, name=name, source_run_id=run_id, tags=dict(tags), model_type="adapter"
-    )
-    model_id = str(logged.model_id)
+@contextmanager
+def fetched_version(version: ModelVersion, tracking_uri: str) -> Iterator[Path]:
+    """Fetch all files of a version for the length of the block, and check every one.
+
+    Raises:
+        TrackingError: If a file is missing or is not the one that was registered.
+    """
+    uri = uri_of(version)
+    with _download(version, tracking_uri) as folder:
+        _check(folder / FILES_LIST, version.tags.get(FILES_TAG), uri)
+        listed: dict[str, str] = json.loads((folder / FILES_LIST).read_text(encoding="utf-8"))
+        for name, digest in listed.items():
+            _check(folder / name, digest, uri)
+        yield folder
+
+
+def current_champion(
+    registered_model: str, *, tracking_uri: str, policy: Sd3PolicyConfig
+) -> Champion | None:
+    """Fetch the adapter that a new one has to beat.
+
+    Args:
+        registered_model: Name of the registered model.
+        tracking_uri: The MLflow server.
+        policy: The run's; its base model must be the champion's.
+
+    Returns:
+        The version with the alias `champion`; None if there is none.
+
+    Raises:
+        PromotionError: If the champion is an adapter for another base model.
+        TrackingError: If MLflow is not available, or the files are not those that were registered.
+    """
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            # MLflow keeps the copy under its folder's own name.
-            copy = Path(folder, _ARTIFACT)
-            copy.mkdir()
-            for file in ADAPTER_FILES:
-                shutil.copyfile(adapter_folder / file, copy / file)
-            _save_model(Path(folder, "model"), copy, policy, sampling, run_id, model_id)
-            client.log_model_artifacts(model_id, str(Path(folder, "model")))
-        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-        now = int(time.time() * 1000)
-        client.log_batch(
-            run_id,
-            metrics=[
-                Metric(measure, value, now, 0, model_id=model_id, run_id=run_id)
-                for measure, value in measures.items()
-            ],
+        version = aliased(connect(tracking_uri), registered_model, CHAMPION)
+    except FAULTS as error:
+        raise explained(
+            error, f"look up the champion of {registered_model}", tracking_uri
+        ) from error
+    if version is None:
+        return None
+    uri = uri_of(version)
+    theirs = registered_policy(version)
+    if theirs.weights != with_absolute_paths(policy).weights:
+        raise PromotionError(
+            f"{uri}, the champion of {registered_model}, is an adapter for the base model "
+            f"{theirs.weights.location}, not for {policy.weights.location}",
+            repair="set promotion.registered_model to another name, or policy.weights as the "
+            "champion has it",
         )
-    except BaseException:
-        client.finalize_logged_model(model_id, "FAILED")
-        raise
-    client.finalize_logged_model(model_id, "READY")
-    return model_id
-
-
-def _save_model(
-    path: Path,
-    adapter_folder: Path,
-    policy: Sd3PolicyConfig,
-    sampling: SamplingConfig,
-    run_id: str,
-    model_id: str,
-) -> None:
-    signature = ModelSignature(
-        inputs=Schema([ColSpec(DataType.string)]),
-        outputs=Schema([ColSpec(DataType.string)]),
-        params=ParamSchema(
-            [
-                ParamSpec("seed", DataType.long, 0),
-                ParamSpec("denoising_steps", DataType.long, sampling.denoising_steps),
-                ParamSpec("guidance_scale", DataType.double, sampling.guidance_scale),
-            ]
-        ),
+    key = hashlib.sha256(f"{tracking_uri} {uri}".encode()).hexdigest()
+    folder = registered_adapter(
+        uri, storage.cache_folder() / "registered" / key, tracking_uri=tracking_uri
     )
-    # MLflow warns of type hints of its own classes when this part of it is loaded.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        mlflow.pyfunc.save_model(
-            path,
-            python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts={_ARTIFACT: str(adapter_folder)},
-            model_config={"policy": _with_absolute_paths(policy).model_dump(mode="json")},
-            signature=signature,
-            pip_requirements=[
-                f"advgrpo[train]=={__version__}",
-                # Without a local build's mark such as +cpu.
-                *(f"{name}=={metadata.version(name).partition('+')[0]}" for name in _LIBRARIES),
-            ],
-            mlflow_model=Model(run_id=run_id, model_id=model_id, model_uuid=model_id),
+    return Champion(int(version.version), uri, folder, theirs.adapter)
+
+
+def aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """Find the version that an alias points at; None if there is none."""
+    try:
+        return client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if misses(error) or error.error_code == "INVALID_PARAMETER_VALUE":
+            return None
+        raise
+
+
+def registered_policy(version: ModelVersion) -> Sd3PolicyConfig:
+    """Read which base model a version is for, and the shape of its adapter.
+
+    Raises:
+        TrackingError: If the version does not say.
+    """
+    try:
+        return Sd3PolicyConfig.model_validate_json(version.tags.get(POLICY_TAG, ""))
+    except ValidationError as error:
+        raise TrackingError(
+            f"{uri_of(version)} does not say which base model it is for: "
+            f"its tag {POLICY_TAG} is missing or damaged",
+            repair="register the adapter again",
+        ) from error
+
+
+def find_version(client: MlflowClient, name: str, which: str) -> ModelVersion:
+    """Find a version by its number or an alias.
+
+    Raises:
+        TrackingError: If there is none.
+    """
+    try:
+        found = (
+            client.get_model_version(name, which)
+            if which.isdecimal()
+            else aliased(client, name, which)
         )
+    except MlflowException as error:
+        if not misses(error):
+            raise
+        found = None
+    if found is None:
+        raise TrackingError(
+            f"there is no version {which} of {name} in the MLflow registry",
+            repair=f"`advgrpo registry list {name}` shows its versions and aliases",
+        )
+    return found
 
 
-def _with_absolute_paths(policy: Sd3PolicyConfig) -> Sd3PolicyConfig:
-    # Whatever serves the model runs in another folder.
+def uri_of(version: ModelVersion) -> str:
+    """Spell a version as `models:/name/number`."""
+    return f"models:/{version.name}/{version.version}"
+
+
+def parsed_uri(uri: str) -> tuple[str, str]:
+    """Take `models:/name@alias` or `models:/name/number` apart.
+
+    Returns:
+        The name, and the alias or number.
+
+    Raises:
+        TrackingError: If it is neither.
+    """
+    match = re.fullmatch(r"models:/([^/:@]+)(?:@([^/:@]+)|/([0-9]+))", uri)
+    if match is None:
+        raise TrackingError(
+            f"{uri!r} names no registered adapter",
+            repair="write models:/name@alias or models:/name/3",
+        )
+    return match[1], match[2] or match[3]
+
+
+def with_absolute_paths(policy: Sd3PolicyConfig) -> Sd3PolicyConfig:
+    """Make a policy's settings mean the same in every folder."""
     location = policy.weights.location
     if storage.scheme(location):
         return policy
@@ -223,73 +244,22 @@ def _with_absolute_paths(policy: Sd3PolicyConfig) -> Sd3PolicyConfig:
     return policy.model_copy(update={"weights": weights})
 
 
-def _create_version(
-    client: MlflowClient, name: str, run_id: str, model_id: str, tags: Mapping[str, str]
-) -> int:
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != _EXISTS:
-            raise
-    version = client.create_model_version(
-        name,
-        f"models:/{model_id}",
-        run_id=run_id,
-        tags=dict(tags),
-        model_id=model_id,
-        await_creation_for=0,
-    )
-    return int(version.version)
-
-
-def _version_of(
-    client: MlflowClient, name: str, run_id: str, digests: Mapping[str, str]
-) -> int | None:
-    wanted = {_ADAPTER_TAG.format(file): digest for file, digest in digests.items()}
-    for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
-        if wanted.items() <= version.tags.items():
-            return int(version.version)
-    return None
-
-
-def _digests(folder: Path) -> dict[str, str]:
-    missing = [file for file in ADAPTER_FILES if not (folder / file).is_file()]
-    if missing:
-        raise WeightsError(
-            f"the adapter in {folder} has no {', '.join(missing)}",
-            repair="give the folder that training wrote",
-        )
-    with disk_errors("read", folder):
-        return {file: storage.file_sha256(folder / file) for file in ADAPTER_FILES}
-
-
-def _check(folder: Path, tags: Mapping[str, str], uri: str) -> None:
-    for file in ADAPTER_FILES:
-        registered = tags.get(_ADAPTER_TAG.format(file))
-        path = folder / file
-        if registered is None or not path.is_file() or storage.file_sha256(path) != registered:
-            raise TrackingError(
-                f"{file} of {uri} is not the file that was registered",
-                repair="register the adapter again, or use another version",
+@contextmanager
+def _download(version: ModelVersion, tracking_uri: str, below: str = "") -> Iterator[Path]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{uri_of(version)}/{below}",
+                dst_path=folder,
+                tracking_uri=tracking_uri,
+                registry_uri=tracking_uri,
             )
+        )
 
 
-def _parsed(uri: str) -> tuple[str, str, str]:
-    path = uri.removeprefix("models:/")
-    name, at, alias = path.partition("@")
-    if not at:
-        name, _, version = path.partition("/")
-        if version.isdecimal() and name and uri.startswith("models:/"):
-            return name, version, ""
-    elif name and alias and uri.startswith("models:/"):
-        return name, "", alias
-    raise TrackingError(
-        f"{uri!r} names no registered adapter", repair="write models:/name@alias or models:/name/3"
-    )
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "version": __version__,
-        **{f"version.{library}": metadata.version(library) for library in _LIBRARIES},
-    }
+def _check(path: Path, registered: str | None, uri: str) -> None:
+    if registered is None or not path.is_file() or storage.file_sha256(path) != registered:
+        raise TrackingError(
+            f"{path.name} of {uri} is not the file that was registered",
+            repair="register the adapter again, or use another version",
+        )

@@ -8,7 +8,6 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import PIL.Image
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.multimedia import compress_image_size
@@ -107,6 +106,9 @@ class Sender:
                 self._client.set_terminated(run_id, first["status"], first["timestamp_ms"])
 
     def _post_picture(self, record: Record) -> None:
+        # Here and not above: what starts jobs has no Pillow, and no pictures either.
+        import PIL.Image  # noqa: PLC0415
+
         # The names by which MLflow's image charts find pictures. A picture that is sent twice,
         # because the first answer was lost, must not get two.
         name = record["name"].replace("/", "~")

@@ -1,12 +1,16 @@
 """What the tests of evaluation share."""
 
+import json
+
 import pytest
 import torch
-from transformers import Dinov2Config, Dinov2Model
+from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
+from advgrpo.backbones.clip import ClipBackbone
 from advgrpo.backbones.dino import DinoBackbone
 from advgrpo.config import DistanceConfig, EvaluationConfig, SamplingConfig, Weights
 from advgrpo.data.images import encode_png
+from advgrpo.pocket.tokenizers import build_clip_tokenizer
 from advgrpo.records import PromptSet, ReferenceImageSet
 from tests.evaluation.world import PROMPTS, SIDE, ColourPolicy, colour_of
 
@@ -55,6 +59,28 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> DinoBackbone:
     return DinoBackbone(
         Weights(location=str(folder)), resolution_pixels=SIDE, device=torch.device("cpu")
     )
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> ClipBackbone:
+    folder = tmp_path_factory.mktemp("clip")
+    tower = {
+        "hidden_size": 8,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    text = {**tower, "vocab_size": len(build_clip_tokenizer()), "max_position_embeddings": 12}
+    vision = {**tower, "image_size": SIDE, "patch_size": 4}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        CLIPModel(
+            CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
+        ).save_pretrained(folder)
+    build_clip_tokenizer().save_pretrained(folder)
+    settings = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    return ClipBackbone(Weights(location=str(folder)), torch.device("cpu"))
 
 
 @pytest.fixture(scope="session")

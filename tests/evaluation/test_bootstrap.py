@@ -48,3 +48,17 @@ def test_a_distance_of_sets_is_resampled_fewer_times() -> None:
     resampler = bootstrap(10)
 
     assert len(resampler.each(lambda counts: float(counts[0]))) == SET_RESAMPLES
+
+
+def test_a_prompt_without_a_value_counts_in_no_resample() -> None:
+    resamples = bootstrap(4, samples=50)
+    with_gaps = torch.tensor([1.0, float("nan"), 3.0, float("nan")])
+
+    means = resamples.means(with_gaps)
+
+    drawn = resamples.counts[:, [0, 2]]
+    expected = (drawn * torch.tensor([1.0, 3.0])).sum(dim=1) / drawn.sum(dim=1)
+    torch.testing.assert_close(means, expected, equal_nan=True)
+    assert means.isnan().any()
+    interval = resamples.interval(2.0, means)
+    assert interval.low < 2.0 < interval.high

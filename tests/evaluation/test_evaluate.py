@@ -1,18 +1,29 @@
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
+from advgrpo.algorithm.seeds import seed_for
+from advgrpo.backbones.clip import ClipBackbone
 from advgrpo.backbones.dino import DinoBackbone
 from advgrpo.config import EvaluationConfig, SamplingConfig
-from advgrpo.errors import ConfigError, NonFiniteError, ReferenceImageError
+from advgrpo.errors import ConfigError, NonFiniteError, ReferenceImageError, WeightsError
 from advgrpo.evaluation.evaluate import Evaluation, chosen_prompts, evaluate, images_to_sample
 from advgrpo.evaluation.examples import EXTREMES, evenly_spread
-from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.evaluation.kept import KeptInMemory
+from advgrpo.evaluation.measuring import MeasuredImages
+from advgrpo.evaluation.parts import Champion
+from advgrpo.records import Interval, PromptSet, ReferenceImageSet
 from advgrpo.scorers.base import Scorer
-from advgrpo.scorers.distance import KernelSums, frechet_distance
+from advgrpo.scorers.distance import (
+    CMMD_SCALE,
+    KernelSums,
+    frechet_distance,
+    gaussian_kernel,
+)
 from tests.evaluation.world import PROMPTS, ColourJudge, ColourPolicy
 
 Run = Callable[..., Evaluation]
@@ -148,7 +159,7 @@ def test_a_scorer_that_was_in_the_reward_is_marked(run: Run) -> None:
 def test_plain_statistics_have_no_better_direction(run: Run) -> None:
     statistics = [c for c in run().report.comparisons if c.measure.startswith("image.")]
 
-    assert len(statistics) == 4
+    assert len(statistics) == 5
     assert run().report.comparison("diversity.in_group").higher_is_better is None
     assert all(c.higher_is_better is None and c.reference is not None for c in statistics)
 
@@ -235,15 +246,260 @@ def test_a_single_image_is_refused(run: Run, config: EvaluationConfig) -> None:
         run(config=config.model_copy(update={"prompts": 1, "images_per_prompt": 1}))
 
 
+class RedScorer:
+    """Measures what is red only."""
+
+    name = "red"
+    measures = ("share",)
+
+    def why_missing(self, prompt: str) -> str:
+        return "" if "red" in prompt else "it is not red"
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Mapping[str, Tensor]:
+        assert all("red" in prompt for prompt in prompts)
+        return {"share": images[:, 0].mean(dim=(1, 2))}
+
+
+class NothingScorer(RedScorer):
+    """Measures no prompt at all."""
+
+    name = "nothing"
+
+    def why_missing(self, prompt: str) -> str:  # noqa: ARG002 - whatever it is
+        return "nonsense"
+
+
+def test_a_measure_of_some_prompts_is_compared_over_those_and_says_so(run: Run) -> None:
+    report = run(scorers=(ColourJudge(), RedScorer())).report
+    red, colour = report.comparison("red.share"), report.comparison("judge.colour")
+
+    assert red.missing == "no value for 8 of 12 prompts: it is not red"
+    assert colour.missing == ""
+    # The adapter draws red prompts red; others would have pulled the mean down.
+    assert red.trained.mean == pytest.approx(0.76, abs=0.15)
+    assert red.difference.low > 0
+    assert red.reference == pytest.approx(0.9, abs=0.05)
+    assert report.missing == {}
+
+
+def test_a_measure_of_no_prompt_is_missing_in_words(run: Run) -> None:
+    report = run(scorers=(ColourJudge(), NothingScorer())).report
+
+    assert report.missing == {"nothing.share": "no value for 12 of 12 prompts: nonsense"}
+    assert "nothing.share" not in {c.measure for c in report.comparisons}
+
+
+def test_an_alignment_that_some_prompts_lack_is_refused_before_sampling(
+    run: Run, policy: ColourPolicy, config: EvaluationConfig
+) -> None:
+    wrong = config.model_copy(update={"alignment": "red.share"})
+
+    with pytest.raises(ConfigError, match="no value for 8 of 12 prompts: it is not red"):
+        run(config=wrong, scorers=(RedScorer(),))
+
+    assert not policy.drawn
+
+
+def test_what_shares_a_part_with_the_reward_is_said_to(run: Run) -> None:
+    report = run(
+        trained_on={"judge"},
+        related={"manifold": "same eyes", "distance.kernel": "same space", "judge": "same judge"},
+    ).report
+
+    words = {c.measure: c.related for c in report.comparisons if c.related}
+    assert words == {
+        "distance.kernel": "same space",
+        **{f"manifold.{m}": "same eyes" for m in ("precision", "recall", "density", "coverage")},
+    }
+
+
+def test_the_better_model_covers_more_of_the_reference_images(run: Run) -> None:
+    report = run().report
+
+    for name in ("recall", "coverage"):
+        comparison = report.comparison(f"manifold.{name}")
+        assert comparison.trained.mean > comparison.base.mean
+        assert 0 <= comparison.base.mean <= comparison.trained.mean <= 1
+        assert comparison.reference is not None
+
+
+def test_too_few_images_have_no_coverage(run: Run, config: EvaluationConfig) -> None:
+    report = run(config=config.model_copy(update={"prompts": 1, "grid_prompts": 1})).report
+
+    assert not [c.measure for c in report.comparisons if c.measure.startswith("manifold")]
+
+
+def test_every_direction_is_that_of_the_catalogue(run: Run, clip: ClipBackbone) -> None:
+    from advgrpo.scorers.catalogue import facts_of
+
+    comparisons = run(scorers=(ColourJudge(),), clip=clip).report.comparisons
+    known = [(c, facts_of(c.measure)) for c in comparisons if c.measure != "judge.colour"]
+
+    assert len(known) == 3 + 4 + 5 + 1
+    for comparison, facts in known:
+        assert facts is not None, comparison.measure
+        assert comparison.higher_is_better == facts.higher_is_better
+
+
+def test_cmmd_is_measured_in_the_embeddings_of_a_clip(
+    run: Run, clip: ClipBackbone, config: EvaluationConfig, reference_images: ReferenceImageSet
+) -> None:
+    from advgrpo.data.reference_images import load_images
+
+    report = run(clip=clip, config=config.model_copy(update={"grid_prompts": len(PROMPTS)}))
+    trained = torch.cat([e.trained for e in report.examples if e.why == "spread"])
+    references = torch.cat([load_images(reference_images, p, range(4)) for p in PROMPTS])
+    sums = KernelSums.between(
+        clip.image_features(trained),
+        torch.arange(len(PROMPTS)).repeat_interleave(2),
+        clip.image_features(references),
+        torch.arange(len(PROMPTS)).repeat_interleave(4),
+        kernel=gaussian_kernel,
+    )
+
+    cmmd = report.report.comparison("distance.cmmd")
+
+    expected = CMMD_SCALE * sums.distances(torch.ones(1, len(PROMPTS))).item()
+    assert cmmd.trained.mean == pytest.approx(expected, rel=1e-3)
+    assert cmmd.trained.mean < cmmd.base.mean
+    assert cmmd.higher_is_better is False
+
+
 class BrokenScorer:
     name = "broken"
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Mapping[str, Tensor]:
         values = images.mean(dim=(1, 2, 3))
-        values[["blue" in prompt for prompt in prompts]] = float("nan")
+        # Reference images are whole; what is drawn has other values.
+        drawn = images.mean(dim=(1, 2, 3)) != images.mul(255).round().div(255).mean(dim=(1, 2, 3))
+        values[torch.tensor(["blue" in prompt for prompt in prompts]) & drawn] = float("nan")
         return {"value": values}
 
 
 def test_a_score_that_is_not_a_number_is_named_with_its_prompt(run: Run) -> None:
-    with pytest.raises(NonFiniteError, match=r"broken\.value .*a blue thing, 0"):
+    seed = seed_for("evaluation", 1234, "a blue thing, 0", 0)
+    said = rf"broken\.value .*a blue thing, 0' \(seed {seed}\)"
+
+    with pytest.raises(NonFiniteError, match=said):
         run(scorers=(ColourJudge(), BrokenScorer()))
+
+
+def test_the_champion_is_measured_on_the_same_seeds_and_resamples(
+    run: Run, policy: ColourPolicy
+) -> None:
+    champion = Champion(3, "ab" * 32, policy.as_champion)
+
+    alone, evaluation = run(), run(champion=champion)
+
+    assert evaluation.report.champion == 3
+    for before, after in zip(alone.report.comparisons, evaluation.report.comparisons, strict=True):
+        assert replace(after, champion=None, difference_to_champion=None) == before
+    alignment = evaluation.report.comparison("judge.colour")
+    assert alignment.champion is not None
+    assert alignment.difference_to_champion is not None
+    assert alignment.base.mean < alignment.champion.mean < alignment.trained.mean
+    gain = alignment.trained.mean - alignment.champion.mean
+    assert alignment.difference_to_champion.mean == pytest.approx(gain, abs=1e-6)
+    assert alignment.difference_to_champion.low > 0
+    example = evaluation.examples[0]
+    assert example.champion is not None
+    assert not torch.equal(example.champion, example.trained)
+    assert example.champion_alignment is not None
+
+
+def test_a_champion_that_is_the_adapter_itself_differs_by_nothing(run: Run) -> None:
+    report = run(champion=Champion(3, "ab" * 32, nullcontext)).report
+
+    for comparison in report.comparisons:
+        assert comparison.difference_to_champion == Interval(0.0, 0.0, 0.0)
+
+
+@contextmanager
+def unfit() -> Iterator[None]:
+    raise WeightsError("it is for another base model")
+    yield
+
+
+def test_a_champion_that_does_not_fit_is_marked_as_missing(run: Run) -> None:
+    report = run(champion=Champion(3, "ab" * 32, unfit)).report
+
+    assert report == replace(
+        run().report,
+        missing={"champion": "version 3 cannot be used: it is for another base model"},
+    )
+
+
+def test_measures_that_need_more_images_are_missing_in_words(
+    run: Run, config: EvaluationConfig
+) -> None:
+    one_prompt = config.model_copy(update={"prompts": 1, "grid_prompts": 1})
+    one_image = config.model_copy(update={"images_per_prompt": 1})
+
+    assert "one prompt" in run(config=one_prompt).report.missing["distance.kernel"]
+    assert "images_per_prompt" in run(config=one_image).report.missing["diversity.in_group"]
+    assert run().report.missing == {}
+
+
+def test_no_more_than_a_batch_is_drawn_at_once(
+    run: Run, policy: ColourPolicy, config: EvaluationConfig
+) -> None:
+    run()
+
+    assert max(count for _adapted, count in policy.drawn) == config.batch_size
+
+
+class Interrupting(KeptInMemory):
+    """Fails after a few batches, as a killed process does."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.left = batches
+
+    def write(self, name: str, measured: MeasuredImages) -> None:
+        if self.left == 0:
+            raise KeyboardInterrupt
+        self.left -= 1
+        super().write(name, measured)
+
+
+@pytest.mark.parametrize("batches", [1, 9, 12])
+def test_an_interrupted_evaluation_goes_on_and_gives_equal_bits(
+    run: Run, policy: ColourPolicy, batches: int
+) -> None:
+    champion = Champion(3, "ab" * 32, policy.as_champion)
+    whole, kept = run(champion=champion), Interrupting(batches)
+    with pytest.raises(KeyboardInterrupt):
+        run(champion=champion, kept=kept)
+    kept.left = 1000
+    policy.drawn.clear()
+    resumed: list[int] = []
+    drawn: list[int] = []
+
+    again = run(champion=champion, kept=kept, on_resume=resumed.append, on_progress=drawn.append)
+
+    assert again.report == whole.report
+    assert sum(resumed) + sum(drawn) == 3 * 2 * len(PROMPTS)
+    shown = len({example.prompt for example in again.examples}) * 2
+    assert sum(count for _adapted, count in policy.drawn) == sum(drawn) + 3 * shown
+
+
+def test_what_is_kept_of_one_champion_is_not_taken_for_the_next(
+    run: Run, policy: ColourPolicy
+) -> None:
+    kept = KeptInMemory()
+    run(champion=Champion(3, "ab" * 32, policy.as_champion), kept=kept)
+
+    report = run(champion=Champion(4, "cd" * 32, nullcontext), kept=kept).report
+
+    difference = report.comparison("judge.colour").difference_to_champion
+    assert difference == Interval(0.0, 0.0, 0.0)
+
+
+def test_prompts_with_the_best_and_the_worst_alignment_are_shown(run: Run) -> None:
+    examples = run().examples
+
+    best, worst = (
+        [e.trained_alignment for e in examples if e.why == why] for why in ("best", "worst")
+    )
+    assert len(best) == len(worst) == EXTREMES
+    assert min(best) > max(worst)

@@ -7,14 +7,23 @@ import pytest
 import torch
 
 from advgrpo.config import resolve
+from advgrpo.evaluation.costs import PhaseCost
 from advgrpo.evaluation.curves import training_curves
 from advgrpo.evaluation.evaluate import Evaluation
 from advgrpo.evaluation.examples import Example
-from advgrpo.evaluation.report import PhaseCost, RunFacts, render_report, write_report
-from advgrpo.records import Comparison, EvaluationReport, Interval
+from advgrpo.evaluation.report import RunFacts, render_report, write_report
+from advgrpo.evaluation.wording import label
+from advgrpo.records import (
+    Alarm,
+    Comparison,
+    EvaluationReport,
+    GateResult,
+    Interval,
+    TrainingRecord,
+)
 
 ALIGNMENT = "pocket_judge.attribute_accuracy"
-VOID = {"meta", "img", "br", "line", "circle", "polyline"}
+VOID = {"meta", "img", "br", "line", "circle", "polyline", "polygon"}
 
 
 def comparison(
@@ -132,6 +141,26 @@ def test_what_the_reward_was_trained_on_stands_apart(
     assert "what it thinks of the images" in rest
 
 
+def test_what_is_related_or_missing_is_said_beside_the_measure(
+    evaluation: Evaluation, facts: RunFacts
+) -> None:
+    first, *others = evaluation.report.comparisons
+    report = replace(
+        evaluation.report,
+        comparisons=(
+            replace(first, related="same eyes", missing="none for 2 prompts"),
+            *others,
+        ),
+        missing={"ocr.accuracy": "no value for 12 of 12 prompts: it quotes no text"},
+    )
+
+    page = render_report(replace(evaluation, report=report), HISTORY, facts)
+
+    assert "lower is better; same eyes; none for 2 prompts" in page
+    assert f"{label('ocr.accuracy')}: no value for 12 of 12 prompts: it quotes no text." in page
+    assert "Not measured" not in render_report(evaluation, HISTORY, facts)
+
+
 def test_small_images_are_kept_exactly_and_enlarged_pixel_by_pixel(
     evaluation: Evaluation, facts: RunFacts
 ) -> None:
@@ -179,3 +208,105 @@ def test_the_report_is_written_as_utf8(
     text = (tmp_path / "report.html").read_text("utf-8")
     assert text == render_report(evaluation, HISTORY, facts)
     assert text.startswith("<!doctype html>")
+
+
+@pytest.fixture
+def against_champion(evaluation: Evaluation) -> Evaluation:
+    comparisons = tuple(
+        replace(
+            c, champion=Interval(0.7, 0.6, 0.75), difference_to_champion=Interval(0.1, 0.05, 0.15)
+        )
+        for c in evaluation.report.comparisons
+    )
+    one = evaluation.examples[0]
+    shown = replace(one, champion=one.base, champion_alignment=0.625)
+    return Evaluation(replace(evaluation.report, comparisons=comparisons, champion=3), (shown,))
+
+
+def test_the_champion_has_its_columns_pictures_and_marks(
+    evaluation: Evaluation, against_champion: Evaluation, facts: RunFacts
+) -> None:
+    without = render_report(evaluation, HISTORY, facts)
+    page = render_report(against_champion, HISTORY, facts)
+    Balance().feed(page)
+
+    for text in ("champion, version 3", "champion: a &lt;b&gt;", "champion 0.625", "<polygon"):
+        assert text in page
+        assert text not in without
+    assert 'data-name="Trained against the champion"' in page
+    assert "8 differences" in page
+    assert "4 differences" in without
+
+
+def test_better_and_worse_are_told_by_words_and_marks_too(
+    evaluation: Evaluation, facts: RunFacts
+) -> None:
+    page = render_report(evaluation, HISTORY, facts)
+
+    assert re.search(r'class="worse">\+0\.30 ✗</span><small>[^<]*<br>worse</small>', page)
+    assert re.search(r'class="better">\+0\.30 ✓</span><small>[^<]*<br>better</small>', page)
+
+
+def test_gates_stand_right_after_the_verdict_with_their_reasons(
+    evaluation: Evaluation, facts: RunFacts
+) -> None:
+    gates = (
+        GateResult("x at least base", "x", passed=True, reason="it rose by 1"),
+        GateResult("y at least base", "y", passed=False, reason="it was not measured"),
+    )
+    page = render_report(evaluation, HISTORY, replace(facts, gates=gates))
+
+    order = ["1 of 2 gates failed", "✓ passed", "it rose by 1", "✗ failed", "it was not measured"]
+    places = [page.index(text) for text in (*order, "Before and after")]
+    assert places == sorted(places)
+
+
+def test_an_alarm_stands_before_all_figures(evaluation: Evaluation, facts: RunFacts) -> None:
+    alarms = tuple(Alarm(update, "pictures got dark") for update in (40, 42, 44))
+    stopped = TrainingRecord(44, alarms[:1], stopped_by_watch=True)
+    page = render_report(evaluation, HISTORY, replace(facts, training=stopped))
+
+    assert page.index("At update 40: pictures got dark") < page.index("Distance to reference")
+    assert "Training was stopped there" in page
+    many = render_report(evaluation, HISTORY, replace(facts, training=TrainingRecord(50, alarms)))
+    assert "At update 44" in many
+    assert "At update 42" not in many
+    assert "3 alarms were raised; these are the first and the last." in many
+    assert "Training went on" in many
+    quiet = replace(facts, training=TrainingRecord(alarms=()))
+    assert "raised no alarm" in render_report(evaluation, HISTORY, quiet)
+    assert "hacking watch" not in render_report(evaluation, HISTORY, facts)
+
+
+def test_what_could_not_be_measured_is_told_in_words(
+    evaluation: Evaluation, facts: RunFacts
+) -> None:
+    report = replace(evaluation.report, missing={"distance.kernel": "there is but one prompt"})
+    page = render_report(replace(evaluation, report=report), HISTORY, facts)
+
+    assert "Kernel distance: there is but one prompt." in page
+    assert page.count("there is but one prompt") == 1
+
+
+def test_the_curves_show_what_the_watch_judges_by(evaluation: Evaluation, facts: RunFacts) -> None:
+    rows = [
+        {"update": 0.0, "held_out/order.critic": 1.0, "held_out/order.reward": 0.9},
+        {"update": 2.0, "held_out/order.critic": 0.9, "held_out/order.reward": 0.3}
+        | {"watch/alarm": 1.0, "watch/saturated": 0.0, "watch/lost_diversity": 1.0},
+    ]
+    page = render_report(evaluation, rows, facts)
+
+    for text in ("fresh critic <b>0.9</b>", "reward <b>0.3</b>", "lost diversity <b>1</b>"):
+        assert text in page
+    assert "saturated" not in page
+
+
+def test_money_is_shown_where_a_price_is_set(evaluation: Evaluation, facts: RunFacts) -> None:
+    priced = facts.settings.evaluation.model_copy(
+        update={"price_per_hour": 36.0, "currency": "EUR"}
+    )
+    settings = facts.settings.model_copy(update={"evaluation": priced})
+    page = render_report(evaluation, HISTORY, replace(facts, settings=settings))
+
+    assert "1.43 EUR" in page
+    assert "EUR" not in render_report(evaluation, HISTORY, facts)

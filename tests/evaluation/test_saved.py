@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,22 @@ def test_an_evaluation_survives_the_disk(evaluation: Evaluation, tmp_path: Path)
     assert (after.base_alignment, after.trained_alignment) == (0.25, 0.75)
     for side in ("base", "trained", "reference"):
         assert torch.equal(vars(after)[side], vars(before)[side])
+
+
+def test_the_champion_survives_the_disk(evaluation: Evaluation, tmp_path: Path) -> None:
+    one = evaluation.examples[0]
+    shown = replace(one, champion=one.base, champion_alignment=0.5)
+    report = replace(evaluation.report, champion=3, missing={"distance.kernel": "one prompt"})
+    write_evaluation(tmp_path, Evaluation(report, (shown, one)))
+
+    again = read_evaluation(tmp_path)
+
+    assert again.report == report
+    with_champion, without = again.examples
+    assert with_champion.champion is not None
+    assert torch.equal(with_champion.champion, one.base)
+    assert with_champion.champion_alignment == 0.5
+    assert (without.champion, without.champion_alignment) == (None, None)
 
 
 def test_a_folder_without_an_evaluation_is_named(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 
-from advgrpo.evaluation.verdict import change, judge
-from advgrpo.records import Comparison, EvaluationReport, Interval
+from advgrpo.evaluation.verdict import change, judge, judge_gates, multiple_comparisons
+from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval
 
 DISTANCE, ALIGNMENT = "distance.frechet", "judge.colour"
 
@@ -133,3 +133,54 @@ def test_a_collapse_shows_against_the_diversity_of_the_reference_images() -> Non
 
     assert "collapsing" in verdict(0.2)
     assert "collapsing" not in verdict(1.0)
+
+
+def test_the_number_of_comparisons_is_told_with_what_chance_would_do() -> None:
+    others = [compared(f"m.x{number}", 1.0, 1.0) for number in range(18)]
+
+    text = multiple_comparisons(report_of(*others), 0.95)
+
+    assert "20 differences are shown with 95 % intervals" in text
+    assert "1 of them would be expected to exclude 0 by chance; 1 do" in text
+    assert "at least 90 % confidence" in text
+
+
+def test_comparisons_with_the_champion_count_as_well() -> None:
+    report = report_of()
+    against = replace(report.comparisons[0], difference_to_champion=Interval(-1.0, -2.0, -0.5))
+    report = replace(report, comparisons=(against, *report.comparisons[1:]))
+
+    assert multiple_comparisons(report, 0.95).startswith("3 differences")
+
+
+def test_the_champion_is_told_of_in_the_verdict() -> None:
+    report = report_of()
+    distance, alignment = (
+        replace(c, champion=c.base, difference_to_champion=difference)
+        for c, difference in zip(
+            report.comparisons, (Interval(-1.0, -2.0, -0.5), Interval(0.0, -1.0, 1.0)), strict=True
+        )
+    )
+
+    verdict = judge(replace(report, comparisons=(distance, alignment), champion=3))
+
+    sentence = next(s for s in verdict.sentences if "champion" in s)
+    assert sentence.startswith("Against the champion, version 3: Frechet distance is better")
+    assert "Colour is not measurably different" in sentence
+
+
+def test_a_champion_that_could_not_be_used_is_told_of_in_the_verdict() -> None:
+    verdict = judge(replace(report_of(), missing={"champion": "its files were changed"}))
+
+    assert any("its files were changed" in sentence for sentence in verdict.sentences)
+
+
+def test_failed_gates_are_named() -> None:
+    passed = GateResult("x at least base", "x", passed=True, reason="")
+    failed = GateResult("y at least champion", "y", passed=False, reason="")
+
+    assert "All 1 gates passed" in judge_gates([passed])
+    assert judge_gates([passed, failed]).endswith(
+        "may not become the champion: y at least champion."
+    )
+    assert "no gates" in judge_gates([])

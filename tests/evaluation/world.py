@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from advgrpo.records import PromptEmbeddings
+from advgrpo.policy.base import PromptEmbeddings
 
 SIDE = 16
 COLOURS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.2), "blue": (0.1, 0.2, 0.9)}
@@ -24,7 +24,7 @@ class ColourPolicy:
     device = torch.device("cpu")
 
     def __init__(self) -> None:
-        self.adapted = True
+        self.adapted, self.strength = True, 1.0
         self.drawn: list[tuple[bool, int]] = []
 
     def sigmas(self, denoising_steps: int) -> Tensor:
@@ -37,7 +37,7 @@ class ColourPolicy:
     def velocity(
         self, latents: Tensor, sigma: float, embeddings: PromptEmbeddings, *, guidance_scale: float
     ) -> Tensor:
-        strength = 1.0 if self.adapted else 0.2
+        strength = self.strength if self.adapted else 0.2
         target = strength * embeddings.pooled + (1 - strength) * 0.5
         return guidance_scale * (latents - target[:, :, None, None]) / max(sigma, 0.25)
 
@@ -52,6 +52,15 @@ class ColourPolicy:
             yield
         finally:
             self.adapted = True
+
+    @contextmanager
+    def as_champion(self) -> Iterator[None]:
+        """Between base and trained model."""
+        self.strength = 0.6
+        try:
+            yield
+        finally:
+            self.strength = 1.0
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
         return {}

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from advgrpo.errors import ConfigError, WeightsError
@@ -20,6 +21,11 @@ def _generate(tiny: TinyModels, output: Path, **changes: object) -> list[str]:
     return generate(tiny.config("evaluation.batch_size=3"), PROMPTS, **{**arguments, **changes})  # type: ignore[arg-type]
 
 
+def levels(path: str) -> torch.Tensor:
+    with Image.open(path) as picture:
+        return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).int()
+
+
 def test_each_image_says_what_it_is(tiny: TinyModels, tmp_path: Path) -> None:
     locations = _generate(tiny, tmp_path)
     assert [Path(location).name for location in locations] == [
@@ -36,7 +42,10 @@ def test_each_image_says_what_it_is(tiny: TinyModels, tmp_path: Path) -> None:
 def test_an_image_depends_on_prompt_and_seed_alone(tiny: TinyModels, tmp_path: Path) -> None:
     two = _generate(tiny, tmp_path / "two")
     one = _generate(tiny, tmp_path / "one", images_per_prompt=1, seed=4)
-    assert Image.open(two[1]).tobytes() == Image.open(one[0]).tobytes()
+    in_company, alone = (levels(path) for path in (two[1], one[0]))
+    # A batch of another size rounds otherwise in the last bit.
+    assert (in_company - alone).abs().max() <= 1
+    assert (levels(two[0]) - alone).abs().max() > 1
 
 
 def test_a_folder_without_an_adapter_is_refused(tiny: TinyModels, tmp_path: Path) -> None:

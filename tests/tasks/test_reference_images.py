@@ -9,7 +9,7 @@ from advgrpo.pocket.captions import all_captions
 from advgrpo.storage import list_files
 from advgrpo.stores import EmbeddedStores
 from advgrpo.tasks.packed import unpacked
-from advgrpo.tasks.reference_images import inspect, make_reference_images
+from advgrpo.tasks.reference_images import inspect, make_reference_images, spent_on_reference_images
 
 
 @pytest.fixture
@@ -50,8 +50,8 @@ def test_sets_in_an_object_store_are_a_few_objects(
 ) -> None:
     workspace = f"s3://advgrpo/reference-images/{tmp_path.name}"
     made = make_reference_images(_settings(config), workspace=workspace)
-    # Of each set one archive and the two lists, and what is in either.
-    assert len(list_files(workspace)) == 8
+    # Of each set one archive and the two lists, what is in either, and what drawing it took.
+    assert len(list_files(workspace)) == 10
     assert len(list(unpacked(made.train).glob("*.png"))) == 12
     assert inspect(made.test, config, test=True).validated().digest
 
@@ -69,6 +69,11 @@ def test_two_processes_draw_what_one_draws(config: RunConfig, tmp_path: Path) ->
             for each in (alone, made)
         }
         assert len(digests) == 1
+    for workspace, processes in (("alone", 1), ("together", 2)):
+        for spent in spent_on_reference_images(config, str(tmp_path / workspace)):
+            assert spent is not None
+            assert spent.seconds > 0
+            assert (spent.processes, spent.complete) == (processes, True)
 
 
 def test_an_existing_set_is_used_and_what_it_lacks_is_drawn(

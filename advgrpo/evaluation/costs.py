@@ -1,0 +1,148 @@
+"""What a run took, and what a gain cost, in words and figures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from advgrpo.evaluation.verdict import change
+from advgrpo.evaluation.wording import duration, label, number
+from advgrpo.records import Comparison, EvaluationReport
+
+POINT = 0.01
+"""What is called a point of prompt alignment."""
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """What one phase of a run took."""
+
+    name: str
+    seconds: float | None
+    """Wall-clock time of all attempts; None if it is not known."""
+
+    images: int | None = None
+    """Images that were made, if it makes any."""
+
+    peak_memory_mib: float | None = None
+    """Largest resident memory of its largest process."""
+
+    processes: int = 1
+    """How many worked on it; on GPUs, one each."""
+
+    on_gpu: bool = False
+    note: str = ""
+    """Why the time is not known."""
+
+    @property
+    def hours(self) -> float:
+        """Hours of all processes together; 0 if the time is not known."""
+        return (self.seconds or 0.0) * self.processes / 3600
+
+    @property
+    def unit(self) -> str:
+        """What its hours are hours of."""
+        return "GPU-hours" if self.on_gpu else "CPU-hours"
+
+
+@dataclass(frozen=True)
+class Price:
+    """What an hour of one GPU costs, or of one process where there is none."""
+
+    per_hour: float
+    currency: str
+
+    def of(self, hours: float) -> str:
+        """Price hours, in words."""
+        cost = self.per_hour * hours
+        return f"{cost:,.2f} {self.currency}" if cost >= 0.1 else f"{number(cost)} {self.currency}"
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """One line of the table of costs; what is not known is empty."""
+
+    name: str
+    note: str
+    time: str
+    hours: str
+    images: str
+    memory: str
+    money: str
+    share: float
+    """Of the longest phase's time, in [0, 1]."""
+
+
+def cost_rows(phases: Sequence[PhaseCost], price: Price | None) -> list[CostRow]:
+    """Describe each phase, and all together in the last row."""
+    if not phases:
+        return []
+    longest = max((phase.seconds or 0.0 for phase in phases), default=0.0) or 1.0
+    rows = [_row(phase, price, longest) for phase in phases]
+    seconds = sum(phase.seconds or 0.0 for phase in phases)
+    hours = {unit: _hours(phases, unit) for unit in dict.fromkeys(phase.unit for phase in phases)}
+    images = sum(phase.images or 0 for phase in phases)
+    unknown = any(phase.seconds is None for phase in phases)
+    total = CostRow(
+        name="Together",
+        note="without the phases whose time is not known" if unknown else "",
+        time=duration(seconds),
+        hours=", ".join(f"{number(amount)} {unit}" for unit, amount in hours.items()),
+        images=f"{images:,}",
+        memory="",
+        money="" if price is None else price.of(sum(hours.values())),
+        share=0.0,
+    )
+    return [*rows, total]
+
+
+def cost_per_gain(
+    report: EvaluationReport, phases: Sequence[PhaseCost], price: Price | None
+) -> list[str]:
+    """Say what each percent of distance closed and each point of alignment gained took.
+
+    Only a gain whose interval excludes none counts: one that may be chance has no price.
+    """
+    if not any(phase.seconds for phase in phases):
+        return []
+    distance, alignment = (report.comparison(m) for m in (report.distance, report.alignment))
+    percent = -100 * distance.difference.mean / distance.base.mean if distance.base.mean else 0.0
+    points = alignment.difference.mean / POINT
+    return [
+        _gain(distance, percent, "percent nearer to the reference images", phases, price),
+        _gain(alignment, points, f"point ({POINT:g}) of {label(alignment.measure)}", phases, price),
+    ]
+
+
+def _gain(
+    comparison: Comparison,
+    gained: float,
+    unit: str,
+    phases: Sequence[PhaseCost],
+    price: Price | None,
+) -> str:
+    name = label(comparison.measure)
+    if change(comparison) != "better" or gained <= 0:
+        return f"{name}: no measurable gain, so a cost per gain would mean nothing."
+    units = list(dict.fromkeys(phase.unit for phase in phases if phase.seconds))
+    hours = sum(phase.hours for phase in phases) / gained
+    spent = f"{number(hours)} {units[0] if len(units) == 1 else 'GPU- and CPU-hours'}"
+    money = "" if price is None else f", {price.of(hours)}"
+    return f"{name}: {spent}{money} per {unit}, of which {number(gained)} were gained."
+
+
+def _hours(phases: Sequence[PhaseCost], unit: str) -> float:
+    return sum(phase.hours for phase in phases if phase.unit == unit)
+
+
+def _row(phase: PhaseCost, price: Price | None, longest: float) -> CostRow:
+    known = phase.seconds is not None
+    processes = f"{phase.processes} processes" if phase.processes > 1 else ""
+    return CostRow(
+        name=phase.name,
+        note=phase.note or processes,
+        time=duration(phase.seconds) if phase.seconds is not None else "",
+        hours=f"{number(phase.hours)} {phase.unit}" if known else "",
+        images="" if phase.images is None else f"{phase.images:,}",
+        memory="" if phase.peak_memory_mib is None else f"{phase.peak_memory_mib:,.0f} MiB",
+        money=price.of(phase.hours) if known and price is not None else "",
+        share=(phase.seconds or 0.0) / longest,
+    )

@@ -1,0 +1,88 @@
+"""What each phase of a run took, for the report."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from advgrpo.config import RunConfig
+from advgrpo.evaluation.costs import PhaseCost
+from advgrpo.storage import local_folder
+from advgrpo.tasks.reference_images import spent_on_reference_images
+from advgrpo.tasks.results import read_metrics
+from advgrpo.tasks.spent import read_spent
+
+
+def phase_costs(
+    config: RunConfig,
+    discriminator: str,
+    trained: Path,
+    spent: str,
+    *,
+    metrics: Mapping[str, float],
+    workspace: str,
+) -> list[PhaseCost]:
+    """Gather what all phases up to the evaluation took.
+
+    Args:
+        config: The run's settings.
+        discriminator: Location of the pre-trained discriminator.
+        trained: The training's result.
+        spent: File in which the evaluation notes its time.
+        metrics: What was measured of the evaluation.
+        workspace: Where the reference images' cost is kept.
+    """
+    return [
+        _reference_images(config, workspace),
+        _pretraining(config, read_metrics(local_folder(discriminator))),
+        _training(read_metrics(trained)),
+        _evaluation(spent, metrics),
+    ]
+
+
+def _reference_images(config: RunConfig, workspace: str) -> PhaseCost:
+    name = "Reference images"
+    if config.reference_images.existing is not None:
+        return PhaseCost(name, None, note="an existing set")
+    sets = [one for one in spent_on_reference_images(config, workspace) if one is not None]
+    if len(sets) < 2:
+        return PhaseCost(name, None, note="not recorded")
+    return PhaseCost(
+        name,
+        sum(one.seconds for one in sets),
+        images=sum(one.images for one in sets),
+        processes=max(one.processes for one in sets),
+        on_gpu=any(one.on_gpu for one in sets),
+    )
+
+
+def _pretraining(config: RunConfig, metrics: Mapping[str, float]) -> PhaseCost:
+    return PhaseCost(
+        "Reward pre-training",
+        metrics["cost/seconds"],
+        images=config.discriminator.pretraining.images,
+        peak_memory_mib=metrics["cost/peak_memory_mib"],
+        on_gpu=bool(metrics.get("cost/on_gpu", 0)),
+    )
+
+
+def _training(metrics: Mapping[str, float]) -> PhaseCost:
+    return PhaseCost(
+        "Adversarial training",
+        sum(value for name, value in metrics.items() if name.startswith("seconds/")),
+        images=int(metrics["images_sampled"]),
+        peak_memory_mib=metrics["cost/peak_memory_mib"],
+        processes=int(metrics.get("cost/processes", 1)),
+        on_gpu=bool(metrics.get("cost/on_gpu", 0)),
+    )
+
+
+def _evaluation(spent: str, metrics: Mapping[str, float]) -> PhaseCost:
+    noted = read_spent(spent)
+    assert noted is not None
+    return PhaseCost(
+        "Evaluation",
+        noted.seconds,
+        images=noted.images,
+        peak_memory_mib=metrics["cost/peak_memory_mib"],
+        processes=noted.processes,
+        on_gpu=noted.on_gpu,
+    )

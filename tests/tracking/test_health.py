@@ -1,0 +1,71 @@
+import socket
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import pytest
+
+from advgrpo.errors import TrackingError
+from advgrpo.stores import EmbeddedStores
+from advgrpo.tracking.health import check_server
+from tests.proxy import Proxy
+
+
+def test_a_server_says_its_version(stores: EmbeddedStores) -> None:
+    assert check_server(stores.tracking_uri).startswith("3.")
+
+
+def test_a_name_that_the_server_does_not_know_itself_by_is_explained(
+    stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *more: real("127.0.0.1", *more))
+    monkeypatch.setenv("NO_PROXY", "*")
+    port = stores.tracking_uri.rpartition(":")[2]
+    with pytest.raises(TrackingError, match="Invalid Host header") as caught:
+        check_server(f"http://mlflow.ml.svc.cluster.local:{port}")
+    assert "--allowed-hosts" in caught.value.repair
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_refused_login_names_the_variables(
+    stores: EmbeddedStores, proxy: Callable[[str], Proxy], status: int
+) -> None:
+    before = proxy(stores.tracking_uri)
+    before.mode, before.status = "refuse_all", status
+    with pytest.raises(TrackingError) as caught:
+        check_server(before.url)
+    assert "MLFLOW_TRACKING_USERNAME" in caught.value.repair
+
+
+@pytest.mark.parametrize(
+    ("version", "said"), [("2.22.0", "is of version 2.22.0"), ("<html>", "does not say")]
+)
+def test_a_server_that_is_too_old_or_another_one_is_refused(
+    version: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_any(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            content = version.encode() if self.path == "/version" else b"{}"
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST = do_any  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            with pytest.raises(TrackingError, match=said):
+                check_server(f"http://127.0.0.1:{server.server_port}")
+        finally:
+            server.shutdown()
+            thread.join()
