@@ -7,20 +7,25 @@ from advgrpo.config.discriminator import (
     PickScoreDiscriminatorConfig,
     PromptConditioningConfig,
 )
-from advgrpo.config.evaluation import DistanceConfig, EvaluationConfig
+from advgrpo.config.evaluation import CmmdConfig, DistanceConfig, EvaluationConfig
+from advgrpo.config.independence import Independence
+from advgrpo.config.locations import locations, pretrained_weights
 from advgrpo.config.policy import AdapterConfig, SamplingConfig, Sd3PolicyConfig
-from advgrpo.config.promotion import PromotionConfig
+from advgrpo.config.promotion import Gate, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
-from advgrpo.config.run import RunConfig, parse, preset_names, resolve
+from advgrpo.config.run import RunConfig, parse, preset_names, preset_title, resolve
 from advgrpo.config.scorers import PickScoreConfig
 from advgrpo.config.training import TrainingConfig
 
 __all__ = [
     "AdapterConfig",
+    "CmmdConfig",
     "DinoDiscriminatorConfig",
     "DiscriminatorConfig",
     "DistanceConfig",
     "EvaluationConfig",
+    "Gate",
+    "Independence",
     "Location",
     "PickScoreConfig",
     "PickScoreDiscriminatorConfig",
@@ -34,7 +39,10 @@ __all__ = [
     "Section",
     "TrainingConfig",
     "Weights",
+    "locations",
     "parse",
     "preset_names",
+    "preset_title",
+    "pretrained_weights",
     "resolve",
 ]

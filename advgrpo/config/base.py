@@ -13,7 +13,8 @@ class Section(BaseModel):
     )
 
 
-def _known_scheme(uri: str) -> str:
+def known_scheme(uri: str) -> str:
+    """Refuse what is not spelled as a location."""
     scheme, separator, rest = uri.partition("://")
     if separator and scheme not in {"s3", "package", "hub"}:
         raise ValueError(
@@ -27,9 +28,12 @@ def _known_scheme(uri: str) -> str:
     return uri
 
 
-Location = Annotated[str, AfterValidator(_known_scheme)]
+Location = Annotated[str, AfterValidator(known_scheme)]
 """A local path, `s3://bucket/key`, `package://python.package/folder` (files that an installed
 package ships) or `hub://owner/name` (a model hub)."""
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+"""SHA-256 in hexadecimal, as `sha256sum` prints it."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]

@@ -18,11 +18,16 @@ _HEAD = """# Configuration
 
 Written by `make docs` from the models in `advgrpo/config/`; change them, not this page.
 
-A run's settings are one tree. Start from a preset ({presets}) or from a YAML file of the
-same shape, and change single keys:
+A run's settings are one tree. Start from a preset or from a YAML file of the same shape, and change
+single keys:
 
     advgrpo config show --preset pocket --set training.updates=10
     advgrpo config validate --preset my-run.yaml --processes 8
+
+Presets: {presets}.
+All but `pocket` leave the prompt files and the commits of hub:// locations to you; validating one
+says which options give them. Those named `released` have the numbers of Adv-GRPO's released code
+([from-adv-grpo.md](from-adv-grpo.md)). `advgrpo plan` tells what a run needs before it is started.
 
 A location is a local path, `s3://bucket/key`, `package://python.package/folder` (files that an
 installed package ships) or `hub://owner/name`.

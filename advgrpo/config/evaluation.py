@@ -1,11 +1,11 @@
 """What is measured of a trained adapter, and on what."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from advgrpo.config.base import NonNegativeInt, PositiveInt, Section, Weights
-from advgrpo.config.scorers import Scorer
+from advgrpo.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Weights
+from advgrpo.config.scorers import FrozenWeights, Scorer, measures_of
 
 
 class DistanceConfig(Section):
@@ -16,6 +16,14 @@ class DistanceConfig(Section):
 
     resolution_pixels: PositiveInt = 518
     """Side length that images are resized to."""
+
+
+class CmmdConfig(Section):
+    """CMMD, arXiv:2401.09603: distance between two sets of images by their CLIP embeddings."""
+
+    weights: FrozenWeights
+    """A CLIP model with its processor's and tokenizer's files; ViT-L/14 at 336 pixels in the
+    paper."""
 
 
 class EvaluationConfig(Section):
@@ -34,8 +42,12 @@ class EvaluationConfig(Section):
     """Seed of the images, apart from the run's own."""
 
     distance: DistanceConfig
+    cmmd: CmmdConfig | None = None
+    """A second distance, which assumes nothing about the sets' shapes; none leaves it out."""
+
     scorers: tuple[Scorer, ...] = ()
-    """Measures that no reward of the run was trained on."""
+    """Frozen measures, at most one of each type. The report sets apart those that the run's reward
+    was trained on."""
 
     alignment: str
     """Which measure stands for prompt alignment in the summary, as `scorer.measure`."""
@@ -44,3 +56,31 @@ class EvaluationConfig(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     grid_prompts: PositiveInt = 8
     """Prompts shown in the report's image grids."""
+
+    price_per_hour: NonNegativeFloat | None = None
+    """Price of an hour of one GPU, or of one process where there is none; with it, the report tells
+    what the run cost."""
+
+    currency: Annotated[str, Field(min_length=1)] = "USD"
+    """Currency of the price."""
+
+    @model_validator(mode="after")
+    def _scorers_can_be_told_apart(self) -> Self:
+        types = [scorer.type for scorer in self.scorers]
+        if twice := sorted({name for name in types if types.count(name) > 1}):
+            raise ValueError(
+                f"evaluation.scorers has {twice[0]} more than once: measures are named by the type "
+                "of their scorer, so keep one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _alignment_is_a_measure_of_its_scorer(self) -> Self:
+        for scorer in self.scorers:
+            known = measures_of(scorer)
+            if self.alignment.partition(".")[0] == scorer.type and self.alignment not in known:
+                raise ValueError(
+                    f"evaluation.alignment={self.alignment!r} is no measure of {scorer.type}: use "
+                    f"{' or '.join(known)}"
+                )
+        return self

@@ -9,6 +9,7 @@ from advgrpo.config.base import (
     NonNegativeFloat,
     PositiveInt,
     Section,
+    Sha256,
     Weights,
 )
 
@@ -20,7 +21,15 @@ class PromptsConfig(Section):
     """Prompts to train on."""
 
     test: Location
-    """Prompts to measure on; none of them may be in the training file."""
+    """Prompts to measure on, for instance PartiPrompts or DrawBench as `advgrpo prompts import`
+    writes them; none of them may be in the training file."""
+
+    train_sha256: Sha256 | None = None
+    """SHA-256 of the file `train`; with it, a file that was changed is refused. Set it from the
+    start: it is one of the settings that name the saved state of a run."""
+
+    test_sha256: Sha256 | None = None
+    """SHA-256 of the file `test`, likewise."""
 
 
 class PocketSource(Section):

@@ -12,13 +12,19 @@ from pydantic import ValidationError, model_validator
 from advgrpo.config.base import NonNegativeInt, Section
 from advgrpo.config.discriminator import DiscriminatorConfig
 from advgrpo.config.evaluation import EvaluationConfig
+from advgrpo.config.independence import Independence, independence
+from advgrpo.config.left_open import fill_draft, require_all_given
 from advgrpo.config.policy import Sd3PolicyConfig
-from advgrpo.config.promotion import PromotionConfig
+from advgrpo.config.promotion import ALWAYS_MEASURED, STAND_INS, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
+from advgrpo.config.scorers import PocketJudgeConfig
 from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
+
+POCKET_PIXELS = 32
+"""Side length of the pocket world's pictures."""
 
 
 class RunConfig(Section):
@@ -77,6 +83,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _pocket_judge_sees_pocket_pictures(self) -> Self:
+        pixels = self.policy.resolution_pixels
+        judged = any(isinstance(s, PocketJudgeConfig) for s in self.evaluation.scorers)
+        if judged and pixels != POCKET_PIXELS:
+            raise ValueError(
+                f"evaluation.scorers has pocket_judge, which reads pictures of {POCKET_PIXELS} "
+                f"pixels, but policy.resolution_pixels={pixels}: leave the scorer out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _alignment_is_measured(self) -> Self:
         scorer = self.evaluation.alignment.partition(".")[0]
         known = [scorer.type for scorer in self.evaluation.scorers]
@@ -86,6 +103,36 @@ class RunConfig(Section):
                 f"evaluation.scorers ({', '.join(known) or 'none'})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _gates_can_be_judged(self) -> Self:
+        terms = (term.type for term in self.training.reward.terms)
+        rewarded = {"discriminator", *terms, *self.independence.trained_on}
+        known = {*ALWAYS_MEASURED, *(scorer.type for scorer in self.evaluation.scorers)}
+        for position, gate in enumerate(self.promotion.gates):
+            name = f"promotion.gates.{position}.measure={gate.measure!r}"
+            is_alignment = gate.measure == "alignment"
+            measure = self.evaluation.alignment if is_alignment else gate.measure
+            family, dot, _ = measure.partition(".")
+            if family in rewarded:
+                raise ValueError(
+                    f"{name} is what the run's reward is trained on"
+                    + (f" (evaluation.alignment={measure})" if is_alignment else "")
+                    + ": it rises whether or not the images get better; use a measure of a scorer "
+                    "that is not among training.reward.terms"
+                )
+            if measure not in STAND_INS and not (dot and family in known):
+                raise ValueError(
+                    f"{name} will not be measured: write scorer.measure of a scorer in "
+                    f"evaluation.scorers, a measure of {', '.join(ALWAYS_MEASURED)}, or one of "
+                    f"{', '.join(STAND_INS)}"
+                )
+        return self
+
+    @property
+    def independence(self) -> Independence:
+        """How far each measure of the evaluation is from what rewards the policy."""
+        return independence(self.discriminator, self.training.reward, self.evaluation)
 
     def check_ranks(self, ranks: int) -> None:
         """Refuse a number of training processes that cannot share the rollout evenly.
@@ -139,23 +186,42 @@ def preset_names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
-def resolve(preset: str, overrides: Iterable[str] = ()) -> RunConfig:
+def resolve(preset: str, overrides: Iterable[str] = (), *, is_draft: bool = False) -> RunConfig:
     """Read a preset, apply overrides and validate the whole.
 
     Args:
-        preset: Name of a shipped preset, or path of a YAML file of the same shape.
+        preset: Name of a shipped preset, path of a YAML file of the same shape, or the text of
+            one, which has more than one line.
         overrides: Texts such as `training.updates=10`; the value is read as YAML.
+        is_draft: Whether prompt files and commits may be left open, because nothing will be run.
 
     Returns:
         The validated settings.
 
     Raises:
-        ConfigError: If the preset is unknown or a setting is wrong; names key, value and repair.
+        ConfigError: If the preset is unknown, or a setting is missing or wrong; names key, value
+            and repair.
     """
     settings = _read_preset(preset)
     for override in overrides:
         _apply(settings, override)
-    return parse(RunConfig, settings, where=preset)
+    if is_draft:
+        fill_draft(settings)
+    else:
+        require_all_given(settings, where=preset_title(preset))
+    return parse(RunConfig, settings, where=preset_title(preset))
+
+
+def preset_title(preset: str) -> str:
+    """Give a preset a short name: its own, its path, or a text's comment in its first line."""
+    if not _is_text(preset):
+        return preset
+    first = preset.strip().splitlines()[0]
+    return first.removeprefix("#").strip()[:60] if first.startswith("#") else "custom"
+
+
+def _is_text(preset: str) -> bool:
+    return "\n" in preset.strip()
 
 
 def parse(section: type[S], settings: Mapping[str, Any], *, where: str) -> S:
@@ -180,7 +246,10 @@ def parse(section: type[S], settings: Mapping[str, Any], *, where: str) -> S:
 
 
 def _read_preset(preset: str) -> dict[str, Any]:
-    if preset in preset_names():
+    title = preset_title(preset)
+    if _is_text(preset):
+        text = preset
+    elif preset in preset_names():
         text = (resources.files("advgrpo.config") / "presets" / f"{preset}.yaml").read_text("utf-8")
     elif preset.endswith((".yaml", ".yml")):
         try:
@@ -198,12 +267,10 @@ def _read_preset(preset: str) -> dict[str, Any]:
     try:
         settings = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"preset file {preset!r} is not YAML: {error}", repair="correct the file"
-        ) from error
+        raise ConfigError(f"preset {title!r} is not YAML: {error}", repair="correct it") from error
     if not isinstance(settings, dict):
         raise ConfigError(
-            f"preset file {preset!r} holds no settings", repair="write sections such as `training:`"
+            f"preset {title!r} holds no settings", repair="write sections such as `training:`"
         )
     return settings
 
@@ -271,6 +338,13 @@ def _explain(
     path = _path(problem["loc"], settings)
     if problem["type"] == "extra_forbidden":
         known = _keys(section)
+        if path in known:
+            # Of another type of the section: one type was set over the other's keys.
+            above, _, key = path.rpartition(".")
+            return (
+                f"{path}: no key of this type of {above}; to change the type, set all of it, as in "
+                f"--set '{above}={{type: TYPE}}', without {key}"
+            )
         near = difflib.get_close_matches(path, known, n=1) or difflib.get_close_matches(
             path.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=1
         )

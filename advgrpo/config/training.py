@@ -1,8 +1,8 @@
 """The loop: rollouts, rewards, policy updates and discriminator updates."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from advgrpo.config.base import (
     Fraction,
@@ -108,7 +108,7 @@ class ReleasedTurns(Section):
 
 
 class WhenFooled(Section):
-    """Every rollout updates the policy; the discriminator learns only while it is fooled.
+    """The discriminator learns only while it is fooled; every rollout updates the policy.
 
     It is fooled while it rewards generated images more than held-out reference images.
     """
@@ -117,6 +117,10 @@ class WhenFooled(Section):
 
     discriminator_steps: PositiveInt = 1
     """Optimizer steps of the discriminator for each rollout that fools it."""
+
+    policy_waits: bool = False
+    """Whether a rollout that fools the discriminator trains it alone, as in the released code. A
+    run then takes more rollouts than updates, without a limit."""
 
 
 class FrozenDiscriminator(Section):
@@ -128,6 +132,36 @@ class FrozenDiscriminator(Section):
 Turns = Annotated[
     EveryRollout | ReleasedTurns | WhenFooled | FrozenDiscriminator, Field(discriminator="type")
 ]
+
+
+class WatchConfig(Section):
+    """The alarm for a hacked reward: what raises it, and what follows.
+
+    It is raised where the run's reward no longer sees what a critic sees that was trained on the
+    spot, while the held-out distance rises; or where alignment or image statistics leave their
+    range and the reward does not mind. `advgrpo/training/alarm.py` has the rule.
+    """
+
+    action: Literal["none", "warn", "stop"] = "warn"
+    """Whether an alarm is noted on the run, or also ends training and hands on the best adapter so
+    far. It needs 32 held-out prompts or more to tell."""
+
+    blindness: Annotated[Fraction, Field(gt=0)] = 0.4
+    """How much larger the share of held-out prompts is in which a fresh critic rates the reference
+    image above the generated one than the share in which the run's reward does so."""
+
+    distance_rise: Annotated[float, Field(ge=1)] = 1.25
+    """Held-out distance in multiples of the smallest one so far."""
+
+    alignment_fall: PositiveFloat = 0.1
+    """How far the alignment measure falls below the base model's, in its own units."""
+
+    statistics_range: PositiveFloat = 1.5
+    """How far an image statistic leaves the range between base model and reference images, in
+    standard deviations of the reference images."""
+
+    measurements: PositiveInt = 1
+    """Measurements on held-out prompts that must say so one after the other."""
 
 
 class MonitoringConfig(Section):
@@ -148,6 +182,17 @@ class MonitoringConfig(Section):
 
     grid_images: NonNegativeInt = 16
     """Images of the grid that is logged with each measurement."""
+
+    watch: WatchConfig = WatchConfig()
+
+    @model_validator(mode="after")
+    def _stopping_hands_on_the_best(self) -> Self:
+        if self.watch.action == "stop" and self.hand_on == "last":
+            raise ValueError(
+                "watch.action=stop hands on the best adapter, which hand_on=last does not keep; "
+                "set hand_on=best, or watch.action=warn"
+            )
+        return self
 
 
 class TrainingConfig(Section):

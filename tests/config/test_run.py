@@ -5,18 +5,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from advgrpo.config import RunConfig, preset_names, resolve
+from advgrpo.config import RunConfig, preset_names, preset_title, resolve
 from advgrpo.errors import ConfigError
+from tests.config.given import given
 
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_resolves(preset: str) -> None:
-    assert isinstance(resolve(preset), RunConfig)
+    assert isinstance(resolve(preset, given(preset)), RunConfig)
 
 
 @pytest.mark.parametrize("preset", preset_names())
 def test_settings_written_as_yaml_are_read_back_the_same(preset: str, tmp_path: Path) -> None:
-    config = resolve(preset)
+    config = resolve(preset, given(preset))
     file = tmp_path / "run.yaml"
     file.write_text(config.to_yaml(), encoding="utf-8")
     assert resolve(str(file)) == config
@@ -47,6 +48,10 @@ def test_overrides_make_a_section_that_the_preset_leaves_out() -> None:
     ("override", "said"),
     [
         ("training.updats=7", "did you mean training.updates?"),
+        (
+            "training.turns.type=frozen",
+            "to change the type, set all of it, as in --set 'training.turns={",
+        ),
         ("training.updates=many", "training.updates='many'"),
         ("training.updates=0", "training.updates=0"),
         ("training.updates", "not of the form key=value"),
@@ -114,3 +119,30 @@ def test_reading_settings_loads_neither_torch_nor_kfp() -> None:
         "sys.exit(bool({'torch', 'kfp', 'mlflow'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_preset_may_be_a_text_of_more_than_one_line() -> None:
+    text = resolve("pocket", ["seed=5"]).to_yaml()
+    assert resolve(text, ["training.updates=3"]) == resolve(
+        "pocket", ["seed=5", "training.updates=3"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("preset", "title"),
+    [
+        ("pocket", "pocket"),
+        ("a/b.yaml", "a/b.yaml"),
+        ("a: 1\nb: 2", "custom"),
+        ("# mine\na: 1", "mine"),
+    ],
+)
+def test_a_preset_has_a_short_name(preset: str, title: str) -> None:
+    assert preset_title(preset) == title
+
+
+def test_an_error_in_a_text_does_not_quote_all_of_it() -> None:
+    with pytest.raises(ConfigError, match="settings of custom cannot be used"):
+        resolve(resolve("pocket").to_yaml() + "\nunknown: 1\n")
+    with pytest.raises(ConfigError, match="preset 'custom' is not YAML"):
+        resolve("a: [\nb: {")

@@ -1,0 +1,130 @@
+"""`advgrpo plan`: what a run needs, before it is started."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset
+
+if TYPE_CHECKING:
+    from advgrpo.planning import Part, Plan, Work
+
+
+def plan(
+    preset: Preset = DEFAULT_PRESET,
+    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs; one process each.")] = 1,
+    images_per_second: Annotated[
+        float | None,
+        typer.Option(
+            "--images-per-second",
+            min=1e-6,
+            help="Of one GPU, with the whole update, as `make bench` measures.",
+        ),
+    ] = None,
+    price: Annotated[
+        float | None,
+        typer.Option(
+            "--price", min=0, help="Of an hour of one GPU; else evaluation.price_per_hour."
+        ),
+    ] = None,
+    train_prompts: Annotated[
+        int | None, typer.Option("--train-prompts", min=1, help="Else the file is counted.")
+    ] = None,
+    test_prompts: Annotated[
+        int | None, typer.Option("--test-prompts", min=1, help="Else the file is counted.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes.")] = False,
+) -> None:
+    """Tell memory, work, storage and time of a run; needs no weights, commits or GPU."""
+    from advgrpo.config import resolve
+    from advgrpo.planning import plan_run
+
+    run = resolve(preset, overrides, is_draft=True)
+    planned = plan_run(
+        run,
+        gpus,
+        images_per_second=images_per_second,
+        price_per_hour=price,
+        train_prompts=train_prompts or _count(run.prompts.train),
+        test_prompts=test_prompts or _count(run.prompts.test),
+    )
+    if as_json:
+        print(json.dumps(asdict(planned), indent=2))
+    else:
+        print("\n".join(_lines(preset, planned)))
+
+
+def _count(location: str) -> int | None:
+    from advgrpo.config.left_open import is_given
+    from advgrpo.data.prompts import read_prompts
+    from advgrpo.storage import local_file
+
+    return len(read_prompts(local_file(location))) if is_given(location) else None
+
+
+def _lines(preset: str, planned: "Plan") -> Iterable[str]:
+    yield f"{preset} on {planned.gpus} GPU{'s' if planned.gpus > 1 else ''}"
+    yield from _table("memory of each GPU", planned.gpu_memory)
+    yield from _table("memory of each process on its host", planned.host_memory)
+    yield from _work(planned.work)
+    yield from _table("storage", planned.storage)
+    yield "\ntime of sampling and updating"
+    duration = planned.duration
+    if duration is None:
+        yield (
+            "  needs --images-per-second, of one GPU and with the whole update, as `make bench` "
+            "measures"
+        )
+        return
+    yield (
+        f"  {duration.hours:,.1f} hours, {duration.gpu_hours:,.1f} GPU hours, at "
+        f"{duration.images_per_second:g} images a second and GPU"
+    )
+    if duration.price is not None:
+        yield f"  {duration.price:,.2f} {planned.currency}"
+    yield "  reference images, pre-training, measuring and evaluation come on top"
+
+
+def _table(title: str, parts: list["Part"]) -> Iterable[str]:
+    from advgrpo.planning.parts import total, unknown
+
+    yield f"\n{title}"
+    for part in parts:
+        size = "unknown" if part.bytes is None else _size(part.bytes)
+        yield f"  {part.name:<42} {size:>11}  {part.how}"
+    notes = ["of the estimates only the largest"] if any(p.is_passing for p in parts) else []
+    if missing := unknown(parts):
+        notes.append(f"without {', '.join(missing)}")
+    yield f"  {'together':<42} {_size(total(parts)):>11}  {'; '.join(notes)}".rstrip()
+
+
+def _size(count: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if count >= size:
+            return f"{count / size:,.2f} {unit}"
+    return f"{count / 2**10:,.2f} KiB"
+
+
+def _work(work: "Work") -> Iterable[str]:
+    yield f"\n{'work':<44} {'an update':>11} {'in all':>15}"
+    rows = {
+        "rollouts": work.rollouts_per_update,
+        "images": work.images_per_update,
+        "passes of the rollout": work.rollout_passes_per_update,
+        "passes of the update, forward and backward": work.update_passes_per_update,
+        "passes of the update, forward again": work.extra_passes_per_update,
+    }
+    for name, count in rows.items():
+        yield f"  {name:<42} {count:>11,.0f} {count * work.updates:>15,.0f}"
+    steps = work.optimizer_steps
+    yield f"  {'policy optimizer steps':<42} {steps / work.updates:>11,.0f} {steps:>15,}"
+    yield (
+        f"  {'discriminator steps':<42} {work.discriminator_steps_per_update:>11,} "
+        f"{work.discriminator_steps:>15,}"
+    )
+    if work.note:
+        yield f"  {work.note}"

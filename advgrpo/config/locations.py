@@ -1,0 +1,52 @@
+"""The locations that settings name."""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import AfterValidator
+
+from advgrpo.config.base import Section, Weights, known_scheme
+
+
+def locations(settings: Section) -> dict[str, str]:
+    """List the locations of files and folders that settings name.
+
+    Args:
+        settings: Any section.
+
+    Returns:
+        Key, with dots, -> location.
+    """
+    return {
+        prefix + name: getattr(section, name)
+        for prefix, section in _sections(settings, "")
+        for name, field in type(section).model_fields.items()
+        if _is_location(field.annotation, field.metadata) and getattr(section, name) is not None
+    }
+
+
+def pretrained_weights(settings: Section) -> dict[str, Weights]:
+    """List the pre-trained models that settings name, by key with dots."""
+    return {
+        prefix.rstrip("."): section
+        for prefix, section in _sections(settings, "")
+        if isinstance(section, Weights)
+    }
+
+
+def _sections(section: Section, prefix: str) -> Iterator[tuple[str, Section]]:
+    yield prefix, section
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        items = enumerate(value) if isinstance(value, tuple) else [("", value)]
+        for position, item in items:
+            if isinstance(item, Section):
+                inner = f"{name}.{position}." if isinstance(value, tuple) else f"{name}."
+                yield from _sections(item, prefix + inner)
+
+
+def _is_location(annotation: Any, metadata: list[Any] | tuple[Any, ...]) -> bool:  # noqa: ANN401
+    here = any(isinstance(m, AfterValidator) and m.func is known_scheme for m in metadata)
+    return here or any(
+        _is_location(choice, getattr(choice, "__metadata__", ())) for choice in get_args(annotation)
+    )

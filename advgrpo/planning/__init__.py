@@ -1,0 +1,7 @@
+"""What a run needs, counted before it is started; loads neither torch nor weights."""
+
+from advgrpo.planning.parts import Part
+from advgrpo.planning.plan import Duration, Plan, plan_run
+from advgrpo.planning.work import Work
+
+__all__ = ["Duration", "Part", "Plan", "Work", "plan_run"]

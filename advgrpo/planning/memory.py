@@ -1,0 +1,239 @@
+"""Memory of a training process: on its GPU and on its host."""
+
+from advgrpo.config import DinoDiscriminatorConfig, RunConfig
+from advgrpo.planning.architectures import Clip, Dino, linear
+from advgrpo.planning.models import Models
+from advgrpo.planning.parts import BYTES, FLOAT32, Part
+
+CLIP_TEXT_TOKENS = 77
+USUAL_STRIDE = 8
+ADAM_STATES = 3
+"""A float32 weight and its two moments."""
+
+KEPT_BYTES = 34
+"""Bytes that a layer keeps for the backward pass, for each token and number of it, in 16 bits and
+without attention scores; of them 11 are the attention's. Korthikanti et al., arXiv:2205.05198."""
+
+ATTENTION_KEPT_BYTES = 11
+ADAPTER_KEPT_BYTES = 16
+"""Float32 copies that the adapter keeps of the inputs of four projections."""
+
+
+def gpu_memory(run: RunConfig, models: Models, gpus: int) -> list[Part]:
+    """Count the memory of one GPU in training, by part.
+
+    Activations are estimates by the formulas that each part names; weights and states are exact.
+    """
+    return [
+        _transformer(run, models),
+        _adapter(run, models, gpus),
+        _weights("VAE", models.vae.parameters if models.vae else None, run.policy.decode_dtype),
+        *_discriminator(run, models),
+        *(_weights(name, count, "float32") for name, count in models.scorer_parameters.items()),
+        _rollout(run, models, gpus),
+        _update_activations(run, models),
+        _decode_activations(run, models),
+        _feature_activations(run, models),
+        _discriminator_activations(run, models, gpus),
+    ]
+
+
+def host_memory(run: RunConfig, models: Models) -> list[Part]:
+    """Count the memory of one training process on its host, by part."""
+    replay = feature_bytes(run, models)
+    images = run.training.rollout.prompts_per_update * run.training.rollout.group_size
+    kept = run.discriminator.optimizer.replay_images
+    return [
+        _weights("text encoders", models.text_encoder_parameters, "float32", "each prompt once, "),
+        Part(
+            "features of rollout and replay",
+            None if replay is None else replay * (images + kept),
+            f"{images} + {kept} images, on every process",
+        ),
+    ]
+
+
+def adapter_parameters(run: RunConfig, models: Models) -> int | None:
+    """Count the adapter's parameters; None if the transformer or a target is not known."""
+    adapter = run.policy.adapter
+    if models.transformer is None:
+        return None
+    return models.transformer.adapter_parameters(adapter.rank, adapter.target_modules)
+
+
+def discriminator_parameters(run: RunConfig, models: Models) -> int | None:
+    """Count the discriminator's trained parameters."""
+    config, backbone = run.discriminator, models.backbone
+    if isinstance(config, DinoDiscriminatorConfig):
+        if not isinstance(backbone, Dino):
+            return None
+        head = linear(backbone.width, config.hidden_width) + linear(config.hidden_width, 1)
+        if config.prompt_conditioning is None:
+            return head
+        if models.prompt_encoder is None:
+            return None
+        return head + models.prompt_encoder.projection * config.hidden_width
+    if not isinstance(backbone, Clip):
+        return None
+    return config.trained_blocks * backbone.vision.layer_parameters
+
+
+def feature_bytes(run: RunConfig, models: Models) -> int | None:
+    """Count the bytes of an image's features, as they are cached and replayed."""
+    config, backbone = run.discriminator, models.backbone
+    if isinstance(config, DinoDiscriminatorConfig):
+        if not isinstance(backbone, Dino):
+            return None
+        all_patches = backbone.tokens(config.resolution_pixels) - 1
+        return (1 + (config.patches or all_patches)) * backbone.width * FLOAT32
+    if not isinstance(backbone, Clip):
+        return None
+    tokens = backbone.vision.tokens(backbone.vision.pixels)
+    return tokens * backbone.vision.width * BYTES[config.feature_dtype]
+
+
+def images_per_gpu(run: RunConfig, gpus: int) -> int:
+    """Count a GPU's images of a rollout."""
+    rollout = run.training.rollout
+    return rollout.prompts_per_update * rollout.group_size // gpus
+
+
+def _weights(name: str, count: int | None, dtype: str, note: str = "") -> Part:
+    if count is None:
+        return Part(name, None, "the location has no configuration that can be read")
+    how = f"{note}{count / 1e6:,.1f} million parameters in {dtype}"
+    return Part(name, count * BYTES[dtype], how)
+
+
+def _transformer(run: RunConfig, models: Models) -> Part:
+    model, dtype = models.transformer, run.policy.forward_dtype
+    if model is None:
+        return _weights("transformer", None, dtype)
+    part = _weights("transformer", model.parameters, dtype)
+    table = model.position_values * BYTES[dtype]
+    return Part(part.name, (part.bytes or 0) + table, f"{part.how}, and its table of positions")
+
+
+def _adapter(run: RunConfig, models: Models, gpus: int) -> Part:
+    name, count = "adapter and optimizer", adapter_parameters(run, models)
+    if count is None:
+        return Part(name, None, "not known for policy.adapter.target_modules of this model")
+    # Weight, gradient, moving average and best adapter are whole on each GPU.
+    states = ADAM_STATES * count
+    shared = states if run.training.zero_stage == 0 else -(-states // gpus)
+    how = (
+        f"{count / 1e6:,.1f} million parameters in float32: weight, gradient, average, best, "
+        f"and {ADAM_STATES} states" + (f" over {gpus} GPUs" if shared < states else "")
+    )
+    return Part(name, (4 * count + shared) * FLOAT32, how)
+
+
+def _discriminator(run: RunConfig, models: Models) -> list[Part]:
+    backbone = models.backbone
+    parts = [
+        _weights("discriminator backbone", backbone.parameters if backbone else None, "float32")
+    ]
+    trained = discriminator_parameters(run, models)
+    parts.append(
+        Part(
+            "discriminator's trained part",
+            None if trained is None else (1 + ADAM_STATES) * trained * FLOAT32,
+            "float32: weight, gradient and two moments",
+        )
+    )
+    config, encoder = run.discriminator, models.prompt_encoder
+    if isinstance(config, DinoDiscriminatorConfig) and config.prompt_conditioning is not None:
+        count = encoder.parameters if encoder else None
+        parts.append(_weights("discriminator's text encoder", count, "float32"))
+    return parts
+
+
+def _rollout(run: RunConfig, models: Models, gpus: int) -> Part:
+    images, pixels = images_per_gpu(run, gpus), run.policy.resolution_pixels
+    channels = models.transformer.in_channels if models.transformer else 16
+    steps = run.training.sampling.window.length + 1
+    latents = steps * channels * _latent_side(run, models) ** 2 * FLOAT32
+    features = feature_bytes(run, models)
+    each = latents + 3 * pixels**2 * FLOAT32 + (features or 0)
+    how = f"{images} images: latents of {steps} steps, RGB and features, float32"
+    return Part("rollout", images * each, how)
+
+
+def _latent_side(run: RunConfig, models: Models) -> int:
+    stride = models.vae.stride if models.vae else USUAL_STRIDE
+    return run.policy.resolution_pixels // stride
+
+
+def _tokens(run: RunConfig, models: Models, patch_size: int) -> int:
+    """Count the tokens of one image in the transformer: those of the image and of its prompt."""
+    side = _latent_side(run, models) // patch_size
+    return side**2 + CLIP_TEXT_TOKENS + run.policy.max_sequence_length
+
+
+def guided(run: RunConfig) -> int:
+    """Count the passes of an image at a denoising step: two with guidance."""
+    return 1 if run.training.sampling.guidance_scale == 1 else 2
+
+
+def _update_activations(run: RunConfig, models: Models) -> Part:
+    name, model = "activations of the update (estimate)", models.transformer
+    if model is None:
+        return Part(name, None, "the transformer is not known", is_passing=True)
+    sequences = run.training.rollout.microbatch_size * guided(run)
+    numbers = sequences * _tokens(run, models, model.patch_size) * model.width
+    scale = BYTES[run.policy.forward_dtype] // 2
+    layer = KEPT_BYTES * scale + ADAPTER_KEPT_BYTES
+    dual = ATTENTION_KEPT_BYTES * scale
+    if run.policy.gradient_checkpointing:
+        kept = numbers * (2 * scale * model.layers + layer + (dual if model.dual_layers else 0))
+        how = f"{sequences} sequences; a layer's input each, and one layer in full"
+    else:
+        kept = numbers * (layer * model.layers + dual * model.dual_layers)
+        how = f"{sequences} sequences, {layer} bytes a number of a token and layer"
+    return Part(name, kept, how, is_passing=True)
+
+
+def _decode_activations(run: RunConfig, models: Models) -> Part:
+    name = "activations of the VAE (estimate)"
+    if models.vae is None:
+        return Part(name, None, "the VAE is not known", is_passing=True)
+    channels, batch = models.vae.widest_at_full_resolution, run.training.rollout.microbatch_size
+    one = channels * run.policy.resolution_pixels**2 * BYTES[run.policy.decode_dtype]
+    how = f"{batch} images, three maps of {channels} channels at once"
+    return Part(name, 3 * batch * one, how, is_passing=True)
+
+
+def _feature_activations(run: RunConfig, models: Models) -> Part:
+    name, backbone = "activations of the backbone (estimate)", models.backbone
+    batch = run.discriminator.feature_batch_size
+    match backbone:
+        case Dino():
+            vision = backbone
+            assert isinstance(run.discriminator, DinoDiscriminatorConfig)
+            tokens = vision.tokens(run.discriminator.resolution_pixels)
+        case Clip(vision=vision):
+            tokens = vision.tokens(vision.pixels)
+        case _:
+            return Part(name, None, "the backbone is not known", is_passing=True)
+    numbers = batch * tokens * (4 * vision.width + vision.hidden)
+    how = f"{batch} images at once (discriminator.feature_batch_size), float32"
+    return Part(name, numbers * FLOAT32, how, is_passing=True)
+
+
+def _discriminator_activations(run: RunConfig, models: Models, gpus: int) -> Part:
+    name, config = "activations of the discriminator's step", run.discriminator
+    features, share = feature_bytes(run, models), config.optimizer.batch_size // gpus
+    if features is None:
+        return Part(name, None, "the backbone is not known", is_passing=True)
+    if isinstance(config, DinoDiscriminatorConfig):
+        assert isinstance(models.backbone, Dino)
+        kinds = 2 if config.prompt_conditioning is None else 3
+        # A token, the hidden layer, and what its activation function gives.
+        growth = 1 + 2 * config.hidden_width / models.backbone.width
+        each = round(features * growth)
+        how = f"{kinds} x {share} images (discriminator.optimizer.batch_size over GPUs)"
+    else:
+        kinds, numbers = 2, features // BYTES[config.feature_dtype]
+        each = numbers * config.trained_blocks * KEPT_BYTES * BYTES["float32"] // 2
+        how = f"{kinds} x {share} images through {config.trained_blocks} trained block(s), float32"
+    return Part(name, kinds * share * each, how, is_passing=True)

@@ -1,0 +1,102 @@
+"""The models of a run, as far as their configurations are known."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from advgrpo.config import DinoDiscriminatorConfig, RunConfig, Weights
+from advgrpo.config.scorers import Scorer, weights_of
+from advgrpo.config.training import PickScoreReward
+from advgrpo.planning.architectures import (
+    Autoencoder,
+    Clip,
+    ClipText,
+    Config,
+    Dino,
+    Sd3Transformer,
+    T5Encoder,
+)
+from advgrpo.planning.reading import configuration
+
+M = TypeVar("M")
+
+
+@dataclass(frozen=True)
+class Models:
+    """Each is None where its configuration is not known."""
+
+    transformer: Sd3Transformer | None
+    vae: Autoencoder | None
+    text_encoder_parameters: int | None
+    """Of all text encoders of the policy together."""
+
+    backbone: Dino | Clip | None
+    """The discriminator's."""
+
+    prompt_encoder: ClipText | None
+    """The discriminator's own, if it sees prompts."""
+
+    scorer_parameters: dict[str, int | None]
+    """Frozen measures and reward terms that are loaded beside the policy."""
+
+
+def models_of(run: RunConfig) -> Models:
+    """Read what is known of a run's models; fetches configurations, never weights."""
+    weights, discriminator = run.policy.weights, run.discriminator
+    is_dino = isinstance(discriminator, DinoDiscriminatorConfig)
+    backbone: Dino | Clip | None
+    if is_dino:
+        backbone = _read(discriminator.weights, "", Dino.read)
+    else:
+        backbone = _read(discriminator.weights, "", Clip.read)
+    return Models(
+        transformer=_read(weights, "transformer", Sd3Transformer.read),
+        vae=_read(weights, "vae", Autoencoder.read),
+        text_encoder_parameters=_text_encoders(weights),
+        backbone=backbone,
+        prompt_encoder=_prompt_encoder(run),
+        scorer_parameters=_scorers(run),
+    )
+
+
+def _read(weights: Weights, part: str, read: Callable[[Config], M]) -> M | None:
+    config = configuration(weights, part)
+    return None if config is None else read(config)
+
+
+def _text_encoders(weights: Weights) -> int | None:
+    clips = [_read(weights, name, ClipText.read) for name in ("text_encoder", "text_encoder_2")]
+    t5 = _read(weights, "text_encoder_3", T5Encoder.read)
+    found = [model.parameters for model in (*clips, t5) if model is not None]
+    return sum(found) if len(found) == 3 else None
+
+
+def _prompt_encoder(run: RunConfig) -> ClipText | None:
+    discriminator = run.discriminator
+    if not isinstance(discriminator, DinoDiscriminatorConfig):
+        return None
+    if discriminator.prompt_conditioning is None:
+        return None
+    return _read(discriminator.prompt_conditioning.text_encoder, "", ClipText.read)
+
+
+def _scorers(run: RunConfig) -> dict[str, int | None]:
+    distance = _read(run.evaluation.distance.weights, "", Dino.read)
+    found = {"distance": None if distance is None else distance.parameters}
+    found |= {f"scorer {scorer.type}": _scorer(scorer) for scorer in run.evaluation.scorers}
+    for term in run.training.reward.terms:
+        if isinstance(term, PickScoreReward):
+            found["reward pickscore"] = _scorer(term)
+    return found
+
+
+def _scorer(scorer: Scorer) -> int | None:
+    weights = weights_of(scorer)
+    if not weights:
+        # OCR and the pocket judge are small; an external judge has its own memory.
+        return 0
+    if scorer.type == "reference_similarity":
+        dino = _read(weights[0], "", Dino.read)
+        return None if dino is None else dino.parameters
+    clip = _read(weights[0], "", Clip.read)
+    return None if clip is None else clip.parameters

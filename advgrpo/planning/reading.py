@@ -1,0 +1,32 @@
+"""Find the configurations of a run's models without fetching their weights."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from advgrpo.config import Weights
+from advgrpo.errors import StorageError
+from advgrpo.planning.published import PUBLISHED
+from advgrpo.storage import join, local_file, scheme
+
+
+def configuration(weights: Weights, part: str = "") -> Mapping[str, Any] | None:
+    """Read a model's configuration.
+
+    Args:
+        weights: Where the model lies.
+        part: Folder of a pipeline's part; empty if the location is the model's own.
+
+    Returns:
+        What its `config.json` holds; of a hub's model what is known here. None if unknown.
+    """
+    folder = "/".join(name for name in (weights.subfolder.strip("/"), part) if name)
+    location = weights.location.rstrip("/")
+    if scheme(location) == "hub":
+        return PUBLISHED.get(location, {}).get(folder)
+    try:
+        file = local_file(join(location, folder, "config.json"))
+        read = json.loads(file.read_text(encoding="utf-8"))
+    except (StorageError, OSError, ValueError):
+        return None
+    return read if isinstance(read, dict) else None

@@ -1,0 +1,64 @@
+"""Storage that a run takes in its workspace."""
+
+from advgrpo.config import RunConfig
+from advgrpo.planning.memory import adapter_parameters, discriminator_parameters, feature_bytes
+from advgrpo.planning.models import Models
+from advgrpo.planning.parts import FLOAT32, Part
+
+PNG_BYTES_PER_PIXEL = 60e9 / (203_456 * 512**2)
+"""Of the released reference images: 203,456 files of 512 x 512 pixels are about 60 GB."""
+
+
+def storage(
+    run: RunConfig, models: Models, *, train_prompts: int | None, test_prompts: int | None
+) -> list[Part]:
+    """Count what a run leaves in its workspace, by part.
+
+    Args:
+        run: The settings.
+        models: What is known of its models.
+        train_prompts: How many prompts are trained on; None if not known.
+        test_prompts: How many are measured on.
+    """
+    references = run.reference_images
+    per_image = round(PNG_BYTES_PER_PIXEL * references.resolution_pixels**2)
+    return [
+        _of_prompts("reference images", train_prompts, references.images_per_prompt, per_image),
+        _of_prompts(
+            "reference images of test prompts",
+            test_prompts,
+            references.test_images_per_prompt,
+            per_image,
+        ),
+        _of_prompts(
+            "features of reference images",
+            train_prompts,
+            references.images_per_prompt,
+            feature_bytes(run, models),
+        ),
+        _checkpoints(run, models),
+    ]
+
+
+def _of_prompts(name: str, prompts: int | None, images: int, each: int | None) -> Part:
+    if each is None:
+        return Part(name, None, "the discriminator's backbone is not known")
+    kib = f"{each / 2**10:,.0f} KiB each"
+    if prompts is None:
+        how = f"{images} for each prompt, about {kib}; give the number of prompts"
+        return Part(name, None, how)
+    count = prompts * images
+    return Part(name, count * each, f"{count:,} images, about {kib}")
+
+
+def _checkpoints(run: RunConfig, models: Models) -> Part:
+    kept = run.training.checkpoints_kept
+    adapter, trained = adapter_parameters(run, models), discriminator_parameters(run, models)
+    features = feature_bytes(run, models)
+    if adapter is None or trained is None or features is None:
+        return Part("checkpoints", None, "a model is not known")
+    # Weight, two moments, moving average and best adapter; weight and two moments; the replay.
+    one = (5 * adapter + 3 * trained) * FLOAT32
+    one += run.discriminator.optimizer.replay_images * features
+    # The next one is written before the oldest is dropped.
+    return Part("checkpoints", (kept + 1) * one, f"{kept} kept and one on its way")

@@ -1,0 +1,106 @@
+"""How much a run computes: images, forward passes and optimizer steps."""
+
+from dataclasses import dataclass
+
+from advgrpo.config import RunConfig
+from advgrpo.config.policy import RandomWindow
+from advgrpo.config.training import EveryRollout, ReleasedTurns, WhenFooled
+from advgrpo.planning.memory import guided, images_per_gpu
+
+
+@dataclass(frozen=True)
+class Work:
+    """Of all GPUs together. A pass is one image, or its unguided twin, through the transformer."""
+
+    updates: int
+    """Rollouts that update the policy."""
+
+    rollouts_per_update: int
+    images_per_rollout: int
+    images_per_update: int
+    """Sampled for one update, with the rollouts that train the discriminator alone."""
+
+    images: int
+    """Sampled in the whole run; measuring and pre-training not among them."""
+
+    rollout_passes_per_update: float
+    update_passes_per_update: int
+    """Forward passes that have a backward pass."""
+
+    extra_passes_per_update: int
+    """Forward passes of gradient checkpointing and of the divergence from the base policy."""
+
+    optimizer_steps: int
+    """Of the policy, in the whole run."""
+
+    discriminator_steps_per_update: int
+    discriminator_steps: int
+    """In the whole run, pre-training at its longest."""
+
+    note: str
+    """What the counts leave open."""
+
+
+def work_of(run: RunConfig, gpus: int) -> Work:
+    """Count what a run computes."""
+    training = run.training
+    rollouts, steps, note = _turns(run)
+    rollout_images = images_per_gpu(run, gpus) * gpus
+    trained = rollout_images * training.sampling.window.length * guided(run)
+    again = int(run.policy.gradient_checkpointing) + int(training.loss.kl_weight > 0)
+    return Work(
+        updates=training.updates,
+        rollouts_per_update=rollouts,
+        images_per_rollout=rollout_images,
+        images_per_update=rollouts * rollout_images,
+        images=training.updates * rollouts * rollout_images,
+        rollout_passes_per_update=rollouts * rollout_passes(run, gpus),
+        update_passes_per_update=trained,
+        extra_passes_per_update=again * trained,
+        optimizer_steps=training.optimizer_steps,
+        discriminator_steps_per_update=steps,
+        discriminator_steps=training.updates * steps + run.discriminator.pretraining.steps,
+        note=note,
+    )
+
+
+def _turns(run: RunConfig) -> tuple[int, int, str]:
+    """Count rollouts and discriminator steps of an update."""
+    match run.training.turns:
+        case EveryRollout(discriminator_steps=steps):
+            return 1, steps, ""
+        case ReleasedTurns(discriminator_rollouts=rollouts):
+            return rollouts + 1, rollouts, ""
+        case WhenFooled(discriminator_steps=steps, policy_waits=False):
+            return 1, steps, "the discriminator takes its steps only while it is fooled: at most so"
+        case WhenFooled():
+            return 1, 0, "each rollout that fools the discriminator comes on top, with its steps"
+        case _:
+            return 1, 0, ""
+
+
+def rollout_passes(run: RunConfig, gpus: int) -> float:
+    """Count the forward passes of a rollout over all GPUs; a mean if the window's start is random.
+
+    Images of a group in one microbatch may share the denoising steps before the window.
+    """
+    sampling = run.training.sampling
+    images = images_per_gpu(run, gpus) * gpus
+    if not sampling.shared_prefix:
+        return float(images * sampling.denoising_steps * guided(run))
+    window = sampling.window
+    if isinstance(window, RandomWindow):
+        prefix = (window.first_start + window.last_start) / 2
+    else:
+        prefix = float(window.start)
+    leaders = _leaders(run, gpus)
+    return (leaders * prefix + images * (sampling.denoising_steps - prefix)) * guided(run)
+
+
+def _leaders(run: RunConfig, gpus: int) -> int:
+    """Count the groups of each microbatch, summed over all microbatches of a rollout."""
+    rollout = run.training.rollout
+    # Each GPU's images of an optimizer step follow each other, and are whole microbatches.
+    images = images_per_gpu(run, gpus) * gpus
+    size, group = rollout.microbatch_size, rollout.group_size
+    return sum((first + size - 1) // group - first // group + 1 for first in range(0, images, size))

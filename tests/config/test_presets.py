@@ -1,0 +1,162 @@
+import pytest
+
+from advgrpo.config import RunConfig, preset_names, resolve
+from advgrpo.config.discriminator import DinoDiscriminatorConfig, PickScoreDiscriminatorConfig
+from advgrpo.config.policy import SD3_ATTENTION, CpsSampler, FixedWindow
+from advgrpo.config.reference_images import DiffusersSource
+from advgrpo.config.training import ReleasedTurns, WhenFooled
+from advgrpo.errors import ConfigError
+from tests.config.given import COMMIT, given
+
+FULL_SIZE = [name for name in preset_names() if name != "pocket"]
+RELEASED = ["sd35m_dino_released", "sd35m_pickscore_released"]
+
+
+def test_the_presets_are_those_the_docs_name() -> None:
+    assert preset_names() == [
+        "pocket",
+        "sd35l_dino",
+        "sd35m_dino",
+        "sd35m_dino_released",
+        "sd35m_pickscore",
+        "sd35m_pickscore_released",
+    ]
+
+
+@pytest.mark.parametrize("gpus", [1, 2, 8, 16, 64])
+@pytest.mark.parametrize("preset", FULL_SIZE)
+def test_a_full_size_preset_can_be_shared_by_so_many_gpus(preset: str, gpus: int) -> None:
+    resolve(preset, given(preset)).check_ranks(gpus)
+
+
+@pytest.mark.parametrize("preset", FULL_SIZE)
+def test_a_number_that_cannot_share_a_preset_is_answered_with_those_that_can(preset: str) -> None:
+    with pytest.raises(ConfigError, match=r"use 1, 2, 4, 8, 16, 32, 64 processes"):
+        resolve(preset, given(preset)).check_ranks(12)
+
+
+@pytest.mark.parametrize("preset", FULL_SIZE)
+def test_what_only_a_user_can_give_is_named_with_the_option_that_gives_it(preset: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(preset)
+    said = str(caught.value)
+    for override in given(preset):
+        key, _, value = override.partition("=")
+        assert f"--set {key}={'COMMIT' if value == COMMIT else 'FILE'}" in said
+    assert "hub://stabilityai/stable-diffusion-3.5" in said
+    assert {"prompts.train", "policy.weights.revision"} <= {
+        o.partition("=")[0] for o in given(preset)
+    }
+
+
+def test_no_preset_pins_a_commit_that_nobody_looked_up() -> None:
+    for preset in FULL_SIZE:
+        pins = [o for o in given(preset) if o.endswith(COMMIT)]
+        assert resolve(preset, given(preset)).to_yaml().count("hub://") == len(pins)
+
+
+def test_an_open_setting_that_is_given_is_no_longer_asked_for() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve("sd35m_dino", [f"policy.weights.revision={COMMIT}", "prompts.train=mine.txt"])
+    assert "--set policy.weights.revision" not in str(caught.value)
+    assert "prompts.train" not in str(caught.value)
+    assert "prompts.test" in str(caught.value)
+
+
+def test_weights_of_ones_own_need_no_commit() -> None:
+    own = [
+        o.replace(".revision=", ".location=").replace(COMMIT, "s3://b/own")
+        for o in given("sd35m_dino")
+    ]
+    assert resolve("sd35m_dino", own).policy.weights.location == "s3://b/own"
+
+
+def test_a_draft_may_leave_things_open_but_is_checked_otherwise() -> None:
+    assert resolve("sd35m_dino", is_draft=True).prompts.train == "not-given/train.txt"
+    mine = resolve("sd35m_dino", ["prompts.train=mine.txt"], is_draft=True)
+    assert mine.prompts.train == "mine.txt"
+    with pytest.raises(ConfigError, match=r"training\.updates=0"):
+        resolve("sd35m_dino", ["training.updates=0"], is_draft=True)
+
+
+@pytest.mark.parametrize("is_draft", [True, False])
+def test_prompts_that_are_no_section_are_refused_by_name(is_draft: bool) -> None:
+    with pytest.raises(ConfigError, match="prompts=3"):
+        resolve("pocket", ["prompts=3"], is_draft=is_draft)
+
+
+def _released(preset: str) -> RunConfig:
+    return resolve(preset, given(preset))
+
+
+@pytest.mark.parametrize("preset", RELEASED)
+def test_a_released_preset_samples_and_updates_as_the_released_code(preset: str) -> None:
+    config = _released(preset)
+    training, sampling = config.training, config.training.sampling
+    assert config.policy.adapter.rank == 32
+    assert config.policy.adapter.alpha == 64
+    assert config.policy.adapter.target_modules == SD3_ATTENTION
+    assert config.policy.adapter.ema_decay == 0.9
+    assert config.policy.resolution_pixels == 512
+    assert training.rollout.prompts_per_update * training.rollout.group_size == 768
+    assert training.rollout.group_size == 16
+    assert sampling.denoising_steps == 10
+    assert sampling.guidance_scale == 4.5
+    assert sampling.sampler == CpsSampler(noise_level=0.8)
+    assert sampling.window == FixedWindow(start=0, length=2)
+    assert not sampling.shared_prefix
+    assert training.optimizer_steps_per_update == 2
+    optimizer = training.optimizer
+    assert (optimizer.learning_rate, optimizer.decay) == (3e-4, "constant")
+    assert (optimizer.betas, optimizer.epsilon) == ((0.9, 0.999), 1e-8)
+    assert (optimizer.weight_decay, optimizer.gradient_norm_limit) == (1e-4, 1.0)
+    loss = training.loss
+    assert (loss.clip_range, loss.log_prob, loss.kl_weight) == (1e-5, "released", 0)
+    assert (loss.advantage_normalization, loss.advantage_limit) == ("batch", 5)
+    assert config.discriminator.pretraining.steps == 0
+    assert config.discriminator.optimizer.betas == (0.5, 0.999)
+    assert config.discriminator.optimizer.replay_images == 0
+    assert config.discriminator.optimizer.batch_size == 768
+
+
+@pytest.mark.parametrize("preset", RELEASED)
+def test_a_released_preset_draws_reference_images_as_the_released_code(preset: str) -> None:
+    references = _released(preset).reference_images
+    source = references.source
+    assert isinstance(source, DiffusersSource)
+    assert source.weights.location == "hub://Qwen/Qwen-Image"
+    assert (source.denoising_steps, source.guidance_scale) == (50, 4.0)
+    assert (source.guidance_argument, source.negative_prompt) == ("true_cfg_scale", " ")
+    assert (references.images_per_prompt, references.resolution_pixels) == (8, 512)
+
+
+def test_the_released_dino_preset_takes_the_released_turns() -> None:
+    config = _released("sd35m_dino_released")
+    discriminator, turns = config.discriminator, config.training.turns
+    assert isinstance(discriminator, DinoDiscriminatorConfig)
+    assert isinstance(turns, ReleasedTurns)
+    assert turns.discriminator_rollouts == 9
+    assert config.training.updates * (turns.discriminator_rollouts + 1) == 910
+    assert config.training.optimizer_steps == 182
+    assert (discriminator.hidden_width, discriminator.resolution_pixels) == (512, 518)
+    assert (discriminator.cls_loss_weight, discriminator.patch_loss_weight) == (1.0, 0.3)
+    assert (discriminator.cls_reward_weight, discriminator.patch_reward_weight) == (0.7, 0.3)
+    assert discriminator.optimizer.learning_rate == 1e-4
+    assert discriminator.prompt_conditioning is None
+
+
+def test_the_released_pickscore_preset_trains_its_discriminator_only_while_fooled() -> None:
+    config = _released("sd35m_pickscore_released")
+    discriminator = config.discriminator
+    assert isinstance(discriminator, PickScoreDiscriminatorConfig)
+    assert config.training.turns == WhenFooled(discriminator_steps=1, policy_waits=True)
+    assert discriminator.trained_blocks == 1
+    assert discriminator.optimizer.learning_rate == 5e-6
+
+
+@pytest.mark.parametrize("preset", FULL_SIZE)
+def test_gates_measure_what_the_reward_was_not_trained_on(preset: str) -> None:
+    config = resolve(preset, given(preset))
+    assert config.evaluation.alignment.partition(".")[0] not in config.independence.trained_on
+    assert "distance.frechet" not in config.independence.related
+    assert {gate.measure for gate in config.promotion.gates} == {"distance", "alignment"}

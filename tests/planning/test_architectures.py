@@ -1,0 +1,176 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    T5Config,
+    T5EncoderModel,
+)
+
+from advgrpo.config.policy import SD3_ATTENTION
+from advgrpo.planning.architectures import (
+    Autoencoder,
+    Clip,
+    ClipText,
+    Dino,
+    Sd3Transformer,
+    T5Encoder,
+)
+from advgrpo.planning.published import PUBLISHED
+
+SD35 = {
+    size: PUBLISHED[f"hub://stabilityai/stable-diffusion-3.5-{size}"]
+    for size in ("medium", "large")
+}
+
+
+def counted(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def sd3(config: Mapping[str, Any]) -> torch.nn.Module:
+    width = config.get("num_attention_heads", 18) * config.get("attention_head_dim", 64)
+    return SD3Transformer2DModel(**{**config, "caption_projection_dim": width})
+
+
+def vae(config: Mapping[str, Any]) -> torch.nn.Module:
+    levels = len(config["block_out_channels"])
+    return AutoencoderKL(
+        **config,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+    )
+
+
+TINY_SD3 = {
+    "num_layers": 3,
+    "num_attention_heads": 2,
+    "attention_head_dim": 8,
+    "joint_attention_dim": 24,
+    "pooled_projection_dim": 20,
+    "pos_embed_max_size": 12,
+    "in_channels": 4,
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"qk_norm": "rms_norm"},
+        {"qk_norm": "rms_norm", "dual_attention_layers": (0, 1)},
+        {"dual_attention_layers": (0,), "out_channels": 8, "patch_size": 4},
+    ],
+)
+def test_a_small_sd3_has_as_many_parameters_as_counted(changes: dict[str, Any]) -> None:
+    config = {**TINY_SD3, "out_channels": 4, **changes}
+    model = sd3(config)
+    read = Sd3Transformer.read(config)
+    assert read.parameters == counted(model)
+    assert read.position_values == sum(buffer.numel() for buffer in model.buffers())
+
+
+@pytest.mark.parametrize("size", ["medium", "large"])
+def test_the_published_sd35_have_as_many_parameters_as_counted(size: str) -> None:
+    config = SD35[size]["transformer"]
+    with torch.device("meta"):
+        model = sd3(config)
+    assert Sd3Transformer.read(config).parameters == counted(model)
+
+
+def test_an_adapter_has_as_many_parameters_as_counted() -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    model = sd3(TINY_SD3)
+    adapted = inject_adapter_in_model(LoraConfig(r=4, target_modules=list(SD3_ATTENTION)), model)
+    own = sum(p.numel() for name, p in adapted.named_parameters() if "lora_" in name)
+    assert Sd3Transformer.read(TINY_SD3).adapter_parameters(4, SD3_ATTENTION) == own
+    assert Sd3Transformer.read(TINY_SD3).adapter_parameters(4, ("ff.net.2",)) is None
+
+
+@pytest.mark.parametrize("part", ["use_quant_conv", "use_post_quant_conv", None])
+def test_a_small_vae_has_as_many_parameters_as_counted(part: str | None) -> None:
+    config = {
+        "block_out_channels": (32, 64, 64),
+        "layers_per_block": 2,
+        "latent_channels": 4,
+        "mid_block_add_attention": part is not None,
+        **({part: False} if part else {}),
+    }
+    assert Autoencoder.read(config).parameters == counted(vae(config))
+
+
+def test_the_published_vae_has_as_many_parameters_as_counted() -> None:
+    config = SD35["medium"]["vae"]
+    with torch.device("meta"):
+        model = vae(config)
+    assert Autoencoder.read(config).parameters == counted(model)
+    assert Autoencoder.read(config).stride == 8
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if "dinov2" in name])
+def test_a_published_dino_has_as_many_parameters_as_counted(name: str) -> None:
+    config = PUBLISHED[name][""]
+    heads = config["hidden_size"] // 64
+    with torch.device("meta"):
+        model = Dinov2Model(Dinov2Config(**config, num_attention_heads=heads))
+    assert Dino.read(config).parameters == counted(model)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in PUBLISHED if "clip" in name.lower() or "PickScore" in name]
+)
+def test_a_published_clip_has_as_many_parameters_as_counted(name: str) -> None:
+    config = PUBLISHED[name][""]
+    with torch.device("meta"):
+        model = CLIPModel(CLIPConfig(**config))
+    assert Clip.read(config).parameters == counted(model)
+
+
+def test_a_small_dino_and_a_small_clip_have_as_many_parameters_as_counted() -> None:
+    dino = {"hidden_size": 24, "num_hidden_layers": 2, "mlp_ratio": 2, "image_size": 28}
+    assert Dino.read(dino).parameters == counted(
+        Dinov2Model(Dinov2Config(**dino, num_attention_heads=2))
+    )
+    half = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2}
+    clip = {
+        "projection_dim": 8,
+        "text_config": {**half, "vocab_size": 50, **heads},
+        "vision_config": {**half, "patch_size": 4, "image_size": 16, **heads},
+    }
+    assert Clip.read(clip).parameters == counted(CLIPModel(CLIPConfig(**clip)))
+
+
+def test_published_text_encoders_have_as_many_parameters_as_counted() -> None:
+    parts = SD35["medium"]
+    with torch.device("meta"):
+        t5 = T5EncoderModel(T5Config(**parts["text_encoder_3"]))
+        clips = [
+            CLIPTextModelWithProjection(CLIPTextConfig(**parts[name]))
+            for name in ("text_encoder", "text_encoder_2")
+        ]
+    assert T5Encoder.read(parts["text_encoder_3"]).parameters == counted(t5)
+    for name, clip in zip(("text_encoder", "text_encoder_2"), clips, strict=True):
+        assert ClipText.read(parts[name]).parameters == counted(clip)
+
+
+def test_a_small_t5_without_gates_has_as_many_parameters_as_counted() -> None:
+    config = {
+        "d_model": 16,
+        "d_kv": 4,
+        "num_heads": 2,
+        "d_ff": 24,
+        "num_layers": 2,
+        "vocab_size": 30,
+        "feed_forward_proj": "relu",
+    }
+    assert T5Encoder.read(config).parameters == counted(T5EncoderModel(T5Config(**config)))

@@ -1,0 +1,300 @@
+import json
+import subprocess
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from advgrpo.cli.main import app
+from advgrpo.config import RunConfig, resolve
+from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
+from advgrpo.discriminator import build_discriminator
+from advgrpo.errors import ConfigError
+from advgrpo.planning import Plan, plan_run
+from advgrpo.planning.memory import (
+    adapter_parameters,
+    discriminator_parameters,
+    feature_bytes,
+    gpu_memory,
+)
+from advgrpo.planning.models import models_of
+from advgrpo.planning.parts import Part, total, unknown
+from advgrpo.planning.work import rollout_passes, work_of
+from advgrpo.policy import load_policy
+from advgrpo.policy.base import PromptEmbeddings
+from advgrpo.training.rollout import Denoiser, generate_rollout
+
+run = CliRunner().invoke
+
+PICKSCORE = "{location: 'package://advgrpo.pocket/weights/pickscore'}"
+
+
+def draft(preset: str, *overrides: str) -> RunConfig:
+    return resolve(preset, overrides, is_draft=True)
+
+
+def sizes(parts: list[Part]) -> dict[str, int | None]:
+    return {part.name: part.bytes for part in parts}
+
+
+def test_the_released_run_is_as_large_as_it_was() -> None:
+    work = work_of(draft("sd35m_dino_released"), 8)
+    assert (work.updates * work.rollouts_per_update, work.images) == (910, 698_880)
+    assert (work.discriminator_steps, work.optimizer_steps) == (819, 182)
+    assert work.rollout_passes_per_update == 10 * 768 * 10 * 2
+    assert work.update_passes_per_update == 768 * 2 * 2
+    plain = draft("sd35m_dino_released", "policy.gradient_checkpointing=false")
+    assert work.extra_passes_per_update == work.update_passes_per_update
+    assert work_of(plain, 8).extra_passes_per_update == 0
+    anchored = draft("sd35m_dino_released", "training.loss.kl_weight=0.1")
+    assert work_of(anchored, 8).extra_passes_per_update == 2 * work.update_passes_per_update
+
+
+def test_work_does_not_depend_on_the_number_of_gpus() -> None:
+    assert work_of(draft("sd35m_dino"), 1) == work_of(draft("sd35m_dino"), 64)
+
+
+@pytest.mark.parametrize(
+    ("turns", "rollouts", "steps", "said"),
+    [
+        ("{type: every_rollout, discriminator_steps: 3}", 1, 3, ""),
+        ("{type: released, discriminator_rollouts: 4}", 5, 4, ""),
+        ("{type: when_fooled, discriminator_steps: 2}", 1, 2, "at most so"),
+        ("{type: when_fooled, policy_waits: true}", 1, 0, "comes on top"),
+        ("{type: frozen}", 1, 0, ""),
+    ],
+)
+def test_turns_decide_rollouts_and_discriminator_steps(
+    turns: str, rollouts: int, steps: int, said: str
+) -> None:
+    work = work_of(draft("pocket", f"training.turns={turns}"), 1)
+    assert (work.rollouts_per_update, work.discriminator_steps_per_update) == (rollouts, steps)
+    assert said in work.note
+
+
+class CountingPolicy:
+    """A policy that does nothing but count the images that it is asked about."""
+
+    device = torch.device("cpu")
+    latent_shape = (1, 2, 2)
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def sigmas(self, denoising_steps: int) -> torch.Tensor:
+        return torch.linspace(1, 0, denoising_steps + 1)
+
+    def embed(self, prompts: list[str]) -> PromptEmbeddings:
+        return PromptEmbeddings(torch.zeros(len(prompts), 1, 1), torch.zeros(len(prompts), 1))
+
+    def velocity(
+        self,
+        latents: torch.Tensor,
+        sigma: float,  # noqa: ARG002 - the protocol's
+        embeddings: PromptEmbeddings,  # noqa: ARG002
+        *,
+        guidance_scale: float,
+    ) -> torch.Tensor:
+        self.passes += len(latents) * (1 if guidance_scale == 1 else 2)
+        return torch.zeros_like(latents)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(latents), 3, 2, 2)
+
+    def base_policy(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("microbatch", [2, 6, 12])
+def test_a_rollout_takes_as_many_passes_as_planned(
+    shared: bool, ranks: int, microbatch: int
+) -> None:
+    config = draft(
+        "sd35m_dino",
+        f"training.sampling.shared_prefix={shared}",
+        "training.sampling.window={type: fixed, start: 3, length: 2}",
+        "training.rollout.prompts_per_update=6",
+        "training.rollout.group_size=8",
+        f"training.rollout.microbatch_size={microbatch}",
+    )
+    training, policy = config.training, CountingPolicy()
+    ids = prompts_of_rollout(range(9), 0, prompts_per_update=6, seed=0)
+    for rank in range(ranks):
+        steps = share_of_rank(ids, group_size=8, optimizer_steps=2, ranks=ranks, rank=rank)
+        generate_rollout(
+            policy,
+            Denoiser(policy, training.sampling, training.loss),
+            [plan for step in steps for plan in step],
+            ["a prompt"] * 9,
+            sampling=training.sampling,
+            microbatch_size=microbatch,
+            rollout=0,
+            seed=0,
+        )
+    assert rollout_passes(config, ranks) == policy.passes
+
+
+def test_a_random_window_counts_by_its_mean_start() -> None:
+    fixed = "training.sampling.window={type: fixed, start: 2, length: 2}"
+    drawn = "training.sampling.window={type: random, first_start: 0, last_start: 4, length: 2}"
+    shared = "training.sampling.shared_prefix=true"
+    assert rollout_passes(draft("pocket", shared, fixed), 1) == rollout_passes(
+        draft("pocket", shared, drawn), 1
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "discriminator.patches=9",
+        "discriminator.patches=null",
+        "discriminator.prompt_conditioning=null",
+        f"discriminator={{type: pickscore, trained_blocks: 1, weights: {PICKSCORE}}}",
+        f"discriminator={{type: pickscore, feature_dtype: bfloat16, weights: {PICKSCORE}}}",
+    ],
+)
+def test_the_discriminators_parts_are_as_large_as_planned(change: str) -> None:
+    config = draft("pocket", change)
+    models = models_of(config)
+    built = build_discriminator(config.discriminator, torch.device("cpu"), seed=0)
+    features = built.image_features(torch.rand(1, 3, 32, 32))
+    assert feature_bytes(config, models) == sum(value.nbytes for value in features.values())
+    trained = sum(value.numel() for value in built.trainable_parameters().values())
+    assert discriminator_parameters(config, models) == trained
+
+
+def test_the_policys_parts_are_as_large_as_planned() -> None:
+    config = draft("pocket")
+    models = models_of(config)
+    policy = load_policy(config.policy, torch.device("cpu"))
+    adapter = sum(value.numel() for value in policy.trainable_parameters().values())
+    assert adapter_parameters(config, models) == adapter
+    planned = sizes(gpu_memory(config, models, 1))
+    tensors = [*policy.transformer.parameters(), *policy.transformer.buffers()]
+    assert planned["transformer"] == sum(value.nbytes for value in tensors) - 4 * adapter
+    assert planned["VAE"] == sum(value.nbytes for value in policy.vae.parameters())
+    assert planned["adapter and optimizer"] == 7 * 4 * adapter
+
+
+def test_more_gpus_share_the_optimizers_states_and_the_rollout() -> None:
+    config = draft("sd35m_dino")
+    models = models_of(config)
+    one, eight = (sizes(gpu_memory(config, models, gpus)) for gpus in (1, 8))
+    assert eight["adapter and optimizer"] < one["adapter and optimizer"]
+    assert 8 * eight["rollout"] == one["rollout"]
+    assert eight["transformer"] == one["transformer"]
+
+
+def test_checkpointing_and_smaller_microbatches_save_memory() -> None:
+    def activations(*overrides: str) -> int:
+        config = draft("sd35m_dino", *overrides)
+        parts = sizes(gpu_memory(config, models_of(config), 1))
+        return parts["activations of the update (estimate)"] or 0
+
+    plain = "policy.gradient_checkpointing=false"
+    assert activations() < activations(plain) / 5
+    assert activations(plain, "training.rollout.microbatch_size=3") * 2 == activations(plain)
+    unguided = "training.sampling.guidance_scale=1"
+    assert activations(plain, unguided) * 2 == activations(plain)
+
+
+@pytest.mark.parametrize("preset", ["sd35m_dino", "sd35m_pickscore"])
+def test_gpus_share_the_discriminators_batch(preset: str) -> None:
+    config = draft(preset)
+    models = models_of(config)
+    name = "activations of the discriminator's step"
+    one, two = (sizes(gpu_memory(config, models, gpus))[name] for gpus in (1, 2))
+    assert one == 2 * (two or 0) > 0
+
+
+def test_of_passing_parts_only_the_largest_counts() -> None:
+    parts = [
+        Part("a", 5, ""),
+        Part("b", 2, "", is_passing=True),
+        Part("c", 3, "", is_passing=True),
+        Part("d", None, ""),
+    ]
+    assert total(parts) == 8
+    assert unknown(parts) == ["d"]
+
+
+def test_weights_of_ones_own_are_counted_by_their_configuration(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"hidden_size": 768, "image_size": 518}')
+    own = draft("sd35m_dino", f"discriminator.weights.location={tmp_path}")
+    assert models_of(own).backbone == models_of(draft("sd35m_dino")).backbone
+    (tmp_path / "config.json").write_text("{")
+    assert models_of(own).backbone is None
+
+
+def test_what_is_not_known_is_said_and_not_guessed() -> None:
+    planned = plan_run(draft("sd35m_dino", "policy.weights.location=nowhere"), 1)
+    missing = unknown(planned.gpu_memory)
+    assert "transformer" in missing
+    assert "adapter and optimizer" in missing
+    assert sizes(planned.storage)["reference images"] is None
+    assert planned.duration is None
+
+
+def test_storage_follows_from_the_prompts() -> None:
+    released = plan_run(draft("sd35m_dino_released"), 1, train_prompts=25_432, test_prompts=10)
+    stored = sizes(released.storage)
+    assert stored["reference images"] == pytest.approx(60e9, rel=1e-3)
+    assert stored["reference images of test prompts"] == pytest.approx(
+        40 / 203_456 * 60e9, rel=1e-3
+    )
+    assert stored["features of reference images"] == 203_456 * 65 * 768 * 4
+
+
+def test_time_and_price_follow_from_a_given_rate_alone() -> None:
+    def planned(**given: float) -> Plan:
+        return plan_run(draft("sd35m_dino", "evaluation.price_per_hour=2"), 8, **given)
+
+    duration = planned(images_per_second=2.0).duration
+    assert duration is not None
+    assert duration.gpu_hours == pytest.approx(182 * 768 / 2 / 3600)
+    assert duration.hours == pytest.approx(duration.gpu_hours / 8)
+    assert duration.price == pytest.approx(2 * duration.gpu_hours)
+    dearer = planned(images_per_second=2.0, price_per_hour=3).duration
+    assert dearer is not None
+    assert dearer.price == pytest.approx(3 * duration.gpu_hours)
+
+
+def test_gpus_that_cannot_share_an_update_are_refused_with_those_that_can() -> None:
+    with pytest.raises(ConfigError, match="use 1, 2, 4, 8, 16, 32, 64 processes"):
+        plan_run(draft("sd35m_dino"), 5)
+
+
+def test_planning_loads_no_torch() -> None:
+    code = (
+        "import sys; from advgrpo.cli.main import app; "
+        "app(['plan', '--preset', 'pocket'], standalone_mode=False); "
+        "sys.exit(bool({'torch', 'diffusers', 'transformers', 'kfp'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_command_says_what_a_run_needs() -> None:
+    said = run(app, ["plan", "--preset", "sd35m_dino_released", "--gpus", "8"]).output
+    assert "sd35m_dino_released on 8 GPUs" in said
+    assert "698,880" in said
+    assert "needs --images-per-second" in said
+    assert "give the number of prompts" in said
+    timed = ["plan", "--preset", "sd35m_dino", "--images-per-second", "1", "--price", "2"]
+    said = run(app, timed).output
+    assert "38.8 GPU hours" in said
+    assert "77.65 USD" in said
+
+
+def test_prompt_files_that_are_given_are_counted() -> None:
+    said = json.loads(run(app, ["plan", "--json"]).output)
+    assert said["gpus"] == 1
+    assert sizes([Part(**part) for part in said["storage"]])["reference images"] is not None
+    assert said["work"]["images"] == 80 * 64
