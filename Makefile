@@ -63,8 +63,9 @@ pipeline: $(INSTALLED) ## compile the pipeline to the YAML beside it
 	$(BIN)/advgrpo pipeline compile
 
 .PHONY: docs
-docs: $(INSTALLED) ## write docs/configuration.md from the settings' models
+docs: $(INSTALLED) ## write docs/configuration.md and docs/scorers.md from the code
 	$(BIN)/python -m advgrpo.config.documentation docs/configuration.md
+	$(BIN)/python -m advgrpo.scorers.documentation docs/scorers.md
 
 .PHONY: bench
 bench: $(INSTALLED) ## time the parts of an update
@@ -75,9 +76,9 @@ study: $(INSTALLED) ## repeat the experiments of docs/experiments.md (minutes to
 	$(BIN)/python -m studies
 
 .PHONY: chart
-chart: ## the Helm chart
-	@echo "The Helm chart comes with the cluster part."
+chart: $(INSTALLED) ## write the chart's README and schema, lint it, render its examples
+	@$(BIN)/python -m helm.chart
 
 .PHONY: images
-images: ## the container images
-	@echo "The container images come with the cluster part."
+images: ## build the container images with docker or buildah; images/README.md has its settings
+	@images/build.sh

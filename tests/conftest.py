@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from advgrpo.stores import EmbeddedStores
-from advgrpo.tasks.ranks import CPU_ENVIRONMENT
+from advgrpo.tasks.ranks import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
 from tests.proxy import Proxy
 
 # Before anything imports DeepSpeed.
-os.environ.update(CPU_ENVIRONMENT)
+os.environ.update(CPU_ENVIRONMENT | ONE_MACHINE_ENVIRONMENT)
 
 FOREIGN = ("AWS_", "MLFLOW_", "HF_", "ADVGRPO_", "NO_PROXY", "no_proxy")
 

@@ -1,3 +1,4 @@
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -9,12 +10,14 @@ from typer.testing import CliRunner
 from advgrpo import __version__
 from advgrpo.cli.main import app, main
 from advgrpo.config import resolve
+from advgrpo.errors import PromptFileError
 
 run = CliRunner().invoke
 
 COMMANDS = (
     *("config", "reference-images", "pretrain-reward", "train", "evaluate", "generate"),
-    *("register", "pipeline", "demo", "demo-ui", "tracking"),
+    *("prompts", "register", "pipeline", "demo", "demo-ui", "registry", "tracking"),
+    *("submit", "doctor", "scorers", "cluster", "plan"),
 )
 
 
@@ -58,6 +61,9 @@ def test_settings_are_shown_as_yaml_that_is_read_back(tmp_path: Path) -> None:
         (["config", "show", "--preset", "nothing"], "there is no preset 'nothing'"),
         (["config", "validate", "--processes", "3"], "3 training processes cannot share"),
         (["tracking", "send"], "there is no MLflow server"),
+        (["registry", "list"], "there is no MLflow server"),
+        (["registry", "promote", "x", "--override"], "--override and --reason go together"),
+        (["registry", "promote", "x", "--reason", "y"], "--reason is for --override"),
         (["demo-ui", "--folder", "nowhere"], "no demo has run in nowhere yet"),
         (["pipeline", "run", "--pipeline", "none.yaml"], "there is no compiled pipeline none.yaml"),
     ],
@@ -94,3 +100,28 @@ def test_the_pipeline_compiles_to_any_file(tmp_path: Path) -> None:
     target = tmp_path / "pipeline.yaml"
     assert run(app, ["pipeline", "compile", "--output", str(target)]).exit_code == 0
     assert "adversarial-grpo" in target.read_text()
+
+
+def test_a_table_becomes_a_prompt_file_whose_hash_is_told(tmp_path: Path) -> None:
+    table, file = tmp_path / "parti.tsv", tmp_path / "prompts.txt"
+    table.write_text("Prompt\tNote\na cat\t\na dog\tx\na cat\t\n", encoding="utf-8")
+    command = ["prompts", "import", str(table), "--output", str(file)]
+
+    refused, done = run(app, command), run(app, [*command, "--drop-repeats"])
+
+    assert isinstance(refused.exception, PromptFileError)
+    assert file.read_text("utf-8") == "a cat\na dog\n"
+    assert "left out 1 repeats" in done.output
+    assert f"2 prompts, SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}" in done.output
+
+
+def test_a_command_without_its_packages_names_the_extra() -> None:
+    program = (
+        "import sys; sys.modules['kfp'] = None; sys.argv = ['advgrpo', 'pipeline', 'upload']\n"
+        "from advgrpo.cli.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "pip install 'advgrpo[pipeline]'" in done.stderr

@@ -1,15 +1,38 @@
 """Entry point of the command `advgrpo`."""
 
 import logging
-import os
 import sys
 from typing import Annotated, NoReturn
 
 import typer
 
 from advgrpo import __version__
-from advgrpo.cli import demo, generate, pipeline, reference_images, settings, steps, tracking
+from advgrpo.cli import (
+    cluster,
+    demo,
+    doctor,
+    generate,
+    pipeline,
+    plan,
+    prompts,
+    reference_images,
+    registry,
+    scorers,
+    settings,
+    steps,
+    submit,
+    tracking,
+)
+from advgrpo.errors import ConfigError
+from advgrpo.tasks.environment import quiet_libraries
 from advgrpo.tasks.failures import run_as_process
+
+_EXTRAS = {
+    **dict.fromkeys(("kfp", "psutil"), "pipeline"),
+    **dict.fromkeys(("kubeflow", "kubernetes"), "cluster"),
+    **dict.fromkeys(("diffusers", "mlflow", "numpy", "peft", "PIL", "torch"), "train"),
+}
+"""Package -> the extra that brings it."""
 
 # A traceback of ours is for the log of a fault, without colours and without the values of locals,
 # which may be secrets.
@@ -20,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(settings.app, name="config")
+app.add_typer(prompts.app, name="prompts")
 app.add_typer(reference_images.app, name="reference-images")
 app.command()(steps.pretrain_reward)
 app.command()(steps.train)
@@ -29,7 +53,13 @@ app.command()(steps.register)
 app.command("demo")(demo.demo)
 app.command("demo-ui")(demo.demo_ui)
 app.add_typer(pipeline.app, name="pipeline")
+app.add_typer(scorers.app, name="scorers")
+app.command()(plan.plan)
+app.command()(submit.submit)
+app.command()(doctor.doctor)
+app.add_typer(registry.app, name="registry")
 app.add_typer(tracking.app, name="tracking")
+app.add_typer(cluster.app, name="cluster")
 
 
 @app.callback(invoke_without_command=True)
@@ -40,16 +70,29 @@ def start(
     if version:
         print(__version__)
         raise typer.Exit
-    # What libraries tell of themselves is not what a user asked for.
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    quiet_libraries()
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("advgrpo").setLevel(logging.INFO)
+    # The last of its attempts is our error.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def main() -> NoReturn:
     """Run the command line."""
-    run_as_process(app)
+    run_as_process(_run)
+
+
+def _run() -> None:
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        raise ConfigError(
+            f"this command needs the package {error.name}, which is not installed",
+            repair=f"pip install 'advgrpo[{extra}]'",
+        ) from error
 
 
 if __name__ == "__main__":

@@ -47,3 +47,69 @@ ParentRun = Annotated[
 
 DEFAULT_PRESET = "pocket"
 DEFAULT_WORKSPACE = "workspace"
+
+Endpoint = Annotated[
+    str,
+    typer.Option(
+        "--endpoint",
+        help="Address of Kubeflow Pipelines; else KF_PIPELINES_ENDPOINT.",
+        show_default=False,
+    ),
+]
+Namespace = Annotated[
+    str,
+    typer.Option("--namespace", help="Your namespace, where Kubeflow has many users."),
+]
+Token = Annotated[
+    str,
+    typer.Option(
+        "--token",
+        "--existing-token",
+        envvar="ADVGRPO_KFP_TOKEN",
+        help="Bearer token; as a variable it is not seen in the list of processes.",
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option("--token-file", help="File with a bearer token; else KF_PIPELINES_SA_TOKEN_PATH."),
+]
+Cookies = Annotated[
+    str,
+    typer.Option(
+        "--cookies",
+        envvar="ADVGRPO_KFP_COOKIES",
+        help="Cookies of a browser that is logged in, for instance authservice_session=...",
+    ),
+]
+CaFile = Annotated[
+    Path | None,
+    typer.Option("--ca", help="File with the certificates of the server's authority."),
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Do not check the server's certificate.")
+]
+PipelineFile = Annotated[
+    Path | None,
+    typer.Option("--pipeline", help="Compiled pipeline; else the one that advgrpo comes with."),
+]
+PipelineName = Annotated[
+    str, typer.Option("--pipeline-name", help="What Kubeflow Pipelines calls the pipeline.")
+]
+LauncherImage = Annotated[
+    str,
+    typer.Option(
+        "--launcher-image",
+        envvar="ADVGRPO_LAUNCHER_IMAGE",
+        help="Image for the tasks that start jobs.",
+    ),
+]
+TrainerImage = Annotated[
+    str,
+    typer.Option(
+        "--trainer-image",
+        envvar="ADVGRPO_TRAINER_IMAGE",
+        help="Image for the tasks that need all of advgrpo.",
+    ),
+]
+
+DEFAULT_PIPELINE_NAME = "adversarial-grpo"

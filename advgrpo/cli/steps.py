@@ -79,11 +79,12 @@ def evaluate(
     reference_images: ReferenceImages,
     preset: Preset = DEFAULT_PRESET,
     overrides: Overrides = [],  # noqa: B006 - typer copies it
+    processes: Processes = 1,
     workspace: Workspace = DEFAULT_WORKSPACE,
     output: Output = None,
     parent_run: ParentRun = "",
 ) -> None:
-    """Measure the trained model against its base on test prompts, and write the report."""
+    """Measure the trained model against its base and the champion; started again, it goes on."""
     from advgrpo.config import resolve
     from advgrpo.tasks import evaluate as task
 
@@ -93,6 +94,7 @@ def evaluate(
         discriminator=discriminator,
         reference_images=reference_images,
         workspace=workspace,
+        processes=processes,
         parent_run_id=parent_run,
     )
     _tell(result, output)

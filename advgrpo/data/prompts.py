@@ -12,7 +12,7 @@ _LISTED = 12
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def read_prompts(location: str | Path) -> PromptSet:
+def read_prompts(location: str | Path, *, sha256: str | None = None) -> PromptSet:
     """Read a prompt file.
 
     White space around a prompt does not count; prompts are compared without it. A byte order mark
@@ -20,16 +20,17 @@ def read_prompts(location: str | Path) -> PromptSet:
 
     Args:
         location: A local path, `s3://bucket/key` or `package://python.package/name`.
+        sha256: What the file's hash must be, in hexadecimal; none accepts any.
 
     Returns:
         At least one prompt, in the order of the file, no two equal.
 
     Raises:
-        PromptFileError: If the file is missing, not UTF-8, empty, or holds empty lines, control
-            characters or the same prompt twice. Names the file and the lines.
+        PromptFileError: If the file is missing, another than expected, not UTF-8, empty, or holds
+            empty lines, control characters or the same prompt twice. Names the file and the lines.
         StorageError: If the file cannot be fetched.
     """
-    lines = _read_text(location).rstrip().split("\n")
+    lines = _read_text(location, sha256).rstrip().split("\n")
     texts = tuple(line.strip() for line in lines)
     if texts == ("",):
         raise PromptFileError(
@@ -68,7 +69,7 @@ def check_disjoint(train: PromptSet, test: PromptSet) -> None:
         )
 
 
-def _read_text(location: str | Path) -> str:
+def _read_text(location: str | Path, sha256: str | None) -> str:
     try:
         data = local_file(str(location)).read_bytes()
     except StorageNotFoundError as error:
@@ -76,6 +77,13 @@ def _read_text(location: str | Path) -> str:
             f"there is no prompt file {location}",
             repair="give the location of a UTF-8 file with one prompt a line",
         ) from error
+    found = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise PromptFileError(
+            f"prompt file {location} is not the one that the settings name: its SHA-256 is "
+            f"{found}, not {sha256}",
+            repair="restore the file, or correct prompts.train_sha256 or prompts.test_sha256",
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -218,6 +218,19 @@ def content_digest(folder: Path) -> str:
         provenance.files if provenance else {name: file_sha256(folder / name) for name in names}
     )
     return digest_of(manifest, sha256)
+
+
+def write_validated(reference_images: ReferenceImageSet, path: Path) -> None:
+    """Write what validation found, for other processes of this machine."""
+    facts = {**asdict(reference_images), "root": str(reference_images.root)}
+    path.write_text(json.dumps(facts), encoding="utf-8")
+
+
+def read_validated(path: Path) -> ReferenceImageSet:
+    """Read what `write_validated` wrote; nothing is checked again."""
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    files = {prompt: tuple(names) for prompt, names in facts.pop("files").items()}
+    return ReferenceImageSet(root=Path(facts.pop("root")), files=files, **facts)
 
 
 def load_images(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -226,6 +227,12 @@ def _tell(console: Console, result: DemoResult, folder: Path) -> None:
         ("Registered as", summary["model_version"]),
         ("MLflow run", summary["mlflow_run_id"]),
         ("These figures", str(folder / SUMMARY)),
-        ("Look again", "make demo-ui"),
+        ("Look again", _look_again(folder)),
     ):
         console.print(f"{name + ':':<16}{value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _look_again(folder: Path) -> str:
+    if folder == Path(".demo"):
+        return "make demo-ui"
+    return f"advgrpo demo-ui --folder {shlex.quote(str(folder))}"

@@ -1,13 +1,20 @@
 """`advgrpo demo-ui`: look at what a demo left."""
 
-import time
+import shlex
+import signal
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
 
 from advgrpo.demo.lock import only_demo_in
 from advgrpo.errors import ConfigError
+from advgrpo.storage import write_bytes
 from advgrpo.stores import BUCKET, EmbeddedStores
+
+VARIABLES_FILE = "stores/environment.sh"
+"""Among a demo's files while its stores are served."""
 
 
 def serve_stores(folder: Path, *, console: Console, mlflow_port: int, s3_port: int) -> None:
@@ -27,17 +34,44 @@ def serve_stores(folder: Path, *, console: Console, mlflow_port: int, s3_port: i
         raise ConfigError(f"no demo has run in {folder} yet", repair="run `make demo` first")
     with only_demo_in(folder):
         console.print("Starting ...")
+        variables = folder.resolve() / VARIABLES_FILE
+        # One that was killed leaves the addresses of servers that are gone.
+        variables.unlink(missing_ok=True)
         with EmbeddedStores(folder / "stores", mlflow_port=mlflow_port, s3_port=s3_port) as stores:
             credentials = folder / "stores" / "credentials.json"
+            _write_variables(variables, stores.environment())
             for name, value in (
                 ("MLflow", stores.tracking_uri),
                 ("S3", f"{stores.s3_endpoint} (bucket {BUCKET}; keys in {credentials})"),
                 ("Report", (folder / "report.html").resolve().as_uri()),
+                ("Shell", f"source {shlex.quote(str(variables))}"),
             ):
                 console.print(f"{name + ':':<8}{value}", markup=False, soft_wrap=True)
-            console.print("Ctrl-C ends it.")
+            console.print(
+                "In a shell that has read that file, `advgrpo registry list` and all other "
+                "commands use these stores. Ctrl-C ends it."
+            )
             try:
-                while True:
-                    time.sleep(3600)
-            except KeyboardInterrupt:
-                console.print("Stopped.")
+                _wait_for_the_end()
+            finally:
+                variables.unlink(missing_ok=True)
+            console.print("Stopped.")
+
+
+def _wait_for_the_end() -> None:
+    """Wait for Ctrl-C or SIGTERM; a shell's background process has the first one ignored."""
+    asked = threading.Event()
+    before = {
+        number: signal.signal(number, lambda *_: asked.set())
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    asked.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def _write_variables(path: Path, variables: Mapping[str, str]) -> None:
+    """Write what a shell reads to find the stores; it holds their key."""
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
+    write_bytes(str(path), "".join(lines).encode())
+    path.chmod(0o600)

@@ -1,6 +1,7 @@
 """The LoRA adapter: made, trained, saved in two layouts and read back."""
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from advgrpo.config import AdapterConfig
 from advgrpo.errors import WeightsError
 
 ADAPTER = "default"
+OTHER = "other"
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_SETTINGS = "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
@@ -145,7 +147,54 @@ def load_adapter(transformer: SD3Transformer2DModel, folder: Path) -> None:
     Raises:
         WeightsError: If the saved adapter is for other modules or of another rank.
     """
-    parameters, values = trainable_parameters(transformer), read_adapter(folder)
+    parameters = trainable_parameters(transformer)
+    copy_into(parameters, _fitting(parameters, folder))
+
+
+@contextmanager
+def other_adapter(
+    transformer: SD3Transformer2DModel, folder: Path, config: AdapterConfig
+) -> Iterator[None]:
+    """Within it, a saved adapter takes the place of the transformer's own.
+
+    Args:
+        transformer: With its own adapter, which is left as it is.
+        folder: Holds the other adapter in peft's layout.
+        config: Rank, alpha and target modules of the other adapter.
+
+    Raises:
+        WeightsError: If the saved adapter is damaged, of another shape, or for another base model.
+    """
+    try:
+        # peft warns of every second adapter.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            transformer.add_adapter(_lora_config(config), adapter_name=OTHER)
+    except ValueError as error:
+        raise WeightsError(
+            f"the adapter in {folder} is for another base model: {error}",
+            repair="use an adapter that was trained on the base model in policy.weights",
+        ) from error
+    try:
+        transformer.set_adapter(OTHER)
+        transformer.eval()
+        parameters = {
+            name.replace(f".{OTHER}.", "."): parameter
+            for name, parameter in transformer.named_parameters()
+            if f".{OTHER}." in name
+        }
+        for parameter in parameters.values():
+            parameter.data = parameter.data.float()
+        copy_into(parameters, _fitting(parameters, folder))
+        yield
+    finally:
+        transformer.set_adapter(ADAPTER)
+        transformer.delete_adapters(OTHER)
+
+
+def _fitting(parameters: Mapping[str, torch.nn.Parameter], folder: Path) -> dict[str, Tensor]:
+    """Read a saved adapter and refuse one that is for other parameters."""
+    values = read_adapter(folder)
     if parameters.keys() != values.keys():
         ours, theirs = parameters.keys() - values.keys(), values.keys() - parameters.keys()
         example = next(iter(sorted(theirs or ours)))
@@ -162,7 +211,7 @@ def load_adapter(transformer: SD3Transformer2DModel, folder: Path) -> None:
                 repair="set policy.adapter.rank as the adapter was trained, and check that it "
                 "belongs to the base model in policy.weights",
             )
-    copy_into(parameters, values)
+    return values
 
 
 def _lora_config(config: AdapterConfig) -> LoraConfig:

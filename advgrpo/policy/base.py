@@ -2,13 +2,20 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.records import PromptEmbeddings
+
+@dataclass(frozen=True)
+class PromptEmbeddings:
+    """What the policy knows of prompts."""
+
+    context: Float[Tensor, "prompt token width"]
+    pooled: Float[Tensor, "prompt pooled_width"]
 
 
 @runtime_checkable

@@ -1,7 +1,7 @@
 """The Stable Diffusion 3 family as a policy."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -11,10 +11,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from advgrpo.algorithm.schedule import flow_match_sigmas
-from advgrpo.config import Sd3PolicyConfig, Weights
+from advgrpo.config import AdapterConfig, Sd3PolicyConfig, Weights
 from advgrpo.errors import WeightsError
-from advgrpo.policy.adapter import add_adapter, load_adapter, trainable_parameters
-from advgrpo.records import PromptEmbeddings
+from advgrpo.policy.adapter import (
+    add_adapter,
+    load_adapter,
+    other_adapter,
+    trainable_parameters,
+)
+from advgrpo.policy.base import PromptEmbeddings
 from advgrpo.storage import local_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -67,30 +72,32 @@ class Sd3Policy:
         )
 
     def embed(self, prompts: Sequence[str]) -> PromptEmbeddings:
-        """Encode prompts with the pipeline's text encoders; each is encoded once."""
+        """Encode prompts with the pipeline's text encoders; each is encoded once, and alone."""
         new = [p for p in dict.fromkeys(prompts) if p not in self._embeddings]
         if len(self._embeddings) + len(new) > REMEMBERED_PROMPTS:
             self._embeddings.clear()
             new = list(dict.fromkeys(prompts))
-        if new:
-            with torch.no_grad():
-                context, _, pooled, _ = self._pipeline.encode_prompt(
-                    prompt=new,
-                    prompt_2=new,
-                    prompt_3=new,
-                    device=torch.device("cpu"),
-                    do_classifier_free_guidance=False,
-                    max_sequence_length=self.config.max_sequence_length,
-                )
-            for index, prompt in enumerate(new):
-                one = slice(index, index + 1)
-                self._embeddings[prompt] = PromptEmbeddings(context[one], pooled[one])
+        # Encoded together, a prompt's last bits would depend on who shares the batch. The encoders
+        # are on the CPU, where a batch brings next to nothing.
+        self._embeddings |= {prompt: self._encode(prompt) for prompt in new}
         known = [self._embeddings[prompt] for prompt in prompts]
         dtype = DTYPES[self.config.forward_dtype]
         return PromptEmbeddings(
             context=torch.cat([e.context for e in known]).to(self.device, dtype),
             pooled=torch.cat([e.pooled for e in known]).to(self.device, dtype),
         )
+
+    def _encode(self, prompt: str) -> PromptEmbeddings:
+        with torch.no_grad():
+            context, _, pooled, _ = self._pipeline.encode_prompt(
+                prompt=[prompt],
+                prompt_2=[prompt],
+                prompt_3=[prompt],
+                device=torch.device("cpu"),
+                do_classifier_free_guidance=False,
+                max_sequence_length=self.config.max_sequence_length,
+            )
+        return PromptEmbeddings(context, pooled)
 
     def velocity(
         self,
@@ -148,6 +155,10 @@ class Sd3Policy:
             yield
         finally:
             self.transformer.enable_adapters()
+
+    def other_adapter(self, folder: Path, config: AdapterConfig) -> AbstractContextManager[None]:
+        """Within it, a saved adapter takes the place of this one; see `adapter.other_adapter`."""
+        return other_adapter(self.transformer, folder, config)
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The adapter's parameters by their names in peft's layout."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo import __version__
-from advgrpo.algorithm.randomness import seed_for
+from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config.reference_images import ReferenceImagesConfig
 from advgrpo.data.images import encode_png
 from advgrpo.data.reference_images import ReferenceImageSource, digest_of

@@ -3,7 +3,9 @@
 They listen on the loopback interface alone and keep everything in one folder.
 """
 
+import base64
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -155,6 +157,12 @@ class EmbeddedStores:
                 "MLFLOW_DISABLE_TELEMETRY": "true",
                 # Jobs are for evaluating language models; they double the start-up time.
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                # Webhooks may go to this machine, and hear of new ones soon. The key encrypts
+                # their secrets in the database.
+                "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": self._webhook_key(),
+                "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+                "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+                "MLFLOW_WEBHOOK_CACHE_TTL": "1",
                 "PYTHONSAFEPATH": "1",
                 "PYTHONUNBUFFERED": "1",
                 "OMP_NUM_THREADS": "1",
@@ -162,6 +170,10 @@ class EmbeddedStores:
             },
             start_timeout_seconds=self._start_timeout_seconds,
         )
+
+    def _webhook_key(self) -> str:
+        secret_key = self._credentials[1].encode()
+        return base64.urlsafe_b64encode(hashlib.sha256(secret_key).digest()).decode()
 
 
 def _own_environment() -> dict[str, str]:

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advgrpo.algorithm.randomness import gaussian_noise, seed_for
+from advgrpo.algorithm.randomness import gaussian_noise
+from advgrpo.algorithm.seeds import seed_for
 
 
 def test_a_seed_is_the_same_in_another_process() -> None:

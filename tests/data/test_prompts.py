@@ -1,10 +1,13 @@
+import hashlib
 from pathlib import Path
 
 import pytest
 
+from advgrpo.config import PromptsConfig
 from advgrpo.data.prompts import check_disjoint, read_prompts
 from advgrpo.errors import PromptFileError
 from advgrpo.records import PromptSet
+from advgrpo.tasks.inputs import read_run_prompts
 
 
 @pytest.fixture
@@ -84,6 +87,33 @@ def test_utf16_is_refused(file: Path) -> None:
 def test_a_missing_file_is_named(file: Path) -> None:
     with pytest.raises(PromptFileError, match=r"there is no prompt file .*prompts\.txt"):
         read_prompts(file)
+
+
+def test_a_file_with_the_expected_hash_is_read(file: Path) -> None:
+    file.write_bytes(b"a red circle\n")
+    digest = hashlib.sha256(b"a red circle\n").hexdigest()
+
+    assert read_prompts(file, sha256=digest).texts == ("a red circle",)
+
+
+def test_a_file_with_another_hash_is_refused_with_both(file: Path) -> None:
+    file.write_bytes(b"a red circle\n")
+    found, wanted = hashlib.sha256(b"a red circle\n").hexdigest(), "ab" * 32
+
+    with pytest.raises(PromptFileError, match=f"{found}, not {wanted}") as refusal:
+        read_prompts(file, sha256=wanted)
+
+    assert "prompts.test_sha256" in refusal.value.repair
+
+
+def test_the_settings_hashes_are_checked(file: Path) -> None:
+    other = file.with_name("other.txt")
+    file.write_text("a red circle")
+    other.write_text("a blue square")
+    config = PromptsConfig(train=str(file), test=str(other), test_sha256="ab" * 32)
+
+    with pytest.raises(PromptFileError, match=r"other\.txt is not the one"):
+        read_run_prompts(config)
 
 
 def test_prompts_to_train_on_are_not_measured_on() -> None:

@@ -3,7 +3,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from advgrpo.config import resolve
-from advgrpo.data.sampler import is_held_out, prompts_of_rollout, share_of_rank
+from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
+from advgrpo.data.splits import is_held_out
 from advgrpo.errors import ConfigError
 
 

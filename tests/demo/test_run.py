@@ -22,6 +22,8 @@ def _command(folder: Path, models: Path) -> list[str]:
         *tiny.overrides(),
         f"evaluation.scorers=[{scorer}]",
         "evaluation.alignment=pickscore.score",
+        # The reward is trained on that alignment, so no gate may be about it.
+        "promotion.gates=[]",
         "evaluation.prompts=6",
         "evaluation.grid_prompts=2",
         "evaluation.bootstrap_samples=20",

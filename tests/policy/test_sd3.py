@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from advgrpo.algorithm.randomness import gaussian_noise
 from advgrpo.errors import WeightsError
 from advgrpo.policy import Sd3Policy, load_policy
+from advgrpo.policy.adapter import save_adapter
 from advgrpo.policy.sampling import sample_images
 from advgrpo.testing import TinyModels
 
@@ -235,3 +236,55 @@ def test_each_prompt_is_encoded_once(policy: Sd3Policy) -> None:
     again = policy.embed([PROMPTS[2], PROMPTS[0]])
     assert torch.equal(again.context[1], first.context[0])
     assert torch.equal(again.pooled[0], first.pooled[2])
+
+
+def test_an_embedding_does_not_depend_on_what_was_encoded_before(tiny: TinyModels) -> None:
+    together, apart = (load_policy(tiny.config().policy, CPU) for _ in range(2))
+    apart.embed(PROMPTS[2:])
+
+    first, second = together.embed(PROMPTS), apart.embed(PROMPTS)
+
+    assert torch.equal(first.context, second.context)
+    assert torch.equal(first.pooled, second.pooled)
+
+
+def test_another_adapter_draws_as_it_does_in_its_own_policy_and_leaves_no_trace(
+    trained: Sd3Policy, tiny: TinyModels, tmp_path: Path
+) -> None:
+    before = draw(trained)
+    own = load_policy(
+        tiny.config("policy.adapter.rank=4", "policy.adapter.alpha=2").policy, CPU, seed=7
+    )
+    with torch.no_grad():
+        for parameter in own.trainable_parameters().values():
+            parameter.add_(0.2)
+    save_adapter(tmp_path, own.trainable_parameters(), own.config.adapter)
+
+    with trained.other_adapter(tmp_path, own.config.adapter):
+        assert torch.equal(draw(trained), draw(own))
+        with trained.base_policy():
+            assert torch.equal(draw(trained), draw(load_policy(tiny.config().policy, CPU)))
+
+    assert torch.equal(draw(trained), before)
+    assert all(".lora_" in name for name in trained.trainable_parameters())
+    assert len(trained.trainable_parameters()) == len(own.trainable_parameters())
+
+
+@pytest.mark.parametrize(
+    ("override", "named"),
+    [
+        ("policy.adapter.rank=4", "of shape"),
+        ("policy.adapter.target_modules=[to_q]", "for other modules"),
+        ("policy.adapter.target_modules=[nothing]", "for another base model"),
+    ],
+)
+def test_another_adapter_that_does_not_fit_is_refused_and_leaves_no_trace(
+    trained: Sd3Policy, tiny: TinyModels, adapter: Path, override: str, named: str
+) -> None:
+    before = draw(trained)
+    other = tiny.config(override).policy.adapter
+
+    with pytest.raises(WeightsError, match=named), trained.other_adapter(adapter, other):
+        pass
+
+    assert torch.equal(draw(trained), before)

@@ -1,0 +1,35 @@
+"""`advgrpo demo-ui`, and a shell beside it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from advgrpo.demo.serve import VARIABLES_FILE
+
+COMMAND = [sys.executable, "-m", "advgrpo.cli.main"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_shell_that_reads_the_variables_reaches_the_served_stores(tmp_path: Path) -> None:
+    variables = tmp_path / VARIABLES_FILE
+    variables.parent.mkdir()
+    variables.write_text("what one that was killed left")
+    serving = [*COMMAND, "demo-ui", "--folder", str(tmp_path)]
+    with subprocess.Popen(serving, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = next(line for line in process.stdout if line.startswith("Shell:"))
+        script = (
+            f"{said.removeprefix('Shell:').strip()} && {sys.executable} -m advgrpo.cli.main "
+            "registry list && echo $AWS_SECRET_ACCESS_KEY"
+        )
+        try:
+            asked = subprocess.check_output(["bash", "-c", script], text=True)
+        finally:
+            process.terminate()
+    keys = json.loads((tmp_path / "stores" / "credentials.json").read_text())
+    assert asked.splitlines() == ["no adapter is registered", keys["secret_key"]]
+    assert not variables.exists(), "it would lead to stores that are gone"
