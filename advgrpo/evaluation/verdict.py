@@ -70,6 +70,8 @@ def judge(report: EvaluationReport) -> Verdict:
     distance = report.comparison(report.distance)
     alignment = report.comparison(report.alignment)
     tone, headline = _HEADLINES[change(distance), change(alignment)]
+    if tone == "good" and any(_loses_to_champion(c) for c in (distance, alignment)):
+        tone, headline = "mixed", "Better than the base model, but worse than the champion."
     sentences = [_distance(distance), _alignment(alignment)]
     sentences += _against_champion(report, distance, alignment)
     named = {report.distance, report.alignment}
@@ -127,6 +129,11 @@ def _looks_hacked(report: EvaluationReport) -> bool:
     return any(change(c) == "better" for c in rewards) and any(
         change(c) == "worse" for c in witnesses if not c.trained_on
     )
+
+
+def _loses_to_champion(comparison: Comparison) -> bool:
+    difference = comparison.difference_to_champion
+    return difference is not None and change(comparison, difference) == "worse"
 
 
 def _against_champion(

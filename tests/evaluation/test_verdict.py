@@ -167,6 +167,18 @@ def test_the_champion_is_told_of_in_the_verdict() -> None:
     sentence = next(s for s in verdict.sentences if "champion" in s)
     assert sentence.startswith("Against the champion, version 3: Frechet distance is better")
     assert "Colour is not measurably different" in sentence
+    assert verdict.headline.startswith("Better: ")
+
+
+def test_what_loses_to_the_champion_is_not_called_better() -> None:
+    report = report_of()
+    distance = replace(report.comparisons[0], difference_to_champion=Interval(1.0, 0.5, 2.0))
+    report = replace(report, comparisons=(distance, *report.comparisons[1:]), champion=3)
+
+    verdict = judge(report)
+
+    assert verdict.tone == "mixed"
+    assert verdict.headline == "Better than the base model, but worse than the champion."
 
 
 def test_a_champion_that_could_not_be_used_is_told_of_in_the_verdict() -> None:
