@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from advgrpo.submitting import KfpServer, PipelineDocument
+    from advgrpo.submitting import Access, KfpServer, PipelineDocument
 
 _OBJECTS = {
     "advgrpo": "ADVGRPO_CONFIG_MAP",
@@ -13,6 +13,29 @@ _OBJECTS = {
     "advgrpo-mlflow": "ADVGRPO_MLFLOW_SECRET",
 }
 """Variables that name what the compiled pipeline reads its environment from, by its own name."""
+
+
+def kfp_access(
+    endpoint: str,
+    namespace: str,
+    token: str,
+    token_file: Path | None,
+    cookies: str,
+    ca: Path | None,
+    insecure: bool,
+) -> "Access":
+    """Put a command's options together, which `advgrpo.cli.options` describes."""
+    from advgrpo.submitting import Access
+
+    return Access(
+        endpoint=endpoint,
+        namespace=namespace,
+        token=token,
+        token_file=token_file,
+        cookies=cookies,
+        ca_file=ca,
+        verify=not insecure,
+    )
 
 
 def kfp_server(
@@ -24,20 +47,10 @@ def kfp_server(
     ca: Path | None,
     insecure: bool,
 ) -> "KfpServer":
-    """Make a server of a command's options, which `advgrpo.cli.options` describes."""
-    from advgrpo.submitting import Access, KfpServer
+    """Make a server of a command's options; see `kfp_access`."""
+    from advgrpo.submitting import KfpServer
 
-    return KfpServer(
-        Access(
-            endpoint=endpoint,
-            namespace=namespace,
-            token=token,
-            token_file=token_file,
-            cookies=cookies,
-            ca_file=ca,
-            verify=not insecure,
-        )
-    )
+    return KfpServer(kfp_access(endpoint, namespace, token, token_file, cookies, ca, insecure))
 
 
 def pipeline_document(

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from advgrpo.cli.access import kfp_access
 from advgrpo.cli.options import CaFile, Cookies, Endpoint, Insecure, Token, TokenFile
 
 
@@ -44,17 +45,8 @@ def doctor(
     from dataclasses import asdict
 
     from advgrpo.readiness import diagnose
-    from advgrpo.submitting import Access
 
-    access = Access(
-        endpoint=endpoint,
-        namespace=namespace,
-        token=token,
-        token_file=token_file,
-        cookies=cookies,
-        ca_file=ca,
-        verify=not insecure,
-    )
+    access = kfp_access(endpoint, namespace, token, token_file, cookies, ca, insecure)
     checks = []
     for check in diagnose(
         access=access, workspace=workspace, service_account=service_account, config_map=config_map
