@@ -10,7 +10,6 @@ from advgrpo.data.images import decode_image
 from advgrpo.evaluation.drawing import Drawer
 from advgrpo.policy import load_policy
 from advgrpo.records import EvaluatedPrompt
-from advgrpo.scorers.base import Scorer
 from advgrpo.tasks.inputs import build_scorers, device
 
 
@@ -38,19 +37,14 @@ def repeat_prompts(
     drawer = Drawer(policy, texts, config.evaluation, config.training.sampling)
     images = torch.cat([batch.images.cpu() for batch in drawer.all_batches()])
     groups = images.split(config.evaluation.images_per_prompt)
-    scorers = build_scorers(config.evaluation.scorers, where)
+    family, _, measure = config.evaluation.alignment.partition(".")
+    wanted = [scorer for scorer in config.evaluation.scorers if scorer.type == family]
+    (scorer,) = build_scorers(wanted, where)
     differences = []
     for prompt, drawn in zip(sample, groups, strict=True):
         kept = torch.stack([decode_image((pictures / name).read_bytes()) for name in prompt.images])
         levels = (drawn[: len(kept)] - kept).abs().mean(dim=(1, 2, 3)) * 255
-        alignment = _alignment(config, scorers, drawn, prompt.prompt)
+        scores = scorer.score(drawn, [prompt.prompt] * len(drawn))
+        alignment = float(scores[measure].double().mean())
         differences.append((float(levels.max()), abs(alignment - prompt.alignment)))
     return differences
-
-
-def _alignment(
-    config: RunConfig, scorers: Sequence[Scorer], images: torch.Tensor, prompt: str
-) -> float:
-    name, _, measure = config.evaluation.alignment.partition(".")
-    (scorer,) = (scorer for scorer in scorers if scorer.name == name)
-    return float(scorer.score(images, [prompt] * len(images))[measure].double().mean())
