@@ -5,14 +5,12 @@ distribution it is above 0 and falls as the samples grow. So only Frechet distan
 images to the same reference images may be compared. Kernel distances have no such bias.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-
-from advgrpo.backbones.dino import DinoBackbone
 
 Kernel = Callable[
     [Float[Tensor, "image feature"], Float[Tensor, "other_image feature"]],
@@ -25,21 +23,6 @@ CMMD_WIDTH = 10.0
 
 CMMD_SCALE = 1000.0
 """What the distance is multiplied by, to be read with ease."""
-
-
-def class_features(
-    backbone: DinoBackbone, batches: Iterable[Float[Tensor, "batch 3 height width"]]
-) -> Float[Tensor, "image feature"]:
-    """Embed images by their class token.
-
-    Args:
-        backbone: What sees them.
-        batches: RGB in [0, 1]; each batch passes the backbone at once.
-
-    Returns:
-        One row per image, float32, on the CPU.
-    """
-    return torch.cat([backbone.tokens(images)[:, 0].cpu() for images in batches])
 
 
 def frechet_distance(
