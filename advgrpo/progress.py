@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from advgrpo.events import event as note
+
 PROGRESS_FILE = "ADVGRPO_PROGRESS_FILE"
 """Environment variable that names the file to which progress is appended, a JSON object a line."""
 
@@ -44,6 +46,10 @@ class Progress:
         self._start_count = 0
         self._seconds_between = seconds_between
         self._last_log = float("-inf")
+        self._advanced = self._start
+        self.seconds_since_before = 0.0
+        """Time that the units counted last took."""
+
         self._emit({})
 
     def resume_at(self, done: int) -> None:
@@ -59,6 +65,8 @@ class Progress:
             figures: Named measures to show beside the bar.
         """
         self.done += count
+        now = time.monotonic()
+        self.seconds_since_before, self._advanced = now - self._advanced, now
         self._emit(figures or {})
 
     @property
@@ -86,4 +94,5 @@ class Progress:
         self._last_log = now
         measures = "".join(f", {name} {value:.4g}" for name, value in figures.items())
         eta = "" if left is None or self.done >= self.total else f", {left:.0f} s left"
-        logger.info("%s: %d/%d %s%s%s", self.phase, self.done, self.total, self.unit, measures, eta)
+        said = f"{self.phase}: {self.done}/{self.total} {self.unit}{measures}{eta}"
+        logger.info("%s", said, extra=note("progress", **event))

@@ -1,7 +1,5 @@
 """Entry point of the command `advgrpo`."""
 
-import logging
-import sys
 from typing import Annotated, NoReturn
 
 import typer
@@ -24,6 +22,7 @@ from advgrpo.cli import (
     tracking,
 )
 from advgrpo.errors import ConfigError
+from advgrpo.events import configure
 from advgrpo.tasks.environment import quiet_libraries
 from advgrpo.tasks.failures import run_as_process
 
@@ -71,10 +70,7 @@ def start(
         print(__version__)
         raise typer.Exit
     quiet_libraries()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("advgrpo").setLevel(logging.INFO)
-    # The last of its attempts is our error.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    configure()
 
 
 def main() -> NoReturn:

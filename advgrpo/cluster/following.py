@@ -17,6 +17,7 @@ from advgrpo.errors import (
     JobDeadlineError,
     JobRetryableError,
 )
+from advgrpo.events import JOB_OUTPUT, event
 
 _STUCK_SECONDS = 120.0
 """How long a pod may be unable to start for a reason that waiting does not remove."""
@@ -63,7 +64,7 @@ class Following:
         self._backend = backend
         self._cancelling = cancelling
         self._history = History()
-        self._log = LogFollower(api, backend.first_pod(self._name), output.info)
+        self._log = LogFollower(api, backend.first_pod(self._name), _tell)
         self._said = ""
         self._warned: set[str] = set()
         self._verdict: ClusterError | None = None
@@ -122,7 +123,8 @@ class Following:
         pods = [read_pod(pod) for pod in found if _is_owned_by(pod, self._uid)]
         for pod in self._history.see(pods):
             cause = pod_cause(pod).what if pod.has_failed or pod.disruption else "it went away"
-            logger.info("%s: pod %s was started again: %s", self._name, pod.name, cause)
+            note = event("pod_restarted", job=self._name, pod=pod.name, cause=cause)
+            logger.info("%s: pod %s was started again: %s", self._name, pod.name, cause, extra=note)
         return True
 
     def _follow_log(self, *, at_end: bool) -> None:
@@ -153,7 +155,7 @@ class Following:
             words += "".join(f"; {one}" for one in sorted(why))
         if words != self._said:
             self._said = words
-            logger.info("%s", words)
+            logger.info("%s", words, extra=event("job_state", job=self._name, state=state.value))
 
     def _judge(self, state: JobState) -> None:
         """Give the job up if it took too long, cannot start, or does nothing but start again."""
@@ -204,10 +206,11 @@ class Following:
                 "cluster.tolerations against the nodes that there are",
             )
         if waited > _NO_PODS_SECONDS and not self._history.pods:
-            for event in self._events():
-                if event not in self._warned:
-                    self._warned.add(event)
-                    logger.warning("%s has no pods: %s", self._name, event)
+            for reason in self._events():
+                if reason not in self._warned:
+                    self._warned.add(reason)
+                    note = event("job_without_pods", job=self._name)
+                    logger.warning("%s has no pods: %s", self._name, reason, extra=note)
         return None
 
     def _give_up(self, verdict: ClusterError, now: float) -> None:
@@ -263,6 +266,10 @@ class Following:
         if error.message not in self._warned:
             self._warned.add(error.message)
             logger.warning("%s", error)
+
+
+def _tell(line: str) -> None:
+    output.info("%s", line, extra=event(JOB_OUTPUT))
 
 
 def _hindrance(pod: Pod) -> str:

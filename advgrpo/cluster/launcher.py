@@ -16,6 +16,7 @@ from advgrpo.cluster.pytorchjob import PyTorchJobs
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.cluster.work import Work, shape_of
 from advgrpo.errors import JobConflictError, JobRetryableError
+from advgrpo.events import event
 
 __all__ = ["ATTEMPT", "SPEC_HASH", "Launcher", "Work", "run_job"]
 
@@ -111,7 +112,9 @@ class Launcher:
                 if found is not None:
                     return found
             else:
-                logger.info("the job %s is created in %s", name, self._api.namespace)
+                namespace = self._api.namespace
+                note = event("job_created", job=name, namespace=namespace)
+                logger.info("the job %s is created in %s", name, namespace, extra=note)
                 return job
         raise JobRetryableError(
             f"the job {name} could not be created: again and again another one had its name",
@@ -136,13 +139,14 @@ class Launcher:
         if state is JobState.SUCCEEDED:
             return job
         if state is JobState.FAILED:
-            logger.info("an earlier attempt at %s failed; trying again", name)
+            note = event("job_tried_again", job=name)
+            logger.info("an earlier attempt at %s failed; trying again", name, extra=note)
             self._api.delete(self._backend.resource, name, uid=meta["uid"])
             self._wait_until_gone(meta["uid"])
             return None
         if annotations.get(SPEC_HASH) != manifest["metadata"]["annotations"][SPEC_HASH]:
             raise self._conflict("it runs with other settings of the cluster")
-        logger.info("taking up the job %s", name)
+        logger.info("taking up the job %s", name, extra=event("job_taken_up", job=name))
         return self._owned(job, manifest)
 
     def _owned(self, job: Json, manifest: Json) -> Json:

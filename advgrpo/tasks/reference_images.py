@@ -19,6 +19,7 @@ from advgrpo.data.reference_images import (
     validate_reference_images,
 )
 from advgrpo.data.reference_manifest import read_manifest
+from advgrpo.events import configure_rank
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_generation import (
@@ -277,6 +278,7 @@ def main() -> None:
     parser.add_argument("--workspace", required=True, help="folder or s3:// location")
     parser.add_argument("--sets", nargs="+", choices=_SETS, required=True, help="what to draw")
     arguments = parser.parse_args()
+    configure_rank()
     with failures_noted(TASK):
         text = arguments.settings.read_text(encoding="utf-8")
         task = parse_json(ReferenceImagesSettings, text, where=str(arguments.settings))

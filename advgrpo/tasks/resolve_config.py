@@ -11,6 +11,7 @@ from advgrpo.config.tasks import (
     ReferenceImagesSettings,
     TrainingSettings,
 )
+from advgrpo.events import bind
 from advgrpo.tasks.failures import failures_noted
 from advgrpo.tasks.preflight import (
     check_cluster,
@@ -21,6 +22,9 @@ from advgrpo.tasks.preflight import (
 from advgrpo.tasks.running import TRACKING_URI
 
 EXPERIMENT = "advgrpo"
+
+WORKSPACE_TAG = "advgrpo.workspace"
+"""Tag of a run: where its results and the signs of its life are."""
 
 
 class ResolvedRun(NamedTuple):
@@ -62,16 +66,18 @@ def resolve_config(
         check_cluster(config, workspace)
         check_places(config, workspace)
         check_prompt_files(config, processes)
+        parent_run_id = _open_run(config, preset, run_key, workspace)
+        bind(run=parent_run_id or None)
         return ResolvedRun(
             reference_images=ReferenceImagesSettings.of(config).model_dump_json(),
             pretraining=PretrainingSettings.of(config).model_dump_json(),
             training=TrainingSettings.of(config).model_dump_json(),
             run=config.model_dump_json(),
-            parent_run_id=_open_run(config, preset, run_key),
+            parent_run_id=parent_run_id,
         )
 
 
-def _open_run(config: RunConfig, preset: str, run_key: str) -> str:
+def _open_run(config: RunConfig, preset: str, run_key: str, workspace: str) -> str:
     tracking_uri = os.environ.get(TRACKING_URI)
     if not tracking_uri:
         return ""
@@ -83,6 +89,10 @@ def _open_run(config: RunConfig, preset: str, run_key: str) -> str:
         tracking_uri=tracking_uri,
         parameters=config.model_dump(mode="json"),
         config_text=config.to_yaml(),
-        tags={"advgrpo.version": __version__, "advgrpo.preset": preset_title(preset)},
+        tags={
+            "advgrpo.version": __version__,
+            "advgrpo.preset": preset_title(preset),
+            WORKSPACE_TAG: workspace,
+        },
         key=run_key or None,
     )

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from advgrpo.errors import Preempted, TrackingError
+from advgrpo.events import bind
 from advgrpo.storage import cache_folder
 from advgrpo.tasks.failures import failures_noted
 from advgrpo.tracking import TaskRun, task_run
@@ -76,6 +77,8 @@ def failing_with(name: str, parent_run_id: str) -> Iterator[None]:
         name: What to call the task.
         parent_run_id: MLflow run that the task's run is nested in; empty for none.
     """
+    if parent_run_id:
+        bind(run=parent_run_id)
     with failures_noted(name):
         try:
             yield

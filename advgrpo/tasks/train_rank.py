@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from advgrpo.config.tasks import TrainingSettings, digest, parse_json
 from advgrpo.data.reference_images import read_validated
 from advgrpo.discriminator import save_discriminator
+from advgrpo.events import configure_rank, event
 from advgrpo.policy.adapter import save_adapter
 from advgrpo.progress import PROGRESS_FILE
 from advgrpo.storage import file_sha256
@@ -56,12 +57,10 @@ def main() -> None:
     parser.add_argument("--features", required=True, help="folder or s3:// location")
     parser.add_argument("--parent-run-id", default="", help="MLflow run to nest in")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    configure_rank()
     with failures_noted("train"):
         ranks = Ranks()
-        if ranks.is_first:
-            logger.setLevel(logging.INFO)
-        else:
+        if not ranks.is_first:
             os.environ.pop(PROGRESS_FILE, None)
         with (
             _logger(ranks, arguments.parent_run_id) as sink,
@@ -113,7 +112,8 @@ def _session(arguments: argparse.Namespace, ranks: Ranks, sink: Logger, scratch:
     session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=sink)
     session.stop.listen()
     if session.resume() and ranks.is_first:
-        logger.info("going on from update %d", session.counters.updates)
+        updates = session.counters.updates
+        logger.info("going on from update %d", updates, extra=event("resumed", update=updates))
     return session
 
 

@@ -22,6 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 from advgrpo.errors import AdvGrpoError, ConfigError, TrackingError
+from advgrpo.events import event, quiet
 from advgrpo.tasks.promotion import REQUEST_TAG, Announce, reconcile
 from advgrpo.tracking.connection import FAULTS, connect
 
@@ -139,7 +140,7 @@ class Reconciler:
             try:
                 reconcile(self._tracking_uri, name=name, announce=self._announce)
             except AdvGrpoError as error:
-                logger.warning("%s", error)
+                logger.warning("%s", error, extra=event("reconciliation_failed", model=name))
             try:
                 name = self._names.get(timeout=self._every_seconds)
             except queue.Empty:
@@ -260,9 +261,13 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             name = self._take()
         except RefusedError as error:
-            logger.warning("refused a message from %s: %s", self.client_address[0], error)
+            sender, status = self.client_address[0], int(error.status)
+            note = event("message_refused", sender=sender, status=status)
+            logger.warning("refused a message from %s: %s", sender, error, extra=note)
             self._answer(error.status, str(error))
         else:
+            note = quiet("message_taken", sender=self.client_address[0], model=name)
+            logger.info("took a message about %s", name or "nothing that matters", extra=note)
             if name:
                 self.wake(name)
             self._answer(HTTPStatus.ACCEPTED, f"looking at {name}" if name else "nothing to do")

@@ -14,6 +14,7 @@ from mlflow.tracking.multimedia import compress_image_size
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES, MLFLOW_PARENT_RUN_ID
 
 from advgrpo.errors import AdvGrpoError
+from advgrpo.events import event
 from advgrpo.tracking.connection import (
     FAULTS,
     connect,
@@ -80,7 +81,9 @@ class Sender:
                 for item in group:
                     self._send_group([item])
                 return
-            logger.warning("MLflow refuses a record of %s: %s", self._outbox.key.task, error)
+            note = event("mlflow_refused", record=str(group[0].record["kind"]))
+            task = self._outbox.key.task
+            logger.warning("MLflow refuses a record of %s: %s", task, error, extra=note)
             self._outbox.refuse(group[0].record, str(error))
 
     def _post(self, records: list[Record]) -> None:
@@ -230,11 +233,14 @@ class BackgroundSender:
                 _send_all(outboxes(self._outbox.folder.parent), self._tracking_uri, wait=False)
         except (*FAULTS, AdvGrpoError) as error:
             if not self._failing:
-                logger.warning("MLflow is not available, records are kept for later: %s", error)
+                note = event("mlflow_unavailable")
+                logger.warning(
+                    "MLflow is not available, records are kept for later: %s", error, extra=note
+                )
             self._failing = True
             return False
         if self._failing:
-            logger.info("MLflow is available again")
+            logger.info("MLflow is available again", extra=event("mlflow_available"))
         self._failing = False
         return True
 
