@@ -117,6 +117,22 @@ def is_quiet(record: logging.LogRecord) -> bool:
     return bool(record.__dict__.get(_QUIET, False))
 
 
+def say(text: str, name: str, **fields: object) -> None:
+    """Tell what a command did: on standard output, or, where lines are JSON, as a line of the log.
+
+    Args:
+        text: What people read.
+        name: The event.
+        fields: What belongs to it.
+    """
+    if as_json():
+        ensure_json()
+        logger.info("%s", text, extra=event(name, **fields))
+    else:
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+
 class JsonFormatter(logging.Formatter):
     """Writes a line as a JSON object of one level: time, level, event, message, then fields."""
 
@@ -161,7 +177,7 @@ def words_of(line: str) -> str:
 
 def words_of_all(text: str) -> str:
     """Do so for each line of a text."""
-    return "\n".join(words_of(line) for line in text.splitlines())
+    return "\n".join(words_of(line) for line in text.split("\n"))
 
 
 def log_error(error: AdvGrpoError) -> None:

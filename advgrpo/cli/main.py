@@ -28,7 +28,7 @@ from advgrpo.tasks.failures import run_as_process
 
 _EXTRAS = {
     **dict.fromkeys(("kfp", "psutil"), "pipeline"),
-    **dict.fromkeys(("kubeflow", "kubernetes"), "cluster"),
+    **dict.fromkeys(("kubeflow", "kubernetes", "prometheus_client"), "cluster"),
     **dict.fromkeys(("diffusers", "mlflow", "numpy", "peft", "PIL", "torch"), "train"),
 }
 """Package -> the extra that brings it."""

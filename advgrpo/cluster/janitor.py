@@ -9,6 +9,7 @@ from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
 from advgrpo.cluster.pytorchjob import PyTorchJobs
 from advgrpo.errors import ClusterError
 from advgrpo.events import event
+from advgrpo.prometheus import push_cleaning
 
 _ENDED = {"Succeeded", "Failed", "Error"}
 _SELECTOR = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
@@ -76,6 +77,13 @@ def clean(api: Api, *, dry_run: bool = False) -> Cleaning:
         note = event("job_deleted", job=name, reason=why, dry_run=dry_run)
         logger.info("the job %s %s: %s", name, words, why, extra=note)
         done.deleted.append(name)
+    push_cleaning(
+        done.namespace,
+        jobs=done.jobs,
+        kept=done.kept,
+        deleted=len(done.deleted),
+        failed=len(done.failed),
+    )
     return done
 
 

@@ -14,9 +14,15 @@ from advgrpo.cluster.origin import find_origin, origin_of
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
 from advgrpo.cluster.pytorchjob import PyTorchJobs
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.work import Work, shape_of
-from advgrpo.errors import JobConflictError, JobRetryableError
-from advgrpo.events import event
+from advgrpo.cluster.work import Work
+from advgrpo.errors import (
+    ClusterError,
+    ClusterUnavailableError,
+    JobConflictError,
+    JobRetryableError,
+)
+from advgrpo.events import event, quiet
+from advgrpo.prometheus import exposed
 
 __all__ = ["ATTEMPT", "SPEC_HASH", "Launcher", "Work", "run_job"]
 
@@ -53,7 +59,7 @@ def run_job(work: Work, settings: ClusterSettings) -> None:
         ClusterError: If the cluster refuses something.
         Preempted: If this process was asked to stop; the job is deleted.
     """
-    with closing(connect()) as api:
+    with closing(connect()) as api, exposed():
         Launcher(work, settings, api, PyTorchJobs()).run()
 
 
@@ -83,8 +89,16 @@ class Launcher:
             cancelling.keep_warm()
             job = self._start(manifest)
             cancelling.uid = job["metadata"]["uid"]
-            nodes = shape_of(self._work.processes, self._settings).nodes
-            Following(job, nodes, self._settings, self._api, self._backend, cancelling).to_end()
+            following = Following(
+                job, self._work, self._settings, self._api, self._backend, cancelling
+            )
+            try:
+                following.to_end()
+            except ClusterError as error:
+                lost = isinstance(error, JobRetryableError | ClusterUnavailableError)
+                note = quiet("job_lost" if lost else "job_failed", job=self._work.name)
+                logger.error("%s", error.message, extra=note)
+                raise
 
     def _manifest(self) -> Json:
         manifest = self._backend.manifest(self._work, self._settings)

@@ -23,6 +23,7 @@ from typing import Final
 
 from advgrpo.errors import AdvGrpoError, ConfigError, TrackingError
 from advgrpo.events import event, quiet
+from advgrpo.prometheus import DECISIONS, LAST_RECONCILIATION, MESSAGES, RECONCILIATIONS
 from advgrpo.tasks.promotion import REQUEST_TAG, Announce, reconcile
 from advgrpo.tracking.connection import FAULTS, connect
 
@@ -138,8 +139,12 @@ class Reconciler:
         name: str | None = ""
         while name is not None:
             try:
-                reconcile(self._tracking_uri, name=name, announce=self._announce)
+                decided = reconcile(self._tracking_uri, name=name, announce=self._announce)
+                DECISIONS.inc(len(decided))
+                RECONCILIATIONS.labels("done").inc()
+                LAST_RECONCILIATION.set_to_current_time()
             except AdvGrpoError as error:
+                RECONCILIATIONS.labels("failed").inc()
                 logger.warning("%s", error, extra=event("reconciliation_failed", model=name))
             try:
                 name = self._names.get(timeout=self._every_seconds)
@@ -288,6 +293,8 @@ class _Handler(BaseHTTPRequestHandler):
         return model_to_look_at(body)
 
     def _answer(self, status: HTTPStatus, text: str) -> None:
+        if self.command == "POST":
+            MESSAGES.labels(int(status)).inc()
         content = f"{text}\n".encode()
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; charset=utf-8")
