@@ -25,6 +25,7 @@ from advgrpo.tracking.connection import (
     refuses,
 )
 from advgrpo.tracking.outbox import Outbox, Pending, Record, outboxes
+from advgrpo.tracking.system import SYSTEM_PREFIX
 
 _TASK_TAG = "advgrpo.task"
 _TOKEN_TAG = "advgrpo.outbox"
@@ -130,7 +131,8 @@ class Sender:
 
     def _metrics(self, record: Record) -> Iterator[Metric]:
         for name, value in record["values"].items():
-            if not (self._found and record["step"] in self._steps_of(name)):
+            again = self._found and not name.startswith(SYSTEM_PREFIX)
+            if not (again and record["step"] in self._steps_of(name)):
                 yield Metric(name, value, record["timestamp_ms"], record["step"])
 
     def _steps_of(self, name: str) -> set[int]:
