@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from advgrpo.events import event as note
 
 PROGRESS_FILE = "ADVGRPO_PROGRESS_FILE"
 """Environment variable that names the file to which progress is appended, a JSON object a line."""
+
+listeners: list[Callable[[Mapping[str, object]], None]] = []
+"""Are told of each event as well; must be quick."""
 
 logger = logging.getLogger("advgrpo")
 
@@ -21,6 +24,8 @@ def tell(event: Mapping[str, object]) -> None:
 
     What cannot be told, for instance on a full disk, is left out: the work itself goes on.
     """
+    for listener in listeners:
+        listener(event)
     path = os.environ.get(PROGRESS_FILE)
     if path:
         with suppress(OSError), Path(path).open("a", encoding="utf-8") as file:
@@ -70,12 +75,16 @@ class Progress:
         self._emit(figures or {})
 
     @property
+    def seconds_each(self) -> float | None:
+        """Seconds that a unit took on average, or None before anything was done."""
+        made = self.done - self._start_count
+        return (time.monotonic() - self._start) / made if made > 0 else None
+
+    @property
     def seconds_left(self) -> float | None:
         """Estimated seconds to the end, or None before anything was done."""
-        made = self.done - self._start_count
-        if made <= 0:
-            return None
-        return (time.monotonic() - self._start) / made * (self.total - self.done)
+        each = self.seconds_each
+        return None if each is None else each * (self.total - self.done)
 
     def _emit(self, figures: Mapping[str, float]) -> None:
         now = time.monotonic()
@@ -85,6 +94,7 @@ class Progress:
             "done": self.done,
             "total": self.total,
             "unit": self.unit,
+            "seconds_each": self.seconds_each,
             "seconds_left": left,
             "figures": dict(figures),
         }

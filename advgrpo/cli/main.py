@@ -17,6 +17,7 @@ from advgrpo.cli import (
     registry,
     scorers,
     settings,
+    status,
     steps,
     submit,
     tracking,
@@ -56,6 +57,7 @@ app.add_typer(scorers.app, name="scorers")
 app.command()(plan.plan)
 app.command()(submit.submit)
 app.command()(doctor.doctor)
+app.command()(status.status)
 app.add_typer(registry.app, name="registry")
 app.add_typer(tracking.app, name="tracking")
 app.add_typer(cluster.app, name="cluster")

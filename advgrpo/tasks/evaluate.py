@@ -84,7 +84,7 @@ def evaluate(
             _measure_in_processes(settings, local_folder(trained), images, None, processes)
             return TaskResult(join(workspace, "evaluations"), {})
     cost = Cost(processes)
-    with tracked_task(TASK, parent_run_id) as run:
+    with tracked_task(TASK, parent_run_id, workspace) as run:
         config = parse_json(RunConfig, settings, where="the settings")
         result = local_folder(trained)
         champion = find_champion(config, workspace=workspace)

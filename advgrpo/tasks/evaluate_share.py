@@ -32,6 +32,7 @@ from advgrpo.scorers.base import Scorer
 from advgrpo.tasks.champion import FoundChampion
 from advgrpo.tasks.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import build_scorers, read_run_prompts
+from advgrpo.tasks.signs import signs_of_rank
 from advgrpo.training.ranks import Ranks
 
 TASK = "evaluate"
@@ -179,7 +180,7 @@ def main() -> None:
     ranks = Ranks()
     if not ranks.is_first:
         os.environ.pop(PROGRESS_FILE, None)
-    with failures_noted(TASK), one_thread(ranks.device):
+    with signs_of_rank(), failures_noted(TASK), one_thread(ranks.device):
         text = arguments.plan.read_text(encoding="utf-8") if ranks.is_first else ""
         plan = Plan.from_json(team("evaluation plan").share(text))
         settings = arguments.settings.read_text(encoding="utf-8")

@@ -38,7 +38,7 @@ def pretrain_reward(
         AdvGrpoError: If an input cannot be used or training cannot go on.
     """
     cost = Cost()
-    with tracked_task("reward-pretraining", parent_run_id) as run:
+    with tracked_task("reward-pretraining", parent_run_id, workspace) as run:
         task = parse_json(PretrainingSettings, settings, where="the settings")
         run.parameters(task.model_dump(mode="json"))
         prompts = read_run_prompts(task.prompts)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from advgrpo.data.reference_images import (
     validate_reference_images,
 )
 from advgrpo.data.reference_manifest import read_manifest
-from advgrpo.events import configure_rank
+from advgrpo.events import configure_rank, quiet
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_generation import (
@@ -36,11 +37,14 @@ from advgrpo.tasks.packed import unpacked
 from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.results import ReferenceImageLocations
 from advgrpo.tasks.running import tracked_task
+from advgrpo.tasks.signs import signs_of_rank
 from advgrpo.tasks.spent import Spent, read_spent, time_spent
 from advgrpo.training.ranks import Ranks
 
 TASK = "reference-images"
 _SETS = ("train", "test")
+
+logger = logging.getLogger(__name__)
 
 
 def make_reference_images(
@@ -77,7 +81,7 @@ def make_reference_images(
             if missing:
                 _draw_in_processes(settings, missing, workspace, processes)
             return _locations(task, missing, workspace)
-    with tracked_task(TASK, parent_run_id) as run:
+    with tracked_task(TASK, parent_run_id, workspace) as run:
         missing = _sets_to_draw(task)
         team(TASK).share(json.dumps(missing))
         if missing and processes > 1:
@@ -86,6 +90,7 @@ def make_reference_images(
             draw_sets(task, missing, workspace=workspace)
         made = _locations(task, missing, workspace)
         run.parameters({**task.model_dump(mode="json"), **made._asdict()})
+        logger.info("they are in %s", made.train, extra=quiet("result_saved", place=made.train))
         return made
 
 
@@ -279,7 +284,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=_SETS, required=True, help="what to draw")
     arguments = parser.parse_args()
     configure_rank()
-    with failures_noted(TASK):
+    with signs_of_rank(), failures_noted(TASK):
         text = arguments.settings.read_text(encoding="utf-8")
         task = parse_json(ReferenceImagesSettings, text, where=str(arguments.settings))
         draw_sets(task, arguments.sets, workspace=arguments.workspace)

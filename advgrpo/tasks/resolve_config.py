@@ -20,11 +20,9 @@ from advgrpo.tasks.preflight import (
     check_prompt_files,
 )
 from advgrpo.tasks.running import TRACKING_URI
+from advgrpo.tasks.signs import note_run
 
 EXPERIMENT = "advgrpo"
-
-WORKSPACE_TAG = "advgrpo.workspace"
-"""Tag of a run: where its results and the signs of its life are."""
 
 
 class ResolvedRun(NamedTuple):
@@ -68,6 +66,15 @@ def resolve_config(
         check_prompt_files(config, processes)
         parent_run_id = _open_run(config, preset, run_key, workspace)
         bind(run=parent_run_id or None)
+        note_run(
+            workspace,
+            parent_run_id,
+            {
+                "name": preset_title(preset),
+                "version": __version__,
+                "updates": config.training.updates,
+            },
+        )
         return ResolvedRun(
             reference_images=ReferenceImagesSettings.of(config).model_dump_json(),
             pretraining=PretrainingSettings.of(config).model_dump_json(),
@@ -81,7 +88,9 @@ def _open_run(config: RunConfig, preset: str, run_key: str, workspace: str) -> s
     tracking_uri = os.environ.get(TRACKING_URI)
     if not tracking_uri:
         return ""
-    from advgrpo.tracking.runs import open_parent_run  # noqa: PLC0415 - MLflow takes seconds to load
+    # MLflow takes seconds to load.
+    from advgrpo.tracking.finding import WORKSPACE_TAG  # noqa: PLC0415
+    from advgrpo.tracking.runs import open_parent_run  # noqa: PLC0415
 
     return open_parent_run(
         EXPERIMENT,

@@ -55,7 +55,7 @@ def train(
         Preempted: If training was asked to stop; its state is saved.
         AdvGrpoError: If an input cannot be used or training cannot go on.
     """
-    with failing_with("train", parent_run_id):
+    with failing_with("train", parent_run_id, workspace):
         task = parse_json(TrainingSettings, settings, where="the settings")
         prompts = read_run_prompts(task.prompts)
         key = digest(task, prompts.train.digest, reference_images, discriminator)

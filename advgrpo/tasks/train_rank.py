@@ -19,6 +19,7 @@ from advgrpo.storage import file_sha256
 from advgrpo.tasks.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import build_scorers, read_run_prompts
 from advgrpo.tasks.running import tracked_task
+from advgrpo.tasks.signs import signs_of_rank
 from advgrpo.training.build import Inputs, build_session
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.engine import connect
@@ -58,7 +59,7 @@ def main() -> None:
     parser.add_argument("--parent-run-id", default="", help="MLflow run to nest in")
     arguments = parser.parse_args()
     configure_rank()
-    with failures_noted("train"):
+    with signs_of_rank(), failures_noted("train"):
         ranks = Ranks()
         if not ranks.is_first:
             os.environ.pop(PROGRESS_FILE, None)
@@ -112,8 +113,9 @@ def _session(arguments: argparse.Namespace, ranks: Ranks, sink: Logger, scratch:
     session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=sink)
     session.stop.listen()
     if session.resume() and ranks.is_first:
-        updates = session.counters.updates
-        logger.info("going on from update %d", updates, extra=event("resumed", update=updates))
+        counters = session.counters
+        facts = {"update": counters.updates, "turn": counters.turns, "place": arguments.checkpoints}
+        logger.info("going on from update %d", counters.updates, extra=event("resumed", **facts))
     return session
 
 

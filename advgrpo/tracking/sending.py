@@ -27,7 +27,7 @@ from advgrpo.tracking.connection import (
 from advgrpo.tracking.outbox import Outbox, Pending, Record, outboxes
 from advgrpo.tracking.system import SYSTEM_PREFIX
 
-_TASK_TAG = "advgrpo.task"
+TASK_TAG = "advgrpo.task"
 _TOKEN_TAG = "advgrpo.outbox"
 _METRICS_LIMIT = 1000
 _LONGEST_WAIT_SECONDS = 60.0
@@ -163,8 +163,8 @@ class Sender:
     def _identity(self) -> dict[str, str]:
         key = self._outbox.key
         if key.parent_run_id is None:
-            return {_TASK_TAG: key.task, _TOKEN_TAG: key.token}
-        return {_TASK_TAG: key.task, MLFLOW_PARENT_RUN_ID: key.parent_run_id}
+            return {TASK_TAG: key.task, _TOKEN_TAG: key.token}
+        return {TASK_TAG: key.task, MLFLOW_PARENT_RUN_ID: key.parent_run_id}
 
     def _experiment(self) -> str:
         key = self._outbox.key

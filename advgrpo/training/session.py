@@ -77,7 +77,12 @@ class Session:
         with self.counters.timed("checkpoint"):
             self._save()
         turn, updates = self.counters.turns, self.counters.updates
-        facts = {"update": updates, "turn": turn, "seconds": round(time.monotonic() - start, 3)}
+        facts = {
+            "update": updates,
+            "turn": turn,
+            "seconds": round(time.monotonic() - start, 3),
+            "place": self.checkpoints.location,
+        }
         logger.info("update %d is saved", updates, extra=quiet("checkpoint_saved", **facts))
 
     def _save(self) -> None:
