@@ -237,7 +237,7 @@ def _status(
     facts = files.get(RUN_FILE, {})
     tasks = _tasks(files, found, now)
     state, wrong, repair = _verdict(tasks, found, now)
-    checkpoint, fault = _checkpoint(tasks)
+    checkpoint, fault = _checkpoint(tasks, str(facts.get("workspace", "")), workspace)
     if state in {"silent", "stopped"} and checkpoint is not None and checkpoint.update is not None:
         repair += f"; it goes on from update {checkpoint.update}"
     return RunStatus(
@@ -396,11 +396,22 @@ def _verdict_of(task: TaskStatus, now: datetime) -> tuple[str, str, str]:
     return task.state, f"the task {task.task} {how}: {task.wrong}".rstrip(": "), task.repair
 
 
-def _checkpoint(tasks: Sequence[TaskStatus]) -> tuple[CheckpointStatus | None, tuple[str, ...]]:
+def _checkpoint(
+    tasks: Sequence[TaskStatus], workspace: str, asked: str
+) -> tuple[CheckpointStatus | None, tuple[str, ...]]:
+    """Find the newest checkpoint, and what kept from it.
+
+    Args:
+        tasks: What they told.
+        workspace: Where they saw their workspace; empty if nobody noted it.
+        asked: Where we see it.
+    """
     told = next((one.checkpoints for one in tasks if one.checkpoints), None)
     if told is None:
         return None, ()
     place = str(told["place"])
+    if workspace and asked and place.startswith(f"{workspace}/"):
+        place = asked + place.removeprefix(workspace)
     try:
         files = storage_for(place).list_files(place)
     except AdvGrpoError as error:
