@@ -72,10 +72,13 @@ def configure_rank() -> None:
     bind(**json.loads(os.environ.get(BOUND, "{}")), rank=rank)
 
 
-def ensure_json() -> None:
-    """Write JSON where it is asked for, though somebody else's program configured logging."""
-    ours = (type(handler.formatter) is JsonFormatter for handler in logging.getLogger().handlers)
-    if as_json() and not any(ours):
+def ensure_format() -> None:
+    """Keep to the format, though somebody else's program, as KFP's executor, configured logging."""
+    handlers = logging.getLogger().handlers
+    if not as_json():
+        for handler in handlers:
+            handler.addFilter(_is_for_people)
+    elif not any(type(handler.formatter) is JsonFormatter for handler in handlers):
         configure()
 
 
@@ -126,7 +129,7 @@ def say(text: str, name: str, **fields: object) -> None:
         fields: What belongs to it.
     """
     if as_json():
-        ensure_json()
+        ensure_format()
         logger.info("%s", text, extra=event(name, **fields))
     else:
         sys.stdout.write(f"{text}\n")
@@ -185,13 +188,13 @@ def log_error(error: AdvGrpoError) -> None:
     if not as_json():
         sys.stderr.write(f"error: {error}\n")
         return
-    ensure_json()
+    ensure_format()
     logger.error("%s", error.message, extra=event("error", **_facts(error)))
 
 
 def log_fault(error: Exception) -> None:
     """Write a fault of ours that ends this process, with its traceback, as JSON."""
-    ensure_json()
+    ensure_format()
     facts = {"kind": type(error).__name__, "exit_status": 1}
     logger.critical("%s", error, exc_info=error, extra=event("fault", **facts))
 

@@ -1,3 +1,4 @@
+import ast
 import json
 import logging
 import subprocess
@@ -12,6 +13,8 @@ from advgrpo.errors import ConfigError
 from advgrpo.events import FORMAT, JOB_OUTPUT, bind, configure, event, quiet, words_of
 from advgrpo.tasks.failures import failures_noted
 from advgrpo.tasks.ranks import run_ranks
+
+ROOT = Path(__file__).parents[1]
 
 logger = logging.getLogger("advgrpo.somewhere")
 
@@ -182,3 +185,34 @@ def test_ranks_write_objects_that_name_run_and_rank(
         ("all warn", 1, "abc"),
         ("one speaks for all", 0, "abc"),
     ]
+
+
+def _names_of_events() -> set[str]:
+    """Find what the code calls its events, where it calls them by a constant."""
+    place = {"event": 0, "quiet": 0, "note": 0, "say": 1}
+    found = set()
+    for file in (ROOT / "advgrpo").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                index = place.get(node.func.id, len(node.args))
+                for argument in node.args[index : index + 1]:
+                    if isinstance(argument, ast.Constant):
+                        found.add(str(argument.value))
+    return found
+
+
+def test_the_page_for_operators_names_every_event() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    named = _names_of_events()
+    assert {"update_finished", "janitor_done", "pod_restarted"} <= named
+    assert [name for name in sorted(named) if f"`{name}`" not in page] == []
+
+
+def test_what_is_for_machines_alone_is_kept_from_somebody_elses_log(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # As KFP's executor does before it calls a component.
+    logging.basicConfig(format="[KFP] %(message)s", level=logging.INFO, force=True)
+    with failures_noted("train"):
+        logger.info("seen")
+    assert capsys.readouterr().err == "[KFP] seen\n"

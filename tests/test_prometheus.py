@@ -1,11 +1,13 @@
 import json
 import logging
+import re
 import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -153,3 +155,15 @@ def test_a_gateway_that_is_away_is_logged_and_no_more(
 def test_without_a_gateway_nothing_is_pushed(caplog: pytest.LogCaptureFixture) -> None:
     push_cleaning("research", jobs=3, kept=1, deleted=2, failed=0)
     assert caplog.text == ""
+
+
+def test_the_page_for_operators_names_every_metric_and_no_other() -> None:
+    page = Path(__file__).parents[1] / "docs" / "operating.md"
+    named = set(re.findall(r"\badvgrpo_[a-z_]+\b", page.read_text(encoding="utf-8")))
+    pushed = {"jobs", "jobs_kept", "jobs_deleted", "jobs_failed", "last_run_timestamp_seconds"}
+    served = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in REGISTRY.collect()
+        if family.name.startswith("advgrpo_")
+    }
+    assert named == served | {f"advgrpo_janitor_{name}" for name in pushed}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from advgrpo.errors import AdvGrpoError, PipelineError, Preempted
-from advgrpo.events import as_json, bind, ensure_json, log_error, log_fault, quiet
+from advgrpo.events import as_json, bind, ensure_format, log_error, log_fault, quiet
 from advgrpo.progress import tell
 
 FAILURE_FILE = "ADVGRPO_FAILURE_FILE"
@@ -55,7 +55,7 @@ def failures_noted(task: str) -> Iterator[None]:
         task: What to call the task.
     """
     who = {"task": task, "process": os.getpid()}
-    ensure_json()
+    ensure_format()
     bind(task=task)
     tell({**who, "state": "started"})
     try:
