@@ -21,7 +21,6 @@ from advgrpo import progress
 from advgrpo.errors import AdvGrpoError, Preempted
 from advgrpo.events import event_of
 from advgrpo.storage import join, storage_for
-from advgrpo.tasks.environment import environment
 
 RUNS = "runs"
 """Folder of a workspace with the signs of life of its runs."""
@@ -37,7 +36,7 @@ _FOLDER = "ADVGRPO_SIGNS_FOLDER"
 """Environment variable by which ranks know where the task's signs of life are."""
 
 _LEAST_SECONDS = 5.0
-_END_SECONDS = 15.0
+_END_SECONDS = 10.0
 _WARNINGS_KEPT = 10
 _LONGEST_TEXT = 2000
 
@@ -69,9 +68,17 @@ def signs_of_life(task: str, workspace: str, run_id: str, *, role: str = "task")
         run_id: The MLflow run of the pipeline's run; empty for none.
         role: What this process is to the task; each role has a file of its own.
     """
-    folder = join(run_folder(workspace, run_id), task)
-    with environment({_FOLDER: folder}), _Signs(folder, role).told():
-        yield
+    folder, before = join(run_folder(workspace, run_id), task), os.environ.get(_FOLDER)
+    os.environ[_FOLDER] = folder
+    try:
+        with _Signs(folder, role).told():
+            yield
+    finally:
+        # Only this one: a task leaves other variables that are to stay.
+        if before is None:
+            del os.environ[_FOLDER]
+        else:
+            os.environ[_FOLDER] = before
 
 
 @contextmanager
