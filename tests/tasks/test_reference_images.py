@@ -50,8 +50,9 @@ def test_sets_in_an_object_store_are_a_few_objects(
 ) -> None:
     workspace = f"s3://advgrpo/reference-images/{tmp_path.name}"
     made = make_reference_images(_settings(config), workspace=workspace)
-    # Of each set one archive and the two lists, what is in either, and what drawing it took.
-    assert len(list_files(workspace)) == 10
+    # Of each set one archive and the two lists, what is in either, and what drawing it took; and
+    # the task's sign of life.
+    assert len(list_files(workspace)) == 11
     assert len(list(unpacked(made.train).glob("*.png"))) == 12
     assert inspect(made.test, config, test=True).validated().digest
 
