@@ -180,7 +180,7 @@ def main() -> None:
     ranks = Ranks()
     if not ranks.is_first:
         os.environ.pop(PROGRESS_FILE, None)
-    with signs_of_rank(), failures_noted(TASK), one_thread(ranks.device):
+    with failures_noted(TASK), signs_of_rank(), one_thread(ranks.device):
         text = arguments.plan.read_text(encoding="utf-8") if ranks.is_first else ""
         plan = Plan.from_json(team("evaluation plan").share(text))
         settings = arguments.settings.read_text(encoding="utf-8")

@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=_SETS, required=True, help="what to draw")
     arguments = parser.parse_args()
     configure_rank()
-    with signs_of_rank(), failures_noted(TASK):
+    with failures_noted(TASK), signs_of_rank():
         text = arguments.settings.read_text(encoding="utf-8")
         task = parse_json(ReferenceImagesSettings, text, where=str(arguments.settings))
         draw_sets(task, arguments.sets, workspace=arguments.workspace)

@@ -98,7 +98,7 @@ def failing_with(
         bind(run=parent_run_id)
     tells = bool(workspace) and nodes().is_first
     signs = signs_of_life(name, workspace, parent_run_id, role=role) if tells else nullcontext()
-    with signs, failures_noted(name):
+    with failures_noted(name), signs:
         try:
             yield
         except Preempted:

@@ -153,7 +153,7 @@ class _Signs(logging.Handler):
                 self._facts["result"] = fields["place"]
             case "job_state":
                 self._facts["job"] = record.getMessage()
-            case _ if record.levelno >= logging.WARNING and name != "task_failed":
+            case _ if record.levelno >= logging.WARNING:
                 text = record.getMessage()[:_LONGEST_TEXT]
                 self._warnings.append({"at": _now(), "event": name, "text": text})
             case _:

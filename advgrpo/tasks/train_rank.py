@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--parent-run-id", default="", help="MLflow run to nest in")
     arguments = parser.parse_args()
     configure_rank()
-    with signs_of_rank(), failures_noted("train"):
+    with failures_noted("train"), signs_of_rank():
         ranks = Ranks()
         if not ranks.is_first:
             os.environ.pop(PROGRESS_FILE, None)
