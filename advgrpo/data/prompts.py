@@ -3,6 +3,7 @@
 import hashlib
 import re
 from pathlib import Path
+from typing import Literal
 
 from advgrpo.errors import PromptFileError, StorageNotFoundError
 from advgrpo.records import PromptSet
@@ -10,6 +11,8 @@ from advgrpo.storage import local_file
 
 _LISTED = 12
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CJK_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 
 
 def read_prompts(location: str | Path, *, sha256: str | None = None) -> PromptSet:
@@ -45,7 +48,7 @@ def read_prompts(location: str | Path, *, sha256: str | None = None) -> PromptSe
             + (f"\n  and {more} more like these" if more > 0 else ""),
             repair="remove these lines, or write each prompt once on a line of its own",
         )
-    return PromptSet(texts=texts, digest=_digest(texts))
+    return PromptSet(texts=texts, digest=_digest(texts), location=str(location))
 
 
 def check_disjoint(train: PromptSet, test: PromptSet) -> None:
@@ -67,6 +70,11 @@ def check_disjoint(train: PromptSet, test: PromptSet) -> None:
             f"{len(shared)} of the {len(test)} prompts of prompts.test are trained on:{listed}",
             repair="remove them from the file of prompts.train or of prompts.test",
         )
+
+
+def language_of(prompt: str) -> Literal["en", "zh"]:
+    """Tell a prompt's language: Chinese if it has a CJK ideograph, else English."""
+    return "zh" if _CJK_IDEOGRAPH.search(prompt) else "en"
 
 
 def _read_text(location: str | Path, sha256: str | None) -> str:
