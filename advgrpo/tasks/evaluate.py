@@ -17,7 +17,7 @@ from advgrpo.evaluation.gates import check_gates
 from advgrpo.evaluation.kept import KeptInWorkspace
 from advgrpo.evaluation.report import RunFacts, write_report
 from advgrpo.evaluation.saved import write_evaluation
-from advgrpo.policy.adapter import PEFT_WEIGHTS
+from advgrpo.policy.saved_adapter import PEFT_WEIGHTS
 from advgrpo.progress import Progress
 from advgrpo.records import EvaluationReport, GateResult, ReferenceImageSet
 from advgrpo.storage import file_sha256, join, local_folder

@@ -1,4 +1,4 @@
-"""Sets of the released shape are used where they lie: read-only, on a disk or in an object store."""
+"""Sets of the released shape are used where they lie, read-only, on a disk or in a store."""
 
 import json
 from collections.abc import Mapping, Sequence
