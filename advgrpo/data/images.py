@@ -9,14 +9,14 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -36,8 +36,6 @@ _PNG_DEPTH = 24
 """Place of the byte that gives the bits a channel."""
 
 _PNG_END = b"IEND\xae\x42\x60\x82"
-_LABEL_HEIGHT_PIXELS = 14
-_LABEL_FONT_PIXELS = 10
 
 
 def to_uint8(
@@ -237,7 +235,6 @@ def image_grid(
     images: Float[Tensor, "batch 3 height width"],
     columns: int,
     *,
-    labels: Sequence[str] | None = None,
     scale: int = 1,
     gap_pixels: int = 2,
 ) -> Float[Tensor, "3 grid_height grid_width"]:
@@ -246,7 +243,6 @@ def image_grid(
     Args:
         images: RGB in [0, 1], row by row.
         columns: Images of a row.
-        labels: A text to write below each image, cut to its width.
         scale: Whole number of pixels that each pixel becomes.
         gap_pixels: White between images, and around them.
 
@@ -254,16 +250,13 @@ def image_grid(
         RGB in [0, 1].
 
     Raises:
-        ValueError: If there are no images or columns, or labels of another number.
+        ValueError: If there are no images or columns.
     """
     count, _, height, width = images.shape
     if count == 0 or columns < 1 or scale < 1:
         raise ValueError("a grid needs at least one image, one column and a scale of 1")
-    if labels is not None and len(labels) != count:
-        raise ValueError(f"there are {len(labels)} labels for {count} images")
     height, width = height * scale, width * scale
-    label_height = 0 if labels is None else _LABEL_HEIGHT_PIXELS
-    row_height, column_width = height + label_height + gap_pixels, width + gap_pixels
+    row_height, column_width = height + gap_pixels, width + gap_pixels
     rows, columns = -(-count // columns), min(columns, count)
     grid = Image.new(
         "RGB", (columns * column_width + gap_pixels, rows * row_height + gap_pixels), "white"
@@ -272,17 +265,4 @@ def image_grid(
         left = gap_pixels + i % columns * column_width
         top = gap_pixels + i // columns * row_height
         grid.paste(to_pil(image).resize((width, height), Image.Resampling.NEAREST), (left, top))
-        if labels is not None:
-            grid.paste(_label(labels[i], width), (left, top + height))
     return from_pil(grid)
-
-
-def _label(text: str, width: int) -> Image.Image:
-    strip = Image.new("RGB", (width, _LABEL_HEIGHT_PIXELS), "white")
-    font = ImageFont.load_default(_LABEL_FONT_PIXELS)
-    shown = text
-    while shown and font.getlength(shown) > width:
-        text = text[:-1]
-        shown = text.rstrip() + "…" if text else ""
-    ImageDraw.Draw(strip).text((0, 1), shown, fill="black", font=font)
-    return strip

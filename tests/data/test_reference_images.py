@@ -149,12 +149,11 @@ def test_fewer_references_than_asked_for_are_refused(folder: Path) -> None:
 
 def test_prompts_of_the_set_must_be_known(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", {**RELEASED_SHAPE, "a cow": ["cow.png"]})
-    assert problems(folder) == [
-        (
-            f"unknown prompt: 1 of the 3 prompts of {folder / MANIFEST_FILE} are not in the prompts of "
-            "the run, for instance 'a cow'"
-        )
-    ]
+    (problem,) = problems(folder)
+    assert problem == (
+        f"unknown prompt: 1 of the 3 prompts of {folder / MANIFEST_FILE} are not in the prompts "
+        "of the run, for instance 'a cow'"
+    )
     cow = PromptSet(("a cow",), digest="")
     allowed = validate_reference_images(folder, PROMPTS, 2, PIXELS, seed=0, other_prompts=cow)
     assert allowed.files.keys() == {CAT, DOG}
@@ -187,8 +186,8 @@ def test_every_kind_of_problem_is_found_and_all_are_told_at_once(tmp_path: Path)
     )
     assert listed == [
         (
-            f"  - 1 of the 3 prompts of {folder / MANIFEST_FILE} are not in the prompts of the run, "
-            "for instance 'a cow'"
+            f"  - 1 of the 3 prompts of {folder / MANIFEST_FILE} are not in the prompts of the "
+            "run, for instance 'a cow'"
         ),
         f"  - {DOG!r} has 3 of the 4 reference images asked for",
         f"  - shared.png is listed 2 times, for {DOG!r} and 'a cow'",
