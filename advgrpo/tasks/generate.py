@@ -134,7 +134,8 @@ def draw_share(order: DrawingOrder, left: Sequence[int], workers: Team) -> None:
             # What others took meanwhile counts as done, too.
             progress.advance(count_images(order, left[told : number + 1]))
             told = number + 1
-    progress.advance(count_images(order, left[told:]))
+    if told < len(left):
+        progress.advance(count_images(order, left[told:]))
 
 
 def registered_run(model: str) -> tuple[RunConfig, str]:
