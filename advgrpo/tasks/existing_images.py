@@ -1,6 +1,7 @@
 """Take up a reference image set where it lies: its images stay there, its lists are ours."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from advgrpo import __version__
 from advgrpo.config.tasks import ReferenceImagesSettings
@@ -10,15 +11,15 @@ from advgrpo.data.reference_images import (
     inspect_reference_images,
 )
 from advgrpo.data.reference_manifest import (
+    MANIFEST_FILE,
     Provenance,
     manifests_of,
     read_manifests,
-    read_provenance,
     write_manifest,
     write_provenance,
 )
 from advgrpo.errors import ReferenceImageError
-from advgrpo.storage import local_folder, scheme
+from advgrpo.storage import exists, join, local_folder, scheme
 from advgrpo.tasks.inputs import read_run_prompts
 from advgrpo.tasks.packed import is_packed, unpacked
 
@@ -80,9 +81,9 @@ def take_up(
         workspace=workspace,
     )
     found = report.validated()
-    if is_packed(existing):
+    if is_archived(existing):
         return
-    if read_provenance(target) is None:
+    if not exists(join(target, MANIFEST_FILE)):
         _write_lists(report, target, manifests_of(place, manifests))
     elif content_digest(target) != found.digest:
         raise ReferenceImageError(
@@ -92,23 +93,28 @@ def take_up(
         )
 
 
+@lru_cache(maxsize=8)
+def is_archived(location: str) -> bool:
+    """Tell whether an existing set lies in archives; listing a large one takes many requests."""
+    return is_packed(location)
+
+
 def readable(location: str) -> str:
     """Name a set so that it means the same in every folder; unpack one of our archives."""
-    if is_packed(location):
+    if is_archived(location):
         return str(unpacked(location))
     return location if scheme(location) == "s3" else str(local_folder(location).absolute())
 
 
 def _write_lists(report: ReferenceImageReport, target: str, manifests: Sequence[str]) -> None:
     found = report.validated()
-    own = dict(found.provenance)
-    seed = own.get("seed")
+    own = found.provenance
     source = {"type": _SOURCE, "location": str(report.folder), "manifests": ", ".join(manifests)}
     names = {name for files in found.files.values() for name in files}
     provenance = Provenance.model_validate(
         {
             "source": own.get("source", source),
-            "seed": seed,
+            "seed": own.get("seed"),
             "resolution_pixels": found.resolution_pixels,
             "advgrpo_version": __version__,
             "images": str(found.root),

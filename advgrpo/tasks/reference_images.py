@@ -27,11 +27,11 @@ from advgrpo.reference_generation import (
     team,
 )
 from advgrpo.storage import cache_folder, join
-from advgrpo.tasks.existing_images import existing_set, readable, take_up
+from advgrpo.tasks.existing_images import existing_set, is_archived, readable, take_up
 from advgrpo.tasks.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import is_local, read_run_prompts
 from advgrpo.tasks.nodes import nodes
-from advgrpo.tasks.packed import is_packed, unpacked
+from advgrpo.tasks.packed import unpacked
 from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.results import ReferenceImageLocations
 from advgrpo.tasks.running import tracked_task
@@ -226,7 +226,7 @@ def _checks(workspace: str) -> str:
 
 def _location(task: ReferenceImagesSettings, name: str, workspace: str) -> str:
     existing = existing_set(task, name)
-    if existing is not None and is_packed(existing):
+    if existing is not None and is_archived(existing):
         return existing
     prompts: PromptSet = getattr(read_run_prompts(task.prompts), name)
     return join(workspace, "reference_images", digest(task, prompts.digest), name)
