@@ -54,6 +54,7 @@ def pretrain_reward(
             resolution_pixels=task.policy.resolution_pixels,
             seed=task.seed,
             other_prompts=prompts.test,
+            workspace=workspace,
         )
         ranks = Ranks()
         discriminator = build_discriminator(task.discriminator, ranks.device, seed=task.seed)

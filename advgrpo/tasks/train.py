@@ -14,6 +14,7 @@ from advgrpo.discriminator.saved import WEIGHTS_FILE
 from advgrpo.storage import file_sha256, join, local_folder
 from advgrpo.tasks.inputs import FEATURES, read_run_prompts
 from advgrpo.tasks.nodes import nodes
+from advgrpo.tasks.packed import unpacked
 from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.tasks.results import (
@@ -70,6 +71,7 @@ def train(
             resolution_pixels=task.policy.resolution_pixels,
             seed=task.seed,
             other_prompts=prompts.test,
+            workspace=workspace,
         )
         pretrained = local_folder(discriminator)
         with TemporaryDirectory() as scratch, _output(join(location, "result")) as folder:
@@ -100,7 +102,7 @@ def train(
             lineage = {
                 "prompts.train": prompts.train.digest,
                 "prompts.test": prompts.test.digest,
-                "reference_images": content_digest(images.root),
+                "reference_images": content_digest(unpacked(reference_images)),
                 "discriminator": file_sha256(pretrained / WEIGHTS_FILE),
                 "training_settings": key,
                 **library_versions(),
