@@ -68,6 +68,10 @@ class Sd3PolicyConfig(Section):
     max_sequence_length: PositiveInt = 256
     """Tokens that the T5 encoder sees of a prompt."""
 
+    text_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the text encoders, which work on the CPU before a run's models are loaded;
+    bfloat16 takes half the host's memory."""
+
     gradient_checkpointing: bool = False
     """Recompute activations in the update: less memory, about a third more time."""
 

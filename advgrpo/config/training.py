@@ -225,6 +225,17 @@ class TrainingConfig(Section):
     """Newest checkpoints that are kept."""
 
     @property
+    def rollouts(self) -> int | None:
+        """Rollouts of the whole run; None if the discriminator decides how many there are."""
+        match self.turns:
+            case ReleasedTurns(discriminator_rollouts=others):
+                return self.updates * (others + 1)
+            case WhenFooled(policy_waits=True):
+                return None
+            case _:
+                return self.updates
+
+    @property
     def optimizer_steps(self) -> int:
         """Optimizer steps of the policy in the whole run."""
         return self.updates * self.optimizer_steps_per_update

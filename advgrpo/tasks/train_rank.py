@@ -13,8 +13,10 @@ from advgrpo.config.tasks import TrainingSettings, digest, parse_json
 from advgrpo.data.reference_images import read_validated
 from advgrpo.discriminator import save_discriminator
 from advgrpo.policy.adapter import save_adapter
+from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.progress import PROGRESS_FILE
 from advgrpo.storage import file_sha256
+from advgrpo.tasks.embeddings import training_prompts
 from advgrpo.tasks.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import build_scorers, read_run_prompts
 from advgrpo.tasks.running import tracked_task
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--checkpoints", required=True, help="folder or s3:// location")
     parser.add_argument("--features", required=True, help="folder or s3:// location")
+    parser.add_argument("--embeddings", required=True, help="folder or s3:// location")
     parser.add_argument("--parent-run-id", default="", help="MLflow run to nest in")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -109,6 +112,9 @@ def _session(arguments: argparse.Namespace, ranks: Ranks, sink: Logger, scratch:
         reference_images=reference_images,
         pretrained_discriminator=arguments.discriminator,
         features=arguments.features,
+        embeddings=StoredEmbeddings(
+            arguments.embeddings, training_prompts(settings, prompts.train)
+        ),
     )
     session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=sink)
     session.stop.listen()

@@ -16,6 +16,7 @@ from advgrpo.discriminator import build_discriminator, load_discriminator
 from advgrpo.discriminator.replay import ReplayPool
 from advgrpo.policy import load_policy
 from advgrpo.policy.ema import MovingAverage
+from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.scorers.base import Scorer, check_measures_all
 from advgrpo.training.best import BestAdapter
@@ -51,6 +52,7 @@ class Inputs:
         reference_images: Of the training prompts.
         pretrained_discriminator: Folder that reward pre-training wrote.
         features: Local folder or `s3://` location for features of the reference images.
+        embeddings: Of the prompts that are drawn; None encodes them as they come.
     """
 
     seed: int
@@ -64,6 +66,7 @@ class Inputs:
     reference_images: ReferenceImageSet
     pretrained_discriminator: Path
     features: str
+    embeddings: StoredEmbeddings | None = None
 
 
 def build_session(
@@ -82,7 +85,7 @@ def build_session(
         ConfigError: If the measure of alignment has no value for some held-out prompts.
     """
     config, seed, device = inputs.training, inputs.seed, ranks.device
-    policy = load_policy(inputs.policy, device, seed=seed)
+    policy = load_policy(inputs.policy, device, seed=seed, embeddings=inputs.embeddings)
     engine = PolicyEngine(
         policy, config, ranks, backwards_per_step=backwards_per_step(config, ranks)
     )

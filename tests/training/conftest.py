@@ -8,6 +8,7 @@ from advgrpo.config import RunConfig
 from advgrpo.data.prompts import read_prompts
 from advgrpo.discriminator import build_discriminator, save_discriminator
 from advgrpo.pocket.source import PocketRenderer
+from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.records import ReferenceImageSet
 from advgrpo.reference_generation import generate_reference_images
 from advgrpo.testing import BrightnessScorer, RecordingLogger, TinyModels, write_tiny_models
@@ -53,6 +54,7 @@ class World:
         ranks: Ranks | None = None,
         logger: RecordingLogger | None = None,
         run_digest: str = "run",
+        embeddings: StoredEmbeddings | None = None,
     ) -> Session:
         config = self.config(*overrides)
         ranks = ranks or Ranks()
@@ -74,6 +76,7 @@ class World:
             reference_images=self.reference_images,
             pretrained_discriminator=pretrained,
             features=str(folder / "features"),
+            embeddings=embeddings,
         )
         checkpoints = Checkpoints(
             str(folder / "checkpoints"),
