@@ -19,6 +19,7 @@ from advgrpo.policy.adapter import (
     trainable_parameters,
 )
 from advgrpo.policy.base import PromptEmbeddings
+from advgrpo.policy.compiling import compile_in_place, compiler_errors
 from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.policy.loading import DTYPES, load_models
 from advgrpo.policy.text import TextEncoders
@@ -105,7 +106,7 @@ class Sd3Policy:
         *,
         guidance_scale: float,
     ) -> Float[Tensor, "batch channel height width"]:
-        """Predict noise minus image in float32; guidance doubles the batch.
+        """Predict noise minus image in float32; guidance takes two passes, or one twice as large.
 
         Source:
             Classifier-free guidance, arXiv:2207.12598.
@@ -114,21 +115,35 @@ class Sd3Policy:
         if guidance_scale == 1:
             return self._forward(latents, sigma, embeddings)
         empty = self._empty
-        both = PromptEmbeddings(
-            context=torch.cat([empty.context.expand(count, -1, -1), embeddings.context]),
-            pooled=torch.cat([empty.pooled.expand(count, -1), embeddings.pooled]),
-        )
-        without, given = self._forward(torch.cat([latents, latents]), sigma, both).chunk(2)
+        context, pooled = empty.context.expand(count, -1, -1), empty.pooled.expand(count, -1)
+        if self.config.guidance == "two_passes":
+            without = self._forward(latents, sigma, PromptEmbeddings(context, pooled))
+            given = self._forward(latents, sigma, embeddings)
+        else:
+            both = PromptEmbeddings(
+                context=torch.cat([context, embeddings.context]),
+                pooled=torch.cat([pooled, embeddings.pooled]),
+            )
+            without, given = self._forward(torch.cat([latents, latents]), sigma, both).chunk(2)
         return without + guidance_scale * (given - without)
 
+    def compile(self, backend: str) -> None:
+        """Let `torch.compile` make the transformer faster from its next pass on.
+
+        Args:
+            backend: `inductor`, or one that helps to find faults.
+        """
+        compile_in_place(self.transformer, backend)
+
     def _forward(self, latents: Tensor, sigma: float, embeddings: PromptEmbeddings) -> Tensor:
-        (velocity,) = self.forward_module(
-            hidden_states=latents.to(DTYPES[self.config.forward_dtype]),
-            timestep=torch.full((latents.shape[0],), 1000 * sigma, device=self.device),
-            encoder_hidden_states=embeddings.context,
-            pooled_projections=embeddings.pooled,
-            return_dict=False,
-        )
+        with compiler_errors():
+            (velocity,) = self.forward_module(
+                hidden_states=latents.to(DTYPES[self.config.forward_dtype]),
+                timestep=torch.full((latents.shape[0],), 1000 * sigma, device=self.device),
+                encoder_hidden_states=embeddings.context,
+                pooled_projections=embeddings.pooled,
+                return_dict=False,
+            )
         predicted: Tensor = velocity.float()
         return predicted
 
@@ -140,9 +155,10 @@ class Sd3Policy:
         Reference images come from 8-bit files; unrounded images could be told apart by that alone.
         """
         scaled = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+        slices = scaled.to(self.vae.dtype).split(self.config.decode_batch_size or len(scaled))
         with torch.no_grad():
-            decoded = self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0]
-        images: Tensor = decoded.float()
+            decoded = [self.vae.decode(part, return_dict=False)[0].float() for part in slices]
+        images = torch.cat(decoded)
         return ((images / 2 + 0.5).clamp(0, 1) * 255).round() / 255
 
     @contextmanager

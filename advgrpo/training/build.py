@@ -86,6 +86,8 @@ def build_session(
     """
     config, seed, device = inputs.training, inputs.seed, ranks.device
     policy = load_policy(inputs.policy, device, seed=seed, embeddings=inputs.embeddings)
+    if config.compile != "none":
+        policy.compile(config.compile)
     engine = PolicyEngine(
         policy, config, ranks, backwards_per_step=backwards_per_step(config, ranks)
     )
@@ -100,7 +102,7 @@ def build_session(
         ranks=ranks,
     )
     denoiser = Denoiser(policy, config.sampling, config.loss)
-    average = MovingAverage(policy.trainable_parameters(), limit=inputs.policy.adapter.ema_decay)
+    average = MovingAverage(engine.adapter(), limit=inputs.policy.adapter.ema_decay)
     texts = inputs.prompts.texts
     held_out = references.held_out_ids[: config.monitoring.held_out_prompts]
     # Equal shares: a gathered tensor has the same shape on each rank.
@@ -171,5 +173,5 @@ def backwards_per_step(config: TrainingConfig, ranks: Ranks) -> int:
     """Count the backward passes of a rank that make up one optimizer step."""
     rollout = config.rollout
     images = rollout.prompts_per_update * rollout.group_size // config.optimizer_steps_per_update
-    microbatches = images // ranks.count // rollout.microbatch_size
+    microbatches = images // ranks.count // rollout.microbatch_of_update
     return microbatches * config.sampling.window.length

@@ -3,6 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from advgrpo.config import RunConfig
 from advgrpo.data.prompts import read_prompts
@@ -47,6 +48,16 @@ class World:
     def config(self, *overrides: str) -> RunConfig:
         return self.tiny.config(f"prompts.train={self.prompts}", *SMALL, *overrides)
 
+    def pretrained(self, folder: Path) -> Path:
+        """Write a discriminator that was not trained, unless it is there."""
+        config, place = self.config(), folder / "pretrained"
+        if not place.exists():
+            discriminator = build_discriminator(
+                config.discriminator, torch.device("cpu"), seed=config.seed
+            )
+            save_discriminator(place, discriminator, {})
+        return place
+
     def session(
         self,
         folder: Path,
@@ -58,12 +69,7 @@ class World:
     ) -> Session:
         config = self.config(*overrides)
         ranks = ranks or Ranks()
-        pretrained = folder / "pretrained"
-        if not pretrained.exists():
-            discriminator = build_discriminator(
-                config.discriminator, ranks.device, seed=config.seed
-            )
-            save_discriminator(pretrained, discriminator, {})
+        pretrained = self.pretrained(folder)
         inputs = Inputs(
             seed=config.seed,
             policy=config.policy,
