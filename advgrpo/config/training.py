@@ -240,6 +240,10 @@ class TrainingConfig(Section):
     zero_stage 1 or more, or also the weights of the transformer, which needs zero_stage 3. Saves a
     GPU's memory and costs time."""
 
+    memory_check: Literal["refuse", "warn"] = "refuse"
+    """What follows if the estimate of `advgrpo plan` is larger than the memory that is free when
+    training starts."""
+
     checkpoint_every_updates: PositiveInt = 10
     """Updates between two checkpoints."""
 

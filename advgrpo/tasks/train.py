@@ -14,6 +14,7 @@ from advgrpo.discriminator.saved import WEIGHTS_FILE
 from advgrpo.storage import file_sha256, join, local_folder
 from advgrpo.tasks.embeddings import encoded, training_prompts
 from advgrpo.tasks.inputs import FEATURES, read_run_prompts
+from advgrpo.tasks.memory import check_host_memory, free_host_memory
 from advgrpo.tasks.nodes import nodes
 from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.reference_images import open_reference_images
@@ -71,6 +72,13 @@ def train(
             resolution_pixels=task.policy.resolution_pixels,
             seed=task.seed,
             other_prompts=prompts.test,
+        )
+        check_host_memory(
+            task,
+            processes=processes,
+            here=nodes().processes_here(processes),
+            on_gpu=torch.cuda.is_available(),
+            free=free_host_memory(),
         )
         pretrained = local_folder(discriminator)
         embeddings = encoded(

@@ -19,6 +19,7 @@ from advgrpo.storage import file_sha256
 from advgrpo.tasks.embeddings import training_prompts
 from advgrpo.tasks.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import build_scorers, read_run_prompts
+from advgrpo.tasks.memory import check_gpu_memory, free_gpu_memory
 from advgrpo.tasks.running import tracked_task
 from advgrpo.training.build import Inputs, build_session
 from advgrpo.training.checkpoint import Checkpoints
@@ -91,6 +92,8 @@ def _logger(ranks: Ranks, parent_run_id: str) -> Iterator[Logger]:
 def _session(arguments: argparse.Namespace, ranks: Ranks, sink: Logger, scratch: Path) -> Session:
     text = arguments.settings.read_text(encoding="utf-8")
     settings = parse_json(TrainingSettings, text, where=str(arguments.settings))
+    if (free := free_gpu_memory()) is not None:
+        check_gpu_memory(settings, processes=ranks.count, free=free)
     prompts = read_run_prompts(settings.prompts)
     reference_images = read_validated(arguments.reference_images)
     pretrained = file_sha256(arguments.discriminator / "discriminator.safetensors")

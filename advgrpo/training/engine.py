@@ -178,7 +178,7 @@ class PolicyEngine:
 
 def _share(parameter: torch.nn.Parameter, value: Tensor) -> Tensor:
     """Cut this rank's share out of a value, as ZeRO-3 does: equal lengths, the last one padded."""
-    length = parameter.ds_tensor.ds_numel
+    length = int(parameter.ds_tensor.ds_numel)  # type: ignore[attr-defined]
     first = torch.distributed.get_rank() * length
     padded = torch.zeros(length, dtype=value.dtype, device=value.device)
     own = value.flatten()[first : first + length]
