@@ -40,6 +40,7 @@ WAYS = {
 
 COMMON = (
     *SMALL,
+    "training.rollout.prompts_per_update=4",
     "training.sampling.denoising_steps=4",
     "training.sampling.guidance_scale=2.5",
     "training.sampling.shared_prefix=true",

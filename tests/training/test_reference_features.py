@@ -2,8 +2,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from advgrpo.data.prompts import read_prompts
 from advgrpo.discriminator import build_discriminator
@@ -20,19 +18,19 @@ def test_few_reference_images_are_in_memory_at_once(
     prompts, config = read_prompts(str(world.prompts)), world.config()
     discriminator = build_discriminator(config.discriminator, torch.device("cpu"), seed=0)
     seen: list[int] = []
+    of_images = discriminator.image_features
 
-    class Counting:
-        fingerprint = discriminator.fingerprint
+    def counting(images: torch.Tensor) -> Features:
+        seen.append(len(images))
+        return of_images(images)
 
-        def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> Features:
-            seen.append(len(images))
-            return discriminator.image_features(images)
+    monkeypatch.setattr(discriminator, "image_features", counting)
 
     def features(store: str) -> torch.Tensor:
         made = ReferenceFeatures(
             world.reference_images,
             prompts,
-            Counting(),
+            discriminator,
             held_out_fraction=0.3,
             store=str(tmp_path / store),
             ranks=Ranks(),
