@@ -87,10 +87,8 @@ def encode_prompts(
     encoders = TextEncoders(config)
     location = join(store, encoders.fingerprint())
     there = _places(location)
-    missing = [p for p in dict.fromkeys(prompts) if _key(p) not in there]
-    # A prompt's place among all does not change as shards appear, so machines never overlap.
-    places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-    mine = [prompt for prompt in missing if places[prompt] % shares == share]
+    # Shared out before looking at what is there, which changes as other machines write.
+    mine = [p for p in list(dict.fromkeys(prompts))[share::shares] if _key(p) not in there]
     if mine:
         progress = Progress("prompt embeddings", len(mine), "prompts")
         for first in range(0, len(mine), PROMPTS_PER_SHARD):
