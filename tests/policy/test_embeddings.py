@@ -169,3 +169,15 @@ def test_without_t5_zeros_take_its_place_as_in_the_library(
     ours = load_policy(without, CPU).embed(PROMPTS[1:2])
     assert torch.equal(ours.context, theirs)
     assert torch.equal(ours.pooled, pooled)
+
+
+@pytest.mark.usefixtures("stores")
+def test_of_an_s3_store_only_the_shards_that_are_needed_are_fetched(
+    config: Sd3PolicyConfig, tmp_path: Path
+) -> None:
+    store = f"s3://advgrpo/embeddings/{tmp_path.name}"
+    location = encode_prompts(config, PROMPTS[:4], store=store)
+    assert encode_prompts(config, PROMPTS[:4], store=store) == location
+    taken = StoredEmbeddings(location, PROMPTS[:2]).take(PROMPTS[1])
+    assert torch.equal(taken.context, TextEncoders(config).encode(PROMPTS[1]).context)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1
