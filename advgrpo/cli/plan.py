@@ -70,6 +70,9 @@ def _lines(preset: str, planned: "Plan") -> Iterable[str]:
     yield f"{preset} on {planned.gpus} GPU{'s' if planned.gpus > 1 else ''}"
     yield from _table("memory of each GPU", planned.gpu_memory)
     yield from _table("memory of each process on its host", planned.host_memory)
+    yield from _table(
+        "memory of each machine before its processes start", [planned.encoding_memory]
+    )
     yield from _work(planned.work)
     yield from _table("storage", planned.storage)
     yield "\ntime of sampling and updating"

@@ -65,8 +65,21 @@ class Sd3PolicyConfig(Section):
     decode_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the VAE's decoder."""
 
+    decode_batch_size: PositiveInt | None = None
+    """Images that the VAE decodes at once: its largest maps are as wide as the image. Without it,
+    as many as were sampled at once."""
+
     max_sequence_length: PositiveInt = 256
     """Tokens that the T5 encoder sees of a prompt."""
+
+    text_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the text encoders, which work on the CPU before a run's models are loaded;
+    bfloat16 takes half the host's memory."""
+
+    guidance: Literal["one_batch", "two_passes"] = "one_batch"
+    """Whether the guided and the unguided image pass the transformer side by side, or one after the
+    other: in two passes a microbatch takes half the memory of its activations, except in an update
+    without gradient checkpointing, which keeps those of both."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the update: less memory, about a third more time."""

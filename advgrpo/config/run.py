@@ -1,6 +1,7 @@
 """All settings of a run, and the one door to them."""
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -64,13 +65,22 @@ class RunConfig(Section):
                 f"training.rollout.prompts_per_update={rollout.prompts_per_update}"
             )
         images = rollout.prompts_per_update // steps * rollout.group_size
-        if images % rollout.microbatch_size:
-            raise ValueError(
-                f"training.rollout.microbatch_size={rollout.microbatch_size} must divide the "
-                f"{images} images of an optimizer step (prompts_per_update x group_size / "
-                "optimizer_steps_per_update) on at least one rank"
-            )
+        for name, size in self._microbatches.items():
+            if images % size:
+                raise ValueError(
+                    f"{name}={size} must divide the {images} images of an optimizer step "
+                    "(prompts_per_update x group_size / optimizer_steps_per_update) on at least "
+                    "one rank"
+                )
         return self
+
+    @property
+    def _microbatches(self) -> dict[str, int]:
+        rollout = self.training.rollout
+        sizes = {"training.rollout.microbatch_size": rollout.microbatch_size}
+        if rollout.update_microbatch_size is not None:
+            sizes["training.rollout.update_microbatch_size"] = rollout.update_microbatch_size
+        return sizes
 
     @model_validator(mode="after")
     def _resolutions_agree(self) -> Self:
@@ -150,17 +160,16 @@ class RunConfig(Section):
             // self.training.optimizer_steps_per_update
             * rollout.group_size
         )
-        if ranks >= 1 and images % (ranks * rollout.microbatch_size) == 0:
+        sizes = self._microbatches
+        whole = math.lcm(*sizes.values())
+        if ranks >= 1 and images % (ranks * whole) == 0:
             self._check_discriminator_batch(ranks)
             return
-        fitting = [
-            str(n)
-            for n in range(1, images // rollout.microbatch_size + 1)
-            if images % (n * rollout.microbatch_size) == 0
-        ]
+        fitting = [str(n) for n in range(1, images // whole + 1) if images % (n * whole) == 0]
+        said = " and ".join(f"{size} ({name})" for name, size in sizes.items())
         raise ConfigError(
             f"{ranks} training processes cannot share {images} images per optimizer step in "
-            f"microbatches of {rollout.microbatch_size} (training.rollout.microbatch_size)",
+            f"microbatches of {said}",
             repair=f"use {', '.join(fitting)} processes, or change "
             "training.rollout.{prompts_per_update, group_size, microbatch_size}",
         )

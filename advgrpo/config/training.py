@@ -26,7 +26,18 @@ class RolloutConfig(Section):
     """Images of a prompt."""
 
     microbatch_size: PositiveInt = 8
-    """Images that pass the transformer at once on a rank, in rollout and update alike."""
+    """Images that pass the transformer at once on a rank, in the rollout and, unless
+    `update_microbatch_size` is set, in the update."""
+
+    update_microbatch_size: PositiveInt | None = None
+    """Images that pass the transformer at once in the update, which keeps activations. If it is not
+    `microbatch_size`, ratios before the first step are 1 only up to rounding, up to 2e-4 in
+    bfloat16: keep `loss.clip_range` above that."""
+
+    @property
+    def microbatch_of_update(self) -> int:
+        """Images that pass the transformer at once in the update."""
+        return self.update_microbatch_size or self.microbatch_size
 
 
 class PolicyOptimizerConfig(Section):
@@ -254,14 +265,58 @@ class TrainingConfig(Section):
     ratio_tolerance: PositiveFloat = 1e-3
     """Largest |ratio - 1| that is accepted before the first optimizer step on a rollout."""
 
-    zero_stage: Annotated[int, Field(ge=0, le=2)] = 2
-    """How much of the optimizer DeepSpeed spreads over the ranks."""
+    compile: Literal["none", "inductor", "aot_eager", "eager"] = "none"
+    """Whether `torch.compile` makes the transformer faster, in rollout and update alike; the first
+    passes then take minutes. `inductor` needs a C++ compiler, on GPUs Triton and a C compiler; the
+    other two make nothing faster and help to find faults."""
+
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
+    """What DeepSpeed spreads over the ranks: 1 and 2 the optimizer's state and gradients of the
+    adapter, 3 also the weights of the whole transformer, which each layer then gathers."""
+
+    offload: Literal["none", "optimizer", "optimizer_and_weights"] = "none"
+    """What lies in the host's memory while it is not used: the adapter's optimizer, which needs
+    zero_stage 1 or more, or also the weights of the transformer, which needs zero_stage 3. Saves a
+    GPU's memory and costs time."""
+
+    memory_check: Literal["refuse", "warn"] = "refuse"
+    """What follows if the estimate of `advgrpo plan` is larger than the memory that is free when
+    training starts."""
 
     checkpoint_every_updates: PositiveInt = 10
     """Updates between two checkpoints."""
 
     checkpoints_kept: PositiveInt = 2
     """Newest checkpoints that are kept."""
+
+    @model_validator(mode="after")
+    def _zero_can_do_it(self) -> Self:
+        if self.offload == "optimizer" and self.zero_stage == 0:
+            raise ValueError(
+                "offload=optimizer needs zero_stage 1, 2 or 3: set zero_stage=2, or offload=none"
+            )
+        if self.offload == "optimizer_and_weights" and self.zero_stage != 3:
+            raise ValueError(
+                f"offload=optimizer_and_weights needs zero_stage=3, not {self.zero_stage}: set it, "
+                "or offload=optimizer"
+            )
+        if self.compile != "none" and self.zero_stage == 3:
+            raise ValueError(
+                f"compile={self.compile} cannot see through zero_stage=3, which gathers weights "
+                "layer by layer: set zero_stage=2, or compile=none"
+            )
+        return self
+
+    @property
+    def rollouts(self) -> int | None:
+        """Rollouts of the whole run; None if the discriminator decides how many there are."""
+        match self.turns:
+            case ReleasedTurns(discriminator_rollouts=others):
+                return self.updates * (others + 1)
+            case WhenFooled(policy_waits=True):
+                return None
+            case _:
+                return self.updates
 
     @property
     def optimizer_steps(self) -> int:

@@ -33,6 +33,34 @@ def prompts_of_rollout(
     return [prompt_ids[index] for index in order[first : first + prompts_per_update]]
 
 
+def prompts_of_run(
+    prompt_ids: Sequence[int], *, rollouts: int | None, prompts_per_update: int, seed: int
+) -> list[int]:
+    """List the prompts that rollouts draw, each once, in the order in which they come first.
+
+    Args:
+        prompt_ids: Prompts to draw from.
+        rollouts: How many rollouts; None if that is not known before.
+        prompts_per_update: How many prompts each takes.
+        seed: The run's seed.
+
+    Returns:
+        All prompts if there is no telling.
+    """
+    if rollouts is None:
+        return list(prompt_ids)
+    drawn: dict[int, None] = {}
+    for rollout in range(rollouts):
+        drawn |= dict.fromkeys(
+            prompts_of_rollout(
+                prompt_ids, rollout, prompts_per_update=prompts_per_update, seed=seed
+            )
+        )
+        if len(drawn) == len(prompt_ids):
+            break
+    return list(drawn)
+
+
 @dataclass(frozen=True)
 class ImagePlan:
     """One image that a rollout makes."""

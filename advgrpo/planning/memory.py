@@ -1,6 +1,7 @@
 """Memory of a training process: on its GPU and on its host."""
 
 from advgrpo.config import DinoDiscriminatorConfig, RunConfig
+from advgrpo.config.tasks import TrainingSettings
 from advgrpo.planning.architectures import Clip, Dino, linear
 from advgrpo.planning.models import Models
 from advgrpo.planning.parts import BYTES, FLOAT32, Part
@@ -19,13 +20,13 @@ ADAPTER_KEPT_BYTES = 16
 """Float32 copies that the adapter keeps of the inputs of four projections."""
 
 
-def gpu_memory(run: RunConfig, models: Models, gpus: int) -> list[Part]:
+def gpu_memory(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> list[Part]:
     """Count the memory of one GPU in training, by part.
 
     Activations are estimates by the formulas that each part names; weights and states are exact.
     """
     return [
-        _transformer(run, models),
+        _transformer(run, models, gpus),
         _adapter(run, models, gpus),
         _weights("VAE", models.vae.parameters if models.vae else None, run.policy.decode_dtype),
         *_discriminator(run, models),
@@ -38,22 +39,41 @@ def gpu_memory(run: RunConfig, models: Models, gpus: int) -> list[Part]:
     ]
 
 
-def host_memory(run: RunConfig, models: Models) -> list[Part]:
+def encoding_memory(run: RunConfig | TrainingSettings, models: Models) -> Part:
+    """Count the memory that encoding prompts takes once on each machine, before its processes."""
+    return _weights("text encoders", models.text_encoder_parameters, run.policy.text_dtype)
+
+
+def host_memory(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> list[Part]:
     """Count the memory of one training process on its host, by part."""
     replay = feature_bytes(run, models)
     images = run.training.rollout.prompts_per_update * run.training.rollout.group_size
     kept = run.discriminator.optimizer.replay_images
     return [
-        _weights("text encoders", models.text_encoder_parameters, "float32", "each prompt once, "),
         Part(
             "features of rollout and replay",
             None if replay is None else replay * (images + kept),
             f"{images} + {kept} images, on every process",
         ),
+        *_offloaded(run, models, gpus),
     ]
 
 
-def adapter_parameters(run: RunConfig, models: Models) -> int | None:
+def _offloaded(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> list[Part]:
+    """Count what lies on the host in a GPU's stead."""
+    parts = []
+    if run.training.offload != "none":
+        count = adapter_parameters(run, models)
+        states = None if count is None else -(-ADAM_STATES * count // gpus) * FLOAT32
+        parts.append(Part("offloaded optimizer", states, f"{ADAM_STATES} states over {gpus} GPUs"))
+    if run.training.offload == "optimizer_and_weights":
+        model, dtype = models.transformer, run.policy.forward_dtype
+        held = None if model is None else -(-model.parameters * BYTES[dtype] // gpus)
+        parts.append(Part("offloaded weights", held, f"the transformer's, over {gpus} GPUs"))
+    return parts
+
+
+def adapter_parameters(run: RunConfig | TrainingSettings, models: Models) -> int | None:
     """Count the adapter's parameters; None if the transformer or a target is not known."""
     adapter = run.policy.adapter
     if models.transformer is None:
@@ -61,7 +81,7 @@ def adapter_parameters(run: RunConfig, models: Models) -> int | None:
     return models.transformer.adapter_parameters(adapter.rank, adapter.target_modules)
 
 
-def discriminator_parameters(run: RunConfig, models: Models) -> int | None:
+def discriminator_parameters(run: RunConfig | TrainingSettings, models: Models) -> int | None:
     """Count the discriminator's trained parameters."""
     config, backbone = run.discriminator, models.backbone
     if isinstance(config, DinoDiscriminatorConfig):
@@ -78,7 +98,7 @@ def discriminator_parameters(run: RunConfig, models: Models) -> int | None:
     return config.trained_blocks * backbone.vision.layer_parameters
 
 
-def feature_bytes(run: RunConfig, models: Models) -> int | None:
+def feature_bytes(run: RunConfig | TrainingSettings, models: Models) -> int | None:
     """Count the bytes of an image's features, as they are cached and replayed."""
     config, backbone = run.discriminator, models.backbone
     if isinstance(config, DinoDiscriminatorConfig):
@@ -92,7 +112,7 @@ def feature_bytes(run: RunConfig, models: Models) -> int | None:
     return tokens * backbone.vision.width * BYTES[config.feature_dtype]
 
 
-def images_per_gpu(run: RunConfig, gpus: int) -> int:
+def images_per_gpu(run: RunConfig | TrainingSettings, gpus: int) -> int:
     """Count a GPU's images of a rollout."""
     rollout = run.training.rollout
     return rollout.prompts_per_update * rollout.group_size // gpus
@@ -105,21 +125,29 @@ def _weights(name: str, count: int | None, dtype: str, note: str = "") -> Part:
     return Part(name, count * BYTES[dtype], how)
 
 
-def _transformer(run: RunConfig, models: Models) -> Part:
+def _transformer(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> Part:
     model, dtype = models.transformer, run.policy.forward_dtype
     if model is None:
         return _weights("transformer", None, dtype)
     part = _weights("transformer", model.parameters, dtype)
     table = model.position_values * BYTES[dtype]
+    if run.training.zero_stage == 3:
+        layer = model.parameters * BYTES[dtype] // model.layers
+        share = (part.bytes or 0) // gpus if run.training.offload != "optimizer_and_weights" else 0
+        how = f"{part.how}, spread over {gpus} GPUs, and two layers that are gathered"
+        return Part(part.name, share + 2 * layer + table, how)
     return Part(part.name, (part.bytes or 0) + table, f"{part.how}, and its table of positions")
 
 
-def _adapter(run: RunConfig, models: Models, gpus: int) -> Part:
+def _adapter(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> Part:
     name, count = "adapter and optimizer", adapter_parameters(run, models)
     if count is None:
         return Part(name, None, "not known for policy.adapter.target_modules of this model")
     # Weight, gradient, moving average and best adapter are whole on each GPU.
     states = ADAM_STATES * count
+    if run.training.offload != "none":
+        how = f"{count / 1e6:,.1f} million parameters in float32: weight, gradient, average, best"
+        return Part(name, 4 * count * FLOAT32, how)
     shared = states if run.training.zero_stage == 0 else -(-states // gpus)
     how = (
         f"{count / 1e6:,.1f} million parameters in float32: weight, gradient, average, best, "
@@ -128,7 +156,7 @@ def _adapter(run: RunConfig, models: Models, gpus: int) -> Part:
     return Part(name, (4 * count + shared) * FLOAT32, how)
 
 
-def _discriminator(run: RunConfig, models: Models) -> list[Part]:
+def _discriminator(run: RunConfig | TrainingSettings, models: Models) -> list[Part]:
     backbone = models.backbone
     parts = [
         _weights("discriminator backbone", backbone.parameters if backbone else None, "float32")
@@ -148,7 +176,7 @@ def _discriminator(run: RunConfig, models: Models) -> list[Part]:
     return parts
 
 
-def _rollout(run: RunConfig, models: Models, gpus: int) -> Part:
+def _rollout(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> Part:
     images, pixels = images_per_gpu(run, gpus), run.policy.resolution_pixels
     channels = models.transformer.in_channels if models.transformer else 16
     steps = run.training.sampling.window.length + 1
@@ -159,33 +187,36 @@ def _rollout(run: RunConfig, models: Models, gpus: int) -> Part:
     return Part("rollout", images * each, how)
 
 
-def _latent_side(run: RunConfig, models: Models) -> int:
+def _latent_side(run: RunConfig | TrainingSettings, models: Models) -> int:
     stride = models.vae.stride if models.vae else USUAL_STRIDE
     return run.policy.resolution_pixels // stride
 
 
-def _tokens(run: RunConfig, models: Models, patch_size: int) -> int:
+def _tokens(run: RunConfig | TrainingSettings, models: Models, patch_size: int) -> int:
     """Count the tokens of one image in the transformer: those of the image and of its prompt."""
     side = _latent_side(run, models) // patch_size
     return side**2 + CLIP_TEXT_TOKENS + run.policy.max_sequence_length
 
 
-def guided(run: RunConfig) -> int:
+def guided(run: RunConfig | TrainingSettings) -> int:
     """Count the passes of an image at a denoising step: two with guidance."""
     return 1 if run.training.sampling.guidance_scale == 1 else 2
 
 
-def _update_activations(run: RunConfig, models: Models) -> Part:
+def _update_activations(run: RunConfig | TrainingSettings, models: Models) -> Part:
     name, model = "activations of the update (estimate)", models.transformer
     if model is None:
         return Part(name, None, "the transformer is not known", is_passing=True)
-    sequences = run.training.rollout.microbatch_size * guided(run)
+    sequences = run.training.rollout.microbatch_of_update * guided(run)
     numbers = sequences * _tokens(run, models, model.patch_size) * model.width
     scale = BYTES[run.policy.forward_dtype] // 2
     layer = KEPT_BYTES * scale + ADAPTER_KEPT_BYTES
     dual = ATTENTION_KEPT_BYTES * scale
     if run.policy.gradient_checkpointing:
-        kept = numbers * (2 * scale * model.layers + layer + (dual if model.dual_layers else 0))
+        one = numbers * (layer + (dual if model.dual_layers else 0))
+        if run.policy.guidance == "two_passes":
+            one //= guided(run)
+        kept = numbers * 2 * scale * model.layers + one
         how = f"{sequences} sequences; a layer's input each, and one layer in full"
     else:
         kept = numbers * (layer * model.layers + dual * model.dual_layers)
@@ -193,17 +224,18 @@ def _update_activations(run: RunConfig, models: Models) -> Part:
     return Part(name, kept, how, is_passing=True)
 
 
-def _decode_activations(run: RunConfig, models: Models) -> Part:
+def _decode_activations(run: RunConfig | TrainingSettings, models: Models) -> Part:
     name = "activations of the VAE (estimate)"
     if models.vae is None:
         return Part(name, None, "the VAE is not known", is_passing=True)
-    channels, batch = models.vae.widest_at_full_resolution, run.training.rollout.microbatch_size
+    channels, sampled = models.vae.widest_at_full_resolution, run.training.rollout.microbatch_size
+    batch = min(sampled, run.policy.decode_batch_size or sampled)
     one = channels * run.policy.resolution_pixels**2 * BYTES[run.policy.decode_dtype]
     how = f"{batch} images, three maps of {channels} channels at once"
     return Part(name, 3 * batch * one, how, is_passing=True)
 
 
-def _feature_activations(run: RunConfig, models: Models) -> Part:
+def _feature_activations(run: RunConfig | TrainingSettings, models: Models) -> Part:
     name, backbone = "activations of the backbone (estimate)", models.backbone
     batch = run.discriminator.feature_batch_size
     match backbone:
@@ -220,7 +252,9 @@ def _feature_activations(run: RunConfig, models: Models) -> Part:
     return Part(name, numbers * FLOAT32, how, is_passing=True)
 
 
-def _discriminator_activations(run: RunConfig, models: Models, gpus: int) -> Part:
+def _discriminator_activations(
+    run: RunConfig | TrainingSettings, models: Models, gpus: int
+) -> Part:
     name, config = "activations of the discriminator's step", run.discriminator
     features, share = feature_bytes(run, models), config.optimizer.batch_size // gpus
     if features is None:

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from advgrpo.config import DinoDiscriminatorConfig, RunConfig, Weights
 from advgrpo.config.scorers import Scorer, weights_of
+from advgrpo.config.tasks import TrainingSettings
 from advgrpo.config.training import PickScoreReward
 from advgrpo.planning.architectures import (
     Autoencoder,
@@ -40,7 +41,7 @@ class Models:
     """Frozen measures and reward terms that are loaded beside the policy."""
 
 
-def models_of(run: RunConfig) -> Models:
+def models_of(run: RunConfig | TrainingSettings) -> Models:
     """Read what is known of a run's models; fetches configurations, never weights."""
     weights, discriminator = run.policy.weights, run.discriminator
     is_dino = isinstance(discriminator, DinoDiscriminatorConfig)
@@ -71,7 +72,7 @@ def _text_encoders(weights: Weights) -> int | None:
     return sum(found) if len(found) == 3 else None
 
 
-def _prompt_encoder(run: RunConfig) -> ClipText | None:
+def _prompt_encoder(run: RunConfig | TrainingSettings) -> ClipText | None:
     discriminator = run.discriminator
     if not isinstance(discriminator, DinoDiscriminatorConfig):
         return None
@@ -80,10 +81,11 @@ def _prompt_encoder(run: RunConfig) -> ClipText | None:
     return _read(discriminator.prompt_conditioning.text_encoder, "", ClipText.read)
 
 
-def _scorers(run: RunConfig) -> dict[str, int | None]:
-    distance = _read(run.evaluation.distance.weights, "", Dino.read)
+def _scorers(run: RunConfig | TrainingSettings) -> dict[str, int | None]:
+    measured = run.evaluation if isinstance(run, RunConfig) else run
+    distance = _read(measured.distance.weights, "", Dino.read)
     found = {"distance": None if distance is None else distance.parameters}
-    found |= {f"scorer {scorer.type}": _scorer(scorer) for scorer in run.evaluation.scorers}
+    found |= {f"scorer {scorer.type}": _scorer(scorer) for scorer in measured.scorers}
     for term in run.training.reward.terms:
         if isinstance(term, PickScoreReward):
             found["reward pickscore"] = _scorer(term)

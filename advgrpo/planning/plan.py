@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from advgrpo.config import RunConfig
-from advgrpo.planning.memory import gpu_memory, host_memory
+from advgrpo.planning.memory import encoding_memory, gpu_memory, host_memory
 from advgrpo.planning.models import models_of
 from advgrpo.planning.parts import Part
 from advgrpo.planning.space import storage
@@ -33,6 +33,9 @@ class Plan:
 
     host_memory: list[Part]
     """Of each training process."""
+
+    encoding_memory: Part
+    """Of the one process on each machine that encodes prompts before the others start."""
 
     work: Work
     storage: list[Part]
@@ -71,7 +74,8 @@ def plan_run(
     return Plan(
         gpus=gpus,
         gpu_memory=gpu_memory(run, models, gpus),
-        host_memory=host_memory(run, models),
+        host_memory=host_memory(run, models, gpus),
+        encoding_memory=encoding_memory(run, models),
         work=work,
         storage=storage(run, models, train_prompts=train_prompts, test_prompts=test_prompts),
         duration=_duration(work, gpus, images_per_second, price),

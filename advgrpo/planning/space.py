@@ -1,9 +1,14 @@
 """Storage that a run takes in its workspace."""
 
 from advgrpo.config import RunConfig
-from advgrpo.planning.memory import adapter_parameters, discriminator_parameters, feature_bytes
+from advgrpo.planning.memory import (
+    CLIP_TEXT_TOKENS,
+    adapter_parameters,
+    discriminator_parameters,
+    feature_bytes,
+)
 from advgrpo.planning.models import Models
-from advgrpo.planning.parts import FLOAT32, Part
+from advgrpo.planning.parts import BYTES, FLOAT32, Part
 
 PNG_BYTES_PER_PIXEL = 60e9 / (203_456 * 512**2)
 """Of the released reference images: 203,456 files of 512 x 512 pixels are about 60 GB."""
@@ -36,6 +41,7 @@ def storage(
             references.images_per_prompt,
             feature_bytes(run, models),
         ),
+        _embeddings(run, models, train_prompts, test_prompts),
         _checkpoints(run, models),
     ]
 
@@ -49,6 +55,28 @@ def _of_prompts(name: str, prompts: int | None, images: int, each: int | None) -
         return Part(name, None, how)
     count = prompts * images
     return Part(name, count * each, f"{count:,} images, about {kib}")
+
+
+def _embeddings(
+    run: RunConfig, models: Models, train_prompts: int | None, test_prompts: int | None
+) -> Part:
+    """Count the embeddings of prompts that are drawn or measured, at most."""
+    name, model = "prompt embeddings", models.transformer
+    if model is None:
+        return Part(name, None, "the transformer is not known")
+    tokens = CLIP_TEXT_TOKENS + run.policy.max_sequence_length
+    numbers = tokens * model.text_width + model.pooled_width
+    each = numbers * BYTES[run.policy.forward_dtype]
+    about = f"{each / 2**10:,.0f} KiB each; an S3 workspace's are fetched to each machine"
+    if train_prompts is None or test_prompts is None:
+        return Part(name, None, f"those that are drawn, about {about}; give the number of prompts")
+    training = run.training
+    drawn, taken = train_prompts, training.rollouts
+    if taken is not None:
+        drawn = min(drawn, taken * training.rollout.prompts_per_update)
+    held_out = training.monitoring.held_out_prompts
+    count = min(drawn + held_out, train_prompts) + test_prompts + 1
+    return Part(name, count * each, f"at most {count:,} prompts, about {about}")
 
 
 def _checkpoints(run: RunConfig, models: Models) -> Part:

@@ -75,19 +75,6 @@ def trainable_parameters(transformer: SD3Transformer2DModel) -> dict[str, torch.
     }
 
 
-@contextmanager
-def swapped_in(
-    parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, Tensor]
-) -> Iterator[None]:
-    """Within it, parameters hold other values, for instance their moving average."""
-    kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    copy_into(parameters, values)
-    try:
-        yield
-    finally:
-        copy_into(parameters, kept)
-
-
 def copy_into(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, Tensor]) -> None:
     """Overwrite parameters in place."""
     with torch.no_grad():

@@ -2,17 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusion3Pipeline
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from advgrpo.algorithm.schedule import flow_match_sigmas
 from advgrpo.config import AdapterConfig, Sd3PolicyConfig
-from advgrpo.errors import WeightsError
 from advgrpo.policy.adapter import (
     add_adapter,
     load_adapter,
@@ -20,22 +19,26 @@ from advgrpo.policy.adapter import (
     trainable_parameters,
 )
 from advgrpo.policy.base import PromptEmbeddings
+from advgrpo.policy.compiling import compile_in_place, compiler_errors
+from advgrpo.policy.embeddings import StoredEmbeddings
+from advgrpo.policy.loading import DTYPES, load_models
 from advgrpo.policy.saved_adapter import adapter_folder, refuse_foreign
-from advgrpo.storage import local_folder
+from advgrpo.policy.text import TextEncoders
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-REMEMBERED_PROMPTS = 4096
+REMEMBERED_BYTES = 2**30
+"""Most memory for embeddings of prompts that lie in no store."""
 
 
 class Sd3Policy:
     """A `StableDiffusion3Pipeline` whose transformer carries a LoRA adapter.
 
     Args:
-        pipeline: With transformer, VAE, text encoders and tokenizers; frozen here.
+        pipeline: With transformer, VAE and scheduler; frozen here.
         config: The policy's settings.
-        device: Where transformer and VAE work. Text encoders stay on the CPU: each prompt is
-            encoded once, and T5 alone would fill a small GPU.
+        device: Where transformer and VAE work.
         seed: Of a fresh adapter.
+        embeddings: Of the prompts that are expected; others are encoded here, by text encoders that
+            are loaded only then.
     """
 
     def __init__(
@@ -45,14 +48,13 @@ class Sd3Policy:
         device: torch.device,
         *,
         seed: int = 0,
+        embeddings: StoredEmbeddings | None = None,
     ) -> None:
         self.config = config
         self.device = device
-        self._pipeline = pipeline
-        self._embeddings: dict[str, PromptEmbeddings] = {}
-        for part in (pipeline.vae, pipeline.transformer, *_text_encoders(pipeline)):
-            part.requires_grad_(False)
-            part.eval()
+        self._text = TextEncoders(config)
+        self._stored = embeddings
+        self._remembered: dict[str, PromptEmbeddings] = {}
         self.transformer = pipeline.transformer.to(device)
         self.vae = pipeline.vae.to(device)
         add_adapter(self.transformer, config.adapter, seed=seed)
@@ -73,32 +75,28 @@ class Sd3Policy:
         )
 
     def embed(self, prompts: Sequence[str]) -> PromptEmbeddings:
-        """Encode prompts with the pipeline's text encoders; each is encoded once, and alone."""
-        new = [p for p in dict.fromkeys(prompts) if p not in self._embeddings]
-        if len(self._embeddings) + len(new) > REMEMBERED_PROMPTS:
-            self._embeddings.clear()
-            new = list(dict.fromkeys(prompts))
-        # Encoded together, a prompt's last bits would depend on who shares the batch. The encoders
-        # are on the CPU, where a batch brings next to nothing.
-        self._embeddings |= {prompt: self._encode(prompt) for prompt in new}
-        known = [self._embeddings[prompt] for prompt in prompts]
+        """Read or encode prompts; each is encoded once, and alone."""
+        known = {prompt: self._embedding(prompt) for prompt in dict.fromkeys(prompts)}
         dtype = DTYPES[self.config.forward_dtype]
         return PromptEmbeddings(
-            context=torch.cat([e.context for e in known]).to(self.device, dtype),
-            pooled=torch.cat([e.pooled for e in known]).to(self.device, dtype),
+            context=torch.cat([known[p].context for p in prompts]).to(self.device, dtype),
+            pooled=torch.cat([known[p].pooled for p in prompts]).to(self.device, dtype),
         )
 
-    def _encode(self, prompt: str) -> PromptEmbeddings:
-        with torch.no_grad():
-            context, _, pooled, _ = self._pipeline.encode_prompt(
-                prompt=[prompt],
-                prompt_2=[prompt],
-                prompt_3=[prompt],
-                device=torch.device("cpu"),
-                do_classifier_free_guidance=False,
-                max_sequence_length=self.config.max_sequence_length,
-            )
-        return PromptEmbeddings(context, pooled)
+    def _embedding(self, prompt: str) -> PromptEmbeddings:
+        if self._stored is not None and prompt in self._stored:
+            return self._stored.take(prompt)
+        if prompt not in self._remembered:
+            encoded = self._text.encode(prompt)
+            bytes_each = encoded.context.nbytes + encoded.pooled.nbytes
+            if (len(self._remembered) + 1) * bytes_each > REMEMBERED_BYTES:
+                self._remembered.clear()
+            self._remembered[prompt] = encoded
+        return self._remembered[prompt]
+
+    @cached_property
+    def _empty(self) -> PromptEmbeddings:
+        return self.embed([""])
 
     def velocity(
         self,
@@ -108,7 +106,7 @@ class Sd3Policy:
         *,
         guidance_scale: float,
     ) -> Float[Tensor, "batch channel height width"]:
-        """Predict noise minus image in float32; guidance doubles the batch.
+        """Predict noise minus image in float32; guidance takes two passes, or one twice as large.
 
         Source:
             Classifier-free guidance, arXiv:2207.12598.
@@ -116,22 +114,36 @@ class Sd3Policy:
         count = latents.shape[0]
         if guidance_scale == 1:
             return self._forward(latents, sigma, embeddings)
-        empty = self.embed([""])
-        both = PromptEmbeddings(
-            context=torch.cat([empty.context.expand(count, -1, -1), embeddings.context]),
-            pooled=torch.cat([empty.pooled.expand(count, -1), embeddings.pooled]),
-        )
-        without, given = self._forward(torch.cat([latents, latents]), sigma, both).chunk(2)
+        empty = self._empty
+        context, pooled = empty.context.expand(count, -1, -1), empty.pooled.expand(count, -1)
+        if self.config.guidance == "two_passes":
+            without = self._forward(latents, sigma, PromptEmbeddings(context, pooled))
+            given = self._forward(latents, sigma, embeddings)
+        else:
+            both = PromptEmbeddings(
+                context=torch.cat([context, embeddings.context]),
+                pooled=torch.cat([pooled, embeddings.pooled]),
+            )
+            without, given = self._forward(torch.cat([latents, latents]), sigma, both).chunk(2)
         return without + guidance_scale * (given - without)
 
+    def compile(self, backend: str) -> None:
+        """Let `torch.compile` make the transformer faster from its next pass on.
+
+        Args:
+            backend: `inductor`, or one that helps to find faults.
+        """
+        compile_in_place(self.transformer, backend)
+
     def _forward(self, latents: Tensor, sigma: float, embeddings: PromptEmbeddings) -> Tensor:
-        (velocity,) = self.forward_module(
-            hidden_states=latents.to(DTYPES[self.config.forward_dtype]),
-            timestep=torch.full((latents.shape[0],), 1000 * sigma, device=self.device),
-            encoder_hidden_states=embeddings.context,
-            pooled_projections=embeddings.pooled,
-            return_dict=False,
-        )
+        with compiler_errors():
+            (velocity,) = self.forward_module(
+                hidden_states=latents.to(DTYPES[self.config.forward_dtype]),
+                timestep=torch.full((latents.shape[0],), 1000 * sigma, device=self.device),
+                encoder_hidden_states=embeddings.context,
+                pooled_projections=embeddings.pooled,
+                return_dict=False,
+            )
         predicted: Tensor = velocity.float()
         return predicted
 
@@ -143,9 +155,10 @@ class Sd3Policy:
         Reference images come from 8-bit files; unrounded images could be told apart by that alone.
         """
         scaled = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+        slices = scaled.to(self.vae.dtype).split(self.config.decode_batch_size or len(scaled))
         with torch.no_grad():
-            decoded = self.vae.decode(scaled.to(self.vae.dtype), return_dict=False)[0]
-        images: Tensor = decoded.float()
+            decoded = [self.vae.decode(part, return_dict=False)[0].float() for part in slices]
+        images = torch.cat(decoded)
         return ((images / 2 + 0.5).clamp(0, 1) * 255).round() / 255
 
     @contextmanager
@@ -181,6 +194,7 @@ def load_policy(
     adapter: Path | None = None,
     *,
     seed: int = 0,
+    embeddings: StoredEmbeddings | None = None,
 ) -> Sd3Policy:
     """Load the base model and put an adapter on it.
 
@@ -190,6 +204,8 @@ def load_policy(
         adapter: Folder of a trained adapter in peft's layout; none gives a fresh one, which changes
             nothing yet (or `config.adapter.initial_adapter`).
         seed: Of a fresh adapter.
+        embeddings: Of the prompts that are expected; without them, text encoders are loaded when
+            the first prompt comes.
 
     Raises:
         WeightsError: If weights are missing, damaged or of another architecture, or the adapter is
@@ -197,59 +213,10 @@ def load_policy(
     """
     if adapter is None and config.adapter.initial_adapter is not None:
         adapter = adapter_folder(config.adapter.initial_adapter)
-    folder = local_folder(config.weights)
-    try:
-        pipeline = StableDiffusion3Pipeline.from_pretrained(
-            folder,
-            dtype={
-                "transformer": DTYPES[config.forward_dtype],
-                "vae": DTYPES[config.decode_dtype],
-                "default": torch.float32,
-            },
-            use_safetensors=True,
-            local_files_only=True,
-        )
-    except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-        raise WeightsError(
-            f"policy.weights: {folder} does not hold a Stable Diffusion 3 pipeline: {error}",
-            repair="give a complete folder in diffusers' layout with safetensors weights",
-        ) from error
-    if not isinstance(pipeline, StableDiffusion3Pipeline):
-        raise WeightsError(
-            f"policy.weights: {folder} holds a {type(pipeline).__name__}",
-            repair="give a StableDiffusion3Pipeline, or another policy type",
-        )
-    _refuse_missing_tensors(pipeline, folder)
+    pipeline = load_models(config)
     if adapter is not None:
         refuse_foreign(dict(pipeline.transformer.named_modules()), adapter)
-    policy = Sd3Policy(pipeline, config, device, seed=seed)
+    policy = Sd3Policy(pipeline, config, device, seed=seed, embeddings=embeddings)
     if adapter is not None:
         load_adapter(policy.transformer, adapter, config.adapter)
     return policy
-
-
-def _refuse_missing_tensors(pipeline: StableDiffusion3Pipeline, folder: Path) -> None:
-    # The libraries fill what a file lacks with random numbers and only warn.
-    for name in ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3"):
-        part = pipeline.components[name]
-        if part is None:
-            continue
-        stored: set[str] = set()
-        for path in (folder / name).glob("*.safetensors"):
-            with safe_open(path, framework="pt") as file:
-                stored.update(file.keys())
-        state = part.state_dict()
-        # Tied tensors share their memory with one that is stored.
-        tied = {tensor.data_ptr() for key, tensor in state.items() if key in stored}
-        missing = [key for key, tensor in state.items() if tensor.data_ptr() not in tied]
-        if missing:
-            raise WeightsError(
-                f"policy.weights: {folder / name} lacks {len(missing)} tensors, for instance "
-                f"{missing[0]}",
-                repair="fetch the weights again, whole",
-            )
-
-
-def _text_encoders(pipeline: StableDiffusion3Pipeline) -> list[torch.nn.Module]:
-    encoders = (pipeline.text_encoder, pipeline.text_encoder_2, pipeline.text_encoder_3)
-    return [encoder for encoder in encoders if encoder is not None]

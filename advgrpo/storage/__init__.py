@@ -18,7 +18,13 @@ from advgrpo.storage.folders import (
     file_sha256,
     upload_folder,
 )
-from advgrpo.storage.places import fetched_name, local_file, local_folder, pinned
+from advgrpo.storage.places import (
+    fetched_name,
+    local_file,
+    local_files,
+    local_folder,
+    pinned,
+)
 from advgrpo.storage.probe import check_writable
 
 __all__ = [
@@ -40,6 +46,7 @@ __all__ = [
     "join",
     "list_files",
     "local_file",
+    "local_files",
     "local_folder",
     "pinned",
     "read_bytes",

@@ -95,6 +95,22 @@ def upload_folder(folder: Path, location: str) -> None:
     storage.write_bytes(join(location, COMMIT_FILE), commit)
 
 
+def download_files(location: str, folder: Path, names: Sequence[str]) -> None:
+    """Copy some files of a folder to the local disk.
+
+    Args:
+        location: Local path or S3 location of the folder.
+        folder: Holds these files afterwards, all or none; what lay there is gone.
+        names: Names below the folder.
+
+    Raises:
+        StorageError: If one cannot be fetched.
+    """
+    storage = storage_for(location)
+    with replaced_folder(folder) as partial:
+        _copy(names, lambda name: storage.download_file(join(location, name), partial / name))
+
+
 def download_folder(location: str, folder: Path, *, must_be_committed: bool = True) -> None:
     """Copy a folder to the local disk and check every file.
 

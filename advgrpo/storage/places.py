@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from advgrpo.errors import ConfigError, StorageNotFoundError, WeightsError
 from advgrpo.storage.base import FileState, join, scheme
 from advgrpo.storage.cache import cache_folder, cached_folder
 from advgrpo.storage.files import storage_for, write_bytes
-from advgrpo.storage.folders import download_folder
+from advgrpo.storage.folders import download_files, download_folder
 
 _COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 
@@ -60,6 +60,36 @@ def local_file(location: str) -> Path:
     if not path.is_file():
         raise StorageNotFoundError(f"there is no file {location}", repair="check the location")
     return path
+
+
+def local_files(location: str, names: Collection[str]) -> Path:
+    """Bring some files of a folder to the local disk.
+
+    Args:
+        location: Local folder, used where it lies, or `s3://` location, of which only these files
+            are copied to the cache.
+        names: Names below the folder.
+
+    Returns:
+        A folder that holds them.
+
+    Raises:
+        StorageNotFoundError: If there is no such file.
+        StorageError: If one cannot be fetched.
+    """
+    if scheme(location) != "s3":
+        return local_folder(location)
+    listing = storage_for(location).list_files(location)
+    if absent := sorted(set(names) - listing.keys()):
+        raise StorageNotFoundError(
+            f"there is no file {join(location, absent[0])}", repair="check the location"
+        )
+    wanted = {name: listing[name] for name in sorted(names)}
+    return cached_folder(
+        fetched_name(location, wanted),
+        sum(file.bytes for file in wanted.values()),
+        lambda folder: download_files(location, folder, list(wanted)),
+    )
 
 
 def _weights_folder(weights: Weights) -> Path:

@@ -23,9 +23,10 @@ from advgrpo.records import EvaluationReport, GateResult, ReferenceImageSet
 from advgrpo.storage import file_sha256, join, local_folder
 from advgrpo.tasks.champion import FoundChampion, find_champion
 from advgrpo.tasks.costs import phase_costs
-from advgrpo.tasks.evaluate_share import TASK, Plan, bench_arguments, one_thread
+from advgrpo.tasks.embeddings import encoded, evaluation_prompts
+from advgrpo.tasks.evaluate_share import TASK, Plan, bench_arguments
 from advgrpo.tasks.failures import failures_noted
-from advgrpo.tasks.inputs import device, read_run_prompts
+from advgrpo.tasks.inputs import device, one_thread, read_run_prompts
 from advgrpo.tasks.nodes import nodes
 from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.reference_images import open_reference_images
@@ -81,7 +82,10 @@ def evaluate(
         with failures_noted(TASK):
             config = parse_json(RunConfig, settings, where="the settings")
             images = _open_images(config, reference_images, workspace)
-            _measure_in_processes(settings, local_folder(trained), images, None, processes)
+            embeddings = _encoded(config, workspace)
+            _measure_in_processes(
+                settings, local_folder(trained), images, None, processes, embeddings
+            )
             return TaskResult(join(workspace, "evaluations"), {})
     cost = Cost(processes)
     with tracked_task(TASK, parent_run_id, workspace) as run:
@@ -102,9 +106,10 @@ def evaluate(
         )
         spent = join(folder, "cost.json")
         with time_spent(spent, processes=processes, images=sampled):
+            embeddings = _encoded(config, workspace)
             if processes > 1:
-                _measure_in_processes(settings, result, images, plan, processes)
-            evaluation = _evaluated(config, result, images, plan, sampled)
+                _measure_in_processes(settings, result, images, plan, processes, embeddings)
+            evaluation = _evaluated(config, result, images, plan, sampled, embeddings)
         gates = check_gates(config.promotion.gates, evaluation.report)
         metrics = summary(evaluation.report, gates) | cost.measures()
         facts = RunFacts(
@@ -129,14 +134,24 @@ def evaluate(
         return TaskResult(location, metrics)
 
 
+def _encoded(config: RunConfig, workspace: str) -> str:
+    prompts = read_run_prompts(config.prompts).test
+    return encoded(config.policy, evaluation_prompts(config, prompts), workspace=workspace)
+
+
 def _evaluated(
-    config: RunConfig, trained: Path, images: ReferenceImageSet, plan: Plan, sampled: int
+    config: RunConfig,
+    trained: Path,
+    images: ReferenceImageSet,
+    plan: Plan,
+    sampled: int,
+    embeddings: str,
 ) -> Evaluation:
     """Compare, after measuring what is still missing."""
     where, progress = device(), Progress("evaluation", sampled, "images")
     with one_thread(where):
         return measure(
-            **bench_arguments(config, trained, images, plan.champion, where),
+            **bench_arguments(config, trained, images, plan.champion, where, embeddings),
             trained_on=config.independence.trained_on,
             related=config.independence.related,
             champion_missing=plan.champion.missing,
@@ -152,6 +167,7 @@ def _measure_in_processes(
     images: ReferenceImageSet,
     plan: Plan | None,
     processes: int,
+    embeddings: str,
 ) -> None:
     """Measure in as many processes; the first machine has the plan."""
     with TemporaryDirectory() as scratch:
@@ -159,7 +175,7 @@ def _measure_in_processes(
             "--settings": settings,
             "--plan": plan.to_json() if plan is not None else "",
         }
-        arguments = ["--trained", str(trained)]
+        arguments = ["--trained", str(trained), "--embeddings", embeddings]
         for number, (option, text) in enumerate(files.items()):
             file = Path(scratch, f"{number}.json")
             file.write_text(text, encoding="utf-8")

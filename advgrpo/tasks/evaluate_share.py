@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -25,13 +24,15 @@ from advgrpo.evaluation.parts import Champion, Part, missing_parts, sampled_imag
 from advgrpo.events import configure_rank
 from advgrpo.policy import load_policy
 from advgrpo.policy.base import Policy
+from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.progress import PROGRESS_FILE, Progress
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_generation import Team, team
 from advgrpo.scorers.base import Scorer
 from advgrpo.tasks.champion import FoundChampion
+from advgrpo.tasks.embeddings import evaluation_prompts
 from advgrpo.tasks.failures import failures_noted, run_as_process
-from advgrpo.tasks.inputs import build_scorers, read_run_prompts
+from advgrpo.tasks.inputs import build_scorers, one_thread, read_run_prompts
 from advgrpo.tasks.signs import signs_of_rank
 from advgrpo.training.ranks import Ranks
 
@@ -79,6 +80,7 @@ def bench_arguments(
     reference_images: ReferenceImageSet,
     champion: FoundChampion,
     device: torch.device,
+    embeddings: str,
 ) -> BenchArguments:
     """Load all models of an evaluation.
 
@@ -88,12 +90,15 @@ def bench_arguments(
         reference_images: Of the test prompts.
         champion: Whose adapter is measured as well, if there is one.
         device: Where the models work.
+        embeddings: Location of the prompts' embeddings.
     """
     wanted, distance = config.evaluation, config.evaluation.distance
-    policy = load_policy(config.policy, device, adapter=trained / "adapter")
+    prompts = read_run_prompts(config.prompts).test
+    stored = StoredEmbeddings(embeddings, evaluation_prompts(config, prompts))
+    policy = load_policy(config.policy, device, adapter=trained / "adapter", embeddings=stored)
     return {
         "policy": policy,
-        "prompts": read_run_prompts(config.prompts).test,
+        "prompts": prompts,
         "reference_images": reference_images,
         "config": wanted,
         "sampling": config.training.sampling,
@@ -139,22 +144,6 @@ def _leased(missing: Sequence[Part], others: Team, progress: Progress) -> Iterat
     progress.advance(sampled_images(missing[told:]))
 
 
-@contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """Within it, the CPU works with one thread if it is the device.
-
-    How many threads share a sum decides its last bits, and numbers should be equal however many
-    processes there are.
-    """
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _trained_reward(config: RunConfig, folder: Path, device: torch.device) -> Reward:
     discriminator = build_discriminator(config.discriminator, device, seed=config.seed)
     load_discriminator(folder, discriminator)
@@ -174,6 +163,7 @@ def main() -> None:
     parser.add_argument(
         "--reference-images", type=Path, required=True, help="what was validated, as JSON"
     )
+    parser.add_argument("--embeddings", required=True, help="folder or s3:// location")
     parser.add_argument("--plan", type=Path, help="what the first machine found out, as JSON")
     arguments = parser.parse_args()
     configure_rank()
@@ -187,7 +177,14 @@ def main() -> None:
         config = parse_json(RunConfig, settings, where=str(arguments.settings))
         images = read_validated(arguments.reference_images)
         bench = Bench(
-            **bench_arguments(config, arguments.trained, images, plan.champion, ranks.device)
+            **bench_arguments(
+                config,
+                arguments.trained,
+                images,
+                plan.champion,
+                ranks.device,
+                arguments.embeddings,
+            )
         )
         measure_share(bench, plan.measured, team)
 

@@ -21,8 +21,8 @@ from advgrpo.reference_generation.team import Alone
 from advgrpo.storage import check_writable, exists, file_sha256, join, write_bytes
 from advgrpo.tasks.adapters import named_adapter, tracking_uri_for
 from advgrpo.tasks.drawing_order import DrawingOrder, batches_left, count_images
-from advgrpo.tasks.evaluate_share import one_thread
 from advgrpo.tasks.failures import failures_noted, run_as_process
+from advgrpo.tasks.inputs import one_thread
 from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.sheets import check_sheets, write_sheets
 from advgrpo.training.ranks import Ranks

@@ -1,6 +1,7 @@
 """What several tasks read: prompts, reference images and frozen measures."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -137,6 +138,22 @@ def _external_judge(config: ExternalJudgeConfig) -> ExternalJudge:
 def device() -> torch.device:
     """Name the device of a task that is one process: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Within it, the CPU works with one thread if it is the device.
+
+    How many threads share a sum decides its last bits, and numbers should be equal however many
+    processes there are.
+    """
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def is_local(location: str) -> bool:

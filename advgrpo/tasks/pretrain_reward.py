@@ -4,7 +4,9 @@ from advgrpo import __version__
 from advgrpo.config.tasks import PretrainingSettings, digest, parse_json
 from advgrpo.discriminator import build_discriminator, save_discriminator
 from advgrpo.policy import load_policy
+from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.storage import join
+from advgrpo.tasks.embeddings import encoded, pretraining_prompts
 from advgrpo.tasks.inputs import FEATURES, read_run_prompts
 from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.tasks.results import (
@@ -56,6 +58,8 @@ def pretrain_reward(
             other_prompts=prompts.test,
             workspace=workspace,
         )
+        drawn = pretraining_prompts(task, prompts.train)
+        embeddings = encoded(task.policy, drawn, workspace=workspace)
         ranks = Ranks()
         discriminator = build_discriminator(task.discriminator, ranks.device, seed=task.seed)
         references = ReferenceFeatures(
@@ -67,7 +71,12 @@ def pretrain_reward(
             ranks=ranks,
         )
         history = pretrain_discriminator(
-            load_policy(task.policy, ranks.device, seed=task.seed),
+            load_policy(
+                task.policy,
+                ranks.device,
+                seed=task.seed,
+                embeddings=StoredEmbeddings(embeddings, drawn),
+            ),
             discriminator,
             references,
             prompts.train,

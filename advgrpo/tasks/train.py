@@ -12,7 +12,9 @@ from advgrpo.config.tasks import TrainingSettings, digest, parse_json
 from advgrpo.data.reference_images import content_digest, write_validated
 from advgrpo.discriminator.saved import WEIGHTS_FILE
 from advgrpo.storage import file_sha256, join, local_folder
+from advgrpo.tasks.embeddings import encoded, training_prompts
 from advgrpo.tasks.inputs import FEATURES, read_run_prompts
+from advgrpo.tasks.memory import check_host_memory, free_host_memory
 from advgrpo.tasks.nodes import nodes
 from advgrpo.tasks.packed import unpacked
 from advgrpo.tasks.ranks import run_ranks
@@ -73,7 +75,17 @@ def train(
             other_prompts=prompts.test,
             workspace=workspace,
         )
+        check_host_memory(
+            task,
+            processes=processes,
+            here=nodes().processes_here(processes),
+            on_gpu=torch.cuda.is_available(),
+            free=free_host_memory(),
+        )
         pretrained = local_folder(discriminator)
+        embeddings = encoded(
+            task.policy, training_prompts(task, prompts.train), workspace=workspace
+        )
         with TemporaryDirectory() as scratch, _output(join(location, "result")) as folder:
             settings_file, images_file = Path(scratch) / "settings.json", Path(scratch) / "set.json"
             settings_file.write_text(settings, encoding="utf-8")
@@ -87,6 +99,7 @@ def train(
                     *("--output", str(folder)),
                     *("--checkpoints", join(location, "checkpoints")),
                     *("--features", join(workspace, FEATURES)),
+                    *("--embeddings", embeddings),
                     *("--parent-run-id", parent_run_id),
                 ],
                 processes=processes,

@@ -17,10 +17,13 @@ from advgrpo.discriminator import save_discriminator
 from advgrpo.errors import RankFailedError
 from advgrpo.events import configure_rank, event, log_error
 from advgrpo.policy.adapter import save_adapter
+from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.progress import PROGRESS_FILE
 from advgrpo.storage import file_sha256
+from advgrpo.tasks.embeddings import training_prompts
 from advgrpo.tasks.failures import failures_noted, note_failure, run_as_process
 from advgrpo.tasks.inputs import build_scorers, read_run_prompts
+from advgrpo.tasks.memory import check_gpu_memory, free_gpu_memory
 from advgrpo.tasks.running import tracked_task
 from advgrpo.tasks.signs import signs_of_rank
 from advgrpo.training.build import Inputs, build_session
@@ -60,6 +63,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the results")
     parser.add_argument("--checkpoints", required=True, help="folder or s3:// location")
     parser.add_argument("--features", required=True, help="folder or s3:// location")
+    parser.add_argument("--embeddings", required=True, help="folder or s3:// location")
     parser.add_argument("--parent-run-id", default="", help="MLflow run to nest in")
     arguments = parser.parse_args()
     configure_rank()
@@ -119,6 +123,8 @@ def _session(
     sink: Logger,
     scratch: Path,
 ) -> Session:
+    if (free := free_gpu_memory()) is not None:
+        check_gpu_memory(settings, processes=ranks.count, free=free)
     prompts = read_run_prompts(settings.prompts)
     reference_images = read_validated(arguments.reference_images)
     pretrained = file_sha256(arguments.discriminator / "discriminator.safetensors")
@@ -140,6 +146,9 @@ def _session(
         reference_images=reference_images,
         pretrained_discriminator=arguments.discriminator,
         features=arguments.features,
+        embeddings=StoredEmbeddings(
+            arguments.embeddings, training_prompts(settings, prompts.train)
+        ),
     )
     session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=sink)
     session.stop.listen()

@@ -16,6 +16,7 @@ from advgrpo.discriminator import build_discriminator, load_discriminator
 from advgrpo.discriminator.replay import ReplayPool
 from advgrpo.policy import load_policy
 from advgrpo.policy.ema import MovingAverage
+from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.scorers.base import Scorer, check_measures_all
 from advgrpo.training.best import BestAdapter
@@ -53,6 +54,7 @@ class Inputs:
         reference_images: Of the training prompts.
         pretrained_discriminator: Folder that reward pre-training wrote.
         features: Local folder or `s3://` location for features of the reference images.
+        embeddings: Of the prompts that are drawn; None encodes them as they come.
     """
 
     seed: int
@@ -66,6 +68,7 @@ class Inputs:
     reference_images: ReferenceImageSet
     pretrained_discriminator: Path
     features: str
+    embeddings: StoredEmbeddings | None = None
 
 
 def build_session(
@@ -84,7 +87,9 @@ def build_session(
         ConfigError: If the measure of alignment has no value for some held-out prompts.
     """
     config, seed, device = inputs.training, inputs.seed, ranks.device
-    policy = load_policy(inputs.policy, device, seed=seed)
+    policy = load_policy(inputs.policy, device, seed=seed, embeddings=inputs.embeddings)
+    if config.compile != "none":
+        policy.compile(config.compile)
     engine = PolicyEngine(
         policy, config, ranks, backwards_per_step=backwards_per_step(config, ranks)
     )
@@ -99,7 +104,7 @@ def build_session(
         ranks=ranks,
     )
     denoiser = Denoiser(policy, config.sampling, config.loss)
-    average = MovingAverage(policy.trainable_parameters(), limit=inputs.policy.adapter.ema_decay)
+    average = MovingAverage(engine.adapter(), limit=inputs.policy.adapter.ema_decay)
     texts = inputs.prompts.texts
     held_out = references.held_out_ids[: config.monitoring.held_out_prompts]
     # Equal shares: a gathered tensor has the same shape on each rank.
@@ -107,7 +112,9 @@ def build_session(
     _say_if_watch_is_blind(config, len(held_out), ranks)
     reward = Reward(config.reward, discriminator, device)
     counters = Counters(entered=ranks.whereabouts.enter)
-    guard = Guard(policy, texts, config, counters, ranks, seed=seed, store=checkpoints.location)
+    guard = Guard(
+        policy, engine, texts, config, counters, ranks, seed=seed, store=checkpoints.location
+    )
     held_out_texts = [texts[index] for index in held_out]
     check_measures_all(
         inputs.alignment, inputs.scorers, held_out_texts, setting="evaluation.alignment"
@@ -174,5 +181,5 @@ def backwards_per_step(config: TrainingConfig, ranks: Ranks) -> int:
     """Count the backward passes of a rank that make up one optimizer step."""
     rollout = config.rollout
     images = rollout.prompts_per_update * rollout.group_size // config.optimizer_steps_per_update
-    microbatches = images // ranks.count // rollout.microbatch_size
+    microbatches = images // ranks.count // rollout.microbatch_of_update
     return microbatches * config.sampling.window.length

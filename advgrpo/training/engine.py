@@ -3,7 +3,8 @@
 import math
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 
 import deepspeed
@@ -13,6 +14,8 @@ from deepspeed.utils import (
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
 )
 from torch import Tensor
 
@@ -50,12 +53,44 @@ class PolicyEngine:
             model=policy.transformer,
             optimizer=self._optimizer,
             model_parameters=list(self._parameters.values()),
-            config=deepspeed_settings(config, backwards_per_step=backwards_per_step),
+            config=deepspeed_settings(
+                config, backwards_per_step=backwards_per_step, device=ranks.device
+            ),
             dist_init_required=False,
         )
         policy.forward_module = self._engine
         self._zero = config.zero_stage > 0
         self._dropped, self._norm = False, 0.0
+        self._spreads_weights = config.zero_stage == 3
+
+    def adapter(self) -> dict[str, Tensor]:
+        """Copy the adapter's weights, whole; every rank must call it."""
+        with self._whole():
+            return {name: value.detach().clone() for name, value in self._parameters.items()}
+
+    @contextmanager
+    def adapter_as(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within it, the adapter has other weights, for instance their moving average.
+
+        Every rank must enter and leave it; no optimizer step may be taken within.
+        """
+        kept = self.adapter()
+        self._overwrite(values)
+        try:
+            yield
+        finally:
+            self._overwrite(kept)
+
+    def _overwrite(self, values: Mapping[str, Tensor]) -> None:
+        with self._whole(modifier_rank=0):
+            copy_into(self._parameters, values)
+
+    def _whole(self, modifier_rank: int | None = None) -> AbstractContextManager[None]:
+        """Within it, weights that are spread over the ranks are whole; others always are."""
+        gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
+            list(self._parameters.values()), modifier_rank=modifier_rank
+        )
+        return gathered
 
     def backward(self, loss: Tensor) -> None:
         """Add a microbatch's gradients; the last of an optimizer step also takes the step.
@@ -129,33 +164,55 @@ class PolicyEngine:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take over what `state` gave; every rank must call it."""
         weights = {name: state[f"weight.{name}"] for name in self._parameters}
-        copy_into(self._parameters, weights)
+        self._overwrite(weights)
         if self._zero:
             for name, parameter in self._parameters.items():
-                safe_set_full_fp32_param(parameter, weights[name].to(parameter.device))
+                self._set_master(parameter, weights[name].to(parameter.device))
         if float(state["step"]) == 0:
             return
         self._make_optimizer_state(state["step"])
         for name, parameter in self._parameters.items():
             for moment in MOMENTS:
                 value = state[f"{moment}.{name}"].to(parameter.device)
-                if self._zero:
+                if self._spreads_weights:
+                    safe_set_local_optimizer_state(parameter, _share(parameter, value), moment)
+                elif self._zero:
                     safe_set_full_optimizer_state(parameter, value, moment)
                 else:
                     self._optimizer.state[parameter][moment].copy_(value)
 
+    def _set_master(self, parameter: torch.nn.Parameter, value: Tensor) -> None:
+        if self._spreads_weights:
+            safe_set_local_fp32_param(parameter, _share(parameter, value))
+        else:
+            safe_set_full_fp32_param(parameter, value)
+
     def _make_optimizer_state(self, step: Tensor) -> None:
         # AdamW makes its state at the first step; a resumed run needs it before.
-        for group in self._optimizer.param_groups:
-            for parameter in group["params"]:
-                self._optimizer.state[parameter] = {
-                    "step": step.clone(),
-                    **{moment: torch.zeros_like(parameter.detach()) for moment in MOMENTS},
-                }
-        if self._zero:
+        if self._spreads_weights:
+            # The optimizer is handed these only while it takes a step.
+            optimized = self._engine.optimizer.fp32_partitioned_groups_flat
+        else:
+            optimized = [p for group in self._optimizer.param_groups for p in group["params"]]
+        for parameter in optimized:
+            self._optimizer.state[parameter] = {
+                "step": step.clone(),
+                **{moment: torch.zeros_like(parameter.detach()) for moment in MOMENTS},
+            }
+        if self._zero and not self._spreads_weights:
             # Links each parameter to its part of the flat state. ZeRO does it at its own first
             # step and offers no public way to do it earlier.
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _share(parameter: torch.nn.Parameter, value: Tensor) -> Tensor:
+    """Cut this rank's share out of a value, as ZeRO-3 does: equal lengths, the last one padded."""
+    length = int(parameter.ds_tensor.ds_numel)  # type: ignore[attr-defined]
+    first = torch.distributed.get_rank() * length
+    padded = torch.zeros(length, dtype=value.dtype, device=value.device)
+    own = value.flatten()[first : first + length]
+    padded[: own.numel()] = own
+    return padded
 
 
 def connect(ranks: Ranks, *, timeout_seconds: int = 1800) -> None:
@@ -202,14 +259,22 @@ def adamw(parameters: list[torch.nn.Parameter], config: PolicyOptimizerConfig) -
     )
 
 
-def deepspeed_settings(config: TrainingConfig, *, backwards_per_step: int) -> dict[str, object]:
+def deepspeed_settings(
+    config: TrainingConfig, *, backwards_per_step: int, device: torch.device
+) -> dict[str, object]:
     """Write DeepSpeed's own configuration.
 
     The base model's precision is set where it is loaded and the adapter is float32, so DeepSpeed
     is told of no other precision.
     """
+    on_host = {"device": "cpu", "pin_memory": device.type == "cuda"}
+    offload: dict[str, object] = {}
+    if config.offload != "none":
+        offload["offload_optimizer"] = on_host
+    if config.offload == "optimizer_and_weights":
+        offload["offload_param"] = on_host
     return {
-        "train_micro_batch_size_per_gpu": config.rollout.microbatch_size,
+        "train_micro_batch_size_per_gpu": config.rollout.microbatch_of_update,
         "gradient_accumulation_steps": backwards_per_step,
         "gradient_clipping": config.optimizer.gradient_norm_limit,
         # A torch optimizer is handed over; one named here would be compiled for minutes.
@@ -221,6 +286,7 @@ def deepspeed_settings(config: TrainingConfig, *, backwards_per_step: int) -> di
             "overlap_comm": False,
             "reduce_bucket_size": 5_000_000,
             "allgather_bucket_size": 5_000_000,
+            **offload,
         },
         "steps_per_print": 2**31,
     }

@@ -18,6 +18,7 @@ from advgrpo.events import event
 from advgrpo.policy.sd3 import Sd3Policy
 from advgrpo.storage import join
 from advgrpo.training.counters import Counters
+from advgrpo.training.engine import PolicyEngine
 from advgrpo.training.ranks import Ranks
 from advgrpo.training.reproduction import Kept, keep
 from advgrpo.training.rollout import Rollout
@@ -42,6 +43,7 @@ class Guard:
 
     Args:
         policy: The model being trained.
+        engine: Its optimizer.
         prompts: All training prompts.
         config: The run's training settings.
         counters: How far the run has come.
@@ -53,6 +55,7 @@ class Guard:
     def __init__(
         self,
         policy: Sd3Policy,
+        engine: PolicyEngine,
         prompts: Sequence[str],
         config: TrainingConfig,
         counters: Counters,
@@ -61,7 +64,7 @@ class Guard:
         seed: int,
         store: str,
     ) -> None:
-        self._policy, self._prompts, self._config = policy, prompts, config
+        self._policy, self._engine, self._prompts, self._config = policy, engine, prompts, config
         self._counters, self._ranks, self._seed, self._store = counters, ranks, seed, store
 
     def check_rollout(self, rollout: Rollout) -> None:
@@ -126,7 +129,10 @@ class Guard:
         """
         if self._ranks.largest(float(finding is not None)) == 0:
             return
-        words = "" if finding is None else self._say_and_keep(finding, rollout, advantages)
+        adapter = self._engine.adapter()
+        words = ""
+        if finding is not None:
+            words = self._say_and_keep(finding, rollout, advantages, adapter)
         raise NonFiniteError(
             self._ranks.first_text(words),
             repair="see what `advgrpo reproduce` says of the kept folder; if it is the precision, "
@@ -135,7 +141,13 @@ class Guard:
             "rollouts out. The last checkpoint is intact",
         )
 
-    def _say_and_keep(self, finding: Finding, rollout: Rollout, advantages: Tensor | None) -> str:
+    def _say_and_keep(
+        self,
+        finding: Finding,
+        rollout: Rollout,
+        advantages: Tensor | None,
+        adapter: Mapping[str, Tensor],
+    ) -> str:
         prompt_id, sample = (
             int(ids[finding.image]) for ids in (rollout.prompt_ids, rollout.samples)
         )
@@ -164,10 +176,7 @@ class Guard:
             sampling=self._config.sampling,
             loss=self._config.loss,
         )
-        tensors = {
-            f"adapter.{key}": value.detach()
-            for key, value in self._policy.trainable_parameters().items()
-        }
+        tensors = {f"adapter.{key}": value for key, value in adapter.items()}
         tensors |= {"latents": rollout.latents[chosen], "log_probs": rollout.log_probs[chosen]}
         try:
             keep(location, kept, tensors)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from advgrpo.data.images import encode_png, image_grid
 from advgrpo.events import quiet
-from advgrpo.policy.adapter import swapped_in
 from advgrpo.scorers.diversity import in_group_distance
 from advgrpo.training.counters import peak_memory_mib
 from advgrpo.training.discriminator_update import GeneratedFeatures, told_apart
@@ -62,7 +61,7 @@ def measure_held_out(session: Session) -> None:
         session.note(session.monitor.reference_measures)
     updates = session.counters.updates
     with session.counters.timed("held-out measures"):
-        with swapped_in(session.policy.trainable_parameters(), session.average.values):
+        with session.engine.adapter_as(session.average.values):
             held_out = session.monitor.measure(session.policy, rewards)
         order = session.reward.order(held_out.rewards, session.reference_rewards.values())
         session.best.consider(held_out.measures, session.average.values)

@@ -87,12 +87,12 @@ class PolicyUpdater:
                 finding = self._find(rollout, advantages, prompts, microbatches)
                 self._guard.report_step(finding, rollout, advantages)
             record.gradient_norms.append(self._engine.gradient_norm)
-            self._average.update(self._policy.trainable_parameters(), step=done)
+            self._average.update(self._engine.adapter(), step=done)
         return record.measures(self._ranks, learning_rate=rate)
 
     @property
     def _microbatch(self) -> int:
-        return self._config.rollout.microbatch_size
+        return self._config.rollout.microbatch_of_update
 
     def _train_on(
         self,

@@ -8,6 +8,7 @@ from torch import Tensor
 from advgrpo.algorithm.randomness import generator_for
 from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import DiscriminatorConfig, SamplingConfig
+from advgrpo.config.discriminator import PretrainingConfig
 from advgrpo.discriminator.base import Discriminator, concatenate
 from advgrpo.discriminator.replay import ReplayPool
 from advgrpo.policy.base import Policy
@@ -100,6 +101,38 @@ def pretrain_discriminator(
     return history
 
 
+def prompts_of_base_images(
+    training: Sequence[int],
+    held_out: Sequence[int],
+    *,
+    config: PretrainingConfig,
+    ranks: int,
+    seed: int,
+) -> list[int]:
+    """List the prompts of which `pretrain_discriminator` draws images.
+
+    Args:
+        training: Prompts whose reference images train.
+        held_out: Prompts whose reference images measure.
+        config: How many images are drawn.
+        ranks: How many processes.
+        seed: The run's seed.
+    """
+    return [
+        *_drawn(training, config.images, ranks, seed),
+        *_drawn(held_out, HELD_OUT_IMAGES, ranks, seed),
+    ]
+
+
+def _drawn(prompt_ids: Sequence[int], count: int, ranks: int, seed: int) -> list[int]:
+    """Take prompts in a random order, as many for each rank."""
+    order = torch.randperm(
+        len(prompt_ids), generator=generator_for(seed, "base images", len(prompt_ids))
+    ).tolist()
+    total = -(-count // ranks) * ranks
+    return [prompt_ids[order[k % len(order)]] for k in range(total)]
+
+
 def _base_images(
     policy: Policy,
     discriminator: Discriminator,
@@ -112,11 +145,7 @@ def _base_images(
     seed: int,
 ) -> GeneratedFeatures:
     """Draw base-model images of prompts in a random order; every rank gets all features."""
-    order = torch.randperm(
-        len(prompt_ids), generator=generator_for(seed, "base images", len(prompt_ids))
-    ).tolist()
-    total = -(-count // ranks.count) * ranks.count
-    drawn = [prompt_ids[order[k % len(order)]] for k in range(total)]
+    drawn = _drawn(prompt_ids, count, ranks.count, seed)
     mine = list(enumerate(drawn))[ranks.rank :: ranks.count]
     parts: list[dict[str, Tensor]] = []
     progress = Progress("base model images", len(mine), "images")
@@ -132,7 +161,7 @@ def _base_images(
             )
         parts.append(dict(discriminator.image_features(images)))
         progress.advance(len(batch))
-    order_back = torch.tensor(range(total)).view(-1, ranks.count).T.flatten().argsort()
+    order_back = torch.tensor(range(len(drawn))).view(-1, ranks.count).T.flatten().argsort()
     features = {
         name: ranks.gather(value).cpu()[order_back] for name, value in concatenate(parts).items()
     }

@@ -13,13 +13,16 @@ from torch import Tensor
 
 from advgrpo.data.reference_images import load_images
 from advgrpo.data.splits import split_prompts
-from advgrpo.discriminator.base import Discriminator
+from advgrpo.discriminator.base import Discriminator, concatenate
 from advgrpo.progress import Progress
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.storage import join, list_files, local_folder, storage_for
 from advgrpo.training.ranks import Ranks
 
 PROMPTS_PER_SHARD = 256
+
+LOADED_BYTES = 2**28
+"""Most memory for reference images that are on their way to the discriminator."""
 
 
 class ReferenceFeatures:
@@ -108,8 +111,14 @@ def _write_shard(
     discriminator: Discriminator,
     variations: int,
 ) -> None:
-    loaded = torch.cat([load_images(images, text, range(variations)) for text in texts])
-    features = discriminator.image_features(loaded)
+    pixels = 3 * images.resolution_pixels**2 * torch.float32.itemsize * variations
+    at_once = max(1, LOADED_BYTES // pixels)
+    parts = []
+    for first in range(0, len(texts), at_once):
+        chosen = texts[first : first + at_once]
+        loaded = torch.cat([load_images(images, text, range(variations)) for text in chosen])
+        parts.append(discriminator.image_features(loaded))
+    features = concatenate(parts)
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "shard"
         save_file({name: value.cpu().contiguous() for name, value in features.items()}, path)

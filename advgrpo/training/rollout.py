@@ -129,7 +129,7 @@ def generate_rollout(
     seed: int,
     between: Callable[[], None] = lambda: None,
 ) -> Rollout:
-    """Denoise this rank's images, in the microbatches that the update will take.
+    """Denoise this rank's images, microbatch by microbatch; their size changes no result.
 
     Args:
         policy: The model being trained.

@@ -3,7 +3,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from advgrpo.config import resolve
-from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
+from advgrpo.data.sampler import prompts_of_rollout, prompts_of_run, share_of_rank
 from advgrpo.data.splits import is_held_out
 from advgrpo.errors import ConfigError
 
@@ -88,3 +88,20 @@ def test_more_prompts_than_there_are_cannot_be_drawn() -> None:
 def test_about_the_asked_share_of_prompts_is_held_out() -> None:
     held = [is_held_out(f"prompt {k}", 0.1) for k in range(5000)]
     assert 0.08 < sum(held) / len(held) < 0.12
+
+
+def test_the_prompts_of_a_run_are_those_of_its_rollouts() -> None:
+    ids = list(range(3, 14))
+
+    def of_run(rollouts: int | None) -> list[int]:
+        return prompts_of_run(ids, rollouts=rollouts, prompts_per_update=3, seed=5)
+
+    # Each pass over the prompts leaves two others out.
+    for rollouts in (1, 3, 4):
+        drawn = [
+            prompts_of_rollout(ids, rollout, prompts_per_update=3, seed=5)
+            for rollout in range(rollouts)
+        ]
+        assert set(of_run(rollouts)) == {prompt for prompts in drawn for prompt in prompts}
+        assert len(of_run(rollouts)) == len(set(of_run(rollouts)))
+    assert set(of_run(1000)) == set(of_run(None)) == set(ids)

@@ -25,6 +25,7 @@ from advgrpo.planning.parts import Part, total, unknown
 from advgrpo.planning.work import rollout_passes, work_of
 from advgrpo.policy import load_policy
 from advgrpo.policy.base import PromptEmbeddings
+from advgrpo.policy.embeddings import StoredEmbeddings, encode_prompts
 from advgrpo.training.rollout import Denoiser, generate_rollout
 
 run = CliRunner().invoke
@@ -251,6 +252,64 @@ def test_storage_follows_from_the_prompts() -> None:
         40 / 203_456 * 60e9, rel=1e-3
     )
     assert stored["features of reference images"] == 203_456 * 65 * 768 * 4
+
+
+def test_embeddings_are_stored_of_the_prompts_that_are_drawn() -> None:
+    def stored(*overrides: str, train_prompts: int = 25_000) -> int | None:
+        config = draft("sd35m_dino", *overrides)
+        planned = plan_run(config, 1, train_prompts=train_prompts, test_prompts=100)
+        return sizes(planned.storage)["prompt embeddings"]
+
+    each = ((77 + 256) * 4096 + 2048) * 2
+    assert stored() == (182 * 48 + 256 + 100 + 1) * each
+    assert stored(train_prompts=1000) == (1000 + 100 + 1) * each
+    waiting = "training.turns={type: when_fooled, policy_waits: true}"
+    assert stored(waiting) == (25_000 + 100 + 1) * each
+
+
+def test_embeddings_are_as_large_as_planned(tmp_path: Path) -> None:
+    config = draft("pocket")
+    location = encode_prompts(config.policy, ["a small red circle"], store=str(tmp_path))
+    taken = StoredEmbeddings(location, ["a small red circle"]).take("a small red circle")
+    planned = plan_run(config, 1, train_prompts=1, test_prompts=1)
+    # The training prompt, the test prompt and the empty one. The pocket's CLIP sees fewer tokens.
+    spare = (77 - (taken.context.shape[1] - config.policy.max_sequence_length)) * 64 * 4
+    bytes_each = taken.context.nbytes + taken.pooled.nbytes + spare
+    assert sizes(planned.storage)["prompt embeddings"] == 3 * bytes_each
+
+
+def test_spreading_and_offloading_move_memory_from_the_gpu_to_the_host() -> None:
+    def memory(*overrides: str) -> tuple[int, int]:
+        planned = plan_run(draft("sd35l_dino", *overrides), 8)
+        return total(planned.gpu_memory), total(planned.host_memory)
+
+    plain = memory()
+    optimizer = memory("training.offload=optimizer")
+    spread = memory("training.zero_stage=3")
+    both = memory("training.zero_stage=3", "training.offload=optimizer_and_weights")
+    assert optimizer[0] < plain[0]
+    assert both[0] < spread[0] < plain[0] - 10 * 2**30
+    assert plain[1] == spread[1] < optimizer[1] < both[1]
+
+
+def test_slices_of_the_decoder_and_two_passes_of_guidance_save_memory() -> None:
+    def part(name: str, *overrides: str) -> int:
+        config = draft("sd35m_dino", *overrides)
+        return sizes(gpu_memory(config, models_of(config), 1))[name] or 0
+
+    vae, update = "activations of the VAE (estimate)", "activations of the update (estimate)"
+    assert part(vae, "policy.decode_batch_size=1") * 2 == part(vae)
+    assert part(vae, "policy.decode_batch_size=null") == 3 * part(vae)
+    assert part(update, "policy.guidance=two_passes") < part(update)
+    assert part(update, "training.rollout.update_microbatch_size=3") * 2 == part(update)
+
+
+def test_text_encoders_are_counted_once_for_a_machine() -> None:
+    def encoding(*overrides: str) -> int:
+        return plan_run(draft("sd35m_dino", *overrides), 8).encoding_memory.bytes or 0
+
+    assert encoding("policy.text_dtype=float32") == 2 * encoding() > 20e9
+    assert "text encoders" in run(app, ["plan", "--preset", "sd35m_dino"]).output
 
 
 def test_time_and_price_follow_from_a_given_rate_alone() -> None:

@@ -228,7 +228,7 @@ def test_weights_that_lack_a_tensor_are_refused_with_its_name(
     lacking = next(name for name in tensors if "bias" in name)
     save_file({k: v for k, v in tensors.items() if k != lacking}, path, {"format": "pt"})
     with pytest.raises(WeightsError, match=re.escape(lacking)):
-        load_policy(tiny.config(f"policy.weights.location={folder}").policy, CPU)
+        load_policy(tiny.config(f"policy.weights.location={folder}").policy, CPU).embed(PROMPTS)
 
 
 def test_each_prompt_is_encoded_once(policy: Sd3Policy) -> None:

@@ -3,11 +3,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 from advgrpo.config import RunConfig
 from advgrpo.data.prompts import read_prompts
 from advgrpo.discriminator import build_discriminator, save_discriminator
 from advgrpo.pocket.source import PocketRenderer
+from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.records import ReferenceImageSet
 from advgrpo.reference_generation import generate_reference_images
 from advgrpo.testing import BrightnessScorer, RecordingLogger, TinyModels, write_tiny_models
@@ -46,6 +48,16 @@ class World:
     def config(self, *overrides: str) -> RunConfig:
         return self.tiny.config(f"prompts.train={self.prompts}", *SMALL, *overrides)
 
+    def pretrained(self, folder: Path) -> Path:
+        """Write a discriminator that was not trained, unless it is there."""
+        config, place = self.config(), folder / "pretrained"
+        if not place.exists():
+            discriminator = build_discriminator(
+                config.discriminator, torch.device("cpu"), seed=config.seed
+            )
+            save_discriminator(place, discriminator, {})
+        return place
+
     def session(
         self,
         folder: Path,
@@ -53,15 +65,11 @@ class World:
         ranks: Ranks | None = None,
         logger: RecordingLogger | None = None,
         run_digest: str = "run",
+        embeddings: StoredEmbeddings | None = None,
     ) -> Session:
         config = self.config(*overrides)
         ranks = ranks or Ranks()
-        pretrained = folder / "pretrained"
-        if not pretrained.exists():
-            discriminator = build_discriminator(
-                config.discriminator, ranks.device, seed=config.seed
-            )
-            save_discriminator(pretrained, discriminator, {})
+        pretrained = self.pretrained(folder)
         inputs = Inputs(
             seed=config.seed,
             policy=config.policy,
@@ -74,6 +82,7 @@ class World:
             reference_images=self.reference_images,
             pretrained_discriminator=pretrained,
             features=str(folder / "features"),
+            embeddings=embeddings,
         )
         checkpoints = Checkpoints(
             str(folder / "checkpoints"),

@@ -1,0 +1,77 @@
+"""Encode the prompts of a task once, before the processes that need them are started."""
+
+from collections.abc import Sequence
+
+from advgrpo.config import RunConfig, Sd3PolicyConfig
+from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
+from advgrpo.data.sampler import prompts_of_run
+from advgrpo.data.splits import PromptSplit, split_prompts
+from advgrpo.evaluation.bench import chosen_prompts
+from advgrpo.policy.embeddings import encode_prompts
+from advgrpo.records import PromptSet
+from advgrpo.storage import join
+from advgrpo.tasks.inputs import device, one_thread
+from advgrpo.tasks.nodes import nodes
+from advgrpo.training.pretraining import prompts_of_base_images
+
+EMBEDDINGS = "embeddings"
+"""Where a workspace keeps embeddings of prompts."""
+
+UNGUIDED = ""
+"""What guidance leads away from."""
+
+
+def training_prompts(task: TrainingSettings, prompts: PromptSet) -> list[str]:
+    """List the prompts that a training draws and measures on."""
+    training, split = task.training, _split(task, prompts)
+    drawn = prompts_of_run(
+        split.training,
+        rollouts=training.rollouts,
+        prompts_per_update=training.rollout.prompts_per_update,
+        seed=task.seed,
+    )
+    held_out = split.held_out[: training.monitoring.held_out_prompts]
+    return [UNGUIDED, *(prompts.texts[position] for position in (*drawn, *held_out))]
+
+
+def pretraining_prompts(task: PretrainingSettings, prompts: PromptSet) -> list[str]:
+    """List the prompts of which the base model draws images for the discriminator."""
+    split, wanted = _split(task, prompts), task.discriminator.pretraining
+    drawn = prompts_of_base_images(
+        split.training, split.held_out, config=wanted, ranks=1, seed=task.seed
+    )
+    return [UNGUIDED, *(prompts.texts[position] for position in drawn)]
+
+
+def evaluation_prompts(config: RunConfig, prompts: PromptSet) -> list[str]:
+    """List the prompts that an evaluation draws."""
+    return [UNGUIDED, *chosen_prompts(prompts, config.evaluation)]
+
+
+def encoded(policy: Sd3PolicyConfig, prompts: Sequence[str], *, workspace: str) -> str:
+    """Encode this machine's share of the prompts that nobody encoded yet.
+
+    The text encoders are in this process only, and are gone when its training processes start; so
+    they never lie in a GPU's memory, nor several times in the host's.
+
+    Args:
+        policy: The policy's settings.
+        prompts: Those that the task needs.
+        workspace: Where embeddings are kept.
+
+    Returns:
+        Where all of them lie once each machine of the job has come this far.
+    """
+    machines = nodes()
+    with one_thread(device()):
+        return encode_prompts(
+            policy,
+            prompts,
+            store=join(workspace, EMBEDDINGS),
+            share=machines.rank,
+            shares=machines.count,
+        )
+
+
+def _split(task: TrainingSettings | PretrainingSettings, prompts: PromptSet) -> PromptSplit:
+    return split_prompts(prompts.texts, task.discriminator.held_out_fraction)

@@ -1,0 +1,102 @@
+"""Look whether a training fits into memory before anything large is loaded."""
+
+import logging
+from pathlib import Path
+
+import psutil
+import torch
+
+from advgrpo.config.tasks import TrainingSettings
+from advgrpo.errors import ConfigError
+from advgrpo.planning.fitting import refuse_what_does_not_fit
+from advgrpo.planning.memory import encoding_memory, gpu_memory, host_memory
+from advgrpo.planning.models import models_of
+from advgrpo.planning.parts import Part, total
+
+logger = logging.getLogger("advgrpo")
+
+_CGROUP = Path("/sys/fs/cgroup")
+_OF_FILES = {"active_file", "inactive_file"}
+
+
+def check_host_memory(
+    settings: TrainingSettings, *, processes: int, here: int, on_gpu: bool, free: int
+) -> None:
+    """Refuse a training that does not fit into this machine.
+
+    Args:
+        settings: The training's.
+        processes: Training processes on all machines.
+        here: Those on this one.
+        on_gpu: Whether models are on GPUs.
+        free: Bytes of memory that this machine has left.
+
+    Raises:
+        ConfigError: If it does not fit and `training.memory_check` says so; names what would help.
+    """
+    models = models_of(settings)
+    each = host_memory(settings, models, processes)
+    if not on_gpu:
+        each += gpu_memory(settings, models, processes)
+    encoding = encoding_memory(settings, models)
+    parts = [
+        Part(f"{here} processes", here * total(each), "", is_passing=True),
+        Part(encoding.name, encoding.bytes, encoding.how, is_passing=True),
+    ]
+    _judge(
+        settings,
+        parts,
+        free,
+        where="this machine's memory",
+        repair="lower discriminator.optimizer.replay_images or the number of processes on a "
+        "machine, or set policy.text_dtype=bfloat16",
+    )
+
+
+def check_gpu_memory(settings: TrainingSettings, *, processes: int, free: int) -> None:
+    """Refuse a training that does not fit into this process's GPU, as `check_host_memory` does.
+
+    Args:
+        settings: The training's.
+        processes: Training processes on all machines.
+        free: Bytes of the GPU's memory that nobody uses.
+    """
+    _judge(
+        settings,
+        gpu_memory(settings, models_of(settings), processes),
+        free,
+        where="each GPU's memory",
+        repair="set policy.gradient_checkpointing=true, policy.decode_batch_size=1 or "
+        "training.offload=optimizer, or lower training.rollout.microbatch_size",
+    )
+
+
+def free_host_memory() -> int:
+    """Count the bytes that this machine, or its container, has left."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = int((_CGROUP / "memory.max").read_text(encoding="utf-8"))
+        used = int((_CGROUP / "memory.current").read_text(encoding="utf-8"))
+        lines = (_CGROUP / "memory.stat").read_text(encoding="utf-8").splitlines()
+        # What was read from files is counted too, and goes when room is needed.
+        used -= sum(int(line.split()[1]) for line in lines if line.split()[0] in _OF_FILES)
+    except (OSError, ValueError):
+        # No container, or one without a limit.
+        return free
+    return min(free, limit - used)
+
+
+def free_gpu_memory() -> int | None:
+    """Count the bytes of this process's GPU that nobody uses; None without a GPU."""
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
+
+
+def _judge(
+    settings: TrainingSettings, parts: list[Part], free: int, *, where: str, repair: str
+) -> None:
+    try:
+        refuse_what_does_not_fit(parts, free, where=where, repair=repair)
+    except ConfigError as error:
+        if settings.training.memory_check == "refuse":
+            raise
+        logger.warning("%s", error.message)

@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+
+from advgrpo.config import RunConfig
+from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
+from advgrpo.data.prompts import read_prompts
+from advgrpo.discriminator import build_discriminator
+from advgrpo.errors import WeightsError
+from advgrpo.policy import load_policy
+from advgrpo.policy.base import PromptEmbeddings
+from advgrpo.policy.embeddings import StoredEmbeddings
+from advgrpo.policy.text import TextEncoders
+from advgrpo.tasks.embeddings import (
+    encoded,
+    evaluation_prompts,
+    pretraining_prompts,
+    training_prompts,
+)
+from advgrpo.training.loop import train
+from advgrpo.training.pretraining import pretrain_discriminator
+from advgrpo.training.ranks import Ranks
+from advgrpo.training.reference_features import ReferenceFeatures
+from tests.training.conftest import World, world
+
+__all__ = ["world"]
+
+
+@pytest.fixture
+def config(world: World) -> RunConfig:
+    return world.config("training.sampling.guidance_scale=2")
+
+
+@pytest.fixture
+def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on, encoding a prompt is an error."""
+
+    def refuse(_self: TextEncoders, prompt: str) -> PromptEmbeddings:
+        raise WeightsError(f"{prompt!r} was not encoded before")
+
+    monkeypatch.setattr(TextEncoders, "encode", refuse)
+
+
+def stored(config: RunConfig, prompts: list[str], workspace: Path) -> StoredEmbeddings:
+    return StoredEmbeddings(
+        encoded(config.policy, prompts, workspace=str(workspace)), [*prompts, prompts[0]]
+    )
+
+
+def test_training_needs_no_other_prompts_than_were_encoded_before(
+    world: World, config: RunConfig, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    prompts = read_prompts(str(world.prompts))
+    needed = training_prompts(TrainingSettings.of(config), prompts)
+    embeddings = stored(config, needed, tmp_path)
+    request.getfixturevalue("no_encoder")
+    session = world.session(tmp_path, "training.sampling.guidance_scale=2", embeddings=embeddings)
+    train(session)
+    assert session.counters.updates == config.training.updates
+    # Two updates of two prompts: not all of the file's.
+    assert len(needed) < len(prompts)
+
+
+def test_pretraining_needs_no_other_prompts_than_were_encoded_before(
+    world: World, config: RunConfig, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    prompts, ranks = read_prompts(str(world.prompts)), Ranks()
+    task = PretrainingSettings.of(config)
+    task = task.model_copy(
+        update={
+            "discriminator": task.discriminator.model_copy(
+                update={
+                    "pretraining": task.discriminator.pretraining.model_copy(
+                        update={"images": 4, "steps": 0}
+                    )
+                }
+            )
+        }
+    )
+    embeddings = stored(config, pretraining_prompts(task, prompts), tmp_path)
+    request.getfixturevalue("no_encoder")
+    discriminator = build_discriminator(task.discriminator, ranks.device, seed=0)
+    references = ReferenceFeatures(
+        world.reference_images,
+        prompts,
+        discriminator,
+        held_out_fraction=task.discriminator.held_out_fraction,
+        store=str(tmp_path / "features"),
+        ranks=ranks,
+    )
+    history = pretrain_discriminator(
+        load_policy(task.policy, ranks.device, embeddings=embeddings),
+        discriminator,
+        references,
+        prompts,
+        config=task.discriminator,
+        sampling=task.sampling,
+        batch_size=64,
+        ranks=ranks,
+        seed=task.seed,
+    )
+    assert len(history) == 1
+
+
+def test_an_evaluation_encodes_the_prompts_that_it_measures(
+    world: World, config: RunConfig
+) -> None:
+    prompts = read_prompts(str(world.prompts))
+    few = config.model_copy(
+        update={"evaluation": config.evaluation.model_copy(update={"prompts": 3})}
+    )
+    assert len(evaluation_prompts(few, prompts)) == 4
+    assert set(evaluation_prompts(config, prompts)) == {"", *prompts.texts}

@@ -1,0 +1,105 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from advgrpo.errors import ConfigError
+from advgrpo.training.loop import take_turn
+from advgrpo.training.session import Session
+from tests.training.conftest import World
+from tests.training.rollout_program import WAYS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def rollouts(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+    output = tmp_path_factory.mktemp("rollouts")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.training.rollout_program", world.prompts.parent, output],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {path.stem: load_file(path) for path in output.glob("*.safetensors")}
+
+
+@pytest.mark.slow
+def test_images_and_rewards_do_not_depend_on_microbatches_or_ranks(
+    rollouts: dict[str, dict],
+) -> None:
+    assert len(rollouts) == sum(len(ways) for ways in WAYS.values())
+    expected = rollouts["1, all at once"]
+    assert expected["images"].flatten(1).std(dim=0).mean() > 0.05
+    assert expected["rewards"].std(dim=0).min() > 1e-4
+    for way, found in rollouts.items():
+        difference = (found["images"] - expected["images"]).abs()
+        # Images have the values of 8-bit files: rounding may fall to the next one.
+        assert float(difference.max()) < 1.5 / 255, way
+        assert float((difference > 0).float().mean()) < 0.01, way
+        torch.testing.assert_close(
+            found["rewards"], expected["rewards"], atol=1e-3, rtol=0, msg=lambda m, w=way: w + m
+        )
+        torch.testing.assert_close(found["log_probs"], expected["log_probs"], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["training.rollout.update_microbatch_size=2"],
+        ["training.rollout.microbatch_size=8"],
+        ["policy.guidance=two_passes", "policy.gradient_checkpointing=true"],
+        ["training.compile=eager"],
+    ],
+    ids=str,
+)
+def test_an_update_takes_the_same_step_however_its_images_pass(
+    session_of: Callable[..., Session], overrides: list[str]
+) -> None:
+    guided = "training.sampling.guidance_scale=2"
+
+    def gradients(*settings: str, folder: str) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        session = session_of(guided, *settings, folder=folder)
+        measures, state = take_turn(session), session.engine.state()
+        return measures, {k: v for k, v in state.items() if k.startswith("exp_avg.")}
+
+    expected_measures, expected = gradients(folder="plain")
+    measures, found = gradients(*overrides, folder="other")
+
+    assert measures["policy/ratio_error_before_step"] < 1e-5
+    for name in ("reward/discriminator", "policy/gradient_norm"):
+        assert measures[name] == pytest.approx(expected_measures[name], rel=2e-2)
+    for name, value in expected.items():
+        assert float((found[name] - value).norm()) <= 0.03 * float(value.norm()) + 1e-8, name
+
+
+def test_a_microbatch_of_the_update_that_does_not_fit_is_refused_by_name(world: World) -> None:
+    with pytest.raises(ConfigError, match=r"rollout\.update_microbatch_size=3 must divide"):
+        world.config("training.rollout.update_microbatch_size=3")
+    apart = world.config("training.rollout.update_microbatch_size=2")
+    apart.check_ranks(2)
+    with pytest.raises(ConfigError, match=r"2 \(training\.rollout\.update_microbatch_size\)"):
+        apart.check_ranks(4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (["training.zero_stage=0", "training.offload=optimizer"], "zero_stage 1, 2 or 3"),
+        (["training.offload=optimizer_and_weights"], "needs zero_stage=3"),
+        (["training.zero_stage=3", "training.compile=inductor"], "compile=none"),
+        (["training.zero_stage=4"], "training.zero_stage=4"),
+    ],
+)
+def test_settings_that_cannot_go_together_are_refused_with_what_to_set(
+    world: World, overrides: list[str], named: str
+) -> None:
+    with pytest.raises(ConfigError, match=named):
+        world.config(*overrides)

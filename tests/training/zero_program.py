@@ -1,0 +1,92 @@
+"""What the test of ZeRO's stages runs: two ranks that train, save and go on, stage after stage.
+
+The ranks are forked after all was imported, which takes longer than what they do.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from advgrpo.data.prompts import read_prompts
+from advgrpo.data.reference_images import validate_reference_images
+from advgrpo.testing import TinyModels
+from advgrpo.training.engine import connect, free_port
+from advgrpo.training.loop import take_turn
+from advgrpo.training.measures import measure_held_out
+from advgrpo.training.ranks import Ranks
+from advgrpo.training.session import Session
+from tests.training.conftest import World
+
+RANKS = 2
+STAGES = {
+    "0": ["training.zero_stage=0"],
+    "2": ["training.zero_stage=2"],
+    "2, offloaded": ["training.zero_stage=2", "training.offload=optimizer"],
+    # DeepSpeed replaces torch's linear layer in a process that has used stage 3; its own rounds
+    # otherwise, so these come last.
+    "3": ["training.zero_stage=3", "policy.guidance=two_passes"],
+    "3, offloaded, in bfloat16": [
+        "training.zero_stage=3",
+        "training.offload=optimizer_and_weights",
+        "policy.forward_dtype=bfloat16",
+    ],
+}
+RESUMED = ("2, offloaded", "3", "3, offloaded, in bfloat16")
+
+
+def state(session: Session) -> dict[str, torch.Tensor]:
+    """What a run must have equal to go on equally."""
+    tensors = {f"policy.{k}": v for k, v in session.engine.state().items()}
+    tensors |= {f"adapter.{k}": v for k, v in session.engine.adapter().items()}
+    return tensors | {f"average.{k}": v.clone() for k, v in session.average.values.items()}
+
+
+def run_rank(world: World, output: Path, rank: int) -> None:
+    """Take two turns in each stage, undisturbed and with a stop between them."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_RANK=str(rank))
+    torch.set_num_threads(1)
+    ranks = Ranks()
+    connect(ranks)
+    for name, overrides in STAGES.items():
+        settings = [*overrides, "training.sampling.guidance_scale=2"]
+        session = world.session(output / name, *settings, ranks=ranks)
+        measures = take_turn(session)
+        session.note(measures)
+        states = {"before-measuring": state(session)}
+        if name in RESUMED:
+            measure_held_out(session)
+            states["saved"] = state(session)
+            session.save()
+            again = world.session(output / name, *settings, ranks=ranks)
+            assert again.resume()
+            states["resumed"] = state(again)
+            take_turn(session)
+            states["undisturbed"] = state(session)
+            take_turn(again)
+            states["resumed and trained"] = state(again)
+        if rank == 0:
+            for moment, tensors in states.items():
+                save_file(tensors, output / name / f"{moment}.safetensors")
+            (output / name / "measures.json").write_text(json.dumps(measures), "utf-8")
+    torch.distributed.destroy_process_group()
+
+
+def main(models: Path, output: Path) -> None:
+    prompts = models / "train.txt"
+    reference_images = validate_reference_images(
+        models / "reference_images", read_prompts(str(prompts)), 1, 32, seed=0
+    )
+    tiny = TinyModels(models / "pipeline", models / "dino", models / "pickscore")
+    world = World(tiny, prompts, reference_images)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    torch.multiprocessing.start_processes(
+        lambda rank: run_rank(world, output, rank), nprocs=RANKS, start_method="fork"
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
