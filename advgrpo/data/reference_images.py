@@ -189,12 +189,14 @@ def inspect_reference_images(
         prompt: _choose(files, images_per_prompt or len(files), prompt, seed)
         for prompt, files in listed.items()
     }
+    sha256 = {name: check.sha256 for name, check in checks.items()}
     reference_images = ReferenceImageSet(
         root=folder,
         files=chosen,
         resolution_pixels=pixels,
-        digest=digest_of(chosen, {name: check.sha256 for name, check in checks.items()}),
+        digest=digest_of(chosen, sha256),
         provenance=provenance.model_dump(exclude={"files"}) if provenance else {},
+        sha256=sha256,
     )
     return ReferenceImageReport(folder, len(prompts), images, (), reference_images)
 

@@ -136,7 +136,7 @@ class ReferenceRewards:
         prompts: PromptSet,
         prompt_ids: Sequence[int],
     ) -> None:
-        self._reward, self._variations = reward, references.variations
+        self._reward, self._variations = reward, references.held_out_variations
         ids = torch.tensor(prompt_ids).repeat_interleave(self._variations)
         numbers = torch.arange(self._variations).repeat(len(prompt_ids))
         self._features = references.take(ids, numbers)
