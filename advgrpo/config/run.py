@@ -129,6 +129,18 @@ class RunConfig(Section):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _alignment_is_not_rewarded(self) -> Self:
+        scorer = self.evaluation.alignment.partition(".")[0]
+        setting = self.independence.trained_by.get(scorer)
+        if setting is not None:
+            raise ValueError(
+                f"evaluation.alignment={self.evaluation.alignment!r} is what {setting} trains on: "
+                "it rises whether or not the images get better, and the adapter that is handed on "
+                "is chosen by it; name a measure that does not reward, or leave that term out"
+            )
+        return self
+
     @property
     def independence(self) -> Independence:
         """How far each measure of the evaluation is from what rewards the policy."""

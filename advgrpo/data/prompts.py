@@ -9,6 +9,7 @@ from advgrpo.records import PromptSet
 from advgrpo.storage import local_file
 
 _LISTED = 12
+_QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -46,6 +47,12 @@ def read_prompts(location: str | Path, *, sha256: str | None = None) -> PromptSe
             repair="remove these lines, or write each prompt once on a line of its own",
         )
     return PromptSet(texts=texts, digest=_digest(texts))
+
+
+def quoted_texts(prompt: str) -> list[str]:
+    """List the texts that a prompt quotes; those of nothing but spaces do not count."""
+    texts = (plain or typographic for plain, typographic in _QUOTED.findall(prompt))
+    return [text for text in texts if text.strip()]
 
 
 def check_disjoint(train: PromptSet, test: PromptSet) -> None:

@@ -6,7 +6,6 @@ from typing import TypeVar
 
 from advgrpo.config import DinoDiscriminatorConfig, RunConfig, Weights
 from advgrpo.config.scorers import Scorer, weights_of
-from advgrpo.config.training import PickScoreReward
 from advgrpo.planning.architectures import (
     Autoencoder,
     Clip,
@@ -84,9 +83,7 @@ def _scorers(run: RunConfig) -> dict[str, int | None]:
     distance = _read(run.evaluation.distance.weights, "", Dino.read)
     found = {"distance": None if distance is None else distance.parameters}
     found |= {f"scorer {scorer.type}": _scorer(scorer) for scorer in run.evaluation.scorers}
-    for term in run.training.reward.terms:
-        if isinstance(term, PickScoreReward):
-            found["reward pickscore"] = _scorer(term)
+    found |= {f"reward {term.type}": _scorer(term) for term in run.training.reward.scorers.values()}
     return found
 
 

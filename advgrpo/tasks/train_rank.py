@@ -16,7 +16,7 @@ from advgrpo.policy.adapter import save_adapter
 from advgrpo.progress import PROGRESS_FILE
 from advgrpo.storage import file_sha256
 from advgrpo.tasks.failures import failures_noted, run_as_process
-from advgrpo.tasks.inputs import build_scorers, read_run_prompts
+from advgrpo.tasks.inputs import build_reward_scorers, build_scorers, read_run_prompts
 from advgrpo.tasks.running import tracked_task
 from advgrpo.training.build import Inputs, build_session
 from advgrpo.training.checkpoint import Checkpoints
@@ -105,6 +105,9 @@ def _session(arguments: argparse.Namespace, ranks: Ranks, sink: Logger, scratch:
         distance=settings.distance,
         alignment=settings.alignment,
         scorers=build_scorers(settings.scorers, ranks.device, reference_images),
+        reward_scorers=build_reward_scorers(
+            settings.training.reward, ranks.device, reference_images
+        ),
         prompts=prompts.train,
         reference_images=reference_images,
         pretrained_discriminator=arguments.discriminator,

@@ -1,7 +1,7 @@
 """Put the parts of a training run together."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +47,7 @@ class Inputs:
         distance: Feature space of the held-out distance.
         alignment: Which scorer's measure stands for alignment, as `scorer.measure`.
         scorers: Frozen measures of held-out images.
+        reward_scorers: The frozen measure of each term of the reward, by the term's type.
         prompts: The training prompts.
         reference_images: Of the training prompts.
         pretrained_discriminator: Folder that reward pre-training wrote.
@@ -60,6 +61,7 @@ class Inputs:
     distance: DistanceConfig
     alignment: str
     scorers: Sequence[Scorer]
+    reward_scorers: Mapping[str, Scorer]
     prompts: PromptSet
     reference_images: ReferenceImageSet
     pretrained_discriminator: Path
@@ -79,7 +81,8 @@ def build_session(
 
     Raises:
         WeightsError: If weights are missing, damaged or of another architecture.
-        ConfigError: If the measure of alignment has no value for some held-out prompts.
+        ConfigError: If the measure of alignment has no value for some held-out prompts, or a term
+            of the reward has none for some prompts.
     """
     config, seed, device = inputs.training, inputs.seed, ranks.device
     policy = load_policy(inputs.policy, device, seed=seed)
@@ -103,7 +106,8 @@ def build_session(
     # Equal shares: a gathered tensor has the same shape on each rank.
     held_out = held_out[: len(held_out) // ranks.count * ranks.count]
     _say_if_watch_is_blind(config, len(held_out), ranks)
-    reward = Reward(config.reward, discriminator, device)
+    reward = Reward(config.reward, discriminator, inputs.reward_scorers)
+    reward.check_prompts(texts)
     held_out_texts = [texts[index] for index in held_out]
     check_measures_all(
         inputs.alignment, inputs.scorers, held_out_texts, setting="evaluation.alignment"

@@ -191,5 +191,5 @@ def content_hash(shard: Shard, tensors: Mapping[str, Float[Tensor, "image ..."]]
     digest = hashlib.sha256(shard.name.encode())
     for name, value in sorted(tensors.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
-        digest.update(value.contiguous().view(torch.uint8).numpy())
+        digest.update(value.contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

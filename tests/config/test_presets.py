@@ -18,6 +18,7 @@ def test_the_presets_are_those_the_docs_name() -> None:
         "sd35l_dino",
         "sd35m_dino",
         "sd35m_dino_released",
+        "sd35m_ocr",
         "sd35m_pickscore",
         "sd35m_pickscore_released",
     ]
@@ -160,3 +161,12 @@ def test_gates_measure_what_the_reward_was_not_trained_on(preset: str) -> None:
     assert config.evaluation.alignment.partition(".")[0] not in config.independence.trained_on
     assert "distance.frechet" not in config.independence.related
     assert {gate.measure for gate in config.promotion.gates} == {"distance", "alignment"}
+
+
+def test_the_ocr_preset_mixes_text_with_likeness_and_keeps_its_measures_apart() -> None:
+    config = _released("sd35m_ocr")
+    weights = {term.type: term.weight for term in config.training.reward.terms}
+    assert weights == {"ocr": 0.5, "reference_similarity": 0.25, "discriminator": 0.25}
+    assert config.training.reward.standardize
+    assert config.independence.trained_on == {"ocr", "reference_similarity"}
+    assert {"ocr", "reference_similarity"} <= {s.type for s in config.evaluation.scorers}

@@ -62,7 +62,9 @@ def main(models: Path, output: Path) -> None:
         updater.update(fresh, ReplayPool(0), steps=3, turn="rollout 1")
         trained = {n: p.detach().clone() for n, p in discriminator.trainable_parameters().items()}
         state = {f"adam.{n}": value for n, value in updater.state().items()}
-        save_file({**trained, **state}, output / f"{name}-{ranks.rank}-of-{ranks.count}.safetensors")
+        save_file(
+            {**trained, **state}, output / f"{name}-{ranks.rank}-of-{ranks.count}.safetensors"
+        )
     if ranks.count > 1:
         dist.destroy_process_group()
 
