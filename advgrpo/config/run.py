@@ -19,6 +19,7 @@ from advgrpo.config.promotion import ALWAYS_MEASURED, STAND_INS, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.scorers import PocketJudgeConfig
 from advgrpo.config.training import TrainingConfig
+from advgrpo.config.unpaired import pairing_problems
 from advgrpo.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
@@ -79,6 +80,18 @@ class RunConfig(Section):
             raise ValueError(
                 f"policy.resolution_pixels={ours} and reference_images.resolution_pixels={theirs} "
                 "differ: the discriminator would tell images apart by their size; make them equal"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_pairs_what_serves_any_prompt(self) -> Self:
+        problems = pairing_problems(
+            self.reference_images, self.discriminator, self.training.reward, self.evaluation
+        )
+        if problems:
+            raise ValueError(
+                "images of reference_images.source (folder) serve any prompt, but "
+                + "; ".join(problems)
             )
         return self
 

@@ -77,7 +77,7 @@ class ReferenceImageReport:
         """Say it in a few lines."""
         size = f"{self.images} images for {self.prompts} prompts"
         if self.reference_images is None:
-            return f"reference images in {self.folder}: {size}\n{self._problems_in_words()}"
+            return f"reference images in {self.folder}: {size}\n{self.problems_in_words()}"
         pixels, origin = self.reference_images.resolution_pixels, "without provenance"
         if self.reference_images.provenance:
             origin = "every content as its provenance says"
@@ -94,13 +94,14 @@ class ReferenceImageReport:
         """
         if self.reference_images is None:
             raise ReferenceImageError(
-                f"reference images in {self.folder} cannot be used: {self._problems_in_words()}",
+                f"reference images in {self.folder} cannot be used: {self.problems_in_words()}",
                 repair="restore the files from where they came from; if advgrpo drew the set, "
                 "draw it again into the same folder: what is whole is kept. Nothing is substituted",
             )
         return self.reference_images
 
-    def _problems_in_words(self) -> str:
+    def problems_in_words(self) -> str:
+        """Count the problems, and list the first dozen."""
         kinds = Counter(problem.kind.value for problem in self.problems)
         counts = ", ".join(f"{kind}: {count}" for kind, count in kinds.items())
         listed = "".join(f"\n  - {problem.text}" for problem in self.problems[:_LISTED])

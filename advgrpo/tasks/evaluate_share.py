@@ -18,8 +18,9 @@ from advgrpo.backbones.dino import DinoBackbone
 from advgrpo.config import EvaluationConfig, RunConfig, SamplingConfig
 from advgrpo.config.tasks import parse_json
 from advgrpo.data.reference_images import read_validated
+from advgrpo.data.shared_images import deal_for_measuring
 from advgrpo.discriminator import build_discriminator, load_discriminator
-from advgrpo.evaluation.bench import Bench
+from advgrpo.evaluation.bench import Bench, chosen_prompts
 from advgrpo.evaluation.kept import KeptInWorkspace
 from advgrpo.evaluation.measuring import Reward
 from advgrpo.evaluation.parts import Champion, Part, missing_parts, sampled_images
@@ -90,9 +91,11 @@ def bench_arguments(
     """
     wanted, distance = config.evaluation, config.evaluation.distance
     policy = load_policy(config.policy, device, adapter=trained / "adapter")
+    prompts = read_run_prompts(config.prompts).test
+    reference_images = deal_for_measuring(reference_images, chosen_prompts(prompts, wanted))
     return {
         "policy": policy,
-        "prompts": read_run_prompts(config.prompts).test,
+        "prompts": prompts,
         "reference_images": reference_images,
         "config": wanted,
         "sampling": config.training.sampling,

@@ -2,6 +2,7 @@
 
 from advgrpo import __version__
 from advgrpo.config.tasks import PretrainingSettings, digest, parse_json
+from advgrpo.data.shared_images import deal_for_training
 from advgrpo.discriminator import build_discriminator, save_discriminator
 from advgrpo.policy import load_policy
 from advgrpo.storage import join
@@ -54,6 +55,11 @@ def pretrain_reward(
             resolution_pixels=task.policy.resolution_pixels,
             seed=task.seed,
             other_prompts=prompts.test,
+        )
+        images = deal_for_training(
+            images,
+            prompts.train.texts,
+            held_out_fraction=task.discriminator.held_out_fraction,
         )
         ranks = Ranks()
         discriminator = build_discriminator(task.discriminator, ranks.device, seed=task.seed)

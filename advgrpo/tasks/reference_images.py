@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from advgrpo.config import RunConfig
 from advgrpo.config.reference_images import DiffusersSource as DiffusersSourceConfig
-from advgrpo.config.reference_images import ReferenceImagesConfig
+from advgrpo.config.reference_images import FolderSource, ReferenceImagesConfig
 from advgrpo.config.tasks import ReferenceImagesSettings, digest, parse_json
 from advgrpo.data.reference_images import (
     ReferenceImageReport,
@@ -19,6 +19,7 @@ from advgrpo.data.reference_images import (
     validate_reference_images,
 )
 from advgrpo.data.reference_manifest import read_manifest
+from advgrpo.data.shared_images import inspect_shared_images
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_generation import (
@@ -27,6 +28,8 @@ from advgrpo.reference_generation import (
     generate_reference_images,
     team,
 )
+from advgrpo.reference_generation.folder import folder_digest, import_folder, origin_of
+from advgrpo.reference_generation.shelf import FolderShelf, PackedShelf
 from advgrpo.storage import join, local_folder
 from advgrpo.tasks.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import Prompts, is_local, read_run_prompts
@@ -99,6 +102,9 @@ def draw_sets(task: ReferenceImagesSettings, names: Sequence[str], *, workspace:
     if not names:
         return
     prompts, config = read_run_prompts(task.prompts), task.reference_images
+    if isinstance(config.source, FolderSource):
+        _import_sets(task, config.source, names, workspace)
+        return
     source = _source(task)
     for name in names:
         location = _location(task, name, workspace)
@@ -108,8 +114,29 @@ def draw_sets(task: ReferenceImagesSettings, names: Sequence[str], *, workspace:
             _draw_set(source, wanted, config, count, task.seed, location, workers)
 
 
+def _import_sets(
+    task: ReferenceImagesSettings, source: FolderSource, names: Sequence[str], workspace: str
+) -> None:
+    """Make sets of a folder's pictures; the first worker does, which takes less than drawing."""
+    folder = local_folder(source.location)
+    origin = origin_of(source, folder_digest(folder), task.reference_images.resolution_pixels)
+    for name in names:
+        location = _location(task, name, workspace)
+        workers = team(location)
+        if workers.worker == 0:
+            shelf = (
+                FolderShelf(Path(location), origin)
+                if is_local(location)
+                else PackedShelf(location, origin)
+            )
+            import_folder(folder, source, origin, shelf, "test" if name == "test" else "train")
+        workers.wait("imported")
+
+
 def spent_on_reference_images(config: RunConfig, workspace: str) -> list[Spent | None]:
-    """Read what drawing each of a run's sets took; None if nobody noted it."""
+    """Read what drawing each of a run's sets took; None if nobody noted it, or none was drawn."""
+    if config.reference_images.serve_any_prompt:
+        return [None, None]
     task = ReferenceImagesSettings.of(config)
     return [read_spent(_cost_file(_location(task, name, workspace))) for name in _SETS]
 
@@ -163,12 +190,18 @@ def open_reference_images(
     location: str,
     prompts: PromptSet,
     *,
-    images_per_prompt: int,
+    images_per_prompt: int | None,
     resolution_pixels: int,
     seed: int,
     other_prompts: PromptSet,
 ) -> ReferenceImageSet:
-    """Bring a set to the local disk and validate it. See `validate_reference_images`."""
+    """Bring a set to the local disk and validate it. See `validate_reference_images`.
+
+    Without `images_per_prompt`, it is a set whose images serve any prompt.
+    """
+    if images_per_prompt is None:
+        folder = unpacked(location)
+        return inspect_shared_images(folder, resolution_pixels=resolution_pixels).validated()
     return validate_reference_images(
         unpacked(location),
         prompts,
@@ -188,6 +221,9 @@ def inspect(location: str, config: RunConfig, *, test: bool) -> ReferenceImageRe
         test: Whether it is for the test prompts, not for the training prompts.
     """
     prompts, wanted = read_run_prompts(config.prompts), config.reference_images
+    if wanted.serve_any_prompt:
+        pixels = wanted.resolution_pixels
+        return inspect_shared_images(unpacked(location), resolution_pixels=pixels)
     return inspect_reference_images(
         unpacked(location),
         prompts.test if test else prompts.train,
@@ -217,8 +253,13 @@ def _locations(
 
 
 def _location(task: ReferenceImagesSettings, name: str, workspace: str) -> str:
-    prompts: PromptSet = getattr(read_run_prompts(task.prompts), name)
-    return join(workspace, "reference_images", digest(task, prompts.digest), name)
+    source = task.reference_images.source
+    if isinstance(source, FolderSource):
+        content = folder_digest(local_folder(source.location))
+    else:
+        prompts: PromptSet = getattr(read_run_prompts(task.prompts), name)
+        content = prompts.digest
+    return join(workspace, "reference_images", digest(task, content), name)
 
 
 def _validate_existing(location: str, task: ReferenceImagesSettings, prompts: Prompts) -> bool:

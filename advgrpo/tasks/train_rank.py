@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from advgrpo.config.tasks import TrainingSettings, digest, parse_json
 from advgrpo.data.reference_images import read_validated
+from advgrpo.data.shared_images import deal_for_training
 from advgrpo.discriminator import save_discriminator
 from advgrpo.policy.adapter import save_adapter
 from advgrpo.progress import PROGRESS_FILE
@@ -89,7 +90,11 @@ def _session(arguments: argparse.Namespace, ranks: Ranks, sink: Logger, scratch:
     text = arguments.settings.read_text(encoding="utf-8")
     settings = parse_json(TrainingSettings, text, where=str(arguments.settings))
     prompts = read_run_prompts(settings.prompts)
-    reference_images = read_validated(arguments.reference_images)
+    reference_images = deal_for_training(
+        read_validated(arguments.reference_images),
+        prompts.train.texts,
+        held_out_fraction=settings.discriminator.held_out_fraction,
+    )
     pretrained = file_sha256(arguments.discriminator / "discriminator.safetensors")
     checkpoints = Checkpoints(
         arguments.checkpoints,

@@ -14,6 +14,7 @@ from advgrpo.config import (
 )
 from advgrpo.discriminator import build_discriminator, load_discriminator
 from advgrpo.discriminator.replay import ReplayPool
+from advgrpo.errors import ConfigError
 from advgrpo.policy import load_policy
 from advgrpo.policy.ema import MovingAverage
 from advgrpo.records import PromptSet, ReferenceImageSet
@@ -33,6 +34,9 @@ from advgrpo.training.session import Session
 from advgrpo.training.stopping import StopSignal
 
 logger = logging.getLogger("advgrpo")
+
+_LEAST_MEASURED = 2
+"""Held-out prompts: one image has no distance to a set."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,13 @@ def build_session(
     held_out = references.held_out_ids[: config.monitoring.held_out_prompts]
     # Equal shares: a gathered tensor has the same shape on each rank.
     held_out = held_out[: len(held_out) // ranks.count * ranks.count]
+    if len(held_out) < _LEAST_MEASURED:
+        raise ConfigError(
+            f"{len(held_out)} held-out prompts are left to measure on, over {ranks.count} "
+            f"processes; at least {_LEAST_MEASURED} are needed",
+            repair="raise training.monitoring.held_out_prompts or discriminator.held_out_fraction, "
+            "use fewer processes, or more reference images",
+        )
     _say_if_watch_is_blind(config, len(held_out), ranks)
     reward = Reward(config.reward, discriminator, inputs.reward_scorers)
     reward.check_prompts(texts)

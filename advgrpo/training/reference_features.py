@@ -49,7 +49,7 @@ class ReferenceFeatures:
         self.training_ids = split.training
         self.held_out_ids = tuple(i for i in split.held_out if self._files[i])
         self.variations = len(self._files[self.training_ids[0]])
-        self.held_out_variations = len(self._files[self.held_out_ids[0]])
+        self.held_out_variations = max((len(self._files[i]) for i in self.held_out_ids), default=0)
         self._training = torch.tensor(self.training_ids)
         names = {name for files in set(self._files) for name in files}
         paths = {images.sha256[name]: images.root / name for name in names}
