@@ -107,7 +107,8 @@ def read_preprocessing(folder: Path, *, resolution_pixels: int) -> Preprocessing
     resample = settings.get("resample", 3)
     if resample not in _PILLOW:
         raise WeightsError(
-            f"{path} has resample {resample!r}; images are resized with 2 (bilinear) or 3 (bicubic)",
+            f"{path} has resample {resample!r}; images can be resized with 2 (bilinear) and 3 "
+            "(bicubic)",
             repair="take a model that was trained with one of these",
         )
     return Preprocessing(

@@ -11,11 +11,11 @@ from advgrpo.planning.architectures import (
     Clip,
     ClipText,
     Config,
-    Dino,
     Sd3Transformer,
     T5Encoder,
 )
 from advgrpo.planning.reading import configuration
+from advgrpo.planning.vision import VisionBackbone, read_dino, read_vision
 
 M = TypeVar("M")
 
@@ -29,7 +29,7 @@ class Models:
     text_encoder_parameters: int | None
     """Of all text encoders of the policy together."""
 
-    backbone: Dino | Clip | None
+    backbone: VisionBackbone | Clip | None
     """The discriminator's."""
 
     prompt_encoder: ClipText | None
@@ -42,10 +42,9 @@ class Models:
 def models_of(run: RunConfig) -> Models:
     """Read what is known of a run's models; fetches configurations, never weights."""
     weights, discriminator = run.policy.weights, run.discriminator
-    is_dino = isinstance(discriminator, DinoDiscriminatorConfig)
-    backbone: Dino | Clip | None
-    if is_dino:
-        backbone = _read(discriminator.weights, "", Dino.read)
+    backbone: VisionBackbone | Clip | None
+    if isinstance(discriminator, DinoDiscriminatorConfig):
+        backbone = _read(discriminator.weights, "", read_vision)
     else:
         backbone = _read(discriminator.weights, "", Clip.read)
     return Models(
@@ -58,7 +57,7 @@ def models_of(run: RunConfig) -> Models:
     )
 
 
-def _read(weights: Weights, part: str, read: Callable[[Config], M]) -> M | None:
+def _read(weights: Weights, part: str, read: Callable[[Config], M | None]) -> M | None:
     config = configuration(weights, part)
     return None if config is None else read(config)
 
@@ -80,7 +79,7 @@ def _prompt_encoder(run: RunConfig) -> ClipText | None:
 
 
 def _scorers(run: RunConfig) -> dict[str, int | None]:
-    distance = _read(run.evaluation.distance.weights, "", Dino.read)
+    distance = _read(run.evaluation.distance.weights, "", read_dino)
     found = {"distance": None if distance is None else distance.parameters}
     found |= {f"scorer {scorer.type}": _scorer(scorer) for scorer in run.evaluation.scorers}
     found |= {f"reward {term.type}": _scorer(term) for term in run.training.reward.scorers.values()}
@@ -93,7 +92,7 @@ def _scorer(scorer: Scorer) -> int | None:
         # OCR and the pocket judge are small; an external judge has its own memory.
         return 0
     if scorer.type == "reference_similarity":
-        dino = _read(weights[0], "", Dino.read)
+        dino = _read(weights[0], "", read_dino)
         return None if dino is None else dino.parameters
     clip = _read(weights[0], "", Clip.read)
     return None if clip is None else clip.parameters

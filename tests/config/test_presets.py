@@ -191,8 +191,10 @@ def test_a_style_folder_that_is_given_is_no_longer_asked_for() -> None:
     ("override", "said"),
     [
         (
-            "discriminator.prompt_conditioning={text_encoder: {location: a}, "
-            "tokenizer: {location: a}}",
+            (
+                "discriminator.prompt_conditioning={text_encoder: {location: a}, "
+                "tokenizer: {location: a}}"
+            ),
             "discriminator.prompt_conditioning",
         ),
         ("discriminator={type: pickscore, weights: {location: a}}", "discriminator.type=pickscore"),
@@ -201,16 +203,16 @@ def test_a_style_folder_that_is_given_is_no_longer_asked_for() -> None:
             "training.reward.terms.0",
         ),
         (
-            "evaluation.scorers=[{type: clip_score, weights: {location: a}}, "
-            "{type: reference_similarity, weights: {location: a}}]",
+            (
+                "evaluation.scorers=[{type: clip_score, weights: {location: a}}, "
+                "{type: reference_similarity, weights: {location: a}}]"
+            ),
             "evaluation.scorers.1",
         ),
         ("reference_images.existing=somewhere", "reference_images.existing"),
     ],
 )
-def test_what_pairs_images_with_prompts_does_not_go_with_a_folder(
-    override: str, said: str
-) -> None:
+def test_what_pairs_images_with_prompts_does_not_go_with_a_folder(override: str, said: str) -> None:
     with pytest.raises(ConfigError, match="serve any prompt") as caught:
         resolve("sd35m_style", [*given("sd35m_style"), override])
     assert said in str(caught.value)

@@ -44,7 +44,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "style"
 
 
-def made(folder: Path, output: Path, fit: Literal["exact", "crop"] = "exact") -> dict[str, set[str]]:
+def made(
+    folder: Path, output: Path, fit: Literal["exact", "crop"] = "exact"
+) -> dict[str, set[str]]:
     source = FolderSource(location=str(folder), fit=fit, test_fraction=0.3)
     origin = origin_of(source, folder_digest(folder), SIDE)
     names = {}
@@ -88,7 +90,7 @@ def test_making_a_set_again_makes_only_what_is_missing(folder: Path, tmp_path: P
 
 def test_a_set_of_other_settings_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
     made(folder, tmp_path / "sets")
-    with pytest.raises(ReferenceImageError, match="source.fit was 'exact' and is 'crop'"):
+    with pytest.raises(ReferenceImageError, match=r"source\.fit was 'exact' and is 'crop'"):
         made(folder, tmp_path / "sets", "crop")
 
 

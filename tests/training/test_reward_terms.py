@@ -30,9 +30,11 @@ OTHER_ALIGNMENT = (
 def mixed(world: World) -> list[str]:
     similarity = f"{{location: {world.tiny.dino}}}, resolution_pixels: 32, weight: 0.5"
     return [
-        "training.reward={standardize: true, terms: [{type: pocket_judge, weight: 2}, "
-        f"{{type: reference_similarity, weights: {similarity}}}, "
-        "{type: discriminator, weight: 0.25}]}",
+        (
+            "training.reward={standardize: true, terms: [{type: pocket_judge, weight: 2}, "
+            f"{{type: reference_similarity, weights: {similarity}}}, "
+            "{type: discriminator, weight: 0.25}]}"
+        ),
         *OTHER_ALIGNMENT,
     ]
 
