@@ -52,7 +52,7 @@ def independence(
     trained_by: dict[str, str] = {}
     related: dict[str, str] = {}
     for scorer in evaluation.scorers:
-        eyes = {_place(weights) for weights in weights_of(scorer)}
+        eyes = [_place(weights) for weights in weights_of(scorer)]
         learned = [rewarding[place] for place in eyes if place in rewarding]
         if scorer.type in types or learned:
             trained_by[scorer.type] = types.get(scorer.type) or learned[0]
