@@ -68,8 +68,12 @@ docs: $(INSTALLED) ## write docs/configuration.md and docs/scorers.md from the c
 	$(BIN)/python -m advgrpo.scorers.documentation docs/scorers.md
 
 .PHONY: bench
-bench: $(INSTALLED) ## time the parts of an update
-	$(BIN)/python -m studies.bench
+bench: $(INSTALLED) ## time updates of the pocket models, beside a loop of the released structure
+	@$(BIN)/python -m studies.bench $(ARGS)
+
+.PHONY: bench-gpu
+bench-gpu: $(INSTALLED) ## the same at the shapes of SD3.5 medium, on a GPU, with random weights
+	@$(BIN)/python -m studies.bench --size sd35_medium $(ARGS)
 
 .PHONY: study
 study: $(INSTALLED) ## repeat the experiments of docs/experiments.md (minutes to an hour)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from advgrpo.stores import EmbeddedStores
 from advgrpo.tasks.ranks import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
@@ -12,6 +13,8 @@ from tests.proxy import Proxy
 
 # Before anything imports DeepSpeed.
 os.environ.update(CPU_ENVIRONMENT | ONE_MACHINE_ENVIRONMENT)
+# The variable for it is read as torch loads, and torch is loaded by now.
+torch.set_num_threads(1)
 
 FOREIGN = ("AWS_", "MLFLOW_", "HF_", "ADVGRPO_", "NO_PROXY", "no_proxy")
 

@@ -17,6 +17,7 @@ from advgrpo.cli import (
     prompts,
     reference_images,
     registry,
+    reproduce,
     scorers,
     settings,
     steps,
@@ -49,6 +50,7 @@ app.command()(steps.pretrain_reward)
 app.command()(steps.train)
 app.command()(steps.evaluate)
 app.command()(generate.generate)
+app.command()(reproduce.reproduce)
 app.command()(steps.register)
 app.command("demo")(demo.demo)
 app.command("demo-ui")(demo.demo_ui)

@@ -169,6 +169,43 @@ class MonitoringConfig(Section):
         return self
 
 
+class NonFiniteConfig(Section):
+    """What follows a latent, image, reward, loss or gradient that is NaN or infinite.
+
+    In any case no weight takes it up, and what it came from is kept beside the checkpoints, for
+    `advgrpo reproduce`.
+    """
+
+    action: Literal["stop", "skip"] = "stop"
+    """Whether the run stops, or leaves the rollout out and goes on with the next."""
+
+    most_in_a_row: PositiveInt = 3
+    """Rollouts left out one after the other, after which the run stops all the same."""
+
+
+class HangsConfig(Section):
+    """What follows when training processes wait for each other without end."""
+
+    report_after_seconds: PositiveInt = 600
+    """A process that has come no further for as long logs where every process stands, and its own
+    stacks. A microbatch must take less."""
+
+    give_up_after_seconds: PositiveInt = 1800
+    """A process that has waited for the others for as long ends the run."""
+
+    slow_ratio: Annotated[float, Field(gt=1)] = 1.5
+    """A process that takes this many times as long as the middle one is named in the log."""
+
+    @model_validator(mode="after")
+    def _reports_before_it_gives_up(self) -> Self:
+        if self.report_after_seconds >= self.give_up_after_seconds:
+            raise ValueError(
+                f"report_after_seconds={self.report_after_seconds} is not before "
+                f"give_up_after_seconds={self.give_up_after_seconds}; nobody would be told why"
+            )
+        return self
+
+
 class TrainingConfig(Section):
     """Adversarial GRPO."""
 
@@ -185,6 +222,8 @@ class TrainingConfig(Section):
     reward: RewardConfig = RewardConfig()
     turns: Turns = EveryRollout()
     monitoring: MonitoringConfig = MonitoringConfig()
+    non_finite: NonFiniteConfig = NonFiniteConfig()
+    hangs: HangsConfig = HangsConfig()
 
     ratio_tolerance: PositiveFloat = 1e-3
     """Largest |ratio - 1| that is accepted before the first optimizer step on a rollout."""

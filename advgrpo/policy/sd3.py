@@ -148,6 +148,15 @@ class Sd3Policy:
         return ((images / 2 + 0.5).clamp(0, 1) * 255).round() / 255
 
     @contextmanager
+    def without_engine(self) -> Iterator[None]:
+        """Within it, forward passes are not DeepSpeed's: their gradients are nobody's business."""
+        engine, self.forward_module = self.forward_module, self.transformer
+        try:
+            yield
+        finally:
+            self.forward_module = engine
+
+    @contextmanager
     def base_policy(self) -> Iterator[None]:
         """Within it, the adapter is off."""
         self.transformer.disable_adapters()

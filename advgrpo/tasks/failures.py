@@ -52,12 +52,22 @@ def failures_noted(task: str) -> Iterator[None]:
         yield
         tell({**who, "state": "finished"})
     except AdvGrpoError as error:
-        _note(Failure(task, type(error).__name__, error.message, error.repair))
+        note_failure(task, error)
         raise
     except Exception as error:
         repair = "this is a fault of advgrpo; the log has the traceback"
         _note(Failure(task, type(error).__name__, str(error), repair))
         raise
+
+
+def note_failure(task: str, error: AdvGrpoError) -> None:
+    """Keep why a task fails, if nobody has before.
+
+    Args:
+        task: What to call the task.
+        error: What it ends with.
+    """
+    _note(Failure(task, type(error).__name__, error.message, error.repair))
 
 
 def read_failure(path: Path) -> Failure | None:

@@ -4,19 +4,22 @@ import argparse
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 from advgrpo.config.tasks import TrainingSettings, digest, parse_json
 from advgrpo.data.reference_images import read_validated
 from advgrpo.data.shared_images import deal_for_training
 from advgrpo.discriminator import save_discriminator
+from advgrpo.errors import RankFailedError
 from advgrpo.policy.adapter import save_adapter
 from advgrpo.progress import PROGRESS_FILE
 from advgrpo.storage import file_sha256
-from advgrpo.tasks.failures import failures_noted, run_as_process
+from advgrpo.tasks.failures import failures_noted, note_failure, run_as_process
 from advgrpo.tasks.inputs import build_reward_scorers, build_scorers, read_run_prompts
 from advgrpo.tasks.running import tracked_task
 from advgrpo.training.build import Inputs, build_session
@@ -27,6 +30,7 @@ from advgrpo.training.monitors import Logger
 from advgrpo.training.ranks import Ranks, losses_of_ranks
 from advgrpo.training.session import Session
 from advgrpo.training.watch import alarms, stopped_early
+from advgrpo.training.watchdog import Watchdog
 
 logger = logging.getLogger("advgrpo")
 
@@ -67,11 +71,14 @@ def main() -> None:
         with (
             _logger(ranks, arguments.parent_run_id) as sink,
             TemporaryDirectory() as scratch,
-            losses_of_ranks(),
+            losses_of_ranks(ranks.whereabouts.in_words),
         ):
-            connect(ranks)
-            session = _session(arguments, ranks, sink, Path(scratch))
-            train(session)
+            settings = read_settings(arguments.settings)
+            hangs = settings.training.hangs
+            connect(ranks, timeout_seconds=hangs.give_up_after_seconds)
+            session = _session(settings, arguments, ranks, sink, Path(scratch))
+            with Watchdog(ranks.whereabouts, hangs, give_up=end_hanging):
+                train(session)
             if ranks.is_first:
                 write_results(session, arguments.output)
             ranks.wait()
@@ -86,9 +93,33 @@ def _logger(ranks: Ranks, parent_run_id: str) -> Iterator[Logger]:
         yield run
 
 
-def _session(arguments: argparse.Namespace, ranks: Ranks, sink: Logger, scratch: Path) -> Session:
-    text = arguments.settings.read_text(encoding="utf-8")
-    settings = parse_json(TrainingSettings, text, where=str(arguments.settings))
+def read_settings(path: Path) -> TrainingSettings:
+    """Read the settings that the task wrote for its ranks."""
+    text = path.read_text(encoding="utf-8")
+    return parse_json(TrainingSettings, text, where=str(path))
+
+
+def end_hanging(reason: str) -> NoReturn:
+    """End this process, whatever its threads wait for."""
+    error = RankFailedError(
+        reason,
+        repair="run it again to go on from the last checkpoint; if it hangs in the same place "
+        "again, look at the stacks in the log; if a part takes longer than that by nature, raise "
+        "training.hangs.give_up_after_seconds",
+    )
+    note_failure("train", error)
+    sys.stderr.write(f"error: {error}\n")
+    sys.stderr.flush()
+    os._exit(error.exit_code)
+
+
+def _session(
+    settings: TrainingSettings,
+    arguments: argparse.Namespace,
+    ranks: Ranks,
+    sink: Logger,
+    scratch: Path,
+) -> Session:
     prompts = read_run_prompts(settings.prompts)
     reference_images = deal_for_training(
         read_validated(arguments.reference_images),

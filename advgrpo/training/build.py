@@ -24,6 +24,7 @@ from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.counters import Counters
 from advgrpo.training.discriminator_update import DiscriminatorUpdater
 from advgrpo.training.engine import PolicyEngine
+from advgrpo.training.guard import Guard
 from advgrpo.training.monitors import LEAST_CRITIC_PROMPTS, HeldOutMonitor, Logger
 from advgrpo.training.policy_update import PolicyUpdater
 from advgrpo.training.ranks import Ranks
@@ -32,6 +33,7 @@ from advgrpo.training.reward import ReferenceRewards, Reward
 from advgrpo.training.rollout import Denoiser
 from advgrpo.training.session import Session
 from advgrpo.training.stopping import StopSignal
+from advgrpo.training.stragglers import Stragglers
 
 logger = logging.getLogger("advgrpo")
 
@@ -119,6 +121,8 @@ def build_session(
     _say_if_watch_is_blind(config, len(held_out), ranks)
     reward = Reward(config.reward, discriminator, inputs.reward_scorers)
     reward.check_prompts(texts)
+    counters = Counters(entered=ranks.whereabouts.enter)
+    guard = Guard(policy, texts, config, counters, ranks, seed=seed, store=checkpoints.location)
     held_out_texts = [texts[index] for index in held_out]
     check_measures_all(
         inputs.alignment, inputs.scorers, held_out_texts, setting="evaluation.alignment"
@@ -146,7 +150,7 @@ def build_session(
         engine=engine,
         denoiser=denoiser,
         average=average,
-        policy_updater=PolicyUpdater(policy, engine, denoiser, average, config, ranks),
+        policy_updater=PolicyUpdater(policy, engine, denoiser, average, guard, config, ranks),
         discriminator=discriminator,
         discriminator_updater=DiscriminatorUpdater(
             discriminator, references, texts, inputs.discriminator.optimizer, ranks, seed=seed
@@ -157,9 +161,11 @@ def build_session(
         reference_rewards=ReferenceRewards(
             reward, references, inputs.reference_images, inputs.prompts, held_out
         ),
+        guard=guard,
+        stragglers=Stragglers(ranks, slow_ratio=config.hangs.slow_ratio),
         monitor=monitor,
         best=BestAdapter(config.monitoring, alignment=f"held_out/{inputs.alignment}"),
-        counters=Counters(),
+        counters=counters,
         history=[],
         checkpoints=checkpoints,
         stop=StopSignal(ranks),

@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -20,12 +20,21 @@ class Counters:
     images_sampled: int = 0
     """Images of all rollouts, over all ranks."""
 
+    skipped: int = 0
+    """Rollouts that were left out, in all or in part, for values that are not finite."""
+
+    skipped_in_a_row: int = 0
+
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall-clock seconds of this rank by part of the work."""
+
+    entered: Callable[[str, int], None] = lambda _part, _rollout: None
+    """Told when a part of a rollout's work begins."""
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
         """Count the seconds spent within it."""
+        self.entered(part, self.turns)
         start = time.monotonic()
         try:
             yield

@@ -1,5 +1,6 @@
 """Update the discriminator on generated and reference images."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -68,23 +69,26 @@ class DiscriminatorUpdater:
             Mean loss and gradient norm.
 
         Raises:
-            NonFiniteError: If the loss is NaN or infinite.
+            NonFiniteError: On all ranks, before the step, if a gradient is NaN or infinite.
         """
         losses, norms = [], []
         for step in range(steps):
             generator = generator_for(self._seed, "discriminator", turn, step)
             loss = self._discriminator.loss(*self._batch(fresh, replay, generator))
-            if not torch.isfinite(loss):
-                raise NonFiniteError(
-                    f"the discriminator's loss became {loss.item()} in {turn}",
-                    repair="lower discriminator.optimizer.learning_rate; the last checkpoint is "
-                    "intact",
-                )
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self._ranks.average_gradients(self._parameters)
             gradients = [p.grad.norm() for p in self._parameters if p.grad is not None]
             norms.append(float(torch.stack(gradients).norm()))
+            # The ranks' mean: all of them see it, whosever loss it came from.
+            if not math.isfinite(norms[-1]):
+                self.optimizer.zero_grad(set_to_none=True)
+                raise NonFiniteError(
+                    f"the discriminator's gradient became {norms[-1]} in step {step} of {turn} "
+                    f"(loss of rank {self._ranks.rank}: {loss.item()})",
+                    repair="lower discriminator.optimizer.learning_rate; the last checkpoint is "
+                    "intact",
+                )
             losses.append(float(loss.detach()))
             self.optimizer.step()
         return {

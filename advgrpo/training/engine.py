@@ -1,8 +1,10 @@
 """DeepSpeed around the policy: gradients, the optimizer, and its state as plain tensors."""
 
+import math
 import os
 import socket
 from collections.abc import Mapping
+from datetime import timedelta
 
 import deepspeed
 import torch
@@ -53,6 +55,7 @@ class PolicyEngine:
         )
         policy.forward_module = self._engine
         self._zero = config.zero_stage > 0
+        self._dropped, self._norm = False, 0.0
 
     def backward(self, loss: Tensor) -> None:
         """Add a microbatch's gradients; the last of an optimizer step also takes the step.
@@ -61,7 +64,33 @@ class PolicyEngine:
             loss: Mean over the microbatch; DeepSpeed divides by the backward passes of a step.
         """
         self._engine.backward(loss)
+        if self._zero or not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+        else:
+            self._step_if_finite()
+
+    @property
+    def left_step_out(self) -> bool:
+        """Whether the last optimizer step was left out for a gradient that is not finite."""
+        if self._zero:
+            return not self._engine.was_step_applied()
+        return self._dropped
+
+    def _step_if_finite(self) -> None:
+        # Under ZeRO, DeepSpeed looks itself. Gradients are the ranks' mean here, equal on all.
+        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
+        self._norm = float(torch.nn.utils.get_total_norm(gradients))
+        self._dropped = not math.isfinite(self._norm)
+        if not self._dropped:
+            self._engine.step()
+            return
+        # DeepSpeed counts backward passes by its steps, so it must take one.
+        before = self.state()
+        for gradient in gradients:
+            gradient.zero_()
         self._engine.step()
+        self._optimizer.state.clear()
+        self.load_state(before)
 
     def set_learning_rate(self, value: float) -> None:
         """Set the learning rate of the next optimizer step."""
@@ -71,7 +100,7 @@ class PolicyEngine:
     @property
     def gradient_norm(self) -> float:
         """Norm of the last optimizer step's gradient, before it was scaled down."""
-        return float(self._engine.get_global_grad_norm() or 0.0)
+        return float(self._engine.get_global_grad_norm()) if self._zero else self._norm
 
     def state(self) -> dict[str, Tensor]:
         """Gather master weights and optimizer state; every rank must call it.
@@ -129,8 +158,13 @@ class PolicyEngine:
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def connect(ranks: Ranks) -> None:
-    """Join the training processes: NCCL on GPUs, gloo on CPUs."""
+def connect(ranks: Ranks, *, timeout_seconds: int = 1800) -> None:
+    """Join the training processes: NCCL on GPUs, gloo on CPUs.
+
+    Args:
+        ranks: The training processes.
+        timeout_seconds: How long a process waits for the others, at any time.
+    """
     if torch.distributed.is_initialized():
         return
     if ranks.count == 1:
@@ -141,7 +175,13 @@ def connect(ranks: Ranks) -> None:
         # own serves.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "nccl" if ranks.device.type == "cuda" else "gloo"
-    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+    deepspeed.init_distributed(
+        dist_backend=backend,
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=timeout_seconds),
+    )
+    ranks.whereabouts.connect()
 
 
 def free_port() -> int:

@@ -4,7 +4,7 @@ import torch
 
 from advgrpo.algorithm.advantage import combined_rewards, group_advantages
 from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
-from advgrpo.errors import Preempted
+from advgrpo.errors import NonFiniteError, Preempted
 from advgrpo.progress import Progress
 from advgrpo.training.discriminator_update import GeneratedFeatures
 from advgrpo.training.measures import (
@@ -41,6 +41,7 @@ def train(session: Session) -> None:
             measures = take_turn(session)
             if counters.updates == before:
                 continue
+            counters.skipped_in_a_row = 0
             session.note(measures)
             if is_due(config.monitoring.held_out_every_updates, session):
                 measure_held_out(session)
@@ -68,11 +69,22 @@ def take_turn(session: Session) -> dict[str, float]:
     """Generate a rollout, reward it, and update whoever's turn it is.
 
     Returns:
-        Measures of the turn over all ranks.
+        Measures of the turn over all ranks; none if the rollout was left out.
 
     Raises:
         Preempted: Before anything was updated.
+        NonFiniteError: If something became NaN or infinite and the run is not to go on.
     """
+    turns = session.counters.turns
+    try:
+        return _take_turn(session)
+    except NonFiniteError as fault:
+        session.guard.skip(fault)
+        session.counters.turns = turns + 1
+        return {}
+
+
+def _take_turn(session: Session) -> dict[str, float]:
     config, counters, ranks = session.config, session.counters, session.ranks
     turn = turn_at(config, counters.turns)
     prompt_ids = prompts_of_rollout(
@@ -89,6 +101,7 @@ def take_turn(session: Session) -> dict[str, float]:
         rank=ranks.rank,
     )
     plans = [plan for step in steps for plan in step]
+    began = ranks.busy_clock()
     with counters.timed("rollout"):
         rollout = generate_rollout(
             session.policy,
@@ -101,15 +114,18 @@ def take_turn(session: Session) -> dict[str, float]:
             seed=session.seed,
             between=session.stop.check,
         )
+        session.guard.check_rollout(rollout)
     with counters.timed("reward"):
         features = session.discriminator.image_features(rollout.images)
         texts = session.texts(rollout.prompt_ids.tolist())
         terms = session.reward.terms(rollout.images, features, texts)
+        session.guard.check_rewards(terms, session.reward.names, rollout)
         everyone = ranks.gather_in_order({**features, "terms": terms}, plans)
         by_group = everyone.pop("terms").view(len(prompt_ids), config.rollout.group_size, -1)
         ids = torch.tensor(prompt_ids).repeat_interleave(config.rollout.group_size)
         generated = GeneratedFeatures(features=everyone, prompt_ids=ids)
         measures = reward_measures(session, by_group) | told_apart_measures(session, generated)
+    measures |= session.stragglers.measures(ranks.busy_clock() - began)
     counters.turns += 1
     counters.images_sampled += len(ids)
     fooled = measures["discriminator/margin"] < 0
@@ -128,11 +144,14 @@ def take_turn(session: Session) -> dict[str, float]:
         counters.updates += 1
     if turn.discriminator_steps and (fooled or not turn.only_if_fooled):
         with counters.timed("discriminator update"):
-            measures |= session.discriminator_updater.update(
-                generated,
-                session.replay,
-                steps=turn.discriminator_steps,
-                turn=f"rollout {counters.turns}",
-            )
+            try:
+                measures |= session.discriminator_updater.update(
+                    generated,
+                    session.replay,
+                    steps=turn.discriminator_steps,
+                    turn=f"rollout {counters.turns}",
+                )
+            except NonFiniteError as fault:
+                session.guard.skip(fault)
         session.replay.add(generated.features, generated.prompt_ids)
     return measures | cost_measures(session)

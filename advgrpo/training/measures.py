@@ -76,6 +76,7 @@ def cost_measures(session: Session) -> dict[str, float]:
     sampling = counters.seconds.get("rollout", 0.0)
     return {
         "cost/images_sampled": float(counters.images_sampled),
+        "cost/rollouts_left_out": float(counters.skipped),
         "cost/images_per_second": counters.images_sampled / sampling if sampling else 0.0,
         "cost/peak_memory_mib": session.ranks.largest(peak_memory_mib()),
         **{f"seconds/{part}": seconds for part, seconds in counters.seconds.items()},

@@ -1,7 +1,8 @@
 """Update the policy on a rollout."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -10,10 +11,12 @@ from torch import Tensor
 from advgrpo.algorithm.policy_loss import PolicyLoss, clipped_policy_loss
 from advgrpo.algorithm.sde import gaussian_divergence
 from advgrpo.config import TrainingConfig
-from advgrpo.errors import NonFiniteError, RatioError
-from advgrpo.policy.base import Policy, PromptEmbeddings
+from advgrpo.errors import RatioError
+from advgrpo.policy import Sd3Policy
+from advgrpo.policy.base import PromptEmbeddings
 from advgrpo.policy.ema import MovingAverage
 from advgrpo.training.engine import PolicyEngine
+from advgrpo.training.guard import Finding, Guard, first_not_finite
 from advgrpo.training.ranks import Ranks
 from advgrpo.training.rollout import Denoiser, Rollout
 
@@ -26,21 +29,24 @@ class PolicyUpdater:
         engine: Its optimizer.
         denoiser: Its denoising step, the one that made the rollout.
         average: Moving average of the adapter, updated after each optimizer step.
+        guard: Says and keeps what is not finite.
         config: Loss, optimizer and rollout settings.
         ranks: The training processes.
     """
 
     def __init__(
         self,
-        policy: Policy,
+        policy: Sd3Policy,
         engine: PolicyEngine,
         denoiser: Denoiser,
         average: MovingAverage,
+        guard: Guard,
         config: TrainingConfig,
         ranks: Ranks,
     ) -> None:
         self._policy, self._engine, self._denoiser = policy, engine, denoiser
-        self._average, self._config, self._ranks = average, config, ranks
+        self._average, self._guard = average, guard
+        self._config, self._ranks = config, ranks
 
     def update(
         self,
@@ -63,7 +69,8 @@ class PolicyUpdater:
 
         Raises:
             RatioError: If rollout and update disagree before the first optimizer step.
-            NonFiniteError: If the loss is NaN or infinite.
+            NonFiniteError: On all ranks, before the optimizer step, if a gradient is NaN or
+                infinite.
         """
         steps = self._config.optimizer_steps_per_update
         per_step = len(rollout.prompt_ids) // steps
@@ -72,9 +79,13 @@ class PolicyUpdater:
             done = update * steps + step
             rate = learning_rate(self._config, done)
             self._engine.set_learning_rate(rate)
-            for first in range(step * per_step, (step + 1) * per_step, self._microbatch):
-                chosen = slice(first, first + self._microbatch)
+            starts = range(step * per_step, (step + 1) * per_step, self._microbatch)
+            microbatches = [slice(first, first + self._microbatch) for first in starts]
+            for chosen in microbatches:
                 self._train_on(rollout, advantages, prompts, chosen, record)
+            if self._engine.left_step_out:
+                finding = self._find(rollout, advantages, prompts, microbatches)
+                self._guard.report_step(finding, rollout, advantages)
             record.gradient_norms.append(self._engine.gradient_norm)
             self._average.update(self._policy.trainable_parameters(), step=done)
         return record.measures(self._ranks, learning_rate=rate)
@@ -91,6 +102,46 @@ class PolicyUpdater:
         chosen: slice,
         record: "_Record",
     ) -> None:
+        for result, loss, divergence in self._losses(rollout, advantages, prompts, chosen):
+            if divergence is not None:
+                record.divergences.append(float(divergence.detach()))
+            if chosen.start == 0:
+                self._check_ratio(result, record)
+            record.add(result, float(loss.detach()))
+            self._ranks.whereabouts.beat()
+            self._engine.backward(loss)
+
+    def _find(
+        self,
+        rollout: Rollout,
+        advantages: Tensor,
+        prompts: Sequence[str],
+        microbatches: Sequence[slice],
+    ) -> Finding | None:
+        """Find where this rank's gradients are not finite, by computing them once more."""
+        if self._config.zero_stage == 3:  # a rank has no whole gradient
+            return None
+        parameters = self._policy.trainable_parameters()
+        with self._policy.without_engine():
+            for chosen in microbatches:
+                losses = self._losses(rollout, advantages, prompts, chosen)
+                for step, (_, loss, _) in enumerate(losses, start=rollout.window_start):
+                    gradients = torch.autograd.grad(loss, list(parameters.values()))
+                    named = {"the policy loss": loss.detach()} | {
+                        f"the gradient of {name}": gradient
+                        for name, gradient in zip(parameters, gradients, strict=True)
+                    }
+                    # A first axis in the images' place: a gradient is of all of them.
+                    finding = first_not_finite({name: v[None] for name, v in named.items()})
+                    if finding is not None:
+                        where = f"{finding.tensor} at denoising step {step}"
+                        return replace(finding, tensor=where, image=chosen.start)
+        return None
+
+    def _losses(
+        self, rollout: Rollout, advantages: Tensor, prompts: Sequence[str], chosen: slice
+    ) -> Iterator[tuple[PolicyLoss, Tensor, Tensor | None]]:
+        """Compute a microbatch's loss at each trained step, with its divergence from the base."""
         loss_config = self._config.loss
         embeddings = self._policy.embed([prompts[i] for i in rollout.prompt_ids[chosen].tolist()])
         advantage = advantages[chosen].clamp(
@@ -108,23 +159,13 @@ class PolicyUpdater:
                 advantage,
                 clip_range=loss_config.clip_range,
             )
-            loss = result.loss
-            if base_mean is not None:
-                divergence = gaussian_divergence(
-                    distribution.mean, base_mean, std=distribution.std
-                ).mean()
-                loss = loss + loss_config.kl_weight * divergence
-                record.divergences.append(float(divergence.detach()))
-            if chosen.start == 0:
-                self._check_ratio(result, record)
-            if not math.isfinite(float(loss.detach())):
-                raise NonFiniteError(
-                    f"the policy loss became {float(loss.detach())} at denoising step {step}",
-                    repair="lower training.optimizer.learning_rate, or look for NaN rewards in "
-                    "history.jsonl; the last checkpoint is intact",
-                )
-            record.add(result, float(loss.detach()))
-            self._engine.backward(loss)
+            if base_mean is None:
+                yield result, result.loss, None
+                continue
+            divergence = gaussian_divergence(
+                distribution.mean, base_mean, std=distribution.std
+            ).mean()
+            yield result, result.loss + loss_config.kl_weight * divergence, divergence
 
     def _base_mean(self, latents: Tensor, step: int, embeddings: PromptEmbeddings) -> Tensor | None:
         if self._config.loss.kl_weight == 0:
@@ -135,7 +176,7 @@ class PolicyUpdater:
     def _check_ratio(self, result: PolicyLoss, record: "_Record") -> None:
         # Nothing was updated since the rollout, so any difference is a fault of ours or of the
         # numerics, and training on it would teach noise.
-        error = self._ranks.largest(float((result.ratio - 1).abs().max()))
+        error = self._ranks.largest(float((result.ratio - 1).abs().max().nan_to_num(math.inf)))
         record.ratio_error = max(record.ratio_error, error)
         if not error <= self._config.ratio_tolerance:
             raise RatioError(

@@ -1,7 +1,8 @@
 """The training processes, and what they tell each other."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -10,14 +11,19 @@ from torch import Tensor
 
 from advgrpo.data.sampler import ImagePlan
 from advgrpo.errors import RankFailedError
+from advgrpo.training.whereabouts import Whereabouts
 
+_TEXT_BYTES = 4000
 _GLOO = "/gloo/transport/"
 """In the text of what gloo raises, which has no class of its own."""
 
 
 @contextmanager
-def losses_of_ranks() -> Iterator[None]:
+def losses_of_ranks(where: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Say of a collective call that failed what it means: another rank was lost.
+
+    Args:
+        where: Says where the processes stand.
 
     Raises:
         RankFailedError: In place of the communication library's error.
@@ -27,11 +33,20 @@ def losses_of_ranks() -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and _GLOO not in str(error):
             raise
+        stands = _asked(where)
         raise RankFailedError(
-            f"another training process does not answer any more: {error}",
+            f"another training process does not answer any more: {error}"
+            + (f" ({stands})" if stands else ""),
             repair="look for the first failure in the logs of all machines; run it again to go on "
             "from the last checkpoint",
         ) from error
+
+
+def _asked(where: Callable[[], str]) -> str:
+    try:
+        return where()
+    except RuntimeError:  # the process that keeps what the others told is the one that is lost
+        return ""
 
 
 class Ranks:
@@ -41,6 +56,7 @@ class Ranks:
         rank: This process's number.
         count: Number of processes.
         device: Its GPU, or the CPU.
+        whereabouts: Where each process stands.
     """
 
     def __init__(self) -> None:
@@ -51,6 +67,26 @@ class Ranks:
             torch.cuda.set_device(self.device)
         else:
             self.device = torch.device("cpu")
+        self.whereabouts = Whereabouts(self.rank, self.count)
+        self._waited_seconds = 0.0
+
+    def busy_clock(self) -> float:
+        """Read a clock that stands still while this process waits for the others, in seconds."""
+        return time.monotonic() - self._waited_seconds
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        self._finish_own_work()
+        start = time.monotonic()
+        with self.whereabouts.waiting():
+            yield
+            self._finish_own_work()
+        self._waited_seconds += time.monotonic() - start
+
+    def _finish_own_work(self) -> None:
+        # A GPU is behind its process: without this, its work would count as waiting.
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     @property
     def is_first(self) -> bool:
@@ -63,7 +99,8 @@ class Ranks:
             return values
         values = values.contiguous()
         parts = [torch.empty_like(values) for _ in range(self.count)]
-        dist.all_gather(parts, values)
+        with self._together():
+            dist.all_gather(parts, values)
         return torch.cat(parts)
 
     def gather_in_order(
@@ -89,13 +126,21 @@ class Ranks:
         """Find the ranks' largest number."""
         return self._reduce(value, dist.ReduceOp.MAX)
 
+    def first_text(self, text: str) -> str:
+        """Give all ranks the text of the first rank that has one; at most 4,000 bytes of it."""
+        data = text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
+        rows = self.gather(torch.tensor([list(data)], dtype=torch.uint8, device=self.device))
+        texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in rows.tolist()]
+        return next((found for found in texts if found), "")
+
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Give all ranks the mean of their gradients, bit for bit the same on each."""
         if self.count == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        dist.all_reduce(flat)
+        with self._together():
+            dist.all_reduce(flat)
         flat /= self.count
         start = 0
         for gradient in gradients:
@@ -105,11 +150,14 @@ class Ranks:
     def wait(self) -> None:
         """Wait for all ranks."""
         if self.count > 1:
-            dist.barrier()
+            with self._together():
+                dist.barrier()
 
     def _reduce(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
         if self.count == 1:
+            self.whereabouts.beat()
             return value
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
-        dist.all_reduce(tensor, op=operation)
+        with self._together():
+            dist.all_reduce(tensor, op=operation)
         return float(tensor)

@@ -11,7 +11,7 @@ from advgrpo.config.reward import RewardConfig, rewarded_measure
 from advgrpo.data.reference_images import load_images
 from advgrpo.discriminator.base import Discriminator, Features
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.scorers.base import Scorer, check_measures_all, measured
+from advgrpo.scorers.base import Scorer, check_measures_all
 from advgrpo.scorers.critic import share_in_order
 from advgrpo.training.reference_features import ReferenceFeatures
 
@@ -90,17 +90,13 @@ class Reward:
     def of_scorers(
         self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> dict[str, Float[Tensor, "batch"]]:
-        """Score images by each frozen scorer, on the CPU.
-
-        Raises:
-            NonFiniteError: If a score is NaN or infinite.
-        """
-        return {
-            term.type: measured(self._scorers[term.type], images, prompts)[rewarded_measure(term)]
-            .float()
-            .cpu()
-            for term in self._terms.values()
-        }
+        """Score images by each frozen scorer, on the CPU."""
+        values: dict[str, Tensor] = {}
+        for term in self._terms.values():
+            _, _, measure = rewarded_measure(term).partition(".")
+            scores = self._scorers[term.type].score(images, prompts)
+            values[term.type] = scores[measure].float().cpu()
+        return values
 
     def order(
         self,

@@ -17,6 +17,7 @@ from advgrpo.training.checkpoint import Checkpoint, Checkpoints
 from advgrpo.training.counters import Counters
 from advgrpo.training.discriminator_update import DiscriminatorUpdater
 from advgrpo.training.engine import PolicyEngine
+from advgrpo.training.guard import Guard
 from advgrpo.training.monitors import Logger, Monitor
 from advgrpo.training.policy_update import PolicyUpdater
 from advgrpo.training.ranks import Ranks
@@ -24,6 +25,7 @@ from advgrpo.training.reference_features import ReferenceFeatures
 from advgrpo.training.reward import ReferenceRewards, Reward
 from advgrpo.training.rollout import Denoiser
 from advgrpo.training.stopping import StopSignal
+from advgrpo.training.stragglers import Stragglers
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Session:
     references: ReferenceFeatures
     reward: Reward
     reference_rewards: ReferenceRewards
+    guard: Guard
+    stragglers: Stragglers
     monitor: Monitor
     best: BestAdapter
     counters: Counters
@@ -90,6 +94,8 @@ class Session:
                 "turns": self.counters.turns,
                 "updates": self.counters.updates,
                 "images_sampled": self.counters.images_sampled,
+                "skipped": self.counters.skipped,
+                "skipped_in_a_row": self.counters.skipped_in_a_row,
                 "seconds": self.counters.seconds,
                 "best_measures": self.best.measures,
                 "base_alignment": self.best.base_alignment,
@@ -119,6 +125,8 @@ class Session:
         self.counters.turns = facts["turns"]
         self.counters.updates = facts["updates"]
         self.counters.images_sampled = facts["images_sampled"]
+        self.counters.skipped = facts["skipped"]
+        self.counters.skipped_in_a_row = facts["skipped_in_a_row"]
         self.counters.seconds = facts["seconds"]
         self.history[:] = facts["history"]
         return True

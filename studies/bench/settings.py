@@ -1,19 +1,11 @@
-"""Time the parts of an update on the pocket models: `make bench`.
+"""Images per second of the pocket models' rollouts in several settings, timed in turns."""
 
-Each pair of settings is timed in turns within one process, so that ratios hold on a noisy machine.
-"""
-
-import os
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-import torch  # after OMP_NUM_THREADS, which it reads as it loads
+import torch
 
 from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import resolve
@@ -24,10 +16,8 @@ from advgrpo.policy.sampling import sample_images
 from advgrpo.storage import local_file
 from advgrpo.training.rollout import Denoiser, generate_rollout
 
-ROUNDS = 5
 
-
-def main() -> None:
+def compare_settings(rounds: int) -> None:
     """Time rollouts in several settings, and print medians and ratios."""
     config = resolve("pocket")
     policy = load_policy(config.policy, torch.device("cpu"))
@@ -80,28 +70,22 @@ def main() -> None:
             "rollout, own prefixes, microbatch 8": rolled_out(fixed, own_prefix, microbatch=8),
             "rollout, guidance 2.5": rolled_out(fixed, "training.sampling.guidance_scale=2.5"),
             "plain sampling": drawn,
-        }
+        },
+        rounds,
     )
 
 
-def compare(cases: dict[str, Callable[[], int]]) -> None:
+def compare(cases: dict[str, Callable[[], int]], rounds: int) -> None:
     """Time cases in turns; print images per second and the ratio to the first one."""
     rates: dict[str, list[float]] = {name: [] for name in cases}
-    for number in range(ROUNDS + 1):
+    for number in range(rounds + 1):
         for name, case in cases.items():
             start = time.perf_counter()
             images = case()
             if number > 0:  # the first round warms up
                 rates[name].append(images / (time.perf_counter() - start))
     first = rates[next(iter(cases))]
-    sys.stdout.write(f"{'images per second, one thread':45} median  ratio to the first\n")
+    sys.stdout.write(f"\n{'images per second, one thread':45} median  ratio to the first\n")
     for name, values in rates.items():
         ratio = statistics.median(v / f for v, f in zip(values, first, strict=True))
         sys.stdout.write(f"{name:45} {statistics.median(values):6.1f}  {ratio:.2f}\n")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ.setdefault("ADVGRPO_CACHE", str(Path(cache)))
-        main()

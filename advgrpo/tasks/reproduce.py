@@ -1,0 +1,37 @@
+"""Compute anew what a training process kept of a rollout that went wrong."""
+
+from collections.abc import Iterator
+
+from advgrpo.config import Sd3PolicyConfig
+from advgrpo.config.tasks import parse_json
+from advgrpo.policy import load_policy
+from advgrpo.tasks.inputs import device
+from advgrpo.training.reproduction import TensorReport, read_kept
+from advgrpo.training.reproduction import reproduce as compute
+
+
+def reproduce(
+    location: str, *, forward_dtype: str | None = None
+) -> tuple[str, Iterator[TensorReport]]:
+    """Compute a kept microbatch anew on this machine.
+
+    Args:
+        location: Folder or `s3://` location that training kept it in.
+        forward_dtype: Precision of the transformer, in place of the run's own.
+
+    Returns:
+        What went wrong, in words, and a report of each tensor as it is computed.
+
+    Raises:
+        StorageError: If it cannot be fetched.
+        CheckpointError: If it is something else.
+        ConfigError: If there is no such precision.
+        WeightsError: If the base model's weights are missing or damaged.
+    """
+    kept, tensors = read_kept(location)
+    config = kept.policy
+    if forward_dtype is not None:
+        changed = config.model_copy(update={"forward_dtype": forward_dtype})
+        text = changed.model_dump_json(warnings=False)
+        config = parse_json(Sd3PolicyConfig, text, where="--forward-dtype")
+    return kept.what, compute(kept, tensors, load_policy(config, device(), seed=kept.seed))

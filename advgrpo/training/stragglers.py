@@ -1,0 +1,66 @@
+"""Which training process is slower than the others."""
+
+import logging
+import statistics
+
+import torch
+
+from advgrpo.training.ranks import Ranks
+
+_IN_A_ROW = 3
+_LEAST_SECONDS = 1.0
+
+logger = logging.getLogger("advgrpo")
+
+
+class Stragglers:
+    """Compares how long each process works on its share of a rollout, without its waiting.
+
+    Args:
+        ranks: The training processes.
+        slow_ratio: A process is slow if it takes this many times as long as the middle one.
+    """
+
+    def __init__(self, ranks: Ranks, *, slow_ratio: float) -> None:
+        self._ranks, self._slow_ratio = ranks, slow_ratio
+        self._slow: tuple[int, int] = (0, 0)
+        """The rank that was slowest, and how many times in a row."""
+
+    def measures(self, busy_seconds: float) -> dict[str, float]:
+        """Compare the processes; every rank must call it.
+
+        A process that was slow three times in a row is named in the log.
+
+        Args:
+            busy_seconds: What this process took.
+
+        Returns:
+            The slowest process's time in multiples of the middle one's, and which it is; nothing
+            of a single process.
+        """
+        if self._ranks.count == 1:
+            return {}
+        mine = torch.tensor([busy_seconds], dtype=torch.float64, device=self._ranks.device)
+        seconds = self._ranks.gather(mine).tolist()
+        rank = max(range(len(seconds)), key=seconds.__getitem__)
+        # Of two, the middle is the faster one: no process is its own measure.
+        middle = statistics.median_low(seconds)
+        ratio = seconds[rank] / middle if middle > 0 else 1.0
+        self._note(rank, ratio, seconds[rank] - middle)
+        return {"cost/slowest_rank_ratio": ratio, "cost/slowest_rank": float(rank)}
+
+    def _note(self, rank: int, ratio: float, seconds: float) -> None:
+        if ratio < self._slow_ratio or seconds < _LEAST_SECONDS:
+            self._slow = (rank, 0)
+            return
+        before = self._slow[1] if self._slow[0] == rank else 0
+        self._slow = (rank, before + 1)
+        if self._slow[1] == _IN_A_ROW and self._ranks.is_first:
+            logger.warning(
+                "rank %d takes %.1f times as long for its images as the middle one, %d rollouts in "
+                "a row, and the others wait for it: look at its machine; "
+                "training.hangs.slow_ratio says from when on this is said",
+                rank,
+                ratio,
+                _IN_A_ROW,
+            )

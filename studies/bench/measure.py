@@ -1,0 +1,103 @@
+"""Seconds, floating point operations and memory of parts of the work."""
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from advgrpo.training.counters import Counters
+
+_MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}
+
+
+@dataclass
+class PartTimes:
+    """Seconds of parts of the work, one value a round."""
+
+    device: torch.device
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Time what happens within it, up to the end of what the GPU was given to do."""
+        synchronize(self.device)
+        start = time.perf_counter()
+        yield
+        synchronize(self.device)
+        self.seconds.setdefault(part, []).append(time.perf_counter() - start)
+
+    def median(self, part: str) -> float:
+        """Seconds of a part in the middle round."""
+        return statistics.median(self.seconds[part])
+
+
+class TimedCounters(Counters):
+    """Counts a session's parts of work as `PartTimes` does."""
+
+    def __init__(self, times: PartTimes) -> None:
+        super().__init__()
+        self.times = times
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Time a part."""
+        with self.times.timed(part):
+            yield
+
+
+class CountingCounters(Counters):
+    """Counts the floating point operations of a session's parts of work.
+
+    Attributes:
+        operations: By part: two for each multiplication with addition of matrix products,
+            convolutions and attention.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self.operations: dict[str, int] = {}
+        self._device = device
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Count what happens within it."""
+        # The counter knows no fused attention of CPUs.
+        plain = sdpa_kernel(SDPBackend.MATH) if self._device.type == "cpu" else nullcontext()
+        counter = FlopCounterMode(display=False)
+        with plain, counter:
+            yield
+        self.operations[part] = self.operations.get(part, 0) + counter.get_total_flops()
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, *, rounds: int = 5) -> float:
+    """Measure what the machine makes of a large matrix product, in operations per second."""
+    side = _MATMUL_SIDE[device.type]
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    times = PartTimes(device)
+    for number in range(rounds + 1):
+        with times.timed("warm-up" if number == 0 else "product"):
+            left @ right
+    return 2 * side**3 / times.median("product")
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+@contextmanager
+def peak_memory(device: torch.device, peaks: dict[str, float], name: str) -> Iterator[None]:
+    """Note the most GPU memory that was in use within it, in MiB; of a CPU nothing is noted."""
+    if device.type != "cuda":
+        yield
+        return
+    torch.cuda.reset_peak_memory_stats(device)
+    yield
+    peak = torch.cuda.max_memory_allocated(device) / 2**20
+    peaks[name] = max(peak, peaks.get(name, 0.0))

@@ -1,0 +1,152 @@
+"""Time whole updates and their parts, beside the comparison loop."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from advgrpo.policy.sd3 import DTYPES
+from advgrpo.training.counters import Counters, peak_memory_mib
+from advgrpo.training.loop import take_turn
+from advgrpo.training.measures import measure_held_out
+from advgrpo.training.session import Session
+from advgrpo.training.watch import watch
+from studies.bench.comparison import DISCRIMINATOR_ROLLOUTS, ComparisonLoop
+from studies.bench.measure import (
+    CountingCounters,
+    PartTimes,
+    TimedCounters,
+    matmul_rate,
+    peak_memory,
+)
+from studies.bench.world import SIZES, World, make_world
+
+UPDATE, HELD_OUT, CHECKPOINT = "update", "held-out measures and watch", "checkpoint"
+TO_DISCRIMINATOR, TO_POLICY = "rollout for the discriminator", "rollout for the policy"
+PARTS = ("rollout", "reward", "policy update", "discriminator update")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run of the benchmark found."""
+
+    words: str
+    device: str
+    dtype: str
+    torch: str
+    threads: int
+    rounds: int
+    images: int
+    """Images of a rollout, in either loop."""
+
+    matmul_rate: float
+    """Operations per second of a large matrix product in the transformer's precision."""
+
+    preparation_seconds: float
+    """Loading, prompt embeddings and features of reference images: once a run."""
+
+    seconds: dict[str, float]
+    """Median seconds of each part of an update."""
+
+    comparison_seconds: dict[str, float]
+    """Median seconds of a turn of each kind of the comparison loop."""
+
+    operations: dict[str, int]
+    """Floating point operations of each part of an update."""
+
+    peak_memory_mib: dict[str, float]
+    """GPU memory of each loop; of a CPU, the whole process."""
+
+    every_updates: dict[str, int]
+    """After how many updates the preset saves, and measures held-out images."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Give the figures and the ratios that follow from them."""
+        return {**dataclasses.asdict(self), "ratios": self.ratios()}
+
+    def ratios(self) -> dict[str, float]:
+        """Compare the loops: the first two are ours against the other's."""
+        cycle = (
+            DISCRIMINATOR_ROLLOUTS * self.comparison_seconds[TO_DISCRIMINATOR]
+            + self.comparison_seconds[TO_POLICY]
+        )
+        per_update = self.seconds[UPDATE]
+        return {
+            "images_per_second": (DISCRIMINATOR_ROLLOUTS + 1) ** -1 * cycle / per_update,
+            "policy_updates_per_second": cycle / per_update,
+            **{
+                f"share_of_matmul_rate/{part}": count / self.seconds[part] / self.matmul_rate
+                for part, count in self.operations.items()
+            },
+            **{
+                f"share_of_update/{part}": self.seconds[part] / every / per_update
+                for part, every in self.every_updates.items()
+            },
+        }
+
+
+def benchmark(size: str, folder: Path, *, rounds: int, overrides: tuple[str, ...] = ()) -> Result:
+    """Time updates of a size; the first round of all only warms up.
+
+    Args:
+        size: One of `SIZES`.
+        folder: For models, images and features; what lies there from an earlier run is used.
+        rounds: How often each part is timed.
+        overrides: Further settings.
+    """
+    preparation = PartTimes(torch.device("cpu"))
+    with preparation.timed("all"):
+        world = make_world(SIZES[size], folder, *overrides)
+    device, config = world.session.ranks.device, world.config
+    times, peaks, loop = PartTimes(device), dict[str, float](), ComparisonLoop(world)
+    session = _counted_by(world, TimedCounters(times))
+    for number in range(rounds + 1):
+        if number == 1:
+            times.seconds.clear()
+        _one_round(session, loop, times, peaks)
+    if not peaks:
+        peaks["the whole process"] = peak_memory_mib()
+    counting = CountingCounters(device)
+    take_turn(_counted_by(world, counting))
+    dtype = config.policy.forward_dtype
+    return Result(
+        words=SIZES[size].words,
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        dtype=dtype,
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        rounds=rounds,
+        images=loop.images,
+        matmul_rate=matmul_rate(device, DTYPES[dtype]),
+        preparation_seconds=preparation.median("all"),
+        seconds={part: times.median(part) for part in (UPDATE, *PARTS, HELD_OUT, CHECKPOINT)},
+        comparison_seconds={part: times.median(part) for part in (TO_DISCRIMINATOR, TO_POLICY)},
+        operations={part: counting.operations[part] for part in PARTS},
+        peak_memory_mib=peaks,
+        every_updates={
+            CHECKPOINT: config.training.checkpoint_every_updates,
+            HELD_OUT: config.training.monitoring.held_out_every_updates,
+        },
+    )
+
+
+def _one_round(
+    session: Session, loop: ComparisonLoop, times: PartTimes, peaks: dict[str, float]
+) -> None:
+    device = session.ranks.device
+    with times.timed(UPDATE), peak_memory(device, peaks, "advgrpo"):
+        session.note(take_turn(session))
+    with times.timed(HELD_OUT):
+        measure_held_out(session)
+        watch(session)
+    session.save()
+    with times.timed(TO_DISCRIMINATOR), peak_memory(device, peaks, "comparison loop"):
+        loop.discriminator_turn()
+    with times.timed(TO_POLICY), peak_memory(device, peaks, "comparison loop"):
+        loop.policy_turn()
+
+
+def _counted_by(world: World, counters: Counters) -> Session:
+    return dataclasses.replace(world.session, counters=counters)

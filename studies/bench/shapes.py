@@ -1,0 +1,184 @@
+"""Models of given shapes with random weights, saved where the product loads models from.
+
+Weights need not be sensible to take their time and memory, so nothing is downloaded.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+)
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    T5Config,
+    T5EncoderModel,
+)
+
+from advgrpo.planning.published import PUBLISHED
+from advgrpo.pocket.tokenizers import build_clip_tokenizer, build_t5_tokenizer
+
+M = TypeVar("M", bound=nn.Module)
+Shape = Mapping[str, Any]
+CLIP_TOKENS, T5_TOKENS = 77, 512
+_STANDARD_DEVIATION = 0.02
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Configurations of the models that an update runs."""
+
+    pipeline: Mapping[str, Shape]
+    """Folder of a `StableDiffusion3Pipeline` -> configuration."""
+
+    dino: Shape
+
+
+SD35_MEDIUM = Shapes(
+    pipeline=PUBLISHED["hub://stabilityai/stable-diffusion-3.5-medium"],
+    dino=PUBLISHED["hub://facebook/dinov2-base"][""],
+)
+TINY = Shapes(
+    pipeline={
+        "transformer": {
+            "num_layers": 2,
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "joint_attention_dim": 32,
+            "pooled_projection_dim": 48,
+            "dual_attention_layers": (0,),
+            "pos_embed_max_size": 24,
+            "qk_norm": "rms_norm",
+        },
+        "vae": {
+            "block_out_channels": (8, 8),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "latent_channels": 16,
+            "use_quant_conv": False,
+            "use_post_quant_conv": False,
+        },
+        "text_encoder": {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 16},
+        "text_encoder_2": {"hidden_size": 16, "intermediate_size": 32, "projection_dim": 32},
+        "text_encoder_3": {"d_model": 32, "d_kv": 16, "num_heads": 2, "d_ff": 64, "num_layers": 1},
+    },
+    dino={
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 42,
+        "patch_size": 14,
+    },
+)
+"""The same architecture in small, so that what builds the large one is tested on any machine."""
+
+
+@dataclass(frozen=True)
+class SavedModels:
+    """Folders of models."""
+
+    pipeline: Path
+    dino: Path
+
+
+def save_models(shapes: Shapes, folder: Path, device: torch.device) -> SavedModels:
+    """Draw weights and save them; what is there already is kept.
+
+    Args:
+        shapes: What to build.
+        folder: Gets `pipeline/` and `dino/`; of SD3.5 medium 22 GB.
+        device: Where weights are drawn.
+    """
+    saved = SavedModels(folder / "pipeline", folder / "dino")
+    if not saved.dino.exists():
+        _save_pipeline(shapes, saved.pipeline, device)
+        # The last that is saved: its folder says that all is whole.
+        dino = _drawn(lambda: Dinov2Model(Dinov2Config(**shapes.dino)), torch.float32, device)
+        dino.save_pretrained(saved.dino)
+    return saved
+
+
+def _save_pipeline(shapes: Shapes, folder: Path, device: torch.device) -> None:
+    parts = shapes.pipeline
+    clip, t5 = build_clip_tokenizer(), build_t5_tokenizer()
+    # As long as the real ones pad to: the length of the text stream is part of the shape.
+    clip.model_max_length, t5.model_max_length = CLIP_TOKENS, T5_TOKENS
+    half = torch.bfloat16
+    StableDiffusion3Pipeline(
+        transformer=_drawn(lambda: transformer(parts["transformer"]), half, device),
+        vae=_drawn(lambda: autoencoder(parts["vae"]), torch.float32, device),
+        text_encoder=_drawn(lambda: _clip(parts["text_encoder"]), half, device),
+        text_encoder_2=_drawn(lambda: _clip(parts["text_encoder_2"]), half, device),
+        text_encoder_3=_drawn(lambda: _t5(parts["text_encoder_3"]), half, device),
+        tokenizer=clip,
+        tokenizer_2=clip,
+        tokenizer_3=t5,
+        scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0),
+    ).save_pretrained(folder)
+
+
+def transformer(shape: Shape) -> SD3Transformer2DModel:
+    """Build a transformer whose text stream is as wide as its image stream."""
+    width = shape["num_attention_heads"] * shape.get("attention_head_dim", 64)
+    return SD3Transformer2DModel(
+        **{"sample_size": 128, "out_channels": 16, **shape, "caption_projection_dim": width}
+    )
+
+
+def autoencoder(shape: Shape) -> AutoencoderKL:
+    """Build an autoencoder with as many levels as it has widths."""
+    levels = len(shape["block_out_channels"])
+    return AutoencoderKL(
+        **shape,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        scaling_factor=1.5305,
+        shift_factor=0.0609,
+    )
+
+
+def _clip(shape: Shape) -> CLIPTextModelWithProjection:
+    tokenizer = build_clip_tokenizer()
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            **shape,
+            max_position_embeddings=CLIP_TOKENS,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def _t5(shape: Shape) -> T5EncoderModel:
+    return T5EncoderModel(T5Config(**shape))
+
+
+def _drawn(build: Callable[[], M], dtype: torch.dtype, device: torch.device) -> M:
+    # Built without memory and drawn where it is fast: the libraries' own initialization of five
+    # billion numbers takes minutes on a CPU.
+    with torch.device("meta"):
+        model = build()
+    model = model.to(dtype).to_empty(device=device).eval()
+    if isinstance(model, T5EncoderModel):
+        model.tie_weights()  # its embedding goes by two names, which are now apart
+    generator = torch.Generator(device=device).manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if not value.is_floating_point():
+                continue
+            if "norm" in name and name.endswith("weight"):
+                value.fill_(1)
+            else:
+                value.normal_(std=_STANDARD_DEVIATION, generator=generator)
+    return model

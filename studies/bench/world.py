@@ -1,0 +1,179 @@
+"""What is benchmarked: models, prompts, reference images, and a training session on them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from advgrpo.algorithm.randomness import generator_for
+from advgrpo.config import RunConfig, resolve
+from advgrpo.data.images import encode_png
+from advgrpo.data.prompts import read_prompts
+from advgrpo.data.reference_images import validate_reference_images
+from advgrpo.data.reference_manifest import write_manifest
+from advgrpo.discriminator import build_discriminator, save_discriminator
+from advgrpo.pocket import captions
+from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.storage import local_folder
+from advgrpo.tasks.inputs import build_reward_scorers
+from advgrpo.testing import BrightnessScorer, RecordingLogger
+from advgrpo.training.build import Inputs, build_session
+from advgrpo.training.checkpoint import Checkpoints
+from advgrpo.training.ranks import Ranks
+from advgrpo.training.session import Session
+from studies.bench.shapes import SD35_MEDIUM, TINY, Shapes, save_models
+
+PROMPTS = 32
+REFERENCES_PER_PROMPT = 2
+
+
+@dataclass(frozen=True)
+class Size:
+    """A scale at which an update is benchmarked."""
+
+    words: str
+    preset: str
+    shapes: Shapes | None
+    """Of models with random weights; None takes the preset's own."""
+
+    overrides: tuple[str, ...]
+    needs_gpu: bool = False
+
+
+# As in the released code: own noise and own prefix for each image, guidance and steps.
+_LIKE = (
+    "training.sampling.guidance_scale=4.5",
+    "training.sampling.denoising_steps=10",
+    "training.sampling.shared_prefix=false",
+    "training.sampling.window={type: fixed, start: 0, length: 2}",
+    "training.optimizer_steps_per_update=2",
+    "discriminator.held_out_fraction=0.25",
+    "training.monitoring.held_out_prompts=8",
+    # Nothing is judged here; these need no weights.
+    "reference_images.source={type: pocket}",
+    "evaluation.scorers=[{type: pocket_judge}]",
+    "evaluation.alignment=pocket_judge.attribute_accuracy",
+    "prompts.test=package://advgrpo.pocket/prompts/test.txt",
+)
+_SMALL_TRANSFORMER = (
+    "policy.resolution_pixels=32",
+    "policy.max_sequence_length=16",
+    "policy.forward_dtype=float32",
+    "reference_images.resolution_pixels=32",
+    "discriminator.resolution_pixels=42",
+    "discriminator.patches=4",
+    "discriminator.hidden_width=16",
+    "evaluation.distance.resolution_pixels=42",
+)
+_FEW_IMAGES = (
+    "training.rollout={prompts_per_update: 4, group_size: 4, microbatch_size: 4}",
+    "discriminator.optimizer.batch_size=16",
+)
+SIZES = {
+    "pocket": Size(
+        "the pocket models",
+        "pocket",
+        None,
+        ("training.rollout={prompts_per_update: 8, group_size: 8, microbatch_size: 32}",),
+    ),
+    "tiny": Size(
+        "the architecture of SD3.5 medium in small, random weights",
+        "sd35m_dino",
+        TINY,
+        (*_SMALL_TRANSFORMER, *_FEW_IMAGES),
+    ),
+    "sd35_medium": Size(
+        "SD3.5 medium and DINOv2 base at 512 pixels, random weights",
+        "sd35m_dino",
+        SD35_MEDIUM,
+        ("training.rollout={prompts_per_update: 6, group_size: 8, microbatch_size: 8}",),
+        needs_gpu=True,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A session, and what another loop needs to do the same work."""
+
+    config: RunConfig
+    session: Session
+    prompts: PromptSet
+    reference_images: ReferenceImageSet
+    pipeline: Path
+    dino: Path
+
+
+def make_world(size: Size, folder: Path, *overrides: str) -> World:
+    """Write what is missing in a folder, and build a session of one process.
+
+    Args:
+        size: What to build.
+        folder: For models, images, features and checkpoints.
+        overrides: Further settings.
+    """
+    ranks = Ranks()
+    prompts_file = folder / "prompts.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+    prompts_file.write_text("\n".join(captions.read_prompts("train")[:PROMPTS]) + "\n", "utf-8")
+    settings = [*_models(size, folder, ranks.device), *_LIKE, *size.overrides, *overrides]
+    config = resolve(size.preset, [f"prompts.train={prompts_file}", *settings])
+    prompts = read_prompts(prompts_file)
+    images = reference_images(config, prompts, folder / "reference_images")
+    discriminator = build_discriminator(config.discriminator, ranks.device, seed=config.seed)
+    save_discriminator(folder / "discriminator", discriminator, {})
+    inputs = Inputs(
+        seed=config.seed,
+        policy=config.policy,
+        discriminator=config.discriminator,
+        training=config.training,
+        distance=config.evaluation.distance,
+        alignment="brightness.mean",
+        scorers=[BrightnessScorer()],
+        reward_scorers=build_reward_scorers(config.training.reward, ranks.device, images),
+        prompts=prompts,
+        reference_images=images,
+        pretrained_discriminator=folder / "discriminator",
+        features=str(folder / "features"),
+    )
+    checkpoints = Checkpoints(
+        str(folder / "checkpoints"), run_digest="bench", kept=1, scratch=folder / "scratch"
+    )
+    session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=RecordingLogger())
+    return World(
+        config,
+        session,
+        prompts,
+        images,
+        pipeline=local_folder(config.policy.weights),
+        dino=local_folder(config.discriminator.weights),
+    )
+
+
+def _models(size: Size, folder: Path, device: torch.device) -> list[str]:
+    if size.shapes is None:
+        return []
+    saved = save_models(size.shapes, folder / "models", device)
+    text = "discriminator.prompt_conditioning"
+    return [
+        f"policy.weights={{location: {saved.pipeline}}}",
+        f"discriminator.weights={{location: {saved.dino}}}",
+        f"evaluation.distance.weights={{location: {saved.dino}}}",
+        f"{text}.text_encoder={{location: {saved.pipeline}, subfolder: text_encoder}}",
+        f"{text}.tokenizer={{location: {saved.pipeline}, subfolder: tokenizer}}",
+    ]
+
+
+def reference_images(config: RunConfig, prompts: PromptSet, folder: Path) -> ReferenceImageSet:
+    """Draw pictures of noise, a file each; what is in them takes no part in the time."""
+    pixels = config.reference_images.resolution_pixels
+    folder.mkdir(exist_ok=True)
+    files: dict[str, tuple[str, ...]] = {}
+    for number, text in enumerate(prompts.texts):
+        names = tuple(f"{number:04d}_{k}.png" for k in range(REFERENCES_PER_PROMPT))
+        for name in names:
+            image = torch.rand(3, pixels, pixels, generator=generator_for("bench", name))
+            (folder / name).write_bytes(encode_png(image))
+        files[text] = names
+    write_manifest(folder, files)
+    return validate_reference_images(folder, prompts, REFERENCES_PER_PROMPT, pixels, seed=0)
