@@ -4,12 +4,17 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from advgrpo.events import event as note
+
 PROGRESS_FILE = "ADVGRPO_PROGRESS_FILE"
 """Environment variable that names the file to which progress is appended, a JSON object a line."""
+
+listeners: list[Callable[[Mapping[str, object]], None]] = []
+"""Are told of each event as well; must be quick."""
 
 logger = logging.getLogger("advgrpo")
 
@@ -19,6 +24,8 @@ def tell(event: Mapping[str, object]) -> None:
 
     What cannot be told, for instance on a full disk, is left out: the work itself goes on.
     """
+    for listener in listeners:
+        listener(event)
     path = os.environ.get(PROGRESS_FILE)
     if path:
         with suppress(OSError), Path(path).open("a", encoding="utf-8") as file:
@@ -44,6 +51,10 @@ class Progress:
         self._start_count = 0
         self._seconds_between = seconds_between
         self._last_log = float("-inf")
+        self._advanced = self._start
+        self.seconds_since_before = 0.0
+        """Time that the units counted last took."""
+
         self._emit({})
 
     def resume_at(self, done: int) -> None:
@@ -59,15 +70,21 @@ class Progress:
             figures: Named measures to show beside the bar.
         """
         self.done += count
+        now = time.monotonic()
+        self.seconds_since_before, self._advanced = now - self._advanced, now
         self._emit(figures or {})
+
+    @property
+    def seconds_each(self) -> float | None:
+        """Seconds that a unit took on average, or None before anything was done."""
+        made = self.done - self._start_count
+        return (time.monotonic() - self._start) / made if made > 0 else None
 
     @property
     def seconds_left(self) -> float | None:
         """Estimated seconds to the end, or None before anything was done."""
-        made = self.done - self._start_count
-        if made <= 0:
-            return None
-        return (time.monotonic() - self._start) / made * (self.total - self.done)
+        each = self.seconds_each
+        return None if each is None else each * (self.total - self.done)
 
     def _emit(self, figures: Mapping[str, float]) -> None:
         now = time.monotonic()
@@ -77,6 +94,7 @@ class Progress:
             "done": self.done,
             "total": self.total,
             "unit": self.unit,
+            "seconds_each": self.seconds_each,
             "seconds_left": left,
             "figures": dict(figures),
         }
@@ -86,4 +104,5 @@ class Progress:
         self._last_log = now
         measures = "".join(f", {name} {value:.4g}" for name, value in figures.items())
         eta = "" if left is None or self.done >= self.total else f", {left:.0f} s left"
-        logger.info("%s: %d/%d %s%s%s", self.phase, self.done, self.total, self.unit, measures, eta)
+        said = f"{self.phase}: {self.done}/{self.total} {self.unit}{measures}{eta}"
+        logger.info("%s", said, extra=note("progress", **event))

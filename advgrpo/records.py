@@ -13,19 +13,20 @@ class PromptSet:
     digest: str
     """SHA-256 of the texts, in hexadecimal."""
 
+    location: str = field(default="", compare=False)
+    """The file that they were read from, for errors."""
+
     def __len__(self) -> int:
         return len(self.texts)
 
 
 @dataclass(frozen=True)
 class ReferenceImageSet:
-    """Reference images on a local disk, complete and validated.
+    """Reference images, complete and validated."""
 
-    The folder holds `manifest.json` (prompt text -> list of file names), the files, and, for sets
-    that we made, `provenance.json`.
-    """
+    root: Path | str
+    """Folder of the files, or their `s3://` location."""
 
-    root: Path
     files: Mapping[str, tuple[str, ...]]
     """Prompt text -> file names below `root`, in the order of their variation."""
 

@@ -17,7 +17,7 @@ run = CliRunner().invoke
 COMMANDS = (
     *("config", "reference-images", "pretrain-reward", "train", "evaluate", "generate"),
     *("prompts", "register", "pipeline", "demo", "demo-ui", "registry", "tracking"),
-    *("submit", "doctor", "scorers", "cluster", "plan"),
+    *("submit", "doctor", "scorers", "cluster", "plan", "status"),
 )
 
 
@@ -65,6 +65,8 @@ def test_settings_are_shown_as_yaml_that_is_read_back(tmp_path: Path) -> None:
         (["registry", "promote", "x", "--override"], "--override and --reason go together"),
         (["registry", "promote", "x", "--reason", "y"], "--reason is for --override"),
         (["demo-ui", "--folder", "nowhere"], "no demo has run in nowhere yet"),
+        (["status", "nowhere"], "nowhere is no folder, and there is no MLflow server"),
+        (["status", "no/where"], "no run left a sign of life in no/where"),
         (["pipeline", "run", "--pipeline", "none.yaml"], "there is no compiled pipeline none.yaml"),
     ],
 )

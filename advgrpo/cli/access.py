@@ -14,6 +14,9 @@ _OBJECTS = {
 }
 """Variables that name what the compiled pipeline reads its environment from, by its own name."""
 
+_FOLLOWING = ("reference-images", "pretrain-reward", "train", "evaluate")
+"""Tasks that follow a job, and serve metrics meanwhile."""
+
 
 def kfp_access(
     endpoint: str,
@@ -62,4 +65,11 @@ def pipeline_document(
 
     document = PipelineDocument.read(pipeline or PIPELINE)
     names = {name: os.environ.get(variable, "") for name, variable in _OBJECTS.items()}
-    return document.with_objects(names).with_images(launcher=launcher_image, trainer=trainer_image)
+    document = document.with_objects(names).with_annotations(_annotations(), tasks=_FOLLOWING)
+    return document.with_images(launcher=launcher_image, trainer=trainer_image)
+
+
+def _annotations() -> dict[str, str]:
+    """Give what lets Prometheus find the pods of tasks, where they serve metrics."""
+    port = os.environ.get("ADVGRPO_METRICS_PORT")
+    return {"prometheus.io/scrape": "true", "prometheus.io/port": port} if port else {}

@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from advgrpo.events import say
+
 app = typer.Typer(help="Look after jobs on a cluster.", no_args_is_help=True)
 
 
@@ -32,7 +34,8 @@ def janitor(
 
     with closing(connect(namespace)) as api:
         done = clean(api, dry_run=dry_run)
-    print(json.dumps(asdict(done)))
+    facts = asdict(done)
+    say(json.dumps(facts), "janitor_done", **facts)
     if done.failed:
         raise ClusterError(
             f"jobs that could not be deleted: {', '.join(done.failed)}",

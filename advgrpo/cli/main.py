@@ -1,7 +1,5 @@
 """Entry point of the command `advgrpo`."""
 
-import logging
-import sys
 from typing import Annotated, NoReturn
 
 import typer
@@ -20,17 +18,19 @@ from advgrpo.cli import (
     reproduce,
     scorers,
     settings,
+    status,
     steps,
     submit,
     tracking,
 )
 from advgrpo.errors import ConfigError
+from advgrpo.events import configure
 from advgrpo.tasks.environment import quiet_libraries
 from advgrpo.tasks.failures import run_as_process
 
 _EXTRAS = {
     **dict.fromkeys(("kfp", "psutil"), "pipeline"),
-    **dict.fromkeys(("kubeflow", "kubernetes"), "cluster"),
+    **dict.fromkeys(("kubeflow", "kubernetes", "prometheus_client"), "cluster"),
     **dict.fromkeys(("diffusers", "mlflow", "numpy", "peft", "PIL", "torch"), "train"),
 }
 """Package -> the extra that brings it."""
@@ -59,6 +59,7 @@ app.add_typer(scorers.app, name="scorers")
 app.command()(plan.plan)
 app.command()(submit.submit)
 app.command()(doctor.doctor)
+app.command()(status.status)
 app.add_typer(registry.app, name="registry")
 app.add_typer(tracking.app, name="tracking")
 app.add_typer(cluster.app, name="cluster")
@@ -73,10 +74,7 @@ def start(
         print(__version__)
         raise typer.Exit
     quiet_libraries()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("advgrpo").setLevel(logging.INFO)
-    # The last of its attempts is our error.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    configure()
 
 
 def main() -> NoReturn:

@@ -10,7 +10,9 @@ app = typer.Typer(help="Prompt files: import them, check them.", no_args_is_help
 
 @app.command("import")
 def import_prompts(
-    table: Annotated[str, typer.Argument(help="A .csv or .tsv file that names its columns.")],
+    table: Annotated[
+        str, typer.Argument(help="A .csv, .tsv or .jsonl file that names its columns.")
+    ],
     output: Annotated[Path, typer.Option("--output", help="Prompt file to write.")],
     column: Annotated[
         str, typer.Option("--column", help="Column that holds the prompts.")

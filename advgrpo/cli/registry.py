@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from advgrpo.events import say
+
 app = typer.Typer(help="Which adapter is in use, and whether it may be.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The registered model.")]
@@ -160,11 +162,11 @@ def reconcile(
     while True:
         try:
             for decided in task(tracking_uri, name=name, announce=announce):
-                print(decided, flush=True)
+                say(decided, "decided")
         except AdvGrpoError as error:
             if not every:
                 raise
-            print(error, flush=True)
+            say(str(error), "reconciliation_failed")
         if not every:
             return
         time.sleep(every)
@@ -177,6 +179,7 @@ def serve(
     every: Every = 300,
 ) -> None:
     """Take MLflow's webhooks, and look at all models from time to time as well."""
+    from advgrpo.prometheus import exposed
     from advgrpo.tasks.announcing import announcer
     from advgrpo.tasks.webhook import PATH, SECRET_VARIABLE, Reconciler, receiver
 
@@ -188,8 +191,9 @@ def serve(
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     secret = os.environ.get(SECRET_VARIABLE, "")
-    with receiver(host, port, secret=secret, wake=reconciler.wake) as server:
-        print(f"taking messages at http://{host}:{server.server_address[1]}{PATH}", flush=True)
+    taking = receiver(host, port, secret=secret, wake=reconciler.wake)
+    with exposed(), taking as server:
+        say(f"taking messages at http://{host}:{server.server_address[1]}{PATH}", "serving")
         # A change that has begun comes to its end.
         reconciler.run()
 

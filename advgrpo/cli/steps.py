@@ -74,9 +74,17 @@ def train(
 
 
 def evaluate(
-    trained: Trained,
     discriminator: Discriminator,
     reference_images: ReferenceImages,
+    trained: Trained = "",
+    adapter: Annotated[
+        str,
+        typer.Option(
+            "--adapter",
+            help="In place of --trained, an adapter from elsewhere: a folder, s3:// location or "
+            "hub://owner/name/folder@COMMIT.",
+        ),
+    ] = "",
     preset: Preset = DEFAULT_PRESET,
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     processes: Processes = 1,
@@ -86,10 +94,20 @@ def evaluate(
 ) -> None:
     """Measure the trained model against its base and the champion; started again, it goes on."""
     from advgrpo.config import resolve
+    from advgrpo.errors import ConfigError
     from advgrpo.tasks import evaluate as task
+    from advgrpo.tasks.adopted import adopt
 
+    if bool(trained) == bool(adapter):
+        raise ConfigError(
+            "what is to be measured is named " + ("twice" if trained else "nowhere"),
+            repair="give either --trained or --adapter",
+        )
+    config = resolve(preset, overrides)
+    if adapter:
+        trained = adopt(config, adapter, discriminator=discriminator, workspace=workspace)
     result = task.evaluate(
-        resolve(preset, overrides).model_dump_json(),
+        config.model_dump_json(),
         trained=trained,
         discriminator=discriminator,
         reference_images=reference_images,

@@ -15,6 +15,7 @@ from kubernetes import client, config
 
 from advgrpo.cluster.clock import Clock
 from advgrpo.errors import ClusterError, ClusterUnavailableError
+from advgrpo.prometheus import API_RETRIES
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -292,6 +293,7 @@ class Api:
                         f"{waited:.0f} s: {problem}",
                         repair="try again once it does; a job that runs goes on meanwhile",
                     ) from problem
+                API_RETRIES.inc()
                 logger.info("the API server: %s; asking again in %.0f s", problem, pause)
             self.clock.sleep(pause)
             wait = min(2 * wait, patience.longest_wait_seconds)

@@ -11,12 +11,15 @@ from advgrpo.cluster.history import History, events_of
 from advgrpo.cluster.logs import LogFollower, tail
 from advgrpo.cluster.pods import Pod, read_pod
 from advgrpo.cluster.settings import ClusterSettings
+from advgrpo.cluster.work import Work, shape_of
 from advgrpo.errors import (
     ClusterError,
     ClusterUnavailableError,
     JobDeadlineError,
     JobRetryableError,
 )
+from advgrpo.events import JOB_OUTPUT, event
+from advgrpo.prometheus import PODS_RUNNING, PODS_WANTED, RESTARTS, note_line, note_state
 
 _STUCK_SECONDS = 120.0
 """How long a pod may be unable to start for a reason that waiting does not remove."""
@@ -39,7 +42,7 @@ class Following:
 
     Args:
         job: As it was created or found.
-        nodes: How many pods it has.
+        work: What it runs.
         settings: The cluster's.
         api: Reaches the API server.
         backend: The kind of job.
@@ -49,7 +52,7 @@ class Following:
     def __init__(
         self,
         job: Json,
-        nodes: int,
+        work: Work,
         settings: ClusterSettings,
         api: Api,
         backend: JobBackend,
@@ -57,13 +60,14 @@ class Following:
     ) -> None:
         self._name: str = job["metadata"]["name"]
         self._uid: str = job["metadata"]["uid"]
-        self._nodes = nodes
+        self._task = work.task
+        self._nodes = shape_of(work.processes, settings).nodes
         self._settings = settings
         self._api = api
         self._backend = backend
         self._cancelling = cancelling
         self._history = History()
-        self._log = LogFollower(api, backend.first_pod(self._name), output.info)
+        self._log = LogFollower(api, backend.first_pod(self._name), _tell)
         self._said = ""
         self._warned: set[str] = set()
         self._verdict: ClusterError | None = None
@@ -122,7 +126,9 @@ class Following:
         pods = [read_pod(pod) for pod in found if _is_owned_by(pod, self._uid)]
         for pod in self._history.see(pods):
             cause = pod_cause(pod).what if pod.has_failed or pod.disruption else "it went away"
-            logger.info("%s: pod %s was started again: %s", self._name, pod.name, cause)
+            RESTARTS.labels(self._task).inc()
+            note = event("pod_restarted", job=self._name, pod=pod.name, cause=cause)
+            logger.info("%s: pod %s was started again: %s", self._name, pod.name, cause, extra=note)
         return True
 
     def _follow_log(self, *, at_end: bool) -> None:
@@ -143,17 +149,20 @@ class Following:
 
     def _say(self, state: JobState) -> None:
         """Tell where the job stands when that has changed."""
+        running = sum(pod.is_running for pod in self._history.pods)
+        note_state(self._task, state.value, [one.value for one in JobState])
+        PODS_WANTED.labels(self._task).set(self._nodes)
+        PODS_RUNNING.labels(self._task).set(running)
         words = f"{self._name}: {state.value}"
         if state is JobState.QUEUED:
             words += f" in {self._settings.queue}" if self._settings.queue else " (suspended)"
         elif not state.is_end:
-            running = sum(pod.is_running for pod in self._history.pods)
             words += f", {running} of {self._nodes} pods run"
             why = {_hindrance(pod) for pod in self._history.pods} - {""}
             words += "".join(f"; {one}" for one in sorted(why))
         if words != self._said:
             self._said = words
-            logger.info("%s", words)
+            logger.info("%s", words, extra=event("job_state", job=self._name, state=state.value))
 
     def _judge(self, state: JobState) -> None:
         """Give the job up if it took too long, cannot start, or does nothing but start again."""
@@ -204,10 +213,11 @@ class Following:
                 "cluster.tolerations against the nodes that there are",
             )
         if waited > _NO_PODS_SECONDS and not self._history.pods:
-            for event in self._events():
-                if event not in self._warned:
-                    self._warned.add(event)
-                    logger.warning("%s has no pods: %s", self._name, event)
+            for reason in self._events():
+                if reason not in self._warned:
+                    self._warned.add(reason)
+                    note = event("job_without_pods", job=self._name)
+                    logger.warning("%s has no pods: %s", self._name, reason, extra=note)
         return None
 
     def _give_up(self, verdict: ClusterError, now: float) -> None:
@@ -263,6 +273,11 @@ class Following:
         if error.message not in self._warned:
             self._warned.add(error.message)
             logger.warning("%s", error)
+
+
+def _tell(line: str) -> None:
+    output.info("%s", line, extra=event(JOB_OUTPUT))
+    note_line(line)
 
 
 def _hindrance(pod: Pod) -> str:

@@ -8,6 +8,8 @@ from advgrpo.cluster.origin import Origin, origin_of
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
 from advgrpo.cluster.pytorchjob import PyTorchJobs
 from advgrpo.errors import ClusterError
+from advgrpo.events import event
+from advgrpo.prometheus import push_cleaning
 
 _ENDED = {"Succeeded", "Failed", "Error"}
 _SELECTOR = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
@@ -66,11 +68,22 @@ def clean(api: Api, *, dry_run: bool = False) -> Cleaning:
             try:
                 api.delete(resource, name, uid=uid)
             except ClusterError as error:
-                logger.warning("the job %s stays: %s", name, error)
+                logger.warning(
+                    "the job %s stays: %s", name, error, extra=event("job_stays", job=name)
+                )
                 done.failed.append(name)
                 continue
-        logger.info("the job %s %s: %s", name, "would be deleted" if dry_run else "is deleted", why)
+        words = "would be deleted" if dry_run else "is deleted"
+        note = event("job_deleted", job=name, reason=why, dry_run=dry_run)
+        logger.info("the job %s %s: %s", name, words, why, extra=note)
         done.deleted.append(name)
+    push_cleaning(
+        done.namespace,
+        jobs=done.jobs,
+        kept=done.kept,
+        deleted=len(done.deleted),
+        failed=len(done.failed),
+    )
     return done
 
 

@@ -14,8 +14,15 @@ from advgrpo.cluster.origin import find_origin, origin_of
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
 from advgrpo.cluster.pytorchjob import PyTorchJobs
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.work import Work, shape_of
-from advgrpo.errors import JobConflictError, JobRetryableError
+from advgrpo.cluster.work import Work
+from advgrpo.errors import (
+    ClusterError,
+    ClusterUnavailableError,
+    JobConflictError,
+    JobRetryableError,
+)
+from advgrpo.events import event, quiet
+from advgrpo.prometheus import exposed
 
 __all__ = ["ATTEMPT", "SPEC_HASH", "Launcher", "Work", "run_job"]
 
@@ -52,7 +59,7 @@ def run_job(work: Work, settings: ClusterSettings) -> None:
         ClusterError: If the cluster refuses something.
         Preempted: If this process was asked to stop; the job is deleted.
     """
-    with closing(connect()) as api:
+    with closing(connect()) as api, exposed():
         Launcher(work, settings, api, PyTorchJobs()).run()
 
 
@@ -82,8 +89,16 @@ class Launcher:
             cancelling.keep_warm()
             job = self._start(manifest)
             cancelling.uid = job["metadata"]["uid"]
-            nodes = shape_of(self._work.processes, self._settings).nodes
-            Following(job, nodes, self._settings, self._api, self._backend, cancelling).to_end()
+            following = Following(
+                job, self._work, self._settings, self._api, self._backend, cancelling
+            )
+            try:
+                following.to_end()
+            except ClusterError as error:
+                lost = isinstance(error, JobRetryableError | ClusterUnavailableError)
+                note = quiet("job_lost" if lost else "job_failed", job=self._work.name)
+                logger.error("%s", error.message, extra=note)
+                raise
 
     def _manifest(self) -> Json:
         manifest = self._backend.manifest(self._work, self._settings)
@@ -111,7 +126,9 @@ class Launcher:
                 if found is not None:
                     return found
             else:
-                logger.info("the job %s is created in %s", name, self._api.namespace)
+                namespace = self._api.namespace
+                note = event("job_created", job=name, namespace=namespace)
+                logger.info("the job %s is created in %s", name, namespace, extra=note)
                 return job
         raise JobRetryableError(
             f"the job {name} could not be created: again and again another one had its name",
@@ -136,13 +153,14 @@ class Launcher:
         if state is JobState.SUCCEEDED:
             return job
         if state is JobState.FAILED:
-            logger.info("an earlier attempt at %s failed; trying again", name)
+            note = event("job_tried_again", job=name)
+            logger.info("an earlier attempt at %s failed; trying again", name, extra=note)
             self._api.delete(self._backend.resource, name, uid=meta["uid"])
             self._wait_until_gone(meta["uid"])
             return None
         if annotations.get(SPEC_HASH) != manifest["metadata"]["annotations"][SPEC_HASH]:
             raise self._conflict("it runs with other settings of the cluster")
-        logger.info("taking up the job %s", name)
+        logger.info("taking up the job %s", name, extra=event("job_taken_up", job=name))
         return self._owned(job, manifest)
 
     def _owned(self, job: Json, manifest: Json) -> Json:

@@ -17,12 +17,17 @@ def locations(settings: Section) -> dict[str, str]:
     Returns:
         Key, with dots, -> location.
     """
-    return {
-        prefix + name: getattr(section, name)
-        for prefix, section in _sections(settings, "")
-        for name, field in type(section).model_fields.items()
-        if _is_location(field.annotation, field.metadata) and getattr(section, name) is not None
-    }
+    found: dict[str, str] = {}
+    for prefix, section in _sections(settings, ""):
+        for name, field in type(section).model_fields.items():
+            value = getattr(section, name)
+            if not _is_location(field.annotation, field.metadata) or value is None:
+                continue
+            if isinstance(value, tuple):
+                found |= {f"{prefix}{name}.{place}": each for place, each in enumerate(value)}
+            else:
+                found[prefix + name] = value
+    return found
 
 
 def pretrained_weights(settings: Section) -> dict[str, Weights]:

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from advgrpo.config.base import (
-    Location,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -38,8 +37,9 @@ class AdapterConfig(Section):
     target_modules: tuple[str, ...] = SD3_ATTENTION
     """Modules of the transformer that get an update, matched at the end of their names."""
 
-    initial_adapter: Location | None = None
-    """Location of an adapter in peft's layout to start from; none starts from the base model."""
+    initial_adapter: Weights | None = None
+    """An adapter in peft's layout to start from, such as the published ones; none starts from the
+    base model. Its rank, alpha and modules must be those of this section."""
 
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Upper limit of the moving average's decay, which is min((1+s)/(10+s), limit) at optimizer

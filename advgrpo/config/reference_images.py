@@ -13,6 +13,8 @@ from advgrpo.config.base import (
     Weights,
 )
 
+FileFormat = Literal["png", "webp"]
+
 
 class PromptsConfig(Section):
     """Prompt files: UTF-8 text, one prompt a line, no prompt twice."""
@@ -38,6 +40,16 @@ class PocketSource(Section):
     type: Literal["pocket"] = "pocket"
 
 
+class PromptSuffixes(Section):
+    """Text added to a prompt when it is drawn, by its language; no manifest has it."""
+
+    en: str = ""
+    """Added to a prompt without CJK ideographs."""
+
+    zh: str = ""
+    """Added to a prompt that has at least one CJK ideograph."""
+
+
 class DiffusersSource(Section):
     """Any text-to-image pipeline of diffusers."""
 
@@ -58,8 +70,7 @@ class DiffusersSource(Section):
     negative_prompt: str | None = " "
     """What the images should not show."""
 
-    prompt_suffix: str = ""
-    """Text added to each prompt when it is drawn; the manifest keeps the prompt without it."""
+    prompt_suffixes: PromptSuffixes = PromptSuffixes()
 
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of the pipeline."""
@@ -93,8 +104,17 @@ class ReferenceImagesConfig(Section):
     """What draws them."""
 
     existing: Location | None = None
-    """Location of an existing set (a folder with `manifest.json`); it is validated and used instead
-    of drawing."""
+    """Location of an existing set, a folder or `s3://` location: its images are checked and used
+    where they lie, instead of drawing. Its manifest is `manifest.json` or all `prompt2img*.json`
+    there."""
+
+    existing_manifests: tuple[Location, ...] = ()
+    """Manifests of the existing set, if they lie elsewhere or only some count. A prompt that
+    several list has the images of all."""
+
+    existing_test: Location | None = None
+    """Location of an existing set for the test prompts, likewise. Without it they are looked for in
+    `existing`, and drawn if it has none of them."""
 
     images_per_prompt: PositiveInt = 8
     """Reference images of each training prompt; a folder's images belong to no prompt."""
@@ -107,6 +127,9 @@ class ReferenceImagesConfig(Section):
 
     batch_size: PositiveInt = 8
     """Images drawn at once."""
+
+    file_format: FileFormat = "png"
+    """Format of drawn images, lossless either way; WebP is smaller."""
 
     @property
     def serve_any_prompt(self) -> bool:

@@ -7,29 +7,35 @@ whatever was 8 bit once comes back unchanged.
 
 import io
 import struct
+import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from advgrpo.errors import ReferenceImageError
-from advgrpo.storage.local import disk_errors
+from advgrpo.storage import read_bytes
 
 FILE_FORMATS = ("PNG", "JPEG", "WEBP")
-"""Formats that are read; PNG is written."""
+"""Formats that are read; PNG and lossless WebP are written."""
 
 FILE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
+MOST_PIXELS = 2**26
+"""Largest image that is read, as 8192 x 8192: a small file may claim to hold a huge one."""
+
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_DEPTH = 24
+"""Place of the byte that gives the bits a channel."""
+
 _PNG_END = b"IEND\xae\x42\x60\x82"
-_LABEL_HEIGHT_PIXELS = 14
-_LABEL_FONT_PIXELS = 10
 
 
 def to_uint8(
@@ -114,6 +120,21 @@ def encode_png(
     return buffer.getvalue()
 
 
+def encode_webp(image: Float[Tensor, "3 height width"]) -> bytes:
+    """Encode an image as lossless WebP: smaller than PNG.
+
+    Args:
+        image: RGB in [0, 1].
+
+    Returns:
+        The file's content; equal for equal images.
+    """
+    buffer = io.BytesIO()
+    # Of a lossless file, `quality` is the effort.
+    to_pil(image).save(buffer, format="WEBP", lossless=True, quality=25, method=1)
+    return buffer.getvalue()
+
+
 def decode_image(data: bytes) -> Float[Tensor, "3 height width"]:
     """Decode the content of an image file, and trust nothing about it.
 
@@ -124,36 +145,69 @@ def decode_image(data: bytes) -> Float[Tensor, "3 height width"]:
         RGB in [0, 1].
 
     Raises:
-        ValueError: If the content is truncated, damaged or not RGB. The message says which, to be
-            put after the name of the file.
+        ValueError: If the content is truncated, damaged, not RGB with 8 bits a channel, animated or
+            larger than `MOST_PIXELS`. The message says which, to be put after the name of the file.
     """
+    return from_pil(decode_picture(data))
+
+
+def decode_picture(data: bytes) -> Image.Image:
+    """Decode an image file as `decode_image` does, but leave it at 8 bits a channel."""
+    if not data:
+        raise ValueError("is truncated: it has no bytes")
     if data.startswith(_PNG_START) and _PNG_END not in data:
         # Pillow does not miss the last bytes of a PNG.
         raise ValueError("is truncated")
     try:
-        with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as picture:
-            # Checks the sums of all parts, and leaves the picture unusable.
-            picture.verify()
-        with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as picture:
-            picture.load()
+        with warnings.catch_warnings():
+            # Of sizes that we refuse ourselves.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as picture:
+                _refuse_unlike_a_picture(data, picture)
+                # Checks the sums of all parts, and leaves the picture unusable.
+                picture.verify()
+            with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as picture:
+                picture.load()
     except UnidentifiedImageError as error:
         raise ValueError(
             f"is no {', '.join(FILE_FORMATS)} file, or its start is damaged"
         ) from error
     except Image.DecompressionBombError as error:
-        raise ValueError("claims a size beyond all bounds") from error
+        raise ValueError(f"claims more than the {MOST_PIXELS} pixels that are read") from error
+    except _UnusableError:
+        raise
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise ValueError(f"is truncated or damaged ({error})") from error
+    return picture
+
+
+class _UnusableError(ValueError):
+    """A file is whole, but no image that is read."""
+
+
+def _refuse_unlike_a_picture(data: bytes, picture: Image.Image) -> None:
+    """Judge a file by its header, before its pixels take memory."""
+    width, height = picture.size
+    if width * height > MOST_PIXELS:
+        raise _UnusableError(
+            f"claims {width} x {height} pixels, more than the {MOST_PIXELS} that are read"
+        )
+    with suppress(EOFError):
+        picture.seek(1)
+        raise _UnusableError("is animated")
+    depth = data[_PNG_DEPTH] if picture.format == "PNG" else 8
+    if depth > 8:
+        # Pillow would cut the lower bits off.
+        raise _UnusableError(f"has {depth} bits a channel, not 8")
     if picture.mode != "RGB":
-        raise ValueError(f"is of mode {picture.mode}, not RGB")
-    return from_pil(picture)
+        raise _UnusableError(f"is of mode {picture.mode}, not RGB")
 
 
-def read_image(path: Path, resolution_pixels: int) -> Float[Tensor, "3 height width"]:
+def read_image(location: str | Path, resolution_pixels: int) -> Float[Tensor, "3 height width"]:
     """Read an image file.
 
     Args:
-        path: A PNG, JPEG or WebP file.
+        location: A PNG, JPEG or WebP file; a local path or `s3://bucket/key`.
         resolution_pixels: Height and width that it must have.
 
     Returns:
@@ -163,8 +217,7 @@ def read_image(path: Path, resolution_pixels: int) -> Float[Tensor, "3 height wi
         ReferenceImageError: If the file is truncated, damaged, not RGB or of another size.
         StorageError: If the file is missing or cannot be read.
     """
-    with disk_errors("read", path):
-        data = path.read_bytes()
+    data = read_bytes(str(location))
     try:
         image = decode_image(data)
         height, width = image.shape[1:]
@@ -172,7 +225,7 @@ def read_image(path: Path, resolution_pixels: int) -> Float[Tensor, "3 height wi
             raise ValueError(f"is {width} x {height} pixels, not {resolution_pixels} squared")
     except ValueError as error:
         raise ReferenceImageError(
-            f"image {path} {error}",
+            f"image {location} {error}",
             repair="`advgrpo reference-images validate` lists all damaged files of a set",
         ) from error
     return image
@@ -182,7 +235,6 @@ def image_grid(
     images: Float[Tensor, "batch 3 height width"],
     columns: int,
     *,
-    labels: Sequence[str] | None = None,
     scale: int = 1,
     gap_pixels: int = 2,
 ) -> Float[Tensor, "3 grid_height grid_width"]:
@@ -191,7 +243,6 @@ def image_grid(
     Args:
         images: RGB in [0, 1], row by row.
         columns: Images of a row.
-        labels: A text to write below each image, cut to its width.
         scale: Whole number of pixels that each pixel becomes.
         gap_pixels: White between images, and around them.
 
@@ -199,16 +250,13 @@ def image_grid(
         RGB in [0, 1].
 
     Raises:
-        ValueError: If there are no images or columns, or labels of another number.
+        ValueError: If there are no images or columns.
     """
     count, _, height, width = images.shape
     if count == 0 or columns < 1 or scale < 1:
         raise ValueError("a grid needs at least one image, one column and a scale of 1")
-    if labels is not None and len(labels) != count:
-        raise ValueError(f"there are {len(labels)} labels for {count} images")
     height, width = height * scale, width * scale
-    label_height = 0 if labels is None else _LABEL_HEIGHT_PIXELS
-    row_height, column_width = height + label_height + gap_pixels, width + gap_pixels
+    row_height, column_width = height + gap_pixels, width + gap_pixels
     rows, columns = -(-count // columns), min(columns, count)
     grid = Image.new(
         "RGB", (columns * column_width + gap_pixels, rows * row_height + gap_pixels), "white"
@@ -217,17 +265,4 @@ def image_grid(
         left = gap_pixels + i % columns * column_width
         top = gap_pixels + i // columns * row_height
         grid.paste(to_pil(image).resize((width, height), Image.Resampling.NEAREST), (left, top))
-        if labels is not None:
-            grid.paste(_label(labels[i], width), (left, top + height))
     return from_pil(grid)
-
-
-def _label(text: str, width: int) -> Image.Image:
-    strip = Image.new("RGB", (width, _LABEL_HEIGHT_PIXELS), "white")
-    font = ImageFont.load_default(_LABEL_FONT_PIXELS)
-    shown = text
-    while shown and font.getlength(shown) > width:
-        text = text[:-1]
-        shown = text.rstrip() + "…" if text else ""
-    ImageDraw.Draw(strip).text((0, 1), shown, fill="black", font=font)
-    return strip

@@ -2,15 +2,22 @@
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from advgrpo.errors import PromptFileError, StorageNotFoundError
 from advgrpo.records import PromptSet
 from advgrpo.storage import local_file
 
+LONGEST_PROMPT = 10_000
+"""Characters; no text encoder reads as many, so a longer line is none that was meant."""
+
 _LISTED = 12
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CJK_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 
 
 def read_prompts(location: str | Path, *, sha256: str | None = None) -> PromptSet:
@@ -28,7 +35,8 @@ def read_prompts(location: str | Path, *, sha256: str | None = None) -> PromptSe
 
     Raises:
         PromptFileError: If the file is missing, another than expected, not UTF-8, empty, or holds
-            empty lines, control characters or the same prompt twice. Names the file and the lines.
+            empty lines, control characters, lines that are too long or the same prompt twice. Names
+            the file and the lines.
         StorageError: If the file cannot be fetched.
     """
     lines = _read_text(location, sha256).rstrip().split("\n")
@@ -37,16 +45,41 @@ def read_prompts(location: str | Path, *, sha256: str | None = None) -> PromptSe
         raise PromptFileError(
             f"prompt file {location} holds no prompt", repair="write one prompt a line"
         )
-    problems = _problems(texts)
+    return checked_prompts(
+        texts,
+        where=f"prompt file {location}",
+        unit="line",
+        repair="remove these lines, or write each prompt once on a line of its own",
+        location=str(location),
+    )
+
+
+def checked_prompts(
+    texts: Sequence[str], *, where: str, unit: str, repair: str, location: str = ""
+) -> PromptSet:
+    """Refuse prompts that cannot be drawn, or that are there twice.
+
+    Args:
+        texts: The prompts.
+        where: What holds them, for the error.
+        unit: What each stands in, for instance "line".
+        repair: What the user can do.
+        location: The file that holds them, if there is one.
+
+    Raises:
+        PromptFileError: If one is empty, there twice, too long, or holds control characters or
+            bytes that are no text. Names the first dozen by their number.
+    """
+    problems = _problems(texts, unit)
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems[:_LISTED])
         more = len(problems) - _LISTED
         raise PromptFileError(
-            f"prompt file {location} cannot be used:{listed}"
+            f"{where} cannot be used:{listed}"
             + (f"\n  and {more} more like these" if more > 0 else ""),
-            repair="remove these lines, or write each prompt once on a line of its own",
+            repair=repair,
         )
-    return PromptSet(texts=texts, digest=_digest(texts))
+    return PromptSet(texts=tuple(texts), digest=_digest(texts), location=location)
 
 
 def quoted_texts(prompt: str) -> list[str]:
@@ -76,6 +109,11 @@ def check_disjoint(train: PromptSet, test: PromptSet) -> None:
         )
 
 
+def language_of(prompt: str) -> Literal["en", "zh"]:
+    """Tell a prompt's language: Chinese if it has a CJK ideograph, else English."""
+    return "zh" if _CJK_IDEOGRAPH.search(prompt) else "en"
+
+
 def _read_text(location: str | Path, sha256: str | None) -> str:
     try:
         data = local_file(str(location)).read_bytes()
@@ -102,22 +140,28 @@ def _read_text(location: str | Path, sha256: str | None) -> str:
         ) from error
 
 
-def _problems(texts: tuple[str, ...]) -> list[str]:
+def _problems(texts: Sequence[str], unit: str) -> list[str]:
     problems: list[str] = []
-    lines: dict[str, list[int]] = {}
+    places: dict[str, list[int]] = {}
     for number, text in enumerate(texts, start=1):
         if not text:
-            problems.append(f"line {number} is empty")
+            problems.append(f"{unit} {number} is empty")
         elif character := _CONTROL_CHARACTER.search(text):
-            problems.append(f"line {number} holds the control character {character[0]!r}")
+            problems.append(f"{unit} {number} holds the control character {character[0]!r}")
+        elif _SURROGATE.search(text):
+            problems.append(f"{unit} {number} holds bytes that are no UTF-8")
+        elif len(text) > LONGEST_PROMPT:
+            problems.append(
+                f"{unit} {number} has {len(text)} characters, more than {LONGEST_PROMPT}"
+            )
         else:
-            lines.setdefault(text, []).append(number)
-    for text, numbers in lines.items():
+            places.setdefault(text, []).append(number)
+    for text, numbers in places.items():
         if len(numbers) > 1:
             where = ", ".join(str(number) for number in numbers)
-            problems.append(f"lines {where} are the same prompt {text!r}")
+            problems.append(f"{unit}s {where} are the same prompt {text!r}")
     return problems
 
 
-def _digest(texts: tuple[str, ...]) -> str:
+def _digest(texts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()

@@ -9,24 +9,31 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from advgrpo.data.images import FILE_ENDINGS, decode_image
+from advgrpo.data.check_record import CheckRecord, SoundFile
+from advgrpo.data.images import FILE_ENDINGS, decode_picture
 from advgrpo.data.reference_manifest import MANIFEST_FILE, PROVENANCE_FILE, Provenance
 from advgrpo.errors import StorageError
 from advgrpo.progress import Progress
 from advgrpo.records import PromptSet
-from advgrpo.storage.local import disk_errors
+from advgrpo.storage import FileState, join, read_bytes, scheme
 
 _CHUNK = 256
+_CHUNKS_PER_RECORD = 8
+_REMOTE_THREADS = 32
+_EXAMPLES = 3
+_SHOWN = 80
 
 
 class ProblemKind(StrEnum):
     """What can be wrong with a reference image set."""
 
     UNREADABLE_LIST = "unreadable list"
-    TOO_FEW = "prompt without enough images"
+    ABSENT_PROMPT = "prompt that the set lacks"
     UNKNOWN_PROMPT = "unknown prompt"
+    TOO_FEW = "prompt without enough images"
     LISTED_TWICE = "file listed twice"
     MISSING = "missing file"
+    OUTSIDE = "file outside of the folder"
     DAMAGED = "damaged file"
     WRONG_SIZE = "file of another size"
     WRONG_CONTENT = "file of another content"
@@ -42,71 +49,122 @@ class Problem:
     text: str
     """What is wrong with what, as a clause."""
 
-
-@dataclass(frozen=True)
-class FileCheck:
-    """What was found in a file: hash and size, or what is wrong with it."""
-
-    sha256: str = ""
-    """Of the content, in hexadecimal; empty if the file could not be read."""
-
-    height: int = 0
-    width: int = 0
-    problem: Problem | None = None
+    count: int = 1
+    """How many prompts or files it concerns."""
 
 
-def check_files(folder: Path, names: Sequence[str]) -> dict[str, FileCheck]:
-    """Read, hash and decode files."""
-    checks: dict[str, FileCheck] = {}
+FileCheck = SoundFile | Problem
+"""What was found in a file."""
+
+
+def check_files(
+    root: str,
+    names: Sequence[str],
+    listing: Mapping[str, FileState],
+    record: CheckRecord | None = None,
+) -> dict[str, FileCheck]:
+    """Read, hash and decode files, several at a time.
+
+    Args:
+        root: Folder or `s3://` location of the files.
+        names: Which of them.
+        listing: All that lies there.
+        record: What was found before, which is not looked at again; gets what is found now.
+    """
+    checks: dict[str, FileCheck] = dict(record.known(listing)) if record else {}
+    left = [name for name in names if name not in checks]
     progress = Progress("checking reference images", len(names), "images")
+    progress.resume_at(len(names) - len(left))
+    threads = _REMOTE_THREADS if scheme(root) else os.cpu_count()
+    unrecorded: dict[str, SoundFile] = {}
     # Reading, hashing and decoding all let other threads run meanwhile.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for start in range(0, len(names), _CHUNK):
-            chunk = names[start : start + _CHUNK]
-            found = pool.map(lambda name: _check_file(folder, name), chunk)
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(left), _CHUNK):
+            chunk = left[start : start + _CHUNK]
+            found = pool.map(lambda name: _check_file(root, name, listing), chunk)
             checks.update(zip(chunk, found, strict=True))
+            unrecorded |= {n: c for n in chunk if isinstance(c := checks[n], SoundFile)}
+            if record and len(unrecorded) >= _CHUNK * _CHUNKS_PER_RECORD:
+                record.add(unrecorded, listing)
+                unrecorded = {}
             progress.advance(len(chunk))
-    return checks
+    if record:
+        record.add(unrecorded, listing)
+    return {name: checks[name] for name in names}
 
 
-def _check_file(folder: Path, name: str) -> FileCheck:
-    path = folder / name
-    if not path.is_file():
-        return FileCheck(problem=Problem(ProblemKind.MISSING, f"{name} is missing"))
+def _check_file(root: str, name: str, listing: Mapping[str, FileState]) -> FileCheck:
+    if not scheme(root) and _leads_out(root, name):
+        text = f"{name} is reached by a symbolic link that leads out of {root}"
+        return Problem(ProblemKind.OUTSIDE, text)
+    if name not in listing:
+        return Problem(ProblemKind.MISSING, f"{name} is missing")
     try:
-        with disk_errors("read", path):
-            data = path.read_bytes()
-        image = decode_image(data)
+        data = read_bytes(join(root, name))
+        picture = decode_picture(data)
     except StorageError as error:
-        return FileCheck(problem=Problem(ProblemKind.DAMAGED, error.message))
+        return Problem(ProblemKind.DAMAGED, error.message)
     except ValueError as error:
-        return FileCheck(problem=Problem(ProblemKind.DAMAGED, f"{name} {error}"))
-    return FileCheck(hashlib.sha256(data).hexdigest(), image.shape[1], image.shape[2])
+        return Problem(ProblemKind.DAMAGED, f"{name} {error}")
+    return SoundFile(hashlib.sha256(data).hexdigest(), picture.height, picture.width)
+
+
+def _leads_out(folder: str, name: str) -> bool:
+    # Unlike Path.resolve, it takes names that are too long and links that go in circles.
+    return not Path(os.path.realpath(f"{folder}/{name}")).is_relative_to(os.path.realpath(folder))
 
 
 def commonest_side(checks: Iterable[FileCheck]) -> int:
     """Find the height that most images have; 0 if there are none."""
-    sides = Counter(check.height for check in checks if check.problem is None)
+    sides = Counter(check.height for check in checks if isinstance(check, SoundFile))
     return sides.most_common(1)[0][0] if sides else 0
 
 
 def prompt_problems(
-    listed: Mapping[str, Sequence[str]], prompts: PromptSet, wanted: int
+    manifest: Mapping[str, Sequence[str]],
+    prompts: PromptSet,
+    wanted: int,
+    *,
+    others: PromptSet | None,
+    where: str,
 ) -> Iterable[Problem]:
-    """Find prompts that have fewer files than wanted."""
+    """Find prompts that the set lacks, that nobody knows, or that have fewer files than wanted.
+
+    Args:
+        manifest: The set's prompts and files.
+        prompts: What it must have images for.
+        wanted: How many of each.
+        others: Prompts that it may hold besides.
+        where: The file, or files, that the manifest was read from.
+    """
+    if absent := [prompt for prompt in prompts.texts if prompt not in manifest]:
+        text = (
+            f"{len(absent)} of the {len(prompts)} prompts of {prompts.location or 'the run'} are "
+            f"not in {where}, {_examples(absent)}"
+        )
+        yield Problem(ProblemKind.ABSENT_PROMPT, text, len(absent))
+    sets = [prompts, *([others] if others else [])]
+    known = {text for each in sets for text in each.texts}
+    if unknown := [prompt for prompt in manifest if prompt not in known]:
+        files = " or ".join(each.location or "the prompts of the run" for each in sets)
+        text = (
+            f"{len(unknown)} of the {len(manifest)} prompts of {where} are not in {files}, "
+            f"{_examples(unknown)}"
+        )
+        yield Problem(ProblemKind.UNKNOWN_PROMPT, text, len(unknown))
     for prompt in prompts.texts:
-        found = len(listed.get(prompt, ()))
-        if found < wanted:
-            text = f"{prompt!r} has {found} of the {wanted} reference images asked for"
+        found = len(manifest.get(prompt, ()))
+        if prompt in manifest and found < wanted:
+            text = f"{_shortened(prompt)} has {found} of the {wanted} reference images asked for"
             yield Problem(ProblemKind.TOO_FEW, text)
 
 
-def unknown_prompts(
-    manifest: Mapping[str, Sequence[str]], known: Collection[str]
-) -> Iterable[Problem]:
-    """Find prompts that nobody knows of, as when the prompt file was changed."""
-    for prompt in sorted(manifest.keys() - set(known)):
-        yield Problem(ProblemKind.UNKNOWN_PROMPT, f"{prompt!r} is not in the prompt file")
+def _examples(prompts: Sequence[str]) -> str:
+    return "for instance " + ", ".join(_shortened(prompt) for prompt in prompts[:_EXAMPLES])
+
+
+def _shortened(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}…")
 
 
 def listing_problems(manifest: Mapping[str, Sequence[str]]) -> Iterable[Problem]:
@@ -128,8 +186,8 @@ def file_problems(
     """Find files that are unreadable, of another size than `pixels`, or not what was drawn."""
     for name, check in checks.items():
         expected = provenance.files.get(name, "nothing") if provenance else None
-        if check.problem is not None:
-            yield check.problem
+        if isinstance(check, Problem):
+            yield check
         elif (check.height, check.width) != (pixels, pixels):
             text = f"{name} is {check.width} x {check.height} pixels, not {pixels} x {pixels}"
             yield Problem(ProblemKind.WRONG_SIZE, text)
@@ -155,19 +213,21 @@ def repeated_content(sha256: Mapping[str, str]) -> list[Problem]:
     ]
 
 
-def unlisted_files(folder: Path, manifest: Mapping[str, Sequence[str]]) -> Iterable[Problem]:
+def unlisted_files(
+    listing: Iterable[str], manifest: Mapping[str, Sequence[str]]
+) -> Iterable[Problem]:
     """Find image files that belong to no prompt."""
-    for name in extra_files(folder, {name for names in manifest.values() for name in names}):
+    for name in extra_files(listing, {name for names in manifest.values() for name in names}):
         yield Problem(ProblemKind.EXTRA, f"{name} belongs to no prompt of {MANIFEST_FILE}")
 
 
-def extra_files(folder: Path, names: Collection[str]) -> list[str]:
-    """List image files below a folder, other than those named; hidden ones do not count."""
-    known, extra = set(names), []
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in name.parts)
-        is_image = path.suffix.lower() in FILE_ENDINGS and path.is_file()
-        if is_image and not hidden and name.as_posix() not in known:
-            extra.append(name.as_posix())
-    return extra
+def extra_files(listing: Iterable[str], names: Collection[str]) -> list[str]:
+    """Pick image files other than those named; hidden ones do not count."""
+    known = set(names)
+    return [
+        name
+        for name in listing
+        if name not in known
+        and Path(name).suffix.lower() in FILE_ENDINGS
+        and not any(part.startswith(".") for part in Path(name).parts)
+    ]

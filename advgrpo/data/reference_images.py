@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.randomness import generator_for
+from advgrpo.data.check_record import SoundFile, record_of
 from advgrpo.data.images import read_image
 from advgrpo.data.reference_checks import (
     Problem,
@@ -23,15 +24,20 @@ from advgrpo.data.reference_checks import (
     listing_problems,
     prompt_problems,
     repeated_content,
-    unknown_prompts,
     unlisted_files,
 )
-from advgrpo.data.reference_manifest import read_manifest, read_provenance
+from advgrpo.data.reference_manifest import (
+    manifests_of,
+    read_manifest,
+    read_manifests,
+    read_provenance,
+)
 from advgrpo.errors import ReferenceImageError, StorageError
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.storage import file_sha256
+from advgrpo.storage import file_sha256, join, scheme, storage_for
 
 _LISTED = 12
+_OF_PROMPTS = {ProblemKind.ABSENT_PROMPT, ProblemKind.UNKNOWN_PROMPT}
 
 
 @runtime_checkable
@@ -62,7 +68,9 @@ class ReferenceImageSource(Protocol):
 class ReferenceImageReport:
     """What an inspection of a reference image set found."""
 
-    folder: Path
+    folder: Path | str
+    """Where the set lies: a folder or `s3://` location."""
+
     prompts: int
     """Prompts that were asked for."""
 
@@ -72,6 +80,9 @@ class ReferenceImageReport:
     problems: tuple[Problem, ...]
     reference_images: ReferenceImageSet | None
     """The set, if it has no problem."""
+
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """File name -> hash of its content, of all files that are sound."""
 
     def in_words(self) -> str:
         """Say it in a few lines."""
@@ -95,39 +106,60 @@ class ReferenceImageReport:
         if self.reference_images is None:
             raise ReferenceImageError(
                 f"reference images in {self.folder} cannot be used: {self.problems_in_words()}",
-                repair="restore the files from where they came from; if advgrpo drew the set, "
-                "draw it again into the same folder: what is whole is kept. Nothing is substituted",
+                repair=self._repair(),
             )
         return self.reference_images
 
+    def _repair(self) -> str:
+        if {problem.kind for problem in self.problems} & _OF_PROMPTS:
+            return (
+                "give the prompt files that the set was drawn for (prompts.train, prompts.test), "
+                "or a manifest of their prompts alone (reference_images.existing_manifests); if "
+                "advgrpo drew the set, draw it again into the same folder: what is whole is kept"
+            )
+        return (
+            "restore the files from where they came from; if advgrpo drew the set, draw it again "
+            "into the same folder: what is whole is kept. Nothing is substituted"
+        )
+
     def problems_in_words(self) -> str:
         """Count the problems, and list the first dozen."""
-        kinds = Counter(problem.kind.value for problem in self.problems)
+        kinds: Counter[str] = Counter()
+        for problem in self.problems:
+            kinds[problem.kind.value] += problem.count
         counts = ", ".join(f"{kind}: {count}" for kind, count in kinds.items())
         listed = "".join(f"\n  - {problem.text}" for problem in self.problems[:_LISTED])
         more = len(self.problems) - _LISTED
-        found = f"{len(self.problems)} problem{'s' if len(self.problems) > 1 else ''}"
+        total = kinds.total()
+        found = f"{total} problem{'s' if total > 1 else ''}"
         return f"{found} ({counts}){listed}" + (f"\n  and {more} more" if more > 0 else "")
 
 
 def validate_reference_images(
-    folder: Path,
+    folder: Path | str,
     prompts: PromptSet,
     images_per_prompt: int,
     resolution_pixels: int,
     *,
     seed: int,
     other_prompts: PromptSet | None = None,
+    manifests: Sequence[str] = (),
+    workspace: str = "",
 ) -> ReferenceImageSet:
     """Check every file of a reference image set.
 
     Args:
-        folder: The set: `manifest.json`, the files and, if advgrpo drew it, `provenance.json`.
+        folder: The set, a folder or `s3://` location: a manifest, the files and, if advgrpo drew
+            it, `provenance.json`.
         prompts: What it must have images for.
         images_per_prompt: How many of each prompt. If the set has more, as many are drawn by lot.
         resolution_pixels: Height and width that all must have.
         seed: Decides the lot; the same images are chosen whatever the order of the prompts.
         other_prompts: Prompts that the set may hold besides, for instance the test prompts.
+        manifests: The set's manifests, where they are named; image files that they do not list may
+            then lie in the folder.
+        workspace: Keeps what was found in each file, which is not looked at again until it changes;
+            empty keeps nothing.
 
     Returns:
         Exactly `images_per_prompt` files for each prompt, each whole and unlike all others.
@@ -142,17 +174,21 @@ def validate_reference_images(
         resolution_pixels=resolution_pixels,
         seed=seed,
         other_prompts=other_prompts,
+        manifests=manifests,
+        workspace=workspace,
     ).validated()
 
 
 def inspect_reference_images(
-    folder: Path,
+    folder: Path | str,
     prompts: PromptSet,
     *,
     images_per_prompt: int | None = None,
     resolution_pixels: int | None = None,
     seed: int = 0,
     other_prompts: PromptSet | None = None,
+    manifests: Sequence[str] = (),
+    workspace: str = "",
 ) -> ReferenceImageReport:
     """Check every file of a reference image set and report, as `validate_reference_images` does.
 
@@ -164,49 +200,59 @@ def inspect_reference_images(
             the size that most have.
         seed: Decides which images are taken if there are more.
         other_prompts: Prompts that the set may hold besides.
+        manifests: The set's manifests, where they are named.
+        workspace: Keeps what was found in each file; empty keeps nothing.
     """
     try:
-        manifest, provenance = read_manifest(folder), read_provenance(folder)
+        lists = manifests_of(str(folder), manifests)
+        manifest, provenance = read_manifests(lists), read_provenance(folder)
     except (ReferenceImageError, StorageError) as error:
         problem = Problem(ProblemKind.UNREADABLE_LIST, error.message)
         return ReferenceImageReport(folder, len(prompts), 0, (problem,), None)
+    root = (provenance.images if provenance else "") or str(folder)
+    listing = storage_for(root).list_files(root)
     listed = {prompt: manifest[prompt] for prompt in prompts.texts if prompt in manifest}
     names = list(dict.fromkeys(name for files in listed.values() for name in files))
-    checks = check_files(folder, names)
+    checks = check_files(root, names, listing, record_of(root, workspace) if workspace else None)
     pixels = resolution_pixels or commonest_side(checks.values())
-    known = prompts.texts + (other_prompts.texts if other_prompts else ())
+    sha256 = {name: c.sha256 for name, c in checks.items() if isinstance(c, SoundFile)}
+    is_whole_folder = root == str(folder) and not manifests
     problems = (
-        *prompt_problems(listed, prompts, images_per_prompt or 1),
-        *unknown_prompts(manifest, known),
+        *prompt_problems(
+            manifest,
+            prompts,
+            images_per_prompt or 1,
+            others=other_prompts,
+            where=" and ".join(lists),
+        ),
         *listing_problems(manifest),
         *file_problems(checks, pixels, provenance),
-        *repeated_content({name: check.sha256 for name, check in checks.items()}),
-        *unlisted_files(folder, manifest),
+        *repeated_content(sha256),
+        *(unlisted_files(listing, manifest) if is_whole_folder else ()),
     )
     images = sum(len(files) for files in listed.values())
     if problems:
-        return ReferenceImageReport(folder, len(prompts), images, problems, None)
+        return ReferenceImageReport(folder, len(prompts), images, problems, None, sha256)
     chosen = {
         prompt: _choose(files, images_per_prompt or len(files), prompt, seed)
         for prompt, files in listed.items()
     }
-    sha256 = {name: check.sha256 for name, check in checks.items()}
     reference_images = ReferenceImageSet(
-        root=folder,
+        root=root if scheme(root) else Path(root),
         files=chosen,
         resolution_pixels=pixels,
         digest=digest_of(chosen, sha256),
-        provenance=provenance.model_dump(exclude={"files"}) if provenance else {},
+        provenance=provenance.model_dump(exclude={"files", "images"}) if provenance else {},
         sha256=sha256,
     )
-    return ReferenceImageReport(folder, len(prompts), images, (), reference_images)
+    return ReferenceImageReport(folder, len(prompts), images, (), reference_images, sha256)
 
 
-def content_digest(folder: Path) -> str:
+def content_digest(location: str | Path) -> str:
     """Hash a set's prompts and files without looking at the images.
 
     Args:
-        folder: A whole set; hashes of contents are taken from its provenance, if it has one.
+        location: A whole set; hashes of contents are taken from its provenance, if it has one.
 
     Returns:
         The `digest` of the set, if all of its images are used.
@@ -215,10 +261,12 @@ def content_digest(folder: Path) -> str:
         ReferenceImageError: If its manifest or provenance cannot be used.
         StorageError: If a file cannot be read.
     """
-    manifest, provenance = read_manifest(folder), read_provenance(folder)
+    manifest, provenance = read_manifest(location), read_provenance(location)
     names = {name for files in manifest.values() for name in files}
     sha256 = (
-        provenance.files if provenance else {name: file_sha256(folder / name) for name in names}
+        provenance.files
+        if provenance
+        else {name: file_sha256(Path(location) / name) for name in names}
     )
     return digest_of(manifest, sha256)
 
@@ -233,7 +281,8 @@ def read_validated(path: Path) -> ReferenceImageSet:
     """Read what `write_validated` wrote; nothing is checked again."""
     facts = json.loads(path.read_text(encoding="utf-8"))
     files = {prompt: tuple(names) for prompt, names in facts.pop("files").items()}
-    return ReferenceImageSet(root=Path(facts.pop("root")), files=files, **facts)
+    root = facts.pop("root")
+    return ReferenceImageSet(root=root if scheme(root) else Path(root), files=files, **facts)
 
 
 def load_images(
@@ -264,7 +313,10 @@ def load_images(
         )
     return torch.stack(
         [
-            read_image(reference_images.root / files[variation], reference_images.resolution_pixels)
+            read_image(
+                join(str(reference_images.root), files[variation]),
+                reference_images.resolution_pixels,
+            )
             for variation in variations
         ]
     )

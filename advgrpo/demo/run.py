@@ -22,6 +22,7 @@ from advgrpo.demo.display import Bars, Display, Lines, live
 from advgrpo.demo.lock import OWNER, only_demo_in
 from advgrpo.demo.memory import MemoryWatch
 from advgrpo.demo.phases import PhaseClock, ProgressReader
+from advgrpo.demo.serve import variables_for_shells
 from advgrpo.demo.state import DemoRun, state_folder, take_up_run
 from advgrpo.demo.summary import DemoResult, Summary, comparison_table, cost_table, gather_result
 from advgrpo.errors import PipelineError, Preempted, TrackingError
@@ -72,6 +73,7 @@ def run_demo(
                 display.start("stores")
                 with (
                     EmbeddedStores(folder / "stores") as stores,
+                    variables_for_shells(folder, stores),
                     environment(stores.environment()),
                 ):
                     display.finish("stores", clock.finish("stores"))

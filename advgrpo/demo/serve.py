@@ -3,7 +3,8 @@
 import shlex
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
@@ -34,12 +35,9 @@ def serve_stores(folder: Path, *, console: Console, mlflow_port: int, s3_port: i
         raise ConfigError(f"no demo has run in {folder} yet", repair="run `make demo` first")
     with only_demo_in(folder):
         console.print("Starting ...")
-        variables = folder.resolve() / VARIABLES_FILE
-        # One that was killed leaves the addresses of servers that are gone.
-        variables.unlink(missing_ok=True)
-        with EmbeddedStores(folder / "stores", mlflow_port=mlflow_port, s3_port=s3_port) as stores:
+        serving = EmbeddedStores(folder / "stores", mlflow_port=mlflow_port, s3_port=s3_port)
+        with serving as stores, variables_for_shells(folder, stores) as variables:
             credentials = folder / "stores" / "credentials.json"
-            _write_variables(variables, stores.environment())
             for name, value in (
                 ("MLflow", stores.tracking_uri),
                 ("S3", f"{stores.s3_endpoint} (bucket {BUCKET}; keys in {credentials})"),
@@ -51,11 +49,29 @@ def serve_stores(folder: Path, *, console: Console, mlflow_port: int, s3_port: i
                 "In a shell that has read that file, `advgrpo registry list` and all other "
                 "commands use these stores. Ctrl-C ends it."
             )
-            try:
-                _wait_for_the_end()
-            finally:
-                variables.unlink(missing_ok=True)
+            _wait_for_the_end()
             console.print("Stopped.")
+
+
+@contextmanager
+def variables_for_shells(folder: Path, stores: EmbeddedStores) -> Iterator[Path]:
+    """Keep a file by which a shell finds a demo's stores, as long as they are served.
+
+    Args:
+        folder: The demo's folder.
+        stores: Its stores, being served.
+
+    Yields:
+        The file. It holds the stores' key.
+    """
+    variables = folder.resolve() / VARIABLES_FILE
+    # One that was killed leaves the addresses of servers that are gone.
+    variables.unlink(missing_ok=True)
+    _write_variables(variables, stores.environment())
+    try:
+        yield variables
+    finally:
+        variables.unlink(missing_ok=True)
 
 
 def _wait_for_the_end() -> None:

@@ -1,4 +1,4 @@
-"""The LoRA adapter: made, trained, saved in two layouts and read back."""
+"""The LoRA adapter on a transformer: made, trained, saved in two layouts and loaded again."""
 
 import json
 import warnings
@@ -9,19 +9,22 @@ from pathlib import Path
 import torch
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from peft import LoraConfig
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from advgrpo.algorithm.randomness import generator_for
 from advgrpo.config import AdapterConfig
 from advgrpo.errors import WeightsError
+from advgrpo.policy.saved_adapter import (
+    PEFT_PREFIX,
+    PEFT_SETTINGS,
+    PEFT_WEIGHTS,
+    read_adapter,
+    refuse_other_shape,
+)
 
 ADAPTER = "default"
 OTHER = "other"
-PEFT_WEIGHTS = "adapter_model.safetensors"
-PEFT_SETTINGS = "adapter_config.json"
-PEFT_PREFIX = "base_model.model."
 
 
 def add_adapter(
@@ -118,35 +121,19 @@ def save_adapter(folder: Path, values: Mapping[str, Tensor], config: AdapterConf
     )
 
 
-def read_adapter(folder: Path) -> dict[str, Tensor]:
-    """Read an adapter in peft's layout.
-
-    Args:
-        folder: Holds `adapter_model.safetensors`.
-
-    Returns:
-        Float32 values by the names of `trainable_parameters`.
-
-    Raises:
-        WeightsError: If the file is missing or damaged.
-    """
-    path = folder / PEFT_WEIGHTS
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"{path} is not an adapter: {error}",
-            repair="give a folder in peft's layout with safetensors weights",
-        ) from error
-    return {name.removeprefix(PEFT_PREFIX): value.float() for name, value in tensors.items()}
-
-
-def load_adapter(transformer: SD3Transformer2DModel, folder: Path) -> None:
+def load_adapter(transformer: SD3Transformer2DModel, folder: Path, config: AdapterConfig) -> None:
     """Give a transformer's adapter the values of a saved one.
 
+    Args:
+        transformer: With an adapter.
+        folder: Holds the saved one in peft's layout.
+        config: Rank, alpha and target modules of the transformer's.
+
     Raises:
-        WeightsError: If the saved adapter is for other modules or of another rank.
+        WeightsError: If the saved adapter is damaged, for other modules, or of another rank or
+            alpha.
     """
+    refuse_other_shape(folder, config)
     parameters = trainable_parameters(transformer)
     copy_into(parameters, _fitting(parameters, folder))
 
@@ -176,6 +163,7 @@ def other_adapter(
             repair="use an adapter that was trained on the base model in policy.weights",
         ) from error
     try:
+        refuse_other_shape(folder, config)
         transformer.set_adapter(OTHER)
         transformer.eval()
         parameters = {

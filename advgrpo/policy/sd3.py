@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from advgrpo.algorithm.schedule import flow_match_sigmas
-from advgrpo.config import AdapterConfig, Sd3PolicyConfig, Weights
+from advgrpo.config import AdapterConfig, Sd3PolicyConfig
 from advgrpo.errors import WeightsError
 from advgrpo.policy.adapter import (
     add_adapter,
@@ -20,6 +20,7 @@ from advgrpo.policy.adapter import (
     trainable_parameters,
 )
 from advgrpo.policy.base import PromptEmbeddings
+from advgrpo.policy.saved_adapter import adapter_folder, refuse_foreign
 from advgrpo.storage import local_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -186,13 +187,16 @@ def load_policy(
     Args:
         config: The policy's settings.
         device: Where transformer and VAE work.
-        adapter: Folder of a trained adapter; none gives a fresh one, which changes nothing yet
-            (or `config.adapter.initial_adapter`).
+        adapter: Folder of a trained adapter in peft's layout; none gives a fresh one, which changes
+            nothing yet (or `config.adapter.initial_adapter`).
         seed: Of a fresh adapter.
 
     Raises:
-        WeightsError: If weights are missing, damaged or of another architecture.
+        WeightsError: If weights are missing, damaged or of another architecture, or the adapter is
+            for other modules or of another rank or alpha than the settings say.
     """
+    if adapter is None and config.adapter.initial_adapter is not None:
+        adapter = adapter_folder(config.adapter.initial_adapter)
     folder = local_folder(config.weights)
     try:
         pipeline = StableDiffusion3Pipeline.from_pretrained(
@@ -216,11 +220,11 @@ def load_policy(
             repair="give a StableDiffusion3Pipeline, or another policy type",
         )
     _refuse_missing_tensors(pipeline, folder)
-    policy = Sd3Policy(pipeline, config, device, seed=seed)
-    if adapter is None and config.adapter.initial_adapter is not None:
-        adapter = local_folder(Weights(location=config.adapter.initial_adapter))
     if adapter is not None:
-        load_adapter(policy.transformer, adapter)
+        refuse_foreign(dict(pipeline.transformer.named_modules()), adapter)
+    policy = Sd3Policy(pipeline, config, device, seed=seed)
+    if adapter is not None:
+        load_adapter(policy.transformer, adapter, config.adapter)
     return policy
 
 

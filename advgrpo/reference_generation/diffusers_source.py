@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from advgrpo.backbones.loading import fingerprint
 from advgrpo.config import reference_images as settings
+from advgrpo.data.prompts import language_of
 from advgrpo.errors import ConfigError, ReferenceImageError, WeightsError
 from advgrpo.storage import local_folder
 
@@ -62,7 +63,7 @@ class DiffusersSource:
         """Draw one image for each prompt.
 
         Args:
-            prompts: What to draw; the configured suffix is added to each.
+            prompts: What to draw; to each the suffix of its language is added.
             seeds: One per image.
 
         Returns:
@@ -78,7 +79,7 @@ class DiffusersSource:
             arguments["negative_prompt"] = [config.negative_prompt] * len(prompts)
         try:
             output = self._pipeline(
-                prompt=[prompt + config.prompt_suffix for prompt in prompts],
+                prompt=[self._with_suffix(prompt) for prompt in prompts],
                 height=self._pixels,
                 width=self._pixels,
                 num_inference_steps=config.denoising_steps,
@@ -101,6 +102,10 @@ class DiffusersSource:
                 )
         images: Tensor = output.images
         return images.to("cpu", torch.float32)
+
+    def _with_suffix(self, prompt: str) -> str:
+        suffixes = self._config.prompt_suffixes
+        return prompt + (suffixes.zh if language_of(prompt) == "zh" else suffixes.en)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -229,7 +234,8 @@ def _provenance(
         "weights_version": weights.revision or fingerprint(sorted(folder.rglob("*.safetensors"))),
         "denoising_steps": config.denoising_steps,
         config.guidance_argument: config.guidance_scale,
-        "prompt_suffix": config.prompt_suffix,
+        "prompt_suffix_en": config.prompt_suffixes.en,
+        "prompt_suffix_zh": config.prompt_suffixes.zh,
         "dtype": config.dtype,
     }
     if config.negative_prompt is not None:

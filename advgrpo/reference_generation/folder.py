@@ -22,7 +22,7 @@ from advgrpo.data.shared_images import ANY_PROMPT, is_test_image
 from advgrpo.errors import ReferenceImageError, StorageError
 from advgrpo.progress import Progress
 from advgrpo.reference_generation.shelf import Shelf, sha256_of
-from advgrpo.storage import file_sha256
+from advgrpo.storage import file_sha256, storage_for
 from advgrpo.storage.local import disk_errors
 
 _LEAST_TEST_IMAGES = 2
@@ -54,7 +54,7 @@ def folder_digest(folder: Path) -> str:
     Raises:
         ReferenceImageError: If there are none.
     """
-    names = extra_files(folder, ())
+    names = _pictures_in(folder)
     if not names:
         raise ReferenceImageError(
             f"{folder} holds no PNG, JPEG or WebP file",
@@ -125,7 +125,7 @@ def check_pictures(folder: Path, source: FolderSource, pixels: int) -> list[Pict
     Raises:
         ReferenceImageError: If one cannot be used. Counts all problems and lists the first dozen.
     """
-    names = extra_files(folder, ())
+    names = _pictures_in(folder)
     progress = Progress("checking style images", len(names), "images")
     pictures = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -163,6 +163,10 @@ def fitted(
         raise _WrongSizeError(f"is {width} x {height} pixels, not {pixels} x {pixels}")
     top, left = (height - side) // 2, (width - side) // 2
     return resize(image[None, :, top : top + side, left : left + side], pixels)[0]
+
+
+def _pictures_in(folder: Path) -> list[str]:
+    return extra_files(storage_for(str(folder)).list_files(str(folder)), ())
 
 
 def _check(folder: Path, name: str, source: FolderSource, pixels: int) -> Picture:

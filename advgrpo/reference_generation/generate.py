@@ -12,8 +12,8 @@ from torch import Tensor
 
 from advgrpo import __version__
 from advgrpo.algorithm.seeds import seed_for
-from advgrpo.config.reference_images import ReferenceImagesConfig
-from advgrpo.data.images import encode_png
+from advgrpo.config.reference_images import FileFormat, ReferenceImagesConfig
+from advgrpo.data.images import encode_png, encode_webp
 from advgrpo.data.reference_images import ReferenceImageSource, digest_of
 from advgrpo.data.reference_manifest import (
     Origin,
@@ -40,13 +40,16 @@ class PlannedImage:
     seed: int
 
 
-def plan_images(prompts: PromptSet, images_per_prompt: int, seed: int) -> list[PlannedImage]:
+def plan_images(
+    prompts: PromptSet, images_per_prompt: int, seed: int, file_format: FileFormat = "png"
+) -> list[PlannedImage]:
     """List the images of a set.
 
     Args:
         prompts: What to draw.
         images_per_prompt: Variations of each prompt.
         seed: The run's seed.
+        file_format: Ending of the files' names.
 
     Returns:
         Prompt by prompt. File name and seed of an image depend on its prompt's text, its variation
@@ -60,7 +63,7 @@ def plan_images(prompts: PromptSet, images_per_prompt: int, seed: int) -> list[P
             PlannedImage(
                 prompt,
                 variation,
-                name=f"{key[:16]}_{variation}.png",
+                name=f"{key[:16]}_{variation}.{file_format}",
                 seed=seed_for("reference image", seed, key, variation),
             )
             for variation in range(images_per_prompt)
@@ -102,7 +105,7 @@ def generate_reference_images(
         StorageFullError: If the disk is full; what is whole stays.
     """
     origin = _origin(source, config, seed)
-    plan = plan_images(prompts, images_per_prompt, seed)
+    plan = plan_images(prompts, images_per_prompt, seed, config.file_format)
     _draw_all(source, plan, config, FolderShelf(output, origin), origin, team or Alone())
     files, provenance = read_manifest(output), read_provenance(output)
     assert provenance is not None
@@ -111,7 +114,7 @@ def generate_reference_images(
         files=files,
         resolution_pixels=origin.resolution_pixels,
         digest=digest_of(files, provenance.files),
-        provenance=provenance.model_dump(exclude={"files"}),
+        provenance=provenance.model_dump(exclude={"files", "images"}),
         sha256=provenance.files,
     )
 
@@ -144,7 +147,7 @@ def generate_packed_reference_images(
         StorageError: If the object store refuses; what it has is kept.
     """
     origin = _origin(source, config, seed)
-    plan = plan_images(prompts, images_per_prompt, seed)
+    plan = plan_images(prompts, images_per_prompt, seed, config.file_format)
     _draw_all(source, plan, config, PackedShelf(location, origin), origin, team or Alone())
 
 
@@ -172,7 +175,8 @@ def _draw_all(
             files: dict[str, bytes] = {}
             for start in range(0, len(images), config.batch_size):
                 batch = images[start : start + config.batch_size]
-                files |= _encode(batch, _draw(source, batch, config.resolution_pixels))
+                drawn = _draw(source, batch, config.resolution_pixels)
+                files |= _encode(batch, drawn, config.file_format)
             # The whole set is looked through at the end; a source at fault is seen at once.
             _refuse_repeated(images, {name: sha256_of(data) for name, data in files.items()})
             shelf.keep(files)
@@ -207,13 +211,16 @@ def _draw(
 
 
 def _encode(
-    batch: Sequence[PlannedImage], images: Float[Tensor, "batch 3 height width"]
+    batch: Sequence[PlannedImage],
+    images: Float[Tensor, "batch 3 height width"],
+    file_format: FileFormat,
 ) -> dict[str, bytes]:
     """Encode a batch, RGB in [0, 1]: file name -> its content."""
+    encode = encode_webp if file_format == "webp" else encode_png
     files: dict[str, bytes] = {}
     for planned, image in zip(batch, images, strict=True):
         try:
-            files[planned.name] = encode_png(image)
+            files[planned.name] = encode(image)
         except ValueError as error:
             raise ReferenceImageError(
                 f"the source drew an unusable image of {planned.prompt!r}: {error}",

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from advgrpo.data.reference_checks import extra_files
 from advgrpo.data.reference_manifest import Origin, read_provenance
 from advgrpo.errors import ReferenceImageError
-from advgrpo.storage import write_bytes
+from advgrpo.storage import list_files, write_bytes
 from advgrpo.storage.base import PARTIAL_PREFIX
 from advgrpo.storage.local import disk_errors
 
@@ -174,13 +174,13 @@ def _flat(origin: Origin) -> dict[str, object]:
 
 
 def _refuse_others(folder: Path, names: Collection[str]) -> None:
-    others = extra_files(folder, names)
+    others = extra_files(list_files(str(folder)), names)
     if others:
         raise ReferenceImageError(
-            f"{folder} holds {len(others)} images of prompts or variations that are not asked for "
-            f"now, for instance {others[0]}",
-            repair="draw into another folder, delete this one, or go back to the former prompts "
-            "and images_per_prompt; more prompts or images can be added to a set",
+            f"{folder} holds {len(others)} images of prompts or variations, or in a format, that "
+            f"are not asked for now, for instance {others[0]}",
+            repair="draw into another folder, delete this one, or go back to the former prompts, "
+            "images_per_prompt and file_format; more prompts or images can be added to a set",
         )
 
 

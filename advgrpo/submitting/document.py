@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -96,13 +96,25 @@ class PipelineDocument:
                 keeps it.
         """
         changed = type(self)(copy.deepcopy(self.parts))
-        for part in changed.parts[1:]:
-            for executor in part["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
-                for kind, sources in (("configMap", "configMapAsEnv"), ("secret", "secretAsEnv")):
-                    for source in executor.get(sources, []):
-                        name = names.get(source[f"{kind}Name"]) or source[f"{kind}Name"]
-                        source[f"{kind}Name"] = name
-                        source[f"{kind}NameParameter"] = {"runtimeValue": {"constant": name}}
+        for _, executor in changed._platform_executors():
+            for kind, sources in (("configMap", "configMapAsEnv"), ("secret", "secretAsEnv")):
+                for source in executor.get(sources, []):
+                    name = names.get(source[f"{kind}Name"]) or source[f"{kind}Name"]
+                    source[f"{kind}Name"] = name
+                    source[f"{kind}NameParameter"] = {"runtimeValue": {"constant": name}}
+        return changed
+
+    def with_annotations(self, annotations: Mapping[str, str], *, tasks: Collection[str]) -> Self:
+        """Let the pods of some tasks have annotations, besides those that they have.
+
+        Args:
+            annotations: Value by name.
+            tasks: The tasks' names.
+        """
+        changed = type(self)(copy.deepcopy(self.parts))
+        for name, executor in changed._platform_executors():
+            if annotations and name.removeprefix("exec-") in tasks:
+                executor["podMetadata"].setdefault("annotations", {}).update(annotations)
         return changed
 
     def to_yaml(self) -> str:
@@ -118,6 +130,13 @@ class PipelineDocument:
     def _containers(self) -> list[dict[str, Any]]:
         executors = self.parts[0]["deploymentSpec"]["executors"]
         return [executor["container"] for executor in executors.values()]
+
+    def _platform_executors(self) -> list[tuple[str, dict[str, Any]]]:
+        return [
+            found
+            for part in self.parts[1:]
+            for found in part["platforms"]["kubernetes"]["deploymentSpec"]["executors"].items()
+        ]
 
 
 def _digest(content: object) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from advgrpo.config import AdapterConfig, RunConfig
 from advgrpo.errors import PromotionError, TrackingError
 from advgrpo.evaluation.parts import Champion
-from advgrpo.policy.adapter import PEFT_WEIGHTS
+from advgrpo.policy.saved_adapter import PEFT_WEIGHTS
 from advgrpo.policy.sd3 import Sd3Policy
 from advgrpo.storage import commit_of, file_sha256, join, local_folder, upload_folder
 from advgrpo.tasks.running import TRACKING_URI

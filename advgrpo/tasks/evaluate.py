@@ -17,7 +17,7 @@ from advgrpo.evaluation.gates import check_gates
 from advgrpo.evaluation.kept import KeptInWorkspace
 from advgrpo.evaluation.report import RunFacts, write_report
 from advgrpo.evaluation.saved import write_evaluation
-from advgrpo.policy.adapter import PEFT_WEIGHTS
+from advgrpo.policy.saved_adapter import PEFT_WEIGHTS
 from advgrpo.progress import Progress
 from advgrpo.records import EvaluationReport, GateResult, ReferenceImageSet
 from advgrpo.storage import file_sha256, join, local_folder
@@ -80,11 +80,11 @@ def evaluate(
     if not nodes().is_first:
         with failures_noted(TASK):
             config = parse_json(RunConfig, settings, where="the settings")
-            images = _open_images(config, reference_images)
+            images = _open_images(config, reference_images, workspace)
             _measure_in_processes(settings, local_folder(trained), images, None, processes)
             return TaskResult(join(workspace, "evaluations"), {})
     cost = Cost(processes)
-    with tracked_task(TASK, parent_run_id) as run:
+    with tracked_task(TASK, parent_run_id, workspace) as run:
         config = parse_json(RunConfig, settings, where="the settings")
         result = local_folder(trained)
         champion = find_champion(config, workspace=workspace)
@@ -93,7 +93,7 @@ def evaluate(
         location = join(folder, key)
         if (done := finished_result(location)) is not None and nodes().count == 1:
             return done
-        images = _open_images(config, reference_images)
+        images = _open_images(config, reference_images, workspace)
         plan = Plan(join(folder, "measured"), champion)
         sampled = images_to_sample(
             read_run_prompts(config.prompts).test,
@@ -174,7 +174,7 @@ def _measure_in_processes(
         )
 
 
-def _open_images(config: RunConfig, location: str) -> ReferenceImageSet:
+def _open_images(config: RunConfig, location: str, workspace: str) -> ReferenceImageSet:
     prompts = read_run_prompts(config.prompts)
     return open_reference_images(
         location,
@@ -183,6 +183,7 @@ def _open_images(config: RunConfig, location: str) -> ReferenceImageSet:
         resolution_pixels=config.policy.resolution_pixels,
         seed=config.seed,
         other_prompts=prompts.train,
+        workspace=workspace,
     )
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from advgrpo.evaluation.bench import Bench, chosen_prompts
 from advgrpo.evaluation.kept import KeptInWorkspace
 from advgrpo.evaluation.measuring import Reward
 from advgrpo.evaluation.parts import Champion, Part, missing_parts, sampled_images
+from advgrpo.events import configure_rank
 from advgrpo.policy import load_policy
 from advgrpo.policy.base import Policy
 from advgrpo.progress import PROGRESS_FILE, Progress
@@ -33,6 +33,7 @@ from advgrpo.scorers.base import Scorer
 from advgrpo.tasks.champion import FoundChampion
 from advgrpo.tasks.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import build_scorers, read_run_prompts
+from advgrpo.tasks.signs import signs_of_rank
 from advgrpo.training.ranks import Ranks
 
 TASK = "evaluate"
@@ -178,13 +179,11 @@ def main() -> None:
     )
     parser.add_argument("--plan", type=Path, help="what the first machine found out, as JSON")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    configure_rank()
     ranks = Ranks()
-    if ranks.is_first:
-        logging.getLogger("advgrpo").setLevel(logging.INFO)
-    else:
+    if not ranks.is_first:
         os.environ.pop(PROGRESS_FILE, None)
-    with failures_noted(TASK), one_thread(ranks.device):
+    with failures_noted(TASK), signs_of_rank(), one_thread(ranks.device):
         text = arguments.plan.read_text(encoding="utf-8") if ranks.is_first else ""
         plan = Plan.from_json(team("evaluation plan").share(text))
         settings = arguments.settings.read_text(encoding="utf-8")

@@ -1,19 +1,27 @@
 """Keep why a task failed, for whoever started it in another process."""
 
 import json
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from advgrpo.errors import AdvGrpoError, PipelineError
+from advgrpo.errors import AdvGrpoError, PipelineError, Preempted
+from advgrpo.events import as_json, bind, ensure_format, log_error, log_fault, quiet
 from advgrpo.progress import tell
 
 FAILURE_FILE = "ADVGRPO_FAILURE_FILE"
 """Environment variable that names the file to which the first failure is written."""
+
+# Tasks that this process is at, in case one is noted within itself.
+_running: list[str] = []
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,9 +55,12 @@ def failures_noted(task: str) -> Iterator[None]:
         task: What to call the task.
     """
     who = {"task": task, "process": os.getpid()}
+    ensure_format()
+    bind(task=task)
     tell({**who, "state": "started"})
     try:
-        yield
+        with _logged(task):
+            yield
         tell({**who, "state": "finished"})
     except AdvGrpoError as error:
         note_failure(task, error)
@@ -83,9 +94,44 @@ def run_as_process(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except AdvGrpoError as error:
-        sys.stderr.write(f"error: {error}\n")
+        log_error(error)
         sys.exit(error.exit_code)
+    except Exception as error:
+        if not as_json():
+            raise
+        log_fault(error)
+        sys.exit(1)
     sys.exit(0)
+
+
+@contextmanager
+def _logged(task: str) -> Iterator[None]:
+    """Log a task's start and end, once where it is noted within itself."""
+    if task in _running:
+        yield
+        return
+    _running.append(task)
+    start = time.monotonic()
+    logger.info("the task %s starts", task, extra=quiet("task_started"))
+    name, facts = "task_failed", {}
+    try:
+        yield
+        name = "task_finished"
+    except BaseException as error:
+        facts = _facts(error)
+        name = "task_stopped" if isinstance(error, Preempted) else name
+        raise
+    finally:
+        _running.remove(task)
+        seconds = round(time.monotonic() - start, 3)
+        words = name.replace("task_", "")
+        logger.info("the task %s %s", task, words, extra=quiet(name, seconds=seconds, **facts))
+
+
+def _facts(error: BaseException) -> dict[str, object]:
+    if isinstance(error, AdvGrpoError):
+        return {"kind": type(error).__name__, "reason": error.message, "repair": error.repair}
+    return {"kind": type(error).__name__, "reason": str(error), "repair": ""}
 
 
 def _note(failure: Failure) -> None:

@@ -1,25 +1,33 @@
 """Draw images with a trained adapter, for people to look at."""
 
-import hashlib
+import argparse
+import json
+import logging
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-
-import torch
+from tempfile import TemporaryDirectory
 
 from advgrpo.config import RunConfig
-from advgrpo.data.images import encode_png, image_grid
+from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError
 from advgrpo.policy import load_policy
 from advgrpo.policy.sampling import sample_images
-from advgrpo.progress import Progress
-from advgrpo.storage import cache_folder, join, local_folder, write_bytes
-from advgrpo.tasks.inputs import device
-from advgrpo.tasks.running import TRACKING_URI
+from advgrpo.policy.saved_adapter import PEFT_WEIGHTS, read_shape
+from advgrpo.progress import PROGRESS_FILE, Progress
+from advgrpo.reference_generation import Team, team
+from advgrpo.reference_generation.team import Alone
+from advgrpo.storage import check_writable, exists, file_sha256, join, write_bytes
+from advgrpo.tasks.adapters import named_adapter, tracking_uri_for
+from advgrpo.tasks.drawing_order import DrawingOrder, batches_left, count_images
+from advgrpo.tasks.evaluate_share import one_thread
+from advgrpo.tasks.failures import failures_noted, run_as_process
+from advgrpo.tasks.ranks import run_ranks
+from advgrpo.tasks.sheets import check_sheets, write_sheets
+from advgrpo.training.ranks import Ranks
 
-GRID_FILE = "grid.png"
-_GRID_PIXELS = 128
-"""Least side of an image in the grid; smaller ones are enlarged pixel by pixel."""
+TASK = "generate"
 
 
 def generate(
@@ -30,59 +38,104 @@ def generate(
     images_per_prompt: int,
     seed: int,
     output: str,
+    batch_size: int = 1,
+    processes: int = 1,
+    compare: bool = False,
 ) -> list[str]:
-    """Draw images and a grid of them.
+    """Draw images, and sheets of them.
+
+    Images that an earlier run left in `output` are kept if they are what would be drawn, so a run
+    that was stopped goes on; nothing else that lies there is touched.
 
     Args:
         config: Names the base model, steps and guidance.
         prompts: What to draw.
-        adapter: Folder, `s3://` location or `models:/name@alias`; empty draws with the base model.
+        adapter: Folder, `s3://` location, `hub://owner/name/folder@COMMIT` or `models:/name@alias`;
+            empty draws with the base model. Its rank, alpha and modules are those of its own files.
         images_per_prompt: Images of each prompt.
         seed: Seed of each prompt's first image; each further one has the next.
-        output: Folder or `s3://` location for `<prompt>_<image>.png` and `grid.png`.
+        output: Folder or `s3://` location for `<prompt>_<image>.png` and the sheets.
+        batch_size: Images drawn at once. Drawn alone, an image depends on prompt and seed and on no
+            other image; in company, its last bits may.
+        processes: Drawing processes; on GPUs, one each. The images do not depend on it.
+        compare: Whether the base model draws each image as well, for a sheet with both.
 
     Returns:
-        Locations of the images, prompt by prompt. Each holds prompt, seed and adapter as text.
+        Locations of the adapter's images (without one, of the base model's), prompt by prompt.
+        Each file holds what the image depends on as text.
 
     Raises:
-        ConfigError: If a registered adapter is asked for and no MLflow server is named.
+        ConfigError: If something else lies in the place of an image, or a registered adapter is
+            asked for and no MLflow server is named.
         WeightsError: If weights are missing, damaged or of another architecture.
         StorageError: If an image cannot be written.
     """
-    policy = load_policy(config.policy, device(), adapter=_adapter_folder(adapter))
-    wanted = [
-        (number, prompt, variation)
-        for number, prompt in enumerate(prompts)
-        for variation in range(images_per_prompt)
-    ]
-    sampling, size = config.training.sampling, config.evaluation.batch_size
-    progress = Progress("generating", len(wanted), "images")
-    drawn: list[torch.Tensor] = []
-    locations: list[str] = []
-    for start in range(0, len(wanted), size):
-        batch = wanted[start : start + size]
-        images = sample_images(
-            policy,
-            [prompt for _, prompt, _ in batch],
-            [seed + variation for _, _, variation in batch],
-            denoising_steps=sampling.denoising_steps,
-            guidance_scale=sampling.guidance_scale,
+    if compare and not adapter:
+        raise ConfigError(
+            "--compare sets base model and adapter side by side, but no adapter is named",
+            repair="add --adapter or --model, or leave --compare out",
         )
-        drawn.append(images.cpu())
-        for (number, prompt, variation), image in zip(batch, images, strict=True):
-            facts = {"prompt": prompt, "seed": str(seed + variation), "adapter": adapter or "none"}
-            locations.append(join(output, f"{number:03d}_{variation}.png"))
-            write_bytes(locations[-1], encode_png(image, facts))
-        progress.advance(len(batch))
-    images = torch.cat(drawn)
-    grid = image_grid(
-        images,
-        columns=images_per_prompt if images_per_prompt > 1 else 4,
-        labels=[prompt for _, prompt, _ in wanted],
-        scale=max(1, _GRID_PIXELS // images.shape[-1]),
+    check_writable(output)
+    folder = named_adapter(adapter) if adapter else None
+    order = DrawingOrder(
+        settings=_with_shape(config, folder).model_dump_json(),
+        prompts=tuple(prompts),
+        images_per_prompt=images_per_prompt,
+        seed=seed,
+        adapter=adapter,
+        adapter_folder=str(folder or ""),
+        adapter_sha256=file_sha256(folder / PEFT_WEIGHTS) if folder else "",
+        compare=compare,
+        batch_size=batch_size,
+        output=output,
     )
-    write_bytes(join(output, GRID_FILE), encode_png(grid))
-    return locations
+    check_sheets(order)
+    left = batches_left(order)
+    if left and processes > 1:
+        _draw_in_processes(order, left, processes)
+    elif left:
+        draw_share(order, left, Alone())
+    write_sheets(order)
+    return [join(output, image.name) for image in order.images(is_base=not adapter)]
+
+
+def draw_share(order: DrawingOrder, left: Sequence[int], workers: Team) -> None:
+    """Draw batches until none is left, together with the other processes.
+
+    Args:
+        order: What is to be drawn.
+        left: Positions of the batches that nobody drew yet.
+        workers: The processes that share the work.
+    """
+    device, batches = Ranks().device, order.batches()
+    progress = Progress("generating", count_images(order), "images")
+    progress.resume_at(count_images(order) - count_images(order, left))
+    folder = Path(order.adapter_folder) if order.adapter else None
+    policy, sampling = (
+        load_policy(order.config.policy, device, folder),
+        order.config.training.sampling,
+    )
+    told = 0
+    with one_thread(device):
+        for number in workers.leases(len(left)):
+            batch = batches[left[number]]
+            with policy.base_policy() if batch[0].is_base else nullcontext():
+                images = sample_images(
+                    policy,
+                    [image.prompt for image in batch],
+                    [image.seed for image in batch],
+                    denoising_steps=sampling.denoising_steps,
+                    guidance_scale=sampling.guidance_scale,
+                )
+            for planned, image in zip(batch, images, strict=True):
+                location = join(order.output, planned.name)
+                if not exists(location):
+                    write_bytes(location, encode_png(image, order.facts(planned)))
+            # What others took meanwhile counts as done, too.
+            progress.advance(count_images(order, left[told : number + 1]))
+            told = number + 1
+    if told < len(left):
+        progress.advance(count_images(order, left[told:]))
 
 
 def registered_run(model: str) -> tuple[RunConfig, str]:
@@ -98,7 +151,7 @@ def registered_run(model: str) -> tuple[RunConfig, str]:
         ConfigError: If no MLflow server is named.
         TrackingError: If there is no such version, or its files are not those that were registered.
     """
-    tracking_uri = _tracking_uri(model)
+    tracking_uri = tracking_uri_for(model)
     # MLflow takes seconds to load.
     from advgrpo.tracking.connection import FAULTS, connect, explained  # noqa: PLC0415
     from advgrpo.tracking.evidence import read_settings  # noqa: PLC0415
@@ -117,25 +170,42 @@ def registered_run(model: str) -> tuple[RunConfig, str]:
         raise explained(error, f"fetch {model}", tracking_uri) from error
 
 
-def _adapter_folder(adapter: str) -> Path | None:
-    if not adapter:
-        return None
-    if not adapter.startswith("models:/"):
-        return local_folder(adapter)
-    tracking_uri = _tracking_uri(adapter)
-    # MLflow takes seconds to load.
-    from advgrpo.tracking.models import registered_adapter  # noqa: PLC0415
-
-    key = hashlib.sha256(f"{tracking_uri} {adapter}".encode()).hexdigest()
-    target = cache_folder() / "registered" / key
-    return registered_adapter(adapter, target, tracking_uri=tracking_uri)
+def _with_shape(config: RunConfig, folder: Path | None) -> RunConfig:
+    """Give a run's settings the shape of an adapter that is drawn with, or none to start from."""
+    own = config.policy.adapter.model_copy(update={"initial_adapter": None})
+    shape = read_shape(folder) if folder else own
+    policy = config.policy.model_copy(update={"adapter": shape})
+    return config.model_copy(update={"policy": policy})
 
 
-def _tracking_uri(adapter: str) -> str:
-    tracking_uri = os.environ.get(TRACKING_URI)
-    if not tracking_uri:
-        raise ConfigError(
-            f"{adapter} lies in an MLflow server, but none is named",
-            repair=f"set {TRACKING_URI} to its address",
+def _draw_in_processes(order: DrawingOrder, left: Sequence[int], processes: int) -> None:
+    with TemporaryDirectory() as scratch:
+        order_file, left_file = Path(scratch, "order.json"), Path(scratch, "left.json")
+        order_file.write_text(order.to_json(), encoding="utf-8")
+        left_file.write_text(json.dumps(left), encoding="utf-8")
+        run_ranks(
+            "advgrpo.tasks.generate",
+            ["--order", str(order_file), "--left", str(left_file)],
+            processes=processes,
+            logs=Path(scratch) / "logs",
         )
-    return tracking_uri
+
+
+def main() -> None:
+    """Draw this process's share; what `generate` starts for each GPU."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--order", type=Path, required=True, help="DrawingOrder as JSON")
+    parser.add_argument("--left", type=Path, required=True, help="positions of batches, as JSON")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if Ranks().is_first:
+        logging.getLogger("advgrpo").setLevel(logging.INFO)
+    else:
+        os.environ.pop(PROGRESS_FILE, None)
+    with failures_noted(TASK):
+        order = DrawingOrder.from_json(arguments.order.read_text(encoding="utf-8"))
+        draw_share(order, json.loads(arguments.left.read_text(encoding="utf-8")), team(TASK))
+
+
+if __name__ == "__main__":
+    run_as_process(main)

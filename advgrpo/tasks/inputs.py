@@ -54,8 +54,8 @@ def read_run_prompts(config: PromptsConfig) -> Prompts:
         StorageError: If one cannot be fetched.
     """
     prompts = Prompts(
-        train=read_prompts(local_file(config.train), sha256=config.train_sha256),
-        test=read_prompts(local_file(config.test), sha256=config.test_sha256),
+        train=read_prompts(config.train, sha256=config.train_sha256),
+        test=read_prompts(config.test, sha256=config.test_sha256),
     )
     check_disjoint(prompts.train, prompts.test)
     return prompts

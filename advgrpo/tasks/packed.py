@@ -32,7 +32,7 @@ def unpacked(location: str) -> Path:
     Raises:
         StorageError: If it cannot be fetched.
     """
-    parts = _parts(location) if scheme(location) == "s3" else {}
+    parts = _parts(location)
     if not parts:
         return local_folder(location)
     sizes = [part.bytes for part in parts.values()]
@@ -45,7 +45,14 @@ def unpacked(location: str) -> Path:
     return folder / "files"
 
 
+def is_packed(location: str) -> bool:
+    """Tell whether a folder lies on an object store as a few large files."""
+    return bool(_parts(location))
+
+
 def _parts(location: str) -> Mapping[str, FileState]:
+    if scheme(location) != "s3":
+        return {}
     listing = storage_for(location).list_files(location)
     return {
         name: state

@@ -72,7 +72,8 @@ def run_task(name: str, arguments: Arguments, *, run_id: str) -> Result:
         return _function(name)(**arguments)
     from advgrpo.cluster.launcher import Work, run_job  # noqa: PLC0415
 
-    with failing_with(name, str(arguments.get("parent_run_id", ""))):
+    parent_run_id, workspace = (str(arguments.get(k, "")) for k in ("parent_run_id", "workspace"))
+    with failing_with(name, parent_run_id, workspace, role="launcher"):
         folder = _job_folder(name, arguments, run_id)
         write_bytes(join(folder, ARGUMENTS_FILE), json.dumps(dict(arguments)).encode())
         work = Work(

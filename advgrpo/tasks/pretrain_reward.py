@@ -39,7 +39,7 @@ def pretrain_reward(
         AdvGrpoError: If an input cannot be used or training cannot go on.
     """
     cost = Cost()
-    with tracked_task("reward-pretraining", parent_run_id) as run:
+    with tracked_task("reward-pretraining", parent_run_id, workspace) as run:
         task = parse_json(PretrainingSettings, settings, where="the settings")
         run.parameters(task.model_dump(mode="json"))
         prompts = read_run_prompts(task.prompts)
@@ -55,6 +55,7 @@ def pretrain_reward(
             resolution_pixels=task.policy.resolution_pixels,
             seed=task.seed,
             other_prompts=prompts.test,
+            workspace=workspace,
         )
         images = deal_for_training(
             images,

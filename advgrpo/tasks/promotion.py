@@ -16,6 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from advgrpo.errors import AdvGrpoError, PromotionError, TrackingError
 from advgrpo.evaluation.gates import check_gates, passed_all
+from advgrpo.events import event
 from advgrpo.tracking.champion import Standing, crown, promotion_lock, standing
 from advgrpo.tracking.connection import FAULTS, connect, explained
 from advgrpo.tracking.evidence import Evidence, read_evidence, read_settings
@@ -338,7 +339,8 @@ def _record(
     # MLflow takes up to 5000 characters on some stores.
     value = f"{text} ({by}, {when})"[:4000]
     client.set_model_version_tag(version.name, str(version.version), tag, value)
-    logger.info("%s: %s", uri_of(version), value)
+    note = event("version_decided", model=version.name, version=str(version.version))
+    logger.info("%s: %s", uri_of(version), value, extra=note)
 
 
 def _announce(name: str, tracking_uri: str, announce: Announce | None) -> None:

@@ -21,6 +21,7 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from advgrpo.errors import ConfigError, Preempted, RankFailedError
+from advgrpo.events import as_json, inherited, words_of_all
 from advgrpo.tasks.environment import environment
 from advgrpo.tasks.failures import FAILURE_FILE, read_failure
 from advgrpo.tasks.nodes import Nodes, nodes
@@ -77,7 +78,11 @@ def run_ranks(module: str, arguments: Sequence[str], *, processes: int, logs: Pa
         )
     failure_file = logs / "failure.json"
     launch = elastic_launch(_launch_config(machines, here, logs), sys.executable)
-    variables = {FAILURE_FILE: str(failure_file), **({} if gpus else CPU_ENVIRONMENT)}
+    variables = {
+        FAILURE_FILE: str(failure_file),
+        **inherited(),
+        **({} if gpus else CPU_ENVIRONMENT),
+    }
     if machines.count == 1:
         variables |= ONE_MACHINE_ENVIRONMENT
     try:
@@ -112,6 +117,9 @@ def _launch_config(machines: Nodes, processes_here: int, logs: Path) -> LaunchCo
         rdzv_configs={} if alone else {"rank": machines.rank, "timeout": _MEETING_SECONDS},
         local_addr="localhost" if alone else None,
         max_restarts=0,
+        # A prefix would spoil the JSON, and torchrun takes an empty one for none given.
+        role="" if as_json() else "default_role",
+        log_line_prefix_template="${role_name}" if as_json() else None,
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL),
         signals_to_handle="SIGTERM,SIGHUP",
         shutdown_timeout=_STOP_SECONDS,
@@ -149,7 +157,7 @@ def _last_lines(logs: Path, rank: int) -> str:
     lines = [
         line
         for path in sorted(logs.glob(f"*/attempt_0/{rank}/std*.log"))
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+        for line in words_of_all(path.read_text(encoding="utf-8", errors="replace")).splitlines()
         if line.strip()
     ]
     return "\n".join(f"    {line}" for line in lines[-_LINES_QUOTED:]) or "    (it wrote nothing)"

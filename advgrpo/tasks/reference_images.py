@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,8 +19,8 @@ from advgrpo.data.reference_images import (
     inspect_reference_images,
     validate_reference_images,
 )
-from advgrpo.data.reference_manifest import read_manifest
 from advgrpo.data.shared_images import inspect_shared_images
+from advgrpo.events import configure_rank, quiet
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_generation import (
@@ -30,19 +31,23 @@ from advgrpo.reference_generation import (
 )
 from advgrpo.reference_generation.folder import folder_digest, import_folder, origin_of
 from advgrpo.reference_generation.shelf import FolderShelf, PackedShelf
-from advgrpo.storage import join, local_folder
+from advgrpo.storage import cache_folder, join, local_folder
+from advgrpo.tasks.existing_images import existing_set, is_archived, readable, take_up
 from advgrpo.tasks.failures import failures_noted, run_as_process
-from advgrpo.tasks.inputs import Prompts, is_local, read_run_prompts
+from advgrpo.tasks.inputs import is_local, read_run_prompts
 from advgrpo.tasks.nodes import nodes
 from advgrpo.tasks.packed import unpacked
 from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.results import ReferenceImageLocations
 from advgrpo.tasks.running import tracked_task
+from advgrpo.tasks.signs import signs_of_rank
 from advgrpo.tasks.spent import Spent, read_spent, time_spent
 from advgrpo.training.ranks import Ranks
 
 TASK = "reference-images"
 _SETS = ("train", "test")
+
+logger = logging.getLogger(__name__)
 
 
 def make_reference_images(
@@ -72,22 +77,24 @@ def make_reference_images(
     if int(os.environ.get("RANK", "0")):
         missing = json.loads(team(TASK).share(""))
         draw_sets(task, missing, workspace=workspace)
-        return _locations(task, missing, workspace)
+        return _locations(task, workspace)
     if not nodes().is_first:
         with failures_noted(TASK):
             missing = _sets_to_draw(task)
             if missing:
                 _draw_in_processes(settings, missing, workspace, processes)
-            return _locations(task, missing, workspace)
-    with tracked_task(TASK, parent_run_id) as run:
+            return _locations(task, workspace)
+    with tracked_task(TASK, parent_run_id, workspace) as run:
+        _take_up_existing(task, workspace)
         missing = _sets_to_draw(task)
         team(TASK).share(json.dumps(missing))
         if missing and processes > 1:
             _draw_in_processes(settings, missing, workspace, processes)
         else:
             draw_sets(task, missing, workspace=workspace)
-        made = _locations(task, missing, workspace)
+        made = _locations(task, workspace)
         run.parameters({**task.model_dump(mode="json"), **made._asdict()})
+        logger.info("they are in %s", made.train, extra=quiet("result_saved", place=made.train))
         return made
 
 
@@ -194,8 +201,9 @@ def open_reference_images(
     resolution_pixels: int,
     seed: int,
     other_prompts: PromptSet,
+    workspace: str,
 ) -> ReferenceImageSet:
-    """Bring a set to the local disk and validate it. See `validate_reference_images`.
+    """Open a set that a task left in the workspace. See `validate_reference_images`.
 
     Without `images_per_prompt`, it is a set whose images serve any prompt.
     """
@@ -209,6 +217,7 @@ def open_reference_images(
         resolution_pixels,
         seed=seed,
         other_prompts=other_prompts,
+        workspace=_checks(workspace),
     )
 
 
@@ -225,34 +234,42 @@ def inspect(location: str, config: RunConfig, *, test: bool) -> ReferenceImageRe
         pixels = wanted.resolution_pixels
         return inspect_shared_images(unpacked(location), resolution_pixels=pixels)
     return inspect_reference_images(
-        unpacked(location),
+        readable(location),
         prompts.test if test else prompts.train,
         images_per_prompt=wanted.test_images_per_prompt if test else wanted.images_per_prompt,
         resolution_pixels=wanted.resolution_pixels,
         seed=config.seed,
         other_prompts=prompts.train if test else prompts.test,
+        manifests=() if test and wanted.existing_test else wanted.existing_manifests,
+        workspace=str(cache_folder()),
     )
 
 
 def _sets_to_draw(task: ReferenceImagesSettings) -> list[str]:
-    """Validate an existing set, if there is one, and name the sets that are to be drawn."""
-    existing = task.reference_images.existing
-    if existing is None:
-        return ["train", "test"]
-    has_test = _validate_existing(existing, task, read_run_prompts(task.prompts))
-    return [] if has_test else ["test"]
+    """Name the sets that there are no images for."""
+    return [name for name in _SETS if existing_set(task, name) is None]
 
 
-def _locations(
-    task: ReferenceImagesSettings, drawn: Sequence[str], workspace: str
-) -> ReferenceImageLocations:
-    existing = task.reference_images.existing or ""
-    return ReferenceImageLocations(
-        *(_location(task, name, workspace) if name in drawn else existing for name in _SETS)
-    )
+def _take_up_existing(task: ReferenceImagesSettings, workspace: str) -> None:
+    for name in _SETS:
+        if (existing := existing_set(task, name)) is not None:
+            target = _location(task, name, workspace)
+            take_up(task, name, existing, target=target, workspace=_checks(workspace))
+
+
+def _locations(task: ReferenceImagesSettings, workspace: str) -> ReferenceImageLocations:
+    return ReferenceImageLocations(*(_location(task, name, workspace) for name in _SETS))
+
+
+def _checks(workspace: str) -> str:
+    """Name where the workspace keeps what was found in the images of sets."""
+    return join(workspace, "reference_images")
 
 
 def _location(task: ReferenceImagesSettings, name: str, workspace: str) -> str:
+    existing = existing_set(task, name)
+    if existing is not None and is_archived(existing):
+        return existing
     source = task.reference_images.source
     if isinstance(source, FolderSource):
         content = folder_digest(local_folder(source.location))
@@ -260,31 +277,6 @@ def _location(task: ReferenceImagesSettings, name: str, workspace: str) -> str:
         prompts: PromptSet = getattr(read_run_prompts(task.prompts), name)
         content = prompts.digest
     return join(workspace, "reference_images", digest(task, content), name)
-
-
-def _validate_existing(location: str, task: ReferenceImagesSettings, prompts: Prompts) -> bool:
-    """Validate a set; tell whether it has the test prompts too."""
-    folder, config = local_folder(location), task.reference_images
-    pixels = config.resolution_pixels
-    validate_reference_images(
-        folder,
-        prompts.train,
-        config.images_per_prompt,
-        pixels,
-        seed=task.seed,
-        other_prompts=prompts.test,
-    )
-    has_test = not set(prompts.test.texts).isdisjoint(read_manifest(folder))
-    if has_test:
-        validate_reference_images(
-            folder,
-            prompts.test,
-            config.test_images_per_prompt,
-            pixels,
-            seed=task.seed,
-            other_prompts=prompts.train,
-        )
-    return has_test
 
 
 def _draw_in_processes(settings: str, names: Sequence[str], workspace: str, processes: int) -> None:
@@ -318,7 +310,8 @@ def main() -> None:
     parser.add_argument("--workspace", required=True, help="folder or s3:// location")
     parser.add_argument("--sets", nargs="+", choices=_SETS, required=True, help="what to draw")
     arguments = parser.parse_args()
-    with failures_noted(TASK):
+    configure_rank()
+    with failures_noted(TASK), signs_of_rank():
         text = arguments.settings.read_text(encoding="utf-8")
         task = parse_json(ReferenceImagesSettings, text, where=str(arguments.settings))
         draw_sets(task, arguments.sets, workspace=arguments.workspace)

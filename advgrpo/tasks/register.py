@@ -47,7 +47,7 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
     from advgrpo.tracking.registering import register_adapter  # noqa: PLC0415
     from advgrpo.tracking.runs import end_parent_run  # noqa: PLC0415
 
-    with tracked_task("register", parent_run_id) as run:
+    with tracked_task("register", parent_run_id, _workspace_of(trained)) as run:
         config = parse_json(RunConfig, settings, where="the settings")
         result, evaluated = local_folder(trained), local_folder(evaluation)
         lineage = json.loads((result / LINEAGE_FILE).read_text(encoding="utf-8"))
@@ -76,3 +76,9 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
     if parent_run_id:
         end_parent_run(parent_run_id, tracking_uri=tracking_uri, succeeded=True)
     return registered.uri
+
+
+def _workspace_of(trained: str) -> str:
+    """Find the workspace that a training's result lies in; empty for a copy elsewhere."""
+    workspace, found, _ = trained.rpartition("/training/")
+    return workspace if found else ""

@@ -11,6 +11,7 @@ from advgrpo.config.tasks import (
     ReferenceImagesSettings,
     TrainingSettings,
 )
+from advgrpo.events import bind
 from advgrpo.tasks.failures import failures_noted
 from advgrpo.tasks.preflight import (
     check_cluster,
@@ -19,6 +20,7 @@ from advgrpo.tasks.preflight import (
     check_prompt_files,
 )
 from advgrpo.tasks.running import TRACKING_URI
+from advgrpo.tasks.signs import note_run
 
 EXPERIMENT = "advgrpo"
 
@@ -62,20 +64,33 @@ def resolve_config(
         check_cluster(config, workspace)
         check_places(config, workspace)
         check_prompt_files(config, processes)
+        parent_run_id = _open_run(config, preset, run_key, workspace)
+        bind(run=parent_run_id or None)
+        note_run(
+            workspace,
+            parent_run_id,
+            {
+                "name": preset_title(preset),
+                "version": __version__,
+                "updates": config.training.updates,
+            },
+        )
         return ResolvedRun(
             reference_images=ReferenceImagesSettings.of(config).model_dump_json(),
             pretraining=PretrainingSettings.of(config).model_dump_json(),
             training=TrainingSettings.of(config).model_dump_json(),
             run=config.model_dump_json(),
-            parent_run_id=_open_run(config, preset, run_key),
+            parent_run_id=parent_run_id,
         )
 
 
-def _open_run(config: RunConfig, preset: str, run_key: str) -> str:
+def _open_run(config: RunConfig, preset: str, run_key: str, workspace: str) -> str:
     tracking_uri = os.environ.get(TRACKING_URI)
     if not tracking_uri:
         return ""
-    from advgrpo.tracking.runs import open_parent_run  # noqa: PLC0415 - MLflow takes seconds to load
+    # MLflow takes seconds to load.
+    from advgrpo.tracking.finding import WORKSPACE_TAG  # noqa: PLC0415
+    from advgrpo.tracking.runs import open_parent_run  # noqa: PLC0415
 
     return open_parent_run(
         EXPERIMENT,
@@ -83,6 +98,10 @@ def _open_run(config: RunConfig, preset: str, run_key: str) -> str:
         tracking_uri=tracking_uri,
         parameters=config.model_dump(mode="json"),
         config_text=config.to_yaml(),
-        tags={"advgrpo.version": __version__, "advgrpo.preset": preset_title(preset)},
+        tags={
+            "advgrpo.version": __version__,
+            "advgrpo.preset": preset_title(preset),
+            WORKSPACE_TAG: workspace,
+        },
         key=run_key or None,
     )

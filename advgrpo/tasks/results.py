@@ -1,6 +1,7 @@
 """What a task leaves in the workspace: a folder that is whole or absent, with its measures."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from advgrpo.events import quiet
 from advgrpo.records import Alarm, TrainingRecord
 from advgrpo.storage import (
     cache_folder,
@@ -28,6 +30,8 @@ HISTORY_FILE = "history.jsonl"
 TOTALS_FILE = "totals.json"
 ALARM_MEASURE = "watch/alarm"
 """Stands in the history of a training that was watched."""
+
+logger = logging.getLogger(__name__)
 
 
 class ReferenceImageLocations(NamedTuple):
@@ -69,7 +73,9 @@ def finished_result(location: str) -> TaskResult | None:
     """Find the result of an earlier run of a task; None if it did not come to its end."""
     if commit_of(location) is None:
         return None
-    return TaskResult(location, json.loads(read_bytes(join(location, METRICS_FILE))))
+    metrics = json.loads(read_bytes(join(location, METRICS_FILE)))
+    logger.info("the result is there", extra=quiet("result_found", place=location))
+    return TaskResult(location, metrics)
 
 
 @contextmanager
@@ -84,6 +90,7 @@ def result_folder(location: str) -> Iterator[Path]:
     with TemporaryDirectory(dir=scratch) as folder:
         yield Path(folder)
         upload_folder(Path(folder), location)
+    logger.info("the result is kept", extra=quiet("result_saved", place=location))
 
 
 def library_versions() -> dict[str, str]:

@@ -5,16 +5,25 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from advgrpo.errors import Preempted, TrackingError
+from advgrpo.errors import AdvGrpoError, Preempted, TrackingError
+from advgrpo.events import bind
 from advgrpo.storage import cache_folder
 from advgrpo.tasks.failures import failures_noted
+from advgrpo.tasks.nodes import nodes
+from advgrpo.tasks.signs import signs_of_life
 from advgrpo.tracking import TaskRun, task_run
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 """Environment variable that names the MLflow server; without it nothing is sent."""
+
+FAILURE_TAG = "advgrpo.failure"
+"""Tag of a task's MLflow run: why it failed last."""
+
+_LONGEST_TAG = 5000
+"""What MLflow takes."""
 
 _SELF_AND_CHILDREN = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
@@ -47,16 +56,17 @@ class Cost:
 
 
 @contextmanager
-def tracked_task(name: str, parent_run_id: str) -> Iterator[TaskRun]:
+def tracked_task(name: str, parent_run_id: str, workspace: str = "") -> Iterator[TaskRun]:
     """Record a task, what it took, and why it failed.
 
     Args:
         name: What to call the task.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
+        workspace: Where to leave signs of life; empty for nowhere.
     """
     cost = Cost()
     with (
-        failing_with(name, parent_run_id),
+        failing_with(name, parent_run_id, workspace),
         task_run(
             name,
             folder=outbox(),
@@ -64,19 +74,31 @@ def tracked_task(name: str, parent_run_id: str) -> Iterator[TaskRun]:
             tracking_uri=os.environ.get(TRACKING_URI),
         ) as run,
     ):
-        yield run
+        try:
+            yield run
+        except AdvGrpoError as error:
+            run.tags({FAILURE_TAG: str(error)[:_LONGEST_TAG]})
+            raise
         run.metrics(cost.measures(), step=0)
 
 
 @contextmanager
-def failing_with(name: str, parent_run_id: str) -> Iterator[None]:
+def failing_with(
+    name: str, parent_run_id: str, workspace: str = "", *, role: str = "task"
+) -> Iterator[None]:
     """Note why a task failed, and mark the run that it is nested in as failed.
 
     Args:
         name: What to call the task.
         parent_run_id: MLflow run that the task's run is nested in; empty for none.
+        workspace: Where to leave signs of life; empty for nowhere.
+        role: What this process is to the task, in its signs of life.
     """
-    with failures_noted(name):
+    if parent_run_id:
+        bind(run=parent_run_id)
+    tells = bool(workspace) and nodes().is_first
+    signs = signs_of_life(name, workspace, parent_run_id, role=role) if tells else nullcontext()
+    with failures_noted(name), signs:
         try:
             yield
         except Preempted:

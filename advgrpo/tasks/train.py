@@ -14,6 +14,7 @@ from advgrpo.discriminator.saved import WEIGHTS_FILE
 from advgrpo.storage import file_sha256, join, local_folder
 from advgrpo.tasks.inputs import FEATURES, read_run_prompts
 from advgrpo.tasks.nodes import nodes
+from advgrpo.tasks.packed import unpacked
 from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.tasks.results import (
@@ -55,7 +56,7 @@ def train(
         Preempted: If training was asked to stop; its state is saved.
         AdvGrpoError: If an input cannot be used or training cannot go on.
     """
-    with failing_with("train", parent_run_id):
+    with failing_with("train", parent_run_id, workspace):
         task = parse_json(TrainingSettings, settings, where="the settings")
         prompts = read_run_prompts(task.prompts)
         key = digest(task, prompts.train.digest, reference_images, discriminator)
@@ -70,6 +71,7 @@ def train(
             resolution_pixels=task.policy.resolution_pixels,
             seed=task.seed,
             other_prompts=prompts.test,
+            workspace=workspace,
         )
         pretrained = local_folder(discriminator)
         with TemporaryDirectory() as scratch, _output(join(location, "result")) as folder:
@@ -100,7 +102,7 @@ def train(
             lineage = {
                 "prompts.train": prompts.train.digest,
                 "prompts.test": prompts.test.digest,
-                "reference_images": content_digest(images.root),
+                "reference_images": content_digest(unpacked(reference_images)),
                 "discriminator": file_sha256(pretrained / WEIGHTS_FILE),
                 "training_settings": key,
                 **library_versions(),

@@ -16,12 +16,14 @@ from advgrpo.data.reference_images import read_validated
 from advgrpo.data.shared_images import deal_for_training
 from advgrpo.discriminator import save_discriminator
 from advgrpo.errors import RankFailedError
+from advgrpo.events import configure_rank, event, log_error
 from advgrpo.policy.adapter import save_adapter
 from advgrpo.progress import PROGRESS_FILE
 from advgrpo.storage import file_sha256
 from advgrpo.tasks.failures import failures_noted, note_failure, run_as_process
 from advgrpo.tasks.inputs import build_reward_scorers, build_scorers, read_run_prompts
 from advgrpo.tasks.running import tracked_task
+from advgrpo.tasks.signs import signs_of_rank
 from advgrpo.training.build import Inputs, build_session
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.engine import connect
@@ -61,12 +63,10 @@ def main() -> None:
     parser.add_argument("--features", required=True, help="folder or s3:// location")
     parser.add_argument("--parent-run-id", default="", help="MLflow run to nest in")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    with failures_noted("train"):
+    configure_rank()
+    with failures_noted("train"), signs_of_rank():
         ranks = Ranks()
-        if ranks.is_first:
-            logger.setLevel(logging.INFO)
-        else:
+        if not ranks.is_first:
             os.environ.pop(PROGRESS_FILE, None)
         with (
             _logger(ranks, arguments.parent_run_id) as sink,
@@ -108,7 +108,7 @@ def end_hanging(reason: str) -> NoReturn:
         "training.hangs.give_up_after_seconds",
     )
     note_failure("train", error)
-    sys.stderr.write(f"error: {error}\n")
+    log_error(error)
     sys.stderr.flush()
     os._exit(error.exit_code)
 
@@ -152,7 +152,9 @@ def _session(
     session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=sink)
     session.stop.listen()
     if session.resume() and ranks.is_first:
-        logger.info("going on from update %d", session.counters.updates)
+        counters = session.counters
+        facts = {"update": counters.updates, "turn": counters.turns, "place": arguments.checkpoints}
+        logger.info("going on from update %d", counters.updates, extra=event("resumed", **facts))
     return session
 
 

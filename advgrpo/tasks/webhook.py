@@ -22,6 +22,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 from advgrpo.errors import AdvGrpoError, ConfigError, TrackingError
+from advgrpo.events import event, quiet
+from advgrpo.prometheus import DECISIONS, LAST_RECONCILIATION, MESSAGES, RECONCILIATIONS
 from advgrpo.tasks.promotion import REQUEST_TAG, Announce, reconcile
 from advgrpo.tracking.connection import FAULTS, connect
 
@@ -137,9 +139,13 @@ class Reconciler:
         name: str | None = ""
         while name is not None:
             try:
-                reconcile(self._tracking_uri, name=name, announce=self._announce)
+                decided = reconcile(self._tracking_uri, name=name, announce=self._announce)
+                DECISIONS.inc(len(decided))
+                RECONCILIATIONS.labels("done").inc()
+                LAST_RECONCILIATION.set_to_current_time()
             except AdvGrpoError as error:
-                logger.warning("%s", error)
+                RECONCILIATIONS.labels("failed").inc()
+                logger.warning("%s", error, extra=event("reconciliation_failed", model=name))
             try:
                 name = self._names.get(timeout=self._every_seconds)
             except queue.Empty:
@@ -260,9 +266,13 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             name = self._take()
         except RefusedError as error:
-            logger.warning("refused a message from %s: %s", self.client_address[0], error)
+            sender, status = self.client_address[0], int(error.status)
+            note = event("message_refused", sender=sender, status=status)
+            logger.warning("refused a message from %s: %s", sender, error, extra=note)
             self._answer(error.status, str(error))
         else:
+            note = quiet("message_taken", sender=self.client_address[0], model=name)
+            logger.info("took a message about %s", name or "nothing that matters", extra=note)
             if name:
                 self.wake(name)
             self._answer(HTTPStatus.ACCEPTED, f"looking at {name}" if name else "nothing to do")
@@ -283,6 +293,8 @@ class _Handler(BaseHTTPRequestHandler):
         return model_to_look_at(body)
 
     def _answer(self, status: HTTPStatus, text: str) -> None:
+        if self.command == "POST":
+            MESSAGES.labels(int(status)).inc()
         content = f"{text}\n".encode()
         self.send_response(status)
         self.send_header("Content-Type", "text/plain; charset=utf-8")

@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -75,6 +76,7 @@ class Outbox:
     def __init__(self, folder: Path, key: RunKey | None = None) -> None:
         self.folder = folder
         self._records = folder / RECORDS_FILE
+        self._writing = threading.Lock()
         if not (folder / _RUN_FILE).exists():
             if key is None:
                 raise TrackingError(f"{folder} is no outbox", repair="name an outbox's folder")
@@ -94,7 +96,11 @@ class Outbox:
         """Add a record, whole or not at all."""
         record = {"kind": kind, "timestamp_ms": int(time.time() * 1000), **values}
         line = json.dumps(record).encode() + b"\n"
-        with disk_errors("write", self._records), self._records.open("ab", buffering=0) as file:
+        with (
+            self._writing,
+            disk_errors("write", self._records),
+            self._records.open("ab", buffering=0) as file,
+        ):
             start = file.tell()
             if file.write(line) != len(line):
                 file.truncate(start)

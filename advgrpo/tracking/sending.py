@@ -14,6 +14,7 @@ from mlflow.tracking.multimedia import compress_image_size
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES, MLFLOW_PARENT_RUN_ID
 
 from advgrpo.errors import AdvGrpoError
+from advgrpo.events import event
 from advgrpo.tracking.connection import (
     FAULTS,
     connect,
@@ -24,8 +25,9 @@ from advgrpo.tracking.connection import (
     refuses,
 )
 from advgrpo.tracking.outbox import Outbox, Pending, Record, outboxes
+from advgrpo.tracking.system import SYSTEM_PREFIX
 
-_TASK_TAG = "advgrpo.task"
+TASK_TAG = "advgrpo.task"
 _TOKEN_TAG = "advgrpo.outbox"
 _METRICS_LIMIT = 1000
 _LONGEST_WAIT_SECONDS = 60.0
@@ -80,7 +82,9 @@ class Sender:
                 for item in group:
                     self._send_group([item])
                 return
-            logger.warning("MLflow refuses a record of %s: %s", self._outbox.key.task, error)
+            note = event("mlflow_refused", record=str(group[0].record["kind"]))
+            task = self._outbox.key.task
+            logger.warning("MLflow refuses a record of %s: %s", task, error, extra=note)
             self._outbox.refuse(group[0].record, str(error))
 
     def _post(self, records: list[Record]) -> None:
@@ -127,7 +131,8 @@ class Sender:
 
     def _metrics(self, record: Record) -> Iterator[Metric]:
         for name, value in record["values"].items():
-            if not (self._found and record["step"] in self._steps_of(name)):
+            again = self._found and not name.startswith(SYSTEM_PREFIX)
+            if not (again and record["step"] in self._steps_of(name)):
                 yield Metric(name, value, record["timestamp_ms"], record["step"])
 
     def _steps_of(self, name: str) -> set[int]:
@@ -158,8 +163,8 @@ class Sender:
     def _identity(self) -> dict[str, str]:
         key = self._outbox.key
         if key.parent_run_id is None:
-            return {_TASK_TAG: key.task, _TOKEN_TAG: key.token}
-        return {_TASK_TAG: key.task, MLFLOW_PARENT_RUN_ID: key.parent_run_id}
+            return {TASK_TAG: key.task, _TOKEN_TAG: key.token}
+        return {TASK_TAG: key.task, MLFLOW_PARENT_RUN_ID: key.parent_run_id}
 
     def _experiment(self) -> str:
         key = self._outbox.key
@@ -230,11 +235,14 @@ class BackgroundSender:
                 _send_all(outboxes(self._outbox.folder.parent), self._tracking_uri, wait=False)
         except (*FAULTS, AdvGrpoError) as error:
             if not self._failing:
-                logger.warning("MLflow is not available, records are kept for later: %s", error)
+                note = event("mlflow_unavailable")
+                logger.warning(
+                    "MLflow is not available, records are kept for later: %s", error, extra=note
+                )
             self._failing = True
             return False
         if self._failing:
-            logger.info("MLflow is available again")
+            logger.info("MLflow is available again", extra=event("mlflow_available"))
         self._failing = False
         return True
 

@@ -2,13 +2,14 @@
 
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advgrpo.errors import Preempted, TrackingError
 from advgrpo.tracking.outbox import Outbox, Record, RunKey
 from advgrpo.tracking.parameters import flat
+from advgrpo.tracking.system import SYSTEM_PREFIX, system_metrics
 
 if TYPE_CHECKING:
     from advgrpo.tracking.sending import BackgroundSender
@@ -139,7 +140,8 @@ def task_run(
     outbox.append("status", status="RUNNING")
     status = "FAILED"
     try:
-        yield run
+        with system_metrics(run.metrics) if tracking_uri else nullcontext():
+            yield run
         status = "FINISHED"
     except (Preempted, KeyboardInterrupt):
         status = "KILLED"
@@ -157,5 +159,6 @@ def _sender(outbox: Outbox, tracking_uri: str) -> "BackgroundSender":
 
 def _step_names(record: Record) -> list[str]:
     if record["kind"] == "metrics":
-        return list(record["values"])
+        # What the machine did has steps of its own, so many that they would fill the memory.
+        return [name for name in record["values"] if not name.startswith(SYSTEM_PREFIX)]
     return [record["name"]] if record["kind"] == "picture" else []

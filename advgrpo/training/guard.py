@@ -14,6 +14,7 @@ from torch import Tensor
 
 from advgrpo.config import TrainingConfig
 from advgrpo.errors import NonFiniteError, StorageError
+from advgrpo.events import event
 from advgrpo.policy.sd3 import Sd3Policy
 from advgrpo.storage import join
 from advgrpo.training.counters import Counters
@@ -192,7 +193,8 @@ class Guard:
                 repair=fault.repair,
             ) from fault
         if self._ranks.is_first:
-            logger.warning("left out: %s", fault.message)
+            note = event("rollout_left_out", repair=fault.repair)
+            logger.warning("left out: %s", fault.message, extra=note)
 
 
 def first_not_finite(tensors: Mapping[str, Float[Tensor, "image *rest"]]) -> Finding | None:

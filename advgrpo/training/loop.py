@@ -5,10 +5,12 @@ import torch
 from advgrpo.algorithm.advantage import combined_rewards, group_advantages
 from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
 from advgrpo.errors import NonFiniteError, Preempted
+from advgrpo.events import bind
 from advgrpo.progress import Progress
 from advgrpo.training.discriminator_update import GeneratedFeatures
 from advgrpo.training.measures import (
     cost_measures,
+    log_update,
     measure_held_out,
     reward_measures,
     shown,
@@ -38,6 +40,7 @@ def train(session: Session) -> None:
             measure_held_out(session)
         while not is_over(session):
             before = counters.updates
+            bind(update=before + 1)
             measures = take_turn(session)
             if counters.updates == before:
                 continue
@@ -47,6 +50,7 @@ def train(session: Session) -> None:
                 measure_held_out(session)
                 watch(session)
             progress.advance(1, shown(session))
+            log_update(session, progress.seconds_since_before)
             if is_due(config.checkpoint_every_updates, session) or is_over(session):
                 session.save()
     except Preempted:

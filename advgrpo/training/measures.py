@@ -1,5 +1,6 @@
 """What is measured of each turn, and of the held-out prompts now and then."""
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -7,11 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.data.images import encode_png, image_grid
+from advgrpo.events import quiet
 from advgrpo.policy.adapter import swapped_in
 from advgrpo.scorers.diversity import in_group_distance
 from advgrpo.training.counters import peak_memory_mib
 from advgrpo.training.discriminator_update import GeneratedFeatures, told_apart
 from advgrpo.training.session import Session
+
+logger = logging.getLogger("advgrpo")
 
 HELD_OUT_REFERENCES = 256
 """Most held-out reference images that the discriminator is measured on each turn."""
@@ -81,6 +85,24 @@ def cost_measures(session: Session) -> dict[str, float]:
         "cost/peak_memory_mib": session.ranks.largest(peak_memory_mib()),
         **{f"seconds/{part}": seconds for part, seconds in counters.seconds.items()},
     }
+
+
+def log_update(session: Session, seconds: float) -> None:
+    """Log that an update is done, for machines: on a terminal there is the progress."""
+    row, counters = session.history[-1], session.counters
+    logger.info(
+        "update %d of %d is done",
+        counters.updates,
+        session.config.updates,
+        extra=quiet(
+            "update_finished",
+            update=counters.updates,
+            updates=session.config.updates,
+            loss=row["policy/loss"],
+            reward=row["reward/" + session.reward.names[0]],
+            seconds=round(seconds, 3),
+        ),
+    )
 
 
 def shown(session: Session) -> dict[str, float]:

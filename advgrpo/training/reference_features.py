@@ -52,15 +52,15 @@ class ReferenceFeatures:
         self.held_out_variations = max((len(self._files[i]) for i in self.held_out_ids), default=0)
         self._training = torch.tensor(self.training_ids)
         names = {name for files in set(self._files) for name in files}
-        paths = {images.sha256[name]: images.root / name for name in names}
+        places = {images.sha256[name]: join(str(images.root), name) for name in names}
 
         def featurize(batch: Sequence[str]) -> Features:
             pixels = images.resolution_pixels
-            loaded = [read_image(paths[image], pixels) for image in batch]
+            loaded = [read_image(places[image], pixels) for image in batch]
             return discriminator.image_features(torch.stack(loaded))
 
         self._shards = FeatureShards(
-            paths, featurize, join(store, discriminator.fingerprint), ranks
+            places, featurize, join(store, discriminator.fingerprint), ranks
         )
 
     def take(

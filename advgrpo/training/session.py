@@ -1,5 +1,7 @@
 """All parts of a training run, and the state that a checkpoint holds."""
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +11,7 @@ from torch import Tensor
 from advgrpo.config import TrainingConfig
 from advgrpo.discriminator import Discriminator
 from advgrpo.discriminator.replay import ReplayPool
+from advgrpo.events import quiet
 from advgrpo.policy import Sd3Policy
 from advgrpo.policy.ema import MovingAverage
 from advgrpo.records import PromptSet
@@ -26,6 +29,8 @@ from advgrpo.training.reward import ReferenceRewards, Reward
 from advgrpo.training.rollout import Denoiser
 from advgrpo.training.stopping import StopSignal
 from advgrpo.training.stragglers import Stragglers
+
+logger = logging.getLogger("advgrpo")
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,17 @@ class Session:
 
     def save(self) -> None:
         """Write a checkpoint; every rank must call it."""
+        start = time.monotonic()
         with self.counters.timed("checkpoint"):
             self._save()
+        turn, updates = self.counters.turns, self.counters.updates
+        facts = {
+            "update": updates,
+            "turn": turn,
+            "seconds": round(time.monotonic() - start, 3),
+            "place": self.checkpoints.location,
+        }
+        logger.info("update %d is saved", updates, extra=quiet("checkpoint_saved", **facts))
 
     def _save(self) -> None:
         policy = self.engine.state()

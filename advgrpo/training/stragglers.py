@@ -5,6 +5,7 @@ import statistics
 
 import torch
 
+from advgrpo.events import event
 from advgrpo.training.ranks import Ranks
 
 _IN_A_ROW = 3
@@ -63,4 +64,5 @@ class Stragglers:
                 rank,
                 ratio,
                 _IN_A_ROW,
+                extra=event("straggler", slow_rank=rank, ratio=round(ratio, 2)),
             )

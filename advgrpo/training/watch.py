@@ -2,6 +2,7 @@
 
 import logging
 
+from advgrpo.events import event
 from advgrpo.training.alarm import Alarm, find_alarm
 from advgrpo.training.collapse import signs_of_collapse
 from advgrpo.training.session import Session
@@ -32,12 +33,16 @@ def watch(session: Session) -> None:
         return
     for name, words in signs.items():
         if words and name not in known:
-            logger.warning("update %d: %s", session.counters.updates, words)
+            updates = session.counters.updates
+            logger.warning(
+                "update %d: %s", updates, words, extra=event("collapse", update=updates, sign=name)
+            )
     if alarm is not None:
         session.logger.tags({ALARM: str(alarm)})
         ending = "training ends and hands on the best adapter so far"
         going_on = "training goes on (training.monitoring.watch.action=warn)"
-        logger.warning("%s; %s", alarm, ending if config.action == "stop" else going_on)
+        said = ending if config.action == "stop" else going_on
+        logger.warning("%s; %s", alarm, said, extra=event("alarm_raised", update=alarm.update))
 
 
 def _was_there(session: Session, sign: str) -> bool:

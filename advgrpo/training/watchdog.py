@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import IO, Self
 
 from advgrpo.config.training import HangsConfig
+from advgrpo.events import event
 from advgrpo.training.whereabouts import Whereabouts
 
 _POLLS_BEFORE_REPORT = 4
@@ -81,5 +82,6 @@ class Watchdog:
                 return
 
     def _report(self, idle: float) -> None:
-        logger.warning("no progress for %.0f s: %s", idle, self._whereabouts.in_words())
+        note = event("no_progress", seconds=round(idle, 1))
+        logger.warning("no progress for %.0f s: %s", idle, self._whereabouts.in_words(), extra=note)
         faulthandler.dump_traceback(file=self._stacks or sys.stderr, all_threads=True)

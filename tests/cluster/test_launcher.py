@@ -1,3 +1,4 @@
+import json
 import logging
 import re
 import signal
@@ -5,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from advgrpo.cluster.api import Patience
 from advgrpo.cluster.launcher import ATTEMPT, SPEC_HASH
@@ -336,6 +338,34 @@ def test_an_evicted_pod_is_started_again_as_often_as_it_takes(
     launching.cluster.operator.plans.append((*START, *evictions, Step(400, JobInHand.succeed)))
     launching.run()
     assert "started again: the pod was preempted or evicted (Evicted: node was" in told(caplog)
+
+
+def test_prometheus_reads_where_the_job_stands_and_how_far_it_is(launching: Launching) -> None:
+    def value(name: str, **labels: str) -> float:
+        return REGISTRY.get_sample_value(f"advgrpo_{name}", labels) or 0.0
+
+    restarts = value("launcher_restarts_total", task="train")
+    line = {
+        "time": "2026-01-02T03:04:05+00:00",
+        "event": "update_finished",
+        "message": "",
+        "run": "of this test",
+        "update": 3,
+    }
+    launching.cluster.operator.plans.append(
+        (
+            *START,
+            Step(9, lambda job: job.say(json.dumps(line))),
+            Step(20, lambda job: job.evict()),
+            Step(90, JobInHand.succeed),
+        )
+    )
+    launching.run()
+    assert value("launcher_restarts_total", task="train") == restarts + 1
+    assert value("launcher_job_state", task="train", state="succeeded") == 1
+    assert value("launcher_job_state", task="train", state="running") == 0
+    assert value("launcher_pods_wanted", task="train") == 2
+    assert value("training_updates", run="of this test") == 3
 
 
 def test_pods_that_fail_for_want_of_an_evicted_one_are_not_to_blame(launching: Launching) -> None:

@@ -117,3 +117,13 @@ def test_a_tail_that_cannot_be_had_is_empty(cluster: FakeCluster, job: JobInHand
     assert tail(api, "job-master-0", "pytorch", 2) == "7\n8\n"
     cluster.denied.add(("get", "pods/log"))
     assert tail(api, "job-master-0", "pytorch") == ""
+
+
+def test_lines_that_are_json_are_quoted_as_words(
+    job: JobInHand, api: Api, poll: Callable[..., None], told: list[str]
+) -> None:
+    line = '{"time": "t", "event": "error", "message": "no room", "repair": "free some"}'
+    job.say(line)
+    poll(at_end=True)
+    assert told == [line]
+    assert tail(api, "job-master-0", "pytorch") == "no room\n  repair: free some\n"

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.data.prompt_tables import read_prompt_table, refuse_repeats
+from advgrpo.data.prompt_tables import read_any_prompts, read_prompt_table, refuse_repeats
 from advgrpo.data.prompts import read_prompts
 from advgrpo.errors import PromptFileError
 
@@ -75,3 +75,16 @@ def test_a_table_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(PromptFileError, match="not a table in UTF-8"):
         read_prompt_table(str(path), "Prompt")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.txt", "a cat\na dog\n"),
+        ("p.csv", "Note,Prompt\nx,a cat\ny,a  dog\n"),
+        ("p.jsonl", '{"Prompt": "a cat"}\n\n{"Prompt": "a dog", "Note": 7}\n'),
+    ],
+)
+def test_prompts_are_read_from_a_file_of_any_kind(tmp_path: Path, name: str, text: str) -> None:
+    found = read_any_prompts(table(tmp_path, name, text), "Prompt")
+    assert found.texts == ("a cat", "a dog")

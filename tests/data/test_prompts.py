@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from advgrpo.config import PromptsConfig
-from advgrpo.data.prompts import check_disjoint, read_prompts
+from advgrpo.data.prompts import check_disjoint, language_of, read_prompts
 from advgrpo.errors import PromptFileError
 from advgrpo.records import PromptSet
 from advgrpo.tasks.inputs import read_run_prompts
@@ -121,3 +121,18 @@ def test_prompts_to_train_on_are_not_measured_on() -> None:
     check_disjoint(train, PromptSet(("a hen",), digest=""))
     with pytest.raises(PromptFileError, match=r"line 2 .* is line 3 of the training .*'a cow'"):
         check_disjoint(train, PromptSet(("a hen", "a cow"), digest=""))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "language"),
+    [
+        ("a cat", "en"),
+        ("un café à Zürich, “déjà vu”", "en"),
+        ("a sign that says 你好", "zh"),
+        ("𠀋", "zh"),
+        ("ねこ", "en"),
+        ("", "en"),
+    ],
+)
+def test_a_prompt_with_an_ideograph_is_chinese(prompt: str, language: str) -> None:
+    assert language_of(prompt) == language

@@ -149,7 +149,11 @@ def test_fewer_references_than_asked_for_are_refused(folder: Path) -> None:
 
 def test_prompts_of_the_set_must_be_known(tmp_path: Path) -> None:
     folder = write_set(tmp_path / "set", {**RELEASED_SHAPE, "a cow": ["cow.png"]})
-    assert problems(folder) == ["unknown prompt: 'a cow' is not in the prompt file"]
+    (problem,) = problems(folder)
+    assert problem == (
+        f"unknown prompt: 1 of the 3 prompts of {folder / MANIFEST_FILE} are not in the prompts "
+        "of the run, for instance 'a cow'"
+    )
     cow = PromptSet(("a cow",), digest="")
     allowed = validate_reference_images(folder, PROMPTS, 2, PIXELS, seed=0, other_prompts=cow)
     assert allowed.files.keys() == {CAT, DOG}
@@ -176,13 +180,16 @@ def test_every_kind_of_problem_is_found_and_all_are_told_at_once(tmp_path: Path)
     assert caught.value.repair
     first, *listed = caught.value.message.splitlines()
     assert first == (
-        f"reference images in {folder} cannot be used: 9 problems (prompt without enough images: 1"
-        ", unknown prompt: 1, file listed twice: 1, damaged file: 2, missing file: 1, "
+        f"reference images in {folder} cannot be used: 9 problems (unknown prompt: 1, "
+        "prompt without enough images: 1, file listed twice: 1, damaged file: 2, missing file: 1, "
         "file of another size: 1, repeated image: 1, extra file: 1)"
     )
     assert listed == [
+        (
+            f"  - 1 of the 3 prompts of {folder / MANIFEST_FILE} are not in the prompts of the "
+            "run, for instance 'a cow'"
+        ),
         f"  - {DOG!r} has 3 of the 4 reference images asked for",
-        "  - 'a cow' is not in the prompt file",
         f"  - shared.png is listed 2 times, for {DOG!r} and 'a cow'",
         "  - truncated.png is truncated",
         "  - missing.png is missing",

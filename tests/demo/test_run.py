@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from advgrpo.demo.serve import VARIABLES_FILE
 from advgrpo.demo.summary import Summary
 from advgrpo.testing import write_tiny_models
 
@@ -69,10 +70,13 @@ def test_an_interrupted_demo_goes_on_and_comes_to_its_end(tmp_path: Path) -> Non
     command = _command(folder, tmp_path / "models")
     with _start(command) as first:
         _wait_for_updates(folder / "state" / "progress.jsonl", 1)
+        variables = folder / VARIABLES_FILE
+        assert "MLFLOW_TRACKING_URI" in variables.read_text()
         first.send_signal(signal.SIGINT)
         said, _ = first.communicate(timeout=ENDS_WITHIN_SECONDS)
     assert first.returncode == 143, said
     assert "run it again to go on" in said
+    assert not variables.exists(), "it would lead to stores that are gone"
     key = json.loads((folder / "state" / "run.json").read_text())["key"]
 
     with _start(command) as second:

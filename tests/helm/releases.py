@@ -29,6 +29,11 @@ CREATED_SECRETS: Values = {
         "password": "planted-password",
         "server": {"enabled": True, "webhooks": {"existingSecret": "fernet"}},
     },
+    "metrics": {
+        "enabled": True,
+        "from": {"namespaces": ["monitoring"]},
+        "pushGateway": "http://pushgateway.monitoring:9091",
+    },
     "promotion": {
         "webhook": {"enabled": True, "secret": "planted-webhook-secret"},
         "reconciler": {"enabled": True},

@@ -266,6 +266,55 @@ def test_the_janitor_looks_at_the_namespace_of_the_release() -> None:
         assert container["args"] == ["--namespace=research", *dry]
 
 
+def _environment(title: str, component: str) -> dict[str, str | None]:
+    found = [c for name, c in containers(release(title)) if name.endswith(f": {component}")]
+    return {entry["name"]: entry.get("value") for entry in found[0]["env"]}
+
+
+def test_everything_logs_in_the_format_of_the_values() -> None:
+    text = objects({**MINIMAL, "logs": {"format": "text"}})
+    for found, expected in ((release("created-secrets"), "json"), (text, "text")):
+        (settings,) = of_kind(found, "ConfigMap").values()
+        assert settings["data"]["ADVGRPO_LOG_FORMAT"] == expected
+        for name, container in containers(found):
+            if name.endswith((": janitor", ": upload")):
+                environment = {entry["name"]: entry.get("value") for entry in container["env"]}
+                assert environment["ADVGRPO_LOG_FORMAT"] == expected, name
+
+
+def test_metrics_are_served_where_the_annotations_and_the_policy_say() -> None:
+    made = release("created-secrets")
+    (settings,) = of_kind(made, "ConfigMap").values()
+    assert settings["data"]["ADVGRPO_METRICS_PORT"] == "9095"
+    assert _environment("created-secrets", "upload")["ADVGRPO_METRICS_PORT"] == "9095"
+    webhook = of_kind(made, "Deployment")["advgrpo-webhook"]["spec"]["template"]
+    annotations = webhook["metadata"]["annotations"]
+    assert annotations["prometheus.io/scrape"] == "true"
+    assert annotations["prometheus.io/port"] == "9095"
+    ports = webhook["spec"]["containers"][0]["ports"]
+    assert {"name": "metrics", "containerPort": 9095} in ports
+    (rule,) = of_kind(made, "NetworkPolicy")["advgrpo-metrics"]["spec"]["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": 9095}]
+    (peer,) = rule["from"]
+    assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+
+
+def test_the_janitor_pushes_its_metrics_if_there_is_a_gateway() -> None:
+    gateway = "http://pushgateway.monitoring:9091"
+    name = "ADVGRPO_METRICS_PUSH_GATEWAY"
+    assert _environment("created-secrets", "janitor")[name] == gateway
+    rules = of_kind(release("created-secrets"), "NetworkPolicy")["advgrpo-janitor"]["spec"]
+    assert [{"protocol": "TCP", "port": 9091}] in [rule["ports"] for rule in rules["egress"]]
+    assert name not in _environment("minimal", "janitor")
+
+
+def test_without_metrics_nothing_says_that_there_are_some() -> None:
+    said = json.dumps(release("minimal"))
+    assert "prometheus.io" not in said
+    assert "ADVGRPO_METRICS" not in said
+    assert "advgrpo-metrics" not in said
+
+
 def test_promotion_runs_the_registry_commands() -> None:
     found = containers(release("everything"))
     commands = {name.rpartition(" ")[2]: container["command"] for name, container in found}

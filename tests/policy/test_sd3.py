@@ -273,7 +273,7 @@ def test_another_adapter_draws_as_it_does_in_its_own_policy_and_leaves_no_trace(
 @pytest.mark.parametrize(
     ("override", "named"),
     [
-        ("policy.adapter.rank=4", "of shape"),
+        ("policy.adapter.rank=4", "has rank 16"),
         ("policy.adapter.target_modules=[to_q]", "for other modules"),
         ("policy.adapter.target_modules=[nothing]", "for another base model"),
     ],

@@ -133,7 +133,7 @@ def test_an_image_follows_from_prompt_and_seed_alone(sd3_folder: Path) -> None:
     [
         {"guidance_scale": 9.0},
         {"negative_prompt": "a green cross"},
-        {"prompt_suffix": " on a teal background"},
+        {"prompt_suffixes": {"en": " on a teal background"}},
         {"denoising_steps": 3},
         {"dtype": "bfloat16"},
     ],
@@ -144,6 +144,14 @@ def test_every_setting_changes_images_and_provenance(
     plain, changed = load(sd3_folder), load(sd3_folder, **change)
     assert changed.provenance != plain.provenance
     assert not torch.equal(changed.draw(PROMPTS, [1, 2]), plain.draw(PROMPTS, [1, 2]))
+
+
+def test_each_prompt_gets_the_suffix_of_its_language(sd3_folder: Path) -> None:
+    suffixed = load(sd3_folder, prompt_suffixes={"en": " blue", "zh": " ring"})
+    images = suffixed.draw(["a circle", "红 circle"], [1, 2])
+    written_out = load(sd3_folder).draw(["a circle blue", "红 circle ring"], [1, 2])
+    assert torch.equal(images, written_out)
+    assert not torch.equal(images, load(sd3_folder).draw(["a circle", "红 circle"], [1, 2]))
 
 
 def test_qwen_image_is_guided_by_its_own_argument(qwen_folder: Path) -> None:

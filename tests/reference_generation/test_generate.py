@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from advgrpo.config.reference_images import PocketSource, ReferenceImagesConfig
+from advgrpo.config.reference_images import FileFormat, PocketSource, ReferenceImagesConfig
 from advgrpo.data.images import read_image
 from advgrpo.data.reference_images import validate_reference_images
 from advgrpo.data.reference_manifest import read_manifest, read_provenance
@@ -52,9 +52,14 @@ class NoiseSource:
         return torch.rand(3, self._pixels, self._pixels, generator=generator)
 
 
-def settings(*, batch_size: int = 2, resolution_pixels: int = PIXELS) -> ReferenceImagesConfig:
+def settings(
+    *, batch_size: int = 2, resolution_pixels: int = PIXELS, file_format: FileFormat = "png"
+) -> ReferenceImagesConfig:
     return ReferenceImagesConfig(
-        source=PocketSource(), batch_size=batch_size, resolution_pixels=resolution_pixels
+        source=PocketSource(),
+        batch_size=batch_size,
+        resolution_pixels=resolution_pixels,
+        file_format=file_format,
     )
 
 
@@ -101,6 +106,18 @@ def test_a_file_holds_what_the_source_drew_for_its_prompt_and_seed(tmp_path: Pat
         image = read_image(tmp_path / planned.name, PIXELS)
         expected = source.image(planned.prompt, planned.seed)
         assert torch.allclose(image, expected, atol=0.5 / 255 + 1e-6)
+
+
+def test_webp_files_hold_the_pixels_that_png_files_hold(tmp_path: Path) -> None:
+    png = generate(NoiseSource(), tmp_path / "png")
+    webp = generate(NoiseSource(), tmp_path / "webp", config=settings(file_format="webp"))
+    for prompt in PROMPTS.texts:
+        for first, second in zip(png.files[prompt], webp.files[prompt], strict=True):
+            assert second == first.replace(".png", ".webp")
+            ours, theirs = (tmp_path / "webp" / second, tmp_path / "png" / first)
+            assert torch.equal(read_image(ours, PIXELS), read_image(theirs, PIXELS))
+    with pytest.raises(ReferenceImageError, match="in a format, that are not asked for"):
+        generate(NoiseSource(), tmp_path / "webp")
 
 
 def test_names_and_seeds_stay_the_same_for_ever() -> None:

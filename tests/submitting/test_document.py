@@ -41,6 +41,16 @@ def test_another_default_makes_another_content(document: PipelineDocument, tmp_p
     assert PipelineDocument.read(file).content != document.content
 
 
+def test_annotations_are_for_the_tasks_that_are_named(document: PipelineDocument) -> None:
+    annotated = document.with_annotations({"a": "b"}, tasks=["train"])
+    platform = annotated.parts[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    found = {name for name, one in platform.items() if one["podMetadata"].get("annotations")}
+    assert found == {"exec-train"}
+    assert platform["exec-train"]["podMetadata"]["annotations"] == {"a": "b"}
+    assert annotated.content == document.content
+    assert document.with_annotations({}, tasks=["train"]).version == document.version
+
+
 @pytest.mark.parametrize("text", ["", "a: 1", "- 1", "a: ["])
 def test_what_is_no_pipeline_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"

@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from mlflow import MlflowClient
+from typer.testing import CliRunner
 
+from advgrpo.cli.main import app
 from advgrpo.config import RunConfig
 from advgrpo.data.prompts import read_prompts
 from advgrpo.discriminator import build_discriminator, save_discriminator
@@ -292,3 +295,23 @@ def test_a_champion_for_another_base_is_refused_in_words_and_no_gate_passes_on_i
     assert len(against) == 2
     assert not any(gate.passed for gate in against)
     assert report.missing["champion"] in against[0].reason
+
+
+def test_an_adapter_from_elsewhere_is_measured_as_ours_is(
+    world: World, alone: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(world.trained / "discriminator", tmp_path / "reward")
+    shutil.copy(world.pretrained / "metrics.json", tmp_path / "reward")
+    command = [
+        *("evaluate", "--adapter", str(world.trained / "adapter")),
+        *("--discriminator", str(tmp_path / "reward")),
+        *("--reference-images", str(world.reference_images), "--workspace", str(tmp_path / "work")),
+        *("--output", str(tmp_path / "out"), *(f"--set={one}" for one in world.overrides)),
+    ]
+    said = CliRunner().invoke(app, command)
+    assert said.exit_code == 0, said.output
+    assert same_evaluation(alone, tmp_path / "out")
+    both = CliRunner().invoke(app, [*command, "--trained", str(world.trained)])
+    assert "either --trained or --adapter" in str(both.exception)
+    other = CliRunner().invoke(app, [*command, "--set", "policy.adapter.alpha=3"])
+    assert "policy.adapter.alpha=3" in str(other.exception)

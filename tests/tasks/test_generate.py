@@ -4,7 +4,13 @@ import pytest
 import torch
 from PIL import Image
 
+from advgrpo.data.images import decode_image, encode_png
 from advgrpo.errors import ConfigError, WeightsError
+from advgrpo.policy import load_policy
+from advgrpo.policy.adapter import save_adapter
+from advgrpo.storage import file_sha256, list_files, read_bytes
+from advgrpo.stores import EmbeddedStores
+from advgrpo.tasks import generate as module
 from advgrpo.tasks.generate import generate
 from advgrpo.testing import TinyModels, write_tiny_models
 
@@ -16,14 +22,30 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     return write_tiny_models(tmp_path_factory.mktemp("models"))
 
 
-def _generate(tiny: TinyModels, output: Path, **changes: object) -> list[str]:
+@pytest.fixture(scope="module")
+def adapter(tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of another shape than the preset's."""
+    folder = tmp_path_factory.mktemp("adapter")
+    config = tiny.config("policy.adapter.rank=4", "policy.adapter.alpha=12").policy
+    policy = load_policy(config, torch.device("cpu"))
+    generator = torch.Generator().manual_seed(3)
+    values = {
+        name: 0.3 * torch.randn(value.shape, generator=generator)
+        for name, value in policy.trainable_parameters().items()
+    }
+    save_adapter(folder, values, config.adapter)
+    return folder
+
+
+def _generate(
+    tiny: TinyModels, output: Path | str, prompts: list[str] = PROMPTS, **changes: object
+) -> list[str]:
     arguments = {"adapter": "", "images_per_prompt": 2, "seed": 3, "output": str(output)}
-    return generate(tiny.config("evaluation.batch_size=3"), PROMPTS, **{**arguments, **changes})  # type: ignore[arg-type]
+    return generate(tiny.config(), prompts, **{**arguments, **changes})  # type: ignore[arg-type]
 
 
-def levels(path: str) -> torch.Tensor:
-    with Image.open(path) as picture:
-        return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).int()
+def contents(folder: Path | str) -> dict[str, bytes]:
+    return {name: read_bytes(f"{folder}/{name}") for name in list_files(str(folder))}
 
 
 def test_each_image_says_what_it_is(tiny: TinyModels, tmp_path: Path) -> None:
@@ -35,22 +57,188 @@ def test_each_image_says_what_it_is(tiny: TinyModels, tmp_path: Path) -> None:
         "001_1.png",
     ]
     with Image.open(locations[3]) as picture:
-        assert picture.info == {"prompt": PROMPTS[1], "seed": "4", "adapter": "none"}
-    assert (tmp_path / "grid.png").is_file()
+        assert picture.info == {
+            "prompt": PROMPTS[1],
+            "seed": "4",
+            "model": str(tiny.pipeline),
+            "adapter": "none",
+            "denoising_steps": "8",
+            "guidance_scale": "1",
+            "resolution_pixels": "32",
+            "forward_dtype": "float32",
+        }
+    assert set(contents(tmp_path)) == {*(Path(one).name for one in locations), "grid.png"}
 
 
-def test_an_image_depends_on_prompt_and_seed_alone(tiny: TinyModels, tmp_path: Path) -> None:
+def test_equal_prompt_and_seed_give_the_equal_file_in_any_company(
+    tiny: TinyModels, tmp_path: Path
+) -> None:
     two = _generate(tiny, tmp_path / "two")
-    one = _generate(tiny, tmp_path / "one", images_per_prompt=1, seed=4)
-    in_company, alone = (levels(path) for path in (two[1], one[0]))
-    # A batch of another size rounds otherwise in the last bit.
-    assert (in_company - alone).abs().max() <= 1
-    assert (levels(two[0]) - alone).abs().max() > 1
+    one = _generate(tiny, tmp_path / "one", PROMPTS[1:], images_per_prompt=1, seed=4)
+    assert Path(two[3]).read_bytes() == Path(one[0]).read_bytes()
+    assert Path(two[2]).read_bytes() != Path(one[0]).read_bytes()
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_files_that_one_draws(
+    tiny: TinyModels, adapter: Path, tmp_path: Path
+) -> None:
+    for processes in (1, 2):
+        _generate(
+            tiny,
+            tmp_path / str(processes),
+            adapter=str(adapter),
+            compare=True,
+            processes=processes,
+            batch_size=3,
+        )
+    one, two = contents(tmp_path / "1"), contents(tmp_path / "2")
+    assert one == two
+    assert len(one) == 9
+
+
+def test_an_adapter_draws_by_its_own_shape_and_is_named_by_its_hash(
+    tiny: TinyModels, adapter: Path, tmp_path: Path
+) -> None:
+    base = _generate(tiny, tmp_path / "base")
+    trained = _generate(tiny, tmp_path / "trained", adapter=str(adapter), compare=True)
+    with Image.open(trained[0]) as picture:
+        assert picture.info["adapter_sha256"] == file_sha256(adapter / "adapter_model.safetensors")
+    for before, after in zip(base, trained, strict=True):
+        beside = Path(after).with_stem(f"{Path(after).stem}_base")
+        assert beside.read_bytes() == Path(before).read_bytes()
+        assert not torch.equal(*(decode_image(Path(one).read_bytes()) for one in (before, after)))
+    names = set(contents(tmp_path / "trained"))
+    assert "side_by_side.png" in names
+    assert "grid.png" not in names
+
+
+def test_a_run_that_was_stopped_goes_on_and_a_repeated_one_draws_nothing(
+    tiny: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[str]] = []
+    whole = module.sample_images
+
+    def counted(policy: object, prompts: list[str], *rest: object, **more: object) -> torch.Tensor:
+        if len(drawn) == limit:
+            raise KeyboardInterrupt
+        drawn.append(prompts)
+        return whole(policy, prompts, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "sample_images", counted)
+    limit = 3
+    with pytest.raises(KeyboardInterrupt):
+        _generate(tiny, tmp_path)
+    limit = 100
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    assert len(kept) == 3
+    _generate(tiny, tmp_path)
+    assert len(drawn) == 4
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+    before = contents(tmp_path)
+    _generate(tiny, tmp_path)
+    _generate(tiny, tmp_path, [*PROMPTS, "a large green ring"])
+    assert len(drawn) == 6
+    after = contents(tmp_path)
+    assert {name: after[name] for name in before if name != "grid.png"} == {
+        name: data for name, data in before.items() if name != "grid.png"
+    }
+    assert after["grid.png"] != before["grid.png"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"prompts": PROMPTS[::-1]}, "prompt is"),
+        ({"seed": 4}, "seed is '3', not '4'"),
+        ({"adapter": "ADAPTER"}, "adapter_sha256 is None"),
+    ],
+)
+def test_another_image_is_never_overwritten(
+    tiny: TinyModels, adapter: Path, tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    _generate(tiny, tmp_path)
+    before = contents(tmp_path)
+    if "adapter" in changes:
+        changes = {"adapter": str(adapter)}
+    with pytest.raises(ConfigError, match=r"--output: .*000_0\.png is there already") as caught:
+        _generate(tiny, tmp_path, **changes)  # type: ignore[arg-type]
+    assert said in caught.value.message
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("001_0.png", b"", "is truncated"),
+        ("001_0.png", encode_png(torch.zeros(3, 32, 32)), "is another image"),
+        ("grid.png", encode_png(torch.zeros(3, 32, 32)), "is no sheet of advgrpo"),
+        ("grid.png", b"text", "is no PNG"),
+    ],
+)
+def test_a_foreign_file_is_never_overwritten(
+    tiny: TinyModels, tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        _generate(tiny, tmp_path)
+    assert contents(tmp_path) == {name: content}
+
+
+def test_images_go_to_an_object_store_and_are_kept_there(
+    tiny: TinyModels,
+    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    tmp_path: Path,
+) -> None:
+    location = f"s3://advgrpo/generated/{tmp_path.name}"
+    _generate(tiny, location)
+    _generate(tiny, tmp_path)
+    assert contents(location) == contents(tmp_path)
+    with pytest.raises(ConfigError, match="is another image"):
+        _generate(tiny, location, seed=9)
+
+
+def test_many_images_are_laid_out_on_several_sheets(tiny: TinyModels, tmp_path: Path) -> None:
+    _generate(tiny, tmp_path, ["a ring"], images_per_prompt=50, batch_size=50)
+    assert {"grid.png", "grid_2.png"} <= set(contents(tmp_path))
+
+
+def test_a_comparison_needs_an_adapter(tiny: TinyModels, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--compare"):
+        _generate(tiny, tmp_path, compare=True)
 
 
 def test_a_folder_without_an_adapter_is_refused(tiny: TinyModels, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="is not an adapter"):
         _generate(tiny, tmp_path / "images", adapter=str(tmp_path))
+
+
+def test_an_adapter_of_another_base_model_is_refused(tiny: TinyModels, tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign"
+    save_adapter(
+        foreign,
+        {f"blocks.7.to_q.lora_{half}.weight": torch.zeros(4, 4) for half in "AB"},
+        tiny.config("policy.adapter.rank=4").policy.adapter,
+    )
+    with pytest.raises(WeightsError, match=r"another base model: .*blocks\.7\.to_q"):
+        _generate(tiny, tmp_path / "images", adapter=str(foreign))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        ("hub://owner/name/DINO", "is not pinned to a commit"),
+        ("hub://owner/name/DINO@main", "is not pinned to a commit"),
+        ("hub://owner", "is not pinned to a commit"),
+        ("ftp://somewhere", "names no adapter"),
+    ],
+)
+def test_an_adapter_is_named_in_full(
+    tiny: TinyModels, tmp_path: Path, adapter: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        _generate(tiny, tmp_path, adapter=adapter)
 
 
 def test_a_registered_adapter_needs_a_server(tiny: TinyModels, tmp_path: Path) -> None:

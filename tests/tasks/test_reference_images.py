@@ -4,12 +4,18 @@ import pytest
 
 from advgrpo.config import RunConfig, resolve
 from advgrpo.config.tasks import ReferenceImagesSettings
+from advgrpo.data.prompts import read_prompts
 from advgrpo.errors import ReferenceImageError
 from advgrpo.pocket.captions import all_captions
 from advgrpo.storage import list_files
 from advgrpo.stores import EmbeddedStores
 from advgrpo.tasks.packed import unpacked
-from advgrpo.tasks.reference_images import inspect, make_reference_images, spent_on_reference_images
+from advgrpo.tasks.reference_images import (
+    inspect,
+    make_reference_images,
+    open_reference_images,
+    spent_on_reference_images,
+)
 
 
 @pytest.fixture
@@ -50,8 +56,9 @@ def test_sets_in_an_object_store_are_a_few_objects(
 ) -> None:
     workspace = f"s3://advgrpo/reference-images/{tmp_path.name}"
     made = make_reference_images(_settings(config), workspace=workspace)
-    # Of each set one archive and the two lists, what is in either, and what drawing it took.
-    assert len(list_files(workspace)) == 10
+    # Of each set one archive and the two lists, what is in either, and what drawing it took; and
+    # the task's sign of life.
+    assert len(list_files(workspace)) == 11
     assert len(list(unpacked(made.train).glob("*.png"))) == 12
     assert inspect(made.test, config, test=True).validated().digest
 
@@ -83,8 +90,19 @@ def test_an_existing_set_is_used_and_what_it_lacks_is_drawn(
     made = make_reference_images(
         _settings(config, existing=first.train), workspace=str(tmp_path / "second")
     )
-    assert made.train == first.train
-    assert made.test.startswith(str(tmp_path / "second"))
+    taken_up = open_reference_images(
+        made.train,
+        read_prompts(config.prompts.train),
+        images_per_prompt=2,
+        resolution_pixels=32,
+        seed=0,
+        other_prompts=read_prompts(config.prompts.test),
+        workspace=str(tmp_path / "second"),
+    )
+    assert taken_up.root == Path(first.train)
+    assert taken_up.digest == inspect(first.train, config, test=False).validated().digest
+    assert not list(Path(made.train).glob("*.png"))
+    assert len(list(Path(made.test).glob("*.png"))) == 12
 
 
 def test_a_damaged_existing_set_is_refused(config: RunConfig, tmp_path: Path) -> None:

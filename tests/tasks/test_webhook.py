@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from prometheus_client import REGISTRY
 
 from advgrpo.errors import ConfigError
 from advgrpo.stores import EmbeddedStores
@@ -118,6 +119,19 @@ def test_a_tag_wakes_only_if_it_asks_for_promotion(post: Post, woken: list[str])
         body = json.dumps({"entity": "model_version_tag", "action": "set", "data": data}).encode()
         assert post(body, signed(body, delivery=key)) == (HTTPStatus.ACCEPTED, text)
     assert woken == ["m"]
+
+
+def test_messages_are_counted_by_what_was_answered(post: Post) -> None:
+    def counted(status: str) -> float:
+        labels = {"status": status}
+        return REGISTRY.get_sample_value("advgrpo_webhook_messages_total", labels) or 0.0
+
+    before = counted("202"), counted("401")
+    body = json.dumps(MOVED).encode()
+    post(body, signed(body, delivery="counted"))
+    post(body, signed(body, secret="another"))
+    post(b"", {}, path="/healthz", method="GET")
+    assert (counted("202") - before[0], counted("401") - before[1]) == (1, 1)
 
 
 def test_it_says_that_it_is_there(post: Post) -> None:

@@ -89,6 +89,19 @@
 {{- end -}}
 {{- end }}
 
+{{- define "advgrpo.checkMetrics" -}}
+{{- with .Values.metrics -}}
+{{- include "advgrpo.checkUrl" (dict "name" "metrics.pushGateway" "url" .pushGateway) -}}
+{{- if and .enabled $.Values.networkPolicies.enabled (not (or .from.namespaces .from.cidrs)) -}}
+{{- fail "metrics.from names nobody who may read metrics: give Prometheus' namespace or address range" -}}
+{{- end -}}
+{{- $webhook := $.Values.promotion.webhook -}}
+{{- if and .enabled $webhook.enabled (eq (int .port) (int $webhook.port)) -}}
+{{- fail (printf "metrics.port and promotion.webhook.port are both %v: give one of them another" .port) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{- define "advgrpo.checkCluster" -}}
 {{- with .Values.cluster -}}
 {{- if not (or .gpus_per_node .processes_per_node) -}}

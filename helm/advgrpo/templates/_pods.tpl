@@ -81,6 +81,20 @@ resources:
   value: /tmp/cache
 {{- end }}
 
+{{/* How pods log that do not read the ConfigMap. */}}
+{{- define "advgrpo.logEnvironment" -}}
+- name: ADVGRPO_LOG_FORMAT
+  value: {{ .Values.logs.format }}
+{{- end }}
+
+{{/* By these Prometheus finds a pod that serves metrics, where it is told to look at annotations. */}}
+{{- define "advgrpo.metricsAnnotations" -}}
+{{- if .Values.metrics.enabled -}}
+prometheus.io/scrape: "true"
+prometheus.io/port: {{ .Values.metrics.port | quote }}
+{{- end -}}
+{{- end }}
+
 {{- define "advgrpo.temporaryMount" -}}
 - name: temporary
   mountPath: /tmp
@@ -104,6 +118,10 @@ resources:
 
 {{/* Images and names that the compiled pipeline is to refer to. */}}
 {{- define "advgrpo.pipelineEnvironment" -}}
+{{- if .Values.metrics.enabled }}
+- name: ADVGRPO_METRICS_PORT
+  value: {{ .Values.metrics.port | quote }}
+{{- end }}
 - name: ADVGRPO_LAUNCHER_IMAGE
   value: {{ include "advgrpo.image" (dict "root" . "image" "launcher") | quote }}
 - name: ADVGRPO_TRAINER_IMAGE

@@ -1,0 +1,32 @@
+"""`advgrpo status`: how a run is, told without a way to its cluster."""
+
+from typing import Annotated
+
+import typer
+
+Run = Annotated[
+    str,
+    typer.Argument(
+        help="Id or name of its MLflow run, or its workspace: an s3:// location or a folder."
+    ),
+]
+
+
+def status(
+    run: Run,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say how a run is: task, progress, last checkpoint, what is wrong and what to do."""
+    import json
+    import os
+    from dataclasses import asdict
+
+    from advgrpo.tasks.running import TRACKING_URI
+    from advgrpo.tasks.status import run_status
+    from advgrpo.tasks.status_words import status_lines
+
+    found = run_status(run, tracking_uri=os.environ.get(TRACKING_URI, ""))
+    if as_json:
+        print(json.dumps(asdict(found), default=lambda moment: moment.isoformat(), indent=1))
+    else:
+        print("\n".join(status_lines(found)))
