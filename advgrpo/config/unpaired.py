@@ -20,10 +20,11 @@ def pairing_problems(
     """
     if not references.serve_any_prompt:
         return []
-    problems = []
-    for name in ("existing", "existing_test"):
-        if getattr(references, name) is not None:
-            problems.append(f"reference_images.{name} names a set already: leave it out")
+    problems = [
+        f"reference_images.{name} names a set already: leave it out"
+        for name in ("existing", "existing_test")
+        if getattr(references, name) is not None
+    ]
     if isinstance(discriminator, PickScoreDiscriminatorConfig):
         problems.append(
             "discriminator.type=pickscore learns from pairs of one prompt: use type dino"
