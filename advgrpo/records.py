@@ -36,6 +36,9 @@ class ReferenceImageSet:
 
     provenance: Mapping[str, object] = field(default_factory=dict)
 
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    """File name -> SHA-256 of its content, in hexadecimal; features are kept by it."""
+
 
 @dataclass(frozen=True)
 class Interval:

@@ -1,5 +1,6 @@
 """Losses that teach a discriminator to tell generated images from reference images."""
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
 from jaxtyping import Float
 from torch import Tensor
@@ -40,6 +41,25 @@ def conditional_hinge_loss(
     negatives = (1 - mismatched_fraction) * F.relu(1 + generated_logits).mean()
     negatives = negatives + mismatched_fraction * F.relu(1 + mismatched_logits).mean()
     return 0.5 * (F.relu(1 - reference_logits).mean() + negatives)
+
+
+def gradient_penalty(
+    reference_logits: Float[Tensor, "batch token"], tokens: Float[Tensor, "batch token width"]
+) -> Float[Tensor, ""]:
+    """Half the mean squared gradient of a reference token's logit, R1: `0.5 * E |dh/dx|^2`.
+
+    The gradient is that towards the head's input, a token of the frozen backbone, not towards the
+    pixels.
+
+    Args:
+        reference_logits: Of reference images; each depends on its own token alone.
+        tokens: What they were computed from; it must require a gradient.
+
+    Source:
+        arXiv:1801.04406; at the input of each head as in ADD, arXiv:2311.17042.
+    """
+    (gradient,) = torch.autograd.grad(reference_logits.sum(), tokens, create_graph=True)
+    return 0.5 * gradient.square().sum(dim=-1).mean()
 
 
 def pairwise_loss(

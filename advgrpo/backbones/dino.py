@@ -1,76 +1,60 @@
-"""DINOv2, arXiv:2304.07193: the eyes of the discriminator and of the distance measures."""
-
-from typing import Any
+"""DINOv2 and DINOv3: the eyes of the discriminator and of the distance measures."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
-from transformers import Dinov2Model
+from torch import Tensor, nn
+from transformers import Dinov2Model, Dinov2WithRegistersModel, DINOv3ViTModel
 
-from advgrpo.backbones.loading import fingerprint, load_frozen, weights_files
-from advgrpo.backbones.preprocessing import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    Preprocessing,
-    read_preprocessing,
-)
-from advgrpo.config import Weights
-from advgrpo.errors import ConfigError
-from advgrpo.storage import local_folder
+from advgrpo.backbones.vit import Vit
 
 
-class DinoBackbone:
-    """A frozen DINOv2.
+class DinoBackbone(Vit):
+    """A frozen DINOv2, arXiv:2304.07193."""
 
-    Args:
-        weights: Where it lies. Mean and standard deviation of pixels are read from the folder's
-            `preprocessor_config.json`; without one they are those of ImageNet.
-        resolution_pixels: Side length that images are resized to; a multiple of the patch size.
-        device: Where it runs.
+    title = "DINOv2"
+    model_class = Dinov2Model
+    model_types = ("dinov2",)
 
-    Attributes:
-        width: Numbers of a token.
-        patches: Patch tokens of an image.
-        fingerprint: Hash of the weights and the preprocessing: equal fingerprints mean equal
-            features.
+    @property
+    def _norm(self) -> nn.Module:
+        norm: nn.Module = self._model.layernorm
+        return norm
 
-    Raises:
-        WeightsError: If the weights are missing, damaged or no DINOv2.
-        ConfigError: If the resolution is not a multiple of the patch size.
-    """
+    def _arranged(self, hidden: Tensor) -> Tensor:
+        return hidden
 
-    def __init__(self, weights: Weights, *, resolution_pixels: int, device: torch.device) -> None:
-        folder = local_folder(weights)
-        self._model = load_frozen(Dinov2Model, folder, model_type="dinov2", device=device)
-        settings: Any = self._model.config
-        patch = int(settings.patch_size)
-        if resolution_pixels % patch:
-            raise ConfigError(
-                f"resolution_pixels={resolution_pixels} is not a multiple of the {patch} pixels of "
-                f"a patch of the DINOv2 in {folder}",
-                repair=f"set it to {max(1, round(resolution_pixels / patch)) * patch}",
-            )
-        self._preprocessing = read_preprocessing(
-            folder, resolution_pixels=resolution_pixels
-        ) or Preprocessing(resolution_pixels, IMAGENET_MEAN, IMAGENET_STD)
-        self.device = device
-        self.width = int(settings.hidden_size)
-        self.patches = (resolution_pixels // patch) ** 2
-        self.fingerprint = fingerprint(weights_files(folder), self._preprocessing)
 
-    @torch.no_grad()
-    def tokens(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> Float[Tensor, "batch token feature"]:
-        """Embed images.
+class DinoWithRegistersBackbone(Vit):
+    """A frozen DINOv2 with registers, arXiv:2309.16588."""
 
-        Args:
-            images: RGB in [0, 1]; all pass the backbone at once.
+    title = "DINOv2 with registers"
+    model_class = Dinov2WithRegistersModel
+    model_types = ("dinov2_with_registers",)
 
-        Returns:
-            Tokens after the final norm, on the backbone's device: the class token, then the
-            patches row by row.
-        """
-        pixels = self._preprocessing(images.to(self.device))
-        tokens: Tensor = self._model(pixel_values=pixels).last_hidden_state
-        return tokens
+    @property
+    def _norm(self) -> nn.Module:
+        norm: nn.Module = self._model.layernorm
+        return norm
+
+    def _arranged(self, hidden: Tensor) -> Tensor:
+        return without_registers(hidden, int(self._model.config.num_register_tokens))
+
+
+class Dino3Backbone(Vit):
+    """A frozen DINOv3, arXiv:2508.10104, of the kind that is a vision transformer."""
+
+    title = "DINOv3"
+    model_class = DINOv3ViTModel
+    model_types = ("dinov3_vit",)
+
+    @property
+    def _norm(self) -> nn.Module:
+        norm: nn.Module = self._model.norm
+        return norm
+
+    def _arranged(self, hidden: Tensor) -> Tensor:
+        return without_registers(hidden, int(self._model.config.num_register_tokens))
+
+
+def without_registers(hidden: Tensor, registers: int) -> Tensor:
+    """Leave out the registers, which stand between the class token and the patches."""
+    return torch.cat([hidden[:, :1], hidden[:, 1 + registers :]], dim=1)

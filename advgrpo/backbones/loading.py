@@ -16,13 +16,15 @@ from advgrpo.errors import WeightsError
 M = TypeVar("M", bound=PreTrainedModel)
 
 
-def load_frozen(model_class: type[M], folder: Path, *, model_type: str, device: torch.device) -> M:
+def load_frozen(
+    model_class: type[M], folder: Path, *, model_type: str | tuple[str, ...], device: torch.device
+) -> M:
     """Load a model whose weights never change.
 
     Args:
         model_class: Class of the transformers library.
         folder: Folder in `save_pretrained` layout, with safetensors.
-        model_type: What `model_type` in the folder's `config.json` must be.
+        model_type: What `model_type` in the folder's `config.json` must be, or may be.
         device: Where the model is put.
 
     Returns:
@@ -31,7 +33,12 @@ def load_frozen(model_class: type[M], folder: Path, *, model_type: str, device: 
     Raises:
         WeightsError: If weights are missing, damaged, pickled or of another architecture.
     """
-    _check_architecture(folder, model_type)
+    known = (model_type,) if isinstance(model_type, str) else model_type
+    if (found := model_type_of(folder)) not in known:
+        raise WeightsError(
+            f"the model in {folder} is of type {found!r}, not {' or '.join(map(repr, known))}",
+            repair="set weights.location to a model of the right type",
+        )
     weights_files(folder)
     try:
         # The library's types leave out the second value.
@@ -99,7 +106,15 @@ def fingerprint(files: Iterable[Path], *facts: object) -> str:
     return digest.hexdigest()
 
 
-def _check_architecture(folder: Path, model_type: str) -> None:
+def model_type_of(folder: Path) -> str:
+    """Read what architecture a model folder holds.
+
+    Returns:
+        `model_type` of its `config.json`, as the transformers library names architectures.
+
+    Raises:
+        WeightsError: If the file is missing or does not say.
+    """
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(
@@ -107,14 +122,9 @@ def _check_architecture(folder: Path, model_type: str) -> None:
             repair="check the setting weights.location, and weights.subfolder",
         )
     try:
-        found = json.loads(path.read_text("utf-8"))["model_type"]
+        return str(json.loads(path.read_text("utf-8"))["model_type"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise WeightsError(
             f"{path} names no model_type: {error!r}",
             repair="copy the file from where the model came from",
         ) from error
-    if found != model_type:
-        raise WeightsError(
-            f"the model in {folder} is of type {found!r}, not {model_type!r}",
-            repair="set weights.location to a model of the right type",
-        )

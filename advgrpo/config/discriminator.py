@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from advgrpo.config.base import (
     Fraction,
@@ -70,19 +70,33 @@ class _Trained(Section):
     pretraining: PretrainingConfig = PretrainingConfig()
 
 
+def _no_layer_twice(layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
+    if layers is not None and len(set(layers)) < len(layers):
+        raise ValueError("a layer is named twice; each has one head")
+    return layers
+
+
 class DinoDiscriminatorConfig(_Trained):
-    """A head on the tokens of a frozen DINOv2 backbone."""
+    """Heads on the tokens of a frozen vision backbone: DINOv2 or another."""
 
     type: Literal["dino"] = "dino"
 
     weights: Weights
-    """The backbone."""
+    """The backbone: DINOv2 with or without registers, DINOv3 (a vision transformer), SigLIP or
+    SigLIP 2; which it is, its `config.json` says."""
 
     resolution_pixels: PositiveInt = 518
     """Side length that images are resized to (bicubic, antialiased)."""
 
     hidden_width: PositiveInt = 512
-    """Width of the head's hidden layer."""
+    """Width of a head's hidden layer."""
+
+    layers: Annotated[
+        tuple[PositiveInt, ...] | None, Field(min_length=1), AfterValidator(_no_layer_twice)
+    ] = None
+    """Transformer layers of the backbone, counted from 1, that each have a head of their own; the
+    reward and the loss are the heads' means. None takes the last one alone. Features are kept of
+    each layer."""
 
     token_normalization: Literal["none", "l2"] = "none"
     """What is done to a token before the head, in training and in rewarding alike."""
@@ -94,6 +108,10 @@ class DinoDiscriminatorConfig(_Trained):
     patch_loss_weight: NonNegativeFloat = 0.3
     cls_reward_weight: NonNegativeFloat = 0.7
     patch_reward_weight: NonNegativeFloat = 0.3
+
+    gradient_penalty_weight: NonNegativeFloat = 0.0
+    """Weight of R1, half the squared gradient of a reference token's logit towards the token: keeps
+    heads from growing steep where there is nothing to tell apart."""
 
     prompt_conditioning: PromptConditioningConfig | None = None
 

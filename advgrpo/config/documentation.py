@@ -25,9 +25,10 @@ single keys:
     advgrpo config validate --preset my-run.yaml --processes 8
 
 Presets: {presets}.
-All but `pocket` leave the prompt files and the commits of hub:// locations to you; validating one
-says which options give them. Those named `released` have the numbers of Adv-GRPO's released code
-([from-adv-grpo.md](from-adv-grpo.md)). `advgrpo plan` tells what a run needs before it is started.
+All but `pocket` leave the prompt files and the commits of hub:// locations to you, `sd35m_style`
+the folder of pictures too; validating one says which options give them. Those named `released`
+have the numbers of Adv-GRPO's released code ([from-adv-grpo.md](from-adv-grpo.md)). `advgrpo plan`
+tells what a run needs before it is started.
 
 A location is a local path, `s3://bucket/key`, `package://python.package/folder` (files that an
 installed package ships) or `hub://owner/name`.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from advgrpo.config.base import Weights
 from advgrpo.config.discriminator import DiscriminatorConfig, PickScoreDiscriminatorConfig
 from advgrpo.config.evaluation import EvaluationConfig
+from advgrpo.config.reward import RewardConfig
 from advgrpo.config.scorers import weights_of
-from advgrpo.config.training import PickScoreReward, RewardConfig
 
 DISTANCE_FAMILIES = ("distance.frechet", "distance.kernel", "manifold", "diversity")
 """Measures in the feature space of `evaluation.distance`, by name or by their first part."""
@@ -24,6 +24,9 @@ class Independence:
     """Measures, or scorers, that the reward was not trained on but that share a frozen part with
     it, and what they share in words: they prove less than independent ones."""
 
+    trained_by: Mapping[str, str]
+    """Each scorer of `trained_on` -> the setting that makes the reward learn from it."""
+
 
 def independence(
     discriminator: DiscriminatorConfig, reward: RewardConfig, evaluation: EvaluationConfig
@@ -36,27 +39,34 @@ def independence(
     the frozen backbone below the discriminator's head. Equal weights under two locations cannot be
     known here.
     """
-    is_tuned = isinstance(discriminator, PickScoreDiscriminatorConfig)
-    learned_from = [term for term in reward.terms if isinstance(term, PickScoreReward)]
-    types = {term.type for term in learned_from} | ({"pickscore"} if is_tuned else set())
-    rewarding = {_place(term.weights) for term in learned_from}
+    types = {term.type: setting for setting, term in reward.scorers.items()}
+    rewarding = {
+        _place(weights): setting
+        for setting, term in reward.scorers.items()
+        for weights in weights_of(term)
+    }
     backbone = _place(discriminator.weights)
-    if is_tuned:
-        rewarding.add(backbone)
-    trained_on: set[str] = set()
+    if isinstance(discriminator, PickScoreDiscriminatorConfig):
+        types.setdefault("pickscore", "discriminator")
+        rewarding.setdefault(backbone, "discriminator")
+    trained_by: dict[str, str] = {}
     related: dict[str, str] = {}
     for scorer in evaluation.scorers:
-        eyes = {_place(weights) for weights in weights_of(scorer)}
-        if scorer.type in types or eyes & rewarding:
-            trained_on.add(scorer.type)
+        eyes = [_place(weights) for weights in weights_of(scorer)]
+        learned = [rewarding[place] for place in eyes if place in rewarding]
+        if scorer.type in types or learned:
+            trained_by[scorer.type] = types.get(scorer.type) or learned[0]
         elif backbone in eyes:
             related[scorer.type] = "sees through the discriminator's backbone"
-    if _place(evaluation.distance.weights) == backbone:
+    distance = _place(evaluation.distance.weights)
+    if distance == backbone:
         same = "in the features of the discriminator's backbone"
         related |= dict.fromkeys(DISTANCE_FAMILIES, same)
+    elif distance in rewarding:
+        related |= dict.fromkeys(DISTANCE_FAMILIES, "in the features of a model of the reward")
     if evaluation.cmmd is not None and _place(evaluation.cmmd.weights) in rewarding:
         related["distance.cmmd"] = "in the features of a model of the reward"
-    return Independence(frozenset(trained_on), related)
+    return Independence(frozenset(trained_by), related, trained_by)
 
 
 def _place(weights: Weights) -> tuple[str, str | None, str]:

@@ -1,4 +1,4 @@
-"""What a preset leaves to its user: prompt files, and the commits of models on a hub."""
+"""What a preset leaves to its user: prompt files, style images, commits of models on a hub."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,6 +9,7 @@ _PROMPTS = {
     "train": "the file of the prompts to train on: a path or s3:// location",
     "test": "the file of the prompts to measure on, none of which is trained on",
 }
+_STYLE = "reference_images.source.location"
 _DRAFT_COMMIT = "0" * 40
 _DRAFT_FOLDER = "not-given"
 
@@ -26,6 +27,8 @@ def left_open(settings: Mapping[str, Any]) -> dict[str, str]:
     # Of another type than it should be, it is refused elsewhere.
     prompts = prompts if isinstance(prompts, Mapping) else _PROMPTS
     missing = {f"prompts.{name}": what for name, what in _PROMPTS.items() if name not in prompts}
+    if _lacks_style(settings):
+        missing[_STYLE] = "the folder of the style's images: a path or s3:// location"
     return missing | {
         f"{key}.revision": f"{weights['location']} is not pinned to a commit"
         for key, weights in _unpinned(settings, "")
@@ -61,6 +64,8 @@ def fill_draft(settings: dict[str, Any]) -> None:
     if isinstance(prompts, Mapping):
         files = {name: f"{_DRAFT_FOLDER}/{name}.txt" for name in _PROMPTS}
         settings["prompts"] = {**files, **prompts}
+    if _lacks_style(settings):
+        settings["reference_images"]["source"]["location"] = f"{_DRAFT_FOLDER}/style"
     for _, weights in _unpinned(settings, ""):
         weights["revision"] = _DRAFT_COMMIT
 
@@ -85,5 +90,15 @@ def _unpinned(section: Any, path: str) -> Iterator[tuple[str, Any]]:  # noqa: AN
         yield from _unpinned(value, f"{path}.{name}".lstrip("."))
 
 
+def _lacks_style(settings: Mapping[str, Any]) -> bool:
+    references = settings.get("reference_images")
+    source = references.get("source") if isinstance(references, Mapping) else None
+    if not isinstance(source, Mapping):
+        return False
+    return source.get("type") == "folder" and "location" not in source
+
+
 def _placeholder(key: str) -> str:
+    if key == _STYLE:
+        return "FOLDER"
     return "COMMIT" if key.endswith(".revision") else "FILE"

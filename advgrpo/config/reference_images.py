@@ -76,7 +76,25 @@ class DiffusersSource(Section):
     """Precision of the pipeline."""
 
 
-Source = Annotated[PocketSource | DiffusersSource, Field(discriminator="type")]
+class FolderSource(Section):
+    """A folder of pictures in one style, each of which serves any prompt: to learn the style."""
+
+    type: Literal["folder"] = "folder"
+
+    location: Location
+    """Folder of PNG, JPEG and WebP files; those in folders below it count too."""
+
+    fit: Literal["exact", "crop"]
+    """What becomes of a picture that is not `resolution_pixels` squared: `exact` refuses it; `crop`
+    takes the largest square from its middle and makes that smaller (bicubic, antialiased). Pictures
+    are never made larger: one that is too small is refused."""
+
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the pictures that only the evaluation measures against. Of the others,
+    `discriminator.held_out_fraction` never trains."""
+
+
+Source = Annotated[PocketSource | DiffusersSource | FolderSource, Field(discriminator="type")]
 
 
 class ReferenceImagesConfig(Section):
@@ -99,7 +117,7 @@ class ReferenceImagesConfig(Section):
     `existing`, and drawn if it has none of them."""
 
     images_per_prompt: PositiveInt = 8
-    """Reference images of each training prompt."""
+    """Reference images of each training prompt; a folder's images belong to no prompt."""
 
     test_images_per_prompt: PositiveInt = 4
     """Reference images of each test prompt; they are only measured against."""
@@ -112,3 +130,18 @@ class ReferenceImagesConfig(Section):
 
     file_format: FileFormat = "png"
     """Format of drawn images, lossless either way; WebP is smaller."""
+
+    @property
+    def serve_any_prompt(self) -> bool:
+        """Whether the images belong to no prompt."""
+        return isinstance(self.source, FolderSource)
+
+    @property
+    def of_each_prompt(self) -> int | None:
+        """Reference images of each training prompt; None if they serve any prompt."""
+        return None if self.serve_any_prompt else self.images_per_prompt
+
+    @property
+    def of_each_test_prompt(self) -> int | None:
+        """Reference images of each test prompt; None if they serve any prompt."""
+        return None if self.serve_any_prompt else self.test_images_per_prompt

@@ -20,6 +20,7 @@ from advgrpo.config.promotion import ALWAYS_MEASURED, STAND_INS, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.scorers import PocketJudgeConfig
 from advgrpo.config.training import TrainingConfig
+from advgrpo.config.unpaired import pairing_problems
 from advgrpo.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
@@ -93,6 +94,18 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _nothing_pairs_what_serves_any_prompt(self) -> Self:
+        problems = pairing_problems(
+            self.reference_images, self.discriminator, self.training.reward, self.evaluation
+        )
+        if problems:
+            raise ValueError(
+                "images of reference_images.source (folder) serve any prompt, but "
+                + "; ".join(problems)
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pocket_judge_sees_pocket_pictures(self) -> Self:
         pixels = self.policy.resolution_pixels
         judged = any(isinstance(s, PocketJudgeConfig) for s in self.evaluation.scorers)
@@ -137,6 +150,18 @@ class RunConfig(Section):
                     f"evaluation.scorers, a measure of {', '.join(ALWAYS_MEASURED)}, or one of "
                     f"{', '.join(STAND_INS)}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _alignment_is_not_rewarded(self) -> Self:
+        scorer = self.evaluation.alignment.partition(".")[0]
+        setting = self.independence.trained_by.get(scorer)
+        if setting is not None:
+            raise ValueError(
+                f"evaluation.alignment={self.evaluation.alignment!r} is what {setting} trains on: "
+                "it rises whether or not the images get better, and the adapter that is handed on "
+                "is chosen by it; name a measure that does not reward, or leave that term out"
+            )
         return self
 
     @property

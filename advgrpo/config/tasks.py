@@ -43,8 +43,8 @@ class PretrainingSettings(Section):
     policy: Sd3PolicyConfig
     sampling: SamplingConfig
     discriminator: DiscriminatorConfig
-    images_per_prompt: PositiveInt
-    """Reference images of each training prompt."""
+    images_per_prompt: PositiveInt | None
+    """Reference images of each training prompt; none if they serve any prompt."""
 
     batch_size: PositiveInt
     """Images sampled at once."""
@@ -58,7 +58,7 @@ class PretrainingSettings(Section):
             policy=run.policy,
             sampling=run.training.sampling,
             discriminator=run.discriminator,
-            images_per_prompt=run.reference_images.images_per_prompt,
+            images_per_prompt=run.reference_images.of_each_prompt,
             batch_size=run.training.rollout.microbatch_size,
         )
 
@@ -71,8 +71,8 @@ class TrainingSettings(Section):
     policy: Sd3PolicyConfig
     discriminator: DiscriminatorConfig
     training: TrainingConfig
-    images_per_prompt: PositiveInt
-    """Reference images of each training prompt."""
+    images_per_prompt: PositiveInt | None
+    """Reference images of each training prompt; none if they serve any prompt."""
 
     distance: DistanceConfig
     """Distance that is watched on held-out training prompts."""
@@ -92,7 +92,7 @@ class TrainingSettings(Section):
             policy=run.policy,
             discriminator=run.discriminator,
             training=run.training,
-            images_per_prompt=run.reference_images.images_per_prompt,
+            images_per_prompt=run.reference_images.of_each_prompt,
             distance=run.evaluation.distance,
             scorers=run.evaluation.scorers,
             alignment=run.evaluation.alignment,

@@ -13,7 +13,7 @@ from advgrpo.config.base import (
     Section,
 )
 from advgrpo.config.policy import SamplingConfig
-from advgrpo.config.scorers import PickScoreConfig
+from advgrpo.config.reward import RewardConfig
 
 
 class RolloutConfig(Section):
@@ -72,32 +72,6 @@ class PolicyLossConfig(Section):
 
     advantage_limit: PositiveFloat = 5.0
     """Advantages are clamped to plus and minus this."""
-
-
-class DiscriminatorReward(Section):
-    """The discriminator being trained."""
-
-    type: Literal["discriminator"] = "discriminator"
-    weight: PositiveFloat = 1.0
-
-
-class PickScoreReward(PickScoreConfig):
-    """A frozen PickScore."""
-
-    weight: PositiveFloat = 1.0
-
-
-RewardTerm = Annotated[DiscriminatorReward | PickScoreReward, Field(discriminator="type")]
-
-
-class RewardConfig(Section):
-    """The reward: a weighted sum of terms."""
-
-    terms: Annotated[tuple[RewardTerm, ...], Field(min_length=1)] = (DiscriminatorReward(),)
-
-    standardize: bool = False
-    """Divide each term, centred on its group, by its standard deviation over the rollout, so that
-    the weights compare like with like."""
 
 
 class EveryRollout(Section):

@@ -14,6 +14,7 @@ LONGEST_PROMPT = 10_000
 """Characters; no text encoder reads as many, so a longer line is none that was meant."""
 
 _LISTED = 12
+_QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CJK_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
@@ -79,6 +80,12 @@ def checked_prompts(
             repair=repair,
         )
     return PromptSet(texts=tuple(texts), digest=_digest(texts), location=location)
+
+
+def quoted_texts(prompt: str) -> list[str]:
+    """List the texts that a prompt quotes; those of nothing but spaces do not count."""
+    texts = (plain or typographic for plain, typographic in _QUOTED.findall(prompt))
+    return [text for text in texts if text.strip()]
 
 
 def check_disjoint(train: PromptSet, test: PromptSet) -> None:

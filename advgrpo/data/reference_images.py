@@ -88,7 +88,7 @@ class ReferenceImageReport:
         """Say it in a few lines."""
         size = f"{self.images} images for {self.prompts} prompts"
         if self.reference_images is None:
-            return f"reference images in {self.folder}: {size}\n{self._problems_in_words()}"
+            return f"reference images in {self.folder}: {size}\n{self.problems_in_words()}"
         pixels, origin = self.reference_images.resolution_pixels, "without provenance"
         if self.reference_images.provenance:
             origin = "every content as its provenance says"
@@ -105,7 +105,7 @@ class ReferenceImageReport:
         """
         if self.reference_images is None:
             raise ReferenceImageError(
-                f"reference images in {self.folder} cannot be used: {self._problems_in_words()}",
+                f"reference images in {self.folder} cannot be used: {self.problems_in_words()}",
                 repair=self._repair(),
             )
         return self.reference_images
@@ -122,7 +122,8 @@ class ReferenceImageReport:
             "into the same folder: what is whole is kept. Nothing is substituted"
         )
 
-    def _problems_in_words(self) -> str:
+    def problems_in_words(self) -> str:
+        """Count the problems, and list the first dozen."""
         kinds: Counter[str] = Counter()
         for problem in self.problems:
             kinds[problem.kind.value] += problem.count
@@ -242,6 +243,7 @@ def inspect_reference_images(
         resolution_pixels=pixels,
         digest=digest_of(chosen, sha256),
         provenance=provenance.model_dump(exclude={"files", "images"}) if provenance else {},
+        sha256=sha256,
     )
     return ReferenceImageReport(folder, len(prompts), images, (), reference_images, sha256)
 

@@ -167,14 +167,15 @@ def _residual(inputs: int, outputs: int) -> int:
     return 2 * inputs + 2 * outputs + convolutions + shortcut
 
 
-def _encoder_layer(width: int, hidden: int) -> int:
+def encoder_layer(width: int, hidden: int) -> int:
+    """Count a transformer layer: two norms, attention with biases, two linear layers."""
     norms = 4 * width
     return norms + 4 * linear(width, width) + linear(width, hidden) + linear(hidden, width)
 
 
 @dataclass(frozen=True)
 class Vision:
-    """What `Dinov2Model` and the vision half of `CLIPModel` have in common."""
+    """What vision transformers have in common: the half of `CLIPModel`, and backbones."""
 
     width: int
     layers: int
@@ -189,36 +190,13 @@ class Vision:
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of a layer, without what only DINOv2 has."""
-        return _encoder_layer(self.width, self.hidden)
+        """Parameters of a layer, without what only some have."""
+        return encoder_layer(self.width, self.hidden)
 
     @property
     def embedding_parameters(self) -> int:
         """Parameters of patches without a bias, positions and the class token."""
         return (3 * self.patch_size**2 + 1 + self.tokens(self.pixels)) * self.width
-
-
-@dataclass(frozen=True)
-class Dino(Vision):
-    """`Dinov2Model`."""
-
-    @classmethod
-    def read(cls, config: Config) -> Self:
-        """Take what counts from a configuration."""
-        width = int(config.get("hidden_size", 768))
-        return cls(
-            width=width,
-            layers=int(config.get("num_hidden_layers", 12)),
-            hidden=width * int(config.get("mlp_ratio", 4)),
-            patch_size=int(config.get("patch_size", 14)),
-            pixels=int(config.get("image_size", 224)),
-        )
-
-    @property
-    def parameters(self) -> int:
-        """All parameters; layers scale their outputs, and patches have a bias."""
-        layers = self.layers * (self.layer_parameters + 2 * self.width)
-        return self.embedding_parameters + self.width + self.width + layers + 2 * self.width
 
 
 @dataclass(frozen=True)
@@ -248,7 +226,7 @@ class ClipText:
     def parameters(self) -> int:
         """All parameters; the projection has no bias."""
         embeddings = (self.vocabulary + self.positions + 2) * self.width
-        layers = self.layers * _encoder_layer(self.width, self.hidden)
+        layers = self.layers * encoder_layer(self.width, self.hidden)
         return embeddings + layers + self.width * self.projection
 
 

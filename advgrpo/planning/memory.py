@@ -2,9 +2,10 @@
 
 from advgrpo.config import DinoDiscriminatorConfig, RunConfig
 from advgrpo.config.tasks import TrainingSettings
-from advgrpo.planning.architectures import Clip, Dino, linear
+from advgrpo.planning.architectures import Clip, linear
 from advgrpo.planning.models import Models
 from advgrpo.planning.parts import BYTES, FLOAT32, Part
+from advgrpo.planning.vision import VisionBackbone
 
 CLIP_TEXT_TOKENS = 77
 USUAL_STRIDE = 8
@@ -85,14 +86,14 @@ def discriminator_parameters(run: RunConfig | TrainingSettings, models: Models) 
     """Count the discriminator's trained parameters."""
     config, backbone = run.discriminator, models.backbone
     if isinstance(config, DinoDiscriminatorConfig):
-        if not isinstance(backbone, Dino):
+        if not isinstance(backbone, VisionBackbone):
             return None
         head = linear(backbone.width, config.hidden_width) + linear(config.hidden_width, 1)
         if config.prompt_conditioning is None:
-            return head
+            return _heads(config) * head
         if models.prompt_encoder is None:
             return None
-        return head + models.prompt_encoder.projection * config.hidden_width
+        return _heads(config) * (head + models.prompt_encoder.projection * config.hidden_width)
     if not isinstance(backbone, Clip):
         return None
     return config.trained_blocks * backbone.vision.layer_parameters
@@ -102,14 +103,19 @@ def feature_bytes(run: RunConfig | TrainingSettings, models: Models) -> int | No
     """Count the bytes of an image's features, as they are cached and replayed."""
     config, backbone = run.discriminator, models.backbone
     if isinstance(config, DinoDiscriminatorConfig):
-        if not isinstance(backbone, Dino):
+        if not isinstance(backbone, VisionBackbone):
             return None
-        all_patches = backbone.tokens(config.resolution_pixels) - 1
-        return (1 + (config.patches or all_patches)) * backbone.width * FLOAT32
+        tokens = 1 + (config.patches or backbone.patches(config.resolution_pixels))
+        return _heads(config) * tokens * backbone.width * FLOAT32
     if not isinstance(backbone, Clip):
         return None
     tokens = backbone.vision.tokens(backbone.vision.pixels)
     return tokens * backbone.vision.width * BYTES[config.feature_dtype]
+
+
+def _heads(config: DinoDiscriminatorConfig) -> int:
+    """Count the heads, each of which sees a layer's tokens."""
+    return 1 if config.layers is None else len(config.layers)
 
 
 def images_per_gpu(run: RunConfig | TrainingSettings, gpus: int) -> int:
@@ -239,7 +245,7 @@ def _feature_activations(run: RunConfig | TrainingSettings, models: Models) -> P
     name, backbone = "activations of the backbone (estimate)", models.backbone
     batch = run.discriminator.feature_batch_size
     match backbone:
-        case Dino():
+        case VisionBackbone():
             vision = backbone
             assert isinstance(run.discriminator, DinoDiscriminatorConfig)
             tokens = vision.tokens(run.discriminator.resolution_pixels)
@@ -260,7 +266,7 @@ def _discriminator_activations(
     if features is None:
         return Part(name, None, "the backbone is not known", is_passing=True)
     if isinstance(config, DinoDiscriminatorConfig):
-        assert isinstance(models.backbone, Dino)
+        assert isinstance(models.backbone, VisionBackbone)
         kinds = 2 if config.prompt_conditioning is None else 3
         # A token, the hidden layer, and what its activation function gives.
         growth = 1 + 2 * config.hidden_width / models.backbone.width

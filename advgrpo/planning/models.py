@@ -7,17 +7,16 @@ from typing import TypeVar
 from advgrpo.config import DinoDiscriminatorConfig, RunConfig, Weights
 from advgrpo.config.scorers import Scorer, weights_of
 from advgrpo.config.tasks import TrainingSettings
-from advgrpo.config.training import PickScoreReward
 from advgrpo.planning.architectures import (
     Autoencoder,
     Clip,
     ClipText,
     Config,
-    Dino,
     Sd3Transformer,
     T5Encoder,
 )
 from advgrpo.planning.reading import configuration
+from advgrpo.planning.vision import VisionBackbone, read_dino, read_vision
 
 M = TypeVar("M")
 
@@ -31,7 +30,7 @@ class Models:
     text_encoder_parameters: int | None
     """Of all text encoders of the policy together."""
 
-    backbone: Dino | Clip | None
+    backbone: VisionBackbone | Clip | None
     """The discriminator's."""
 
     prompt_encoder: ClipText | None
@@ -44,10 +43,9 @@ class Models:
 def models_of(run: RunConfig | TrainingSettings) -> Models:
     """Read what is known of a run's models; fetches configurations, never weights."""
     weights, discriminator = run.policy.weights, run.discriminator
-    is_dino = isinstance(discriminator, DinoDiscriminatorConfig)
-    backbone: Dino | Clip | None
-    if is_dino:
-        backbone = _read(discriminator.weights, "", Dino.read)
+    backbone: VisionBackbone | Clip | None
+    if isinstance(discriminator, DinoDiscriminatorConfig):
+        backbone = _read(discriminator.weights, "", read_vision)
     else:
         backbone = _read(discriminator.weights, "", Clip.read)
     return Models(
@@ -60,7 +58,7 @@ def models_of(run: RunConfig | TrainingSettings) -> Models:
     )
 
 
-def _read(weights: Weights, part: str, read: Callable[[Config], M]) -> M | None:
+def _read(weights: Weights, part: str, read: Callable[[Config], M | None]) -> M | None:
     config = configuration(weights, part)
     return None if config is None else read(config)
 
@@ -83,12 +81,10 @@ def _prompt_encoder(run: RunConfig | TrainingSettings) -> ClipText | None:
 
 def _scorers(run: RunConfig | TrainingSettings) -> dict[str, int | None]:
     measured = run.evaluation if isinstance(run, RunConfig) else run
-    distance = _read(measured.distance.weights, "", Dino.read)
+    distance = _read(measured.distance.weights, "", read_dino)
     found = {"distance": None if distance is None else distance.parameters}
     found |= {f"scorer {scorer.type}": _scorer(scorer) for scorer in measured.scorers}
-    for term in run.training.reward.terms:
-        if isinstance(term, PickScoreReward):
-            found["reward pickscore"] = _scorer(term)
+    found |= {f"reward {term.type}": _scorer(term) for term in run.training.reward.scorers.values()}
     return found
 
 
@@ -98,7 +94,7 @@ def _scorer(scorer: Scorer) -> int | None:
         # OCR and the pocket judge are small; an external judge has its own memory.
         return 0
     if scorer.type == "reference_similarity":
-        dino = _read(weights[0], "", Dino.read)
+        dino = _read(weights[0], "", read_dino)
         return None if dino is None else dino.parameters
     clip = _read(weights[0], "", Clip.read)
     return None if clip is None else clip.parameters

@@ -55,6 +55,35 @@ def _dino(width: int, layers: int) -> dict[str, Mapping[str, Any]]:
     return {"": {"hidden_size": width, "num_hidden_layers": layers, "image_size": 518}}
 
 
+def _registers(width: int, layers: int) -> dict[str, Mapping[str, Any]]:
+    shape = _dino(width, layers)[""]
+    return {"": {"model_type": "dinov2_with_registers", "patch_size": 14, **shape}}
+
+
+def _dino3(width: int, layers: int) -> dict[str, Mapping[str, Any]]:
+    return {
+        "": {
+            "model_type": "dinov3_vit",
+            "hidden_size": width,
+            "intermediate_size": 4 * width,
+            "num_hidden_layers": layers,
+            "num_register_tokens": 4,
+        }
+    }
+
+
+def _siglip(kind: str, **vision: int) -> dict[str, Mapping[str, Any]]:
+    return {"": {"model_type": kind, "vision_config": vision}}
+
+
+_SO400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "patch_size": 14,
+    "image_size": 384,
+}
+
 PUBLISHED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "hub://stabilityai/stable-diffusion-3.5-medium": _sd3(
         {
@@ -76,6 +105,16 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "hub://facebook/dinov2-small": _dino(384, 12),
     "hub://facebook/dinov2-base": _dino(768, 12),
     "hub://facebook/dinov2-large": _dino(1024, 24),
+    "hub://facebook/dinov2-with-registers-base": _registers(768, 12),
+    "hub://facebook/dinov2-with-registers-large": _registers(1024, 24),
+    "hub://facebook/dinov3-vits16-pretrain-lvd1689m": _dino3(384, 12),
+    "hub://facebook/dinov3-vitb16-pretrain-lvd1689m": _dino3(768, 12),
+    "hub://facebook/dinov3-vitl16-pretrain-lvd1689m": _dino3(1024, 24),
+    "hub://google/siglip-base-patch16-224": _siglip("siglip"),
+    "hub://google/siglip-so400m-patch14-384": _siglip("siglip", **_SO400M),
+    "hub://google/siglip2-base-patch16-224": _siglip("siglip"),
+    "hub://google/siglip2-so400m-patch14-384": _siglip("siglip", **_SO400M),
+    "hub://google/siglip2-base-patch16-naflex": _siglip("siglip2"),
     "hub://openai/clip-vit-base-patch32": {"": {}},
     "hub://openai/clip-vit-large-patch14": {
         "": {

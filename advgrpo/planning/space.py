@@ -28,17 +28,17 @@ def storage(
     references = run.reference_images
     per_image = round(PNG_BYTES_PER_PIXEL * references.resolution_pixels**2)
     return [
-        _of_prompts("reference images", train_prompts, references.images_per_prompt, per_image),
+        _of_prompts("reference images", train_prompts, references.of_each_prompt, per_image),
         _of_prompts(
             "reference images of test prompts",
             test_prompts,
-            references.test_images_per_prompt,
+            references.of_each_test_prompt,
             per_image,
         ),
         _of_prompts(
             "features of reference images",
             train_prompts,
-            references.images_per_prompt,
+            references.of_each_prompt,
             feature_bytes(run, models),
         ),
         _embeddings(run, models, train_prompts, test_prompts),
@@ -46,10 +46,12 @@ def storage(
     ]
 
 
-def _of_prompts(name: str, prompts: int | None, images: int, each: int | None) -> Part:
+def _of_prompts(name: str, prompts: int | None, images: int | None, each: int | None) -> Part:
     if each is None:
         return Part(name, None, "the discriminator's backbone is not known")
     kib = f"{each / 2**10:,.0f} KiB each"
+    if images is None:
+        return Part(name, None, f"as many as the folder of pictures has, about {kib}")
     if prompts is None:
         how = f"{images} for each prompt, about {kib}; give the number of prompts"
         return Part(name, None, how)

@@ -115,6 +115,7 @@ def generate_reference_images(
         resolution_pixels=origin.resolution_pixels,
         digest=digest_of(files, provenance.files),
         provenance=provenance.model_dump(exclude={"files", "images"}),
+        sha256=provenance.files,
     )
 
 

@@ -13,7 +13,8 @@ Written by `make docs` from `advgrpo/scorers/`; change that, not this page.
 An evaluation draws the same prompts and seeds with the base model and with the trained one, and
 compares them by the measures below. Every interval comes from drawing *prompts* again and again,
 the same way for both models. `evaluation.scorers` chooses the measures of single images; statistics
-and measures of sets are always taken, CMMD if `evaluation.cmmd` names a CLIP.
+and measures of sets are always taken, CMMD if `evaluation.cmmd` names a CLIP. Each of these
+scorers may also reward, as a term of `training.reward.terms`.
 """
 
 _IMAGES = """
@@ -38,9 +39,11 @@ A measure proves little if the reward was trained on it. From the settings of a 
 (`RunConfig.independence`) each measure is one of three:
 
 - **trained on**: a term of the reward, or the discriminator that is tuned, is of the scorer's type
-  or has its weights. The report sets it apart, and takes no rise of it for a gain.
+  or has its weights. The report sets it apart, and takes no rise of it for a gain. It cannot be
+  `evaluation.alignment`, by which the adapter is chosen that is handed on.
 - **related**: the reward was not trained on it, but it sees through the same frozen weights: the
-  distances, if `evaluation.distance` is the discriminator's backbone. The report says so beside it.
+  distances, if `evaluation.distance` is the discriminator's backbone or that of a term of the
+  reward. The report says so beside it.
 - **independent**: all others. Weights that lie at two locations cannot be known to be equal.
 
 ## Missing and broken values

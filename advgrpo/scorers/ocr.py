@@ -1,7 +1,6 @@
 """OCR accuracy: whether an image shows the text that its prompt quotes."""
 
 import importlib.util
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -10,12 +9,11 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from advgrpo.data.images import to_numpy
+from advgrpo.data.prompts import quoted_texts
 from advgrpo.errors import ConfigError
 
 Reader = Callable[[UInt8[np.ndarray, "height width 3"]], str]
 """Reads all text of an RGB picture, line by line."""
-
-_QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 
 
 class Ocr:
@@ -57,12 +55,6 @@ class Ocr:
         return {"accuracy": torch.tensor(accuracies)}
 
 
-def quoted_texts(prompt: str) -> list[str]:
-    """List the texts that a prompt quotes; those of nothing but spaces do not count."""
-    texts = (plain or typographic for plain, typographic in _QUOTED.findall(prompt))
-    return [text for text in texts if _plain(text)]
-
-
 def text_accuracy(read: str, wanted: str) -> float:
     """Measure how much of a text was read, in [0, 1]."""
     read, wanted = _plain(read), _plain(wanted)
@@ -91,7 +83,7 @@ def rapid_reader() -> Reader:
     """
     if importlib.util.find_spec("rapidocr_onnxruntime") is None:
         raise ConfigError(
-            "evaluation.scorers asks for type ocr, but rapidocr-onnxruntime is not installed",
+            "a scorer of type ocr needs rapidocr-onnxruntime, which is not installed",
             repair="install advgrpo[ocr], or leave the scorer out",
         )
     try:
@@ -99,7 +91,7 @@ def rapid_reader() -> Reader:
         from rapidocr_onnxruntime import RapidOCR  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(
-            f"evaluation.scorers asks for type ocr, but its reader cannot be loaded: {error}",
+            f"the reader of a scorer of type ocr cannot be loaded: {error}",
             repair="on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0",
         ) from error
 

@@ -195,7 +195,7 @@ def _open_images(config: RunConfig, location: str, workspace: str) -> ReferenceI
     return open_reference_images(
         location,
         prompts.test,
-        images_per_prompt=config.reference_images.test_images_per_prompt,
+        images_per_prompt=config.reference_images.of_each_test_prompt,
         resolution_pixels=config.policy.resolution_pixels,
         seed=config.seed,
         other_prompts=prompts.train,

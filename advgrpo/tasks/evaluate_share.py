@@ -16,8 +16,9 @@ from advgrpo.backbones.dino import DinoBackbone
 from advgrpo.config import EvaluationConfig, RunConfig, SamplingConfig
 from advgrpo.config.tasks import parse_json
 from advgrpo.data.reference_images import read_validated
+from advgrpo.data.shared_images import deal_for_measuring
 from advgrpo.discriminator import build_discriminator, load_discriminator
-from advgrpo.evaluation.bench import Bench
+from advgrpo.evaluation.bench import Bench, chosen_prompts
 from advgrpo.evaluation.kept import KeptInWorkspace
 from advgrpo.evaluation.measuring import Reward
 from advgrpo.evaluation.parts import Champion, Part, missing_parts, sampled_images
@@ -96,6 +97,7 @@ def bench_arguments(
     prompts = read_run_prompts(config.prompts).test
     stored = StoredEmbeddings(embeddings, evaluation_prompts(config, prompts))
     policy = load_policy(config.policy, device, adapter=trained / "adapter", embeddings=stored)
+    reference_images = deal_for_measuring(reference_images, chosen_prompts(prompts, wanted))
     return {
         "policy": policy,
         "prompts": prompts,

@@ -8,6 +8,7 @@ import torch
 
 from advgrpo.backbones.dino import DinoBackbone
 from advgrpo.config import PickScoreConfig, PromptsConfig
+from advgrpo.config.reward import RewardConfig
 from advgrpo.config.scorers import (
     AestheticConfig,
     ClipScoreConfig,
@@ -79,17 +80,40 @@ def build_scorers(
         ConfigError: If a scorer needs what is not installed.
         StorageError: If a file cannot be fetched.
     """
-    scorers = []
-    for position, config in enumerate(configs):
-        try:
-            scorers.append(_build_scorer(config, device, reference_images))
-        except WeightsError as error:
-            raise WeightsError(
-                f"evaluation.scorers.{position} ({config.type}) has no usable weights: "
-                f"{error.message}",
-                repair=error.repair,
-            ) from error
-    return scorers
+    return [
+        _named_scorer(f"evaluation.scorers.{position}", config, device, reference_images)
+        for position, config in enumerate(configs)
+    ]
+
+
+def build_reward_scorers(
+    reward: RewardConfig, device: torch.device, reference_images: ReferenceImageSet
+) -> dict[str, Scorer]:
+    """Load the frozen measures that reward, by the type of their term. See `build_scorers`."""
+    return {
+        term.type: _named_scorer(setting, term, device, reference_images)
+        for setting, term in reward.scorers.items()
+    }
+
+
+def _named_scorer(
+    setting: str,
+    config: ScorerConfig,
+    device: torch.device,
+    reference_images: ReferenceImageSet | None,
+) -> Scorer:
+    """Load a scorer, and say which setting asked for it if it cannot be loaded."""
+    try:
+        return _build_scorer(config, device, reference_images)
+    except WeightsError as error:
+        raise WeightsError(
+            f"{setting} ({config.type}) has no usable weights: {error.message}",
+            repair=error.repair,
+        ) from error
+    except ConfigError as error:
+        raise ConfigError(
+            f"{setting} ({config.type}) cannot be used: {error.message}", repair=error.repair
+        ) from error
 
 
 def _build_scorer(  # noqa: PLR0911 - one for each type

@@ -3,7 +3,8 @@
 from advgrpo.cluster.settings import cluster_settings
 from advgrpo.cluster.work import shape_of
 from advgrpo.config import RunConfig, locations, pretrained_weights
-from advgrpo.data.prompts import check_disjoint, read_prompts
+from advgrpo.config.reward import OcrReward
+from advgrpo.data.prompts import check_disjoint, quoted_texts, read_prompts
 from advgrpo.data.splits import check_prompts
 from advgrpo.errors import ConfigError, StorageNotFoundError
 from advgrpo.storage import check_writable, exists, list_files, pinned, scheme
@@ -25,7 +26,7 @@ def check_prompt_files(config: RunConfig, processes: int) -> None:
     """Read both prompt files, and see that there are enough prompts for a run.
 
     Raises:
-        ConfigError: If there are too few.
+        ConfigError: If there are too few, or a term of the reward cannot measure some.
         PromptFileError: If a file cannot be used.
     """
     train, test = read_prompts(config.prompts.train), read_prompts(config.prompts.test)
@@ -36,6 +37,15 @@ def check_prompt_files(config: RunConfig, processes: int) -> None:
         prompts_per_update=config.training.rollout.prompts_per_update,
         ranks=processes,
     )
+    for setting, term in config.training.reward.scorers.items():
+        bare = [text for text in train.texts if not quoted_texts(text)]
+        if isinstance(term, OcrReward) and bare:
+            raise ConfigError(
+                f"{setting} (ocr) cannot reward {len(bare)} of the {len(train)} prompts of "
+                f"{config.prompts.train}, which quote no text, for instance {bare[0]!r}",
+                repair="put what is to be written into quotation marks, as in: a sign that says "
+                '"open", or take those prompts out',
+            )
 
 
 def check_cluster(config: RunConfig, workspace: str) -> None:

@@ -2,6 +2,7 @@
 
 from advgrpo import __version__
 from advgrpo.config.tasks import PretrainingSettings, digest, parse_json
+from advgrpo.data.shared_images import deal_for_training
 from advgrpo.discriminator import build_discriminator, save_discriminator
 from advgrpo.policy import load_policy
 from advgrpo.policy.embeddings import StoredEmbeddings
@@ -60,6 +61,11 @@ def pretrain_reward(
         )
         drawn = pretraining_prompts(task, prompts.train)
         embeddings = encoded(task.policy, drawn, workspace=workspace)
+        images = deal_for_training(
+            images,
+            prompts.train.texts,
+            held_out_fraction=task.discriminator.held_out_fraction,
+        )
         ranks = Ranks()
         discriminator = build_discriminator(task.discriminator, ranks.device, seed=task.seed)
         references = ReferenceFeatures(

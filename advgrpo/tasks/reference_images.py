@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from advgrpo.config import RunConfig
 from advgrpo.config.reference_images import DiffusersSource as DiffusersSourceConfig
-from advgrpo.config.reference_images import ReferenceImagesConfig
+from advgrpo.config.reference_images import FolderSource, ReferenceImagesConfig
 from advgrpo.config.tasks import ReferenceImagesSettings, digest, parse_json
 from advgrpo.data.reference_images import (
     ReferenceImageReport,
@@ -19,6 +19,7 @@ from advgrpo.data.reference_images import (
     inspect_reference_images,
     validate_reference_images,
 )
+from advgrpo.data.shared_images import inspect_shared_images
 from advgrpo.events import configure_rank, quiet
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import PromptSet, ReferenceImageSet
@@ -28,7 +29,9 @@ from advgrpo.reference_generation import (
     generate_reference_images,
     team,
 )
-from advgrpo.storage import cache_folder, join
+from advgrpo.reference_generation.folder import folder_digest, import_folder, origin_of
+from advgrpo.reference_generation.shelf import FolderShelf, PackedShelf
+from advgrpo.storage import cache_folder, join, local_folder
 from advgrpo.tasks.existing_images import existing_set, is_archived, readable, take_up
 from advgrpo.tasks.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import is_local, read_run_prompts
@@ -106,6 +109,9 @@ def draw_sets(task: ReferenceImagesSettings, names: Sequence[str], *, workspace:
     if not names:
         return
     prompts, config = read_run_prompts(task.prompts), task.reference_images
+    if isinstance(config.source, FolderSource):
+        _import_sets(task, config.source, names, workspace)
+        return
     source = _source(task)
     for name in names:
         location = _location(task, name, workspace)
@@ -115,8 +121,29 @@ def draw_sets(task: ReferenceImagesSettings, names: Sequence[str], *, workspace:
             _draw_set(source, wanted, config, count, task.seed, location, workers)
 
 
+def _import_sets(
+    task: ReferenceImagesSettings, source: FolderSource, names: Sequence[str], workspace: str
+) -> None:
+    """Make sets of a folder's pictures; the first worker does, which takes less than drawing."""
+    folder = local_folder(source.location)
+    origin = origin_of(source, folder_digest(folder), task.reference_images.resolution_pixels)
+    for name in names:
+        location = _location(task, name, workspace)
+        workers = team(location)
+        if workers.worker == 0:
+            shelf = (
+                FolderShelf(Path(location), origin)
+                if is_local(location)
+                else PackedShelf(location, origin)
+            )
+            import_folder(folder, source, origin, shelf, "test" if name == "test" else "train")
+        workers.wait("imported")
+
+
 def spent_on_reference_images(config: RunConfig, workspace: str) -> list[Spent | None]:
-    """Read what drawing each of a run's sets took; None if nobody noted it."""
+    """Read what drawing each of a run's sets took; None if nobody noted it, or none was drawn."""
+    if config.reference_images.serve_any_prompt:
+        return [None, None]
     task = ReferenceImagesSettings.of(config)
     return [read_spent(_cost_file(_location(task, name, workspace))) for name in _SETS]
 
@@ -170,13 +197,19 @@ def open_reference_images(
     location: str,
     prompts: PromptSet,
     *,
-    images_per_prompt: int,
+    images_per_prompt: int | None,
     resolution_pixels: int,
     seed: int,
     other_prompts: PromptSet,
     workspace: str,
 ) -> ReferenceImageSet:
-    """Open a set that a task left in the workspace. See `validate_reference_images`."""
+    """Open a set that a task left in the workspace. See `validate_reference_images`.
+
+    Without `images_per_prompt`, it is a set whose images serve any prompt.
+    """
+    if images_per_prompt is None:
+        folder = unpacked(location)
+        return inspect_shared_images(folder, resolution_pixels=resolution_pixels).validated()
     return validate_reference_images(
         unpacked(location),
         prompts,
@@ -197,6 +230,9 @@ def inspect(location: str, config: RunConfig, *, test: bool) -> ReferenceImageRe
         test: Whether it is for the test prompts, not for the training prompts.
     """
     prompts, wanted = read_run_prompts(config.prompts), config.reference_images
+    if wanted.serve_any_prompt:
+        pixels = wanted.resolution_pixels
+        return inspect_shared_images(unpacked(location), resolution_pixels=pixels)
     return inspect_reference_images(
         readable(location),
         prompts.test if test else prompts.train,
@@ -234,8 +270,13 @@ def _location(task: ReferenceImagesSettings, name: str, workspace: str) -> str:
     existing = existing_set(task, name)
     if existing is not None and is_archived(existing):
         return existing
-    prompts: PromptSet = getattr(read_run_prompts(task.prompts), name)
-    return join(workspace, "reference_images", digest(task, prompts.digest), name)
+    source = task.reference_images.source
+    if isinstance(source, FolderSource):
+        content = folder_digest(local_folder(source.location))
+    else:
+        prompts: PromptSet = getattr(read_run_prompts(task.prompts), name)
+        content = prompts.digest
+    return join(workspace, "reference_images", digest(task, content), name)
 
 
 def _draw_in_processes(settings: str, names: Sequence[str], workspace: str, processes: int) -> None:

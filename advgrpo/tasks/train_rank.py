@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from advgrpo.config.tasks import TrainingSettings, digest, parse_json
 from advgrpo.data.reference_images import read_validated
+from advgrpo.data.shared_images import deal_for_training
 from advgrpo.discriminator import save_discriminator
 from advgrpo.errors import RankFailedError
 from advgrpo.events import configure_rank, event, log_error
@@ -22,7 +23,7 @@ from advgrpo.progress import PROGRESS_FILE
 from advgrpo.storage import file_sha256
 from advgrpo.tasks.embeddings import training_prompts
 from advgrpo.tasks.failures import failures_noted, note_failure, run_as_process
-from advgrpo.tasks.inputs import build_scorers, read_run_prompts
+from advgrpo.tasks.inputs import build_reward_scorers, build_scorers, read_run_prompts
 from advgrpo.tasks.memory import check_gpu_memory, free_gpu_memory
 from advgrpo.tasks.running import tracked_task
 from advgrpo.tasks.signs import signs_of_rank
@@ -126,7 +127,11 @@ def _session(
     if (free := free_gpu_memory()) is not None:
         check_gpu_memory(settings, processes=ranks.count, free=free)
     prompts = read_run_prompts(settings.prompts)
-    reference_images = read_validated(arguments.reference_images)
+    reference_images = deal_for_training(
+        read_validated(arguments.reference_images),
+        prompts.train.texts,
+        held_out_fraction=settings.discriminator.held_out_fraction,
+    )
     pretrained = file_sha256(arguments.discriminator / "discriminator.safetensors")
     checkpoints = Checkpoints(
         arguments.checkpoints,
@@ -142,6 +147,9 @@ def _session(
         distance=settings.distance,
         alignment=settings.alignment,
         scorers=build_scorers(settings.scorers, ranks.device, reference_images),
+        reward_scorers=build_reward_scorers(
+            settings.training.reward, ranks.device, reference_images
+        ),
         prompts=prompts.train,
         reference_images=reference_images,
         pretrained_discriminator=arguments.discriminator,

@@ -8,15 +8,18 @@ from advgrpo.testing.cluster_faults import Call, Fault
 from advgrpo.testing.kfp import KfpFault, KfpRequest, StubKfp
 from advgrpo.testing.models import (
     SIDE_PIXELS,
+    TINY_BACKBONES,
     BrightnessScorer,
     RecordingLogger,
     TinyModels,
+    write_tiny_backbone,
     write_tiny_models,
 )
 from advgrpo.testing.training_operator import JobInHand, Step, runs_to
 
 __all__ = [
     "SIDE_PIXELS",
+    "TINY_BACKBONES",
     "BrightnessScorer",
     "Call",
     "FakeCluster",
@@ -29,5 +32,6 @@ __all__ = [
     "StubKfp",
     "TinyModels",
     "runs_to",
+    "write_tiny_backbone",
     "write_tiny_models",
 ]

@@ -5,13 +5,30 @@ weights in milliseconds, and saved in the layouts that the real ones have.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    PreTrainedModel,
+    Siglip2Config,
+    Siglip2Model,
+    Siglip2TextConfig,
+    Siglip2VisionConfig,
+    SiglipConfig,
+    SiglipModel,
+    SiglipTextConfig,
+    SiglipVisionConfig,
+)
 
 from advgrpo.config import RunConfig, resolve
 from advgrpo.pocket import models
@@ -73,6 +90,61 @@ def write_tiny_models(folder: Path, *, seed: int = 0) -> TinyModels:
         text = json.dumps(preprocessing)
         (model / "preprocessor_config.json").write_text(text, encoding="utf-8")
     return tiny
+
+
+def write_tiny_backbone(folder: Path, kind: str, *, seed: int = 0) -> Path:
+    """Build a tiny vision backbone with random weights, and save it as a hub would serve it.
+
+    Args:
+        folder: Gets a folder of that name.
+        kind: One of `TINY_BACKBONES`.
+        seed: Of the random weights.
+
+    Returns:
+        The model's folder: 3 blocks of width 16, 8 x 8 patches at 32 pixels.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = TINY_BACKBONES[kind]()
+    model.save_pretrained(folder / kind)
+    preprocessing = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.3], "resample": 2}
+    path = folder / kind / "preprocessor_config.json"
+    path.write_text(json.dumps(preprocessing), encoding="utf-8")
+    return folder / kind
+
+
+_SIZE: dict[str, int] = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
+_VISION: dict[str, int] = {**_SIZE, "patch_size": 4}
+_TEXT: dict[str, int] = {**_SIZE, "intermediate_size": 32, "vocab_size": 50}
+
+
+def _siglip() -> PreTrainedModel:
+    vision = SiglipVisionConfig(**_VISION, intermediate_size=32, image_size=SIDE_PIXELS)
+    return SiglipModel(SiglipConfig(text_config=SiglipTextConfig(**_TEXT), vision_config=vision))
+
+
+def _siglip2() -> PreTrainedModel:
+    vision = Siglip2VisionConfig(**_VISION, intermediate_size=32, num_patches=64)
+    return Siglip2Model(Siglip2Config(text_config=Siglip2TextConfig(**_TEXT), vision_config=vision))
+
+
+TINY_BACKBONES: Mapping[str, Callable[[], PreTrainedModel]] = {
+    "dinov2": lambda: Dinov2Model(
+        Dinov2Config(**_VISION, image_size=SIDE_PIXELS, layerscale_value=1.0)
+    ),
+    "dinov2_with_registers": lambda: Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(**_VISION, image_size=SIDE_PIXELS, num_register_tokens=2)
+    ),
+    "dinov3_vit": lambda: DINOv3ViTModel(
+        DINOv3ViTConfig(
+            **_VISION, image_size=SIDE_PIXELS, intermediate_size=32, num_register_tokens=2
+        )
+    ),
+    "siglip": _siglip,
+    "siglip2": _siglip2,
+}
+"""Kind of each vision backbone, as `config.json` names it -> a tiny one of the real class; of
+SigLIP the whole model, text half and all, which is what hubs serve."""
 
 
 @dataclass

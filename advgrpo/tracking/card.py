@@ -68,8 +68,12 @@ def _data(settings: RunConfig) -> str:
     return (
         f"Prompts: `{prompts.train}`; evaluated on `{prompts.test}`, of which no prompt was "
         f"trained on. Reference images: source `{images.source.type}`, "
-        f"{images.images_per_prompt} of each training prompt. Their hashes are under Lineage."
+        f"{_of_each(images.of_each_prompt)}. Their hashes are under Lineage."
     )
+
+
+def _of_each(images: int | None) -> str:
+    return "which serve any prompt" if images is None else f"{images} of each training prompt"
 
 
 def _training(settings: RunConfig, record: TrainingRecord) -> str:

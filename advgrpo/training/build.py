@@ -1,7 +1,7 @@
 """Put the parts of a training run together."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from advgrpo.config import (
 )
 from advgrpo.discriminator import build_discriminator, load_discriminator
 from advgrpo.discriminator.replay import ReplayPool
+from advgrpo.errors import ConfigError
 from advgrpo.policy import load_policy
 from advgrpo.policy.ema import MovingAverage
 from advgrpo.policy.embeddings import StoredEmbeddings
@@ -37,6 +38,9 @@ from advgrpo.training.stragglers import Stragglers
 
 logger = logging.getLogger("advgrpo")
 
+_LEAST_MEASURED = 2
+"""Held-out prompts: one image has no distance to a set."""
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -50,6 +54,7 @@ class Inputs:
         distance: Feature space of the held-out distance.
         alignment: Which scorer's measure stands for alignment, as `scorer.measure`.
         scorers: Frozen measures of held-out images.
+        reward_scorers: The frozen measure of each term of the reward, by the term's type.
         prompts: The training prompts.
         reference_images: Of the training prompts.
         pretrained_discriminator: Folder that reward pre-training wrote.
@@ -64,6 +69,7 @@ class Inputs:
     distance: DistanceConfig
     alignment: str
     scorers: Sequence[Scorer]
+    reward_scorers: Mapping[str, Scorer]
     prompts: PromptSet
     reference_images: ReferenceImageSet
     pretrained_discriminator: Path
@@ -84,7 +90,8 @@ def build_session(
 
     Raises:
         WeightsError: If weights are missing, damaged or of another architecture.
-        ConfigError: If the measure of alignment has no value for some held-out prompts.
+        ConfigError: If the measure of alignment has no value for some held-out prompts, or a term
+            of the reward has none for some prompts.
     """
     config, seed, device = inputs.training, inputs.seed, ranks.device
     policy = load_policy(inputs.policy, device, seed=seed, embeddings=inputs.embeddings)
@@ -109,8 +116,16 @@ def build_session(
     held_out = references.held_out_ids[: config.monitoring.held_out_prompts]
     # Equal shares: a gathered tensor has the same shape on each rank.
     held_out = held_out[: len(held_out) // ranks.count * ranks.count]
+    if len(held_out) < _LEAST_MEASURED:
+        raise ConfigError(
+            f"{len(held_out)} held-out prompts are left to measure on, over {ranks.count} "
+            f"processes; at least {_LEAST_MEASURED} are needed",
+            repair="raise training.monitoring.held_out_prompts or discriminator.held_out_fraction, "
+            "use fewer processes, or more reference images",
+        )
     _say_if_watch_is_blind(config, len(held_out), ranks)
-    reward = Reward(config.reward, discriminator, device)
+    reward = Reward(config.reward, discriminator, inputs.reward_scorers)
+    reward.check_prompts(texts)
     counters = Counters(entered=ranks.whereabouts.enter)
     guard = Guard(
         policy, engine, texts, config, counters, ranks, seed=seed, store=checkpoints.location

@@ -1,40 +1,36 @@
 """Features of the reference images: computed once, read through the page cache."""
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 from jaxtyping import Int
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from advgrpo.data.reference_images import load_images
+from advgrpo.data.images import read_image
 from advgrpo.data.splits import split_prompts
-from advgrpo.discriminator.base import Discriminator, concatenate
-from advgrpo.progress import Progress
+from advgrpo.discriminator.base import Discriminator, Features
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.storage import join, list_files, local_folder, storage_for
+from advgrpo.storage import join
+from advgrpo.training.feature_shards import FeatureShards
 from advgrpo.training.ranks import Ranks
-
-PROMPTS_PER_SHARD = 256
-
-LOADED_BYTES = 2**28
-"""Most memory for reference images that are on their way to the discriminator."""
 
 
 class ReferenceFeatures:
-    """Features of `variations` reference images of each training prompt.
+    """Features of the reference images of each training prompt.
 
     Args:
-        images: The reference images.
-        prompts: The training prompts; rows are in their order.
+        images: The reference images; a held-out prompt that has none is left out.
+        prompts: The training prompts.
         discriminator: Whose features; its fingerprint is part of the cache's key.
         held_out_fraction: Share of prompts whose reference images only measure.
         store: Local folder or `s3://` location for features, kept from run to run.
         ranks: The training processes; each computes some shards, and all read all.
+
+    Attributes:
+        held_out_ids: Positions of the prompts that only measure.
+        training_ids: Positions of the others.
+        variations: Reference images of a prompt that trains.
+        held_out_variations: Reference images of a prompt that measures.
     """
 
     def __init__(
@@ -47,29 +43,25 @@ class ReferenceFeatures:
         store: str,
         ranks: Ranks,
     ) -> None:
-        self.variations = len(images.files[prompts.texts[0]])
         split = split_prompts(prompts.texts, held_out_fraction)
-        self.held_out_ids, self.training_ids = split.held_out, split.training
+        self._files = [images.files.get(text, ()) for text in prompts.texts]
+        self._sha256 = images.sha256
+        self.training_ids = split.training
+        self.held_out_ids = tuple(i for i in split.held_out if self._files[i])
+        self.variations = len(self._files[self.training_ids[0]])
+        self.held_out_variations = max((len(self._files[i]) for i in self.held_out_ids), default=0)
         self._training = torch.tensor(self.training_ids)
-        key = f"{images.digest}:{prompts.digest}:{discriminator.fingerprint}"
-        location = join(store, hashlib.sha256(key.encode()).hexdigest())
-        starts = range(0, len(prompts), PROMPTS_PER_SHARD)
-        names = {f"features-{start:08d}.safetensors": start for start in starts}
-        there = set(list_files(location))
-        missing = [name for name in list(names)[ranks.rank :: ranks.count] if name not in there]
-        if missing:
-            progress = Progress("reference features", len(missing), "shards")
-            for name in missing:
-                texts = prompts.texts[names[name] : names[name] + PROMPTS_PER_SHARD]
-                _write_shard(join(location, name), images, texts, discriminator, self.variations)
-                progress.advance()
-        ranks.wait()
-        folder = local_folder(location)
-        # Memory-mapped: a rank touches only the rows that it takes.
-        files = [safe_open(folder / name, framework="pt", device="cpu") for name in names]
-        self._shards = [
-            {name: file.get_tensor(name) for name in list(file.keys())} for file in files
-        ]
+        names = {name for files in set(self._files) for name in files}
+        places = {images.sha256[name]: join(str(images.root), name) for name in names}
+
+        def featurize(batch: Sequence[str]) -> Features:
+            pixels = images.resolution_pixels
+            loaded = [read_image(places[image], pixels) for image in batch]
+            return discriminator.image_features(torch.stack(loaded))
+
+        self._shards = FeatureShards(
+            places, featurize, join(store, discriminator.fingerprint), ranks
+        )
 
     def take(
         self, prompt_ids: Int[Tensor, "batch"], variations: Int[Tensor, "batch"]
@@ -80,17 +72,11 @@ class ReferenceFeatures:
             prompt_ids: Positions in the training prompts.
             variations: Which of each prompt's reference images.
         """
-        names = self._shards[0].keys()
-        pairs = list(zip(prompt_ids.tolist(), variations.tolist(), strict=True))
-        return {name: torch.stack([self._row(name, *pair) for pair in pairs]) for name in names}
-
-    def _row(self, name: str, prompt_id: int, variation: int) -> Tensor:
-        shard, place = divmod(prompt_id, PROMPTS_PER_SHARD)
-        row: Tensor = self._shards[shard][name][place * self.variations + variation]
-        return row
+        pairs = zip(prompt_ids.tolist(), variations.tolist(), strict=True)
+        return self._shards.take([self._sha256[self._files[p][v]] for p, v in pairs])
 
     def draw_variations(self, count: int, generator: torch.Generator) -> Int[Tensor, "batch"]:
-        """Draw which reference image of a prompt is taken."""
+        """Draw which reference image of a prompt that trains is taken."""
         return torch.randint(self.variations, (count,), generator=generator)
 
     def other_prompts(
@@ -102,25 +88,3 @@ class ReferenceFeatures:
         ]
         following = self._training.roll(-1)[torch.searchsorted(self._training, drawn)]
         return torch.where(drawn == prompt_ids, following, drawn)
-
-
-def _write_shard(
-    location: str,
-    images: ReferenceImageSet,
-    texts: Sequence[str],
-    discriminator: Discriminator,
-    variations: int,
-) -> None:
-    pixels = 3 * images.resolution_pixels**2 * torch.float32.itemsize * variations
-    at_once = max(1, LOADED_BYTES // pixels)
-    parts = []
-    for first in range(0, len(texts), at_once):
-        chosen = texts[first : first + at_once]
-        loaded = torch.cat([load_images(images, text, range(variations)) for text in chosen])
-        parts.append(discriminator.image_features(loaded))
-    features = concatenate(parts)
-    with TemporaryDirectory() as scratch:
-        path = Path(scratch) / "shard"
-        save_file({name: value.cpu().contiguous() for name, value in features.items()}, path)
-        # Another run may write the same shard; whoever is last replaces it by equal values.
-        storage_for(location).upload_file(path, location)

@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.advantage import combined_rewards
-from advgrpo.config.training import PickScoreReward, RewardConfig
+from advgrpo.config.reward import RewardConfig, rewarded_measure
 from advgrpo.data.reference_images import load_images
 from advgrpo.discriminator.base import Discriminator, Features
 from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.scorers.base import Scorer, check_measures_all
 from advgrpo.scorers.critic import share_in_order
-from advgrpo.scorers.pickscore import PickScore
 from advgrpo.training.reference_features import ReferenceFeatures
 
 DISCRIMINATOR = "discriminator"
@@ -24,26 +24,33 @@ class Reward:
     Args:
         config: The terms and their weights.
         discriminator: The trained one.
-        device: Where frozen scorers work.
+        scorers: The frozen measure of each term, by the term's type.
     """
 
     def __init__(
-        self, config: RewardConfig, discriminator: Discriminator, device: torch.device
+        self, config: RewardConfig, discriminator: Discriminator, scorers: Mapping[str, Scorer]
     ) -> None:
         self.weights = [term.weight for term in config.terms]
         self.names: list[str] = [term.type for term in config.terms]
         self.standardize = config.standardize
         self._discriminator = discriminator
-        self._scorers = {
-            term.type: PickScore(term.weights, device)
-            for term in config.terms
-            if isinstance(term, PickScoreReward)
-        }
+        self._terms = config.scorers
+        self._scorers = {term.type: scorers[term.type] for term in self._terms.values()}
 
     @property
     def has_scorers(self) -> bool:
         """Whether frozen scorers are part of it."""
         return bool(self._scorers)
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts whose images a frozen scorer cannot measure.
+
+        Raises:
+            ConfigError: Names the term, how many prompts, and why.
+        """
+        for setting, term in self._terms.items():
+            scorer = self._scorers[term.type]
+            check_measures_all(rewarded_measure(term), [scorer], prompts, setting=setting)
 
     def values(
         self,
@@ -85,9 +92,10 @@ class Reward:
     ) -> dict[str, Float[Tensor, "batch"]]:
         """Score images by each frozen scorer, on the CPU."""
         values: dict[str, Tensor] = {}
-        for name, scorer in self._scorers.items():
-            (measured,) = scorer.score(images, prompts).values()
-            values[name] = measured.float().cpu()
+        for term in self._terms.values():
+            _, _, measure = rewarded_measure(term).partition(".")
+            scores = self._scorers[term.type].score(images, prompts)
+            values[term.type] = scores[measure].float().cpu()
         return values
 
     def order(
@@ -136,7 +144,7 @@ class ReferenceRewards:
         prompts: PromptSet,
         prompt_ids: Sequence[int],
     ) -> None:
-        self._reward, self._variations = reward, references.variations
+        self._reward, self._variations = reward, references.held_out_variations
         ids = torch.tensor(prompt_ids).repeat_interleave(self._variations)
         numbers = torch.arange(self._variations).repeat(len(prompt_ids))
         self._features = references.take(ids, numbers)

@@ -15,6 +15,7 @@ from advgrpo.discriminator import build_discriminator, save_discriminator
 from advgrpo.pocket import captions
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.storage import local_folder
+from advgrpo.tasks.inputs import build_reward_scorers
 from advgrpo.testing import BrightnessScorer, RecordingLogger
 from advgrpo.training.build import Inputs, build_session
 from advgrpo.training.checkpoint import Checkpoints
@@ -129,6 +130,7 @@ def make_world(size: Size, folder: Path, *overrides: str) -> World:
         distance=config.evaluation.distance,
         alignment="brightness.mean",
         scorers=[BrightnessScorer()],
+        reward_scorers=build_reward_scorers(config.training.reward, ranks.device, images),
         prompts=prompts,
         reference_images=images,
         pretrained_discriminator=folder / "discriminator",

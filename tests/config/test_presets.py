@@ -18,8 +18,10 @@ def test_the_presets_are_those_the_docs_name() -> None:
         "sd35l_dino",
         "sd35m_dino",
         "sd35m_dino_released",
+        "sd35m_ocr",
         "sd35m_pickscore",
         "sd35m_pickscore_released",
+        "sd35m_style",
     ]
 
 
@@ -42,7 +44,8 @@ def test_what_only_a_user_can_give_is_named_with_the_option_that_gives_it(preset
     said = str(caught.value)
     for override in given(preset):
         key, _, value = override.partition("=")
-        assert f"--set {key}={'COMMIT' if value == COMMIT else 'FILE'}" in said
+        other = "FOLDER" if key == "reference_images.source.location" else "FILE"
+        assert f"--set {key}={'COMMIT' if value == COMMIT else other}" in said
     assert "hub://stabilityai/stable-diffusion-3.5" in said
     assert {"prompts.train", "policy.weights.revision"} <= {
         o.partition("=")[0] for o in given(preset)
@@ -160,3 +163,56 @@ def test_gates_measure_what_the_reward_was_not_trained_on(preset: str) -> None:
     assert config.evaluation.alignment.partition(".")[0] not in config.independence.trained_on
     assert "distance.frechet" not in config.independence.related
     assert {gate.measure for gate in config.promotion.gates} == {"distance", "alignment"}
+
+
+def test_the_ocr_preset_mixes_text_with_likeness_and_keeps_its_measures_apart() -> None:
+    config = _released("sd35m_ocr")
+    weights = {term.type: term.weight for term in config.training.reward.terms}
+    assert weights == {"ocr": 0.5, "reference_similarity": 0.25, "discriminator": 0.25}
+    assert config.training.reward.standardize
+    assert config.independence.trained_on == {"ocr", "reference_similarity"}
+    assert {"ocr", "reference_similarity"} <= {s.type for s in config.evaluation.scorers}
+
+
+def test_the_style_preset_pairs_no_image_with_a_prompt() -> None:
+    config = _released("sd35m_style")
+    assert config.reference_images.serve_any_prompt
+    assert isinstance(config.discriminator, DinoDiscriminatorConfig)
+    assert config.discriminator.prompt_conditioning is None
+
+
+def test_a_style_folder_that_is_given_is_no_longer_asked_for() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve("sd35m_style", ["reference_images.source.location=pictures"])
+    assert "reference_images.source.location" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            (
+                "discriminator.prompt_conditioning={text_encoder: {location: a}, "
+                "tokenizer: {location: a}}"
+            ),
+            "discriminator.prompt_conditioning",
+        ),
+        ("discriminator={type: pickscore, weights: {location: a}}", "discriminator.type=pickscore"),
+        (
+            "training.reward.terms=[{type: reference_similarity, weights: {location: a}}]",
+            "training.reward.terms.0",
+        ),
+        (
+            (
+                "evaluation.scorers=[{type: clip_score, weights: {location: a}}, "
+                "{type: reference_similarity, weights: {location: a}}]"
+            ),
+            "evaluation.scorers.1",
+        ),
+        ("reference_images.existing=somewhere", "reference_images.existing"),
+    ],
+)
+def test_what_pairs_images_with_prompts_does_not_go_with_a_folder(override: str, said: str) -> None:
+    with pytest.raises(ConfigError, match="serve any prompt") as caught:
+        resolve("sd35m_style", [*given("sd35m_style"), override])
+    assert said in str(caught.value)

@@ -22,6 +22,7 @@ from advgrpo.planning.memory import (
 )
 from advgrpo.planning.models import models_of
 from advgrpo.planning.parts import Part, total, unknown
+from advgrpo.planning.published import PUBLISHED
 from advgrpo.planning.work import rollout_passes, work_of
 from advgrpo.policy import load_policy
 from advgrpo.policy.base import PromptEmbeddings
@@ -158,6 +159,7 @@ def test_a_random_window_counts_by_its_mean_start() -> None:
         "discriminator.patches=9",
         "discriminator.patches=null",
         "discriminator.prompt_conditioning=null",
+        "discriminator.layers=[1, 4]",
         f"discriminator={{type: pickscore, trained_blocks: 1, weights: {PICKSCORE}}}",
         f"discriminator={{type: pickscore, feature_dtype: bfloat16, weights: {PICKSCORE}}}",
     ],
@@ -170,6 +172,27 @@ def test_the_discriminators_parts_are_as_large_as_planned(change: str) -> None:
     assert feature_bytes(config, models) == sum(value.nbytes for value in features.values())
     trained = sum(value.numel() for value in built.trainable_parameters().values())
     assert discriminator_parameters(config, models) == trained
+
+
+@pytest.mark.parametrize("name", [name for name in PUBLISHED if "/dino" in name or "/sig" in name])
+def test_every_published_backbone_can_be_planned(name: str) -> None:
+    config = draft(
+        "sd35m_dino", f"discriminator.weights.location={name}", "discriminator.layers=[6, 12]"
+    )
+    planned = plan_run(config, 8, train_prompts=100, test_prompts=10)
+    assert unknown(planned.gpu_memory) == unknown(planned.storage) == []
+
+
+def test_terms_of_the_reward_are_planned() -> None:
+    planned = sizes(plan_run(draft("sd35m_ocr"), 8).gpu_memory)
+    assert planned["reward ocr"] == 0
+    assert planned["reward reference_similarity"] == planned["discriminator backbone"]
+
+
+def test_pictures_of_a_folder_are_as_many_as_there_are() -> None:
+    planned = plan_run(draft("sd35m_style"), 8, train_prompts=100, test_prompts=10)
+    assert sizes(planned.storage)["reference images"] is None
+    assert "as many as the folder" in planned.storage[0].how
 
 
 def test_the_policys_parts_are_as_large_as_planned() -> None:

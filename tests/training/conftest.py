@@ -12,6 +12,7 @@ from advgrpo.pocket.source import PocketRenderer
 from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.records import ReferenceImageSet
 from advgrpo.reference_generation import generate_reference_images
+from advgrpo.tasks.inputs import build_reward_scorers
 from advgrpo.testing import BrightnessScorer, RecordingLogger, TinyModels, write_tiny_models
 from advgrpo.training.build import Inputs, build_session
 from advgrpo.training.checkpoint import Checkpoints
@@ -78,6 +79,9 @@ class World:
             distance=config.evaluation.distance,
             alignment="brightness.mean",
             scorers=[BrightnessScorer()],
+            reward_scorers=build_reward_scorers(
+                config.training.reward, ranks.device, self.reference_images
+            ),
             prompts=read_prompts(str(self.prompts)),
             reference_images=self.reference_images,
             pretrained_discriminator=pretrained,

@@ -1,22 +1,89 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from advgrpo.data.prompts import read_prompts
-from advgrpo.discriminator import build_discriminator
+from advgrpo.data.reference_images import load_images
+from advgrpo.data.shared_images import ANY_PROMPT, deal_for_training
+from advgrpo.discriminator import Discriminator, build_discriminator
 from advgrpo.discriminator.base import Features
-from advgrpo.training import reference_features
+from advgrpo.records import ReferenceImageSet
+from advgrpo.storage import list_files
+from advgrpo.training import feature_shards
 from advgrpo.training.ranks import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 from tests.training.conftest import World
 
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def discriminator(world: World) -> Discriminator:
+    return build_discriminator(world.config().discriminator, CPU, seed=0)
+
+
+def features(
+    world: World, images: ReferenceImageSet, discriminator: Discriminator, store: Path
+) -> ReferenceFeatures:
+    prompts = read_prompts(str(world.prompts))
+    return ReferenceFeatures(
+        images, prompts, discriminator, held_out_fraction=0.3, store=str(store), ranks=Ranks()
+    )
+
+
+def test_features_are_those_of_the_prompts_own_image(
+    world: World, discriminator: Discriminator, tmp_path: Path
+) -> None:
+    kept = features(world, world.reference_images, discriminator, tmp_path)
+    texts = read_prompts(str(world.prompts)).texts
+    for prompt_id in (0, 7, 15):
+        (own,) = kept.take(torch.tensor([prompt_id]), torch.tensor([0])).values()
+        image = load_images(world.reference_images, texts[prompt_id], [0])
+        (expected,) = discriminator.image_features(image).values()
+        torch.testing.assert_close(own, expected)
+
+
+def test_features_are_kept_apart_by_what_they_depend_on(
+    world: World, discriminator: Discriminator, tmp_path: Path
+) -> None:
+    features(world, world.reference_images, discriminator, tmp_path)
+    before = list_files(str(tmp_path))
+    features(world, world.reference_images, discriminator, tmp_path)
+    assert list_files(str(tmp_path)) == before
+    fewer = world.config("discriminator.patches=4").discriminator
+    other = build_discriminator(fewer, CPU, seed=0)
+    features(world, world.reference_images, other, tmp_path)
+    assert len(list_files(str(tmp_path))) == 2 * len(before)
+
+
+def test_images_that_serve_any_prompt_are_drawn_from_all_that_train(
+    world: World, discriminator: Discriminator, tmp_path: Path
+) -> None:
+    names = [name for files in world.reference_images.files.values() for name in files]
+    shared = replace(world.reference_images, files={ANY_PROMPT: tuple(names)})
+    texts = read_prompts(str(world.prompts)).texts
+    dealt = deal_for_training(shared, texts, held_out_fraction=0.3)
+    kept = features(world, dealt, discriminator, tmp_path)
+    paired = features(world, world.reference_images, discriminator, tmp_path)
+    assert kept.variations + len(kept.held_out_ids) * kept.held_out_variations <= len(names)
+    assert set(kept.held_out_ids) <= set(paired.held_out_ids)
+    drawn = kept.draw_variations(200, torch.Generator().manual_seed(0))
+    assert set(drawn.tolist()) == set(range(kept.variations))
+    (one, other) = (
+        kept.take(torch.tensor([prompt]), torch.tensor([0]))["tokens"]
+        for prompt in kept.training_ids[:2]
+    )
+    assert torch.equal(one, other)
+
 
 def test_few_reference_images_are_in_memory_at_once(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    discriminator: Discriminator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    prompts, config = read_prompts(str(world.prompts)), world.config()
-    discriminator = build_discriminator(config.discriminator, torch.device("cpu"), seed=0)
     seen: list[int] = []
     of_images = discriminator.image_features
 
@@ -25,23 +92,7 @@ def test_few_reference_images_are_in_memory_at_once(
         return of_images(images)
 
     monkeypatch.setattr(discriminator, "image_features", counting)
-
-    def features(store: str) -> torch.Tensor:
-        made = ReferenceFeatures(
-            world.reference_images,
-            prompts,
-            discriminator,
-            held_out_fraction=0.3,
-            store=str(tmp_path / store),
-            ranks=Ranks(),
-        )
-        ids = torch.arange(len(prompts))
-        return made.take(ids, torch.zeros_like(ids))["tokens"]
-
-    together = features("together")
-    assert seen == [len(prompts)]
-    seen.clear()
-    monkeypatch.setattr(reference_features, "LOADED_BYTES", 3 * 3 * 32 * 32 * 4)
-    torch.testing.assert_close(features("apart"), together, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(feature_shards, "IMAGES_AT_ONCE", 3)
+    features(world, world.reference_images, discriminator, tmp_path)
     assert max(seen) == 3
-    assert sum(seen) == len(prompts)
+    assert sum(seen) == len(read_prompts(str(world.prompts)))

@@ -1,0 +1,116 @@
+"""The reward as a mixture of frozen scorers and the discriminator."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from advgrpo.config import resolve
+from advgrpo.config.reward import RewardConfig
+from advgrpo.data.reference_images import load_images
+from advgrpo.errors import ConfigError
+from advgrpo.scorers.ocr import Ocr
+from advgrpo.tasks.preflight import check_prompt_files
+from advgrpo.training.loop import take_turn
+from advgrpo.training.reward import Reward
+from advgrpo.training.session import Session
+from tests.training.conftest import World
+
+Make = Callable[..., Session]
+OTHER_ALIGNMENT = (
+    "evaluation.scorers=[{type: clip_score, weights: {location: clip}}]",
+    "evaluation.alignment=clip_score.score",
+)
+
+
+@pytest.fixture
+def mixed(world: World) -> list[str]:
+    similarity = f"{{location: {world.tiny.dino}}}, resolution_pixels: 32, weight: 0.5"
+    return [
+        (
+            "training.reward={standardize: true, terms: [{type: pocket_judge, weight: 2}, "
+            f"{{type: reference_similarity, weights: {similarity}}}, "
+            "{type: discriminator, weight: 0.25}]}"
+        ),
+        *OTHER_ALIGNMENT,
+    ]
+
+
+def test_each_term_is_logged_apart_and_all_train_the_policy(
+    session_of: Make, mixed: list[str]
+) -> None:
+    session = session_of(*mixed)
+    measures = take_turn(session)
+    for name in ("pocket_judge", "reference_similarity", "discriminator"):
+        assert measures[f"reward/{name}_std_in_group"] > 0
+    assert 0 <= measures["reward/pocket_judge"] <= 1
+    assert -1 <= measures["reward/reference_similarity"] <= 1
+    assert measures["policy/gradient_norm"] > 0
+    assert session.reward.weights == [2, 0.5, 0.25]
+
+
+def test_terms_are_what_their_scorers_say(session_of: Make, mixed: list[str], world: World) -> None:
+    session = session_of(*mixed)
+    texts = [t for t in session.prompts.texts[:4] for _ in range(2)]
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    terms = session.reward.terms(images, session.discriminator.image_features(images), texts)
+    judged = session.reward._scorers["pocket_judge"].score(images, texts)
+    assert torch.equal(terms[:, 0], judged["attribute_accuracy"].float())
+    own = load_images(world.reference_images, texts[0], [0])
+    similar = session.reward.of_scorers(own, texts[:1])["reference_similarity"]
+    assert float(similar) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_reference_images_are_put_above_generated_ones_by_each_term(
+    session_of: Make, mixed: list[str]
+) -> None:
+    session = session_of(*mixed)
+    values = session.reference_rewards.values()
+    assert values.keys() == {"pocket_judge", "reference_similarity", "discriminator"}
+    # Reference images show all that their captions say.
+    assert float(values["pocket_judge"].mean()) == pytest.approx(1.0)
+
+
+class Reads:
+    """A reader that reads one text in bright pictures, and nothing in dark ones."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __call__(self, picture: np.ndarray) -> str:
+        return self._text if picture.mean() > 128 else ""
+
+
+def ocr_reward(scorer: object, session: Session) -> Reward:
+    config = RewardConfig.model_validate({"terms": [{"type": "ocr"}, {"type": "discriminator"}]})
+    return Reward(config, session.discriminator, {"ocr": scorer})  # type: ignore[dict-item]
+
+
+def test_text_that_can_be_read_is_rewarded(session_of: Make) -> None:
+    reward = ocr_reward(Ocr(Reads("open")), session_of())
+    images = torch.stack([torch.ones(3, 32, 32), torch.zeros(3, 32, 32)])
+    values = reward.of_scorers(images, ['a sign that says "open"'] * 2)
+    assert values["ocr"].tolist() == [1.0, 0.0]
+
+
+def test_prompts_that_quote_nothing_are_refused_before_training(session_of: Make) -> None:
+    reward = ocr_reward(Ocr(Reads("open")), session_of())
+    reward.check_prompts(['"a"', "“b”"])
+    with pytest.raises(ConfigError, match=r"terms\.0=ocr\.accuracy has no value for 1 of 2"):
+        reward.check_prompts(['"a"', "b"])
+
+
+def test_prompts_that_quote_nothing_are_refused_before_anything_is_made(tmp_path: Path) -> None:
+    for name in ("train", "test"):
+        lines = [f'{name} a sign that says "{n}"' for n in range(200)]
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
+    settings = [f"prompts.{name}={tmp_path}/{name}.txt" for name in ("train", "test")]
+    config = resolve("pocket", [*settings, "training.reward.terms=[{type: ocr}]"])
+    check_prompt_files(config, 1)
+    with (tmp_path / "train.txt").open("a", encoding="utf-8") as file:
+        file.write("\na sign")
+    with pytest.raises(ConfigError, match=r"terms\.0 \(ocr\) cannot reward 1 of the 201") as caught:
+        check_prompt_files(config, 1)
+    assert "'a sign'" in str(caught.value)
