@@ -68,10 +68,7 @@ class Access:
     """Value of the header `Cookie`."""
 
     ca_file: Path | None = None
-    """Certificates to check the server's against."""
-
-    verify: bool = True
-    """Whether the server's certificate is checked."""
+    """Certificates to check the server's against; it is always checked."""
 
 
 class KfpServer:
@@ -283,5 +280,4 @@ def _client(access: Access, endpoint: str) -> Any:  # noqa: ANN401 - untyped lib
             credentials=ServiceAccountTokenVolumeCredentials(str(file)) if file else None,
             cookies=access.cookies or None,
             ssl_ca_cert=str(access.ca_file) if access.ca_file else None,
-            verify_ssl=None if access.verify else False,
         )
