@@ -1,7 +1,6 @@
 """Entry point of the command `advgrpo`."""
 
 import logging
-import sys
 from typing import Annotated, NoReturn
 
 import typer
@@ -24,6 +23,7 @@ from advgrpo.cli import (
     tracking,
 )
 from advgrpo.errors import ConfigError
+from advgrpo.redaction import start_logging
 from advgrpo.tasks.environment import quiet_libraries
 from advgrpo.tasks.failures import run_as_process
 
@@ -71,8 +71,7 @@ def start(
         print(__version__)
         raise typer.Exit
     quiet_libraries()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("advgrpo").setLevel(logging.INFO)
+    start_logging()
     # The last of its attempts is our error.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 

@@ -4,14 +4,17 @@ import os
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import PydanticCustomError
 
 from advgrpo.errors import ConfigError
+from advgrpo.redaction import is_secret_name
 
 CLUSTER = "ADVGRPO_CLUSTER"
 """Environment variable that holds `ClusterSettings` as JSON text; absent outside a cluster."""
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]i?)?$"
+_SECRET = "secret"
 _NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
@@ -19,6 +22,17 @@ Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 
 Name = Annotated[str, Field(pattern=_NAME, max_length=253)]
 """Name of a Kubernetes object."""
+
+
+def _without_secrets(variables: dict[str, str]) -> dict[str, str]:
+    for name in variables:
+        if is_secret_name(name):
+            raise PydanticCustomError(
+                _SECRET,
+                "{name} would lie in a ConfigMap that many may read: put it into a Secret",
+                {"name": name},
+            )
+    return variables
 
 
 class _Strict(BaseModel):
@@ -95,8 +109,8 @@ class ClusterSettings(_Strict):
     """Kueue's LocalQueue; none leaves scheduling to Kubernetes."""
 
     rdma: Rdma | None = None
-    environment: dict[str, str] = {}
-    """Further variables of a job's pods, for instance `NCCL_SOCKET_IFNAME`."""
+    environment: Annotated[dict[str, str], AfterValidator(_without_secrets)] = {}
+    """Further variables of a job's pods, for instance `NCCL_SOCKET_IFNAME`; no secrets."""
 
     annotations: dict[str, str] = {"sidecar.istio.io/inject": "false"}
     """Annotations of a job's pods."""
@@ -147,7 +161,9 @@ def parse_cluster_settings(text: str) -> ClusterSettings:
         return ClusterSettings.model_validate_json(text)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'the text'}: {_short(e['input'])}: {e['msg']}"
+            f"{'.'.join(map(str, e['loc'])) or 'the text'}: "
+            + ("" if e["type"] == _SECRET else f"{_short(e['input'])}: ")
+            + e["msg"]
             for e in error.errors()
         )
         raise ConfigError(

@@ -256,7 +256,7 @@ def _understood(work: Callable[[Deadline], T], deadline: Deadline) -> T:
 
 def _place(location: str) -> Place:
     bucket, _, key = location.removeprefix("s3://").partition("/")
-    if not location.startswith("s3://") or not bucket:
+    if not location.startswith("s3://") or not bucket or "@" in bucket:
         raise ConfigError(
             f"{location!r} is not an S3 location", repair="write s3://bucket/folder/name"
         )

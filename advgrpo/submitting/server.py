@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kfp
 import kfp_server_api
@@ -15,6 +16,7 @@ import urllib3.exceptions
 from kfp.client import ServiceAccountTokenVolumeCredentials
 
 from advgrpo.errors import ClusterError, ClusterUnavailableError, ConfigError
+from advgrpo.redaction import hide
 
 ENDPOINT = "KF_PIPELINES_ENDPOINT"
 """Environment variable with the server's address, as the `kfp` command reads it."""
@@ -78,12 +80,15 @@ class KfpServer:
         access: How to reach it.
 
     Raises:
-        ConfigError: If it is not said where the server is, or a file that is named is missing.
+        ConfigError: If it is not said where the server is, its address holds a password, or a file
+            that is named is missing.
         ClusterUnavailableError: If it does not answer.
         ClusterError: If it does not accept who asks, or what answers is not Kubeflow Pipelines.
     """
 
     def __init__(self, access: Access) -> None:
+        hide(access.token)
+        hide(access.cookies)
         self.endpoint = endpoint_of(access)
         self._signed_in = bool(access.token or access.cookies or _token_file(access))
         self._api = _client(access, self.endpoint)
@@ -222,9 +227,15 @@ def endpoint_of(access: Access) -> str:
     """Say where the server is.
 
     Raises:
-        ConfigError: If nothing says it.
+        ConfigError: If nothing says it, or the address holds a password.
     """
     named = access.endpoint or os.environ.get(ENDPOINT, "")
+    if "@" in urlsplit(_with_scheme(named)).netloc:
+        raise ConfigError(
+            "the address of Kubeflow Pipelines holds a user or a password, which would get into "
+            "logs",
+            repair=f"leave them out of --endpoint and {ENDPOINT}; give --token or --cookies",
+        )
     if named:
         return _with_scheme(named).rstrip("/")
     if _SERVICE_ACCOUNT.is_dir():

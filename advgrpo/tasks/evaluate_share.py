@@ -27,6 +27,7 @@ from advgrpo.policy import load_policy
 from advgrpo.policy.base import Policy
 from advgrpo.progress import PROGRESS_FILE, Progress
 from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.redaction import start_logging
 from advgrpo.reference_generation import Team, team
 from advgrpo.scorers.base import Scorer
 from advgrpo.tasks.champion import FoundChampion
@@ -175,7 +176,7 @@ def main() -> None:
     )
     parser.add_argument("--plan", type=Path, help="what the first machine found out, as JSON")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    start_logging(logging.WARNING)
     ranks = Ranks()
     if ranks.is_first:
         logging.getLogger("advgrpo").setLevel(logging.INFO)

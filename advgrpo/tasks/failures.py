@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from advgrpo.errors import AdvGrpoError, PipelineError
 from advgrpo.progress import tell
+from advgrpo.redaction import redact_tracebacks, redacted
 
 FAILURE_FILE = "ADVGRPO_FAILURE_FILE"
 """Environment variable that names the file to which the first failure is written."""
@@ -47,6 +48,8 @@ def failures_noted(task: str) -> Iterator[None]:
         task: What to call the task.
     """
     who = {"task": task, "process": os.getpid()}
+    # In a pipeline's pod kfp runs the task, and leaves the traceback to Python.
+    redact_tracebacks()
     tell({**who, "state": "started"})
     try:
         yield
@@ -56,7 +59,7 @@ def failures_noted(task: str) -> Iterator[None]:
         raise
     except Exception as error:
         repair = "this is a fault of advgrpo; the log has the traceback"
-        _note(Failure(task, type(error).__name__, str(error), repair))
+        _note(Failure(task, type(error).__name__, redacted(str(error)), repair))
         raise
 
 
@@ -70,6 +73,7 @@ def read_failure(path: Path) -> Failure | None:
 
 def run_as_process(main: Callable[[], None]) -> NoReturn:
     """Run a program; an error of ours becomes a message and an exit status, not a traceback."""
+    redact_tracebacks()
     try:
         main()
     except AdvGrpoError as error:

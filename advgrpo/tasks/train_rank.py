@@ -14,6 +14,7 @@ from advgrpo.data.reference_images import read_validated
 from advgrpo.discriminator import save_discriminator
 from advgrpo.policy.adapter import save_adapter
 from advgrpo.progress import PROGRESS_FILE
+from advgrpo.redaction import start_logging
 from advgrpo.storage import file_sha256
 from advgrpo.tasks.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import build_scorers, read_run_prompts
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--features", required=True, help="folder or s3:// location")
     parser.add_argument("--parent-run-id", default="", help="MLflow run to nest in")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    start_logging(logging.WARNING)
     with failures_noted("train"):
         ranks = Ranks()
         if ranks.is_first:

@@ -22,6 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 from advgrpo.errors import AdvGrpoError, ConfigError, TrackingError
+from advgrpo.redaction import hide
 from advgrpo.tasks.promotion import REQUEST_TAG, Announce, reconcile
 from advgrpo.tracking.connection import FAULTS, connect
 
@@ -67,6 +68,7 @@ class Gatekeeper:
     """
 
     def __init__(self, secret: str, clock: Callable[[], float] = time.time) -> None:
+        hide(secret)
         self._secret = secret.encode()
         self._clock = clock
         self._seen: OrderedDict[str, float] = OrderedDict()

@@ -1,10 +1,10 @@
 """What each pod of a job runs: `python -m advgrpo.tasks.worker TASK FOLDER`."""
 
 import argparse
-import logging
 import signal
 
 from advgrpo.errors import Preempted
+from advgrpo.redaction import start_logging
 from advgrpo.tasks.environment import quiet_libraries
 from advgrpo.tasks.failures import run_as_process
 from advgrpo.tasks.nodes import forget_ranks
@@ -17,8 +17,7 @@ def main() -> None:
     parser.add_argument("task", help="which one")
     parser.add_argument("folder", help="s3:// location of its arguments")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logging.getLogger("advgrpo").setLevel(logging.INFO)
+    start_logging()
     quiet_libraries()
     forget_ranks()
     # The first process of a container does not end by a signal that it does not handle: asked to
