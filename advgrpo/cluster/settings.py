@@ -14,7 +14,6 @@ CLUSTER = "ADVGRPO_CLUSTER"
 """Environment variable that holds `ClusterSettings` as JSON text; absent outside a cluster."""
 
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]i?)?$"
-_SECRET = "secret"
 _NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
@@ -28,7 +27,7 @@ def _without_secrets(variables: dict[str, str]) -> dict[str, str]:
     for name in variables:
         if is_secret_name(name):
             raise PydanticCustomError(
-                _SECRET,
+                "secret",
                 "{name} would lie in a ConfigMap that many may read: put it into a Secret",
                 {"name": name},
             )
@@ -162,7 +161,7 @@ def parse_cluster_settings(text: str) -> ClusterSettings:
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'the text'}: "
-            + ("" if e["type"] == _SECRET else f"{_short(e['input'])}: ")
+            + _shown(e["loc"], e["input"])
             + e["msg"]
             for e in error.errors()
         )
@@ -172,5 +171,8 @@ def parse_cluster_settings(text: str) -> ClusterSettings:
         ) from error
 
 
-def _short(value: JsonValue) -> str:
-    return re.sub(r"\s+", " ", repr(value))[:80]
+def _shown(place: tuple[int | str, ...], value: JsonValue) -> str:
+    """Show a wrong value, unless it holds others, which may be secrets."""
+    if not place or isinstance(value, dict | list) or is_secret_name(str(place[-1])):
+        return ""
+    return re.sub(r"\s+", " ", repr(value))[:80] + ": "
