@@ -1,9 +1,9 @@
 """Secrets as a user has them in the environment, and where they must not turn up."""
 
 import base64
-import sys
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryFile
 from urllib.parse import quote, quote_plus
@@ -54,18 +54,20 @@ def _contents(place: Path | str | bytes) -> Iterator[tuple[str, bytes]]:
 @contextmanager
 def overheard() -> Iterator[list[str]]:
     """Keep what this process and its children write to standard output and error meanwhile."""
-    import os
-
     said: list[str] = []
-    with TemporaryFile() as file:
+    with (
+        TemporaryFile() as file,
+        os.fdopen(os.dup(file.fileno()), "w", buffering=1, encoding="utf-8") as stream,
+        redirect_stdout(stream),
+        redirect_stderr(stream),
+    ):
         kept = [os.dup(1), os.dup(2)]
         try:
             for number in (1, 2):
                 os.dup2(file.fileno(), number)
             yield said
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+            stream.flush()
             for number, before in zip((1, 2), kept, strict=True):
                 os.dup2(before, number)
                 os.close(before)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFile, ImageFont, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -25,6 +25,12 @@ FILE_FORMATS = ("PNG", "JPEG", "WEBP")
 """Formats that are read; PNG is written."""
 
 FILE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+
+LARGEST_FILE_BYTES = 64 * 2**20
+"""Larger files are not read: an image of a model is a few megabytes."""
+
+LARGEST_PIXELS = 4096 * 4096
+"""Images of more pixels are not decoded: a small file can claim a size that fills the memory."""
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xae\x42\x60\x82"
@@ -124,29 +130,41 @@ def decode_image(data: bytes) -> Float[Tensor, "3 height width"]:
         RGB in [0, 1].
 
     Raises:
-        ValueError: If the content is truncated, damaged or not RGB. The message says which, to be
-            put after the name of the file.
+        ValueError: If the content is truncated, damaged, too large or not RGB. The message says
+            which, to be put after the name of the file.
     """
+    if len(data) > LARGEST_FILE_BYTES:
+        raise ValueError(f"has more than {LARGEST_FILE_BYTES} bytes")
     if data.startswith(_PNG_START) and _PNG_END not in data:
         # Pillow does not miss the last bytes of a PNG.
         raise ValueError("is truncated")
     try:
-        with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as picture:
+        with _opened(data) as picture:
             # Checks the sums of all parts, and leaves the picture unusable.
             picture.verify()
-        with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as picture:
+        with _opened(data) as picture:
             picture.load()
     except UnidentifiedImageError as error:
         raise ValueError(
             f"is no {', '.join(FILE_FORMATS)} file, or its start is damaged"
         ) from error
-    except Image.DecompressionBombError as error:
-        raise ValueError("claims a size beyond all bounds") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ValueError(
+            f"claims a size beyond all bounds, more than {LARGEST_PIXELS} pixels"
+        ) from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
         raise ValueError(f"is truncated or damaged ({error})") from error
     if picture.mode != "RGB":
         raise ValueError(f"is of mode {picture.mode}, not RGB")
     return from_pil(picture)
+
+
+def _opened(data: bytes) -> ImageFile.ImageFile:
+    # Only the header is read so far.
+    picture = Image.open(io.BytesIO(data), formats=FILE_FORMATS)
+    if picture.width * picture.height > LARGEST_PIXELS:
+        raise Image.DecompressionBombError
+    return picture
 
 
 def read_image(path: Path, resolution_pixels: int) -> Float[Tensor, "3 height width"]:
@@ -163,8 +181,8 @@ def read_image(path: Path, resolution_pixels: int) -> Float[Tensor, "3 height wi
         ReferenceImageError: If the file is truncated, damaged, not RGB or of another size.
         StorageError: If the file is missing or cannot be read.
     """
-    with disk_errors("read", path):
-        data = path.read_bytes()
+    with disk_errors("read", path), path.open("rb") as file:
+        data = file.read(LARGEST_FILE_BYTES + 1)
     try:
         image = decode_image(data)
         height, width = image.shape[1:]

@@ -5,6 +5,7 @@ file, `{"<prompt>": "a.png"}`; sets from elsewhere have this file only. `provena
 """
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +17,7 @@ from advgrpo.storage.local import disk_errors
 
 MANIFEST_FILE = "manifest.json"
 PROVENANCE_FILE = "provenance.json"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Origin(BaseModel):
@@ -130,4 +132,5 @@ def write_provenance(folder: Path, provenance: Provenance) -> None:
 
 def _is_inside(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
+    is_plain = "\0" not in name and not _SURROGATE.search(name)
+    return bool(parts) and not name.startswith("/") and ".." not in parts and is_plain
