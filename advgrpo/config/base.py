@@ -9,7 +9,12 @@ class Section(BaseModel):
     """A group of settings: unknown keys are refused and values never change once read."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        # JSON, as which tasks get their settings, has neither.
+        allow_inf_nan=False,
     )
 
 

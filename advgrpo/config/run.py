@@ -375,6 +375,9 @@ def _explain(
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not path:
         return message
+    if problem["type"] == "union_tag_invalid":
+        tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
+        return f"{path}.type={tag}: is none of {known}"
     if problem["type"] == "missing":
         return f"{path}: is missing"
     return f"{path}={reprlib.repr(problem['input'])}: {message[0].lower()}{message[1:]}"
