@@ -79,6 +79,19 @@ bench-gpu: $(INSTALLED) ## the same at the shapes of SD3.5 medium, on a GPU, wit
 study: $(INSTALLED) ## repeat the experiments of docs/experiments.md (minutes to an hour)
 	$(BIN)/python -m studies
 
+.PHONY: audit
+audit: $(INSTALLED) ## ask the advisories of PyPI about every pin; needs the network
+	@$(BIN)/pip-audit --strict --disable-pip --no-deps --progress-spinner off -r constraints.txt || \
+		{ echo "make audit: a pin is listed above, or pypi.org did not answer for it; the second" \
+		"says nothing about the pins: run it where https://pypi.org can be reached" >&2; exit 1; }
+
+.PHONY: sbom
+sbom: $(INSTALLED) ## list what is installed as a CycloneDX file, dist/sbom.cdx.json
+	@mkdir -p dist
+	@$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+		--output-file dist/sbom.cdx.json $(VENV)
+	@echo "wrote dist/sbom.cdx.json"
+
 .PHONY: chart
 chart: $(INSTALLED) ## write the chart's README and schema, lint it, render its examples
 	@$(BIN)/python -m helm.chart

@@ -30,12 +30,15 @@ AdvGrpoError
 
 from typing import ClassVar
 
+from advgrpo.redaction import redacted
+
 
 class AdvGrpoError(Exception):
     """Say what went wrong, where, and how to repair it.
 
     Args:
-        message: One sentence that names the setting, file or object at fault.
+        message: One sentence that names the setting, file or object at fault. Secrets in it are
+            blotted out.
         repair: What the reader can do about it; empty if there is nothing to do.
     """
 
@@ -43,9 +46,9 @@ class AdvGrpoError(Exception):
     """Exit status of a process that ends with this error. 128 and above mean: try again."""
 
     def __init__(self, message: str, *, repair: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.repair = repair
+        super().__init__(redacted(message))
+        self.message = redacted(message)
+        self.repair = redacted(repair)
 
     def __str__(self) -> str:
         return f"{self.message}\n  repair: {self.repair}" if self.repair else self.message

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from advgrpo.errors import AdvGrpoError, ConfigError
+from advgrpo.redaction import RedactingFormatter, redacted
 
 FORMAT = "ADVGRPO_LOG_FORMAT"
 """Environment variable: `text` (the default), or `json` for one JSON object a line."""
@@ -56,7 +57,7 @@ def configure(*, only_warnings: bool = False) -> None:
     if as_json():
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter("%(message)s"))
+        handler.setFormatter(RedactingFormatter("%(message)s"))
         handler.addFilter(_is_for_people)
     logging.captureWarnings(as_json())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -137,14 +138,17 @@ def say(text: str, name: str, **fields: object) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a line as a JSON object of one level: time, level, event, message, then fields."""
+    """Writes a line as a JSON object of one level: time, level, event, message, then fields.
+
+    No text in it holds a secret.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Write one line; a number that JSON has no word for becomes a text."""
         name, fields = event_of(record)
         message = record.getMessage()
         if name == JOB_OUTPUT and fields_of(message):
-            return message
+            return redacted(message)
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -215,4 +219,4 @@ def _plain(value: object) -> object:
         return [_plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    return value if isinstance(value, str | int | None) else str(value)
+    return value if isinstance(value, int | None) else redacted(str(value))

@@ -60,3 +60,46 @@ def test_components_import_advgrpo_in_their_bodies_only() -> None:
             else:
                 names = []
             assert not [name for name in names if name.split(".")[0] == "advgrpo"], path
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"trust_remote_code",
+        r"verify(_ssl)?\s*=\s*False",
+        r"CERT_NONE|_create_unverified_context|disable_warnings",
+        r"shell\s*=\s*True|\bos\.system\(",
+        r"\b(pickle|marshal|shelve|joblib|dill)\.loads?\(|allow_pickle",
+        r"yaml\.(unsafe_load|full_load)|yaml\.load(_all)?\((?!.*CSafeLoader)",
+        r"\b(eval|exec)\(",
+        r"\.extractall\([^f]",
+        r"torch\.load\((?!.*weights_only=True)",
+    ],
+)
+def test_no_source_runs_what_it_reads_or_trusts_whom_it_does_not_know(pattern: str) -> None:
+    sources = [
+        path
+        for kind in ("*.py", "*.yaml", "*.yml", "*Dockerfile", "*.sh")
+        for path in _tracked(kind)
+        if path.parts[len(ROOT.parts)] not in {"tests", "studies"}
+    ]
+    assert len(sources) > 200
+    found = [
+        f"{path}: {line.strip()}"
+        for path in sources
+        for line in path.read_text("utf-8").splitlines()
+        if re.search(pattern, line) and not re.search(r"\.(eval|exec)\(", line)
+    ]
+    assert found == []
+
+
+def test_s3_is_reached_in_one_place() -> None:
+    users = [
+        path.relative_to(ROOT).as_posix()
+        for path in _tracked("*.py")
+        if path.parts[len(ROOT.parts)] != "tests"
+        and re.search(
+            r"^\s*(import|from) (boto3|botocore|s3transfer)", path.read_text("utf-8"), re.M
+        )
+    ]
+    assert users == [f"advgrpo/storage/{name}.py" for name in ("s3", "s3_errors", "s3_parts")]

@@ -1,5 +1,8 @@
 """The pipeline as a cluster runs it: chart, launcher and jobs are real, Kubernetes is not."""
 
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,9 +12,11 @@ from advgrpo.local_pipeline import run_pipeline
 from advgrpo.storage import list_files, write_bytes
 from advgrpo.stores import EmbeddedStores
 from advgrpo.testing import FakeCluster
+from advgrpo.testing.training_operator import JobInHand
 from helm.chart import OFFLINE
 from tests.helm.releases import objects, of_kind
 from tests.kubelet import Kubelet
+from tests.planted import PLANTED, leaks, overheard
 from tests.tasks.test_worker import PROMPTS, SMALL
 
 pytestmark = pytest.mark.slow
@@ -19,44 +24,45 @@ pytestmark = pytest.mark.slow
 RESOURCES = {"ConfigMap": "configmaps", "Secret": "secrets", "ServiceAccount": "serviceaccounts"}
 
 
-@pytest.fixture
-def cluster(stores: EmbeddedStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
-    """A namespace with the chart's objects, and the environment of a pipeline's pod in it."""
-    there = stores.environment()
-    values = {
-        **OFFLINE,
-        "s3": {
-            "bucket": "advgrpo",
-            "endpoint": there["AWS_ENDPOINT_URL_S3"],
-            "accessKeyId": there["AWS_ACCESS_KEY_ID"],
-            "secretAccessKey": there["AWS_SECRET_ACCESS_KEY"],
-        },
-        "mlflow": {"trackingUri": there["MLFLOW_TRACKING_URI"]},
-        "cluster": {"gpus_per_node": 0, "processes_per_node": 2, "poll_seconds": 0.2},
-    }
-    rendered = objects(values)
-    fake = FakeCluster()
-    for kind, resource in RESOURCES.items():
-        for one in of_kind(rendered, kind).values():
-            fake.create(resource, one | {"metadata": {"name": one["metadata"]["name"]}})
-    workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "run-1"}
-    pod = {"metadata": {"name": "task", "ownerReferences": [workflow | {"uid": "1"}]}}
-    fake.create("pods", pod)
-    settings = of_kind(rendered, "ConfigMap")["advgrpo"]["data"]
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("KFP_POD_NAME", "task")
-    monkeypatch.setenv("KUBECONFIG", str(fake.kubeconfig(tmp_path / "kubeconfig")))
-    return fake
+@dataclass
+class Ran:
+    """What is left of a run."""
+
+    folder: Path
+    workspace: str
+    outputs: dict[str, str]
+    jobs: list[JobInHand]
+    codes: dict[str, int]
+    said: str
 
 
-def test_the_whole_pipeline_runs_as_jobs_of_a_cluster(cluster: FakeCluster, tmp_path: Path) -> None:
-    workspace = f"s3://advgrpo/cluster/{tmp_path.name}"
+@pytest.fixture(scope="module")
+def servers(
+    running_stores: EmbeddedStores, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[pytest.MonkeyPatch]:
+    """The environment of who has access to all, and secrets besides."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (PLANTED | running_stores.environment()).items():
+            patch.setenv(name, value)
+        patch.setenv("ADVGRPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def ran(
+    running_stores: EmbeddedStores,
+    servers: pytest.MonkeyPatch,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Ran:
+    """The whole pipeline, run as jobs of a cluster."""
+    folder = tmp_path_factory.mktemp("cluster")
+    cluster = namespace(running_stores, servers, folder)
+    workspace = f"s3://advgrpo/cluster/{folder.name}"
     for name, step in (("train", 10), ("test", 3)):
         lines = (PROMPTS / f"{name}.txt").read_text("utf-8").splitlines()[: 24 * step : step]
         write_bytes(f"{workspace}/{name}.txt", "\n".join(lines).encode())
-    kubelet = Kubelet(cluster, tmp_path / "pods")
-    with cluster, kubelet.running():
+    kubelet = Kubelet(cluster, folder / "pods")
+    with overheard() as said, cluster, kubelet.running():
         outputs = run_pipeline(
             PIPELINE,
             {
@@ -70,16 +76,73 @@ def test_the_whole_pipeline_runs_as_jobs_of_a_cluster(cluster: FakeCluster, tmp_
                 ],
                 "processes": 2,
             },
-            artifacts=tmp_path / "artifacts",
+            artifacts=folder / "artifacts",
         )
         jobs = list(cluster.operator.jobs)
-    assert outputs["model_version"].startswith("models:/advgrpo-pocket/")
-    tasks = [job.body["metadata"]["labels"]["advgrpo/task"] for job in jobs]
+    return Ran(folder, workspace, outputs, jobs, kubelet.codes, said[0])
+
+
+def namespace(stores: EmbeddedStores, patch: pytest.MonkeyPatch, folder: Path) -> FakeCluster:
+    """A namespace with the chart's objects, and the environment of a pipeline's pod in it."""
+    there = stores.environment()
+    values = {
+        **OFFLINE,
+        "s3": {
+            "bucket": "advgrpo",
+            "endpoint": there["AWS_ENDPOINT_URL_S3"],
+            "accessKeyId": there["AWS_ACCESS_KEY_ID"],
+            "secretAccessKey": there["AWS_SECRET_ACCESS_KEY"],
+        },
+        "mlflow": {
+            "trackingUri": there["MLFLOW_TRACKING_URI"],
+            "token": PLANTED["MLFLOW_TRACKING_TOKEN"],
+        },
+        "cluster": {"gpus_per_node": 0, "processes_per_node": 2, "poll_seconds": 0.2},
+    }
+    rendered = objects(values)
+    fake = FakeCluster()
+    for kind, resource in RESOURCES.items():
+        for one in of_kind(rendered, kind).values():
+            fake.create(resource, one | {"metadata": {"name": one["metadata"]["name"]}})
+    workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "run-1"}
+    pod = {"metadata": {"name": "task", "ownerReferences": [workflow | {"uid": "1"}]}}
+    fake.create("pods", pod)
+    settings = of_kind(rendered, "ConfigMap")["advgrpo"]["data"]
+    for name, value in settings.items():
+        patch.setenv(name, value)
+    patch.setenv("KFP_POD_NAME", "task")
+    patch.setenv("KUBECONFIG", str(fake.kubeconfig(folder / "kubeconfig")))
+    return fake
+
+
+def test_the_whole_pipeline_runs_as_jobs_of_a_cluster(
+    ran: Ran, running_stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ran.outputs["model_version"].startswith("models:/advgrpo-pocket/")
+    tasks = [job.body["metadata"]["labels"]["advgrpo/task"] for job in ran.jobs]
     assert tasks == ["reference-images", "pretrain-reward", "train", "evaluate"]
-    assert set(kubelet.codes.values()) == {0}
-    for job in jobs:
+    assert set(ran.codes.values()) == {0}
+    for job in ran.jobs:
         (owner,) = job.body["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["name"]) == ("Workflow", "run-1")
-    assert any("adversarial training" in line for line in jobs[2].said)
-    assert list_files(f"{workspace}/features")
-    assert [path.name for path in (tmp_path / "artifacts").rglob("adapter_model.safetensors")]
+    assert any("adversarial training" in line for line in ran.jobs[2].said)
+    for name, value in running_stores.environment().items():
+        monkeypatch.setenv(name, value)
+    assert list_files(f"{ran.workspace}/features")
+    artifacts = ran.folder / "artifacts"
+    assert [path.name for path in artifacts.rglob("adapter_model.safetensors")]
+
+
+def test_what_a_run_leaves_holds_no_secret(ran: Ran, running_stores: EmbeddedStores) -> None:
+    there = running_stores.environment()
+    secrets = [*PLANTED.values(), there["AWS_ACCESS_KEY_ID"], there["AWS_SECRET_ACCESS_KEY"]]
+    stores = [path for path in running_stores.folder.iterdir() if path.name != "credentials.json"]
+    manifests = [json.dumps(job.body) + json.dumps(job.pods) for job in ran.jobs]
+    logs = ["\n".join(job.said) for job in ran.jobs]
+    # Workspace, MLflow's database and artifacts, both servers' logs, the pods' disks, the
+    # pipeline's artifacts, the jobs' manifests and logs, and what the tasks said.
+    assert leaks(secrets, *stores, ran.folder, *manifests, *logs, ran.said) == []
+    # Of an empty place the search says nothing.
+    assert len(ran.said) > 1000
+    assert leaks(["adversarial training"], *logs)
+    assert leaks(["advgrpo-pocket"], *stores)

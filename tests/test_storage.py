@@ -330,9 +330,32 @@ def test_only_local_and_s3_locations_are_written(location: str) -> None:
 def test_joined_names_stay_inside() -> None:
     assert storage.join("s3://bucket/", "a/", "", "b") == "s3://bucket/a/b"
     assert storage.join("/", "a") == "/a"
-    for name in ("../up", "a/../../up", "/root"):
+    for name in ("../up", "a/../../up", "/root", "a\0b"):
         with pytest.raises(ConfigError, match="leads out"):
             storage.join("s3://bucket", name)
+
+
+@pytest.mark.usefixtures("stores")
+def test_a_run_writes_and_deletes_below_its_workspace_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    server = storage.storage_for("s3://advgrpo")
+    elsewhere = ("s3://advgrpo/mine2/file", "s3://other/mine/file", "s3://advgrpo/mine/../file")
+    with storage.confined("s3://advgrpo/mine"):
+        server.write_bytes("s3://advgrpo/mine/file", b"x")
+        for location in elsewhere:
+            for attempt in (
+                lambda location=location: server.write_bytes(location, b"x"),
+                lambda location=location: server.upload_file(tmp_path / "file", location),
+                lambda location=location: server.delete(location),
+            ):
+                with pytest.raises(ConfigError, match="below s3://advgrpo/mine alone"):
+                    attempt()
+        with pytest.raises(ConfigError, match="s3://advgrpo/theirs"):
+            storage.confined("s3://advgrpo/theirs").__enter__()
+        with storage.confined("s3://advgrpo/mine/run"), pytest.raises(ConfigError):
+            server.write_bytes("s3://advgrpo/mine/file", b"x")
+        assert server.read_bytes("s3://advgrpo/mine/file") == b"x"
+    server.write_bytes("s3://advgrpo/mine2/file", b"x")
 
 
 PIPELINE = {

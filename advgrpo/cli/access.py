@@ -25,7 +25,6 @@ def kfp_access(
     token_file: Path | None,
     cookies: str,
     ca: Path | None,
-    insecure: bool,
 ) -> "Access":
     """Put a command's options together, which `advgrpo.cli.options` describes."""
     from advgrpo.submitting import Access
@@ -37,7 +36,6 @@ def kfp_access(
         token_file=token_file,
         cookies=cookies,
         ca_file=ca,
-        verify=not insecure,
     )
 
 
@@ -48,12 +46,11 @@ def kfp_server(
     token_file: Path | None,
     cookies: str,
     ca: Path | None,
-    insecure: bool,
 ) -> "KfpServer":
     """Make a server of a command's options; see `kfp_access`."""
     from advgrpo.submitting import KfpServer
 
-    return KfpServer(kfp_access(endpoint, namespace, token, token_file, cookies, ca, insecure))
+    return KfpServer(kfp_access(endpoint, namespace, token, token_file, cookies, ca))
 
 
 def pipeline_document(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from advgrpo.cli.access import kfp_access
-from advgrpo.cli.options import CaFile, Cookies, Endpoint, Insecure, Token, TokenFile
+from advgrpo.cli.options import CaFile, Cookies, Endpoint, Token, TokenFile
 
 
 def doctor(
@@ -36,7 +36,6 @@ def doctor(
     token_file: TokenFile = None,
     cookies: Cookies = "",
     ca: CaFile = None,
-    insecure: Insecure = False,
 ) -> None:
     """Look at all that a run on a cluster needs, and say how to repair what is wrong.
 
@@ -46,7 +45,7 @@ def doctor(
 
     from advgrpo.readiness import diagnose
 
-    access = kfp_access(endpoint, namespace, token, token_file, cookies, ca, insecure)
+    access = kfp_access(endpoint, namespace, token, token_file, cookies, ca)
     checks = []
     for check in diagnose(
         access=access, workspace=workspace, service_account=service_account, config_map=config_map

@@ -85,9 +85,6 @@ CaFile = Annotated[
     Path | None,
     typer.Option("--ca", help="File with the certificates of the server's authority."),
 ]
-Insecure = Annotated[
-    bool, typer.Option("--insecure", help="Do not check the server's certificate.")
-]
 PipelineFile = Annotated[
     Path | None,
     typer.Option("--pipeline", help="Compiled pipeline; else the one that advgrpo comes with."),

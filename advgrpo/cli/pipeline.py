@@ -16,7 +16,6 @@ from advgrpo.cli.options import (
     CaFile,
     Cookies,
     Endpoint,
-    Insecure,
     LauncherImage,
     Namespace,
     Overrides,
@@ -100,7 +99,6 @@ def upload(
     token_file: TokenFile = None,
     cookies: Cookies = "",
     ca: CaFile = None,
-    insecure: Insecure = False,
 ) -> None:
     """Bring the pipeline to Kubeflow Pipelines, unless the same is there already."""
     from advgrpo.submitting import upload_pipeline
@@ -108,7 +106,7 @@ def upload(
     document = pipeline_document(
         pipeline, launcher_image=launcher_image, trainer_image=trainer_image
     )
-    server = kfp_server(endpoint, namespace, token, token_file, cookies, ca, insecure)
+    server = kfp_server(endpoint, namespace, token, token_file, cookies, ca)
     version = upload_pipeline(server, document, name=name)
     print(f"{version.name} {'is uploaded' if version.uploaded else 'is there already'}")
     print(version.url)
@@ -126,9 +124,8 @@ def watch(
     token_file: TokenFile = None,
     cookies: Cookies = "",
     ca: CaFile = None,
-    insecure: Insecure = False,
 ) -> None:
     """Follow a run on a cluster to its end; fail if it fails."""
     document = pipeline_document(pipeline, launcher_image="", trainer_image="")
-    server = kfp_server(endpoint, namespace, token, token_file, cookies, ca, insecure)
+    server = kfp_server(endpoint, namespace, token, token_file, cookies, ca)
     follow(server, run_id, document.tasks)

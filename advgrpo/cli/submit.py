@@ -12,7 +12,6 @@ from advgrpo.cli.options import (
     CaFile,
     Cookies,
     Endpoint,
-    Insecure,
     LauncherImage,
     Namespace,
     Overrides,
@@ -68,7 +67,6 @@ def submit(
     token_file: TokenFile = None,
     cookies: Cookies = "",
     ca: CaFile = None,
-    insecure: Insecure = False,
 ) -> None:
     """Validate a run, bring the pipeline to Kubeflow Pipelines if need be, and start it."""
     from advgrpo.errors import ConfigError
@@ -92,7 +90,7 @@ def submit(
     document = pipeline_document(
         pipeline, launcher_image=launcher_image, trainer_image=trainer_image
     )
-    server = kfp_server(endpoint, namespace, token, token_file, cookies, ca, insecure)
+    server = kfp_server(endpoint, namespace, token, token_file, cookies, ca)
     version = upload_pipeline(
         server, document, name=pipeline_name, any_images=not (launcher_image or trainer_image)
     )

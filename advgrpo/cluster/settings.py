@@ -4,9 +4,11 @@ import os
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import PydanticCustomError
 
 from advgrpo.errors import ConfigError
+from advgrpo.redaction import is_secret_name
 
 CLUSTER = "ADVGRPO_CLUSTER"
 """Environment variable that holds `ClusterSettings` as JSON text; absent outside a cluster."""
@@ -19,6 +21,17 @@ Quantity = Annotated[str, Field(pattern=_QUANTITY)]
 
 Name = Annotated[str, Field(pattern=_NAME, max_length=253)]
 """Name of a Kubernetes object."""
+
+
+def _without_secrets(variables: dict[str, str]) -> dict[str, str]:
+    for name in variables:
+        if is_secret_name(name):
+            raise PydanticCustomError(
+                "secret",
+                "{name} would lie in a ConfigMap that many may read: put it into a Secret",
+                {"name": name},
+            )
+    return variables
 
 
 class _Strict(BaseModel):
@@ -95,8 +108,8 @@ class ClusterSettings(_Strict):
     """Kueue's LocalQueue; none leaves scheduling to Kubernetes."""
 
     rdma: Rdma | None = None
-    environment: dict[str, str] = {}
-    """Further variables of a job's pods, for instance `NCCL_SOCKET_IFNAME`."""
+    environment: Annotated[dict[str, str], AfterValidator(_without_secrets)] = {}
+    """Further variables of a job's pods, for instance `NCCL_SOCKET_IFNAME`; no secrets."""
 
     annotations: dict[str, str] = {"sidecar.istio.io/inject": "false"}
     """Annotations of a job's pods."""
@@ -147,7 +160,9 @@ def parse_cluster_settings(text: str) -> ClusterSettings:
         return ClusterSettings.model_validate_json(text)
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, e['loc'])) or 'the text'}: {_short(e['input'])}: {e['msg']}"
+            f"{'.'.join(map(str, e['loc'])) or 'the text'}: "
+            + _shown(e["loc"], e["input"])
+            + e["msg"]
             for e in error.errors()
         )
         raise ConfigError(
@@ -156,5 +171,8 @@ def parse_cluster_settings(text: str) -> ClusterSettings:
         ) from error
 
 
-def _short(value: JsonValue) -> str:
-    return re.sub(r"\s+", " ", repr(value))[:80]
+def _shown(place: tuple[int | str, ...], value: JsonValue) -> str:
+    """Show a wrong value, unless it holds others, which may be secrets."""
+    if not place or isinstance(value, dict | list) or is_secret_name(str(place[-1])):
+        return ""
+    return re.sub(r"\s+", " ", repr(value))[:80] + ": "

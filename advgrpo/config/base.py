@@ -9,7 +9,12 @@ class Section(BaseModel):
     """A group of settings: unknown keys are refused and values never change once read."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        # JSON, as which tasks get their settings, has neither.
+        allow_inf_nan=False,
     )
 
 
@@ -23,6 +28,13 @@ def known_scheme(uri: str) -> str:
         )
     if separator and not rest:
         raise ValueError(f"'{uri}' names no location after '{scheme}://'")
+    if separator and "@" in rest.partition("/")[0]:
+        raise ValueError(
+            "a location must not hold a user or a password; access to S3 is given by "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, to a hub by HF_TOKEN"
+        )
+    if "\0" in uri:
+        raise ValueError("a location must not hold the character NUL")
     if not uri.strip():
         raise ValueError("a location must not be empty")
     return uri

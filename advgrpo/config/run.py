@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import reprlib
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
@@ -24,6 +25,12 @@ from advgrpo.config.unpaired import pairing_problems
 from advgrpo.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
+
+_LONGEST_YAML = 2**20
+_MOST_VALUES = 10_000
+# Dates that there are not, numbers of thousands of digits and lists in lists in lists are no
+# errors of YAML's own.
+_YAML_FAULTS = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
 
 POCKET_PIXELS = 32
 """Side length of the pocket world's pictures."""
@@ -299,14 +306,30 @@ def _read_preset(preset: str) -> dict[str, Any]:
             repair=f"use one of {', '.join(preset_names())}, or the path of a YAML file",
         )
     try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        settings = _read_yaml(text)
+    except _YAML_FAULTS as error:
         raise ConfigError(f"preset {title!r} is not YAML: {error}", repair="correct it") from error
     if not isinstance(settings, dict):
         raise ConfigError(
             f"preset {title!r} holds no settings", repair="write sections such as `training:`"
         )
     return settings
+
+
+def _read_yaml(text: str) -> Any:  # noqa: ANN401 - a tree of YAML values
+    if len(text) > _LONGEST_YAML:
+        raise ValueError(f"it has {len(text)} characters, more than {_LONGEST_YAML}")
+    value = yaml.safe_load(text)
+    # By its aliases a short text can be a tree without end, or of more values than fit anywhere.
+    waiting, count = [value], 0
+    while waiting:
+        here = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise ValueError(f"it holds more than {_MOST_VALUES} values")
+        if isinstance(here, dict | list):
+            waiting += here.values() if isinstance(here, dict) else here
+    return value
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:
@@ -318,8 +341,8 @@ def _apply(settings: dict[str, Any], override: str) -> None:
             repair="write for instance --set training.updates=10",
         )
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _read_yaml(text)
+    except _YAML_FAULTS as error:
         raise ConfigError(
             f"the value of override {override!r} is not YAML: {error}",
             repair="quote texts that contain special characters",
@@ -343,7 +366,7 @@ def _descend(section: Any, part: str, path: str) -> Any:  # noqa: ANN401 - a tre
         below = section[part] = {}
     if not isinstance(below, dict | list):
         raise ConfigError(
-            f"{path} is the value {below!r}, not a section",
+            f"{path} is the value {reprlib.repr(below)}, not a section",
             repair=f"set {path} itself, or a key of another section",
         )
     return below
@@ -386,9 +409,12 @@ def _explain(
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not path:
         return message
+    if problem["type"] == "union_tag_invalid":
+        tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
+        return f"{path}.type={tag}: is none of {known}"
     if problem["type"] == "missing":
         return f"{path}: is missing"
-    return f"{path}={problem['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{path}={reprlib.repr(problem['input'])}: {message[0].lower()}{message[1:]}"
 
 
 def _path(location: Iterable[str | int], settings: Mapping[str, Any]) -> str:
@@ -402,7 +428,8 @@ def _path(location: Iterable[str | int], settings: Mapping[str, Any]) -> str:
         if isinstance(here, Mapping):
             here = here.get(part)
         elif isinstance(here, list | tuple) and isinstance(part, int):
-            here = here[part]
+            # Of a list that is too short, the place is behind its end.
+            here = here[part] if part < len(here) else None
     return ".".join(parts)
 
 

@@ -21,12 +21,16 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from advgrpo.errors import ReferenceImageError
-from advgrpo.storage import read_bytes
+from advgrpo.storage import read_bytes, scheme
+from advgrpo.storage.local import disk_errors
 
 FILE_FORMATS = ("PNG", "JPEG", "WEBP")
 """Formats that are read; PNG and lossless WebP are written."""
 
 FILE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+
+LARGEST_FILE_BYTES = 64 * 2**20
+"""Larger files are not decoded: an image of a model is a few megabytes."""
 
 MOST_PIXELS = 2**26
 """Largest image that is read, as 8192 x 8192: a small file may claim to hold a huge one."""
@@ -146,7 +150,8 @@ def decode_image(data: bytes) -> Float[Tensor, "3 height width"]:
 
     Raises:
         ValueError: If the content is truncated, damaged, not RGB with 8 bits a channel, animated or
-            larger than `MOST_PIXELS`. The message says which, to be put after the name of the file.
+            larger than `MOST_PIXELS` or `LARGEST_FILE_BYTES`. The message says which, to be put
+            after the name of the file.
     """
     return from_pil(decode_picture(data))
 
@@ -155,6 +160,8 @@ def decode_picture(data: bytes) -> Image.Image:
     """Decode an image file as `decode_image` does, but leave it at 8 bits a channel."""
     if not data:
         raise ValueError("is truncated: it has no bytes")
+    if len(data) > LARGEST_FILE_BYTES:
+        raise ValueError(f"has more than {LARGEST_FILE_BYTES} bytes")
     if data.startswith(_PNG_START) and _PNG_END not in data:
         # Pillow does not miss the last bytes of a PNG.
         raise ValueError("is truncated")
@@ -217,7 +224,7 @@ def read_image(location: str | Path, resolution_pixels: int) -> Float[Tensor, "3
         ReferenceImageError: If the file is truncated, damaged, not RGB or of another size.
         StorageError: If the file is missing or cannot be read.
     """
-    data = read_bytes(str(location))
+    data = _content(str(location))
     try:
         image = decode_image(data)
         height, width = image.shape[1:]
@@ -229,6 +236,15 @@ def read_image(location: str | Path, resolution_pixels: int) -> Float[Tensor, "3
             repair="`advgrpo reference-images validate` lists all damaged files of a set",
         ) from error
     return image
+
+
+def _content(location: str) -> bytes:
+    if scheme(location):
+        return read_bytes(location)
+    path = Path(location)
+    with disk_errors("read", path), path.open("rb") as file:
+        # One byte more than an image may have: enough to refuse it.
+        return file.read(LARGEST_FILE_BYTES + 1)
 
 
 def image_grid(

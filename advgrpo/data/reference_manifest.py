@@ -7,6 +7,7 @@ names that place and stands elsewhere.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +19,7 @@ from advgrpo.storage import exists, join, list_files, read_bytes, write_bytes
 MANIFEST_FILE = "manifest.json"
 PROVENANCE_FILE = "provenance.json"
 _ELSEWHERE_PREFIX = "prompt2img"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Origin(BaseModel):
@@ -184,4 +186,5 @@ def write_provenance(location: str | Path, provenance: Provenance) -> None:
 
 def _is_inside(name: str) -> bool:
     parts = PurePosixPath(name).parts
-    return bool(parts) and not name.startswith("/") and ".." not in parts and "\0" not in name
+    is_plain = "\0" not in name and not _SURROGATE.search(name)
+    return bool(parts) and not name.startswith("/") and ".." not in parts and is_plain

@@ -2,6 +2,7 @@
 
 from advgrpo.storage.base import FileState, Storage, join, scheme
 from advgrpo.storage.cache import CACHE_VARIABLE, LIMIT_VARIABLE, cache_folder, cached_folder
+from advgrpo.storage.confinement import WRITES_BELOW, confined
 from advgrpo.storage.files import (
     delete,
     exists,
@@ -31,6 +32,7 @@ __all__ = [
     "CACHE_VARIABLE",
     "COMMIT_FILE",
     "LIMIT_VARIABLE",
+    "WRITES_BELOW",
     "CommittedFile",
     "FileState",
     "Storage",
@@ -38,6 +40,7 @@ __all__ = [
     "cached_folder",
     "check_writable",
     "commit_of",
+    "confined",
     "delete",
     "download_folder",
     "exists",

@@ -60,7 +60,9 @@ def commit_of(location: str) -> dict[str, CommittedFile] | None:
             name: CommittedFile(int(entry["bytes"]), str(entry["sha256"]))
             for name, entry in listed.items()
         }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
+    ) as error:  # fmt: skip
         raise StorageError(
             f"{join(location, COMMIT_FILE)} is damaged: {error}", repair="write the folder anew"
         ) from error

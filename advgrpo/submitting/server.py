@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import kfp
 import kfp_server_api
@@ -15,6 +16,7 @@ import urllib3.exceptions
 from kfp.client import ServiceAccountTokenVolumeCredentials
 
 from advgrpo.errors import ClusterError, ClusterUnavailableError, ConfigError
+from advgrpo.redaction import hide
 
 ENDPOINT = "KF_PIPELINES_ENDPOINT"
 """Environment variable with the server's address, as the `kfp` command reads it."""
@@ -68,10 +70,7 @@ class Access:
     """Value of the header `Cookie`."""
 
     ca_file: Path | None = None
-    """Certificates to check the server's against."""
-
-    verify: bool = True
-    """Whether the server's certificate is checked."""
+    """Certificates to check the server's against; it is always checked."""
 
 
 class KfpServer:
@@ -81,12 +80,15 @@ class KfpServer:
         access: How to reach it.
 
     Raises:
-        ConfigError: If it is not said where the server is, or a file that is named is missing.
+        ConfigError: If it is not said where the server is, its address holds a password, or a file
+            that is named is missing.
         ClusterUnavailableError: If it does not answer.
         ClusterError: If it does not accept who asks, or what answers is not Kubeflow Pipelines.
     """
 
     def __init__(self, access: Access) -> None:
+        hide(access.token)
+        hide(access.cookies)
         self.endpoint = endpoint_of(access)
         self._signed_in = bool(access.token or access.cookies or _token_file(access))
         self._api = _client(access, self.endpoint)
@@ -225,9 +227,15 @@ def endpoint_of(access: Access) -> str:
     """Say where the server is.
 
     Raises:
-        ConfigError: If nothing says it.
+        ConfigError: If nothing says it, or the address holds a password.
     """
     named = access.endpoint or os.environ.get(ENDPOINT, "")
+    if "@" in urlsplit(_with_scheme(named)).netloc:
+        raise ConfigError(
+            "the address of Kubeflow Pipelines holds a user or a password, which would get into "
+            "logs",
+            repair=f"leave them out of --endpoint and {ENDPOINT}; give --token or --cookies",
+        )
     if named:
         return _with_scheme(named).rstrip("/")
     if _SERVICE_ACCOUNT.is_dir():
@@ -283,5 +291,4 @@ def _client(access: Access, endpoint: str) -> Any:  # noqa: ANN401 - untyped lib
             credentials=ServiceAccountTokenVolumeCredentials(str(file)) if file else None,
             cookies=access.cookies or None,
             ssl_ca_cert=str(access.ca_file) if access.ca_file else None,
-            verify_ssl=None if access.verify else False,
         )

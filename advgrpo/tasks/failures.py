@@ -14,6 +14,7 @@ from typing import NoReturn
 from advgrpo.errors import AdvGrpoError, PipelineError, Preempted
 from advgrpo.events import as_json, bind, ensure_format, log_error, log_fault, quiet
 from advgrpo.progress import tell
+from advgrpo.redaction import redact_tracebacks, redacted
 
 FAILURE_FILE = "ADVGRPO_FAILURE_FILE"
 """Environment variable that names the file to which the first failure is written."""
@@ -57,6 +58,8 @@ def failures_noted(task: str) -> Iterator[None]:
     who = {"task": task, "process": os.getpid()}
     ensure_format()
     bind(task=task)
+    # In a pipeline's pod kfp runs the task, and leaves the traceback to Python.
+    redact_tracebacks()
     tell({**who, "state": "started"})
     try:
         with _logged(task):
@@ -67,7 +70,7 @@ def failures_noted(task: str) -> Iterator[None]:
         raise
     except Exception as error:
         repair = "this is a fault of advgrpo; the log has the traceback"
-        _note(Failure(task, type(error).__name__, str(error), repair))
+        _note(Failure(task, type(error).__name__, redacted(str(error)), repair))
         raise
 
 
@@ -91,6 +94,7 @@ def read_failure(path: Path) -> Failure | None:
 
 def run_as_process(main: Callable[[], None]) -> NoReturn:
     """Run a program; an error of ours becomes a message and an exit status, not a traceback."""
+    redact_tracebacks()
     try:
         main()
     except AdvGrpoError as error:

@@ -69,10 +69,10 @@ def _unpack(location: str, parts: list[str], folder: Path) -> None:
         for name in sorted(parts):
             storage.download_file(join(location, name), part)
             try:
-                with disk_errors("unpack", part), tarfile.open(part) as archive:
+                with disk_errors("unpack", part), tarfile.open(part, "r:") as archive:
                     for entry in archive:
                         _write(archive, entry, files)
-            except tarfile.TarError as error:
+            except (tarfile.TarError, ValueError, OverflowError) as error:
                 raise StorageError(
                     f"{join(location, name)} is damaged: {error}",
                     repair="delete it where it lies; what it held is made again",
@@ -84,7 +84,8 @@ def _write(archive: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> No
     # `extractall(filter="data")` came with Python 3.11.4, and Debian 12 has 3.11.2.
     name = PurePosixPath(entry.name)
     content = archive.extractfile(entry) if entry.isfile() else None
-    if content is None or name.is_absolute() or ".." in name.parts:
+    # A sparse file of a few bytes can fill the disk, as a compressed archive can.
+    if content is None or entry.issparse() or name.is_absolute() or ".." in name.parts:
         raise tarfile.TarError(f"{entry.name} is no plain file within it")
     target = folder / name
     target.parent.mkdir(parents=True, exist_ok=True)

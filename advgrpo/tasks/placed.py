@@ -18,7 +18,7 @@ from advgrpo.errors import (
     PipelineError,
     StorageNotFoundError,
 )
-from advgrpo.storage import join, list_files, read_bytes, scheme, write_bytes
+from advgrpo.storage import confined, join, list_files, read_bytes, scheme, write_bytes
 from advgrpo.tasks.failures import Failure
 from advgrpo.tasks.results import ReferenceImageLocations, TaskResult
 from advgrpo.tasks.running import failing_with
@@ -69,11 +69,15 @@ def run_task(name: str, arguments: Arguments, *, run_id: str) -> Result:
 
     settings = cluster_settings()
     if settings is None:
-        return _function(name)(**arguments)
+        with confined(str(arguments["workspace"])):
+            return _function(name)(**arguments)
     from advgrpo.cluster.launcher import Work, run_job  # noqa: PLC0415
 
     parent_run_id, workspace = (str(arguments.get(k, "")) for k in ("parent_run_id", "workspace"))
-    with failing_with(name, parent_run_id, workspace, role="launcher"):
+    with (
+        failing_with(name, parent_run_id, workspace, role="launcher"),
+        confined(str(arguments["workspace"])),
+    ):
         folder = _job_folder(name, arguments, run_id)
         write_bytes(join(folder, ARGUMENTS_FILE), json.dumps(dict(arguments)).encode())
         work = Work(
@@ -108,7 +112,8 @@ def run_from(name: str, folder: str) -> None:
     # What an earlier attempt failed with is no longer so.
     write_bytes(failure_file, b"null")
     try:
-        result = _function(name)(**arguments)
+        with confined(str(arguments["workspace"])):
+            result = _function(name)(**arguments)
     except AdvGrpoError as error:
         failure = Failure(name, type(error).__name__, error.message, error.repair)
         write_bytes(failure_file, json.dumps(asdict(failure)).encode())

@@ -24,6 +24,7 @@ from typing import Final
 from advgrpo.errors import AdvGrpoError, ConfigError, TrackingError
 from advgrpo.events import event, quiet
 from advgrpo.prometheus import DECISIONS, LAST_RECONCILIATION, MESSAGES, RECONCILIATIONS
+from advgrpo.redaction import hide
 from advgrpo.tasks.promotion import REQUEST_TAG, Announce, reconcile
 from advgrpo.tracking.connection import FAULTS, connect
 
@@ -45,6 +46,7 @@ _WEBHOOK = "advgrpo-promotion"
 _REMEMBERED = 10000
 _SIGNATURE_VERSION = "v1"
 _REQUEST_TIMEOUT_SECONDS = 10
+_DIGITS = 18
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,7 @@ class Gatekeeper:
     """
 
     def __init__(self, secret: str, clock: Callable[[], float] = time.time) -> None:
+        hide(secret)
         self._secret = secret.encode()
         self._clock = clock
         self._seen: OrderedDict[str, float] = OrderedDict()
@@ -89,7 +92,7 @@ class Gatekeeper:
         if not delivery or not hmac.compare_digest(_signature(signature), digest):
             raise RefusedError(HTTPStatus.UNAUTHORIZED, "the signature is wrong")
         # Signed, so it was MLflow that wrote it.
-        if not timestamp.isdecimal() or abs(self._clock() - int(timestamp)) > TOLERANCE_SECONDS:
+        if not _is_count(timestamp) or abs(self._clock() - int(timestamp)) > TOLERANCE_SECONDS:
             raise RefusedError(
                 HTTPStatus.UNAUTHORIZED,
                 f"the timestamp {timestamp!r} is more than {TOLERANCE_SECONDS} s from now",
@@ -165,7 +168,7 @@ def model_to_look_at(body: bytes) -> str:
         message = json.loads(body)
         entity, data = str(message["entity"]), message["data"]
         name = data["name"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RefusedError(HTTPStatus.BAD_REQUEST, "the body is no message of MLflow's") from error
     if not isinstance(name, str) or not name:
         raise RefusedError(HTTPStatus.BAD_REQUEST, "the message names no registered model")
@@ -281,7 +284,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path != PATH:
             raise RefusedError(HTTPStatus.NOT_FOUND, f"messages go to POST {PATH}")
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal():
+        if not _is_count(length):
             raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "the message has no length")
         if int(length) > MAX_BODY_BYTES:
             raise RefusedError(
@@ -304,6 +307,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         logger.debug(format, *args)
+
+
+def _is_count(text: str) -> bool:
+    # Python refuses to read thousands of digits.
+    return text.isdecimal() and len(text) <= _DIGITS
 
 
 def _signature(header: str) -> bytes:

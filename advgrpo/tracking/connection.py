@@ -9,6 +9,7 @@ from mlflow.entities import Param
 from mlflow.exceptions import MlflowException
 
 from advgrpo.errors import TrackingError
+from advgrpo.tracking.address import check_address
 
 FAULTS = (MlflowException, requests.RequestException)
 """What a failed request raises."""
@@ -31,7 +32,11 @@ def connect(tracking_uri: str) -> MlflowClient:
 
     MLflow has no such setting but environment variables; those that are not set already are set
     for this process and its children.
+
+    Raises:
+        ConfigError: If the address holds a password, or certificates would not be checked.
     """
+    check_address(tracking_uri)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Mapping
 
+from advgrpo.redaction import redacted
+
 
 def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     """Give nested settings names with dots.
@@ -16,7 +18,6 @@ def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
         if isinstance(value, Mapping):
             found |= flat(value, f"{prefix}{name}.")
         else:
-            found[prefix + name] = (
-                value if isinstance(value, str) else json.dumps(value, default=str)
-            )
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            found[prefix + name] = redacted(text)
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from advgrpo.errors import Preempted, TrackingError
+from advgrpo.tracking.address import check_address
 from advgrpo.tracking.outbox import Outbox, Record, RunKey
 from advgrpo.tracking.parameters import flat
 from advgrpo.tracking.system import SYSTEM_PREFIX, system_metrics
@@ -132,7 +133,10 @@ def task_run(
     Raises:
         StorageError: If `folder` cannot be written.
         TrackingError: If `tracking_uri` cannot be understood.
+        ConfigError: If it holds a password, or certificates would not be checked.
     """
+    if tracking_uri:
+        check_address(tracking_uri)
     key = RunKey(task, parent_run_id, experiment, tracking_uri, token=uuid.uuid4().hex)
     outbox = Outbox(folder / key.folder_name, key)
     outbox.repair()

@@ -1,4 +1,5 @@
 import io
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from advgrpo.data import images
 from advgrpo.data.images import (
     decode_image,
     encode_png,
@@ -201,3 +203,33 @@ def test_a_grid_enlarges_by_whole_pixels() -> None:
 def test_a_grid_needs_images() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         image_grid(torch.ones(0, 3, 4, 4), columns=1)
+
+
+def _claims(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header claims a size."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        body = kind + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(1000))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("side", [8193, 10_000, 60_000])
+def test_a_small_file_that_claims_to_be_huge_is_not_decoded(side: int, tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(_claims(side, side))
+    with pytest.raises(ReferenceImageError, match=r"bomb\.png claims .* pixels"):
+        read_image(tmp_path / "bomb.png", 32)
+
+
+def test_a_file_that_is_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "LARGEST_FILE_BYTES", 100)
+    (tmp_path / "large.png").write_bytes(_claims(32, 32) + bytes(100))
+    with pytest.raises(ReferenceImageError, match=r"large\.png has more than 100 bytes"):
+        read_image(tmp_path / "large.png", 32)

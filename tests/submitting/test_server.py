@@ -1,22 +1,14 @@
 import socket
-import ssl
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
-from urllib3.exceptions import InsecureRequestWarning
 
 from advgrpo.errors import ClusterError, ClusterUnavailableError, ConfigError
 from advgrpo.submitting import Access, KfpServer
 from advgrpo.submitting import server as server_module
 from advgrpo.submitting.runs import experiment_named
 from advgrpo.testing import KfpFault, StubKfp
+from tests.certificates import self_signed
 from tests.submitting.conftest import TOKEN
 
 
@@ -148,22 +140,7 @@ def test_in_a_pod_the_usual_service_is_asked(
 @pytest.fixture
 def secured(stub: StubKfp, tmp_path: Path) -> tuple[str, Path]:
     """The server behind TLS with a certificate of its own: its address and that certificate."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "stub")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    file, key_file = tmp_path / "certificate.pem", tmp_path / "key.pem"
-    file.write_bytes(certificate.public_bytes(Encoding.PEM))
-    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file, key_file)
+    file, context = self_signed(tmp_path)
     endpoint = stub.endpoint.replace("http://", "https://")
     stub._server.socket = context.wrap_socket(stub._server.socket, server_side=True)
     return endpoint, file
@@ -178,8 +155,3 @@ def test_an_unknown_authority_is_not_trusted(secured: tuple[str, Path]) -> None:
     with pytest.raises(ClusterUnavailableError, match=r"(?i)certificate.verify.failed") as caught:
         KfpServer(Access(endpoint=secured[0], token=TOKEN))
     assert "--ca" in caught.value.repair
-
-
-def test_checking_the_certificate_can_be_turned_off(secured: tuple[str, Path]) -> None:
-    with pytest.warns(InsecureRequestWarning):
-        KfpServer(Access(endpoint=secured[0], token=TOKEN, verify=False))

@@ -1,3 +1,4 @@
+import gzip
 import io
 import tarfile
 from pathlib import Path
@@ -51,6 +52,22 @@ def test_what_would_land_elsewhere_is_refused(location: str, name: str, kind: by
         archive.addfile(header)
     write_bytes(f"{location}/part-000000-x.tar", packed.getvalue())
     with pytest.raises(StorageError, match=f"{name} is no plain file within it"):
+        unpacked(location)
+
+
+def _sparse() -> bytes:
+    """An archive of a kilobyte with a file of a gigabyte of zeros."""
+    header = bytearray(tarfile.TarInfo("zeros").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[483:495] = b"%011o\0" % 2**30
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+    return bytes(header) + bytes(1024)
+
+
+@pytest.mark.parametrize("bomb", [_sparse(), gzip.compress(_part(zeros="0" * 10**6))])
+def test_an_archive_that_would_grow_is_refused(location: str, bomb: bytes) -> None:
+    write_bytes(f"{location}/part-000000-x.tar", bomb)
+    with pytest.raises(StorageError, match=r"part-000000-x\.tar is damaged"):
         unpacked(location)
 
 

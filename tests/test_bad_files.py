@@ -1,0 +1,235 @@
+"""Wrong prompts, images, adapters and places, through the command line: one message, one repair."""
+
+import io
+import json
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from advgrpo.cli.main import main
+from advgrpo.data.images import encode_png, to_pil
+
+PROMPTS = ("a cat", "a dog")
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that must fail, and gives what it says."""
+
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["advgrpo", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        shown = capsys.readouterr().err
+        assert caught.value.code not in {0, 1}
+        assert "Traceback" not in shown
+        assert shown.count("repair: ") == 1
+        return shown
+
+    return run
+
+
+# Prompts.
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("p.txt", b"", "holds no prompt"),
+        ("p.txt", b"a cat\n\na dog", "line 2 is empty"),
+        ("p.txt", b"a cat\na cat", "lines 1, 2 are the same prompt 'a cat'"),
+        ("p.txt", b"a \x00cat", "line 1 holds the control character '\\x00'"),
+        ("p.txt", "ein Käfer".encode("latin-1"), "is not UTF-8: line 1 holds the byte 0xe4"),
+        ("p.txt", b"x" * 20_000, "line 1 has 20000 characters, more than 10000"),
+        ("p.csv", b"Name\na cat", "has no column 'Prompt'; it has 'Name'"),
+        ("p.csv", b"Prompt\na cat\na cat", "has 1 prompts again"),
+        ("p.csv", b"Prompt\na\x07cat", "prompt 1 holds the control character"),
+        ("p.jsonl", b'{"Prompt": "a cat"}\n{"Prompt": 7}', "no prompt in 1 rows"),
+        ("p.jsonl", b'{"Prompt": "a cat"}\n[1]', "is not JSON, an object a line: line 2 is '[1]'"),
+        ("p.jsonl", b"a cat", "is not JSON"),
+    ],
+)
+def test_a_prompt_file_that_cannot_be_used(
+    said: Callable[..., str], tmp_path: Path, name: str, content: bytes, expected: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    shown = said("generate", "--prompts", str(file), "--output", str(tmp_path / "out"))
+    assert expected in shown
+    assert str(file) in shown
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ([], "there is nothing to draw"),
+        ([" "], "prompt 1 is empty"),
+        (["a cat", "a cat "], "prompts 1, 2 are the same prompt"),
+        (["a\ncat"], "prompt 1 holds the control character"),
+        (["a \udcff"], "prompt 1 holds bytes that are no UTF-8"),
+    ],
+)
+def test_prompts_that_cannot_be_drawn(
+    said: Callable[..., str], prompts: list[str], expected: str
+) -> None:
+    assert expected in said("generate", *prompts)
+
+
+def test_a_missing_prompt_file(said: Callable[..., str], tmp_path: Path) -> None:
+    assert "nowhere.txt" in said("generate", "--prompts", str(tmp_path / "nowhere.txt"))
+    assert "nowhere.csv" in said("generate", "--prompts", str(tmp_path / "nowhere.csv"))
+
+
+# Where images go, and who draws them.
+
+
+def test_a_place_that_cannot_be_written(said: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    shown = said("generate", "a cat", "--output", str(tmp_path / "file" / "images"))
+    assert f"cannot write {tmp_path / 'file'}" in shown
+    assert "is not a local path or an s3://" in said("generate", "a cat", "--output", "hub://a/b")
+
+
+@pytest.mark.parametrize(
+    ("adapter", "expected"),
+    [
+        ("hub://owner/name/DINO", "is not pinned to a commit"),
+        ("hub://owner/name@v1", "is not pinned to a commit"),
+        ("FOLDER", "is not an adapter: it has no adapter_config.json"),
+        ("FOLDER/nowhere", "nowhere"),
+        ("gs://bucket/x", "names no adapter"),
+    ],
+)
+def test_an_adapter_that_is_none(
+    said: Callable[..., str], tmp_path: Path, adapter: str, expected: str
+) -> None:
+    place = adapter.replace("FOLDER", str(tmp_path))
+    shown = said("generate", "a cat", "--adapter", place, "--output", str(tmp_path / "out"))
+    assert expected in shown
+
+
+def test_a_hub_model_without_a_commit(said: Callable[..., str], tmp_path: Path) -> None:
+    change = "policy.weights={location: 'hub://owner/name'}"
+    shown = said("generate", "a cat", "--set", change, "--output", str(tmp_path / "out"))
+    assert "policy.weights.revision" in shown
+
+
+# Reference images.
+
+
+def image(side: int = 32, seed: int = 0) -> torch.Tensor:
+    return torch.rand(3, side, side, generator=torch.Generator().manual_seed(seed))
+
+
+def saved(picture: Image.Image, file_format: str = "PNG", **more: object) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format=file_format, **more)
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    data = bytearray(encode_png(image()))
+    data[16:24] = (60_000).to_bytes(4) * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
+    return bytes(data)
+
+
+def checked(said: Callable[..., str], folder: Path, *more: str) -> str:
+    """What is said of a set for the two prompts, one image each."""
+    (folder.parent / "train.txt").write_text("\n".join(PROMPTS))
+    (folder.parent / "test.txt").write_text("a horse")
+    settings = (
+        f"prompts.train={folder.parent / 'train.txt'}",
+        f"prompts.test={folder.parent / 'test.txt'}",
+        "reference_images.images_per_prompt=1",
+        *more,
+    )
+    return said("reference-images", "validate", str(folder), *(f"--set={one}" for one in settings))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A set of two images, which nothing is wrong with."""
+    made = tmp_path / "set"
+    made.mkdir()
+    for number in range(2):
+        (made / f"{number}.png").write_bytes(encode_png(image(seed=number)))
+    (made / "manifest.json").write_text(json.dumps({"a cat": "0.png", "a dog": ["1.png"]}))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "0.png is truncated: it has no bytes"),
+        (encode_png(image())[:-30], "0.png is truncated"),
+        (b"text", "0.png is no PNG"),
+        (bomb(), "0.png claims"),
+        (saved(to_pil(image()), save_all=True, append_images=[to_pil(image(seed=5))]), "animated"),
+        (saved(Image.new("I;16", (32, 32))), "0.png has 16 bits a channel, not 8"),
+        (saved(Image.new("RGBA", (32, 32))), "0.png is of mode RGBA, not RGB"),
+        (saved(Image.new("P", (32, 32))), "0.png is of mode P, not RGB"),
+        (saved(Image.new("L", (32, 32))), "0.png is of mode L, not RGB"),
+        (encode_png(image(16)), "0.png is 16 x 16 pixels, not 32 x 32"),
+        (encode_png(image(seed=1)), "0.png, 1.png hold the same image"),
+    ],
+    ids=[
+        *("empty", "truncated", "text", "bomb", "animated", "16-bit"),
+        *("RGBA", "P", "L", "size", "twice"),
+    ],
+)
+def test_an_image_that_cannot_be_used(
+    said: Callable[..., str], folder: Path, content: bytes, expected: str
+) -> None:
+    (folder / "0.png").write_bytes(content)
+    assert expected in checked(said, folder)
+
+
+@pytest.mark.parametrize(
+    ("manifest", "expected"),
+    [
+        ("", "manifest.json is not JSON"),
+        ("{}", "manifest.json list no prompt"),
+        ('{"a cat": [], "a dog": "1.png"}', "'a cat' has 0 of the 1 reference images"),
+        ('{"a cat": "../0.png", "a dog": "1.png"}', "'../0.png', of 'a cat', is no name inside"),
+        ('{"a cat": "/etc/passwd", "a dog": "1.png"}', "is no name inside the folder"),
+        ('{"a cat": "a\\u0000b", "a dog": "1.png"}', "is no name inside the folder"),
+        ('{"a cat": "0.png", "a dog": "0.png"}', "0.png is listed 2 times"),
+        ('{"a cat": "9.png", "a dog": "1.png"}', "9.png is missing"),
+        (f'{{"a cat": "{"x" * 300}.png", "a dog": "1.png"}}', "x.png is missing"),
+        ('{"a cow": "0.png", "a dog": "1.png"}', "1 of the 2 prompts of"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used(
+    said: Callable[..., str], folder: Path, manifest: str, expected: str
+) -> None:
+    (folder / "manifest.json").write_text(manifest)
+    shown = checked(said, folder)
+    assert expected in shown
+    assert str(folder) in shown
+
+
+def test_a_link_that_leads_out_of_the_set(said: Callable[..., str], folder: Path) -> None:
+    (folder / "0.png").rename(folder.parent / "0.png")
+    (folder / "0.png").symlink_to(folder.parent / "0.png")
+    assert "0.png is reached by a symbolic link that leads out of" in checked(said, folder)
+
+
+def test_a_set_that_is_not_there(said: Callable[..., str], folder: Path) -> None:
+    assert "nowhere" in checked(said, folder.parent / "nowhere")
+    manifests = f"reference_images.existing_manifests=[{folder / 'none.json'}]"
+    assert "none.json" in checked(said, folder, manifests)
+
+
+def test_suffixes_of_languages_that_nobody_knows(said: Callable[..., str]) -> None:
+    source = "{type: diffusers, weights: {location: x}, prompt_suffixes: {fr: beau}}"
+    shown = said("config", "show", f"--set=reference_images.source={source}")
+    assert "reference_images.source.prompt_suffixes.fr: unknown key" in shown
+    shown = said("config", "show", "--set=reference_images.file_format=gif")
+    assert "reference_images.file_format='gif'" in shown
