@@ -73,8 +73,12 @@ class Sd3PolicyConfig(Section):
     """Tokens that the T5 encoder sees of a prompt."""
 
     text_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the text encoders, which work on the CPU before a run's models are loaded;
-    bfloat16 takes half the host's memory."""
+    """Precision of the text encoders; bfloat16 takes half the memory."""
+
+    text_device: Literal["cpu", "gpu"] = "cpu"
+    """Where a task encodes its prompts before its models are loaded. On the GPUs it is done by
+    processes of their own, which then end; a machine without a GPU does it on its CPU. T5-XXL takes
+    seconds for a prompt on a CPU."""
 
     guidance: Literal["one_batch", "two_passes"] = "one_batch"
     """Whether the guided and the unguided image pass the transformer side by side, or one after the

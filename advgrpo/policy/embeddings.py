@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from advgrpo.config import Sd3PolicyConfig
 from advgrpo.errors import StorageNotFoundError
 from advgrpo.policy.base import PromptEmbeddings
-from advgrpo.policy.text import TextEncoders
+from advgrpo.policy.text import CPU, TextEncoders
 from advgrpo.progress import Progress
 from advgrpo.storage import join, list_files, local_files, read_bytes, storage_for, write_bytes
 
@@ -65,6 +65,7 @@ def encode_prompts(
     prompts: Sequence[str],
     *,
     store: str,
+    device: torch.device = CPU,
     share: int = 0,
     shares: int = 1,
 ) -> str:
@@ -74,6 +75,7 @@ def encode_prompts(
         config: The policy's settings.
         prompts: Those that a run needs; no encoder is loaded if all are there.
         store: Local folder or `s3://` location for embeddings, kept from run to run.
+        device: Where the text encoders work.
         share: Which of several machines this is.
         shares: How many machines share the prompts.
 
@@ -84,11 +86,10 @@ def encode_prompts(
         WeightsError: If weights are missing, damaged, pickled or of another architecture.
         StorageError: If embeddings cannot be read or written.
     """
-    encoders = TextEncoders(config)
+    encoders = TextEncoders(config, device)
     location = join(store, encoders.fingerprint())
-    there = _places(location)
     # Shared out before looking at what is there, which changes as other machines write.
-    mine = [p for p in list(dict.fromkeys(prompts))[share::shares] if _key(p) not in there]
+    mine = not_encoded(list(dict.fromkeys(prompts))[share::shares], location)
     if mine:
         progress = Progress("prompt embeddings", len(mine), "prompts")
         for first in range(0, len(mine), PROMPTS_PER_SHARD):
@@ -96,6 +97,17 @@ def encode_prompts(
             _write_shard(location, chosen, encoders.encode, progress)
         encoders.release()
     return location
+
+
+def not_encoded(prompts: Sequence[str], location: str) -> list[str]:
+    """List the prompts that a location lacks.
+
+    Args:
+        prompts: Those that are looked for.
+        location: What `encode_prompts` gives for them.
+    """
+    there = _places(location)
+    return [prompt for prompt in prompts if _key(prompt) not in there]
 
 
 def _write_shard(

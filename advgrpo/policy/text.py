@@ -20,15 +20,16 @@ CPU = device("cpu")
 class TextEncoders:
     """Encodes prompts, one at a time.
 
-    Encoded together, a prompt's last bits would depend on who shares the batch. T5 alone would fill
-    a small GPU, so all stay on the CPU, where a batch brings next to nothing.
+    Encoded together, a prompt's last bits would depend on who shares the batch.
 
     Args:
         config: The policy's settings.
+        device: Where the encoders work. Beside a transformer that is trained T5 has no place on a
+            GPU: there it is the CPU.
     """
 
-    def __init__(self, config: Sd3PolicyConfig) -> None:
-        self._config = config
+    def __init__(self, config: Sd3PolicyConfig, device: device = CPU) -> None:
+        self._config, self._device = config, device
         self._pipeline: StableDiffusion3Pipeline | None = None
 
     def encode(self, prompt: str) -> PromptEmbeddings:
@@ -44,12 +45,12 @@ class TextEncoders:
                 prompt=[prompt],
                 prompt_2=[prompt],
                 prompt_3=[prompt],
-                device=CPU,
+                device=self._device,
                 do_classifier_free_guidance=False,
                 max_sequence_length=self._config.max_sequence_length,
             )
         dtype = DTYPES[self._config.forward_dtype]
-        return PromptEmbeddings(context.to(dtype), pooled.to(dtype))
+        return PromptEmbeddings(context.to(CPU, dtype), pooled.to(CPU, dtype))
 
     def release(self) -> None:
         """Free their memory."""
@@ -67,7 +68,14 @@ class TextEncoders:
         ]
         names = [path.relative_to(folder).as_posix() for path in files]
         config = self._config
-        facts = (names, config.max_sequence_length, config.text_dtype, config.forward_dtype)
+        facts = (
+            names,
+            config.max_sequence_length,
+            config.text_dtype,
+            config.forward_dtype,
+            # Its last bits are not the CPU's.
+            *([self._device.type] if self._device != CPU else []),
+        )
         return fingerprint(files, *facts)
 
     def _loaded(self) -> StableDiffusion3Pipeline:
@@ -78,4 +86,7 @@ class TextEncoders:
             settings = SD3Transformer2DModel.load_config(folder / "transformer")
             with device("meta"):
                 pipeline.transformer = SD3Transformer2DModel.from_config(settings)
+        for name in TEXT_ENCODERS:
+            if pipeline.components[name] is not None:
+                pipeline.components[name].to(self._device)
         return pipeline

@@ -1,17 +1,25 @@
 """Encode the prompts of a task once, before the processes that need them are started."""
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
 
 from advgrpo.config import RunConfig, Sd3PolicyConfig
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.sampler import prompts_of_run
 from advgrpo.data.splits import PromptSplit, split_prompts
 from advgrpo.evaluation.bench import chosen_prompts
-from advgrpo.policy.embeddings import encode_prompts
+from advgrpo.policy.embeddings import encode_prompts, not_encoded
+from advgrpo.policy.text import TextEncoders
 from advgrpo.records import PromptSet
 from advgrpo.storage import join
+from advgrpo.tasks.environment import environment
 from advgrpo.tasks.inputs import device, one_thread
-from advgrpo.tasks.nodes import nodes
+from advgrpo.tasks.nodes import ALONE, nodes
+from advgrpo.tasks.ranks import run_ranks
 from advgrpo.training.pretraining import prompts_of_base_images
 
 EMBEDDINGS = "embeddings"
@@ -51,8 +59,8 @@ def evaluation_prompts(config: RunConfig, prompts: PromptSet) -> list[str]:
 def encoded(policy: Sd3PolicyConfig, prompts: Sequence[str], *, workspace: str) -> str:
     """Encode this machine's share of the prompts that nobody encoded yet.
 
-    The text encoders are in this process only, and are gone when its training processes start; so
-    they never lie in a GPU's memory, nor several times in the host's.
+    The text encoders are in this process, or in processes that end here, and are gone when training
+    processes start; so they never lie beside what is trained.
 
     Args:
         policy: The policy's settings.
@@ -62,15 +70,41 @@ def encoded(policy: Sd3PolicyConfig, prompts: Sequence[str], *, workspace: str) 
     Returns:
         Where all of them lie once each machine of the job has come this far.
     """
-    machines = nodes()
+    machines, store = nodes(), join(workspace, EMBEDDINGS)
+    gpus = torch.cuda.device_count() if policy.text_device == "gpu" else 0
+    if gpus:
+        location = join(store, TextEncoders(policy, device()).fingerprint())
+        mine = list(dict.fromkeys(prompts))[machines.rank :: machines.count]
+        if not_encoded(mine, location):
+            encode_in_processes(policy, mine, store=store, processes=gpus)
+        return location
     with one_thread(device()):
         return encode_prompts(
-            policy,
-            prompts,
-            store=join(workspace, EMBEDDINGS),
-            share=machines.rank,
-            shares=machines.count,
+            policy, prompts, store=store, share=machines.rank, shares=machines.count
         )
+
+
+def encode_in_processes(
+    policy: Sd3PolicyConfig, prompts: Sequence[str], *, store: str, processes: int
+) -> None:
+    """Encode prompts in several processes of this machine: on its GPUs, if it has some.
+
+    Raises:
+        AdvGrpoError: What a process ended with.
+    """
+    with TemporaryDirectory() as scratch:
+        settings, listed = Path(scratch) / "policy.json", Path(scratch) / "prompts.json"
+        settings.write_text(policy.model_dump_json(), encoding="utf-8")
+        listed.write_text(json.dumps(prompts), encoding="utf-8")
+        arguments = ["--policy", str(settings), "--prompts", str(listed), "--store", store]
+        # The other machines have shares of their own.
+        with environment(ALONE):
+            run_ranks(
+                "advgrpo.tasks.encode_rank",
+                arguments,
+                processes=processes,
+                logs=Path(scratch) / "logs",
+            )
 
 
 def _split(task: TrainingSettings | PretrainingSettings, prompts: PromptSet) -> PromptSplit:

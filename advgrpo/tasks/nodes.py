@@ -7,6 +7,9 @@ from advgrpo.errors import ConfigError
 
 _OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
+ALONE = {"PET_NNODES": "1"}
+"""Variables of what a machine does by itself."""
+
 
 @dataclass(frozen=True)
 class Nodes:

@@ -1,17 +1,19 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from advgrpo.config import RunConfig
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.prompts import read_prompts
 from advgrpo.discriminator import build_discriminator
-from advgrpo.errors import WeightsError
+from advgrpo.errors import AdvGrpoError, WeightsError
 from advgrpo.policy import load_policy
 from advgrpo.policy.base import PromptEmbeddings
-from advgrpo.policy.embeddings import StoredEmbeddings
+from advgrpo.policy.embeddings import StoredEmbeddings, encode_prompts, not_encoded
 from advgrpo.policy.text import TextEncoders
 from advgrpo.tasks.embeddings import (
+    encode_in_processes,
     encoded,
     evaluation_prompts,
     pretraining_prompts,
@@ -45,6 +47,30 @@ def stored(config: RunConfig, prompts: list[str], workspace: Path) -> StoredEmbe
     return StoredEmbeddings(
         encoded(config.policy, prompts, workspace=str(workspace)), [*prompts, prompts[0]]
     )
+
+
+@pytest.mark.slow
+def test_processes_encode_what_one_does_and_leave_what_is_there(
+    config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = ["a", "b", "c", "d", "e"]
+    encode_prompts(config.policy, prompts[:2], store=str(tmp_path / "shared"))
+    # Of a job of three machines, whose processes must not wait for each other here.
+    monkeypatch.setenv("PET_NNODES", "3")
+    encode_in_processes(config.policy, prompts, store=str(tmp_path / "shared"), processes=2)
+    alone = encode_prompts(config.policy, prompts, store=str(tmp_path / "alone"))
+    shared = str(tmp_path / "shared" / Path(alone).name)
+    assert not_encoded([*prompts, "f"], shared) == ["f"]
+    ours, theirs = StoredEmbeddings(shared, prompts), StoredEmbeddings(alone, prompts)
+    for prompt in prompts:
+        assert torch.equal(ours.take(prompt).context, theirs.take(prompt).context)
+
+
+def test_a_process_that_cannot_encode_says_why(config: RunConfig, tmp_path: Path) -> None:
+    nowhere = config.policy.weights.model_copy(update={"location": str(tmp_path / "nowhere")})
+    policy = config.policy.model_copy(update={"weights": nowhere})
+    with pytest.raises(AdvGrpoError, match="nowhere"):
+        encode_in_processes(policy, ["a"], store=str(tmp_path), processes=1)
 
 
 def test_training_needs_no_other_prompts_than_were_encoded_before(
