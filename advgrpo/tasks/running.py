@@ -5,7 +5,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from advgrpo.errors import Preempted, TrackingError
@@ -55,17 +55,24 @@ def tracked_task(name: str, parent_run_id: str) -> Iterator[TaskRun]:
         parent_run_id: MLflow run to nest in; empty for a run of its own.
     """
     cost = Cost()
-    with (
-        failing_with(name, parent_run_id),
-        task_run(
-            name,
-            folder=outbox(),
-            parent_run_id=parent_run_id or None,
-            tracking_uri=os.environ.get(TRACKING_URI),
-        ) as run,
-    ):
+    with failing_with(name, parent_run_id), recorded_task(name, parent_run_id) as run:
         yield run
         run.metrics(cost.measures(), step=0)
+
+
+def recorded_task(name: str, parent_run_id: str) -> AbstractContextManager[TaskRun]:
+    """Record a task, and nothing else.
+
+    Args:
+        name: What to call the task.
+        parent_run_id: MLflow run to nest in; empty for a run of its own.
+    """
+    return task_run(
+        name,
+        folder=outbox(),
+        parent_run_id=parent_run_id or None,
+        tracking_uri=os.environ.get(TRACKING_URI),
+    )
 
 
 @contextmanager

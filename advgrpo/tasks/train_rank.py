@@ -25,7 +25,7 @@ from advgrpo.training.loop import train
 from advgrpo.training.monitors import Logger
 from advgrpo.training.ranks import Ranks, losses_of_ranks
 from advgrpo.training.session import Session
-from advgrpo.training.watch import alarms, stopped_early
+from advgrpo.training.watch import alarms, stopped_early, tag_alarms
 
 logger = logging.getLogger("advgrpo")
 
@@ -41,6 +41,10 @@ class Silent:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Note nothing."""
+
+    def unsent_pictures(self) -> list[tuple[str, int, bytes]]:
+        """Keep nothing."""
+        return []
 
 
 def main() -> None:
@@ -113,6 +117,7 @@ def _session(arguments: argparse.Namespace, ranks: Ranks, sink: Logger, scratch:
     session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=sink)
     session.stop.listen()
     if session.resume() and ranks.is_first:
+        tag_alarms(session)
         logger.info("going on from update %d", session.counters.updates)
     return session
 

@@ -89,6 +89,10 @@ class Ranks:
         """Find the ranks' largest number."""
         return self._reduce(value, dist.ReduceOp.MAX)
 
+    def smallest(self, value: float) -> float:
+        """Find the ranks' smallest number."""
+        return self._reduce(value, dist.ReduceOp.MIN)
+
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Give all ranks the mean of their gradients, bit for bit the same on each."""
         if self.count == 1:
