@@ -100,9 +100,8 @@ class Warm:
 
     def close(self) -> None:
         """End it."""
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(30)
+        # Its end is the server's, and that its forks'.
+        self._server.communicate(timeout=30)
 
     def __enter__(self) -> Self:
         return self

@@ -141,7 +141,8 @@ class Rig:
         """Strike a job, let it go on, and compare what it ends with."""
         start = time.monotonic()
         self._refresh()
-        job, attempt = self._at_instant(kill)
+        job, struck = self._at_instant(kill)
+        attempt = struck
         instant = time.monotonic() - attempt.started
         where, made, told_before = job.where(), job.updates(), len(job.events())
         chance = random.Random(f"{seed}/{kill.number}/how")
@@ -157,7 +158,8 @@ class Rig:
         except (RuntimeError, TimeoutError) as error:
             attempt.kill()
             told.append(str(error))
-        if any(event.get("phase") == TRAINING for event in job.events()[told_before:]):
+        trained = any(event.get("phase") == TRAINING for event in job.events()[told_before:])
+        if attempt is not struck and trained:
             found = _RESUMED.search(attempt.text())
             resumed = int(found[1]) if found else 0
         again = 0 if resumed is None else made - resumed

@@ -125,6 +125,7 @@ def test_stopping_and_going_on_equals_not_stopping(session_of: Make) -> None:
     assert second.resume()
     assert second.counters.updates == 2
     assert_same(weights(second), weights(first))
+    assert "checkpoint" in second.counters.seconds
     train(second)
 
     assert_same(weights(second), weights(straight))
