@@ -18,6 +18,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 # Further arguments, for instance: make demo ARGS="--set seed=1"
 ARGS ?=
 
+# How many kills `make crash-test` makes, from which seed (else one is drawn and printed), which one
+# of them alone, and whether at the named points of the code instead.
+export KILLS SEED ONLY POINTS
+
 .PHONY: help
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -91,6 +95,10 @@ sbom: $(INSTALLED) ## list what is installed as a CycloneDX file, dist/sbom.cdx.
 	@$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
 		--output-file dist/sbom.cdx.json $(VENV)
 	@echo "wrote dist/sbom.cdx.json"
+
+.PHONY: crash-test
+crash-test: $(INSTALLED) ## kill the pocket job KILLS times (20) at random instants; it must end as undisturbed
+	$(BIN)/python -m studies.crash
 
 .PHONY: chart
 chart: $(INSTALLED) ## write the chart's README and schema, lint it, render its examples

@@ -9,6 +9,7 @@ AdvGrpoError
 ├── StorageError
 │   ├── StorageUnavailableError   the server does not answer; trying again may help
 │   ├── StorageFullError          no room left
+│   ├── StorageDamagedError       a file is not what was written
 │   └── StorageNotFoundError      no such object or folder
 ├── CheckpointError          a checkpoint is damaged or belongs to another run
 ├── TrainingError
@@ -94,6 +95,10 @@ class StorageUnavailableError(StorageError):
 
 class StorageFullError(StorageError):
     """There is no room left."""
+
+
+class StorageDamagedError(StorageError):
+    """A file is not what was written."""
 
 
 class StorageNotFoundError(StorageError):

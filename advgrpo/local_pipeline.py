@@ -16,6 +16,7 @@ from kfp import components, local
 from advgrpo.errors import ConfigError, PipelineError, Preempted
 from advgrpo.tasks.environment import environment
 from advgrpo.tasks.failures import FAILURE_FILE, read_failure
+from advgrpo.tasks.lifeline import lifeline
 
 
 def run_pipeline(
@@ -48,7 +49,14 @@ def run_pipeline(
         pipeline_root=str(artifacts),
         raise_on_error=False,
     )
-    with _failure_file() as failure_file, _forwarded_signals() as stop, warnings.catch_warnings():
+    with (
+        TemporaryDirectory() as scratch,
+        _failure_file(Path(scratch)) as failure_file,
+        lifeline(Path(scratch)) as variables,
+        environment(variables),
+        _forwarded_signals() as stop,
+        warnings.catch_warnings(),
+    ):
         # It takes any image whose name does not contain "python" for one without Python, and says
         # of cluster settings that they do nothing here.
         warnings.simplefilter("ignore")
@@ -81,14 +89,10 @@ class _Stop:
 
 
 @contextmanager
-def _failure_file() -> Iterator[Path]:
-    if named := os.environ.get(FAILURE_FILE):
-        yield Path(named)
-        return
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "failure.json"
-        with environment({FAILURE_FILE: str(path)}):
-            yield path
+def _failure_file(scratch: Path) -> Iterator[Path]:
+    path = Path(os.environ.get(FAILURE_FILE) or scratch / "failure.json")
+    with environment({FAILURE_FILE: str(path)}):
+        yield path
 
 
 @contextmanager

@@ -183,3 +183,11 @@ def test_when_the_owner_is_killed_mid_run_a_second_start_goes_on_and_doubles_not
     assert [(metric.step, metric.value) for metric in history] == [
         (step, float(step)) for step in range(100)
     ]
+
+
+def test_a_server_that_was_killed_comes_back_where_it_was(stores: EmbeddedStores) -> None:
+    location = "s3://advgrpo/interrupted"
+    storage.write_bytes(location, b"kept")
+    with stores.interrupted("s3"):
+        assert closed(stores.s3_endpoint)
+    assert storage.read_bytes(location) == b"kept"

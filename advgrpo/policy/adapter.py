@@ -26,6 +26,10 @@ from advgrpo.policy.saved_adapter import (
 ADAPTER = "default"
 OTHER = "other"
 
+DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
+_SIZE_BYTES = 8
+"""A safetensors file begins with the size of its header, and aligns the header to it."""
+
 
 def add_adapter(
     transformer: SD3Transformer2DModel, config: AdapterConfig, *, seed: int = 0
@@ -106,6 +110,19 @@ def save_adapter(folder: Path, values: Mapping[str, Tensor], config: AdapterConf
         transformer_lora_layers=tensors,
         transformer_lora_adapter_metadata={**lora.to_dict(), "target_modules": names},
     )
+    _order_metadata(folder / DIFFUSERS_WEIGHTS)
+
+
+def _order_metadata(path: Path) -> None:
+    """Give a safetensors file's metadata a fixed order; else the library draws one."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:_SIZE_BYTES], "little")
+    start = _SIZE_BYTES + size
+    header = json.loads(data[_SIZE_BYTES:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _SIZE_BYTES)
+    path.write_bytes(len(text).to_bytes(_SIZE_BYTES, "little") + text + data[start:])
 
 
 def load_adapter(transformer: SD3Transformer2DModel, folder: Path, config: AdapterConfig) -> None:

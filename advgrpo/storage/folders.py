@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from advgrpo.errors import StorageError, StorageNotFoundError
+from advgrpo.errors import StorageDamagedError, StorageNotFoundError
 from advgrpo.storage.base import PARTIAL_PREFIX, join, scheme
 from advgrpo.storage.files import storage_for
 from advgrpo.storage.local import LocalStorage, disk_errors, replaced_folder
@@ -48,7 +48,8 @@ def commit_of(location: str) -> dict[str, CommittedFile] | None:
         Name -> what the file must be; None if the folder was not written whole.
 
     Raises:
-        StorageError: If the list is damaged.
+        StorageDamagedError: If the list is damaged.
+        StorageError: If it cannot be read.
     """
     try:
         text = storage_for(location).read_bytes(join(location, COMMIT_FILE))
@@ -63,7 +64,7 @@ def commit_of(location: str) -> dict[str, CommittedFile] | None:
     except (
         ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
     ) as error:  # fmt: skip
-        raise StorageError(
+        raise StorageDamagedError(
             f"{join(location, COMMIT_FILE)} is damaged: {error}", repair="write the folder anew"
         ) from error
     for name in files:
@@ -124,7 +125,8 @@ def download_folder(location: str, folder: Path, *, must_be_committed: bool = Tr
 
     Raises:
         StorageNotFoundError: If there is no such folder, or it was not written whole.
-        StorageError: If a file is not what the commit file says.
+        StorageDamagedError: If a file is not what the commit file says.
+        StorageError: If it cannot be fetched.
     """
     storage = storage_for(location)
     commit = commit_of(location)
@@ -154,7 +156,7 @@ def _check(folder: Path, commit: Mapping[str, CommittedFile], source: str) -> No
             problem = "has another content than was written"
         else:
             continue
-        raise StorageError(
+        raise StorageDamagedError(
             f"{join(source, name)} {problem}", repair="write the folder anew, or restore the file"
         )
 

@@ -10,11 +10,12 @@ import json
 import os
 import secrets
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from advgrpo.errors import ConfigError, StorageError
 from advgrpo.storage import write_bytes
@@ -62,10 +63,13 @@ class EmbeddedStores:
             (self.folder / "buckets" / BUCKET).mkdir(parents=True, exist_ok=True)
             self._lock(starting)
             self._credentials = _credentials(self.folder / "credentials.json")
-            self._s3 = self._start_s3()
-            starting.callback(self._s3.stop)
-            self._mlflow = self._start_mlflow()
-            starting.callback(self._mlflow.stop)
+            self._servers: dict[str, Server] = {}
+            starting.callback(self._stop)
+            self._servers["s3"] = self._start_s3()
+            self._servers["mlflow"] = self._start_mlflow()
+            # One that starts again must be found where it was.
+            self._s3_port = self._servers["s3"].port
+            self._mlflow_port = self._servers["mlflow"].port
             self._open = starting.pop_all()
         return self
 
@@ -80,12 +84,31 @@ class EmbeddedStores:
     @property
     def tracking_uri(self) -> str:
         """Where the MLflow server listens."""
-        return self._mlflow.address
+        return self._servers["mlflow"].address
 
     @property
     def s3_endpoint(self) -> str:
         """Where the S3 server listens."""
-        return self._s3.address
+        return self._servers["s3"].address
+
+    @contextmanager
+    def interrupted(self, server: Literal["s3", "mlflow"]) -> Iterator[None]:
+        """Kill a server; it starts again, at the same address, when the block ends.
+
+        For trying out what an outage does.
+
+        Args:
+            server: Which one.
+
+        Raises:
+            StorageError: If it does not start again.
+        """
+        self._servers[server].kill()
+        try:
+            yield
+        finally:
+            start = self._start_s3 if server == "s3" else self._start_mlflow
+            self._servers[server] = start()
 
     def environment(self) -> dict[str, str]:
         """Give the variables by which a process finds both servers."""
@@ -114,6 +137,10 @@ class EmbeddedStores:
             "AWS_EC2_METADATA_DISABLED": "true",
             "MLFLOW_S3_ENDPOINT_URL": self.s3_endpoint,
         }
+
+    def _stop(self) -> None:
+        for server in reversed(self._servers.values()):
+            server.stop()
 
     def _lock(self, starting: ExitStack) -> None:
         file = starting.enter_context((self.folder / "lock").open("a", encoding="utf-8"))

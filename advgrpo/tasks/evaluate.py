@@ -42,6 +42,7 @@ from advgrpo.tasks.results import (
 )
 from advgrpo.tasks.running import Cost, tracked_task
 from advgrpo.tasks.spent import time_spent
+from advgrpo.tracking import TaskRun
 
 REPORT_FILE = "report.html"
 
@@ -96,6 +97,7 @@ def evaluate(
         key = digest(config, champion.digest, str(champion.version), champion.missing)
         location = join(folder, key)
         if (done := finished_result(location)) is not None and nodes().count == 1:
+            _record(run, config, done)
             return done
         images = _open_images(config, reference_images, workspace)
         plan = Plan(join(folder, "measured"), champion)
@@ -128,10 +130,16 @@ def evaluate(
             write_evaluation(output, evaluation)
             write_report(output / REPORT_FILE, evaluation, read_history(result), facts)
             write_metrics(output, metrics)
-            run.artifact(output / REPORT_FILE)
-        run.parameters(config.evaluation.model_dump(mode="json"))
-        run.metrics(metrics, step=0)
-        return TaskResult(location, metrics)
+        made = TaskResult(location, metrics)
+        _record(run, config, made)
+        return made
+
+
+def _record(run: TaskRun, config: RunConfig, made: TaskResult) -> None:
+    """Record an evaluation; one that was interrupted may have kept its result without doing so."""
+    run.parameters(config.evaluation.model_dump(mode="json"))
+    run.artifact(local_folder(made.location) / REPORT_FILE)
+    run.metrics(made.metrics, step=0)
 
 
 def _encoded(config: RunConfig, workspace: str) -> str:

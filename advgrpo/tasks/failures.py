@@ -15,6 +15,7 @@ from advgrpo.errors import AdvGrpoError, PipelineError, Preempted
 from advgrpo.events import as_json, bind, ensure_format, log_error, log_fault, quiet
 from advgrpo.progress import tell
 from advgrpo.redaction import redact_tracebacks, redacted
+from advgrpo.tasks.lifeline import end_with_parent
 
 FAILURE_FILE = "ADVGRPO_FAILURE_FILE"
 """Environment variable that names the file to which the first failure is written."""
@@ -50,11 +51,14 @@ class Failure:
 def failures_noted(task: str) -> Iterator[None]:
     """Tell that a task starts and ends; of what it raises, keep why, and let it pass.
 
+    A task does not outlive the process that started it.
+
     The start and end go to the progress file, why it failed to the file that `FAILURE_FILE` names.
 
     Args:
         task: What to call the task.
     """
+    end_with_parent()
     who = {"task": task, "process": os.getpid()}
     ensure_format()
     bind(task=task)

@@ -13,6 +13,7 @@ from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.tasks.results import (
     TaskResult,
     finished_result,
+    record_history,
     result_folder,
     write_history,
     write_metrics,
@@ -49,6 +50,7 @@ def pretrain_reward(
         key = digest(task, prompts.train.digest, reference_images, __version__)
         location = join(workspace, "discriminators", key)
         if (done := finished_result(location)) is not None:
+            record_history(run, done.location, step="step")
             return done
         images = open_reference_images(
             reference_images,
@@ -92,12 +94,11 @@ def pretrain_reward(
             ranks=ranks,
             seed=task.seed,
         )
-        for row in history:
-            run.metrics(row, step=int(row["step"]))
         on_gpu = {"cost/on_gpu": float(ranks.device.type == "cuda")}
         metrics = history[-1] | cost.measures() | on_gpu
         with result_folder(location) as folder:
             save_discriminator(folder, discriminator, history[-1])
             write_history(folder, history)
             write_metrics(folder, metrics)
+        record_history(run, location, step="step")
         return TaskResult(location, metrics)

@@ -24,6 +24,7 @@ from advgrpo.errors import ConfigError, Preempted, RankFailedError
 from advgrpo.events import as_json, inherited, words_of_all
 from advgrpo.tasks.environment import environment
 from advgrpo.tasks.failures import FAILURE_FILE, read_failure
+from advgrpo.tasks.lifeline import lifeline
 from advgrpo.tasks.nodes import Nodes, nodes
 
 _STOP_SECONDS = 600
@@ -76,6 +77,7 @@ def run_ranks(module: str, arguments: Sequence[str], *, processes: int, logs: Pa
             f"processes={processes} puts {here} on this machine, which has {gpus} GPUs",
             repair="use one process per GPU",
         )
+    logs.mkdir(parents=True, exist_ok=True)
     failure_file = logs / "failure.json"
     launch = elastic_launch(_launch_config(machines, here, logs), sys.executable)
     variables = {
@@ -86,7 +88,11 @@ def run_ranks(module: str, arguments: Sequence[str], *, processes: int, logs: Pa
     if machines.count == 1:
         variables |= ONE_MACHINE_ENVIRONMENT
     try:
-        with environment(variables), _interrupt_is_termination():
+        with (
+            lifeline(logs) as of_ranks,
+            environment(variables | of_ranks),
+            _interrupt_is_termination(),
+        ):
             launch("-u", "-m", module, *arguments)
     except SignalException as stop:
         raise Preempted(

@@ -22,6 +22,7 @@ from advgrpo.storage import (
     upload_folder,
 )
 from advgrpo.storage.local import disk_errors
+from advgrpo.tracking import TaskRun
 from advgrpo.tracking.evidence import LIBRARIES
 
 METRICS_FILE = "metrics.json"
@@ -130,3 +131,17 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     """Read what `write_history` wrote."""
     lines = (folder / HISTORY_FILE).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def record_history(run: TaskRun, location: str, *, step: str) -> None:
+    """Record the history of a result; an interrupted run may have recorded none of it, or a part.
+
+    Args:
+        run: What a task records.
+        location: The result.
+        step: Name of the column that numbers the rows.
+    """
+    for line in read_bytes(join(location, HISTORY_FILE)).splitlines():
+        row = json.loads(line)
+        number = int(row.pop(step))
+        run.metrics(row, step=number)

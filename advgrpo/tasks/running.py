@@ -5,7 +5,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from advgrpo.errors import AdvGrpoError, Preempted, TrackingError
@@ -67,12 +67,7 @@ def tracked_task(name: str, parent_run_id: str, workspace: str = "") -> Iterator
     cost = Cost()
     with (
         failing_with(name, parent_run_id, workspace),
-        task_run(
-            name,
-            folder=outbox(),
-            parent_run_id=parent_run_id or None,
-            tracking_uri=os.environ.get(TRACKING_URI),
-        ) as run,
+        recorded_task(name, parent_run_id) as run,
     ):
         try:
             yield run
@@ -80,6 +75,21 @@ def tracked_task(name: str, parent_run_id: str, workspace: str = "") -> Iterator
             run.tags({FAILURE_TAG: str(error)[:_LONGEST_TAG]})
             raise
         run.metrics(cost.measures(), step=0)
+
+
+def recorded_task(name: str, parent_run_id: str) -> AbstractContextManager[TaskRun]:
+    """Record a task, and nothing else.
+
+    Args:
+        name: What to call the task.
+        parent_run_id: MLflow run to nest in; empty for a run of its own.
+    """
+    return task_run(
+        name,
+        folder=outbox(),
+        parent_run_id=parent_run_id or None,
+        tracking_uri=os.environ.get(TRACKING_URI),
+    )
 
 
 @contextmanager

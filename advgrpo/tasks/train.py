@@ -24,10 +24,11 @@ from advgrpo.tasks.results import (
     TaskResult,
     finished_result,
     library_versions,
+    record_history,
     result_folder,
     write_metrics,
 )
-from advgrpo.tasks.running import failing_with
+from advgrpo.tasks.running import failing_with, recorded_task
 
 
 def train(
@@ -64,6 +65,7 @@ def train(
         key = digest(task, prompts.train.digest, reference_images, discriminator)
         location = join(workspace, "training", key)
         if (done := finished_result(join(location, "result"))) is not None:
+            _record_again(done, parent_run_id)
             return done
         # Checked once on each machine, not by each of its ranks.
         images = open_reference_images(
@@ -133,6 +135,13 @@ def _output(location: str) -> Iterator[Path]:
     else:
         with TemporaryDirectory() as unused:
             yield Path(unused)
+
+
+def _record_again(done: TaskResult, parent_run_id: str) -> None:
+    """Record what the ranks of an earlier attempt may not have had the time to."""
+    if nodes().is_first:
+        with recorded_task("train", parent_run_id) as run:
+            record_history(run, done.location, step="update")
 
 
 def _metrics(totals_file: Path) -> dict[str, float]:

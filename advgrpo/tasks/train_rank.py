@@ -34,7 +34,7 @@ from advgrpo.training.loop import train
 from advgrpo.training.monitors import Logger
 from advgrpo.training.ranks import Ranks, losses_of_ranks
 from advgrpo.training.session import Session
-from advgrpo.training.watch import alarms, stopped_early
+from advgrpo.training.watch import alarms, stopped_early, tag_alarms
 from advgrpo.training.watchdog import Watchdog
 
 logger = logging.getLogger("advgrpo")
@@ -51,6 +51,10 @@ class Silent:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Note nothing."""
+
+    def unsent_pictures(self) -> list[tuple[str, int, bytes]]:
+        """Keep nothing."""
+        return []
 
 
 def main() -> None:
@@ -161,6 +165,7 @@ def _session(
     session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=sink)
     session.stop.listen()
     if session.resume() and ranks.is_first:
+        tag_alarms(session)
         counters = session.counters
         facts = {"update": counters.updates, "turn": counters.turns, "place": arguments.checkpoints}
         logger.info("going on from update %d", counters.updates, extra=event("resumed", **facts))

@@ -13,7 +13,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,17 @@ class Outbox:
     def pending(self) -> list[Pending]:
         """Read the records that MLflow does not have, in order."""
         return list(self._read(self.sent_bytes))
+
+    def pending_pictures(self) -> list[tuple[str, int, bytes]]:
+        """Read the pictures, by name and step, that MLflow does not have."""
+        pictures = []
+        for record in (pending.record for pending in self.pending()):
+            if record["kind"] == "picture":
+                # The sender deletes a file once MLflow has it.
+                with suppress(FileNotFoundError):
+                    png = self.file(record["file"]).read_bytes()
+                    pictures.append((record["name"], record["step"], png))
+        return pictures
 
     @property
     def sent_bytes(self) -> int:

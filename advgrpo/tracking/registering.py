@@ -4,12 +4,11 @@ import hashlib
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModelOutput, Metric
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
 from advgrpo import __version__, storage
@@ -96,7 +95,9 @@ def register_adapter(
             with tempfile.TemporaryDirectory() as folder:
                 files = Path(folder)
                 _write_files(files, adapter_folder, settings, evidence, pictures)
-                model_id = _log_model(client, files, settings, evidence, run_id, tags, measures)
+                model_id = _log_model(
+                    client, files, settings, evidence, run_id, marks, tags, measures
+                )
             text = card_in_short(settings, evidence)
             version = _create_version(client, name, run_id, model_id, tags, text)
         if _verdict(evidence) == "passed":
@@ -154,11 +155,14 @@ def _log_model(
     settings: RunConfig,
     evidence: Evidence,
     run_id: str,
+    marks: Mapping[str, str],
     tags: dict[str, str],
     measures: Mapping[str, float],
 ) -> str:
-    experiment = client.get_run(run_id).info.experiment_id
-    logged = client.create_logged_model(
+    """Log the adapter as MLflow's model; one that was begun with the same marks is taken up."""
+    run = client.get_run(run_id)
+    experiment = run.info.experiment_id
+    logged = _begun_model(client, experiment, run_id, marks) or client.create_logged_model(
         experiment,
         name=settings.promotion.registered_model,
         source_run_id=run_id,
@@ -182,12 +186,15 @@ def _log_model(
         )
         tags[FILES_TAG] = _list_files(files)
         client.log_model_artifacts(model_id, str(files))
-        client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-        now = int(time.time() * 1000)
+        outputs = run.outputs.model_outputs if run.outputs is not None else []
+        if model_id not in {output.model_id for output in outputs}:
+            client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+        # Not the present time: MLflow keeps a measure once that comes twice with all the same.
+        when = logged.creation_timestamp
         client.log_batch(
             run_id,
             metrics=[
-                Metric(measure, value, now, 0, model_id=model_id, run_id=run_id)
+                Metric(measure, value, when, 0, model_id=model_id, run_id=run_id)
                 for measure, value in measures.items()
             ],
         )
@@ -196,6 +203,15 @@ def _log_model(
         raise
     client.finalize_logged_model(model_id, "READY")
     return model_id
+
+
+def _begun_model(
+    client: MlflowClient, experiment: str, run_id: str, marks: Mapping[str, str]
+) -> LoggedModel | None:
+    for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+        if marks.items() <= model.tags.items():
+            return model
+    return None
 
 
 def _list_files(folder: Path) -> str:

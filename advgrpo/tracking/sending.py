@@ -114,10 +114,10 @@ class Sender:
         import PIL.Image  # noqa: PLC0415
 
         # The names by which MLflow's image charts find pictures. A picture that is sent twice,
-        # because the first answer was lost, must not get two.
-        name = record["name"].replace("/", "~")
+        # because the first answer was lost or the machine with the records, must not get two.
+        name = f"{record['name'].replace('/', '~')}+step+{record['step']}+timestamp+"
         token = uuid.uuid5(uuid.NAMESPACE_URL, record["file"])
-        stem = f"{name}+step+{record['step']}+timestamp+{record['timestamp_ms']}+{token}"
+        stem = self._known_picture(name) or f"{name}{record['timestamp_ms']}+{token}"
         with (
             tempfile.TemporaryDirectory() as folder,
             PIL.Image.open(self._outbox.file(record["file"])) as picture,
@@ -128,6 +128,13 @@ class Sender:
             for path in (full, small):
                 self._client.log_artifact(self._run(), str(path), "images")
         self._client.set_tag(self._run(), MLFLOW_LOGGED_IMAGES, "true")
+
+    def _known_picture(self, start: str) -> str | None:
+        """Find the name that an earlier sender gave a picture, without what follows it."""
+        files = self._client.list_artifacts(self._run(), "images") if self._found else []
+        names = [Path(file.path).stem for file in files]
+        known = [name.removesuffix("+compressed") for name in names if name.startswith(start)]
+        return known[0] if known else None
 
     def _metrics(self, record: Record) -> Iterator[Metric]:
         for name, value in record["values"].items():

@@ -63,7 +63,8 @@ class TaskRun:
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record measures of a step.
 
-        A step that an earlier, interrupted run of the task recorded stays as it was.
+        A measure of a step that was recorded, perhaps by an earlier, interrupted run of the task,
+        stays as it was.
 
         Args:
             values: Measures by name.
@@ -76,6 +77,7 @@ class TaskRun:
         }
         if new:
             self._outbox.append("metrics", step=step, values=new)
+            self._recorded |= {("metrics", name, step) for name in new}
 
     def picture(self, name: str, step: int, png: bytes) -> None:
         """Record a picture of a step, as metrics are recorded.
@@ -88,6 +90,11 @@ class TaskRun:
         if self._sender is not None and ("picture", name, step) not in self._recorded:
             file = self._outbox.keep_bytes(png, ".png")
             self._outbox.append("picture", name=name, step=step, file=file)
+            self._recorded.add(("picture", name, step))
+
+    def unsent_pictures(self) -> list[tuple[str, int, bytes]]:
+        """Give the pictures, by name and step, that MLflow does not have yet."""
+        return self._outbox.pending_pictures() if self._sender is not None else []
 
     def artifact(self, path: Path, under: str = "") -> None:
         """Record a file or folder.

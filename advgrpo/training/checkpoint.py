@@ -1,6 +1,7 @@
 """Checkpoints: all state of a run, as safetensors and JSON, written whole or not at all."""
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,11 +13,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from advgrpo.errors import CheckpointError
+from advgrpo.errors import CheckpointError, StorageDamagedError, StorageNotFoundError
+from advgrpo.events import event
 from advgrpo.storage import COMMIT_FILE, delete, download_folder, join, list_files, upload_folder
 
 STATE_FILE = "state.json"
-_NAME = re.compile(r"turn-(\d{8})/" + re.escape(COMMIT_FILE))
+UNSENT = "unsent_pictures"
+"""Part of the state: pictures that MLflow did not have when it was written."""
+
+logger = logging.getLogger("advgrpo")
+
+_NAME = re.compile(r"turn-(\d{8})/(.*)")
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,9 @@ class Checkpoint:
 
     facts: Mapping[str, Any]
     """Counters and measures, as JSON holds them."""
+
+    turn: int
+    """Turns that were taken."""
 
 
 class Checkpoints:
@@ -43,17 +53,25 @@ class Checkpoints:
     def __init__(self, location: str, *, run_digest: str, kept: int, scratch: Path) -> None:
         self.location = location
         self._digest, self._kept, self._scratch = run_digest, kept, scratch
+        self._damaged: set[int] = set()
+        self._newest: int | None = None
+        """Turn of the checkpoint that this process read or wrote last."""
 
-    def save(self, turn: int, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then drop those that are too old.
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint, then drop those that are too old, or were found to be damaged.
+
+        One that is there already, because a run is asked to stop before it came any further, is
+        left alone: while it was written anew, a kill would destroy it.
 
         Args:
-            turn: Turns that were taken.
             checkpoint: The state.
 
         Raises:
             StorageError: If it cannot be written; earlier checkpoints are intact.
         """
+        turn = checkpoint.turn
+        if turn == self._newest:
+            return
         folder = self._scratch / f"turn-{turn:08d}"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -66,38 +84,73 @@ class Checkpoints:
             upload_folder(folder, self._place(turn))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        for old in self.turns()[: -self._kept]:
-            delete(self._place(old))
+        self._newest = turn
+        self._damaged.discard(turn)
+        self._drop_others()
+
+    def _drop_others(self) -> None:
+        sound = [turn for turn in self.turns() if turn not in self._damaged]
+        for turn in sorted(self._files().keys() - set(sound[-self._kept :])):
+            # First the list: what is half deleted counts as never written.
+            delete(join(self._place(turn), COMMIT_FILE))
+            delete(self._place(turn))
 
     def turns(self) -> list[int]:
         """List the whole checkpoints, oldest first."""
-        matches = (_NAME.fullmatch(name) for name in list_files(self.location))
-        return sorted(int(match.group(1)) for match in matches if match)
+        return sorted(turn for turn, names in self._files().items() if COMMIT_FILE in names)
 
-    def load_newest(self, rank: int) -> Checkpoint | None:
-        """Read the newest checkpoint, if there is one.
+    def _files(self) -> dict[int, set[str]]:
+        """List the files of each turn's folder, whole or not."""
+        files: dict[int, set[str]] = {}
+        for name in list_files(self.location):
+            if match := _NAME.fullmatch(name):
+                files.setdefault(int(match[1]), set()).add(match[2])
+        return files
+
+    def load_newest(self, rank: int, *, last: int | None = None) -> Checkpoint | None:
+        """Read the newest checkpoint that is sound, if there is one at all.
+
+        What is wrong with a damaged one is logged, and the one before is taken.
 
         Args:
             rank: This process; each fetches a copy of its own.
+            last: Newer checkpoints than the one of this turn are passed over.
 
         Raises:
-            CheckpointError: If it is damaged or belongs to another run.
-            StorageError: If it cannot be fetched.
+            CheckpointError: If all are damaged, or the newest belongs to another run.
+            StorageError: If one cannot be fetched.
         """
-        turns = self.turns()
-        if not turns:
-            return None
-        place = self._place(turns[-1])
-        folder = self._scratch / f"resume-{rank}"
-        download_folder(place, folder)
+        turns = [turn for turn in self.turns() if last is None or turn <= last]
+        for turn in reversed(turns):
+            try:
+                checkpoint = self._load(turn, rank)
+            except (StorageDamagedError, StorageNotFoundError) as error:
+                self._damaged.add(turn)
+                logger.warning(
+                    "checkpoint turn-%08d is damaged and passed over: %s",
+                    turn,
+                    error.message,
+                    extra=event("checkpoint_passed_over", turn=turn, place=self._place(turn)),
+                )
+            else:
+                self._newest = turn
+                return checkpoint
+        if turns:
+            raise CheckpointError(
+                f"none of the {len(turns)} checkpoints in {self.location} is sound",
+                repair="restore the files that the warnings above name, or delete the folder to "
+                "train from the start",
+            )
+        return None
+
+    def _load(self, turn: int, rank: int) -> Checkpoint:
+        place, folder = self._place(turn), self._scratch / f"resume-{rank}"
         try:
+            download_folder(place, folder)
             record = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
             parts = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(
-                f"checkpoint {place} is damaged: {error}",
-                repair="delete it; the run then goes on from the one before",
-            ) from error
+        except (FileNotFoundError, ValueError, SafetensorError) as error:
+            raise StorageDamagedError(f"{place}: {error}") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         if record["run"] != self._digest:
@@ -105,7 +158,7 @@ class Checkpoints:
                 f"checkpoint {place} belongs to a run with other settings or inputs",
                 repair="give the run another place for checkpoints, or take its old settings back",
             )
-        return Checkpoint(tensors=parts, facts=record["facts"])
+        return Checkpoint(tensors=parts, facts=record["facts"], turn=turn)
 
     def _place(self, turn: int) -> str:
         return join(self.location, f"turn-{turn:08d}")

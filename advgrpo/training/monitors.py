@@ -39,6 +39,10 @@ class Logger(Protocol):
         """Note facts of the whole run."""
         ...
 
+    def unsent_pictures(self) -> list[tuple[str, int, bytes]]:
+        """Give the pictures, by name and update, that would be lost with this machine."""
+        ...
+
 
 @dataclass(frozen=True)
 class HeldOut:

@@ -133,6 +133,10 @@ class Ranks:
         texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in rows.tolist()]
         return next((found for found in texts if found), "")
 
+    def smallest(self, value: float) -> float:
+        """Find the ranks' smallest number."""
+        return self._reduce(value, dist.ReduceOp.MIN)
+
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Give all ranks the mean of their gradients, bit for bit the same on each."""
         if self.count == 1:

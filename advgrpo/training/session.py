@@ -11,12 +11,13 @@ from torch import Tensor
 from advgrpo.config import TrainingConfig
 from advgrpo.discriminator import Discriminator
 from advgrpo.discriminator.replay import ReplayPool
+from advgrpo.errors import CheckpointError
 from advgrpo.events import quiet
 from advgrpo.policy import Sd3Policy
 from advgrpo.policy.ema import MovingAverage
 from advgrpo.records import PromptSet
 from advgrpo.training.best import BestAdapter
-from advgrpo.training.checkpoint import Checkpoint, Checkpoints
+from advgrpo.training.checkpoint import UNSENT, Checkpoint, Checkpoints
 from advgrpo.training.counters import Counters
 from advgrpo.training.discriminator_update import DiscriminatorUpdater
 from advgrpo.training.engine import PolicyEngine
@@ -31,6 +32,8 @@ from advgrpo.training.stopping import StopSignal
 from advgrpo.training.stragglers import Stragglers
 
 logger = logging.getLogger("advgrpo")
+
+_NO_TURN = -1
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint; every rank must call it."""
         start = time.monotonic()
+        # The first one holds its own name, too: a run that goes on from it notes the same measures.
+        self.counters.seconds.setdefault("checkpoint", 0.0)
         with self.counters.timed("checkpoint"):
             self._save()
         turn, updates = self.counters.turns, self.counters.updates
@@ -103,6 +108,10 @@ class Session:
                 "discriminator": _on_cpu(self.discriminator.trainable_parameters()),
                 "discriminator_optimizer": optimizer,
                 "replay": self.replay.state(),
+                UNSENT: {
+                    f"{step} {name}": torch.frombuffer(bytearray(png), dtype=torch.uint8)
+                    for name, step, png in self.logger.unsent_pictures()
+                },
             },
             facts={
                 "turns": self.counters.turns,
@@ -115,13 +124,24 @@ class Session:
                 "base_alignment": self.best.base_alignment,
                 "history": self.history,
             },
+            turn=self.counters.turns,
         )
-        self.checkpoints.save(self.counters.turns, checkpoint)
+        self.checkpoints.save(checkpoint)
         self.ranks.wait()
 
     def resume(self) -> bool:
-        """Take up the newest checkpoint, if there is one; every rank must call it."""
-        checkpoint = self.checkpoints.load_newest(self.ranks.rank)
+        """Take up the newest sound checkpoint, if there is one; every rank must call it.
+
+        The logger is told again what the checkpoint holds: a machine that was lost may have taken
+        records along that MLflow had not yet got.
+
+        Returns:
+            Whether there is one.
+
+        Raises:
+            CheckpointError: If no checkpoint is sound, or not all ranks see them.
+        """
+        checkpoint = self._agreed_checkpoint()
         if checkpoint is None:
             return False
         parts, facts = checkpoint.tensors, checkpoint.facts
@@ -143,7 +163,32 @@ class Session:
         self.counters.skipped_in_a_row = facts["skipped_in_a_row"]
         self.counters.seconds = facts["seconds"]
         self.history[:] = facts["history"]
+        self._tell_again(parts[UNSENT])
         return True
+
+    def _agreed_checkpoint(self) -> Checkpoint | None:
+        """Read the newest checkpoint that every rank finds sound."""
+        last = None
+        while True:
+            checkpoint = self.checkpoints.load_newest(self.ranks.rank, last=last)
+            turn = float(_NO_TURN if checkpoint is None else checkpoint.turn)
+            last, newest = int(self.ranks.smallest(turn)), int(self.ranks.largest(turn))
+            if newest == last:
+                return checkpoint
+            if last == _NO_TURN:
+                raise CheckpointError(
+                    f"some training processes find a checkpoint in {self.checkpoints.location} and "
+                    "others none",
+                    repair="keep the workspace where all machines see the same, such as s3://",
+                )
+
+    def _tell_again(self, pictures: Mapping[str, Tensor]) -> None:
+        for row in self.history:
+            measures = {name: value for name, value in row.items() if name != "update"}
+            self.logger.metrics(measures, int(row["update"]))
+        for key, png in pictures.items():
+            step, _, name = key.partition(" ")
+            self.logger.picture(name, int(step), png.numpy().tobytes())
 
 
 def _on_cpu(tensors: dict[str, Tensor] | dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:

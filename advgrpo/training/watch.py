@@ -51,6 +51,12 @@ def _was_there(session: Session, sign: str) -> bool:
     return bool(before) and before[-1][f"watch/{sign}"] > 0
 
 
+def tag_alarms(session: Session) -> None:
+    """Tag the run with the alarms of its history, as `watch` did when it raised them."""
+    for alarm in alarms(session):
+        session.logger.tags({ALARM: str(alarm)})
+
+
 def stopped_early(session: Session) -> bool:
     """Tell whether an alarm ended the run."""
     if session.config.monitoring.watch.action != "stop":

@@ -68,6 +68,39 @@ def test_an_adapter_comes_back_by_alias_and_by_version(
     assert fetched(stores, version.uri, tmp_path / "b") == expected
 
 
+@pytest.mark.parametrize(
+    "killed_at",
+    ["create_logged_model", "log_model_artifacts", "log_batch", "finalize_logged_model"],
+)
+def test_a_registration_that_was_killed_is_gone_on_with_and_leaves_nothing_twice(
+    stores: EmbeddedStores,
+    client: MlflowClient,
+    adapter: Path,
+    run_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_at: str,
+) -> None:
+    done = getattr(MlflowClient, killed_at)
+
+    def work_and_die(*arguments: object, **named: object) -> None:
+        done(*arguments, **named)
+        raise KeyboardInterrupt
+
+    name = f"killed-{killed_at}"
+    monkeypatch.setattr(MlflowClient, killed_at, work_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        registered(stores, adapter, name, run_id)
+    monkeypatch.undo()
+    for key, value in stores.environment().items():
+        monkeypatch.setenv(key, value)
+    version = registered(stores, adapter, name, run_id)
+    assert version.version == 1
+    models = client.search_logged_models(["0"], f"source_run_id = '{run_id}'")
+    assert [str(model.status) for model in models] == ["READY"]
+    for measure in client.get_run(run_id).data.metrics:
+        assert len(client.get_metric_history(run_id, measure)) == 1
+
+
 def test_a_version_shows_its_lineage_and_measures_and_holds_no_base_weights(
     stores: EmbeddedStores, client: MlflowClient, adapter: Path, run_id: str
 ) -> None:

@@ -178,6 +178,64 @@ def test_a_resumed_task_goes_on_in_its_run_without_doubled_curves(
         assert metric_curves(run.folder) == {"reward": curve}
 
 
+def test_a_measure_of_a_step_is_recorded_once(tmp_path: Path) -> None:
+    with task_run("evaluate", folder=tmp_path) as run:
+        run.metrics({"cost/seconds": 1.0, "distance": 2.0}, 0)
+        run.metrics({"cost/seconds": 1.5}, 0)
+    assert metric_curves(run.folder) == {"cost/seconds": [(0, 1.0)], "distance": [(0, 2.0)]}
+    records = [record for record in Outbox(run.folder).records() if record["kind"] == "metrics"]
+    assert len(records) == 1
+
+
+def test_a_picture_that_a_lost_machine_had_sent_stays_one(
+    stores: EmbeddedStores, client: MlflowClient, parent: str, tmp_path: Path
+) -> None:
+    for machine in ("lost", "next"):
+        with task_run(
+            "train",
+            folder=tmp_path / machine,
+            parent_run_id=parent,
+            tracking_uri=stores.tracking_uri,
+        ) as run:
+            run.picture("held_out", 2, png())
+            run.picture("held_out", 12, png())
+    (task,) = tasks(client, parent)
+    assert len(listed(client, task.info.run_id, "images")) == 4
+
+
+def test_pictures_that_mlflow_does_not_have_can_be_taken_along(
+    stores: EmbeddedStores,
+    client: MlflowClient,
+    parent: str,
+    proxy: Callable[[str], Proxy],
+    tmp_path: Path,
+) -> None:
+    server = proxy(stores.tracking_uri)
+    server.mode = "refuse_all"
+    with (
+        pytest.raises(KeyboardInterrupt),
+        task_run(
+            "train",
+            folder=tmp_path / "lost",
+            parent_run_id=parent,
+            tracking_uri=server.url,
+            close_timeout_seconds=0.1,
+        ) as run,
+    ):
+        run.picture("held_out", 2, png())
+        unsent = run.unsent_pictures()
+        raise KeyboardInterrupt
+    assert unsent == [("held_out", 2, png())]
+    with task_run(
+        "train", folder=tmp_path / "next", parent_run_id=parent, tracking_uri=stores.tracking_uri
+    ) as run:
+        for name, step, content in unsent:
+            run.picture(name, step, content)
+    assert run.unsent_pictures() == []
+    (task,) = tasks(client, parent)
+    assert len(listed(client, task.info.run_id, "images")) == 2
+
+
 def test_without_a_server_metrics_are_recorded_locally(tmp_path: Path) -> None:
     with task_run("train", folder=tmp_path) as run:
         run.metrics({"reward": 1.0, "loss": 2.0}, 0)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from advgrpo.errors import CheckpointError, StorageError
+from advgrpo.errors import CheckpointError, StorageError, StorageUnavailableError
 from advgrpo.training.checkpoint import Checkpoint, Checkpoints
 
 
@@ -15,14 +15,16 @@ def checkpoints_in(folder: Path, *, run: str = "run", kept: int = 2) -> Checkpoi
 
 def checkpoint(number: int) -> Checkpoint:
     return Checkpoint(
-        tensors={"policy": {"w": torch.full((3,), float(number))}}, facts={"turns": number}
+        tensors={"policy": {"w": torch.full((3,), float(number))}},
+        facts={"turns": number},
+        turn=number,
     )
 
 
 def test_the_newest_checkpoint_is_read_and_only_the_newest_are_kept(tmp_path: Path) -> None:
     checkpoints = checkpoints_in(tmp_path)
     for turn in (1, 2, 10):
-        checkpoints.save(turn, checkpoint(turn))
+        checkpoints.save(checkpoint(turn))
     assert checkpoints.turns() == [2, 10]
     loaded = checkpoints.load_newest(rank=0)
     assert loaded is not None
@@ -36,7 +38,7 @@ def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path: Path) -> 
 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     checkpoints = checkpoints_in(tmp_path)
-    checkpoints.save(1, checkpoint(1))
+    checkpoints.save(checkpoint(1))
     half = tmp_path / "checkpoints" / "turn-00000002"
     half.mkdir()
     (half / "policy.safetensors").write_bytes(b"half")
@@ -45,17 +47,107 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert loaded.facts == {"turns": 1}
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+def _file(folder: Path, turn: int, name: str) -> Path:
+    return folder / "checkpoints" / f"turn-{turn:08d}" / name
+
+
+@pytest.mark.parametrize("name", ["policy.safetensors", "state.json", "commit.json"])
+@pytest.mark.parametrize("tear", ["flip", "cut", "delete"])
+def test_a_damaged_checkpoint_is_passed_over_in_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, tear: str
+) -> None:
     checkpoints = checkpoints_in(tmp_path)
-    checkpoints.save(1, checkpoint(1))
-    path = tmp_path / "checkpoints" / "turn-00000001" / "policy.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    with pytest.raises(StorageError, match=r"policy\.safetensors"):
+    for turn in (1, 2):
+        checkpoints.save(checkpoint(turn))
+    path = _file(tmp_path, 2, name)
+    content = path.read_bytes()
+    match tear:
+        case "flip":
+            path.write_bytes(content[:20] + bytes([content[20] ^ 0xFF]) + content[21:])
+        case "cut":
+            path.write_bytes(content[:20])
+        case "delete":
+            path.unlink()
+    loaded = checkpoints.load_newest(rank=0)
+    assert loaded is not None
+    assert loaded.facts == {"turns": 1}
+    # Without its list of files a folder was never written whole, which needs no words.
+    if (name, tear) != ("commit.json", "delete"):
+        assert "checkpoint turn-00000002 is damaged and passed over" in caplog.text
+        assert name in caplog.text
+
+
+def test_a_damaged_checkpoint_does_not_push_a_sound_one_out(tmp_path: Path) -> None:
+    checkpoints = checkpoints_in(tmp_path, kept=2)
+    for turn in (1, 3):
+        checkpoints.save(checkpoint(turn))
+    _file(tmp_path, 3, "policy.safetensors").write_bytes(b"")
+    assert checkpoints.load_newest(rank=0) is not None
+    checkpoints.save(checkpoint(4))
+    assert checkpoints.turns() == [1, 4]
+
+
+def test_without_a_sound_checkpoint_the_run_does_not_begin_anew_by_itself(tmp_path: Path) -> None:
+    checkpoints = checkpoints_in(tmp_path)
+    for turn in (1, 2):
+        checkpoints.save(checkpoint(turn))
+        _file(tmp_path, turn, "policy.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="none of the 2 checkpoints") as error:
+        checkpoints.load_newest(rank=0)
+    assert "delete the folder" in error.value.repair
+
+
+def test_what_a_killed_process_left_half_written_or_half_deleted_goes(tmp_path: Path) -> None:
+    checkpoints = checkpoints_in(tmp_path)
+    checkpoints.save(checkpoint(1))
+    checkpoints.save(checkpoint(2))
+    _file(tmp_path, 1, "commit.json").unlink()
+    checkpoints_in(tmp_path).save(checkpoint(3))
+    folders = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert folders == ["turn-00000002", "turn-00000003"]
+
+
+def test_a_checkpoint_that_is_there_is_not_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints_in(tmp_path).save(checkpoint(1))
+    resumed = checkpoints_in(tmp_path)
+    loaded = resumed.load_newest(rank=0)
+    assert loaded is not None
+
+    def fail(_folder: Path, _location: str) -> None:
+        raise AssertionError("a kill would now destroy it")
+
+    monkeypatch.setattr("advgrpo.training.checkpoint.upload_folder", fail)
+    resumed.save(loaded)
+    assert resumed.turns() == [1]
+
+
+def test_a_server_that_does_not_answer_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = checkpoints_in(tmp_path)
+    checkpoints.save(checkpoint(1))
+
+    def fail(_location: str, _folder: Path) -> None:
+        raise StorageUnavailableError("no answer")
+
+    monkeypatch.setattr("advgrpo.training.checkpoint.download_folder", fail)
+    with pytest.raises(StorageUnavailableError, match="no answer"):
         checkpoints.load_newest(rank=0)
 
 
+def test_checkpoints_after_a_turn_can_be_passed_over(tmp_path: Path) -> None:
+    checkpoints = checkpoints_in(tmp_path)
+    for turn in (1, 2):
+        checkpoints.save(checkpoint(turn))
+    loaded = checkpoints.load_newest(rank=0, last=1)
+    assert loaded is not None
+    assert loaded.turn == 1
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
-    checkpoints_in(tmp_path, run="one").save(1, checkpoint(1))
+    checkpoints_in(tmp_path, run="one").save(checkpoint(1))
     with pytest.raises(CheckpointError, match="other settings"):
         checkpoints_in(tmp_path, run="two").load_newest(rank=0)
 
@@ -64,14 +156,14 @@ def test_a_failed_write_leaves_the_earlier_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = checkpoints_in(tmp_path)
-    checkpoints.save(1, checkpoint(1))
+    checkpoints.save(checkpoint(1))
 
     def fail(_folder: Path, _location: str) -> None:
         raise StorageError("no room")
 
     monkeypatch.setattr("advgrpo.training.checkpoint.upload_folder", fail)
     with pytest.raises(StorageError, match="no room"):
-        checkpoints.save(2, checkpoint(2))
+        checkpoints.save(checkpoint(2))
     monkeypatch.undo()
     assert checkpoints.turns() == [1]
     assert list((tmp_path / "scratch").iterdir()) == []

@@ -7,6 +7,7 @@ import torch
 from advgrpo.errors import CheckpointError, NonFiniteError, Preempted, RatioError
 from advgrpo.testing import RecordingLogger
 from advgrpo.training.loop import take_turn, train
+from advgrpo.training.ranks import Ranks
 from advgrpo.training.rollout import generate_rollout
 from advgrpo.training.session import Session
 from tests.training.conftest import World
@@ -124,6 +125,7 @@ def test_stopping_and_going_on_equals_not_stopping(session_of: Make) -> None:
     assert second.resume()
     assert second.counters.updates == 2
     assert_same(weights(second), weights(first))
+    assert "checkpoint" in second.counters.seconds
     train(second)
 
     assert_same(weights(second), weights(straight))
@@ -138,6 +140,54 @@ def test_stopping_and_going_on_equals_not_stopping(session_of: Make) -> None:
     assert measured == expected
     assert second.counters.images_sampled == straight.counters.images_sampled
     assert_same(second.best.values, straight.best.values)
+
+
+class OtherRank(Ranks):
+    """Says what another rank finds: no newer checkpoint than one of a turn."""
+
+    def __init__(self, turn: int) -> None:
+        super().__init__()
+        self._turn = float(turn)
+
+    def smallest(self, value: float) -> float:
+        return min(value, self._turn)
+
+    def largest(self, value: float) -> float:
+        return max(value, self._turn)
+
+
+def _with_two_checkpoints(session_of: Make) -> None:
+    session = session_of("training.checkpoint_every_updates=1")
+    train(session)
+    assert session.checkpoints.turns() == [1, 2]
+
+
+def test_all_ranks_go_on_from_the_newest_checkpoint_that_each_finds_sound(
+    session_of: Make,
+) -> None:
+    _with_two_checkpoints(session_of)
+    session = session_of(ranks=OtherRank(1))
+    assert session.resume()
+    assert session.counters.updates == 1
+
+
+def test_ranks_that_do_not_see_the_same_checkpoints_do_not_begin_anew(session_of: Make) -> None:
+    _with_two_checkpoints(session_of)
+    with pytest.raises(CheckpointError, match="others none") as error:
+        session_of(ranks=OtherRank(-1)).resume()
+    assert "all machines see the same" in error.value.repair
+
+
+def test_the_logger_is_told_again_what_the_checkpoint_holds(session_of: Make) -> None:
+    lost, found = RecordingLogger(), RecordingLogger()
+    train(session_of(logger=lost))
+    assert session_of(logger=found).resume()
+    merged: dict[int, dict[str, float]] = {}
+    for update, measures in lost.rows:
+        merged.setdefault(update, {}).update(measures)
+    assert found.rows == list(merged.items())
+    assert found.pictures == lost.pictures
+    assert found.pictures
 
 
 def test_a_finished_run_that_is_started_again_does_nothing_more(session_of: Make) -> None:

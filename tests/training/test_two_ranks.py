@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,6 +79,28 @@ def test_both_ranks_measure_what_one_does_so_that_they_judge_alike(
     measure_held_out(alone)
     measured = {k: v for k, v in alone.history[0].items() if k.startswith("held_out/")}
     assert first[0] == pytest.approx(measured, rel=1e-3, abs=1e-4)
+
+
+def test_one_rank_trains_on_as_the_two_did_whose_checkpoint_it_takes_up(
+    two_ranks: Path, world: World, tmp_path: Path
+) -> None:
+    first = "turn-00000001"
+    shutil.copytree(two_ranks / "checkpoints" / first, tmp_path / "checkpoints" / first)
+    shutil.copytree(two_ranks / "pretrained", tmp_path / "pretrained")
+    session = world.session(tmp_path)
+    assert session.resume()
+    assert session.counters.updates == 1
+    train(session)
+    assert session.counters.updates == 2
+    together = load_file(two_ranks / "rank-0-of-2.safetensors")
+    # The same prompts came next, in the same order.
+    replay = session.replay.state()
+    assert torch.equal(together["replay.prompt_ids"], replay["prompt_ids"])
+    for name, parameter in session.discriminator.trainable_parameters().items():
+        assert share_apart(together[f"discriminator.{name}"], parameter.detach()) < 0.03
+    for name, value in session.engine.state().items():
+        if name.startswith("weight."):
+            assert share_apart(together[f"policy.{name}"], value) < 0.03
 
 
 def test_one_rank_goes_on_from_the_checkpoint_of_two(two_ranks: Path, world: World) -> None:

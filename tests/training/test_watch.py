@@ -18,7 +18,7 @@ from advgrpo.testing import RecordingLogger
 from advgrpo.training.loop import train
 from advgrpo.training.monitors import HeldOut, Rewards
 from advgrpo.training.session import Session
-from advgrpo.training.watch import ALARM, alarms, stopped_early
+from advgrpo.training.watch import ALARM, alarms, stopped_early, tag_alarms
 
 Make = Callable[..., Session]
 
@@ -78,6 +78,10 @@ def test_an_alarm_is_said_logged_and_tagged_and_the_run_goes_on(
     assert [update for update, row in logger.rows if row.get(ALARM)] == [2, 3]
     assert "hacked at update 3" in logger.facts[ALARM]
     assert "hacked at update 2: a fresh critic puts" in said()
+    # A run that goes on from a checkpoint tags itself with the alarms of its history.
+    again = RecordingLogger()
+    tag_alarms(replace(session, logger=again))
+    assert again.facts == logger.facts
     assert "training goes on" in said()
 
 

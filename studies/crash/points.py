@@ -1,0 +1,94 @@
+"""Named points of the code at which a job can be struck.
+
+A process that comes to the point leaves a mark and stands still until it is killed, so that the
+strike falls exactly there.
+"""
+
+import importlib
+import os
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+POINT_VARIABLE = "ADVGRPO_CRASH_POINT"
+MARK_VARIABLE = "ADVGRPO_CRASH_MARK"
+
+_S3 = "advgrpo.storage.s3:S3Storage"
+POINTS = {
+    "before the run is opened": "mlflow:MlflowClient.create_run 1 before",
+    "after the run is opened": "mlflow:MlflowClient.create_run 1 after",
+    "between an archive and its list": f"{_S3}.write_bytes 1 after reference_images .tar",
+    "between the lists of a set": f"{_S3}.write_bytes 1 after part-lists.tar",
+    "before features are kept": f"{_S3}.upload_file 1 before features-",
+    "before the discriminator is committed": f"{_S3}.write_bytes 1 before discriminators commit",
+    "after the discriminator is committed": f"{_S3}.write_bytes 1 after discriminators commit",
+    "before the first checkpoint": f"{_S3}.upload_file 1 before checkpoints",
+    "between files of a checkpoint": f"{_S3}.upload_file 11 after checkpoints",
+    "before a checkpoint is committed": f"{_S3}.write_bytes 2 before checkpoints commit",
+    "after a checkpoint is committed": f"{_S3}.write_bytes 2 after checkpoints commit",
+    "within the deletion of a checkpoint": f"{_S3}.delete 4 before checkpoints",
+    "between backward passes": "advgrpo.training.engine:PolicyEngine.backward 5 after",
+    "after an optimizer step": "advgrpo.training.engine:PolicyEngine.backward 6 after",
+    "between the two players": "advgrpo.training.discriminator_update:DiscriminatorUpdater.update"
+    " 3 before",
+    "within a measurement": "advgrpo.training.monitors:HeldOutMonitor.measure 2 after",
+    "between upload and note": "advgrpo.tracking.outbox:Outbox.mark_sent 9 before",
+    "before the training is committed": f"{_S3}.write_bytes 1 before result/commit",
+    "after the training is committed": f"{_S3}.write_bytes 1 after result/commit",
+    "between a batch and its hash": f"{_S3}.write_bytes 1 after measured .safetensors",
+    "before the evaluation is committed": f"{_S3}.write_bytes 1 before evaluations commit",
+    "after the evaluation is committed": f"{_S3}.write_bytes 1 after evaluations commit",
+    "after the model is logged": "mlflow:MlflowClient.finalize_logged_model 1 after",
+    "after the model's measures": "mlflow:MlflowClient.log_outputs 1 after",
+    "after the version is made": "mlflow:MlflowClient.create_model_version 1 after",
+    "before the run is ended": "advgrpo.tracking.runs:end_parent_run 1 before",
+}
+"""Point -> module, function, which of its calls, before or after, and words in its arguments."""
+
+
+def arm() -> None:
+    """Let this process stand still at the point that its environment names, if it names one."""
+    point = os.environ.get(POINT_VARIABLE)
+    if not point:
+        return
+    where, number, when, *words = POINTS[point].split()
+    module, _, path = where.partition(":")
+    owner: Any = importlib.import_module(module)
+    *classes, name = path.split(".")
+    for step in classes:
+        owner = getattr(owner, step)
+    _replace(owner, name, _watched(getattr(owner, name), int(number), when, words))
+
+
+def _replace(owner: object, name: str, function: Callable[..., Any]) -> None:
+    setattr(owner, name, function)
+
+
+def _watched(
+    function: Callable[..., Any], number: int, when: str, words: list[str]
+) -> Callable[..., Any]:
+    calls = 0
+
+    @wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - whatever it takes and gives
+        nonlocal calls
+        said = " ".join(map(str, arguments))
+        due = False
+        if all(word in said for word in words):
+            calls += 1
+            due = calls == number
+        if due and when == "before":
+            _stand_still()
+        result = function(*arguments, **named)
+        if due and when == "after":
+            _stand_still()
+        return result
+
+    return call
+
+
+def _stand_still() -> None:
+    Path(os.environ[MARK_VARIABLE]).touch()
+    time.sleep(600)
