@@ -23,8 +23,8 @@ def _command(folder: Path, models: Path) -> list[str]:
         *tiny.overrides(),
         f"evaluation.scorers=[{scorer}]",
         "evaluation.alignment=pickscore.score",
-        # The reward is trained on that alignment, so no gate may be about it.
-        "promotion.gates=[]",
+        # What rewards may be no alignment.
+        "training.reward={terms: [{type: discriminator}]}",
         "evaluation.prompts=6",
         "evaluation.grid_prompts=2",
         "evaluation.bootstrap_samples=20",
@@ -52,9 +52,9 @@ def _start(command: list[str]) -> "subprocess.Popen[str]":
     )
 
 
-def _wait_for_updates(progress_file: Path, updates: int) -> None:
+def _wait_for_updates(demo: "subprocess.Popen[str]", progress_file: Path, updates: int) -> None:
     end = time.monotonic() + ENDS_WITHIN_SECONDS
-    while time.monotonic() < end:
+    while time.monotonic() < end and demo.poll() is None:
         if progress_file.exists():
             events = [json.loads(line) for line in progress_file.read_text().splitlines()]
             if any(e.get("unit") == "updates" and e["done"] >= updates for e in events):
@@ -69,7 +69,7 @@ def test_an_interrupted_demo_goes_on_and_comes_to_its_end(tmp_path: Path) -> Non
     folder = tmp_path / "demo"
     command = _command(folder, tmp_path / "models")
     with _start(command) as first:
-        _wait_for_updates(folder / "state" / "progress.jsonl", 1)
+        _wait_for_updates(first, folder / "state" / "progress.jsonl", 1)
         variables = folder / VARIABLES_FILE
         assert "MLFLOW_TRACKING_URI" in variables.read_text()
         first.send_signal(signal.SIGINT)
