@@ -2,16 +2,20 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from advgrpo.training.counters import Counters
+from advgrpo.training.guard import Guard
+from advgrpo.training.rollout import Rollout
 
+CHECKS = "checks of finite values"
 _MATMUL_SIDE = {"cuda": 8192, "cpu": 1024}
 
 
@@ -48,6 +52,32 @@ class TimedCounters(Counters):
         """Time a part."""
         with self.times.timed(part):
             yield
+
+
+class TimedGuard(Guard):
+    """A session's guard, whose checks of a rollout are timed.
+
+    Args:
+        guard: The session's.
+        times: Gets the seconds of both checks together.
+    """
+
+    def __init__(self, guard: Guard, times: PartTimes) -> None:
+        vars(self).update(vars(guard))
+        self._times, self._seconds = times, 0.0
+
+    def check_rollout(self, rollout: Rollout) -> None:
+        """Check latents, log-probs and images."""
+        start = time.perf_counter()
+        super().check_rollout(rollout)
+        self._seconds = time.perf_counter() - start
+
+    def check_rewards(self, terms: Tensor, names: Sequence[str], rollout: Rollout) -> None:
+        """Check rewards."""
+        start = time.perf_counter()
+        super().check_rewards(terms, names, rollout)
+        seconds = self._seconds + time.perf_counter() - start
+        self._times.seconds.setdefault(CHECKS, []).append(seconds)
 
 
 class CountingCounters(Counters):

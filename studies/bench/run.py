@@ -8,23 +8,26 @@ from typing import Any
 import torch
 
 from advgrpo.policy.sd3 import DTYPES
-from advgrpo.training.counters import Counters, peak_memory_mib
+from advgrpo.training.counters import peak_memory_mib
 from advgrpo.training.loop import take_turn
 from advgrpo.training.measures import measure_held_out
 from advgrpo.training.session import Session
 from advgrpo.training.watch import watch
 from studies.bench.comparison import DISCRIMINATOR_ROLLOUTS, ComparisonLoop
 from studies.bench.measure import (
+    CHECKS,
     CountingCounters,
     PartTimes,
     TimedCounters,
+    TimedGuard,
     matmul_rate,
     peak_memory,
 )
-from studies.bench.world import SIZES, World, make_world
+from studies.bench.world import SIZES, make_world
 
 UPDATE, HELD_OUT, CHECKPOINT = "update", "held-out measures and watch", "checkpoint"
 TO_DISCRIMINATOR, TO_POLICY = "rollout for the discriminator", "rollout for the policy"
+BESIDE = (CHECKS, HELD_OUT, CHECKPOINT)
 PARTS = ("rollout", "reward", "policy update", "discriminator update")
 
 
@@ -60,7 +63,8 @@ class Result:
     """GPU memory of each loop; of a CPU, the whole process."""
 
     every_updates: dict[str, int]
-    """After how many updates the preset saves, and measures held-out images."""
+    """After how many updates the preset saves, and measures held-out images; checks are part of
+    each."""
 
     def as_json(self) -> dict[str, Any]:
         """Give the figures and the ratios that follow from them."""
@@ -101,7 +105,11 @@ def benchmark(size: str, folder: Path, *, rounds: int, overrides: tuple[str, ...
         world = make_world(SIZES[size], folder, *overrides)
     device, config = world.session.ranks.device, world.config
     times, peaks, loop = PartTimes(device), dict[str, float](), ComparisonLoop(world)
-    session = _counted_by(world, TimedCounters(times))
+    session = dataclasses.replace(
+        world.session,
+        counters=TimedCounters(times),
+        guard=TimedGuard(world.session.guard, times),
+    )
     for number in range(rounds + 1):
         if number == 1:
             times.seconds.clear()
@@ -109,7 +117,7 @@ def benchmark(size: str, folder: Path, *, rounds: int, overrides: tuple[str, ...
     if not peaks:
         peaks["the whole process"] = peak_memory_mib()
     counting = CountingCounters(device)
-    take_turn(_counted_by(world, counting))
+    take_turn(dataclasses.replace(world.session, counters=counting))
     dtype = config.policy.forward_dtype
     return Result(
         words=SIZES[size].words,
@@ -121,11 +129,12 @@ def benchmark(size: str, folder: Path, *, rounds: int, overrides: tuple[str, ...
         images=loop.images,
         matmul_rate=matmul_rate(device, DTYPES[dtype]),
         preparation_seconds=preparation.median("all"),
-        seconds={part: times.median(part) for part in (UPDATE, *PARTS, HELD_OUT, CHECKPOINT)},
+        seconds={part: times.median(part) for part in (UPDATE, *PARTS, *BESIDE)},
         comparison_seconds={part: times.median(part) for part in (TO_DISCRIMINATOR, TO_POLICY)},
         operations={part: counting.operations[part] for part in PARTS},
         peak_memory_mib=peaks,
         every_updates={
+            CHECKS: 1,
             CHECKPOINT: config.training.checkpoint_every_updates,
             HELD_OUT: config.training.monitoring.held_out_every_updates,
         },
@@ -146,7 +155,3 @@ def _one_round(
         loop.discriminator_turn()
     with times.timed(TO_POLICY), peak_memory(device, peaks, "comparison loop"):
         loop.policy_turn()
-
-
-def _counted_by(world: World, counters: Counters) -> Session:
-    return dataclasses.replace(world.session, counters=counters)
