@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -12,6 +11,7 @@ from tempfile import TemporaryDirectory
 from advgrpo.config import RunConfig
 from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError
+from advgrpo.events import configure_rank
 from advgrpo.policy import load_policy
 from advgrpo.policy.sampling import sample_images
 from advgrpo.policy.saved_adapter import PEFT_WEIGHTS, read_shape
@@ -197,10 +197,8 @@ def main() -> None:
     parser.add_argument("--order", type=Path, required=True, help="DrawingOrder as JSON")
     parser.add_argument("--left", type=Path, required=True, help="positions of batches, as JSON")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if Ranks().is_first:
-        logging.getLogger("advgrpo").setLevel(logging.INFO)
-    else:
+    configure_rank()
+    if not Ranks().is_first:
         os.environ.pop(PROGRESS_FILE, None)
     with failures_noted(TASK):
         order = DrawingOrder.from_json(arguments.order.read_text(encoding="utf-8"))

@@ -416,7 +416,12 @@ def _checkpoint(
         files = storage_for(place).list_files(place)
     except AdvGrpoError as error:
         return None, (f"checkpoints: {error.message}",)
-    whole = sorted(name.removesuffix(_COMMIT) for name in files if name.endswith(_COMMIT))
+    whole = sorted(
+        name.removesuffix(_COMMIT)
+        for name in files
+        # Beside them lies what is kept of rollouts that went wrong.
+        if name.startswith("turn-") and name.endswith(_COMMIT)
+    )
     if not whole:
         return None, ()
     newest = whole[-1]

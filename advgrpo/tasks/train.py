@@ -12,6 +12,7 @@ from advgrpo.config.tasks import TrainingSettings, digest, parse_json
 from advgrpo.data.reference_images import content_digest, write_validated
 from advgrpo.discriminator.saved import WEIGHTS_FILE
 from advgrpo.storage import file_sha256, join, local_folder
+from advgrpo.tasks.adapters import initial_adapter_digest
 from advgrpo.tasks.embeddings import encoded, training_prompts
 from advgrpo.tasks.inputs import FEATURES, read_run_prompts
 from advgrpo.tasks.memory import check_host_memory, free_host_memory
@@ -62,7 +63,11 @@ def train(
     with failing_with("train", parent_run_id, workspace):
         task = parse_json(TrainingSettings, settings, where="the settings")
         prompts = read_run_prompts(task.prompts)
-        key = digest(task, prompts.train.digest, reference_images, discriminator)
+        # An adapter at the same place may be another one by now.
+        initial = initial_adapter_digest(task.policy.adapter)
+        key = digest(
+            task.deciding(), prompts.train.digest, reference_images, discriminator, initial
+        )
         location = join(workspace, "training", key)
         if (done := finished_result(join(location, "result"))) is not None:
             _record_again(done, parent_run_id)

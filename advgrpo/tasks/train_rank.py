@@ -15,12 +15,14 @@ from advgrpo.config.tasks import TrainingSettings, digest, parse_json
 from advgrpo.data.reference_images import read_validated
 from advgrpo.data.shared_images import deal_for_training
 from advgrpo.discriminator import save_discriminator
+from advgrpo.discriminator.saved import WEIGHTS_FILE
 from advgrpo.errors import RankFailedError
 from advgrpo.events import configure_rank, event, log_error
 from advgrpo.policy.adapter import save_adapter
 from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.progress import PROGRESS_FILE
 from advgrpo.storage import file_sha256
+from advgrpo.tasks.adapters import initial_adapter_digest
 from advgrpo.tasks.embeddings import training_prompts
 from advgrpo.tasks.failures import failures_noted, note_failure, run_as_process
 from advgrpo.tasks.inputs import build_reward_scorers, build_scorers, read_run_prompts
@@ -136,10 +138,16 @@ def _session(
         prompts.train.texts,
         held_out_fraction=settings.discriminator.held_out_fraction,
     )
-    pretrained = file_sha256(arguments.discriminator / "discriminator.safetensors")
+    pretrained = file_sha256(arguments.discriminator / WEIGHTS_FILE)
     checkpoints = Checkpoints(
         arguments.checkpoints,
-        run_digest=digest(settings, prompts.train.digest, reference_images.digest, pretrained),
+        run_digest=digest(
+            settings.deciding(),
+            prompts.train.digest,
+            reference_images.digest,
+            pretrained,
+            initial_adapter_digest(settings.policy.adapter),
+        ),
         kept=settings.training.checkpoints_kept,
         scratch=scratch,
     )
