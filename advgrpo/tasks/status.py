@@ -9,6 +9,7 @@ from typing import Any
 
 from advgrpo.errors import AdvGrpoError, ConfigError, StorageNotFoundError
 from advgrpo.storage import join, scheme, storage_for
+from advgrpo.tasks.results import ALARM_MEASURE
 from advgrpo.tasks.running import FAILURE_TAG
 from advgrpo.tasks.signs import RUN_FILE, RUNS, WITHOUT_MLFLOW
 
@@ -38,9 +39,6 @@ _OF_MLFLOW = {
     "FAILED": "failed",
     "KILLED": "stopped",
 }
-_ALARM_TAG = "watch/alarm"
-"""Tag of a training's run with the last alarm."""
-
 _OUTERMOST = ("launcher", "task", "rank")
 _COMMIT = "/commit.json"
 _SIGN = {"beat", "role", "started", "state", "warnings"}
@@ -351,7 +349,7 @@ def _of_mlflow(found: Any) -> TaskStatus:  # noqa: ANN401
 
 
 def _with_alarm(status: TaskStatus, found: Any) -> TaskStatus:  # noqa: ANN401
-    alarm = found.tags.get(_ALARM_TAG)
+    alarm = found.tags.get(ALARM_MEASURE)
     if alarm is None or any(one.event == "alarm_raised" for one in status.warnings):
         return status
     told = Warned(found.ended or found.started, "alarm_raised", alarm)

@@ -22,6 +22,7 @@ from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.tasks.results import (
     LINEAGE_FILE,
+    TOTALS_FILE,
     TaskResult,
     finished_result,
     library_versions,
@@ -114,7 +115,7 @@ def train(
             )
             if not nodes().is_first:
                 return TaskResult(join(location, "result"), {})
-            metrics = _metrics(folder / "totals.json") | {
+            metrics = _metrics(folder / TOTALS_FILE) | {
                 "cost/processes": float(processes),
                 "cost/on_gpu": float(torch.cuda.is_available()),
             }

@@ -27,6 +27,7 @@ from advgrpo.tasks.embeddings import training_prompts
 from advgrpo.tasks.failures import failures_noted, note_failure, run_as_process
 from advgrpo.tasks.inputs import build_reward_scorers, build_scorers, read_run_prompts
 from advgrpo.tasks.memory import check_gpu_memory, free_gpu_memory
+from advgrpo.tasks.results import TOTALS_FILE, write_history
 from advgrpo.tasks.running import tracked_task
 from advgrpo.tasks.signs import signs_of_rank
 from advgrpo.training.build import Inputs, build_session
@@ -191,8 +192,7 @@ def write_results(session: Session, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     save_adapter(output / "adapter", session.best.values, session.policy.config.adapter)
     save_discriminator(output / "discriminator", session.discriminator, session.history[-1])
-    lines = "".join(json.dumps(row) + "\n" for row in session.history)
-    (output / "history.jsonl").write_text(lines, encoding="utf-8")
+    write_history(output, session.history)
     counters = session.counters
     totals = {
         "images_sampled": counters.images_sampled,
@@ -204,7 +204,7 @@ def write_results(session: Session, output: Path) -> None:
         "stopped_early": stopped_early(session),
         "alarms": [{"update": alarm.update, "reason": alarm.reason} for alarm in alarms(session)],
     }
-    (output / "totals.json").write_text(json.dumps(totals, indent=1), encoding="utf-8")
+    (output / TOTALS_FILE).write_text(json.dumps(totals, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":
