@@ -71,7 +71,8 @@ def _lines(preset: str, planned: "Plan") -> Iterable[str]:
     yield from _table("memory of each GPU", planned.gpu_memory)
     yield from _table("memory of each process on its host", planned.host_memory)
     yield from _table(
-        "memory of each machine before its processes start", [planned.encoding_memory]
+        "memory of each process that encodes prompts, before the others start",
+        [planned.encoding_memory],
     )
     yield from _work(planned.work)
     yield from _table("storage", planned.storage)

@@ -46,8 +46,8 @@ _SIGNS = (
         re.compile(r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError"),
         Cause(
             "the GPU is out of memory",
-            "make training.rollout.microbatch_size or training.policy.microbatch_size smaller, or "
-            "use more processes",
+            "make training.rollout.microbatch_size smaller, set policy.gradient_checkpointing=true "
+            "or training.offload=optimizer, or use more processes",
             may_pass=False,
         ),
     ),

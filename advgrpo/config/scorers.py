@@ -93,7 +93,7 @@ class ExternalJudgeConfig(Section):
     type: Literal["external_judge"] = "external_judge"
 
     command: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
-    """The program and its arguments; it is started once by each process that evaluates."""
+    """The program and its arguments; it is started once by each process that measures with it."""
 
     verdicts: Annotated[
         tuple[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], ...], Field(min_length=1)

@@ -98,6 +98,14 @@ class TrainingSettings(Section):
             alignment=run.evaluation.alignment,
         )
 
+    def deciding(self) -> Self:
+        """Leave out what changes no number: a run goes on where it was when that is changed."""
+        defaults = {
+            name: TrainingConfig.model_fields[name].default
+            for name in ("hangs", "memory_check", "non_finite")
+        }
+        return self.model_copy(update={"training": self.training.model_copy(update=defaults)})
+
 
 def parse_json(section: type[S], text: str, *, where: str) -> S:
     """Read a task's settings from JSON text.

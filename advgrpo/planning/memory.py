@@ -41,7 +41,7 @@ def gpu_memory(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> 
 
 
 def encoding_memory(run: RunConfig | TrainingSettings, models: Models) -> Part:
-    """Count the memory that encoding prompts takes once on each machine, before its processes."""
+    """Count the host memory of a process that encodes prompts; see `Plan.encoding_memory`."""
     return _weights("text encoders", models.text_encoder_parameters, run.policy.text_dtype)
 
 

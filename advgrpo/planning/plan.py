@@ -35,7 +35,8 @@ class Plan:
     """Of each training process."""
 
     encoding_memory: Part
-    """Of the one process on each machine that encodes prompts before the others start."""
+    """Of a process that encodes prompts before the others start: one on each machine, or with
+    `policy.text_device=gpu` one for each of its GPUs, which takes as much of the GPU."""
 
     work: Work
     storage: list[Part]

@@ -98,7 +98,7 @@ class ExternalJudge:
         return json.dumps({"image": str(file), "prompt": prompt, "metadata": dict(metadata)})
 
     def _verdicts(self, answer: str, image: str, prompt: str) -> dict[str, float]:
-        where = f"evaluation.scorers: the external judge answered {answer[:200]!r} for {prompt!r}"
+        where = f"the external judge answered {answer[:200]!r} for {prompt!r}"
         repair = (
             f'answer {{"image": ..., "verdicts": {{"{self.measures[0]}": ...}}}} with true, false '
             "or numbers from 0 to 1, and log to standard error only"
@@ -163,7 +163,7 @@ class _Program:
             )
         except OSError as error:
             raise ConfigError(
-                f"evaluation.scorers: the external judge {self._name!r} cannot be started: {error}",
+                f"the external judge {self._name!r} cannot be started: {error}",
                 repair="set command to a program of this machine, with its arguments as a list",
             ) from error
         self._lines: queue.Queue[str] = queue.Queue()

@@ -51,6 +51,8 @@ class DrawingOrder:
 
     batch_size: int
     output: str
+    embeddings: str = ""
+    """Where the embeddings of the prompts lie, once they are there."""
 
     @cached_property
     def config(self) -> RunConfig:

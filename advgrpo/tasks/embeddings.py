@@ -14,7 +14,7 @@ from advgrpo.data.splits import PromptSplit, split_prompts
 from advgrpo.evaluation.bench import chosen_prompts
 from advgrpo.policy.embeddings import encode_prompts, not_encoded
 from advgrpo.policy.text import TextEncoders
-from advgrpo.records import PromptSet
+from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.storage import join
 from advgrpo.tasks.environment import environment
 from advgrpo.tasks.inputs import device, one_thread
@@ -28,13 +28,20 @@ EMBEDDINGS = "embeddings"
 UNGUIDED = ""
 """What guidance leads away from."""
 
+_ROLLOUTS_PER_LEFT_OUT = 10
+"""Of so many rollouts, one may be left out before a prompt is met that was not encoded."""
+
 
 def training_prompts(task: TrainingSettings, prompts: PromptSet) -> list[str]:
     """List the prompts that a training draws and measures on."""
     training, split = task.training, _split(task, prompts)
+    rollouts = training.rollouts
+    if rollouts is not None and training.non_finite.action == "skip":
+        # Each that is left out has another one drawn in its place.
+        rollouts += -(-rollouts // _ROLLOUTS_PER_LEFT_OUT)
     drawn = prompts_of_run(
         split.training,
-        rollouts=training.rollouts,
+        rollouts=rollouts,
         prompts_per_update=training.rollout.prompts_per_update,
         seed=task.seed,
     )
@@ -42,12 +49,19 @@ def training_prompts(task: TrainingSettings, prompts: PromptSet) -> list[str]:
     return [UNGUIDED, *(prompts.texts[position] for position in (*drawn, *held_out))]
 
 
-def pretraining_prompts(task: PretrainingSettings, prompts: PromptSet) -> list[str]:
-    """List the prompts of which the base model draws images for the discriminator."""
+def pretraining_prompts(
+    task: PretrainingSettings, prompts: PromptSet, images: ReferenceImageSet
+) -> list[str]:
+    """List the prompts of which the base model draws images for the discriminator.
+
+    Args:
+        task: The settings.
+        prompts: The training prompts.
+        images: Their reference images; a held-out prompt that has none is not drawn.
+    """
     split, wanted = _split(task, prompts), task.discriminator.pretraining
-    drawn = prompts_of_base_images(
-        split.training, split.held_out, config=wanted, ranks=1, seed=task.seed
-    )
+    held_out = [i for i in split.held_out if images.files.get(prompts.texts[i])]
+    drawn = prompts_of_base_images(split.training, held_out, config=wanted, ranks=1, seed=task.seed)
     return [UNGUIDED, *(prompts.texts[position] for position in drawn)]
 
 

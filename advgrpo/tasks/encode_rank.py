@@ -11,6 +11,7 @@ from advgrpo.events import configure_rank
 from advgrpo.policy.embeddings import encode_prompts
 from advgrpo.progress import PROGRESS_FILE
 from advgrpo.tasks.failures import failures_noted, run_as_process
+from advgrpo.tasks.signs import signs_of_rank
 from advgrpo.training.ranks import Ranks
 
 TASK = "encode prompts"
@@ -27,7 +28,7 @@ def main() -> None:
     ranks = Ranks()
     if not ranks.is_first:
         os.environ.pop(PROGRESS_FILE, None)
-    with failures_noted(TASK):
+    with failures_noted(TASK), signs_of_rank():
         text = arguments.policy.read_text(encoding="utf-8")
         encode_prompts(
             parse_json(Sd3PolicyConfig, text, where=str(arguments.policy)),

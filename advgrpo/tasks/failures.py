@@ -20,6 +20,9 @@ from advgrpo.tasks.lifeline import end_with_parent
 FAILURE_FILE = "ADVGRPO_FAILURE_FILE"
 """Environment variable that names the file to which the first failure is written."""
 
+OUR_FAULT = "this is a fault of advgrpo; the log has the traceback"
+"""In place of a repair, of an error that is none of `errors.py`."""
+
 # Tasks that this process is at, in case one is noted within itself.
 _running: list[str] = []
 
@@ -73,8 +76,7 @@ def failures_noted(task: str) -> Iterator[None]:
         note_failure(task, error)
         raise
     except Exception as error:
-        repair = "this is a fault of advgrpo; the log has the traceback"
-        _note(Failure(task, type(error).__name__, redacted(str(error)), repair))
+        _note(Failure(task, type(error).__name__, redacted(str(error)), OUR_FAULT))
         raise
 
 

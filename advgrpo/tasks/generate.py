@@ -2,17 +2,19 @@
 
 import argparse
 import json
-import logging
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from advgrpo.config import RunConfig
 from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError
+from advgrpo.events import configure_rank
 from advgrpo.policy import load_policy
+from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.policy.sampling import sample_images
 from advgrpo.policy.saved_adapter import PEFT_WEIGHTS, read_shape
 from advgrpo.progress import PROGRESS_FILE, Progress
@@ -21,6 +23,7 @@ from advgrpo.reference_generation.team import Alone
 from advgrpo.storage import check_writable, exists, file_sha256, join, write_bytes
 from advgrpo.tasks.adapters import named_adapter, tracking_uri_for
 from advgrpo.tasks.drawing_order import DrawingOrder, batches_left, count_images
+from advgrpo.tasks.embeddings import UNGUIDED, encoded
 from advgrpo.tasks.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import one_thread
 from advgrpo.tasks.ranks import run_ranks
@@ -91,10 +94,12 @@ def generate(
     )
     check_sheets(order)
     left = batches_left(order)
-    if left and processes > 1:
-        _draw_in_processes(order, left, processes)
-    elif left:
-        draw_share(order, left, Alone())
+    if left:
+        with _encoded_before(order, left) as ready:
+            if processes > 1:
+                _draw_in_processes(ready, left, processes)
+            else:
+                draw_share(ready, left, Alone())
     write_sheets(order)
     return [join(output, image.name) for image in order.images(is_base=not adapter)]
 
@@ -111,10 +116,10 @@ def draw_share(order: DrawingOrder, left: Sequence[int], workers: Team) -> None:
     progress = Progress("generating", count_images(order), "images")
     progress.resume_at(count_images(order) - count_images(order, left))
     folder = Path(order.adapter_folder) if order.adapter else None
-    policy, sampling = (
-        load_policy(order.config.policy, device, folder),
-        order.config.training.sampling,
-    )
+    drawn = dict.fromkeys(image.prompt for position in left for image in batches[position])
+    embeddings = StoredEmbeddings(order.embeddings, [UNGUIDED, *drawn])
+    policy = load_policy(order.config.policy, device, folder, embeddings=embeddings)
+    sampling = order.config.training.sampling
     told = 0
     with one_thread(device):
         for number in workers.leases(len(left)):
@@ -136,6 +141,16 @@ def draw_share(order: DrawingOrder, left: Sequence[int], workers: Team) -> None:
             told = number + 1
     if told < len(left):
         progress.advance(count_images(order, left[told:]))
+
+
+@contextmanager
+def _encoded_before(order: DrawingOrder, left: Sequence[int]) -> Iterator[DrawingOrder]:
+    """Encode prompts once, and not in each process that draws: T5 alone takes many gigabytes."""
+    batches = order.batches()
+    prompts = dict.fromkeys(image.prompt for position in left for image in batches[position])
+    with TemporaryDirectory() as scratch:
+        needed = [UNGUIDED, *prompts]
+        yield replace(order, embeddings=encoded(order.config.policy, needed, workspace=scratch))
 
 
 def registered_run(model: str) -> tuple[RunConfig, str]:
@@ -197,10 +212,8 @@ def main() -> None:
     parser.add_argument("--order", type=Path, required=True, help="DrawingOrder as JSON")
     parser.add_argument("--left", type=Path, required=True, help="positions of batches, as JSON")
     arguments = parser.parse_args()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    if Ranks().is_first:
-        logging.getLogger("advgrpo").setLevel(logging.INFO)
-    else:
+    configure_rank()
+    if not Ranks().is_first:
         os.environ.pop(PROGRESS_FILE, None)
     with failures_noted(TASK):
         order = DrawingOrder.from_json(arguments.order.read_text(encoding="utf-8"))

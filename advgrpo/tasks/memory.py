@@ -38,10 +38,17 @@ def check_host_memory(
     each = host_memory(settings, models, processes)
     if not on_gpu:
         each += gpu_memory(settings, models, processes)
+    # Each process that encodes on a GPU has loaded the encoders on its host before.
     encoding = encoding_memory(settings, models)
+    encoders = here if on_gpu and settings.policy.text_device == "gpu" else 1
     parts = [
         Part(f"{here} processes", here * total(each), "", is_passing=True),
-        Part(encoding.name, encoding.bytes, encoding.how, is_passing=True),
+        Part(
+            f"{encoders} x {encoding.name}",
+            encoders * (encoding.bytes or 0),
+            encoding.how,
+            is_passing=True,
+        ),
     ]
     _judge(
         settings,
@@ -49,7 +56,7 @@ def check_host_memory(
         free,
         where="this machine's memory",
         repair="lower discriminator.optimizer.replay_images or the number of processes on a "
-        "machine, or set policy.text_dtype=bfloat16",
+        "machine, or set policy.text_dtype=bfloat16 or policy.text_device=cpu",
     )
 
 

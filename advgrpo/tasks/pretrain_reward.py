@@ -61,13 +61,13 @@ def pretrain_reward(
             other_prompts=prompts.test,
             workspace=workspace,
         )
-        drawn = pretraining_prompts(task, prompts.train)
-        embeddings = encoded(task.policy, drawn, workspace=workspace)
         images = deal_for_training(
             images,
             prompts.train.texts,
             held_out_fraction=task.discriminator.held_out_fraction,
         )
+        drawn = pretraining_prompts(task, prompts.train, images)
+        embeddings = encoded(task.policy, drawn, workspace=workspace)
         ranks = Ranks()
         discriminator = build_discriminator(task.discriminator, ranks.device, seed=task.seed)
         references = ReferenceFeatures(

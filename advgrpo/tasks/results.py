@@ -30,7 +30,7 @@ LINEAGE_FILE = "lineage.json"
 HISTORY_FILE = "history.jsonl"
 TOTALS_FILE = "totals.json"
 ALARM_MEASURE = "watch/alarm"
-"""Stands in the history of a training that was watched."""
+"""Stands in the history of a training that was watched; a tag of that name tells the last alarm."""
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,9 @@ from typing import Any
 from advgrpo import progress
 from advgrpo.errors import AdvGrpoError, Preempted
 from advgrpo.events import event_of
+from advgrpo.redaction import redacted
 from advgrpo.storage import join, storage_for
+from advgrpo.tasks.failures import OUR_FAULT
 
 RUNS = "runs"
 """Folder of a workspace with the signs of life of its runs."""
@@ -152,9 +154,9 @@ class _Signs(logging.Handler):
             case "result_saved" | "result_found":
                 self._facts["result"] = fields["place"]
             case "job_state":
-                self._facts["job"] = record.getMessage()
+                self._facts["job"] = redacted(record.getMessage())
             case _ if record.levelno >= logging.WARNING:
-                text = record.getMessage()[:_LONGEST_TEXT]
+                text = redacted(record.getMessage())[:_LONGEST_TEXT]
                 self._warnings.append({"at": _now(), "event": name, "text": text})
             case _:
                 return
@@ -183,11 +185,10 @@ class _Signs(logging.Handler):
 
 
 def _told_of(error: BaseException) -> dict[str, str]:
-    ours = isinstance(error, AdvGrpoError)
-    message = error.message if isinstance(error, AdvGrpoError) else str(error)
-    repair = error.repair if isinstance(error, AdvGrpoError) else ""
-    if not ours and isinstance(error, Exception):
-        repair = "this is a fault of advgrpo; the log has the traceback"
+    if isinstance(error, AdvGrpoError):
+        message, repair = error.message, error.repair
+    else:
+        message, repair = redacted(str(error)), OUR_FAULT if isinstance(error, Exception) else ""
     return {"kind": type(error).__name__, "message": message[:_LONGEST_TEXT], "repair": repair}
 
 

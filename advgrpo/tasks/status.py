@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from advgrpo.errors import AdvGrpoError, ConfigError, StorageNotFoundError
 from advgrpo.storage import join, scheme, storage_for
+from advgrpo.tasks.results import ALARM_MEASURE
 from advgrpo.tasks.running import FAILURE_TAG
 from advgrpo.tasks.signs import RUN_FILE, RUNS, WITHOUT_MLFLOW
+from advgrpo.tasks.statuses import CheckpointStatus, Progress, RunStatus, TaskStatus, Warned
 
 TASKS = (
     "resolve-config",
@@ -38,115 +40,10 @@ _OF_MLFLOW = {
     "FAILED": "failed",
     "KILLED": "stopped",
 }
-_ALARM_TAG = "watch/alarm"
-"""Tag of a training's run with the last alarm."""
-
 _OUTERMOST = ("launcher", "task", "rank")
 _COMMIT = "/commit.json"
 _SIGN = {"beat", "role", "started", "state", "warnings"}
 """Keys that each sign of life has."""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a phase of a task is."""
-
-    phase: str
-    done: int
-    total: int
-    unit: str
-    seconds_each: float | None
-    ends: datetime | None
-    """When it will come to its end, if it goes on as it did."""
-
-    figures: Mapping[str, float]
-    at: datetime
-    """When it was told."""
-
-
-@dataclass(frozen=True)
-class Warned:
-    """A warning in the log."""
-
-    at: datetime
-    event: str
-    text: str
-
-
-@dataclass(frozen=True)
-class TaskStatus:
-    """How a task is."""
-
-    task: str
-    state: str = "pending"
-    """`pending`, `running`, `silent` (it ran, and gives no sign of life), `stopped`, `failed` or
-    `finished`."""
-
-    started: datetime | None = None
-    ended: datetime | None = None
-    last_sign: datetime | None = None
-    progress: Progress | None = None
-    job: str = ""
-    """What its launcher last said of its job."""
-
-    result: str = ""
-    """Where its result is."""
-
-    checkpoints: Mapping[str, Any] = field(default_factory=dict)
-    """What was last said of a checkpoint: `place`, `turn`, `update`, `at`."""
-
-    warnings: tuple[Warned, ...] = ()
-    wrong: str = ""
-    repair: str = ""
-
-
-@dataclass(frozen=True)
-class CheckpointStatus:
-    """The newest checkpoint."""
-
-    location: str
-    turn: int
-    update: int | None
-    """None if no sign of life tells of this one."""
-
-    saved: datetime | None
-    bytes: int
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """How a run is."""
-
-    run: str
-    """Id of the MLflow run; empty without one."""
-
-    name: str
-    workspace: str
-    page: str
-    """Address of the MLflow run."""
-
-    artifacts: str
-    state: str
-    """As of a task; or `waiting`, between two tasks."""
-
-    tasks: tuple[TaskStatus, ...]
-    checkpoint: CheckpointStatus | None
-    wrong: str
-    repair: str
-    not_read: tuple[str, ...]
-    """What could not be asked, and why."""
-
-    others: tuple[str, ...]
-    """Ids of other runs of the workspace."""
-
-    asked: datetime
-
-    @property
-    def current(self) -> TaskStatus:
-        """The task that the run is at, or was at last."""
-        begun = [one for one in self.tasks if one.state != "pending"]
-        open_ones = [one for one in begun if one.state != "finished"]
-        return (open_ones or begun or list(self.tasks))[-1]
 
 
 def run_status(run: str, *, tracking_uri: str, now: datetime | None = None) -> RunStatus:
@@ -351,7 +248,7 @@ def _of_mlflow(found: Any) -> TaskStatus:  # noqa: ANN401
 
 
 def _with_alarm(status: TaskStatus, found: Any) -> TaskStatus:  # noqa: ANN401
-    alarm = found.tags.get(_ALARM_TAG)
+    alarm = found.tags.get(ALARM_MEASURE)
     if alarm is None or any(one.event == "alarm_raised" for one in status.warnings):
         return status
     told = Warned(found.ended or found.started, "alarm_raised", alarm)
@@ -416,7 +313,12 @@ def _checkpoint(
         files = storage_for(place).list_files(place)
     except AdvGrpoError as error:
         return None, (f"checkpoints: {error.message}",)
-    whole = sorted(name.removesuffix(_COMMIT) for name in files if name.endswith(_COMMIT))
+    whole = sorted(
+        name.removesuffix(_COMMIT)
+        for name in files
+        # Beside them lies what is kept of rollouts that went wrong.
+        if name.startswith("turn-") and name.endswith(_COMMIT)
+    )
     if not whole:
         return None, ()
     newest = whole[-1]

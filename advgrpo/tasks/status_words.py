@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
-from advgrpo.tasks.status import CheckpointStatus, Progress, RunStatus, TaskStatus
+from advgrpo.tasks.statuses import CheckpointStatus, Progress, RunStatus, TaskStatus
 
 _OF_TASK = {
     "pending": "-",

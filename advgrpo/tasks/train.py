@@ -12,6 +12,7 @@ from advgrpo.config.tasks import TrainingSettings, digest, parse_json
 from advgrpo.data.reference_images import content_digest, write_validated
 from advgrpo.discriminator.saved import WEIGHTS_FILE
 from advgrpo.storage import file_sha256, join, local_folder
+from advgrpo.tasks.adapters import initial_adapter_digest
 from advgrpo.tasks.embeddings import encoded, training_prompts
 from advgrpo.tasks.inputs import FEATURES, read_run_prompts
 from advgrpo.tasks.memory import check_host_memory, free_host_memory
@@ -21,6 +22,7 @@ from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.tasks.results import (
     LINEAGE_FILE,
+    TOTALS_FILE,
     TaskResult,
     finished_result,
     library_versions,
@@ -62,7 +64,11 @@ def train(
     with failing_with("train", parent_run_id, workspace):
         task = parse_json(TrainingSettings, settings, where="the settings")
         prompts = read_run_prompts(task.prompts)
-        key = digest(task, prompts.train.digest, reference_images, discriminator)
+        # An adapter at the same place may be another one by now.
+        initial = initial_adapter_digest(task.policy.adapter)
+        key = digest(
+            task.deciding(), prompts.train.digest, reference_images, discriminator, initial
+        )
         location = join(workspace, "training", key)
         if (done := finished_result(join(location, "result"))) is not None:
             _record_again(done, parent_run_id)
@@ -109,7 +115,7 @@ def train(
             )
             if not nodes().is_first:
                 return TaskResult(join(location, "result"), {})
-            metrics = _metrics(folder / "totals.json") | {
+            metrics = _metrics(folder / TOTALS_FILE) | {
                 "cost/processes": float(processes),
                 "cost/on_gpu": float(torch.cuda.is_available()),
             }

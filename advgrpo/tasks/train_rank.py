@@ -15,16 +15,19 @@ from advgrpo.config.tasks import TrainingSettings, digest, parse_json
 from advgrpo.data.reference_images import read_validated
 from advgrpo.data.shared_images import deal_for_training
 from advgrpo.discriminator import save_discriminator
+from advgrpo.discriminator.saved import WEIGHTS_FILE
 from advgrpo.errors import RankFailedError
 from advgrpo.events import configure_rank, event, log_error
 from advgrpo.policy.adapter import save_adapter
 from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.progress import PROGRESS_FILE
 from advgrpo.storage import file_sha256
+from advgrpo.tasks.adapters import initial_adapter_digest
 from advgrpo.tasks.embeddings import training_prompts
 from advgrpo.tasks.failures import failures_noted, note_failure, run_as_process
 from advgrpo.tasks.inputs import build_reward_scorers, build_scorers, read_run_prompts
 from advgrpo.tasks.memory import check_gpu_memory, free_gpu_memory
+from advgrpo.tasks.results import TOTALS_FILE, write_history
 from advgrpo.tasks.running import tracked_task
 from advgrpo.tasks.signs import signs_of_rank
 from advgrpo.training.build import Inputs, build_session
@@ -136,10 +139,16 @@ def _session(
         prompts.train.texts,
         held_out_fraction=settings.discriminator.held_out_fraction,
     )
-    pretrained = file_sha256(arguments.discriminator / "discriminator.safetensors")
+    pretrained = file_sha256(arguments.discriminator / WEIGHTS_FILE)
     checkpoints = Checkpoints(
         arguments.checkpoints,
-        run_digest=digest(settings, prompts.train.digest, reference_images.digest, pretrained),
+        run_digest=digest(
+            settings.deciding(),
+            prompts.train.digest,
+            reference_images.digest,
+            pretrained,
+            initial_adapter_digest(settings.policy.adapter),
+        ),
         kept=settings.training.checkpoints_kept,
         scratch=scratch,
     )
@@ -183,8 +192,7 @@ def write_results(session: Session, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     save_adapter(output / "adapter", session.best.values, session.policy.config.adapter)
     save_discriminator(output / "discriminator", session.discriminator, session.history[-1])
-    lines = "".join(json.dumps(row) + "\n" for row in session.history)
-    (output / "history.jsonl").write_text(lines, encoding="utf-8")
+    write_history(output, session.history)
     counters = session.counters
     totals = {
         "images_sampled": counters.images_sampled,
@@ -196,7 +204,7 @@ def write_results(session: Session, output: Path) -> None:
         "stopped_early": stopped_early(session),
         "alarms": [{"update": alarm.update, "reason": alarm.reason} for alarm in alarms(session)],
     }
-    (output / "totals.json").write_text(json.dumps(totals, indent=1), encoding="utf-8")
+    (output / TOTALS_FILE).write_text(json.dumps(totals, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,11 @@ class Checkpoints:
             CheckpointError: If all are damaged, or the newest belongs to another run.
             StorageError: If one cannot be fetched.
         """
-        turns = [turn for turn in self.turns() if last is None or turn <= last]
+        turns = self.turns()
+        if last is not None:
+            # What another process could not read is not kept in a newer one's stead.
+            self._damaged |= {turn for turn in turns if turn > last}
+            turns = [turn for turn in turns if turn <= last]
         for turn in reversed(turns):
             try:
                 checkpoint = self._load(turn, rank)

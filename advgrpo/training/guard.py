@@ -156,7 +156,8 @@ class Guard:
             f"{rollout.update} (prompt {self._prompts[prompt_id]!r}, seed {self._seed}, "
             f"image {sample} of its group)"
         )
-        size = self._config.rollout.microbatch_size
+        sizes = self._config.rollout
+        size = sizes.microbatch_size if advantages is None else sizes.microbatch_of_update
         first = finding.image // size * size
         chosen = slice(first, first + size)
         name = f"rollout-{rollout.update:08d}-rank-{self._ranks.rank}"

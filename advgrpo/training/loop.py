@@ -1,5 +1,7 @@
 """Adversarial GRPO, as one straight line."""
 
+from collections.abc import Mapping
+
 import torch
 
 from advgrpo.algorithm.advantage import combined_rewards, group_advantages
@@ -18,7 +20,7 @@ from advgrpo.training.measures import (
 )
 from advgrpo.training.rollout import generate_rollout
 from advgrpo.training.session import Session
-from advgrpo.training.turns import turn_at
+from advgrpo.training.turns import Turn, turn_at
 from advgrpo.training.watch import stopped_early, watch
 
 
@@ -44,7 +46,6 @@ def train(session: Session) -> None:
             measures = take_turn(session)
             if counters.updates == before:
                 continue
-            counters.skipped_in_a_row = 0
             session.note(measures)
             if is_due(config.monitoring.held_out_every_updates, session):
                 measure_held_out(session)
@@ -79,18 +80,23 @@ def take_turn(session: Session) -> dict[str, float]:
         Preempted: Before anything was updated.
         NonFiniteError: If something became NaN or infinite and the run is not to go on.
     """
-    turns = session.counters.turns
+    counters = session.counters
+    turns, skipped = counters.turns, counters.skipped
+    turn = turn_at(session.config, turns)
     try:
-        return _take_turn(session)
+        measures, generated = _take_turn(session, turn)
     except NonFiniteError as fault:
         session.guard.skip(fault)
-        session.counters.turns = turns + 1
+        counters.turns = turns + 1
         return {}
+    measures |= _update_discriminator(session, turn, generated, is_fooled=_is_fooled(measures))
+    if counters.skipped == skipped:
+        counters.skipped_in_a_row = 0
+    return measures | cost_measures(session)
 
 
-def _take_turn(session: Session) -> dict[str, float]:
+def _take_turn(session: Session, turn: Turn) -> tuple[dict[str, float], GeneratedFeatures]:
     config, counters, ranks = session.config, session.counters, session.ranks
-    turn = turn_at(config, counters.turns)
     prompt_ids = prompts_of_rollout(
         session.references.training_ids,
         counters.turns,
@@ -132,8 +138,7 @@ def _take_turn(session: Session) -> dict[str, float]:
     measures |= session.stragglers.measures(ranks.busy_clock() - began)
     counters.turns += 1
     counters.images_sampled += len(ids)
-    fooled = measures["discriminator/margin"] < 0
-    if turn.trains_policy and not (fooled and turn.policy_waits):
+    if turn.trains_policy and not (_is_fooled(measures) and turn.policy_waits):
         rewards = combined_rewards(
             list(by_group.unbind(-1)),
             session.reward.weights,
@@ -146,16 +151,27 @@ def _take_turn(session: Session) -> dict[str, float]:
                 rollout, mine, session.prompts.texts, update=counters.updates
             )
         counters.updates += 1
-    if turn.discriminator_steps and (fooled or not turn.only_if_fooled):
-        with counters.timed("discriminator update"):
+    return measures, generated
+
+
+def _update_discriminator(
+    session: Session, turn: Turn, generated: GeneratedFeatures, *, is_fooled: bool
+) -> dict[str, float]:
+    measures: dict[str, float] = {}
+    if turn.discriminator_steps and (is_fooled or not turn.only_if_fooled):
+        with session.counters.timed("discriminator update"):
             try:
-                measures |= session.discriminator_updater.update(
+                measures = session.discriminator_updater.update(
                     generated,
                     session.replay,
                     steps=turn.discriminator_steps,
-                    turn=f"rollout {counters.turns}",
+                    turn=f"rollout {session.counters.turns}",
                 )
             except NonFiniteError as fault:
                 session.guard.skip(fault)
         session.replay.add(generated.features, generated.prompt_ids)
-    return measures | cost_measures(session)
+    return measures
+
+
+def _is_fooled(measures: Mapping[str, float]) -> bool:
+    return measures["discriminator/margin"] < 0

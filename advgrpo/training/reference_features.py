@@ -59,9 +59,11 @@ class ReferenceFeatures:
             loaded = [read_image(places[image], pixels) for image in batch]
             return discriminator.image_features(torch.stack(loaded))
 
-        self._shards = FeatureShards(
-            places, featurize, join(store, discriminator.fingerprint), ranks
-        )
+        # A GPU's last bits are not the CPU's.
+        place = discriminator.fingerprint
+        if ranks.device.type != "cpu":
+            place += f"-{ranks.device.type}"
+        self._shards = FeatureShards(places, featurize, join(store, place), ranks)
 
     def take(
         self, prompt_ids: Int[Tensor, "batch"], variations: Int[Tensor, "batch"]

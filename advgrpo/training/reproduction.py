@@ -132,7 +132,9 @@ def reproduce(
     yield _report("latents", rollout.latents)
     yield _report("log-probabilities", rollout.log_probs)
     yield _report("images", rollout.images)
+    limit = kept.loss.advantage_limit
     advantages = torch.tensor(kept.advantages or [1.0] * len(plans), device=policy.device)
+    advantages = advantages.clamp(-limit, limit)
     parameters = policy.trainable_parameters()
     for index in range(rollout.log_probs.shape[1]):
         step = rollout.window_start + index

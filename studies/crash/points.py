@@ -21,7 +21,7 @@ POINTS = {
     "after the run is opened": "mlflow:MlflowClient.create_run 1 after",
     "between an archive and its list": f"{_S3}.write_bytes 1 after reference_images .tar",
     "between the lists of a set": f"{_S3}.write_bytes 1 after part-lists.tar",
-    "before features are kept": f"{_S3}.upload_file 1 before features-",
+    "before features are kept": f"{_S3}.upload_file 1 before /features/",
     "before the discriminator is committed": f"{_S3}.write_bytes 1 before discriminators commit",
     "after the discriminator is committed": f"{_S3}.write_bytes 1 after discriminators commit",
     "before the first checkpoint": f"{_S3}.upload_file 1 before checkpoints",

@@ -45,6 +45,16 @@ def test_a_digest_is_the_same_in_another_process() -> None:
     assert there.stdout.strip() == digest(TrainingSettings.of(resolve("pocket")), "a")
 
 
+def test_a_run_goes_on_where_it_was_when_what_changes_no_number_is_changed() -> None:
+    safe = ["training.hangs.give_up_after_seconds=7200", "training.memory_check=warn"]
+    safe.append("training.non_finite.action=skip")
+    before, after = (TrainingSettings.of(resolve("pocket", more)) for more in ([], safe))
+    assert before != after
+    assert before.deciding() == after.deciding()
+    other = TrainingSettings.of(resolve("pocket", ["training.updates=3"]))
+    assert before.deciding() != other.deciding()
+
+
 def test_a_digest_depends_on_the_inputs() -> None:
     settings = TrainingSettings.of(resolve("pocket"))
     assert len({digest(settings), digest(settings, "a"), digest(settings, "b")}) == 3

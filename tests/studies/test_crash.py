@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from advgrpo.storage import join
 from advgrpo.stores import EmbeddedStores
+from advgrpo.tasks.inputs import FEATURES
+from studies.crash.job import WORKSPACE
 from studies.crash.outcome import differences
 from studies.crash.points import POINTS, arm
 from studies.crash.rig import Kill, Rig, random_kill
@@ -41,6 +44,11 @@ def test_a_kill_can_be_repeated_from_its_seed_and_number() -> None:
     assert kills == [random_kill(1, number) for number in range(1, 200)]
     assert {kill.kind for kill in kills} == STRIKES.keys()
     assert kills != [random_kill(2, number) for number in range(1, 200)]
+
+
+def test_the_point_before_features_are_kept_looks_where_they_are() -> None:
+    place = join(WORKSPACE, FEATURES, "fingerprint", "shard.safetensors")
+    assert POINTS["before features are kept"].split()[-1] in place
 
 
 @pytest.mark.parametrize("point", POINTS)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from advgrpo.config import RunConfig
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.prompts import read_prompts
+from advgrpo.data.splits import split_prompts
 from advgrpo.discriminator import build_discriminator
 from advgrpo.errors import AdvGrpoError, WeightsError
 from advgrpo.policy import load_policy
@@ -103,7 +105,9 @@ def test_pretraining_needs_no_other_prompts_than_were_encoded_before(
             )
         }
     )
-    embeddings = stored(config, pretraining_prompts(task, prompts), tmp_path)
+    embeddings = stored(
+        config, pretraining_prompts(task, prompts, world.reference_images), tmp_path
+    )
     request.getfixturevalue("no_encoder")
     discriminator = build_discriminator(task.discriminator, ranks.device, seed=0)
     references = ReferenceFeatures(
@@ -126,6 +130,29 @@ def test_pretraining_needs_no_other_prompts_than_were_encoded_before(
         seed=task.seed,
     )
     assert len(history) == 1
+
+
+def test_prompts_of_a_few_rollouts_more_are_encoded_if_some_may_be_left_out(
+    world: World, config: RunConfig
+) -> None:
+    prompts = read_prompts(str(world.prompts))
+    skipping = world.config("training.non_finite.action=skip", "training.sampling.guidance_scale=2")
+    fewer, more = (
+        training_prompts(TrainingSettings.of(one), prompts) for one in (config, skipping)
+    )
+    assert set(fewer) < set(more)
+
+
+def test_pretraining_leaves_held_out_prompts_without_an_image_out(
+    world: World, config: RunConfig
+) -> None:
+    prompts = read_prompts(str(world.prompts))
+    task = PretrainingSettings.of(config)
+    held_out = split_prompts(prompts.texts, task.discriminator.held_out_fraction).held_out
+    images, bare = world.reference_images, prompts.texts[held_out[0]]
+    files = {text: names for text, names in images.files.items() if text != bare}
+    assert bare in pretraining_prompts(task, prompts, images)
+    assert bare not in pretraining_prompts(task, prompts, replace(images, files=files))
 
 
 def test_an_evaluation_encodes_the_prompts_that_it_measures(

@@ -8,6 +8,8 @@ from advgrpo.data.images import decode_image, encode_png
 from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.policy import load_policy
 from advgrpo.policy.adapter import save_adapter
+from advgrpo.policy.base import PromptEmbeddings
+from advgrpo.policy.text import TextEncoders
 from advgrpo.storage import file_sha256, list_files, read_bytes
 from advgrpo.stores import EmbeddedStores
 from advgrpo.tasks import generate as module
@@ -77,6 +79,22 @@ def test_equal_prompt_and_seed_give_the_equal_file_in_any_company(
     one = _generate(tiny, tmp_path / "one", PROMPTS[1:], images_per_prompt=1, seed=4)
     assert Path(two[3]).read_bytes() == Path(one[0]).read_bytes()
     assert Path(two[2]).read_bytes() != Path(one[0]).read_bytes()
+
+
+def test_who_draws_encodes_no_prompt(
+    tiny: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = module.draw_share
+
+    def refuse(_self: TextEncoders, prompt: str) -> PromptEmbeddings:
+        raise WeightsError(f"{prompt!r} was not encoded before")
+
+    def without_encoders(*arguments: object) -> None:
+        monkeypatch.setattr(TextEncoders, "encode", refuse)
+        draw(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "draw_share", without_encoders)
+    assert len(_generate(tiny, tmp_path)) == 4
 
 
 @pytest.mark.slow

@@ -34,12 +34,20 @@ def test_a_gpu_that_is_too_small_is_refused_with_the_settings_that_save_memory()
 
 
 def test_a_host_holds_its_processes_and_before_them_the_text_encoders() -> None:
-    task = settings()
+    task = settings("policy.text_device=cpu")
     host(task, 64 * GIB)
     with pytest.raises(ConfigError, match=r"this machine's memory.*text encoders"):
         host(task, 10 * GIB, here=1)
     with pytest.raises(ConfigError, match="8 processes"):
-        host(settings("discriminator.optimizer.replay_images=500000"), 64 * GIB)
+        host(settings("discriminator.optimizer.replay_images=500000"), 120 * GIB)
+
+
+def test_text_encoders_are_on_the_host_once_for_each_gpu_that_they_go_to() -> None:
+    task = settings("policy.text_device=gpu")
+    host(task, 120 * GIB)
+    with pytest.raises(ConfigError, match="8 x text encoders") as error:
+        host(task, 64 * GIB)
+    assert "policy.text_device=cpu" in error.value.repair
 
 
 def test_on_a_cpu_the_models_count_as_well() -> None:

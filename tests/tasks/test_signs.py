@@ -140,3 +140,14 @@ def test_a_process_that_is_killed_leaves_what_it_last_told(tmp_path: Path) -> No
     told = _told(tmp_path)
     assert told["state"] == "running"
     assert "ended" not in told
+
+
+def test_no_sign_of_life_tells_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SECRET", "planted-by-a-test")
+    with pytest.raises(ValueError, match="planted"), signs_of_life("train", str(tmp_path), ""):
+        logger.warning("it answers that planted-by-a-test is wrong")
+        raise ValueError("planted-by-a-test")
+    told = _told(tmp_path)
+    assert told["warnings"][0]["text"] == "it answers that *** is wrong"
+    assert told["failure"]["message"] == "***"
+    assert "planted" not in json.dumps(told)

@@ -17,8 +17,9 @@ from advgrpo.stores import EmbeddedStores
 from advgrpo.tasks import signs
 from advgrpo.tasks.running import tracked_task
 from advgrpo.tasks.signs import note_run, signs_of_life
-from advgrpo.tasks.status import TASKS, RunStatus, run_status
+from advgrpo.tasks.status import TASKS, run_status
 from advgrpo.tasks.status_words import lasted, status_lines
+from advgrpo.tasks.statuses import RunStatus
 from advgrpo.tracking.finding import WORKSPACE_TAG
 from advgrpo.tracking.runs import end_parent_run, open_parent_run
 from advgrpo.training.loop import train
@@ -206,6 +207,17 @@ def test_a_workspace_may_be_seen_at_another_place(tmp_path: Path) -> None:
     checkpoint = _asked(here).checkpoint
     assert checkpoint is not None
     assert checkpoint.location == f"{here}/training/1/checkpoints/turn-00000003"
+
+
+def test_a_kept_rollout_is_taken_for_no_checkpoint(tmp_path: Path) -> None:
+    place = tmp_path / "training" / "1" / "checkpoints"
+    with signs_of_life("train", str(tmp_path), RUN):
+        facts = {"update": 2, "turn": 3, "place": str(place)}
+        logger.info("saved", extra=event("checkpoint_saved", **facts))
+    kept = place / "non-finite" / "rollout-00000004-rank-0"
+    kept.mkdir(parents=True)
+    (kept / "commit.json").write_text("{}")
+    assert _asked(tmp_path).checkpoint is None
 
 
 def test_a_file_that_is_not_ours_is_left_out(tmp_path: Path) -> None:

@@ -146,6 +146,18 @@ def test_checkpoints_after_a_turn_can_be_passed_over(tmp_path: Path) -> None:
     assert loaded.turn == 1
 
 
+def test_a_checkpoint_that_another_process_cannot_read_does_not_push_a_newer_one_out(
+    tmp_path: Path,
+) -> None:
+    checkpoints = checkpoints_in(tmp_path)
+    for turn in (1, 5):
+        checkpoints.save(checkpoint(turn))
+    again = checkpoints_in(tmp_path, kept=1)
+    assert again.load_newest(rank=0, last=1) is not None
+    again.save(checkpoint(2))
+    assert again.turns() == [2]
+
+
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     checkpoints_in(tmp_path, run="one").save(checkpoint(1))
     with pytest.raises(CheckpointError, match="other settings"):

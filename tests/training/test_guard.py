@@ -129,6 +129,39 @@ def test_a_run_stops_after_too_many_left_out_in_a_row(session_of: Make) -> None:
         train(session)
 
 
+def test_only_rollouts_left_out_one_after_the_other_are_in_a_row(session_of: Make) -> None:
+    session = session_of(
+        "training.non_finite={action: skip, most_in_a_row: 2}",
+        "training.turns={type: released, discriminator_rollouts: 3}",
+    )
+    # No rollout between these trains the policy, and all of them are sound.
+    spoil(session, rollouts={0, 2, 4})
+    for _ in range(5):
+        take_turn(session)
+    assert (session.counters.skipped, session.counters.skipped_in_a_row) == (3, 1)
+
+
+def test_a_discriminator_that_never_learns_again_stops_the_run(session_of: Make) -> None:
+    session = session_of("training.non_finite={action: skip, most_in_a_row: 1}")
+    parameter = next(iter(session.discriminator.trainable_parameters().values()))
+    parameter.register_hook(lambda gradient: gradient * NAN)
+    with pytest.raises(NonFiniteError) as caught:
+        train(session)
+    assert caught.value.message.count("rollouts in a row") == 1
+    assert "that is 2 rollouts" in caught.value.message
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_of_an_update_the_microbatch_at_fault_is_kept_whole(session_of: Make, size: int) -> None:
+    session = session_of(f"training.rollout.update_microbatch_size={size}")
+    parameter = list(session.policy.trainable_parameters().values())[3]
+    parameter.register_hook(lambda gradient: gradient * NAN)
+    with pytest.raises(NonFiniteError) as caught:
+        take_turn(session)
+    kept, _ = read_kept(kept_in(caught.value))
+    assert len(kept.images) == size
+
+
 def test_what_was_kept_is_computed_anew_bit_for_bit(session_of: Make) -> None:
     session = session_of()
     spoil(session, rollouts={0})

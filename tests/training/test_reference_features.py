@@ -25,11 +25,19 @@ def discriminator(world: World) -> Discriminator:
 
 
 def features(
-    world: World, images: ReferenceImageSet, discriminator: Discriminator, store: Path
+    world: World,
+    images: ReferenceImageSet,
+    discriminator: Discriminator,
+    store: Path,
+    ranks: Ranks | None = None,
 ) -> ReferenceFeatures:
-    prompts = read_prompts(str(world.prompts))
     return ReferenceFeatures(
-        images, prompts, discriminator, held_out_fraction=0.3, store=str(store), ranks=Ranks()
+        images,
+        read_prompts(str(world.prompts)),
+        discriminator,
+        held_out_fraction=0.3,
+        store=str(store),
+        ranks=ranks or Ranks(),
     )
 
 
@@ -55,6 +63,19 @@ def test_features_are_kept_apart_by_what_they_depend_on(
     fewer = world.config("discriminator.patches=4").discriminator
     other = build_discriminator(fewer, CPU, seed=0)
     features(world, world.reference_images, other, tmp_path)
+    assert len(list_files(str(tmp_path))) == 2 * len(before)
+
+
+def test_features_of_a_gpu_are_not_taken_for_those_of_the_cpu(
+    world: World,
+    discriminator: Discriminator,
+    tmp_path: Path,
+) -> None:
+    features(world, world.reference_images, discriminator, tmp_path)
+    before = list_files(str(tmp_path))
+    elsewhere = Ranks()
+    elsewhere.device = torch.device("meta")
+    features(world, world.reference_images, discriminator, tmp_path, elsewhere)
     assert len(list_files(str(tmp_path))) == 2 * len(before)
 
 
