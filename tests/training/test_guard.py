@@ -94,6 +94,23 @@ def test_a_gradient_that_is_not_finite_leaves_weights_alone_and_is_named(
     assert_same(weights(session), weights(other))
 
 
+def test_a_log_prob_that_is_no_number_in_the_update_alone_is_named(
+    session_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_of()
+    log_prob = session.denoiser.log_prob
+
+    def spoiled(*arguments: torch.Tensor) -> torch.Tensor:
+        found = log_prob(*arguments)
+        return found * NAN if found.requires_grad else found
+
+    monkeypatch.setattr(session.denoiser, "log_prob", spoiled)
+    before = weights(session)
+    with pytest.raises(NonFiniteError, match="the policy loss at denoising step 0 became nan"):
+        take_turn(session)
+    assert_same(weights(session), before)
+
+
 def test_a_discriminator_whose_gradient_is_not_finite_is_left_alone(session_of: Make) -> None:
     session = session_of("training.non_finite.action=skip")
     parameter = next(iter(session.discriminator.trainable_parameters().values()))
