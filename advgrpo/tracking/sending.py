@@ -239,7 +239,10 @@ class BackgroundSender:
                 self._run_known.set()
             if not self._others_tried:
                 self._others_tried = True
-                _send_all(outboxes(self._outbox.folder.parent), self._tracking_uri, wait=False)
+                # Its own by the sender that knows what it has sent.
+                folder = self._outbox.folder
+                others = [o for o in outboxes(folder.parent) if o.folder != folder]
+                _send_all(others, self._tracking_uri, wait=False)
         except (*FAULTS, AdvGrpoError) as error:
             if not self._failing:
                 note = event("mlflow_unavailable")

@@ -49,9 +49,9 @@ class World:
     def config(self, *overrides: str) -> RunConfig:
         return self.tiny.config(f"prompts.train={self.prompts}", *SMALL, *overrides)
 
-    def pretrained(self, folder: Path) -> Path:
+    def pretrained(self, folder: Path, *overrides: str) -> Path:
         """Write a discriminator that was not trained, unless it is there."""
-        config, place = self.config(), folder / "pretrained"
+        config, place = self.config(*overrides), folder / "pretrained"
         if not place.exists():
             discriminator = build_discriminator(
                 config.discriminator, torch.device("cpu"), seed=config.seed
@@ -70,7 +70,7 @@ class World:
     ) -> Session:
         config = self.config(*overrides)
         ranks = ranks or Ranks()
-        pretrained = self.pretrained(folder)
+        pretrained = self.pretrained(folder, *overrides)
         inputs = Inputs(
             seed=config.seed,
             policy=config.policy,

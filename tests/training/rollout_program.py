@@ -14,6 +14,7 @@ from advgrpo.data.prompts import read_prompts
 from advgrpo.data.sampler import share_of_rank
 from advgrpo.discriminator import build_discriminator
 from advgrpo.policy import load_policy
+from advgrpo.scorers.pickscore import PickScore
 from advgrpo.testing import TinyModels
 from advgrpo.training.engine import free_port
 from advgrpo.training.ranks import Ranks
@@ -72,7 +73,9 @@ def roll_out(tiny: TinyModels, texts: tuple[str, ...], overrides: list[str]) -> 
         seed=0,
     )
     features = discriminator.image_features(rollout.images)
-    rewards = Reward(training.reward, discriminator, ranks.device).terms(
+    terms = training.reward.scorers.values()
+    scorers = {term.type: PickScore(term.weights, ranks.device) for term in terms}
+    rewards = Reward(training.reward, discriminator, scorers).terms(
         rollout.images, features, [texts[plan.prompt_id] for plan in plans]
     )
     mine = {"images": rollout.images, "rewards": rewards, "log_probs": rollout.log_probs}
