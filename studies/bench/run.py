@@ -1,6 +1,7 @@
 """Time whole updates and their parts, beside the comparison loop."""
 
 import dataclasses
+import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,15 +111,17 @@ def benchmark(size: str, folder: Path, *, rounds: int, overrides: tuple[str, ...
         counters=TimedCounters(times),
         guard=TimedGuard(world.session.guard, times),
     )
+    dtype, rates = config.policy.forward_dtype, list[float]()
     for number in range(rounds + 1):
         if number == 1:
             times.seconds.clear()
         _one_round(session, loop, times, peaks)
+        # In turns with the rest: another program may take part of the machine for a while.
+        rates.append(matmul_rate(device, DTYPES[dtype]))
     if not peaks:
         peaks["the whole process"] = peak_memory_mib()
     counting = CountingCounters(device)
     take_turn(dataclasses.replace(world.session, counters=counting))
-    dtype = config.policy.forward_dtype
     return Result(
         words=SIZES[size].words,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -127,7 +130,7 @@ def benchmark(size: str, folder: Path, *, rounds: int, overrides: tuple[str, ...
         threads=torch.get_num_threads(),
         rounds=rounds,
         images=loop.images,
-        matmul_rate=matmul_rate(device, DTYPES[dtype]),
+        matmul_rate=statistics.median(rates[1:]),
         preparation_seconds=preparation.median("all"),
         seconds={part: times.median(part) for part in (UPDATE, *PARTS, *BESIDE)},
         comparison_seconds={part: times.median(part) for part in (TO_DISCRIMINATOR, TO_POLICY)},
