@@ -1,8 +1,11 @@
 """The champion that a trained adapter has to beat, laid where all machines find it."""
 
+import logging
 import os
+import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from advgrpo.config import AdapterConfig, RunConfig
 from advgrpo.errors import PromotionError, TrackingError
@@ -11,6 +14,15 @@ from advgrpo.policy.saved_adapter import PEFT_WEIGHTS
 from advgrpo.policy.sd3 import Sd3Policy
 from advgrpo.storage import commit_of, file_sha256, join, local_folder, upload_folder
 from advgrpo.tasks.running import TRACKING_URI
+
+if TYPE_CHECKING:
+    from advgrpo.tracking.models import Champion as RegisteredChampion
+
+PATIENCE_SECONDS = 300.0
+"""How long an MLflow server that does not answer is asked again: without its answer, every gate
+against the champion fails."""
+
+logger = logging.getLogger("advgrpo")
 
 
 @dataclass(frozen=True)
@@ -52,20 +64,16 @@ def find_champion(config: RunConfig, *, workspace: str) -> FoundChampion:
         workspace: Gets a copy of the champion's adapter.
 
     Returns:
-        Nothing found without an MLflow server or a champion. A champion that cannot be fetched, was
+        Nothing found without an MLflow server or a champion. A server that does not answer is asked
+        again for `PATIENCE_SECONDS`. A champion that cannot be fetched, was
         changed or is for another base model is no error here: the evaluation marks the comparison
         as missing, and the gates fail on it.
     """
     tracking_uri = os.environ.get(TRACKING_URI)
     if not tracking_uri:
         return FoundChampion()
-    # MLflow takes seconds to load.
-    from advgrpo.tracking.models import current_champion  # noqa: PLC0415
-
     try:
-        champion = current_champion(
-            config.promotion.registered_model, tracking_uri=tracking_uri, policy=config.policy
-        )
+        champion = _asked_patiently(config, tracking_uri)
     except (PromotionError, TrackingError) as error:
         return FoundChampion(missing=error.message)
     if champion is None:
@@ -77,3 +85,21 @@ def find_champion(config: RunConfig, *, workspace: str) -> FoundChampion:
     return FoundChampion(
         champion.version, digest, location, champion.adapter_config.model_dump_json()
     )
+
+
+def _asked_patiently(config: RunConfig, tracking_uri: str) -> "RegisteredChampion | None":
+    # MLflow takes seconds to load.
+    from advgrpo.tracking.connection import FAULTS, misses, refuses  # noqa: PLC0415
+    from advgrpo.tracking.models import current_champion  # noqa: PLC0415
+
+    name, end = config.promotion.registered_model, time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return current_champion(name, tracking_uri=tracking_uri, policy=config.policy)
+        except TrackingError as error:
+            cause = error.__cause__
+            passes = isinstance(cause, FAULTS) and not (refuses(cause) or misses(cause))
+            if not passes or time.monotonic() > end:
+                raise
+            logger.warning("asking again for the champion: %s", error.message)
+            time.sleep(PATIENCE_SECONDS / 60)

@@ -1,0 +1,37 @@
+from collections.abc import Callable
+
+import pytest
+
+from advgrpo.config import resolve
+from advgrpo.stores import EmbeddedStores
+from advgrpo.tasks import champion
+from advgrpo.tasks.champion import FoundChampion, find_champion
+from tests.proxy import Proxy
+
+
+@pytest.fixture
+def server(
+    stores: EmbeddedStores, proxy: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
+) -> Proxy:
+    made = proxy(stores.tracking_uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", made.url)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    return made
+
+
+def test_a_server_that_does_not_answer_at_first_is_asked_again(
+    server: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(champion, "PATIENCE_SECONDS", 6.0)
+    server.next.extend(["refuse_all", "lose_answers"])
+    assert find_champion(resolve("pocket"), workspace="unused") == FoundChampion()
+    assert caplog.text.count("asking again for the champion") == 2
+
+
+def test_a_server_that_never_answers_leaves_the_champion_unknown(
+    server: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(champion, "PATIENCE_SECONDS", 0.3)
+    server.mode = "refuse_all"
+    found = find_champion(resolve("pocket"), workspace="unused")
+    assert "cannot look up the champion" in found.missing
