@@ -37,9 +37,12 @@ demo: $(INSTALLED) ## post-train the pocket model end to end; all it writes is u
 demo-ui: $(INSTALLED) ## serve MLflow and the S3 store over what the demo left
 	@$(BIN)/advgrpo demo-ui $(ARGS)
 
+# Tests of a file stay together, as they share what is costly to make. The time between tests is
+# looked at, so that a machine that is far too slow still says what took how long.
 .PHONY: test
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
+		--max-worker-restart=0 --session-timeout=4500 --durations=20 $(ARGS)
 
 .PHONY: check
 check: lint types layers test ## everything CI runs; the tests see that docs and pipeline are up to date

@@ -31,12 +31,13 @@ class Kubelet:
     def __init__(self, cluster: FakeCluster, folder: Path) -> None:
         self._cluster = cluster
         self._folder = folder
+        self._processes: list[subprocess.Popen[str]] = []
         self.codes: dict[str, int] = {}
         """Exit status of each job's pod, by the job's name."""
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run jobs as they are created, while the context is open."""
+        """Run jobs as they are created, while the context is open; then end what still runs."""
         closing = threading.Event()
         with ThreadPoolExecutor() as pool:
             watching = pool.submit(self._watch, pool, closing)
@@ -44,6 +45,8 @@ class Kubelet:
                 yield
             finally:
                 closing.set()
+                for process in self._processes:
+                    process.kill()
                 watching.result()
 
     def _watch(self, pool: ThreadPoolExecutor, closing: threading.Event) -> None:
@@ -85,6 +88,7 @@ class Kubelet:
             stderr=subprocess.STDOUT,
             text=True,
         ) as process:
+            self._processes.append(process)
             assert process.stdout is not None
             for line in process.stdout:
                 with self._cluster.lock:
