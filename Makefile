@@ -19,8 +19,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 ARGS ?=
 
 # How many kills `make crash-test` makes, from which seed (else one is drawn and printed), which one
-# of them alone, and whether at the named points of the code instead.
-export KILLS SEED ONLY POINTS
+# of them alone or to begin with, and whether at the named points of the code instead.
+export KILLS SEED ONLY FROM POINTS
 
 .PHONY: help
 help: ## list what there is

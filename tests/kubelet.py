@@ -15,7 +15,10 @@ from advgrpo.testing import FakeCluster
 from advgrpo.testing.training_operator import JobInHand
 
 ROOT = Path(__file__).parents[1]
-INHERITED = ("PATH", "LANG", "GLOO_SOCKET_IFNAME", "AWS_EC2_METADATA_DISABLED", "COVERAGE_RCFILE")
+INHERITED = (
+    *("PATH", "LANG", "GLOO_SOCKET_IFNAME", "RES_OPTIONS"),
+    *("AWS_EC2_METADATA_DISABLED", "COVERAGE_RCFILE"),
+)
 
 Json = dict[str, Any]
 

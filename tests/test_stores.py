@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from mlflow import MlflowClient
 from advgrpo import storage
 from advgrpo.errors import StorageError, StorageUnavailableError
 from advgrpo.stores import EmbeddedStores
+from advgrpo.stores.embedded import PRELOAD
 from advgrpo.stores.server import Server
 from advgrpo.tracking import task_run
 from advgrpo.tracking.runs import open_parent_run
@@ -183,6 +185,25 @@ def test_when_the_owner_is_killed_mid_run_a_second_start_goes_on_and_doubles_not
     assert [(metric.step, metric.value) for metric in history] == [
         (step, float(step)) for step in range(100)
     ]
+
+
+def test_mlflow_loads_before_it_serves_what_its_requests_need(stores: EmbeddedStores) -> None:
+    said = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "uvicorn", "--version"],
+        env={**os.environ, "PYTHONPATH": PRELOAD},
+        capture_output=True, text=True, check=True,
+    ).stderr  # fmt: skip
+    assert "sitecustomize" in said
+    assert {"mlflow.server.auth.db.models", "mlflow.store.model_registry.sqlalchemy_store"} <= set(
+        re.findall(r"[\w.]+$", said, re.MULTILINE)
+    )
+    assert "Error in" not in said
+    (server,) = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "uvicorn" in process.cmdline() and process.cwd() == str(stores.folder)
+    ]
+    assert PRELOAD in server.environ()["PYTHONPATH"].split(os.pathsep)
 
 
 def test_a_server_that_was_killed_comes_back_where_it_was(stores: EmbeddedStores) -> None:

@@ -25,6 +25,9 @@ BUCKET = "advgrpo"
 """The bucket that exists from the start."""
 
 _REGION = "us-east-1"
+PRELOAD = str(Path(__file__).with_name("preload"))
+"""Folder of what the MLflow server's Python loads as it starts."""
+
 _FOREIGN = ("AWS_", "MLFLOW_", "_MLFLOW_", "RCLONE_")
 
 
@@ -190,6 +193,9 @@ class EmbeddedStores:
                 "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
                 "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
                 "MLFLOW_WEBHOOK_CACHE_TTL": "1",
+                "PYTHONPATH": os.pathsep.join(
+                    filter(None, [PRELOAD, os.environ.get("PYTHONPATH")])
+                ),
                 "PYTHONSAFEPATH": "1",
                 "PYTHONUNBUFFERED": "1",
                 "OMP_NUM_THREADS": "1",

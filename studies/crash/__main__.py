@@ -1,7 +1,8 @@
 """Strike the pocket job at random instants; what it ends with must not tell: `make crash-test`.
 
 `KILLS=20 SEED=1 python -m studies.crash` makes that many; `ONLY=7` repeats the seventh of them,
-`POINTS=1` strikes each named point of the code once. Results go to `studies/results/crash`.
+`FROM=7` goes on with it after a break, `POINTS=1` strikes each named point of the code once.
+Results go to `studies/results/crash`.
 """
 
 import json
@@ -31,11 +32,13 @@ def main() -> int:
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
     count = int(os.environ.get("KILLS") or 20)
     only = int(os.environ.get("ONLY") or 0)
+    first = int(os.environ.get("FROM") or 1)
     kills: Sequence[Kill]
     if os.environ.get("POINTS"):
         kills = [Kill(n, "SIGKILL of all", 0.0, point) for n, point in enumerate(POINTS, 1)]
     else:
         kills = [random_kill(seed, number) for number in range(1, count + 1)]
+    kills = [kill for kill in kills if kill.number >= first]
     chosen = [kill for kill in kills if only in {0, kill.number}] or [random_kill(seed, only)]
     folder = Path(tempfile.mkdtemp(prefix="advgrpo-crash-"))
     say(f"seed {seed}, {len(chosen)} kills; working files in {folder}")
@@ -93,6 +96,10 @@ def write_results(seed: int, done: Sequence[Struck]) -> None:
         ],
     }
     path = RESULTS / f"{kind}.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))["kills"]
+        first = done[0].kill.number
+        record["kills"] = [one for one in before if one["kill"]["number"] < first] + record["kills"]
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
