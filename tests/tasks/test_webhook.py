@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from prometheus_client import REGISTRY
 
 from advgrpo.errors import ConfigError
+from advgrpo.prometheus import WEBHOOK
 from advgrpo.stores import EmbeddedStores
 from advgrpo.tasks.webhook import (
     MAX_BODY_BYTES,
@@ -124,7 +124,7 @@ def test_a_tag_wakes_only_if_it_asks_for_promotion(post: Post, woken: list[str])
 def test_messages_are_counted_by_what_was_answered(post: Post) -> None:
     def counted(status: str) -> float:
         labels = {"status": status}
-        return REGISTRY.get_sample_value("advgrpo_webhook_messages_total", labels) or 0.0
+        return WEBHOOK.get_sample_value("advgrpo_webhook_messages_total", labels) or 0.0
 
     before = counted("202"), counted("401")
     body = json.dumps(MOVED).encode()

@@ -28,6 +28,11 @@
 {{- fail "s3.bucket is missing: name the bucket of the workspace" -}}
 {{- end -}}
 {{- include "advgrpo.checkUrl" (dict "name" "s3.endpoint" "url" .endpoint) -}}
+{{- $workspace := include "advgrpo.workspace" $ -}}
+{{- $below := include "advgrpo.writesBelow" $ | trimSuffix "/" -}}
+{{- if not (hasPrefix (printf "%s/" $below) (printf "%s/" $workspace)) -}}
+{{- fail (printf "s3.writesBelow=%s does not hold the workspace %s, which s3.bucket and s3.prefix name: no run could write there" .writesBelow $workspace) -}}
+{{- end -}}
 {{- $created := or .accessKeyId .secretAccessKey -}}
 {{- if and .existingSecret $created -}}
 {{- fail "s3.existingSecret and s3.accessKeyId or s3.secretAccessKey are both given: give one of them" -}}
@@ -144,6 +149,9 @@
 {{- define "advgrpo.checkCustomResources" -}}
 {{- if .Values.checks.customResources -}}
 {{- $known := .Capabilities.APIVersions -}}
+{{- if and .Values.metrics.prometheusRule.enabled (not ($known.Has "monitoring.coreos.com/v1/PrometheusRule")) -}}
+{{- fail "metrics.prometheusRule.enabled, but the cluster does not know the kind PrometheusRule (monitoring.coreos.com/v1): install the Prometheus operator, or set metrics.prometheusRule.enabled=false and give alerts.yaml to Prometheus by its rule_files" -}}
+{{- end -}}
 {{- $unless := "or, if it is there and only this command cannot see it, set checks.customResources=false" -}}
 {{- if not ($known.Has "kubeflow.org/v1/PyTorchJob") -}}
 {{- fail (printf "the cluster does not know the kind PyTorchJob (kubeflow.org/v1): install Kubeflow's training operator 1.9, %s" $unless) -}}
