@@ -153,7 +153,7 @@ def exposed(registry: CollectorRegistry) -> Iterator[int | None]:
         yield None
         return
     # When each counter began is of no use to anybody here, and doubles the page.
-    disable_created_metrics()
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         server, thread = start_http_server(port, registry=registry)
     except OSError as error:

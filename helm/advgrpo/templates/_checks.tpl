@@ -149,9 +149,6 @@
 {{- define "advgrpo.checkCustomResources" -}}
 {{- if .Values.checks.customResources -}}
 {{- $known := .Capabilities.APIVersions -}}
-{{- if and .Values.metrics.prometheusRule.enabled (not ($known.Has "monitoring.coreos.com/v1/PrometheusRule")) -}}
-{{- fail "metrics.prometheusRule.enabled, but the cluster does not know the kind PrometheusRule (monitoring.coreos.com/v1): install the Prometheus operator, or set metrics.prometheusRule.enabled=false and give alerts.yaml to Prometheus by its rule_files" -}}
-{{- end -}}
 {{- $unless := "or, if it is there and only this command cannot see it, set checks.customResources=false" -}}
 {{- if not ($known.Has "kubeflow.org/v1/PyTorchJob") -}}
 {{- fail (printf "the cluster does not know the kind PyTorchJob (kubeflow.org/v1): install Kubeflow's training operator 1.9, %s" $unless) -}}
@@ -161,6 +158,9 @@
 {{- end -}}
 {{- if and .Values.cluster.queue (not (or ($known.Has "kueue.x-k8s.io/v1beta1/LocalQueue") ($known.Has "kueue.x-k8s.io/v1beta2/LocalQueue"))) -}}
 {{- fail (printf "cluster.queue=%s, but the cluster does not know the kind LocalQueue (kueue.x-k8s.io): install Kueue, leave cluster.queue empty, %s" .Values.cluster.queue $unless) -}}
+{{- end -}}
+{{- if and .Values.metrics.prometheusRule.enabled (not ($known.Has "monitoring.coreos.com/v1/PrometheusRule")) -}}
+{{- fail (printf "metrics.prometheusRule.enabled, but the cluster does not know the kind PrometheusRule (monitoring.coreos.com/v1): install the Prometheus operator, set metrics.prometheusRule.enabled=false and give alerts.yaml to Prometheus by its rule_files, %s" $unless) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
