@@ -1,7 +1,8 @@
 """What Prometheus reads of the processes that look after jobs and models.
 
-A launcher and the webhook receiver serve their metrics while they run. A janitor is gone before
-anybody could ask it, so it pushes its own to a Pushgateway, if there is one.
+A launcher and the webhook receiver serve their metrics while they run, each its own: a gauge of
+the other would stand at zero, which an alert takes for long ago. A janitor is gone before anybody
+could ask it, so it pushes its own to a Pushgateway, if there is one.
 """
 
 import logging
@@ -15,6 +16,8 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    ProcessCollector,
+    disable_created_metrics,
     push_to_gateway,
     start_http_server,
 )
@@ -30,58 +33,114 @@ PUSH_GATEWAY = "ADVGRPO_METRICS_PUSH_GATEWAY"
 
 _PUSH_SECONDS = 10.0
 
+LAUNCHER = CollectorRegistry()
+"""What a launcher serves: its job, and the training that the job runs."""
+
+WEBHOOK = CollectorRegistry()
+"""What the webhook receiver serves."""
+
+for _registry in (LAUNCHER, WEBHOOK):
+    # Memory and processor time of the process itself.
+    ProcessCollector(registry=_registry)
+
 JOB_STATE = Gauge(
-    "advgrpo_launcher_job_state", "1 for the state that the job is in.", ["task", "state"]
+    "advgrpo_launcher_job_state",
+    "1 for the state that the job is in.",
+    ["task", "state"],
+    registry=LAUNCHER,
 )
-PODS_WANTED = Gauge("advgrpo_launcher_pods_wanted", "Pods that the job has.", ["task"])
-PODS_RUNNING = Gauge("advgrpo_launcher_pods_running", "Pods of the job that run.", ["task"])
+PODS_WANTED = Gauge(
+    "advgrpo_launcher_pods_wanted", "Pods that the job has.", ["task"], registry=LAUNCHER
+)
+PODS_RUNNING = Gauge(
+    "advgrpo_launcher_pods_running", "Pods of the job that run.", ["task"], registry=LAUNCHER
+)
 RESTARTS = Counter(
-    "advgrpo_launcher_restarts_total", "Pods of the job that were started again.", ["task"]
+    "advgrpo_launcher_restarts_total",
+    "Pods of the job that were started again.",
+    ["task"],
+    registry=LAUNCHER,
 )
 LAST_LOOK = Gauge(
     "advgrpo_launcher_last_look_timestamp_seconds",
     "When the API server last told where the job stands.",
     ["task"],
+    registry=LAUNCHER,
 )
 API_RETRIES = Counter(
-    "advgrpo_launcher_api_retries_total", "Requests that the API server had to be asked again."
+    "advgrpo_launcher_api_retries_total",
+    "Requests that the API server had to be asked again.",
+    registry=LAUNCHER,
 )
 
-UPDATES = Gauge("advgrpo_training_updates", "Policy updates that are done.", ["run"])
-UPDATES_PLANNED = Gauge("advgrpo_training_updates_planned", "Policy updates in all.", ["run"])
-UPDATE_SECONDS = Gauge("advgrpo_training_update_seconds", "What the last one took.", ["run"])
-LAST_UPDATE = Gauge(
-    "advgrpo_training_last_update_timestamp_seconds", "When the last one was done.", ["run"]
+UPDATES = Gauge(
+    "advgrpo_training_updates", "Policy updates that are done.", ["run"], registry=LAUNCHER
 )
-REWARD = Gauge("advgrpo_training_reward", "Mean reward of the last one.", ["run"])
-LOSS = Gauge("advgrpo_training_loss", "Policy loss of the last one.", ["run"])
+UPDATES_PLANNED = Gauge(
+    "advgrpo_training_updates_planned", "Policy updates in all.", ["run"], registry=LAUNCHER
+)
+UPDATE_SECONDS = Gauge(
+    "advgrpo_training_update_seconds", "What the last one took.", ["run"], registry=LAUNCHER
+)
+LAST_UPDATE = Gauge(
+    "advgrpo_training_last_update_timestamp_seconds",
+    "When the last one was done.",
+    ["run"],
+    registry=LAUNCHER,
+)
+REWARD = Gauge(
+    "advgrpo_training_reward", "Mean reward of the last one.", ["run"], registry=LAUNCHER
+)
+LOSS = Gauge("advgrpo_training_loss", "Policy loss of the last one.", ["run"], registry=LAUNCHER)
 LAST_CHECKPOINT = Gauge(
-    "advgrpo_training_last_checkpoint_timestamp_seconds", "When state was last saved.", ["run"]
+    "advgrpo_training_last_checkpoint_timestamp_seconds",
+    "When state was last saved.",
+    ["run"],
+    registry=LAUNCHER,
 )
 CHECKPOINT_UPDATES = Gauge(
-    "advgrpo_training_checkpoint_updates", "Policy updates that are saved.", ["run"]
+    "advgrpo_training_checkpoint_updates",
+    "Policy updates that are saved.",
+    ["run"],
+    registry=LAUNCHER,
 )
 ALARMS = Counter(
-    "advgrpo_training_alarms_total", "Alarms that the watch for reward hacking raised.", ["run"]
+    "advgrpo_training_alarms_total",
+    "Alarms that the watch for reward hacking raised.",
+    ["run"],
+    registry=LAUNCHER,
 )
 
 MESSAGES = Counter(
-    "advgrpo_webhook_messages_total", "Messages that came, by the HTTP status answered.", ["status"]
+    "advgrpo_webhook_messages_total",
+    "Messages that came, by the HTTP status answered.",
+    ["status"],
+    registry=WEBHOOK,
 )
 RECONCILIATIONS = Counter(
-    "advgrpo_webhook_reconciliations_total", "Looks at the registry.", ["outcome"]
+    "advgrpo_webhook_reconciliations_total",
+    "Looks at the registry.",
+    ["outcome"],
+    registry=WEBHOOK,
 )
-DECISIONS = Counter("advgrpo_webhook_decisions_total", "Model versions that were decided about.")
+DECISIONS = Counter(
+    "advgrpo_webhook_decisions_total", "Model versions that were decided about.", registry=WEBHOOK
+)
 LAST_RECONCILIATION = Gauge(
-    "advgrpo_webhook_last_reconciliation_timestamp_seconds", "When a look last came to its end."
+    "advgrpo_webhook_last_reconciliation_timestamp_seconds",
+    "When a look last came to its end.",
+    registry=WEBHOOK,
 )
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def exposed() -> Iterator[int | None]:
-    """Serve this process's metrics while the block runs, if the environment names a port.
+def exposed(registry: CollectorRegistry) -> Iterator[int | None]:
+    """Serve metrics while the block runs, if the environment names a port.
+
+    Args:
+        registry: Which: `LAUNCHER` or `WEBHOOK`.
 
     Yields:
         The port; None if nothing is served. A port that cannot be had stops no work: it is logged.
@@ -93,8 +152,10 @@ def exposed() -> Iterator[int | None]:
     if port is None:
         yield None
         return
+    # When each counter began is of no use to anybody here, and doubles the page.
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
-        server, thread = start_http_server(port)
+        server, thread = start_http_server(port, registry=registry)
     except OSError as error:
         note = event("metrics_unavailable", port=port)
         logger.warning("metrics cannot be served at port %d: %s", port, error, extra=note)
@@ -148,8 +209,13 @@ def note_line(line: str) -> None:
             ):
                 gauge.labels(run).set(_number(fields.get(name)))
             LAST_UPDATE.labels(run).set(_seconds(fields))
+            # Both are there from the first update on: what was never saved is told from what is
+            # not known, and the first alarm is a rise.
+            CHECKPOINT_UPDATES.labels(run)
+            ALARMS.labels(run)
         case "resumed":
-            UPDATES.labels(run).set(_number(fields.get("update")))
+            for gauge in (UPDATES, CHECKPOINT_UPDATES):
+                gauge.labels(run).set(_number(fields.get("update")))
         case "checkpoint_saved":
             CHECKPOINT_UPDATES.labels(run).set(_number(fields.get("update")))
             LAST_CHECKPOINT.labels(run).set(_seconds(fields))

@@ -89,6 +89,8 @@ def namespace(stores: EmbeddedStores, patch: pytest.MonkeyPatch, folder: Path) -
         **OFFLINE,
         "s3": {
             "bucket": "advgrpo",
+            # Outside of it no task and no job may write.
+            "prefix": "cluster",
             "endpoint": there["AWS_ENDPOINT_URL_S3"],
             "accessKeyId": there["AWS_ACCESS_KEY_ID"],
             "secretAccessKey": there["AWS_SECRET_ACCESS_KEY"],

@@ -4,24 +4,22 @@ import re
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
-from prometheus_client import REGISTRY
 
 from advgrpo.errors import ConfigError
 from advgrpo.prometheus import (
+    LAUNCHER,
     PORT,
     PUSH_GATEWAY,
+    WEBHOOK,
     exposed,
     note_line,
     note_state,
     push_cleaning,
 )
+from tests.pushgateway import gateway
 
 
 def _free_port() -> int:
@@ -31,7 +29,11 @@ def _free_port() -> int:
 
 
 def _value(name: str, **labels: str) -> float | None:
-    return REGISTRY.get_sample_value(name, labels)
+    return LAUNCHER.get_sample_value(name, labels)
+
+
+def _url(port: int | None) -> str:
+    return f"http://localhost:{port}/metrics"
 
 
 def _line(event: str, **fields: object) -> str:
@@ -40,15 +42,15 @@ def _line(event: str, **fields: object) -> str:
 
 
 def test_without_a_port_nothing_is_served() -> None:
-    with exposed() as port:
+    with exposed(LAUNCHER) as port:
         assert port is None
 
 
 def test_metrics_are_served_until_the_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PORT, str(_free_port()))
     note_state("train", "running", ["starting", "running"])
-    with exposed() as port:
-        url = f"http://localhost:{port}/metrics"
+    with exposed(LAUNCHER) as port:
+        url = _url(port)
         with urllib.request.urlopen(url) as answer:
             page = answer.read().decode()
     assert 'advgrpo_launcher_job_state{state="running",task="train"} 1.0' in page
@@ -61,7 +63,7 @@ def test_a_port_that_is_taken_stops_no_work(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(PORT, str(_free_port()))
-    with exposed() as first, exposed() as second:
+    with exposed(LAUNCHER) as first, exposed(WEBHOOK) as second:
         assert first is not None
         assert second is None
     assert "metrics cannot be served at port" in caplog.text
@@ -70,7 +72,7 @@ def test_a_port_that_is_taken_stops_no_work(
 @pytest.mark.parametrize("text", ["many", "-1", "65536"])
 def test_what_is_no_port_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PORT, text)
-    with pytest.raises(ConfigError, match=f"{PORT}={text}"), exposed():
+    with pytest.raises(ConfigError, match=f"{PORT}={text}"), exposed(LAUNCHER):
         pass
 
 
@@ -90,6 +92,27 @@ def test_progress_is_read_from_a_trainings_lines() -> None:
     assert _value("advgrpo_training_alarms_total", **run) == 1
     note_line(_line("resumed", **run, update=2))
     assert _value("advgrpo_training_updates", **run) == 2
+    assert _value("advgrpo_training_checkpoint_updates", **run) == 2
+
+
+def test_a_training_that_was_never_saved_is_one_with_none_of_its_updates_saved() -> None:
+    run = {"run": "never saved"}
+    note_line(_line("update_finished", **run, update=1, updates=9, seconds=1, reward=0, loss=0))
+    assert _value("advgrpo_training_checkpoint_updates", **run) == 0
+    assert _value("advgrpo_training_alarms_total", **run) == 0
+
+
+def test_a_page_holds_the_metrics_of_its_process_and_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for registry, kinds in ((LAUNCHER, {"launcher", "training"}), (WEBHOOK, {"webhook"})):
+        monkeypatch.setenv(PORT, str(_free_port()))
+        note_line(_line("update_finished", run="a", update=1))
+        with exposed(registry) as port, urllib.request.urlopen(_url(port)) as answer:
+            names = re.findall(r"^# TYPE (\w+)", answer.read().decode(), re.MULTILINE)
+        assert {name.split("_")[1] for name in names if name.startswith("advgrpo_")} == kinds
+        assert "process_resident_memory_bytes" in names
+        assert not [name for name in names if name.endswith("_created")]
 
 
 @pytest.mark.parametrize("line", ["", "words", "{", '{"event": "update_finished"}', _line("other")])
@@ -102,38 +125,15 @@ def test_other_lines_say_nothing_of_progress(line: str) -> None:
 def _samples() -> set[tuple[str, float]]:
     return {
         (f"{sample.name}{sample.labels}", sample.value)
-        for family in REGISTRY.collect()
+        for family in LAUNCHER.collect()
         if family.name.startswith("advgrpo_training")
         for sample in family.samples
         if sample.value == sample.value
     }
 
 
-@contextmanager
-def _gateway() -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Take what is pushed: path and body."""
-    taken: list[tuple[str, str]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_PUT(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            taken.append((self.path, body.decode()))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with HTTPServer(("localhost", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://localhost:{server.server_port}", taken
-        server.shutdown()
-        thread.join()
-
-
 def test_a_janitor_pushes_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
-    with _gateway() as (url, taken):
+    with gateway() as (url, taken):
         monkeypatch.setenv(PUSH_GATEWAY, url)
         push_cleaning("research", jobs=3, kept=1, deleted=2, failed=0)
     ((path, body),) = taken
@@ -163,7 +163,8 @@ def test_the_page_for_operators_names_every_metric_and_no_other() -> None:
     pushed = {"jobs", "jobs_kept", "jobs_deleted", "jobs_failed", "last_run_timestamp_seconds"}
     served = {
         f"{family.name}_total" if family.type == "counter" else family.name
-        for family in REGISTRY.collect()
+        for registry in (LAUNCHER, WEBHOOK)
+        for family in registry.collect()
         if family.name.startswith("advgrpo_")
     }
     assert named == served | {f"advgrpo_janitor_{name}" for name in pushed}

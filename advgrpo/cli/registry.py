@@ -179,7 +179,7 @@ def serve(
     every: Every = 300,
 ) -> None:
     """Take MLflow's webhooks, and look at all models from time to time as well."""
-    from advgrpo.prometheus import exposed
+    from advgrpo.prometheus import WEBHOOK, exposed
     from advgrpo.tasks.announcing import announcer
     from advgrpo.tasks.webhook import PATH, SECRET_VARIABLE, Reconciler, receiver
 
@@ -192,7 +192,7 @@ def serve(
     signal.signal(signal.SIGINT, stop)
     secret = os.environ.get(SECRET_VARIABLE, "")
     taking = receiver(host, port, secret=secret, wake=reconciler.wake)
-    with exposed(), taking as server:
+    with exposed(WEBHOOK), taking as server:
         say(f"taking messages at http://{host}:{server.server_address[1]}{PATH}", "serving")
         # A change that has begun comes to its end.
         reconciler.run()

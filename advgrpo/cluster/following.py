@@ -153,6 +153,8 @@ class Following:
         note_state(self._task, state.value, [one.value for one in JobState])
         PODS_WANTED.labels(self._task).set(self._nodes)
         PODS_RUNNING.labels(self._task).set(running)
+        # There from the beginning on, for a rate misses the rise from nothing to one.
+        RESTARTS.labels(self._task)
         words = f"{self._name}: {state.value}"
         if state is JobState.QUEUED:
             words += f" in {self._settings.queue}" if self._settings.queue else " (suspended)"

@@ -22,7 +22,7 @@ from advgrpo.errors import (
     JobRetryableError,
 )
 from advgrpo.events import event, quiet
-from advgrpo.prometheus import exposed
+from advgrpo.prometheus import LAUNCHER, exposed
 
 __all__ = ["ATTEMPT", "SPEC_HASH", "Launcher", "Work", "run_job"]
 
@@ -59,7 +59,7 @@ def run_job(work: Work, settings: ClusterSettings) -> None:
         ClusterError: If the cluster refuses something.
         Preempted: If this process was asked to stop; the job is deleted.
     """
-    with closing(connect()) as api, exposed():
+    with closing(connect()) as api, exposed(LAUNCHER):
         Launcher(work, settings, api, PyTorchJobs()).run()
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
 from advgrpo.cluster.api import Patience
 from advgrpo.cluster.launcher import ATTEMPT, SPEC_HASH
@@ -22,6 +21,7 @@ from advgrpo.errors import (
     Preempted,
     RankFailedError,
 )
+from advgrpo.prometheus import LAUNCHER
 from advgrpo.testing import FakeCluster, Fault, JobInHand, Step, runs_to
 from advgrpo.testing.cluster_faults import FaultKind
 from tests.cluster.clock import Clock
@@ -342,7 +342,7 @@ def test_an_evicted_pod_is_started_again_as_often_as_it_takes(
 
 def test_prometheus_reads_where_the_job_stands_and_how_far_it_is(launching: Launching) -> None:
     def value(name: str, **labels: str) -> float:
-        return REGISTRY.get_sample_value(f"advgrpo_{name}", labels) or 0.0
+        return LAUNCHER.get_sample_value(f"advgrpo_{name}", labels) or 0.0
 
     restarts = value("launcher_restarts_total", task="train")
     line = {
@@ -366,6 +366,13 @@ def test_prometheus_reads_where_the_job_stands_and_how_far_it_is(launching: Laun
     assert value("launcher_job_state", task="train", state="running") == 0
     assert value("launcher_pods_wanted", task="train") == 2
     assert value("training_updates", run="of this test") == 3
+
+
+def test_pods_that_never_started_again_are_counted_as_none(launching: Launching) -> None:
+    work = Work("evaluate", "s3://bucket/jobs/evaluate-1", ("python",), processes=16)
+    launching.cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    launching.run(work)
+    assert LAUNCHER.get_sample_value("advgrpo_launcher_restarts_total", {"task": "evaluate"}) == 0
 
 
 def test_pods_that_fail_for_want_of_an_evicted_one_are_not_to_blame(launching: Launching) -> None:

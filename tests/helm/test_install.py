@@ -62,6 +62,17 @@ def test_a_kind_that_the_cluster_does_not_know_is_named(
     assert said in refusal
 
 
+def test_the_operator_is_needed_for_an_object_of_rules_only() -> None:
+    values = _values() | {"metrics": {"prometheusRule": {"enabled": True}}}
+    refusal = _refusal(ApiServer(KINDS, _objects()), values)
+    assert "does not know the kind PrometheusRule" in refusal
+    assert "rule_files" in refusal
+    rule = ("monitoring.coreos.com/v1", "PrometheusRule", "prometheusrules")
+    assert (
+        "kind: PrometheusRule" in install(ApiServer((*KINDS, rule), _objects()), values)["manifest"]
+    )
+
+
 def test_kueue_is_needed_for_a_queue_only() -> None:
     values = _values()
     values["cluster"]["queue"] = None

@@ -12,7 +12,12 @@ import pytest
 import yaml
 
 from advgrpo import __version__
+from advgrpo.cluster.pytorchjob import PyTorchJobs
 from advgrpo.cluster.settings import ClusterSettings, parse_cluster_settings
+from advgrpo.cluster.work import Work
+from advgrpo.errors import ConfigError
+from advgrpo.storage import WRITES_BELOW
+from advgrpo.storage.confinement import check_may_write
 from components import cluster as task_settings
 from helm.chart import CHART, EXAMPLES, OFFLINE, Values, lint
 from tests.helm.releases import (
@@ -113,12 +118,10 @@ def test_what_a_pod_refers_to_is_in_the_release_or_was_named_in_its_values(title
                 assert claim["claimName"] in of_kind(made, "PersistentVolumeClaim")
     for name, container in containers(made):
         for source in container.get("envFrom", []):
-            if secret := source.get("secretRef"):
-                assert secret["optional"] or secret["name"] in of_kind(made, "Secret"), name
-            else:
-                assert source["configMapRef"]["name"] in of_kind(made, "ConfigMap"), name
+            assert source["configMapRef"]["name"] in of_kind(made, "ConfigMap"), name
         for entry in container["env"]:
-            if secret := entry.get("valueFrom", {}).get("secretKeyRef"):
+            secret = entry.get("valueFrom", {}).get("secretKeyRef")
+            if secret and not secret.get("optional"):
                 data = of_kind(made, "Secret").get(secret["name"], {}).get("data", {})
                 assert secret["key"] in data or f'"{secret["name"]}"' in given, name
         mounted = {mount["name"] for mount in container["volumeMounts"]}
@@ -149,6 +152,52 @@ def test_secrets_have_the_keys_that_tasks_read() -> None:
     by_token = of_kind(release("everything"), "Secret")
     keys = {*made["advgrpo-mlflow"]["data"], *by_token["advgrpo-mlflow"]["data"]}
     assert sorted(keys) == sorted(task_settings.MLFLOW_KEYS)
+
+
+@pytest.mark.parametrize(
+    ("s3", "below", "inside", "outside"),
+    [
+        ({}, "s3://research/advgrpo", "s3://research/advgrpo/run", "s3://research/other/run"),
+        ({"prefix": ""}, "s3://research", "s3://research/other", "s3://research2/run"),
+        (
+            {"prefix": "team/a", "writesBelow": "s3://research/team"},
+            "s3://research/team",
+            "s3://research/team/b/run",
+            "s3://research/teams",
+        ),
+        ({"writesBelow": "s3://"}, "s3://", "s3://other/run", None),
+    ],
+)
+def test_runs_write_below_the_workspace_unless_more_is_said(
+    s3: dict[str, str],
+    below: str,
+    inside: str,
+    outside: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (settings,) = of_kind(objects({**MINIMAL, "s3": {**MINIMAL["s3"], **s3}}), "ConfigMap").values()
+    assert settings["data"][WRITES_BELOW] == below
+    monkeypatch.setenv(WRITES_BELOW, below)
+    check_may_write(inside)
+    if outside:
+        with pytest.raises(ConfigError, match=WRITES_BELOW):
+            check_may_write(outside)
+
+
+def test_every_pod_that_writes_to_the_workspace_is_told_where_it_may() -> None:
+    made = release("created-secrets")
+    (settings,) = of_kind(made, "ConfigMap")
+    reading = {
+        name.rpartition(" ")[2]
+        for name, container in containers(made)
+        if {"configMapRef": {"name": settings}} in container.get("envFrom", [])
+    }
+    assert reading == {"doctor", "webhook", "reconciler"}
+    work = Work(task="train", run_key="run", command=("python",), processes=8)
+    job = PyTorchJobs().manifest(work, _settings(CREATED_SECRETS))
+    for replicas in job["spec"]["pytorchReplicaSpecs"].values():
+        (container,) = replicas["template"]["spec"]["containers"]
+        assert {"configMapRef": {"name": settings}} in container["envFrom"]
 
 
 def test_without_an_endpoint_requests_go_to_aws() -> None:
@@ -297,6 +346,18 @@ def test_metrics_are_served_where_the_annotations_and_the_policy_say() -> None:
     assert rule["ports"] == [{"protocol": "TCP", "port": 9095}]
     (peer,) = rule["from"]
     assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+
+
+def test_rules_of_alerts_are_an_object_of_the_operators_where_it_is_asked_for() -> None:
+    wanted = {"enabled": True, "labels": {"release": "prometheus"}}
+    (rule,) = of_kind(
+        objects({**MINIMAL, "metrics": {"prometheusRule": wanted}}), "PrometheusRule"
+    ).values()
+    assert rule["apiVersion"] == "monitoring.coreos.com/v1"
+    assert rule["metadata"]["labels"]["release"] == "prometheus"
+    assert rule["metadata"]["labels"]["app.kubernetes.io/part-of"] == "advgrpo"
+    assert rule["spec"] == yaml.safe_load((CHART / "alerts.yaml").read_text(encoding="utf-8"))
+    assert not of_kind(release("created-secrets"), "PrometheusRule")
 
 
 def test_the_janitor_pushes_its_metrics_if_there_is_a_gateway() -> None:

@@ -4,16 +4,19 @@ import copy
 import ipaddress
 import json
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from advgrpo.cluster.pod_template import MLFLOW_KEYS, S3_KEYS
 from advgrpo.cluster.pytorchjob import PyTorchJobs
 from advgrpo.cluster.roles import JANITOR_RULES, LAUNCHER_RULES, Rule
 from advgrpo.cluster.settings import parse_cluster_settings
 from advgrpo.cluster.work import Work
+from components import cluster as task_settings
 from helm.chart import OFFLINE
 from tests.helm.pod_security import violations
 from tests.helm.releases import (
@@ -162,6 +165,125 @@ def test_no_secret_is_anywhere_but_in_a_secret(title: str) -> None:
     assert len(of_kind(made, "Secret")) == (3 if title == "created-secrets" else 1)
 
 
+# What each pod may see: keys of Secrets, by their names.
+_S3 = {f"advgrpo-s3/{key}" for key in S3_KEYS}
+_MLFLOW = {f"advgrpo-mlflow/{key}" for key in MLFLOW_KEYS}
+_WEBHOOK_KEY = "/ADVGRPO_WEBHOOK_SECRET"
+_FERNET_KEY = "fernet/MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"
+
+SECRETS: dict[str, dict[str, set[str]]] = {
+    "created-secrets": {
+        "doctor": _S3 | _MLFLOW,
+        "janitor": set(),
+        "mlflow": _S3 | {_FERNET_KEY},
+        "reconciler": _MLFLOW,
+        "upload": set(),
+        "webhook": _MLFLOW | {f"advgrpo-webhook{_WEBHOOK_KEY}"},
+    },
+    "everything": {
+        "doctor": _S3 | _MLFLOW,
+        "janitor": set(),
+        "mlflow": _S3 | {_FERNET_KEY, "postgres/MLFLOW_BACKEND_STORE_URI"},
+        "reconciler": _MLFLOW,
+        "webhook": _MLFLOW | {f"hmac{_WEBHOOK_KEY}"},
+    },
+}
+TOKENS = {"doctor": {"API server", "Pipelines"}, "janitor": {"API server"}}
+"""Whose tokens each pod holds."""
+
+
+def _secrets_of(spec: Object) -> set[str]:
+    """List the keys of Secrets that a pod's containers see; a whole Secret is `name/*`."""
+    seen = {f"{s['secret']['secretName']}/*" for s in spec["volumes"] if "secret" in s}
+    for volume in spec["volumes"]:
+        for source in volume.get("projected", {}).get("sources", []):
+            seen |= {f"{source['secret']['name']}/*"} if "secret" in source else set()
+    for container in [*spec.get("initContainers", []), *spec["containers"]]:
+        for source in container.get("envFrom") or []:
+            seen |= {f"{source['secretRef']['name']}/*"} if source.get("secretRef") else set()
+        for entry in container["env"]:
+            if reference := (entry.get("valueFrom") or {}).get("secretKeyRef"):
+                seen.add(f"{reference['name']}/{reference['key']}")
+    return seen
+
+
+def _tokens_of(spec: Object) -> set[str]:
+    projected = [
+        source["serviceAccountToken"]["audience"]
+        for volume in spec["volumes"]
+        for source in volume.get("projected", {}).get("sources", [])
+    ]
+    assert set(projected) <= {"pipelines.kubeflow.org"}
+    of_api = {"API server"} if spec["automountServiceAccountToken"] else set()
+    return of_api | ({"Pipelines"} if projected else set())
+
+
+@pytest.mark.parametrize("title", SECRETS)
+def test_a_pod_sees_the_secrets_that_it_needs_and_no_other(title: str) -> None:
+    seen = {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"]: _secrets_of(pod["spec"])
+        for _, pod in pods(release(title))
+    }
+    assert seen == SECRETS[title]
+
+
+def test_a_secret_that_is_seen_as_a_whole_would_be_seen() -> None:
+    container = {"env": [], "envFrom": [{"secretRef": {"name": "a"}}]}
+    volumes = [
+        {"secret": {"secretName": "b"}},
+        {"projected": {"sources": [{"secret": {"name": "c"}}]}},
+    ]
+    assert _secrets_of({"containers": [container], "volumes": volumes}) == {"a/*", "b/*", "c/*"}
+
+
+@pytest.mark.parametrize("title", RELEASES)
+def test_jobs_see_the_keys_of_s3_and_mlflow_and_no_other_secret(title: str) -> None:
+    (settings,) = of_kind(release(title), "ConfigMap").values()
+    read = parse_cluster_settings(settings["data"]["ADVGRPO_CLUSTER"])
+    expected = {f"{read.s3_secret}/{key}" for key in S3_KEYS}
+    expected |= {f"{read.mlflow_secret}/{key}" for key in MLFLOW_KEYS}
+    for pod in _job_pods(title):
+        assert _secrets_of(pod["spec"]) == expected
+
+
+def test_tasks_see_the_keys_of_s3_and_mlflow_and_no_other_secret() -> None:
+    expected = {f"advgrpo-s3/{key}" for key in task_settings.S3_KEYS}
+    expected |= {f"advgrpo-mlflow/{key}" for key in task_settings.MLFLOW_KEYS}
+    for executor in _executors():
+        seen = {
+            f"{secret['secretName']}/{key['secretKey']}"
+            for secret in executor["secretAsEnv"]
+            for key in secret["keyToEnv"]
+        }
+        assert seen == expected
+        assert not {"secretAsVolume", "imagePullSecret"} & executor.keys()
+
+
+def test_a_pod_holds_the_tokens_that_it_needs_and_no_other() -> None:
+    starting = {"webhook": {"Pipelines"}, "reconciler": {"Pipelines"}}
+    for title, further in (
+        ("created-secrets", {"upload": {"Pipelines"}}),
+        ("everything", starting),
+    ):
+        for _, pod in pods(release(title)):
+            component = pod["metadata"]["labels"]["app.kubernetes.io/component"]
+            expected = {**TOKENS, **further}.get(component, set())
+            assert _tokens_of(pod["spec"]) == expected, component
+
+
+def test_what_promotes_sees_s3_only_where_mlflow_does_not_pass_artifacts_on() -> None:
+    promotion = {**CREATED_SECRETS["promotion"], "s3Access": True}
+    values = {**CREATED_SECRETS, "promotion": promotion}
+    seen = {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"]: _secrets_of(pod["spec"])
+        for _, pod in pods(objects(values))
+    }
+    for component in ("webhook", "reconciler"):
+        assert seen[component] >= _S3
+        assert Network(values).goes_out(component, 9000, namespace="storage")
+        assert not Network(CREATED_SECRETS).goes_out(component, 9000, namespace="storage")
+
+
 # --- Network policies -----------------------------------------------------------------------------
 
 
@@ -256,18 +378,113 @@ def test_tasks_reach_the_api_server_pipelines_s3_and_mlflow(component: str) -> N
     assert not network.comes_in(component, 80, namespace="kubeflow")
 
 
-def test_the_janitor_reaches_the_api_server_only() -> None:
-    network = Network(CREATED_SECRETS)
-    assert network.goes_out("janitor", 443, address="10.0.0.1")
-    assert not network.goes_out("janitor", 9000, namespace="storage")
-    assert not network.goes_out("janitor", 5000, component="mlflow")
+# A release with all that there is, and every connection that it needs.
+WHOLE: Mapping[str, Any] = {
+    **CREATED_SECRETS,
+    "mlflow": {
+        "server": {
+            "enabled": True,
+            "database": {"existingSecret": "postgres"},
+            "webhooks": {"existingSecret": "fernet"},
+            "from": {"namespaces": ["istio-system"]},
+        }
+    },
+    "promotion": {**CREATED_SECRETS["promotion"], "onPromotion": {"pipeline": "roll-out"}},
+    "networkPolicies": {
+        "s3": {"namespaces": ["storage"]},
+        "apiServer": {"cidrs": ["10.0.0.1/32"]},
+        "database": {"namespaces": ["databases"]},
+        "pushGateway": {"namespaces": ["monitoring"]},
+    },
+}
+PLACES: dict[str, tuple[int, dict[str, str]]] = {
+    "names": (53, {"namespace": "kube-system"}),
+    "API server": (443, {"address": "10.0.0.1"}),
+    "Pipelines": (8888, {"namespace": "kubeflow"}),
+    "S3": (9000, {"namespace": "storage"}),
+    "database": (5432, {"namespace": "databases"}),
+    "Pushgateway": (9091, {"namespace": "monitoring"}),
+    "MLflow": (5000, {"component": "mlflow"}),
+    "webhook": (8080, {"component": "webhook"}),
+    "ranks": (29500, {"component": "job"}),
+    "metrics": (9095, {"component": "task"}),
+    "the internet": (443, {"address": "203.0.113.1"}),
+    "another port of S3's namespace": (22, {"namespace": "storage"}),
+    "another port of MLflow": (22, {"component": "mlflow"}),
+}
+OUT = {
+    "job": {"names", "S3", "MLflow", "ranks"},
+    "task": {"names", "S3", "MLflow", "API server", "Pipelines"},
+    "doctor": {"names", "S3", "MLflow", "API server", "Pipelines"},
+    "janitor": {"names", "API server", "Pushgateway"},
+    "upload": {"names", "Pipelines"},
+    "webhook": {"names", "MLflow", "Pipelines"},
+    "reconciler": {"names", "MLflow", "Pipelines"},
+    "mlflow": {"names", "S3", "database", "webhook"},
+}
+"""The places of `PLACES` that pods of each component reach."""
+
+PORTS = (22, 5000, 8080, 9095, 29500)
+IN = {
+    # NCCL takes any port.
+    "job": {(port, "job") for port in PORTS},
+    "task": {(9095, "Prometheus")},
+    "webhook": {(9095, "Prometheus"), (8080, "mlflow")},
+    "mlflow": {
+        (5000, caller)
+        for caller in ("job", "task", "doctor", "webhook", "reconciler", "istio-system")
+    },
+}
+"""Port, and who may call it, of pods of each component; no other component is called."""
 
 
-def test_the_upload_reaches_pipelines_only() -> None:
-    network = Network(CREATED_SECRETS)
-    assert network.goes_out("upload", 8888, namespace="kubeflow")
-    assert not network.goes_out("upload", 443, address="10.0.0.1")
-    assert not network.goes_out("upload", 9000, namespace="storage")
+@cache
+def _whole() -> Network:
+    return Network(WHOLE)
+
+
+@pytest.mark.parametrize("component", OUT)
+def test_a_pod_reaches_all_that_it_needs_and_nothing_else(component: str) -> None:
+    network = _whole()
+    reached = {
+        name for name, (port, peer) in PLACES.items() if network.goes_out(component, port, **peer)
+    }
+    assert reached == OUT[component]
+    assert network.goes_out(component, 53, protocol="UDP", namespace="kube-system")
+
+
+@pytest.mark.parametrize("component", OUT)
+def test_a_pod_is_called_by_those_that_need_it_and_nobody_else(component: str) -> None:
+    network = _whole()
+    callers: dict[str, dict[str, str]] = {one: {"component": one} for one in OUT}
+    callers |= {"Prometheus": {"namespace": "monitoring"}}
+    callers |= {name: {"namespace": name} for name in ("istio-system", "elsewhere", "kubeflow")}
+    found = {
+        (port, name)
+        for port in PORTS
+        for name, peer in callers.items()
+        if network.comes_in(component, port, **peer)
+    }
+    assert found == IN.get(component, set())
+
+
+def test_what_pods_may_call_among_each_other_is_let_in() -> None:
+    network = _whole()
+    calls = [
+        (caller, *PLACES[place])
+        for caller, places in OUT.items()
+        for place in places
+        if "component" in PLACES[place][1]
+    ]
+    assert len(calls) == 7
+    for caller, port, peer in calls:
+        assert network.comes_in(peer["component"], port, component=caller), (caller, peer)
+
+
+def test_every_component_that_there_is_has_its_connections_listed() -> None:
+    assert {
+        pod["metadata"]["labels"]["app.kubernetes.io/component"] for _, pod in pods(objects(WHOLE))
+    } | {"job", "task"} == OUT.keys()
 
 
 def test_what_promotes_reaches_pipelines_only_where_it_starts_runs() -> None:
@@ -332,12 +549,17 @@ def test_every_component_of_a_release_has_a_policy() -> None:
         assert {one["app.kubernetes.io/part-of"] for one in labels} == {"advgrpo"}
 
 
-def test_tasks_have_the_label_by_which_policies_find_them() -> None:
+def _executors() -> list[Object]:
+    """Give what the compiled pipeline asks of Kubernetes for each of its tasks."""
     pipeline = Path(__file__).parents[2] / "pipelines" / "adversarial_grpo.yaml"
     _, platform = yaml.safe_load_all(pipeline.read_text(encoding="utf-8"))
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
     assert executors
-    for executor in executors:
+    return list(executors)
+
+
+def test_tasks_have_the_label_by_which_policies_find_them() -> None:
+    for executor in _executors():
         assert executor["podMetadata"]["labels"] == {
             "app.kubernetes.io/component": "task",
             "app.kubernetes.io/part-of": "advgrpo",

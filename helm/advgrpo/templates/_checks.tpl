@@ -28,6 +28,11 @@
 {{- fail "s3.bucket is missing: name the bucket of the workspace" -}}
 {{- end -}}
 {{- include "advgrpo.checkUrl" (dict "name" "s3.endpoint" "url" .endpoint) -}}
+{{- $workspace := include "advgrpo.workspace" $ -}}
+{{- $below := include "advgrpo.writesBelow" $ | trimSuffix "/" -}}
+{{- if not (hasPrefix (printf "%s/" $below) (printf "%s/" $workspace)) -}}
+{{- fail (printf "s3.writesBelow=%s does not hold the workspace %s, which s3.bucket and s3.prefix name: no run could write there" .writesBelow $workspace) -}}
+{{- end -}}
 {{- $created := or .accessKeyId .secretAccessKey -}}
 {{- if and .existingSecret $created -}}
 {{- fail "s3.existingSecret and s3.accessKeyId or s3.secretAccessKey are both given: give one of them" -}}
@@ -153,6 +158,9 @@
 {{- end -}}
 {{- if and .Values.cluster.queue (not (or ($known.Has "kueue.x-k8s.io/v1beta1/LocalQueue") ($known.Has "kueue.x-k8s.io/v1beta2/LocalQueue"))) -}}
 {{- fail (printf "cluster.queue=%s, but the cluster does not know the kind LocalQueue (kueue.x-k8s.io): install Kueue, leave cluster.queue empty, %s" .Values.cluster.queue $unless) -}}
+{{- end -}}
+{{- if and .Values.metrics.prometheusRule.enabled (not ($known.Has "monitoring.coreos.com/v1/PrometheusRule")) -}}
+{{- fail (printf "metrics.prometheusRule.enabled, but the cluster does not know the kind PrometheusRule (monitoring.coreos.com/v1): install the Prometheus operator, set metrics.prometheusRule.enabled=false and give alerts.yaml to Prometheus by its rule_files, %s" $unless) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}

@@ -73,6 +73,11 @@ http://{{ include "advgrpo.mlflowService" . }}.{{ .Release.Namespace }}.svc.clus
 s3://{{ .Values.s3.bucket }}{{ with .Values.s3.prefix }}/{{ . }}{{ end }}
 {{- end }}
 
+{{/* Outside of it no run writes. */}}
+{{- define "advgrpo.writesBelow" -}}
+{{ default (include "advgrpo.workspace" .) .Values.s3.writesBelow }}
+{{- end }}
+
 {{/* Whether something of promotion runs, and whether it starts runs of a pipeline. */}}
 {{- define "advgrpo.promotes" -}}
 {{- with .Values.promotion }}{{ if or .webhook.enabled .reconciler.enabled }}true{{ end }}{{ end -}}

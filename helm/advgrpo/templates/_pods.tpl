@@ -61,16 +61,31 @@ resources:
 {{- include (printf "%s/config-map.yaml" .Template.BasePath) . | sha256sum -}}
 {{- end }}
 
-{{/* The environment that tasks and jobs have too. */}}
-{{- define "advgrpo.environmentFrom" -}}
+{{/* The settings that tasks and jobs have too. */}}
+{{- define "advgrpo.settingsFrom" -}}
 - configMapRef:
     name: {{ .Values.configMap.name }}
-- secretRef:
-    name: {{ include "advgrpo.s3Secret" . }}
-    optional: true
-- secretRef:
-    name: {{ include "advgrpo.mlflowSecret" . }}
-    optional: true
+{{- end }}
+
+{{/* Keys of a Secret as variables of the same names, each if it is there: what else the Secret holds is
+     none of the pod's business. Takes `secret` and `keys`. */}}
+{{- define "advgrpo.keysOf" -}}
+{{- range .keys }}
+- name: {{ . }}
+  valueFrom:
+    secretKeyRef:
+      name: {{ $.secret }}
+      key: {{ . }}
+      optional: true
+{{- end }}
+{{- end }}
+
+{{- define "advgrpo.s3Keys" -}}
+{{- include "advgrpo.keysOf" (dict "secret" (include "advgrpo.s3Secret" .) "keys" (list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN")) | trim -}}
+{{- end }}
+
+{{- define "advgrpo.mlflowKeys" -}}
+{{- include "advgrpo.keysOf" (dict "secret" (include "advgrpo.mlflowSecret" .) "keys" (list "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_TOKEN" "MLFLOW_TRACKING_USERNAME")) | trim -}}
 {{- end }}
 
 {{/* The root file system is read-only; what wants to write finds /tmp. */}}
@@ -153,6 +168,10 @@ prometheus.io/port: {{ .Values.metrics.port | quote }}
 {{/* What promotes models, and starts a run of a pipeline for each champion if there is one to start. */}}
 {{- define "advgrpo.promotionEnvironment" -}}
 {{ include "advgrpo.home" . }}
+{{ include "advgrpo.mlflowKeys" . }}
+{{- if .Values.promotion.s3Access }}
+{{ include "advgrpo.s3Keys" . }}
+{{- end }}
 {{- if include "advgrpo.startsRuns" . }}
 {{ include "advgrpo.kubeflowEnvironment" . }}
 - name: ADVGRPO_ON_PROMOTION_PIPELINE

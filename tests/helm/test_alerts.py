@@ -1,0 +1,323 @@
+"""The rules of the chart's alerts.yaml: they fire when they should, on metrics that are served.
+
+What needs promtool or Prometheus is skipped where they are not installed; the rest sees that no
+rule asks for something that there is not.
+"""
+
+import itertools
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import quote
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from advgrpo.cluster.api import Patience
+from advgrpo.cluster.backend import JobState
+from advgrpo.cluster.settings import ClusterSettings
+from advgrpo.prometheus import (
+    LAUNCHER,
+    PODS_RUNNING,
+    PODS_WANTED,
+    PORT,
+    PUSH_GATEWAY,
+    RESTARTS,
+    WEBHOOK,
+    exposed,
+    note_line,
+    note_state,
+    push_cleaning,
+)
+from advgrpo.tasks.placed import Measured
+from components.cluster import LABELS
+from helm.chart import CHART
+from tests.helm.releases import CREATED_SECRETS, objects, pods
+from tests.pushgateway import gateway
+
+FILE = CHART / "alerts.yaml"
+CASES = Path(__file__).with_name("alerts_test.yaml")
+PAGE = Path(__file__).parents[2] / "docs" / "operating.md"
+RULES: dict[str, dict[str, Any]] = {
+    rule["alert"]: rule
+    for group in yaml.safe_load(FILE.read_text(encoding="utf-8"))["groups"]
+    for rule in group["rules"]
+}
+OF_SCRAPING = {"job", "instance"}
+"""Labels that Prometheus gives to all that it reads."""
+
+OWN = {"task": "train", "run": "of alerts"}
+"""Labels of what is noted here."""
+
+UNITS = {"m": 60, "h": 3600}
+
+
+def _note_all() -> None:
+    """Serve what a launcher serves that follows a training."""
+    note_state(OWN["task"], "running", [state.value for state in JobState])
+    for metric in (PODS_WANTED, PODS_RUNNING, RESTARTS):
+        metric.labels(OWN["task"])
+    line = {"time": datetime.now(UTC).isoformat(), "message": "", "run": OWN["run"], "update": 1}
+    for event in ("update_finished", "checkpoint_saved", "alarm_raised"):
+        note_line(json.dumps({**line, "event": event, "updates": 9, "seconds": 1.0}))
+
+
+def _labels(page: str) -> dict[str, set[str]]:
+    """Give the labels of each metric of a page, by its name."""
+    return {
+        sample.name: set(sample.labels)
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    _note_all()
+    with gateway() as (url, taken):
+        monkeypatch.setenv(PUSH_GATEWAY, url)
+        push_cleaning("research", jobs=1, kept=1, deleted=0, failed=0)
+    ((path, pushed),) = taken
+    (grouped,) = re.findall(r"^/metrics/job/[^/]+/(\w+)/[^/]+$", path)
+    return {
+        **_labels(generate_latest(LAUNCHER).decode()),
+        **_labels(generate_latest(WEBHOOK).decode()),
+        **{name: {grouped} for name in _labels(pushed)},
+    }
+
+
+def _selectors(expression: str) -> list[tuple[str, dict[str, str]]]:
+    """Find the metrics of an expression: each with its label matchers."""
+    found = re.findall(r"(advgrpo_\w+)(?:\{([^}]*)\})?", expression)
+    return [(name, dict(re.findall(r'(\w+)=~?"([^"]*)"', said))) for name, said in found]
+
+
+@pytest.mark.parametrize("alert", RULES)
+def test_a_rule_asks_for_metrics_that_are_served_with_their_labels(
+    alert: str, served: Mapping[str, set[str]]
+) -> None:
+    rule = RULES[alert]
+    selectors = _selectors(rule["expr"])
+    assert selectors
+    for name, matchers in selectors:
+        assert name in served
+        assert set(matchers) <= served[name]
+        for state in matchers.get("state", "running").split("|"):
+            assert JobState(state)
+        assert matchers.get("task", "train") in get_args(Measured)
+    having = set.union(*(served[name] for name, _ in selectors)) | OF_SCRAPING
+    for listed in re.findall(r"\bon \(([^)]*)\)", rule["expr"]):
+        assert {label.strip() for label in listed.split(",")} <= having
+    said = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+    assert said <= served[selectors[0][0]]
+
+
+def test_a_metric_that_is_not_served_would_be_seen(served: Mapping[str, set[str]]) -> None:
+    assert _selectors('a > advgrpo_training_update{run="x"} * 2') == [
+        ("advgrpo_training_update", {"run": "x"})
+    ]
+    assert "advgrpo_training_update" not in served
+    assert served["advgrpo_training_updates"] == {"run"}
+
+
+def test_every_rule_has_a_case_in_which_it_fires_and_one_in_which_it_does_not() -> None:
+    cases = yaml.safe_load(CASES.read_text(encoding="utf-8"))
+    tried = [one for test in cases["tests"] for one in test["alert_rule_test"]]
+    for fires in (True, False):
+        assert {one["alertname"] for one in tried if bool(one["exp_alerts"]) is fires} == set(RULES)
+
+
+def _seconds(duration: str) -> int:
+    return int(duration[:-1]) * UNITS[duration[-1]]
+
+
+def test_alerts_come_before_the_launcher_gives_up() -> None:
+    assert _seconds(RULES["JobWaits"]["for"]) < ClusterSettings(image="trainer").start_seconds
+    silent = float(RULES["ApiServerIsSilent"]["expr"].rpartition(" > ")[2])
+    assert silent < Patience().budget_seconds
+
+
+def test_the_page_for_operators_names_every_alert_and_no_other() -> None:
+    rows = re.findall(r"^\| `([A-Z]\w+)` \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert rows == list(RULES)
+
+
+# --- With Prometheus' own programs ----------------------------------------------------------------
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed (on Debian: apt-get install prometheus)")
+    return found
+
+
+def _promtool(*words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    command = [_program("promtool"), *words]
+    return subprocess.run(command, input=given, capture_output=True, check=False)
+
+
+def _said(ended: subprocess.CompletedProcess[bytes]) -> str:
+    return (ended.stdout + ended.stderr).decode()
+
+
+def test_promtool_reads_the_rules_and_every_case_comes_out() -> None:
+    for words in (("check", "rules", str(FILE)), ("test", "rules", str(CASES))):
+        ended = _promtool(*words)
+        assert ended.returncode == 0, _said(ended)
+
+
+def test_a_rule_that_never_or_always_fires_would_be_seen(tmp_path: Path) -> None:
+    cases = yaml.safe_load(CASES.read_text(encoding="utf-8"))
+    for alert, expression in itertools.product(RULES, ("vector(1) > 2", "vector(1)")):
+        wrong = [
+            rule | ({"expr": expression} if name == alert else {}) for name, rule in RULES.items()
+        ]
+        groups = {"groups": [{"name": "advgrpo", "rules": wrong}]}
+        (tmp_path / "alerts.yaml").write_text(json.dumps(groups), encoding="utf-8")
+        own = [test for test in cases["tests"] if test["alert_rule_test"][0]["alertname"] == alert]
+        tried = cases | {"rule_files": ["alerts.yaml"], "tests": own}
+        (tmp_path / "cases.yaml").write_text(json.dumps(tried), encoding="utf-8")
+        ended = _promtool("test", "rules", str(tmp_path / "cases.yaml"))
+        assert ended.returncode != 0
+        assert f"alertname: {alert}" in _said(ended)
+
+
+@pytest.mark.parametrize("registry", [LAUNCHER, WEBHOOK], ids=["launcher", "webhook"])
+def test_promtool_finds_nothing_wrong_with_a_page(registry: CollectorRegistry) -> None:
+    _note_all()
+    ended = _promtool("check", "metrics", given=generate_latest(registry))
+    assert (ended.returncode, _said(ended)) == (0, "")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def _asked(url: str) -> Any:  # noqa: ANN401 - any JSON
+    with urllib.request.urlopen(url) as answer:
+        return json.load(answer)["data"]
+
+
+def _targets(name: str, template: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Give what Prometheus makes of a pod: a target for each port, or container without one.
+
+    Source:
+        Prometheus 2.42, `discovery/kubernetes/pod.go`. Debian's is built without it.
+    """
+    meta = {"namespace": "research", "pod_name": name, "pod_ip": "127.0.0.1"}
+    for kind in ("label", "annotation"):
+        for key, value in template["metadata"].get(f"{kind}s", {}).items():
+            meta[f"pod_{kind}_{re.sub(r'[^a-zA-Z0-9_]', '_', key)}"] = value
+    labels = {f"__meta_kubernetes_{key}": value for key, value in meta.items()}
+    for container in template["spec"]["containers"]:
+        ports = [f":{port['containerPort']}" for port in container.get("ports", [])] or [""]
+        yield from ({"targets": [f"127.0.0.1{port}"], "labels": labels} for port in ports)
+
+
+def _all_targets(*, task_port: int, webhook_port: int) -> list[dict[str, Any]]:
+    """Give targets of pods as the chart and Pipelines make them, and of one that is nobody's."""
+    metrics = {**CREATED_SECRETS["metrics"], "port": webhook_port}
+    made = dict(pods(objects({**CREATED_SECRETS, "metrics": metrics})))
+    scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(task_port)}
+    containers = {"containers": [{"name": "main"}, {"name": "wait"}]}
+    templates = {
+        "webhook": made["Deployment advgrpo-webhook"],
+        "janitor": made["CronJob advgrpo-janitor"],
+        "task": {"metadata": {"labels": LABELS, "annotations": scraped}, "spec": containers},
+        "other": {"metadata": {"annotations": scraped}, "spec": containers},
+    }
+    return [target for name, pod in templates.items() for target in _targets(name, pod)]
+
+
+def _settings_of_the_page(targets: Path) -> dict[str, Any]:
+    """Give the settings of Prometheus that docs/operating.md shows, with the rules."""
+    (text,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    shown = yaml.safe_load(text)
+    del shown["scrape_configs"][0]["kubernetes_sd_configs"]
+    shown["scrape_configs"][0]["file_sd_configs"] = [{"files": [str(targets)]}]
+    often = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    return {"global": often, "rule_files": [str(FILE)], **shown}
+
+
+def test_a_real_prometheus_chooses_our_pods_reads_their_pages_and_judges_the_rules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, port = _program("prometheus"), _free_port()
+    launcher, webhook = _free_port(), _free_port()
+    _note_all()
+    with ExitStack() as stack:
+        for registry, its_port in ((LAUNCHER, launcher), (WEBHOOK, webhook)):
+            monkeypatch.setenv(PORT, str(its_port))
+            assert stack.enter_context(exposed(registry)) == its_port
+        targets, file = tmp_path / "targets.json", tmp_path / "prometheus.yml"
+        found = _all_targets(task_port=launcher, webhook_port=webhook)
+        targets.write_text(json.dumps(found), encoding="utf-8")
+        file.write_text(json.dumps(_settings_of_the_page(targets)), encoding="utf-8")
+        command = [
+            program,
+            f"--config.file={file}",
+            f"--storage.tsdb.path={tmp_path / 'data'}",
+            f"--web.listen-address=localhost:{port}",
+        ]
+        log = stack.enter_context((tmp_path / "log").open("wb"))
+        server = stack.enter_context(subprocess.Popen(command, stderr=log))
+        stack.callback(server.terminate)
+        url = f"http://localhost:{port}/api/v1"
+        _wait_until_judged(url)
+        scraped = {
+            (one["metric"]["pod"], one["metric"]["namespace"])
+            for one in _asked(f'{url}/query?query=up{{job="advgrpo"}}')["result"]
+        }
+        assert scraped == {("task", "research"), ("webhook", "research")}
+        for selector in _served_selectors():
+            assert _asked(f"{url}/query?query={quote(selector)}")["result"], selector
+        alerts = _asked(f"{url}/alerts")["alerts"]
+        firing = [one["labels"] for one in alerts if one["state"] == "firing"]
+        assert {one["alertname"] for one in firing if _is_own(one)} == {"RewardLooksHacked"}
+
+
+def _is_own(labels: Mapping[str, str]) -> bool:
+    """Say whether an alert is about what `_note_all` noted, and not an earlier test in here."""
+    return all(labels.get(key, value) == value for key, value in OWN.items())
+
+
+def _served_selectors() -> set[str]:
+    """Give what the rules ask for, but for what is pushed."""
+    return {
+        re.sub(r"\s+", "", selector)
+        for rule in RULES.values()
+        for selector in re.findall(r"advgrpo_(?!janitor)\w+(?:\{[^}]*\})?", rule["expr"])
+    }
+
+
+def _wait_until_judged(url: str) -> None:
+    """Wait until two pages were read and then each rule was judged."""
+    read_at = ""
+    for _ in range(120):
+        time.sleep(0.5)
+        try:
+            up = _asked(f'{url}/query?query=sum(up{{job="advgrpo"}})')["result"]
+            rules = _asked(f"{url}/rules")["groups"][0]["rules"]
+        except (urllib.error.URLError, ConnectionError, IndexError):
+            continue
+        if not read_at and [one for one in up if one["value"][1] == "2"]:
+            read_at = max(rule["lastEvaluation"] for rule in rules)
+        if read_at and all(rule["lastEvaluation"] > read_at for rule in rules):
+            assert {rule["health"] for rule in rules} == {"ok"}
+            return
+    pytest.fail("Prometheus did not read both pages within a minute")
