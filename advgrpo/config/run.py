@@ -115,12 +115,16 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _pocket_judge_sees_pocket_pictures(self) -> Self:
         pixels = self.policy.resolution_pixels
-        judged = any(isinstance(s, PocketJudgeConfig) for s in self.evaluation.scorers)
-        if judged and pixels != POCKET_PIXELS:
-            raise ValueError(
-                f"evaluation.scorers has pocket_judge, which reads pictures of {POCKET_PIXELS} "
-                f"pixels, but policy.resolution_pixels={pixels}: leave the scorer out"
-            )
+        measures = {
+            **{f"evaluation.scorers.{n}": s for n, s in enumerate(self.evaluation.scorers)},
+            **self.training.reward.scorers,
+        }
+        for setting, measure in measures.items():
+            if isinstance(measure, PocketJudgeConfig) and pixels != POCKET_PIXELS:
+                raise ValueError(
+                    f"{setting} is pocket_judge, which reads pictures of {POCKET_PIXELS} pixels, "
+                    f"but policy.resolution_pixels={pixels}: leave it out"
+                )
         return self
 
     @model_validator(mode="after")
