@@ -285,7 +285,7 @@ def test_a_part_that_comes_after_all_was_given_up_is_not_written(tmp_path: Path)
     target.touch()
     whole = {"ETag": "old", "ContentLength": 8}
     with pytest.raises(DamagedError):
-        get_parts(cast(Any, server), Place("b", "k"), target, whole, 4, Deadline(60))
+        get_parts(cast("Any", server), Place("b", "k"), target, whole, 4, Deadline(60))
     server.go_on.set()
     for thread in threading.enumerate():
         if thread.name == "storage":

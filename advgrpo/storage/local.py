@@ -128,8 +128,7 @@ class LocalStorage:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """List files, and what else is no folder; what goes meanwhile, as old checkpoints do, is left
-    out."""
+    """List what is no folder, without what goes meanwhile, as old checkpoints do."""
 
     def refuse(error: OSError) -> None:
         is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
