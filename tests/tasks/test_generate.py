@@ -66,7 +66,7 @@ def test_each_image_says_what_it_is(tiny: TinyModels, tmp_path: Path) -> None:
             "adapter": "none",
             "denoising_steps": "8",
             "guidance_scale": "1",
-            "max_sequence_length": "16",
+            "max_sequence_length": "10",
             "text_dtype": "float32",
             "decode_dtype": "float32",
             "resolution_pixels": "32",
