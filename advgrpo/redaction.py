@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+import threading
 import traceback
 from types import TracebackType
 from urllib.parse import quote, quote_plus
@@ -62,10 +63,20 @@ def redact_tracebacks() -> None:
     """Have what Python says of an error that nobody handled pass here, too."""
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _say
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = _say_of_thread
 
 
 def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
+
+
+def _say_of_thread(fault: threading.ExceptHookArgs) -> None:
+    # A thread may end itself by this one, in silence.
+    if fault.exc_value is not None and not issubclass(fault.exc_type, SystemExit):
+        name = fault.thread.name if fault.thread else "which is gone"
+        sys.stderr.write(f"Exception in thread {name}:\n")
+        _say(fault.exc_type, fault.exc_value, fault.exc_traceback)
 
 
 def _forms() -> list[str]:

@@ -113,7 +113,8 @@ def test_what_a_killed_process_left_half_made_goes() -> None:
     assert not half.exists()
 
 
-def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(LIMIT_VARIABLE, "lots")
-    with pytest.raises(ConfigError, match="ADVGRPO_CACHE_GIB='lots' is no number of GiB"):
+@pytest.mark.parametrize("limit", ["lots", "inf"])
+def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setenv(LIMIT_VARIABLE, limit)
+    with pytest.raises(ConfigError, match=f"ADVGRPO_CACHE_GIB='{limit}' is no number of GiB"):
         cached_folder("a", MIB, refuses)

@@ -25,7 +25,7 @@ from PIL import Image
 
 from advgrpo.cluster.settings import parse_cluster_settings
 from advgrpo.config import RunConfig, resolve
-from advgrpo.config.run import parse
+from advgrpo.config.parsing import parse
 from advgrpo.data.images import decode_image, encode_png, read_image
 from advgrpo.data.prompt_tables import read_prompt_table
 from advgrpo.data.prompts import read_prompts

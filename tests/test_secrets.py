@@ -178,6 +178,26 @@ def test_what_a_process_dies_of_is_said_without_secrets(raised: str) -> None:
     assert leaks(SECRETS, done.stderr, done.stdout) == []
 
 
+def test_what_a_thread_dies_of_is_said_without_secrets() -> None:
+    program = (
+        "import os, threading\n"
+        "from advgrpo.tasks.failures import run_as_process\n"
+        "def fail():\n"
+        "    raise RuntimeError('with ' + os.environ['HF_TOKEN'])\n"
+        "def main():\n"
+        "    thread = threading.Thread(target=fail, name='beside')\n"
+        "    thread.start()\n"
+        "    thread.join()\n"
+        "run_as_process(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert "beside" in done.stderr
+    assert "RuntimeError: with ***" in done.stderr
+    assert leaks(SECRETS, done.stderr, done.stdout) == []
+
+
 def test_a_log_record_holds_no_secret() -> None:
     try:
         raise ValueError(f"no access with {SECRET}")

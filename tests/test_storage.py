@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -240,6 +241,23 @@ def test_wrong_credentials_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StorageError, match="SignatureDoesNotMatch") as caught:
         storage.write_bytes("s3://advgrpo/key", b"x")
     assert "AWS_SECRET_ACCESS_KEY" in caught.value.repair
+
+
+def test_what_is_deleted_while_a_folder_is_listed_is_not_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, scandir = tmp_path / "turn-1", os.scandir
+    folder.mkdir()
+    (tmp_path / "stays").touch()
+
+    def scan(path: Path | str) -> object:
+        if Path(path) == folder:
+            folder.rmdir()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert storage.list_files(str(tmp_path)) == ("stays",)
+    assert not folder.exists()
 
 
 def test_an_upload_that_breaks_off_leaves_no_whole_folder(

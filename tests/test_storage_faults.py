@@ -1,16 +1,21 @@
 """S3 behind a network that fails: an operation gives the right bytes or an error, and ends."""
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from advgrpo.errors import ConfigError, StorageError
+from advgrpo.storage.bounded import Deadline
 from advgrpo.storage.s3 import OPAQUE_ETAGS, S3Storage
+from advgrpo.storage.s3_errors import DamagedError
+from advgrpo.storage.s3_parts import Place, get_parts
 from advgrpo.storage.sums import sums_of
 from advgrpo.stores import EmbeddedStores
 from advgrpo.tasks.environment import environment
@@ -251,6 +256,41 @@ def test_a_large_file_goes_and_comes_in_parts(wires: dict[Mode, Wire], tmp_path:
     wire.patient.download_file("s3://advgrpo/large", tmp_path / "copy")
     assert wire.proxy.requests - before == 2 * parts + 3
     assert (tmp_path / "copy").read_bytes() == NEW
+
+
+class _ChangedWhileRead:
+    """A server whose object changes after its first part was asked for, which then is slow."""
+
+    def __init__(self) -> None:
+        self.reading, self.go_on = threading.Event(), threading.Event()
+
+    def get_object(self, *, Range: str, **_place: str) -> dict[str, Any]:  # noqa: N803 - boto3's
+        if Range.startswith("bytes=0-"):
+            return {"ETag": "old", "ContentLength": 4, "Body": self}
+        assert self.reading.wait(10)
+        return {"ETag": "new", "ContentLength": 4, "Body": self}
+
+    def read(self, _size: int) -> bytes:
+        is_first = not self.reading.is_set()
+        self.reading.set()
+        assert self.go_on.wait(10)
+        return b"late" if is_first else b""
+
+    def close(self) -> None:
+        """Nobody is connected."""
+
+
+def test_a_part_that_comes_after_all_was_given_up_is_not_written(tmp_path: Path) -> None:
+    server, target = _ChangedWhileRead(), tmp_path / "file"
+    target.touch()
+    whole = {"ETag": "old", "ContentLength": 8}
+    with pytest.raises(DamagedError):
+        get_parts(cast("Any", server), Place("b", "k"), target, whole, 4, Deadline(60))
+    server.go_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "storage":
+            thread.join(10)
+    assert target.read_bytes() == b""
 
 
 def test_what_is_given_up_asks_for_nothing_more(wires: dict[Mode, Wire]) -> None:

@@ -3,7 +3,8 @@
 from enum import Enum
 from typing import Protocol
 
-from advgrpo.cluster.api import Json, Resource
+from advgrpo.cluster.api import Json
+from advgrpo.cluster.resources import Resource
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.cluster.work import Work
 

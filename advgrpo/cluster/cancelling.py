@@ -12,7 +12,8 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Self
 
-from advgrpo.cluster.api import Api, Resource
+from advgrpo.cluster.api import Api
+from advgrpo.cluster.resources import Resource
 from advgrpo.errors import ClusterError, ClusterUnavailableError, Preempted
 
 _TRIES = 5

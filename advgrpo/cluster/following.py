@@ -3,13 +3,15 @@
 import logging
 from datetime import datetime
 
-from advgrpo.cluster.api import PODS, Api, Json, NotThereError
+from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.backend import JobBackend, JobState
 from advgrpo.cluster.cancelling import Cancelling
 from advgrpo.cluster.diagnosis import blamed, job_error, pod_cause, stuck_cause
 from advgrpo.cluster.history import History, events_of
 from advgrpo.cluster.logs import LogFollower, tail
 from advgrpo.cluster.pods import Pod, read_pod
+from advgrpo.cluster.refusals import NotThereError
+from advgrpo.cluster.resources import PODS
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.cluster.work import Work, shape_of
 from advgrpo.errors import (

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from advgrpo.cluster.api import EVENTS, Api, Json
+from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.pods import Pod
+from advgrpo.cluster.resources import EVENTS
 from advgrpo.errors import ClusterError
 
 _EXITED = re.compile(r"Pod: [^.\s]+\.(?P<pod>\S+) exited with code (?P<code>\d+)")

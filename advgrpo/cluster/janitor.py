@@ -3,10 +3,12 @@
 import logging
 from dataclasses import dataclass, field
 
-from advgrpo.cluster.api import WORKFLOWS, Api, Json, NotThereError
+from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.origin import Origin, origin_of
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
 from advgrpo.cluster.pytorchjob import PyTorchJobs
+from advgrpo.cluster.refusals import NotThereError
+from advgrpo.cluster.resources import WORKFLOWS
 from advgrpo.errors import ClusterError
 from advgrpo.events import event
 from advgrpo.prometheus import push_cleaning

@@ -6,13 +6,15 @@ import logging
 import uuid
 from contextlib import closing
 
-from advgrpo.cluster.api import AlreadyThereError, Api, Json, NotThereError, connect
+from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.backend import JobBackend, JobState
 from advgrpo.cluster.cancelling import Cancelling
+from advgrpo.cluster.connecting import connect
 from advgrpo.cluster.following import Following
 from advgrpo.cluster.origin import find_origin, origin_of
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
 from advgrpo.cluster.pytorchjob import PyTorchJobs
+from advgrpo.cluster.refusals import AlreadyThereError, NotThereError
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.cluster.work import Work
 from advgrpo.errors import (

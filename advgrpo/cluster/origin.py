@@ -4,7 +4,8 @@ import logging
 import os
 from dataclasses import dataclass
 
-from advgrpo.cluster.api import PODS, Api, Json
+from advgrpo.cluster.api import Api, Json
+from advgrpo.cluster.resources import PODS
 from advgrpo.errors import ClusterError
 
 _POD_VARIABLES = ("KFP_POD_NAME", "HOSTNAME")

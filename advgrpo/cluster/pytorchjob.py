@@ -12,9 +12,10 @@ from kubeflow.training import (
 )
 from kubernetes import client
 
-from advgrpo.cluster.api import Json, Resource
+from advgrpo.cluster.api import Json
 from advgrpo.cluster.backend import JobState
 from advgrpo.cluster.pod_template import labels_of, pod_template
+from advgrpo.cluster.resources import Resource
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.cluster.work import Work, shape_of
 

@@ -9,7 +9,7 @@ import urllib3.exceptions
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from advgrpo.cluster.api import UNUSABLE_FILE
+from advgrpo.cluster.connecting import UNUSABLE_FILE
 from advgrpo.errors import ClusterError, ClusterUnavailableError
 
 Json = dict[str, Any]

@@ -10,10 +10,12 @@ from advgrpo.config.discriminator import (
 from advgrpo.config.evaluation import CmmdConfig, DistanceConfig, EvaluationConfig
 from advgrpo.config.independence import Independence
 from advgrpo.config.locations import locations, pretrained_weights
+from advgrpo.config.parsing import parse
 from advgrpo.config.policy import AdapterConfig, SamplingConfig, Sd3PolicyConfig
 from advgrpo.config.promotion import Gate, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
-from advgrpo.config.run import RunConfig, parse, preset_names, preset_title, resolve
+from advgrpo.config.resolving import preset_names, preset_title, resolve
+from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers import PickScoreConfig
 from advgrpo.config.training import TrainingConfig
 

@@ -12,9 +12,10 @@ from typing import Self, TypeVar
 from advgrpo.config.base import NonNegativeInt, PositiveInt, Section
 from advgrpo.config.discriminator import DiscriminatorConfig
 from advgrpo.config.evaluation import DistanceConfig
+from advgrpo.config.parsing import parse
 from advgrpo.config.policy import SamplingConfig, Sd3PolicyConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
-from advgrpo.config.run import RunConfig, parse
+from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers import Scorer
 from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import ConfigError

@@ -258,7 +258,7 @@ class TrainingConfig(Section):
     training starts."""
 
     checkpoint_every_updates: PositiveInt = 10
-    """Updates between two checkpoints."""
+    """Updates between two checkpoints; while the policy waits, rollouts."""
 
     checkpoints_kept: PositiveInt = 2
     """Newest checkpoints that are kept."""

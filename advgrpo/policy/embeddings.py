@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from advgrpo.config import Sd3PolicyConfig
@@ -15,11 +16,21 @@ from advgrpo.errors import StorageNotFoundError
 from advgrpo.policy.base import PromptEmbeddings
 from advgrpo.policy.text import CPU, TextEncoders
 from advgrpo.progress import Progress
-from advgrpo.storage import join, list_files, local_files, read_bytes, storage_for, write_bytes
+from advgrpo.storage import (
+    join,
+    list_files,
+    local_files,
+    read_bytes,
+    scheme,
+    storage_for,
+    write_bytes,
+)
 
 PROMPTS_PER_SHARD = 64
 
 _SHARD, _INDEX = ".safetensors", ".json"
+
+logger = logging.getLogger("advgrpo")
 
 
 class StoredEmbeddings:
@@ -142,10 +153,23 @@ def _places(location: str) -> dict[str, tuple[str, int]]:
         name = file.removesuffix(_INDEX)
         if name == file or name + _SHARD not in names:
             continue
-        keys = json.loads(read_bytes(join(location, file)))
+        try:
+            keys = json.loads(read_bytes(join(location, file)))
+            _require_whole(location, name + _SHARD)
+        except (OSError, ValueError, SafetensorError) as error:
+            where = join(location, name)
+            logger.warning("embeddings in %s are damaged (%s): they count for none", where, error)
+            continue
         for row, key in enumerate(keys):
             places.setdefault(key, (name, row))
     return places
+
+
+def _require_whole(location: str, name: str) -> None:
+    """Open a shard, which fails if it was cut short; one on S3 is checked as it is fetched."""
+    if not scheme(location):
+        with safe_open(Path(location, name), framework="pt", device="cpu"):
+            pass
 
 
 def _key(prompt: str) -> str:

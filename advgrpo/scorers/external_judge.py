@@ -189,9 +189,11 @@ class _Program:
         except OSError:
             answers.append(_END)
         if _END in answers:
+            # It may have closed its output alone.
+            self.close()
             raise EvaluationError(
-                f"the external judge {self._name!r} ended with exit status {self._process.wait()} "
-                "before it had answered",
+                f"the external judge {self._name!r} ended with exit status "
+                f"{self._process.returncode} before it had answered",
                 repair="see what it wrote to standard error; it must read until its input ends",
             )
         return answers

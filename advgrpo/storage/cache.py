@@ -123,7 +123,7 @@ def _limit() -> int | None:
     text = os.environ.get(LIMIT_VARIABLE, "")
     try:
         return int(float(text) * _GIB) if text else None
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ConfigError(
             f"{LIMIT_VARIABLE}={text!r} is no number of GiB", repair="set it to, say, 100"
         ) from error

@@ -5,8 +5,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 
 from advgrpo.errors import (
     StorageError,
@@ -107,11 +108,14 @@ class LocalStorage:
         folder = Path(location)
         found: dict[str, FileState] = {}
         with disk_errors("list", location):
-            for path in sorted(folder.rglob("*")):
+            for path in sorted(_files_below(folder)):
                 name = path.relative_to(folder)
-                if path.is_file() and not any(p.startswith(PARTIAL_PREFIX) for p in name.parts):
+                if any(part.startswith(PARTIAL_PREFIX) for part in name.parts):
+                    continue
+                with suppress(FileNotFoundError):
                     state = path.stat()
-                    found[name.as_posix()] = FileState(state.st_size, str(state.st_mtime_ns))
+                    if S_ISREG(state.st_mode):
+                        found[name.as_posix()] = FileState(state.st_size, str(state.st_mtime_ns))
         return found
 
     def delete(self, location: str) -> None:
@@ -121,3 +125,18 @@ class LocalStorage:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """List what is no folder, without what goes meanwhile, as old checkpoints do."""
+
+    def refuse(error: OSError) -> None:
+        is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
+        # As the folder lost+found at the root of a disk.
+        is_others = isinstance(error, PermissionError) and error.filename != str(folder)
+        if not (is_gone or is_others):
+            raise error
+
+    return [
+        Path(root, name) for root, _, names in os.walk(folder, onerror=refuse) for name in names
+    ]

@@ -133,10 +133,11 @@ class S3Storage:
     def download_file(self, location: str, target: Path) -> None:
         place = _place(location)
         with replaced_file(target) as fresh:
-            fresh.touch()
 
             def download(deadline: Deadline) -> None:
-                os.truncate(fresh, 0)
+                # Another file: a thread of an attempt that was given up may still write its own.
+                fresh.unlink(missing_ok=True)
+                fresh.touch()
                 answer = self._get(place, deadline)
                 if answer["ContentLength"] > self._part_bytes:
                     answer["Body"].close()
@@ -240,6 +241,7 @@ class S3Storage:
                 if not may_pass(error):
                     raise
                 deadline.wait(pause)
+                deadline.check()
                 pause *= 2
         return _understood(work, deadline)
 

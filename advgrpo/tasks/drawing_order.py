@@ -99,6 +99,9 @@ class DrawingOrder:
             "adapter": "none" if image.is_base else self.adapter,
             "denoising_steps": str(sampling.denoising_steps),
             "guidance_scale": f"{sampling.guidance_scale:g}",
+            "max_sequence_length": str(policy.max_sequence_length),
+            "text_dtype": policy.text_dtype,
+            "decode_dtype": policy.decode_dtype,
             "resolution_pixels": str(policy.resolution_pixels),
             "forward_dtype": policy.forward_dtype,
         }

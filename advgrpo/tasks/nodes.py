@@ -54,11 +54,12 @@ def nodes() -> Nodes:
     Source:
         Kubeflow training-operator 1.9, `pkg/controller.v1/pytorch/envvar.go`.
     """
-    if int(os.environ.get("PET_NNODES", "1").partition(":")[0]) == 1:
-        return Nodes()
     try:
+        count = int(os.environ.get("PET_NNODES", "1").partition(":")[0])
+        if count == 1:
+            return Nodes()
         return Nodes(
-            count=int(os.environ["PET_NNODES"].partition(":")[0]),
+            count=count,
             rank=int(os.environ["PET_NODE_RANK"]),
             address=os.environ["PET_MASTER_ADDR"],
             port=int(os.environ["PET_MASTER_PORT"]),

@@ -1,8 +1,6 @@
 """Decide which version of a registered model is its champion.
 
-One decision, `judge`, serves the command line, the webhook receiver and the reconciler. It rests on
-the evidence among the version's files, which are checked against the hashes of registration, and
-never on a tag that says what the gates said.
+One decision, `judge`, serves the command line, the webhook receiver and the reconciler.
 """
 
 import logging
@@ -15,16 +13,14 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from advgrpo.errors import AdvGrpoError, PromotionError, TrackingError
-from advgrpo.evaluation.gates import check_gates, passed_all
 from advgrpo.events import event
+from advgrpo.tasks.judging import ROLLED_BACK_TAG, called, judge
 from advgrpo.tracking.champion import Standing, crown, promotion_lock, standing
 from advgrpo.tracking.connection import FAULTS, connect, explained
-from advgrpo.tracking.evidence import Evidence, read_evidence, read_settings
 from advgrpo.tracking.models import (
     MODEL_TAG,
     fetched_version,
     find_version,
-    registered_policy,
     uri_of,
 )
 
@@ -35,33 +31,11 @@ DECISION_TAG = "advgrpo.decision"
 OVERRIDE_TAG = "advgrpo.override"
 """The last promotion by override, why, and what it set aside; later decisions leave it."""
 
-ROLLED_BACK_TAG = "advgrpo.rolled_back"
-"""Why a version is champion no more; it does not come back without an override."""
-
 ANNOUNCED_TAG = "advgrpo.announced"
 
 _SOMEBODY = "somebody in MLflow"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What speaks against a version as champion, in words; nothing if nothing does."""
-
-    damage: tuple[str, ...] = ()
-    """What nobody can override."""
-
-    objections: tuple[str, ...] = ()
-    """What an override with a reason can set aside."""
-
-    @property
-    def is_lawful(self) -> bool:
-        """Whether nothing speaks against the version."""
-        return not (self.damage or self.objections)
-
-    def __str__(self) -> str:
-        return "; ".join((*self.damage, *self.objections)) or "all gates passed"
 
 
 @dataclass(frozen=True)
@@ -76,52 +50,6 @@ class Promotion:
 
 Announce = Callable[[Promotion], str]
 """Told of each new champion; returns in a few words what it did, for a tag."""
-
-
-def judge(version: ModelVersion, champion: ModelVersion | None, tracking_uri: str) -> Judgement:
-    """Judge whether a version may be champion.
-
-    Args:
-        version: The version, whose files are fetched and checked.
-        champion: The lawful champion; None if there is none.
-        tracking_uri: The MLflow server.
-    """
-    try:
-        with fetched_version(version, tracking_uri) as folder:
-            evidence, policy = read_evidence(folder), read_settings(folder).policy
-        theirs = None if champion is None else registered_policy(champion)
-    except TrackingError as error:
-        return Judgement(damage=(error.message,))
-    if theirs is not None and theirs.weights != policy.weights:
-        other = (
-            f"it is an adapter for the base model {policy.weights.location}, the champion for "
-            f"{theirs.weights.location}"
-        )
-        return Judgement(damage=(other,))
-    return Judgement(objections=tuple(_objections(version, evidence, champion)))
-
-
-def _objections(
-    version: ModelVersion, evidence: Evidence, champion: ModelVersion | None
-) -> Iterator[str]:
-    if ROLLED_BACK_TAG in version.tags:
-        yield f"it was rolled back: {version.tags[ROLLED_BACK_TAG]}"
-    current = None if champion is None else int(champion.version)
-    compared = evidence.report.champion
-    if compared != current:
-        yield (
-            f"it was compared with {_called(compared)}, but the champion is now "
-            f"{_called(current)}: evaluate and register it again"
-        )
-    results = check_gates(evidence.gates, evidence.report)
-    if not results:
-        yield "it was registered without gates (promotion.gates)"
-    elif not passed_all(results):
-        yield from (
-            f"the gate {result.gate} failed: {result.reason}"
-            for result in results
-            if not result.passed
-        )
 
 
 def promote(
@@ -195,7 +123,7 @@ def rollback(
         now = standing(client, name)
         if len(now.history) < 2:
             raise PromotionError(
-                f"{name} had no champion before {_called(now.lawful)}",
+                f"{name} had no champion before {called(now.lawful)}",
                 repair="promote another version",
             )
         version = find_version(client, name, str(now.history[-2]))
@@ -294,20 +222,20 @@ def _settle_alias(client: MlflowClient, name: str, tracking_uri: str) -> list[st
         if now.is_settled:
             return []
         crown(client, name, now.history)
-        return [f"{name}: its champion is {_called(now.lawful)}, and its aliases say so again"]
+        return [f"{name}: its champion is {called(now.lawful)}, and its aliases say so again"]
     if now.named in now.history[-2:-1] and not now.is_moved_back:
         crown(client, name, now.history)
-        return [f"{name}: the promotion of {_called(now.lawful)}, which broke off, is completed"]
+        return [f"{name}: the promotion of {called(now.lawful)}, which broke off, is completed"]
     version = find_version(client, name, str(now.named))
     judgement = judge(version, _champion(client, name, now), tracking_uri)
     if now.is_moved_back and not judgement.damage:
         _roll_back(client, version, now, "the alias was moved back", _SOMEBODY)
-        return [f"{uri_of(version)}: champion again instead of {_called(now.lawful)}"]
+        return [f"{uri_of(version)}: champion again instead of {called(now.lawful)}"]
     if judgement.is_lawful:
         _promote(client, version, now, f"promoted: {judgement}", _SOMEBODY)
         return [f"{uri_of(version)}: accepted as champion: {judgement}"]
     crown(client, name, now.history)
-    text = f"refused: {judgement}; the alias champion was moved back to {_called(now.lawful)}"
+    text = f"refused: {judgement}; the alias champion was moved back to {called(now.lawful)}"
     _record(client, version, text, _SOMEBODY)
     return [f"{uri_of(version)}: {text}"]
 
@@ -329,7 +257,7 @@ def _promote(
     crown(client, version.name, (*now.history, int(version.version)))
     if ROLLED_BACK_TAG in version.tags:
         client.delete_model_version_tag(version.name, str(version.version), ROLLED_BACK_TAG)
-    _record(client, version, f"{text}; before it, the champion was {_called(now.lawful)}", by)
+    _record(client, version, f"{text}; before it, the champion was {called(now.lawful)}", by)
 
 
 def _record(
@@ -391,10 +319,6 @@ def _present(client: MlflowClient, name: str) -> Standing:
         else:
             break
     return now
-
-
-def _called(number: int | None) -> str:
-    return "none" if number is None else f"version {number}"
 
 
 @contextmanager

@@ -21,6 +21,7 @@ INTERVAL = "ADVGRPO_SYSTEM_METRICS_SECONDS"
 SYSTEM_PREFIX = "system/"
 """Start of the names of what a machine does, which no two runs have equal."""
 
+_END_SECONDS = 10.0
 _DEFAULT_SECONDS = 60.0
 
 logger = logging.getLogger("advgrpo")
@@ -49,7 +50,9 @@ def system_metrics(record: Callable[[Mapping[str, float], int], None]) -> Iterat
     def work() -> None:
         try:
             while not ended.wait(seconds):
-                record(_measured(collectors), int(time.time()))
+                measures = _measured(collectors)
+                if not ended.is_set():
+                    record(measures, int(time.time()))
         except AdvGrpoError as error:
             note = event("system_metrics_ended")
             logger.warning("the machine is no longer measured: %s", error, extra=note)
@@ -60,7 +63,8 @@ def system_metrics(record: Callable[[Mapping[str, float], int], None]) -> Iterat
         yield
     finally:
         ended.set()
-        thread.join()
+        # The driver of a broken GPU may not answer.
+        thread.join(_END_SECONDS)
 
 
 def _interval() -> float:

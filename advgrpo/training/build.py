@@ -90,8 +90,8 @@ def build_session(
 
     Raises:
         WeightsError: If weights are missing, damaged or of another architecture.
-        ConfigError: If the measure of alignment has no value for some held-out prompts, or a term
-            of the reward has none for some prompts.
+        ConfigError: If too few held-out prompts are left to measure on, the measure of alignment
+            has no value for some of them, or a term of the reward has none for some prompts.
     """
     config, seed, device = inputs.training, inputs.seed, ranks.device
     policy = load_policy(inputs.policy, device, seed=seed, embeddings=inputs.embeddings)
@@ -113,17 +113,7 @@ def build_session(
     denoiser = Denoiser(policy, config.sampling, config.loss)
     average = MovingAverage(engine.adapter(), limit=inputs.policy.adapter.ema_decay)
     texts = inputs.prompts.texts
-    held_out = references.held_out_ids[: config.monitoring.held_out_prompts]
-    # Equal shares: a gathered tensor has the same shape on each rank.
-    held_out = held_out[: len(held_out) // ranks.count * ranks.count]
-    if len(held_out) < _LEAST_MEASURED:
-        raise ConfigError(
-            f"{len(held_out)} held-out prompts are left to measure on, over {ranks.count} "
-            f"processes; at least {_LEAST_MEASURED} are needed",
-            repair="raise training.monitoring.held_out_prompts or discriminator.held_out_fraction, "
-            "use fewer processes, or more reference images",
-        )
-    _say_if_watch_is_blind(config, len(held_out), ranks)
+    held_out = _held_out_prompts(config, references, ranks)
     reward = Reward(config.reward, discriminator, inputs.reward_scorers)
     reward.check_prompts(texts)
     counters = Counters(entered=ranks.whereabouts.enter)
@@ -180,16 +170,30 @@ def build_session(
     )
 
 
-def _say_if_watch_is_blind(config: TrainingConfig, prompts: int, ranks: Ranks) -> None:
+def _held_out_prompts(
+    config: TrainingConfig, references: ReferenceFeatures, ranks: Ranks
+) -> tuple[int, ...]:
+    """Choose the prompts that are measured while training goes on."""
+    held_out = references.held_out_ids[: config.monitoring.held_out_prompts]
+    # Equal shares: a gathered tensor has the same shape on each rank.
+    held_out = held_out[: len(held_out) // ranks.count * ranks.count]
+    if len(held_out) < _LEAST_MEASURED:
+        raise ConfigError(
+            f"{len(held_out)} held-out prompts are left to measure on, over {ranks.count} "
+            f"processes; at least {_LEAST_MEASURED} are needed",
+            repair="raise training.monitoring.held_out_prompts or discriminator.held_out_fraction, "
+            "use fewer processes, or more reference images",
+        )
     on = config.monitoring.watch.action != "none"
-    if on and prompts < LEAST_CRITIC_PROMPTS and ranks.is_first:
+    if on and len(held_out) < LEAST_CRITIC_PROMPTS and ranks.is_first:
         logger.warning(
             "%d held-out prompts are too few to tell a hacked reward; from %d on it is watched: "
             "raise training.monitoring.held_out_prompts and discriminator.held_out_fraction, or "
             "use more prompts",
-            prompts,
+            len(held_out),
             LEAST_CRITIC_PROMPTS,
         )
+    return held_out
 
 
 def backwards_per_step(config: TrainingConfig, ranks: Ranks) -> int:

@@ -20,7 +20,7 @@ from advgrpo.training.measures import (
 )
 from advgrpo.training.rollout import generate_rollout
 from advgrpo.training.session import Session
-from advgrpo.training.turns import Turn, turn_at
+from advgrpo.training.turns import Turn, rollouts_per_update, turn_at
 from advgrpo.training.watch import stopped_early, watch
 
 
@@ -45,6 +45,8 @@ def train(session: Session) -> None:
             bind(update=before + 1)
             measures = take_turn(session)
             if counters.updates == before:
+                if _is_due_without_update(session):
+                    session.save()
                 continue
             session.note(measures)
             if is_due(config.monitoring.held_out_every_updates, session):
@@ -70,6 +72,13 @@ def is_due(every: int, session: Session) -> bool:
     return updates % every == 0 or updates == session.config.updates
 
 
+def _is_due_without_update(session: Session) -> bool:
+    """Tell whether a checkpoint is due although the policy waits, which it may do for long."""
+    config = session.config
+    every = config.checkpoint_every_updates * rollouts_per_update(config)
+    return session.counters.turns % every == 0
+
+
 def take_turn(session: Session) -> dict[str, float]:
     """Generate a rollout, reward it, and update whoever's turn it is.
 
@@ -81,15 +90,16 @@ def take_turn(session: Session) -> dict[str, float]:
         NonFiniteError: If something became NaN or infinite and the run is not to go on.
     """
     counters = session.counters
-    turns, skipped = counters.turns, counters.skipped
-    turn = turn_at(session.config, turns)
+    skipped = counters.skipped
+    turn = turn_at(session.config, counters.turns)
     try:
         measures, generated = _take_turn(session, turn)
     except NonFiniteError as fault:
         session.guard.skip(fault)
-        counters.turns = turns + 1
+        counters.turns += 1
         return {}
     measures |= _update_discriminator(session, turn, generated, is_fooled=_is_fooled(measures))
+    counters.turns += 1
     if counters.skipped == skipped:
         counters.skipped_in_a_row = 0
     return measures | cost_measures(session)
@@ -136,7 +146,6 @@ def _take_turn(session: Session, turn: Turn) -> tuple[dict[str, float], Generate
         generated = GeneratedFeatures(features=everyone, prompt_ids=ids)
         measures = reward_measures(session, by_group) | told_apart_measures(session, generated)
     measures |= session.stragglers.measures(ranks.busy_clock() - began)
-    counters.turns += 1
     counters.images_sampled += len(ids)
     if turn.trains_policy and not (_is_fooled(measures) and turn.policy_waits):
         rewards = combined_rewards(
@@ -165,7 +174,7 @@ def _update_discriminator(
                     generated,
                     session.replay,
                     steps=turn.discriminator_steps,
-                    turn=f"rollout {session.counters.turns}",
+                    turn=f"rollout {session.counters.turns + 1}",
                 )
             except NonFiniteError as fault:
                 session.guard.skip(fault)

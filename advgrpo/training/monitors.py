@@ -177,19 +177,24 @@ class HeldOutMonitor:
         return rows.view(self._ranks.count, -1, *rows.shape[1:]).transpose(0, 1).flatten(0, 1)
 
     def _draw(self, policy: Policy, prompts: Sequence[str]) -> Tensor:
-        return sample_images(
+        images = sample_images(
             policy,
             prompts,
             self._seeds(prompts),
             denoising_steps=self._sampling.denoising_steps,
             guidance_scale=self._sampling.guidance_scale,
         )
+        self._ranks.whereabouts.beat()
+        return images
 
     def _scores(self, images: Tensor) -> dict[str, float]:
         origins = [f"seed {seed}" for seed in self._seeds(self._mine)]
         means = {}
         for scorer in self._scorers:
-            for name, values in measured(scorer, images, self._mine, origins).items():
+            found = measured(scorer, images, self._mine, origins)
+            # One that asks a program for each image may take as long as all the drawing.
+            self._ranks.whereabouts.beat()
+            for name, values in found.items():
                 gathered = self._ranks.gather(values.to(self._ranks.device))
                 # A scorer may have no value for any of the prompts.
                 if not gathered.isnan().all():

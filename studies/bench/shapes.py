@@ -27,6 +27,7 @@ from transformers import (
 
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.pocket.tokenizers import build_clip_tokenizer, build_t5_tokenizer
+from advgrpo.storage.local import replaced_folder
 
 M = TypeVar("M", bound=nn.Module)
 Shape = Mapping[str, Any]
@@ -104,7 +105,8 @@ def save_models(shapes: Shapes, folder: Path, device: torch.device) -> SavedMode
         _save_pipeline(shapes, saved.pipeline, device)
         # The last that is saved: its folder says that all is whole.
         dino = _drawn(lambda: Dinov2Model(Dinov2Config(**shapes.dino)), torch.float32, device)
-        dino.save_pretrained(saved.dino)
+        with replaced_folder(saved.dino) as fresh:
+            dino.save_pretrained(fresh)
     return saved
 
 

@@ -3,8 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.cluster import api as module
-from advgrpo.cluster.api import PODS, WORKFLOWS, Api, NotThereError, Patience, connect
+from advgrpo.cluster import connecting as module
+from advgrpo.cluster.api import Api, Patience
+from advgrpo.cluster.connecting import connect
+from advgrpo.cluster.refusals import NotThereError
+from advgrpo.cluster.resources import PODS, WORKFLOWS
 from advgrpo.errors import ClusterError, ClusterUnavailableError
 from advgrpo.testing import FakeCluster, Fault
 from advgrpo.testing.cluster_faults import FaultKind

@@ -79,6 +79,19 @@ def test_what_rewards_is_no_measure_of_alignment_and_both_settings_are_named(
     assert f"training.reward.{setting}" in str(caught.value)
 
 
+def test_the_pocket_judge_does_not_reward_larger_pictures() -> None:
+    with pytest.raises(ConfigError, match=r"training\.reward\.terms\.1 is pocket_judge.*=64"):
+        run(
+            "{type: discriminator}",
+            "{type: pocket_judge}",
+            policy__resolution_pixels="64",
+            reference_images__resolution_pixels="64",
+            evaluation__scorers=f"[{{type: clip_score, weights: {CLIP}}}]",
+            evaluation__alignment="clip_score.score",
+            promotion__gates="[]",
+        )
+
+
 def test_a_tuned_scorer_is_no_measure_of_alignment() -> None:
     with pytest.raises(ConfigError, match="is what discriminator trains on"):
         run(

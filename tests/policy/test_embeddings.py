@@ -97,6 +97,24 @@ def test_a_shard_that_was_not_written_whole_is_encoded_again(
     assert torch.equal(before.pooled, after.pooled)
 
 
+@pytest.mark.parametrize("ending", ["safetensors", "json"])
+def test_a_shard_that_was_cut_short_is_encoded_again(
+    config: Sd3PolicyConfig, tmp_path: Path, encoded: list[str], ending: str
+) -> None:
+    location = encode_prompts(config, PROMPTS[:2], store=str(tmp_path))
+    (path,) = Path(location).glob(f"*.{ending}")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    encoded.clear()
+
+    with pytest.raises(StorageNotFoundError, match="embeddings of 2 prompts"):
+        StoredEmbeddings(location, PROMPTS[:2])
+    encode_prompts(config, PROMPTS[:2], store=str(tmp_path))
+
+    assert encoded == PROMPTS[:2]
+    assert path.read_bytes() == whole
+
+
 def test_machines_share_the_prompts_whatever_the_others_have_done(
     config: Sd3PolicyConfig, tmp_path: Path, encoded: list[str]
 ) -> None:

@@ -1,5 +1,6 @@
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,13 @@ def test_an_answer_of_another_shape_is_refused_with_the_prompt(answer: str, said
 def test_a_program_that_ends_is_named_with_its_status() -> None:
     with pytest.raises(EvaluationError, match="ended with exit status 3"):
         judge("import sys; sys.exit(3)").score(red(1.0), ["a"])
+
+
+def test_a_program_that_closes_its_output_and_lives_on_is_not_waited_for() -> None:
+    began = time.monotonic()
+    with pytest.raises(EvaluationError, match="before it had answered"):
+        judge("import os, time; os.close(1); time.sleep(20)").score(red(1.0), ["a"])
+    assert time.monotonic() - began < 10
 
 
 def test_a_program_that_does_not_answer_is_not_waited_for_for_ever() -> None:

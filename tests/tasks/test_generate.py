@@ -66,6 +66,9 @@ def test_each_image_says_what_it_is(tiny: TinyModels, tmp_path: Path) -> None:
             "adapter": "none",
             "denoising_steps": "8",
             "guidance_scale": "1",
+            "max_sequence_length": "10",
+            "text_dtype": "float32",
+            "decode_dtype": "float32",
             "resolution_pixels": "32",
             "forward_dtype": "float32",
         }
@@ -184,6 +187,16 @@ def test_another_image_is_never_overwritten(
         _generate(tiny, tmp_path, **changes)  # type: ignore[arg-type]
     assert said in caught.value.message
     assert contents(tmp_path) == before
+
+
+def test_an_image_of_another_reading_of_its_prompt_is_another_image(
+    tiny: TinyModels, tmp_path: Path
+) -> None:
+    _generate(tiny, tmp_path)
+    order = {"adapter": "", "images_per_prompt": 2, "seed": 3, "output": str(tmp_path)}
+    for setting in ("max_sequence_length=5", "text_dtype=bfloat16", "decode_dtype=bfloat16"):
+        with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]} is "):
+            generate(tiny.config(f"policy.{setting}"), PROMPTS, **order)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

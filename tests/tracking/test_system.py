@@ -1,4 +1,5 @@
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,40 @@ def test_the_machine_is_measured_under_the_names_of_mlflow(monkeypatch: pytest.M
     count = len(recorded.rows)
     time.sleep(0.1)
     assert len(recorded.rows) == count, "it goes on after the end"
+
+
+class Hanging:
+    """A collector whose driver does not answer for a while."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    def collect_metrics(self) -> None:
+        self.asked.set()
+        time.sleep(4)
+
+    def aggregate_metrics(self) -> dict[str, float]:
+        return {"late": 1.0}
+
+    def clear_metrics(self) -> None:
+        """Nothing is kept."""
+
+
+def test_a_driver_that_hangs_does_not_keep_the_task_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(INTERVAL, "0.01")
+    hanging, recorded = Hanging(), Recorded()
+    monkeypatch.setattr("advgrpo.tracking.system._collectors", lambda: [hanging])
+    monkeypatch.setattr("advgrpo.tracking.system._END_SECONDS", 0.1, raising=False)
+    with system_metrics(recorded):
+        assert hanging.asked.wait(10)
+        ended = time.monotonic()
+    assert time.monotonic() - ended < 2
+    for thread in threading.enumerate():
+        if thread.name == "advgrpo-system-metrics":
+            thread.join(10)
+    assert recorded.rows == []
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,9 @@ import torch
 
 from advgrpo.errors import CheckpointError, NonFiniteError, Preempted, RatioError
 from advgrpo.testing import RecordingLogger
+from advgrpo.training.discriminator_update import GeneratedFeatures
 from advgrpo.training.loop import take_turn, train
+from advgrpo.training.measures import told_apart_measures
 from advgrpo.training.ranks import Ranks
 from advgrpo.training.rollout import generate_rollout
 from advgrpo.training.session import Session
@@ -224,6 +226,50 @@ def test_the_released_turns_train_the_discriminator_alone_between_updates(
     train(session)
     assert (session.counters.updates, session.counters.turns) == (1, 3)
     assert session.counters.images_sampled == 3 * 8
+
+
+def test_rollouts_while_the_policy_waits_are_not_lost_with_the_process(
+    session_of: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = (
+        "training.turns={type: when_fooled, policy_waits: true}",
+        "training.checkpoint_every_updates=2",
+        "training.updates=1",
+    )
+    killed_in: int | None = None
+
+    def fooled_three_times(session: Session, generated: GeneratedFeatures) -> dict[str, float]:
+        turns = session.counters.turns
+        if turns == killed_in:
+            raise RuntimeError("killed")
+        margin = -1.0 if turns < 3 else 1.0
+        return told_apart_measures(session, generated) | {"discriminator/margin": margin}
+
+    monkeypatch.setattr("advgrpo.training.loop.told_apart_measures", fooled_three_times)
+    straight = session_of(*settings, folder="straight")
+    train(straight)
+    assert (straight.counters.turns, straight.counters.updates) == (4, 1)
+
+    killed_in = 3
+    killed = session_of(*settings, folder="killed")
+    with pytest.raises(RuntimeError, match="killed"):
+        train(killed)
+    killed_in = None
+    resumed = session_of(*settings, folder="killed")
+    assert resumed.resume()
+    assert (resumed.counters.turns, resumed.counters.updates) == (2, 0)
+    train(resumed)
+    assert_same(weights(resumed), weights(straight))
+
+
+def test_all_work_on_a_rollout_goes_by_the_rollouts_number(session_of: Make) -> None:
+    session, entered = session_of(), list[tuple[str, int]]()
+    session.counters.entered = lambda part, rollout: entered.append((part, rollout))
+    for rollout in (0, 1):
+        entered.clear()
+        take_turn(session)
+        parts = ("rollout", "reward", "policy update", "discriminator update")
+        assert entered == [(part, rollout) for part in parts]
 
 
 def test_a_frozen_discriminator_stays_as_it_was(session_of: Make) -> None:

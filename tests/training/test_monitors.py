@@ -56,6 +56,46 @@ def measures(world: World, prompts: Sequence[str], scorer: OnlyOne) -> dict[str,
     return dict(monitor.measure(load_policy(config.policy, CPU, seed=0), rewards).measures)
 
 
+class Telling(BrightnessScorer):
+    """Notes that it was asked."""
+
+    def __init__(self, happened: list[str]) -> None:
+        self._happened = happened
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        self._happened.append("scored")
+        return super().score(images, prompts)
+
+
+def test_each_batch_and_each_scorer_counts_as_progress(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, ranks, happened = world.config(), Ranks(), list[str]()
+    policy = load_policy(config.policy, CPU, seed=0)
+    decode = policy.decode
+
+    def draw(latents: Tensor) -> Tensor:
+        happened.append("drawn")
+        return decode(latents)
+
+    monkeypatch.setattr(policy, "decode", draw)
+    monitor = HeldOutMonitor(
+        list(world.reference_images.files)[:3],
+        world.reference_images,
+        DinoBackbone(config.evaluation.distance.weights, resolution_pixels=SIDE_PIXELS, device=CPU),
+        [Telling(happened), Telling(happened)],
+        config.training.sampling,
+        ranks,
+        batch_size=1,
+        seed=0,
+    )
+    monkeypatch.setattr(ranks.whereabouts, "beat", lambda: happened.append("beat"))
+    monitor.measure(policy, rewards)
+    assert (happened.count("drawn"), happened.count("scored")) == (3, 2)
+    after = [happened[place + 1] for place, what in enumerate(happened) if what != "beat"]
+    assert set(after) == {"beat"}
+
+
 def test_a_measure_is_the_mean_over_the_prompts_that_have_one(world: World) -> None:
     prompts = list(world.reference_images.files)[:3]
 
