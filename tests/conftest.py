@@ -1,6 +1,7 @@
 """What tests of several folders share."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ os.environ.update(CPU_ENVIRONMENT | ONE_MACHINE_ENVIRONMENT)
 os.environ["RES_OPTIONS"] = "timeout:1 attempts:1"
 # The variable for it is read as torch loads, and torch is loaded by now.
 torch.set_num_threads(1)
+
+# Whoever starts the tests in the background has them ignore Ctrl-C, which processes inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FOREIGN = ("AWS_", "MLFLOW_", "HF_", "ADVGRPO_", "NO_PROXY", "no_proxy")
 
