@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from advgrpo.config import Sd3PolicyConfig
 from advgrpo.errors import StorageNotFoundError
@@ -16,6 +15,7 @@ from advgrpo.policy.base import PromptEmbeddings
 from advgrpo.policy.text import CPU, TextEncoders
 from advgrpo.progress import Progress
 from advgrpo.storage import join, list_files, local_files, read_bytes, storage_for, write_bytes
+from advgrpo.storage.tensors import save_tensors
 
 PROMPTS_PER_SHARD = 64
 
@@ -128,7 +128,7 @@ def _write_shard(
     }
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "shard"
-        save_file(tensors, path)
+        save_tensors(tensors, path)
         storage_for(location).upload_file(path, join(location, name + _SHARD))
     # Written last: a shard without its index is not there.
     write_bytes(join(location, name + _INDEX), json.dumps(keys).encode())
