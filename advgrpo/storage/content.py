@@ -49,6 +49,7 @@ def content_of(weights: Weights) -> str:
         ConfigError: If they have a revision.
         StorageError: If it cannot be read.
     """
+    files: list[tuple[object, ...]]
     if scheme(weights.location) == "s3":
         place = join(weights.location, weights.subfolder)
         listing = storage_for(place).list_files(place)
