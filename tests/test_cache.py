@@ -141,6 +141,7 @@ def test_what_a_killed_process_worked_on_goes_and_what_others_work_on_stays() ->
     killed.start()
     killed.join()
     (cache_folder() / "scratch" / "tmp-of-an-older-release").mkdir()
+    (cache_folder() / "scratch" / "tmp-half-removed.lock").touch()
     works, done = SPAWN.Barrier(2), SPAWN.Barrier(2)
     other = SPAWN.Process(target=work_until_told, args=(cache, works, done))
     other.start()

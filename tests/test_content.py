@@ -85,6 +85,12 @@ def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stores")
+def test_a_place_on_s3_where_nothing_is_is_named() -> None:
+    with pytest.raises(WeightsError, match=f"no weights at s3://{BUCKET}/gone/part"):
+        held(f"s3://{BUCKET}/gone", "part")
+
+
+@pytest.mark.usefixtures("stores")
 def test_on_s3_one_listing_tells(tmp_path: Path) -> None:
     place = f"s3://{BUCKET}/{tmp_path.name}"
     upload_folder(model(tmp_path / "one"), f"{place}/here")

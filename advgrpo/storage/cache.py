@@ -82,7 +82,7 @@ def scratch_folder() -> Iterator[Path]:
     """
     root = cache_folder() / "scratch"
     with _locked(root / "all.lock"), disk_errors("write", root):
-        for left in root.iterdir():
+        for left in {path.with_suffix("") for path in root.iterdir()} - {root / "all"}:
             _remove_if_left(left)
         folder = Path(mkdtemp(dir=root))
         lock = _opened(folder.with_suffix(".lock"))
@@ -97,8 +97,6 @@ def scratch_folder() -> Iterator[Path]:
 
 def _remove_if_left(folder: Path) -> None:
     """Remove a scratch folder, unless its process lives."""
-    if not folder.is_dir():
-        return
     path = folder.with_suffix(".lock")
     lock = _opened(path)
     try:

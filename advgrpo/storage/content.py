@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from advgrpo.config.base import Weights
-from advgrpo.errors import StorageError
+from advgrpo.errors import StorageError, WeightsError
 from advgrpo.events import event
 from advgrpo.storage.base import join, scheme
 from advgrpo.storage.cache import cache_folder
@@ -54,6 +54,8 @@ def content_of(weights: Weights) -> str:
         place = join(weights.location, weights.subfolder)
         listing = storage_for(place).list_files(place)
         files = [(name, *state) for name, state in listing.items() if _is_read(name)]
+        if not files:
+            raise WeightsError(f"no weights at {place}", repair="check the location")
     else:
         folder = local_folder(weights)
         names = _read_names(folder)

@@ -6,7 +6,7 @@ from advgrpo.config import Weights
 from advgrpo.config.base import Section
 from advgrpo.config.locations import with_weights
 from advgrpo.config.tasks import digest
-from advgrpo.errors import StorageNotFoundError, WeightsError
+from advgrpo.errors import WeightsError
 from advgrpo.storage import content_of, scheme
 
 S = TypeVar("S", bound=Section)
@@ -46,5 +46,5 @@ def _content(weights: Weights) -> Weights:
         return weights
     try:
         return Weights(location=f"content {content_of(weights)}")
-    except (StorageNotFoundError, WeightsError):
+    except WeightsError:
         return weights
