@@ -130,6 +130,10 @@ class EvaluatedPrompt:
     """Names of PNG files of the trained model's first images."""
 
 
+ALARM_MEASURE = "watch/alarm"
+"""Stands in the history of a training that was watched; a tag of that name tells the last alarm."""
+
+
 @dataclass(frozen=True)
 class Alarm:
     """What the watch for reward hacking found in training."""

@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from advgrpo.errors import ConfigError, StorageFullError
-from advgrpo.storage import LIMIT_VARIABLE, cache_folder, cached_folder
+from advgrpo.storage import LIMIT_VARIABLE, cache_folder, cached_folder, scratch_folder
 from advgrpo.storage.base import PARTIAL_PREFIX
 
 MIB = 2**20
@@ -118,3 +119,40 @@ def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, l
     monkeypatch.setenv(LIMIT_VARIABLE, limit)
     with pytest.raises(ConfigError, match=f"ADVGRPO_CACHE_GIB='{limit}' is no number of GiB"):
         cached_folder("a", MIB, refuses)
+
+
+def work_and_be_killed(cache: str) -> None:
+    os.environ["ADVGRPO_CACHE"] = cache
+    with scratch_folder() as folder:
+        (folder / "half a result").write_bytes(b"x")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def work_until_told(cache: str, works: Barrier, done: Barrier) -> None:
+    os.environ["ADVGRPO_CACHE"] = cache
+    with scratch_folder() as folder:
+        works.wait(60)
+        done.wait(60)
+        assert folder.is_dir()
+
+
+def test_what_a_killed_process_worked_on_goes_and_what_others_work_on_stays() -> None:
+    cache = os.environ["ADVGRPO_CACHE"]
+    killed = SPAWN.Process(target=work_and_be_killed, args=(cache,))
+    killed.start()
+    killed.join()
+    (cache_folder() / "scratch" / "tmp-of-an-older-release").mkdir()
+    (cache_folder() / "scratch" / "tmp-half-removed.lock").touch()
+    works, done = SPAWN.Barrier(2), SPAWN.Barrier(2)
+    other = SPAWN.Process(target=work_until_told, args=(cache, works, done))
+    other.start()
+    works.wait(60)
+    with scratch_folder() as mine:
+        folders = [path for path in mine.parent.iterdir() if path.is_dir()]
+        assert len(folders) == 2
+        assert not any((folder / "half a result").exists() for folder in folders)
+        assert mine in folders
+    done.wait(60)
+    other.join()
+    assert other.exitcode == 0
+    assert [path.name for path in mine.parent.iterdir()] == ["all.lock"]

@@ -45,6 +45,11 @@ def test_pins_are_names_and_versions_only() -> None:
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
 
 
+def test_the_measure_of_alarms_is_spelled_in_one_place() -> None:
+    spelled = [path for path in _tracked("advgrpo/*.py") if '"watch/alarm"' in path.read_text()]
+    assert spelled == [ROOT / "advgrpo" / "records.py"]
+
+
 @pytest.mark.parametrize("word", ["utils", "helpers", "common"])
 def test_no_file_has_a_name_that_says_nothing(word: str) -> None:
     assert [path for path in _tracked("*.py") if path.stem == word] == []

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from advgrpo.errors import WeightsError
+from advgrpo.storage import content_sha256
 
 M = TypeVar("M", bound=PreTrainedModel)
 
@@ -101,8 +102,7 @@ def fingerprint(files: Iterable[Path], *facts: object) -> str:
     """
     digest = hashlib.sha256(repr(facts).encode())
     for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(bytes.fromhex(content_sha256(path)))
     return digest.hexdigest()
 
 

@@ -28,6 +28,10 @@ Processes = Annotated[
     int,
     typer.Option("--processes", min=1, help="Processes; on GPUs, one each."),
 ]
+RunKey = Annotated[
+    str,
+    typer.Option("--run-key", help="Key of an MLflow run to take up again."),
+]
 ReferenceImages = Annotated[
     str,
     typer.Option("--reference-images", help="Folder or s3:// location of reference images."),

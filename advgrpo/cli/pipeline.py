@@ -23,6 +23,7 @@ from advgrpo.cli.options import (
     PipelineName,
     Preset,
     Processes,
+    RunKey,
     Token,
     TokenFile,
     TrainerImage,
@@ -55,9 +56,7 @@ def run(
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     processes: Processes = 1,
     workspace: Workspace = DEFAULT_WORKSPACE,
-    run_key: Annotated[
-        str, typer.Option("--run-key", help="Key of an MLflow run to take up again.")
-    ] = "",
+    run_key: RunKey = "",
     pipeline: PipelineFile = None,
     artifacts: Annotated[
         Path, typer.Option("--artifacts", help="Folder for the tasks' artifacts.")

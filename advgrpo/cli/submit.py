@@ -19,6 +19,7 @@ from advgrpo.cli.options import (
     PipelineName,
     Preset,
     Processes,
+    RunKey,
     Token,
     TokenFile,
     TrainerImage,
@@ -36,9 +37,7 @@ def submit(
     preset: Preset = DEFAULT_PRESET,
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     processes: Processes = 1,
-    run_key: Annotated[
-        str, typer.Option("--run-key", help="Key of an MLflow run to take up again.")
-    ] = "",
+    run_key: RunKey = "",
     experiment: Annotated[
         str, typer.Option("--experiment", help="Groups runs; made if there is none of the name.")
     ] = "advgrpo",

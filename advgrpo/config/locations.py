@@ -1,11 +1,13 @@
 """The locations that settings name."""
 
-from collections.abc import Iterator
-from typing import Any, get_args
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, get_args
 
 from pydantic import AfterValidator
 
 from advgrpo.config.base import Section, Weights, known_scheme
+
+S = TypeVar("S", bound=Section)
 
 
 def locations(settings: Section) -> dict[str, str]:
@@ -37,6 +39,29 @@ def pretrained_weights(settings: Section) -> dict[str, Weights]:
         for prefix, section in _sections(settings, "")
         if isinstance(section, Weights)
     }
+
+
+def with_weights(settings: S, other: Callable[[Weights], Weights]) -> S:
+    """Copy settings with other pre-trained models.
+
+    Args:
+        settings: Any section.
+        other: Gives what comes in a model's place.
+    """
+    copy: S = _with_weights(settings, other)
+    return copy
+
+
+def _with_weights(value: Any, other: Callable[[Weights], Weights]) -> Any:  # noqa: ANN401
+    if isinstance(value, Weights):
+        return other(value)
+    if isinstance(value, tuple):
+        return tuple(_with_weights(item, other) for item in value)
+    if isinstance(value, Section):
+        names = type(value).model_fields
+        changed = {name: _with_weights(getattr(value, name), other) for name in names}
+        return value.model_copy(update=changed)
+    return value
 
 
 def _sections(section: Section, prefix: str) -> Iterator[tuple[str, Section]]:

@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from advgrpo.config import Sd3PolicyConfig
 from advgrpo.errors import StorageNotFoundError
@@ -25,6 +24,7 @@ from advgrpo.storage import (
     storage_for,
     write_bytes,
 )
+from advgrpo.storage.tensors import save_tensors
 
 PROMPTS_PER_SHARD = 64
 
@@ -139,7 +139,7 @@ def _write_shard(
     }
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "shard"
-        save_file(tensors, path)
+        save_tensors(tensors, path)
         storage_for(location).upload_file(path, join(location, name + _SHARD))
     # Written last: a shard without its index is not there.
     write_bytes(join(location, name + _INDEX), json.dumps(keys).encode())

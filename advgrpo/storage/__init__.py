@@ -1,8 +1,15 @@
 """Files and folders on local disks and S3 servers, and model weights wherever they lie."""
 
 from advgrpo.storage.base import FileState, Storage, join, scheme
-from advgrpo.storage.cache import CACHE_VARIABLE, LIMIT_VARIABLE, cache_folder, cached_folder
+from advgrpo.storage.cache import (
+    CACHE_VARIABLE,
+    LIMIT_VARIABLE,
+    cache_folder,
+    cached_folder,
+    scratch_folder,
+)
 from advgrpo.storage.confinement import WRITES_BELOW, confined
+from advgrpo.storage.content import content_of, content_sha256
 from advgrpo.storage.files import (
     delete,
     exists,
@@ -41,6 +48,8 @@ __all__ = [
     "check_writable",
     "commit_of",
     "confined",
+    "content_of",
+    "content_sha256",
     "delete",
     "download_folder",
     "exists",
@@ -54,6 +63,7 @@ __all__ = [
     "pinned",
     "read_bytes",
     "scheme",
+    "scratch_folder",
     "storage_for",
     "upload_folder",
     "write_bytes",

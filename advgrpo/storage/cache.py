@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import mkdtemp
 
 from advgrpo.errors import ConfigError, StorageFullError
 from advgrpo.storage.base import PARTIAL_PREFIX
@@ -68,6 +69,45 @@ def cached_folder(name: str, size: int, fill: Callable[[Path], object]) -> Path:
         raise
     _held[folder] = lock
     return folder
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Give an empty folder in the cache that goes with the block.
+
+    What processes left that were killed goes when the next one asks.
+
+    Raises:
+        StorageError: If it cannot be made.
+    """
+    root = cache_folder() / "scratch"
+    with _locked(root / "all.lock"), disk_errors("write", root):
+        for left in {path.with_suffix("") for path in root.iterdir()} - {root / "all"}:
+            _remove_if_left(left)
+        folder = Path(mkdtemp(dir=root))
+        lock = _opened(folder.with_suffix(".lock"))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_suffix(".lock").unlink(missing_ok=True)
+        os.close(lock)
+
+
+def _remove_if_left(folder: Path) -> None:
+    """Remove a scratch folder, unless its process lives."""
+    path = folder.with_suffix(".lock")
+    lock = _opened(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        path.unlink()
+    finally:
+        os.close(lock)
 
 
 def _reserve(lock: int, size: int, folder: Path) -> None:

@@ -16,9 +16,10 @@ from huggingface_hub.errors import (
 
 from advgrpo.errors import StorageUnavailableError, WeightsError
 from advgrpo.storage.base import join
+from advgrpo.storage.content import READ_SUFFIXES
 from advgrpo.storage.local import disk_errors
 
-_WANTED = ("*.safetensors", "*.json", "*.txt", "*.model")
+_WANTED = tuple(f"*{suffix}" for suffix in READ_SUFFIXES)
 _UNWANTED = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.bf16.safetensors", "*.onnx*")
 _PIPELINE_INDEX = "model_index.json"
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from advgrpo import __version__
-from advgrpo.errors import ClusterError, ClusterUnavailableError
-from advgrpo.submitting.server import KfpServer
+from advgrpo.errors import ClusterUnavailableError
+from advgrpo.submitting.server import KfpServer, found_or_made
 from advgrpo.submitting.versions import PipelineVersion, named
 
 Arguments = Mapping[str, str | int | list[str]]
@@ -66,22 +66,9 @@ def start_run(
 
 def experiment_named(server: KfpServer, name: str) -> str:
     """Find an experiment, or create it."""
-    found = _find_experiment(server, name)
-    if found is not None:
-        return found
-    body = server.models.V2beta1Experiment(display_name=name, namespace=server.namespace)
-    try:
-        made = server.change(
-            f"create the experiment {name!r}",
-            server.experiments.experiment_service_create_experiment,
-            experiment=body,
-        )
-        return str(made.experiment_id)
-    except ClusterError:
-        found = _find_experiment(server, name)
-        if found is None:
-            raise
-        return found
+    return found_or_made(
+        lambda: _find_experiment(server, name), lambda: _make_experiment(server, name)
+    )
 
 
 def reference_to(server: KfpServer, version: PipelineVersion) -> Any:  # noqa: ANN401 - untyped library
@@ -100,6 +87,16 @@ def _find_experiment(server: KfpServer, name: str) -> str | None:
     )
     found = answer.experiments or []
     return str(found[0].experiment_id) if found else None
+
+
+def _make_experiment(server: KfpServer, name: str) -> str:
+    body = server.models.V2beta1Experiment(display_name=name, namespace=server.namespace)
+    made = server.change(
+        f"create the experiment {name!r}",
+        server.experiments.experiment_service_create_experiment,
+        experiment=body,
+    )
+    return str(made.experiment_id)
 
 
 def _marked(server: KfpServer, experiment_id: str, name: str, mark: str) -> Any:  # noqa: ANN401

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import kfp
@@ -17,6 +17,8 @@ from kfp.client import ServiceAccountTokenVolumeCredentials
 
 from advgrpo.errors import ClusterError, ClusterUnavailableError, ConfigError
 from advgrpo.redaction import hide
+
+T = TypeVar("T")
 
 ENDPOINT = "KF_PIPELINES_ENDPOINT"
 """Environment variable with the server's address, as the `kfp` command reads it."""
@@ -39,6 +41,23 @@ _NEVER_REACHED = (
     urllib3.exceptions.SSLError,
     urllib3.exceptions.LocationParseError,
 )
+
+
+def found_or_made(find: Callable[[], T | None], make: Callable[[], T]) -> T:
+    """Find something on a server, or make it.
+
+    Raises:
+        ClusterError: If it can be neither found nor made.
+    """
+    if (found := find()) is not None:
+        return found
+    try:
+        return make()
+    except ClusterError:
+        # Somebody else made it just now, or the answer was lost.
+        if (found := find()) is None:
+            raise
+        return found
 
 
 class KfpRefusedError(ClusterError):

@@ -8,7 +8,7 @@ from typing import Any
 
 from advgrpo.errors import ClusterError
 from advgrpo.submitting.document import PipelineDocument
-from advgrpo.submitting.server import KfpServer
+from advgrpo.submitting.server import KfpServer, found_or_made
 
 _PAGE_SIZE = 100
 
@@ -41,7 +41,10 @@ def upload_pipeline(
         ClusterError: If the server refuses.
         ClusterUnavailableError: If it does not answer.
     """
-    pipeline_id = _pipeline(server, name, document.description)
+    pipeline_id = found_or_made(
+        lambda: _find_pipeline(server, name),
+        lambda: _make_pipeline(server, name, document.description),
+    )
     start = document.content if any_images else document.version
     version = _find_version(server, pipeline_id, start)
     uploaded = version is None
@@ -66,26 +69,16 @@ def named(name: str) -> str:
     )
 
 
-def _pipeline(server: KfpServer, name: str, description: str) -> str:
-    found = _find_pipeline(server, name)
-    if found is not None:
-        return found
+def _make_pipeline(server: KfpServer, name: str, description: str) -> str:
     body = server.models.V2beta1Pipeline(
         display_name=name, name=name, description=description, namespace=server.namespace
     )
-    try:
-        made = server.change(
-            f"create the pipeline {name!r}",
-            server.pipelines.pipeline_service_create_pipeline,
-            pipeline=body,
-        )
-        return str(made.pipeline_id)
-    except ClusterError:
-        # Somebody else made it just now, or the answer was lost.
-        found = _find_pipeline(server, name)
-        if found is None:
-            raise
-        return found
+    made = server.change(
+        f"create the pipeline {name!r}",
+        server.pipelines.pipeline_service_create_pipeline,
+        pipeline=body,
+    )
+    return str(made.pipeline_id)
 
 
 def _find_pipeline(server: KfpServer, name: str) -> str | None:

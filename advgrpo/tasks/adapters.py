@@ -5,10 +5,10 @@ import os
 import re
 from pathlib import Path
 
-from advgrpo.config import AdapterConfig, Weights
+from advgrpo.config import Weights
 from advgrpo.errors import ConfigError
-from advgrpo.policy.saved_adapter import PEFT_WEIGHTS, adapter_folder
-from advgrpo.storage import cache_folder, file_sha256, scheme
+from advgrpo.policy.saved_adapter import adapter_folder
+from advgrpo.storage import cache_folder, scheme
 from advgrpo.tasks.running import TRACKING_URI
 
 _HUB = re.compile(r"hub://(?P<name>[^/@]+/[^/@]+)(?:/(?P<subfolder>[^@]+))?(?:@(?P<commit>.+))?")
@@ -68,19 +68,6 @@ def named_adapter(text: str) -> Path:
     key = hashlib.sha256(f"{tracking_uri} {text}".encode()).hexdigest()
     target = cache_folder() / "registered" / key
     return registered_adapter(text, target, tracking_uri=tracking_uri)
-
-
-def initial_adapter_digest(config: AdapterConfig) -> str:
-    """Hash the weights of the adapter that training starts from; empty if it starts from none.
-
-    Raises:
-        WeightsError: If there is no such adapter.
-        ConfigError: If a hub repository is not pinned.
-        StorageError: If it cannot be fetched.
-    """
-    if config.initial_adapter is None:
-        return ""
-    return file_sha256(adapter_folder(config.initial_adapter) / PEFT_WEIGHTS)
 
 
 def tracking_uri_for(model: str) -> str:

@@ -39,6 +39,9 @@ class DrawingOrder:
     seed: int
     """Of each prompt's first image; each further one has the next."""
 
+    model_content: str
+    """What `content_of` says of the base model; empty if it is a hub's."""
+
     adapter: str
     """As the user names it; empty for the base model."""
 
@@ -105,6 +108,8 @@ class DrawingOrder:
             "resolution_pixels": str(policy.resolution_pixels),
             "forward_dtype": policy.forward_dtype,
         }
+        if self.model_content:
+            facts["model_content"] = self.model_content
         return facts if image.is_base else {**facts, "adapter_sha256": self.adapter_sha256}
 
 

@@ -27,6 +27,7 @@ from advgrpo.tasks.embeddings import encoded, evaluation_prompts
 from advgrpo.tasks.evaluate_share import TASK, Plan, bench_arguments
 from advgrpo.tasks.failures import failures_noted
 from advgrpo.tasks.inputs import device, one_thread, read_run_prompts
+from advgrpo.tasks.keys import by_content
 from advgrpo.tasks.nodes import nodes
 from advgrpo.tasks.ranks import run_ranks
 from advgrpo.tasks.reference_images import open_reference_images
@@ -109,9 +110,13 @@ def evaluate(
         spent = join(folder, "cost.json")
         with time_spent(spent, processes=processes, images=sampled):
             embeddings = _encoded(config, workspace)
+            told: Progress | None = None
             if processes > 1:
+                # They tell of their progress themselves.
                 _measure_in_processes(settings, result, images, plan, processes, embeddings)
-            evaluation = _evaluated(config, result, images, plan, sampled, embeddings)
+            else:
+                told = Progress("evaluation", sampled, "images")
+            evaluation = _evaluated(config, result, images, plan, told, embeddings)
         gates = check_gates(config.promotion.gates, evaluation.report)
         metrics = summary(evaluation.report, gates) | cost.measures()
         facts = RunFacts(
@@ -152,11 +157,11 @@ def _evaluated(
     trained: Path,
     images: ReferenceImageSet,
     plan: Plan,
-    sampled: int,
+    progress: Progress | None,
     embeddings: str,
 ) -> Evaluation:
     """Compare, after measuring what is still missing."""
-    where, progress = device(), Progress("evaluation", sampled, "images")
+    where = device()
     with one_thread(where):
         return measure(
             **bench_arguments(config, trained, images, plan.champion, where, embeddings),
@@ -164,9 +169,13 @@ def _evaluated(
             related=config.independence.related,
             champion_missing=plan.champion.missing,
             kept=KeptInWorkspace(plan.measured),
-            on_resume=progress.resume_at,
-            on_progress=progress.advance,
+            on_resume=progress.resume_at if progress else _untold,
+            on_progress=progress.advance if progress else _untold,
         )
+
+
+def _untold(_images: int) -> None:
+    """Say nothing."""
 
 
 def _measure_in_processes(
@@ -216,11 +225,19 @@ def _key_of_batches(config: RunConfig, trained: Path, reference_images: str) -> 
     shown = ("bootstrap_samples", "confidence", "grid_prompts", "price_per_hour", "currency")
     defaults = {name: EvaluationConfig.model_fields[name].default for name in shown}
     evaluation = config.evaluation.model_copy(update={**defaults, "alignment": ""})
-    measured = config.model_copy(update={"evaluation": evaluation, "promotion": PromotionConfig()})
+    measured = config.model_copy(
+        update={
+            "policy": by_content(config.policy),
+            "discriminator": by_content(config.discriminator),
+            "training": by_content(config.training),
+            "evaluation": by_content(evaluation),
+            "promotion": PromotionConfig(),
+        }
+    )
     prompts = read_run_prompts(config.prompts).test.digest
     adapter = file_sha256(trained / "adapter" / PEFT_WEIGHTS)
     reward = file_sha256(trained / "discriminator" / WEIGHTS_FILE)
-    # Another release may ship other weights at the same location.
+    # Another release may draw or measure in another way.
     return digest(measured, prompts, adapter, reward, reference_images, __version__)
 
 

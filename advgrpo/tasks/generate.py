@@ -20,7 +20,15 @@ from advgrpo.policy.saved_adapter import PEFT_WEIGHTS, read_shape
 from advgrpo.progress import PROGRESS_FILE, Progress
 from advgrpo.reference_generation import Team, team
 from advgrpo.reference_generation.team import Alone
-from advgrpo.storage import check_writable, exists, file_sha256, join, write_bytes
+from advgrpo.storage import (
+    check_writable,
+    content_of,
+    exists,
+    file_sha256,
+    join,
+    scheme,
+    write_bytes,
+)
 from advgrpo.tasks.adapters import named_adapter, tracking_uri_for
 from advgrpo.tasks.drawing_order import DrawingOrder, batches_left, count_images
 from advgrpo.tasks.embeddings import UNGUIDED, encoded
@@ -80,11 +88,13 @@ def generate(
         )
     check_writable(output)
     folder = named_adapter(adapter) if adapter else None
+    weights = config.policy.weights
     order = DrawingOrder(
         settings=_with_shape(config, folder).model_dump_json(),
         prompts=tuple(prompts),
         images_per_prompt=images_per_prompt,
         seed=seed,
+        model_content="" if scheme(weights.location) == "hub" else content_of(weights),
         adapter=adapter,
         adapter_folder=str(folder or ""),
         adapter_sha256=file_sha256(folder / PEFT_WEIGHTS) if folder else "",

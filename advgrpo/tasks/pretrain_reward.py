@@ -1,7 +1,7 @@
 """Train the discriminator on base-model images before the first update."""
 
 from advgrpo import __version__
-from advgrpo.config.tasks import PretrainingSettings, digest, parse_json
+from advgrpo.config.tasks import PretrainingSettings, parse_json
 from advgrpo.data.shared_images import deal_for_training
 from advgrpo.discriminator import build_discriminator, save_discriminator
 from advgrpo.policy import load_policy
@@ -9,6 +9,7 @@ from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.storage import join
 from advgrpo.tasks.embeddings import encoded, pretraining_prompts
 from advgrpo.tasks.inputs import FEATURES, read_run_prompts
+from advgrpo.tasks.keys import key_of
 from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.tasks.results import (
     TaskResult,
@@ -46,8 +47,8 @@ def pretrain_reward(
         task = parse_json(PretrainingSettings, settings, where="the settings")
         run.parameters(task.model_dump(mode="json"))
         prompts = read_run_prompts(task.prompts)
-        # Another release may ship other weights at the same location.
-        key = digest(task, prompts.train.digest, reference_images, __version__)
+        # Another release may draw in another way.
+        key = key_of(task, prompts.train.digest, reference_images, __version__)
         location = join(workspace, "discriminators", key)
         if (done := finished_result(location)) is not None:
             record_history(run, done.location, step="step")

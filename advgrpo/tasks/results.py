@@ -8,17 +8,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from advgrpo.events import quiet
-from advgrpo.records import Alarm, TrainingRecord
+from advgrpo.records import ALARM_MEASURE, Alarm, TrainingRecord
 from advgrpo.storage import (
-    cache_folder,
     commit_of,
     join,
     local_folder,
     read_bytes,
+    scratch_folder,
     upload_folder,
 )
 from advgrpo.storage.local import disk_errors
@@ -29,8 +28,6 @@ METRICS_FILE = "metrics.json"
 LINEAGE_FILE = "lineage.json"
 HISTORY_FILE = "history.jsonl"
 TOTALS_FILE = "totals.json"
-ALARM_MEASURE = "watch/alarm"
-"""Stands in the history of a training that was watched; a tag of that name tells the last alarm."""
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +83,9 @@ def result_folder(location: str) -> Iterator[Path]:
     Args:
         location: Local path or `s3://` location; what lay there is replaced as a whole.
     """
-    scratch = cache_folder() / "scratch"
-    scratch.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=scratch) as folder:
-        yield Path(folder)
-        upload_folder(Path(folder), location)
+    with scratch_folder() as folder:
+        yield folder
+        upload_folder(folder, location)
     logger.info("the result is kept", extra=quiet("result_saved", place=location))
 
 

@@ -5,7 +5,7 @@ import os
 import resource
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from advgrpo.errors import AdvGrpoError, Preempted, TrackingError
@@ -77,19 +77,23 @@ def tracked_task(name: str, parent_run_id: str, workspace: str = "") -> Iterator
         run.metrics(cost.measures(), step=0)
 
 
-def recorded_task(name: str, parent_run_id: str) -> AbstractContextManager[TaskRun]:
+@contextmanager
+def recorded_task(name: str, parent_run_id: str) -> Iterator[TaskRun]:
     """Record a task, and nothing else.
 
     Args:
         name: What to call the task.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
     """
-    return task_run(
+    with task_run(
         name,
         folder=outbox(),
         parent_run_id=parent_run_id or None,
         tracking_uri=os.environ.get(TRACKING_URI),
-    )
+    ) as run:
+        # Of an earlier attempt: this one has not failed.
+        run.drop_tag(FAILURE_TAG)
+        yield run
 
 
 @contextmanager

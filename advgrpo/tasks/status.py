@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from advgrpo.errors import AdvGrpoError, ConfigError, StorageNotFoundError
+from advgrpo.records import ALARM_MEASURE
 from advgrpo.storage import join, scheme, storage_for
-from advgrpo.tasks.results import ALARM_MEASURE
 from advgrpo.tasks.running import FAILURE_TAG
 from advgrpo.tasks.signs import RUN_FILE, RUNS, WITHOUT_MLFLOW
 from advgrpo.tasks.statuses import CheckpointStatus, Progress, RunStatus, TaskStatus, Warned

@@ -8,13 +8,14 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from advgrpo.config.tasks import TrainingSettings, digest, parse_json
+from advgrpo.config.tasks import TrainingSettings, parse_json
 from advgrpo.data.reference_images import content_digest, write_validated
 from advgrpo.discriminator.saved import WEIGHTS_FILE
+from advgrpo.policy.saved_adapter import adapter_folder
 from advgrpo.storage import file_sha256, join, local_folder
-from advgrpo.tasks.adapters import initial_adapter_digest
 from advgrpo.tasks.embeddings import encoded, training_prompts
 from advgrpo.tasks.inputs import FEATURES, read_run_prompts
+from advgrpo.tasks.keys import key_of
 from advgrpo.tasks.memory import check_host_memory, free_host_memory
 from advgrpo.tasks.nodes import nodes
 from advgrpo.tasks.packed import unpacked
@@ -64,11 +65,9 @@ def train(
     with failing_with("train", parent_run_id, workspace):
         task = parse_json(TrainingSettings, settings, where="the settings")
         prompts = read_run_prompts(task.prompts)
-        # An adapter at the same place may be another one by now.
-        initial = initial_adapter_digest(task.policy.adapter)
-        key = digest(
-            task.deciding(), prompts.train.digest, reference_images, discriminator, initial
-        )
+        if (initial := task.policy.adapter.initial_adapter) is not None:
+            adapter_folder(initial)  # Refused before anything that takes long.
+        key = key_of(task.deciding(), prompts.train.digest, reference_images, discriminator)
         location = join(workspace, "training", key)
         if (done := finished_result(join(location, "result"))) is not None:
             _record_again(done, parent_run_id)

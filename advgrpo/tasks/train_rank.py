@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
-from advgrpo.config.tasks import TrainingSettings, digest, parse_json
+from advgrpo.config.tasks import TrainingSettings, parse_json
 from advgrpo.data.reference_images import read_validated
 from advgrpo.data.shared_images import deal_for_training
 from advgrpo.discriminator import save_discriminator
@@ -21,11 +21,12 @@ from advgrpo.events import configure_rank, event, log_error
 from advgrpo.policy.adapter import save_adapter
 from advgrpo.policy.embeddings import StoredEmbeddings
 from advgrpo.progress import PROGRESS_FILE
+from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.storage import file_sha256
-from advgrpo.tasks.adapters import initial_adapter_digest
 from advgrpo.tasks.embeddings import training_prompts
 from advgrpo.tasks.failures import failures_noted, note_failure, run_as_process
 from advgrpo.tasks.inputs import build_reward_scorers, build_scorers, read_run_prompts
+from advgrpo.tasks.keys import key_of
 from advgrpo.tasks.memory import check_gpu_memory, free_gpu_memory
 from advgrpo.tasks.results import TOTALS_FILE, write_history
 from advgrpo.tasks.running import tracked_task
@@ -139,16 +140,9 @@ def _session(
         prompts.train.texts,
         held_out_fraction=settings.discriminator.held_out_fraction,
     )
-    pretrained = file_sha256(arguments.discriminator / WEIGHTS_FILE)
     checkpoints = Checkpoints(
         arguments.checkpoints,
-        run_digest=digest(
-            settings.deciding(),
-            prompts.train.digest,
-            reference_images.digest,
-            pretrained,
-            initial_adapter_digest(settings.policy.adapter),
-        ),
+        run_digest=run_digest(settings, prompts.train, reference_images, arguments.discriminator),
         kept=settings.training.checkpoints_kept,
         scratch=scratch,
     )
@@ -179,6 +173,24 @@ def _session(
         facts = {"update": counters.updates, "turn": counters.turns, "place": arguments.checkpoints}
         logger.info("going on from update %d", counters.updates, extra=event("resumed", **facts))
     return session
+
+
+def run_digest(
+    settings: TrainingSettings,
+    prompts: PromptSet,
+    reference_images: ReferenceImageSet,
+    pretrained: Path,
+) -> str:
+    """Name what a checkpoint belongs to.
+
+    Args:
+        settings: The run's.
+        prompts: The training prompts.
+        reference_images: Those that are used.
+        pretrained: Folder of the pre-trained discriminator.
+    """
+    discriminator = file_sha256(pretrained / WEIGHTS_FILE)
+    return key_of(settings.deciding(), prompts.digest, reference_images.digest, discriminator)
 
 
 def write_results(session: Session, output: Path) -> None:

@@ -99,15 +99,28 @@ class Sender:
                 log_parameters(self._client, run_id, first["values"])
             case "tags":
                 self._client.log_batch(run_id, tags=[RunTag(*t) for t in first["values"].items()])
+            case "no tag":
+                self._delete_tag(first["name"])
             case "picture":
                 self._post_picture(first)
             case "artifact":
                 for path in self._outbox.file(first["file"]).iterdir():
                     self._client.log_artifact(run_id, str(path), first["under"] or None)
-            case "status" if first["status"] == "RUNNING":
-                self._client.update_run(run_id, status="RUNNING")
             case "status":
-                self._client.set_terminated(run_id, first["status"], first["timestamp_ms"])
+                self._post_status(first)
+
+    def _post_status(self, record: Record) -> None:
+        if record["status"] == "RUNNING":
+            self._client.update_run(self._run(), status="RUNNING")
+        else:
+            self._client.set_terminated(self._run(), record["status"], record["timestamp_ms"])
+
+    def _delete_tag(self, name: str) -> None:
+        try:
+            self._client.delete_tag(self._run(), name)
+        except MlflowException as error:
+            if not misses(error):
+                raise
 
     def _post_picture(self, record: Record) -> None:
         # Here and not above: what starts jobs has no Pillow, and no pictures either.

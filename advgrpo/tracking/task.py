@@ -60,6 +60,10 @@ class TaskRun:
         """Record tags."""
         self._outbox.append("tags", values=dict(values))
 
+    def drop_tag(self, name: str) -> None:
+        """Record that a tag is no longer so, if an earlier run of the task left it."""
+        self._outbox.append("no tag", name=name)
+
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Record measures of a step.
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from advgrpo.errors import CheckpointError, StorageDamagedError, StorageNotFoundError
 from advgrpo.events import event
 from advgrpo.storage import COMMIT_FILE, delete, download_folder, join, list_files, upload_folder
+from advgrpo.storage.local import disk_errors
+from advgrpo.storage.tensors import save_tensors
 
 STATE_FILE = "state.json"
 UNSENT = "unsent_pictures"
@@ -45,7 +47,7 @@ class Checkpoints:
 
     Args:
         location: Local folder or `s3://` location.
-        run_digest: Hash of the run's settings and inputs; others' checkpoints are refused.
+        run_digest: Hash of the run's settings, weights and inputs; others' checkpoints are refused.
         kept: Newest checkpoints that are kept.
         scratch: Local folder for files on their way.
     """
@@ -74,13 +76,14 @@ class Checkpoints:
             return
         folder = self._scratch / f"turn-{turn:08d}"
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        record = {"run": self._digest, "turn": turn, "facts": dict(checkpoint.facts)}
         try:
-            for part, tensors in checkpoint.tensors.items():
-                contiguous = {name: value.contiguous() for name, value in tensors.items()}
-                save_file(contiguous, folder / f"{part}.safetensors")
-            record = {"run": self._digest, "turn": turn, "facts": dict(checkpoint.facts)}
-            (folder / STATE_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+            with disk_errors("write", folder):
+                folder.mkdir(parents=True)
+                for part, tensors in checkpoint.tensors.items():
+                    contiguous = {name: value.contiguous() for name, value in tensors.items()}
+                    save_tensors(contiguous, folder / f"{part}.safetensors")
+                (folder / STATE_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
             upload_folder(folder, self._place(turn))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -159,8 +162,8 @@ class Checkpoints:
             shutil.rmtree(folder, ignore_errors=True)
         if record["run"] != self._digest:
             raise CheckpointError(
-                f"checkpoint {place} belongs to a run with other settings or inputs",
-                repair="give the run another place for checkpoints, or take its old settings back",
+                f"checkpoint {place} belongs to a run with other settings, weights or inputs",
+                repair="give the run another place for checkpoints, or take its old ones back",
             )
         return Checkpoint(tensors=parts, facts=record["facts"], turn=turn)
 

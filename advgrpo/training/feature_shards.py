@@ -15,13 +15,13 @@ from tempfile import TemporaryDirectory
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from advgrpo.errors import StorageError
 from advgrpo.progress import Progress
 from advgrpo.storage import cached_folder, fetched_name, join, scheme, storage_for
 from advgrpo.storage.local import replaced_folder
+from advgrpo.storage.tensors import save_tensors
 from advgrpo.training.ranks import Ranks
 
 IMAGES_PER_SHARD = 256
@@ -146,7 +146,7 @@ class FeatureShards:
             tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
             with TemporaryDirectory() as scratch:
                 path = Path(scratch) / "shard"
-                save_file(tensors, path, metadata={CONTENT: content_hash(shard, tensors)})
+                save_tensors(tensors, path, metadata={CONTENT: content_hash(shard, tensors)})
                 location = join(self._location, shard.name)
                 storage_for(location).upload_file(path, location)
 

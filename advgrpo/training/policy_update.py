@@ -8,17 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.algorithm.policy_loss import PolicyLoss, clipped_policy_loss
-from advgrpo.algorithm.sde import gaussian_divergence
+from advgrpo.algorithm.policy_loss import PolicyLoss
 from advgrpo.config import TrainingConfig
 from advgrpo.errors import RatioError
 from advgrpo.policy import Sd3Policy
-from advgrpo.policy.base import PromptEmbeddings
 from advgrpo.policy.ema import MovingAverage
 from advgrpo.training.engine import PolicyEngine
 from advgrpo.training.guard import Finding, Guard, first_not_finite
 from advgrpo.training.ranks import Ranks
 from advgrpo.training.rollout import Denoiser, Rollout
+from advgrpo.training.step_losses import StepLoss, step_losses
 
 
 class PolicyUpdater:
@@ -102,14 +101,14 @@ class PolicyUpdater:
         chosen: slice,
         record: "_Record",
     ) -> None:
-        for result, loss, divergence in self._losses(rollout, advantages, prompts, chosen):
-            if divergence is not None:
-                record.divergences.append(float(divergence.detach()))
+        for loss in self._losses(rollout, advantages, prompts, chosen):
+            if loss.divergence is not None:
+                record.divergences.append(float(loss.divergence.detach()))
             if chosen.start == 0:
-                self._check_ratio(result, record)
-            record.add(result, float(loss.detach()))
+                self._check_ratio(loss.policy, record)
+            record.add(loss.policy, float(loss.total.detach()))
             self._ranks.whereabouts.beat()
-            self._engine.backward(loss)
+            self._engine.backward(loss.total)
 
     def _find(
         self,
@@ -124,54 +123,36 @@ class PolicyUpdater:
         parameters = self._policy.trainable_parameters()
         with self._policy.without_engine():
             for chosen in microbatches:
-                losses = self._losses(rollout, advantages, prompts, chosen)
-                for step, (_, loss, _) in enumerate(losses, start=rollout.window_start):
-                    gradients = torch.autograd.grad(loss, list(parameters.values()))
-                    named = {"the policy loss": loss.detach()} | {
+                for loss in self._losses(rollout, advantages, prompts, chosen):
+                    gradients = torch.autograd.grad(loss.total, list(parameters.values()))
+                    named = {"the policy loss": loss.total.detach()} | {
                         f"the gradient of {name}": gradient
                         for name, gradient in zip(parameters, gradients, strict=True)
                     }
                     # A first axis in the images' place: a gradient is of all of them.
                     finding = first_not_finite({name: v[None] for name, v in named.items()})
                     if finding is not None:
-                        where = f"{finding.tensor} at denoising step {step}"
+                        where = f"{finding.tensor} at denoising step {loss.step}"
                         return replace(finding, tensor=where, image=chosen.start)
         return None
 
     def _losses(
-        self, rollout: Rollout, advantages: Tensor, prompts: Sequence[str], chosen: slice
-    ) -> Iterator[tuple[PolicyLoss, Tensor, Tensor | None]]:
-        """Compute a microbatch's loss at each trained step, with its divergence from the base."""
-        loss_config = self._config.loss
+        self,
+        rollout: Rollout,
+        advantages: Tensor,
+        prompts: Sequence[str],
+        chosen: slice,
+    ) -> Iterator[StepLoss]:
         embeddings = self._policy.embed([prompts[i] for i in rollout.prompt_ids[chosen].tolist()])
-        advantage = advantages[chosen].clamp(
-            -loss_config.advantage_limit, loss_config.advantage_limit
+        return step_losses(
+            self._policy,
+            self._denoiser,
+            self._config.loss,
+            rollout,
+            advantages,
+            embeddings,
+            chosen,
         )
-        for index in range(rollout.log_probs.shape[1]):
-            latents, next_latents = (rollout.latents[chosen, index + k] for k in (0, 1))
-            step = rollout.window_start + index
-            base_mean = self._base_mean(latents, step, embeddings)
-            distribution = self._denoiser.distribution(latents, step, embeddings)
-            log_prob = self._denoiser.log_prob(next_latents, distribution)
-            result = clipped_policy_loss(
-                log_prob,
-                rollout.log_probs[chosen, index],
-                advantage,
-                clip_range=loss_config.clip_range,
-            )
-            if base_mean is None:
-                yield result, result.loss, None
-                continue
-            divergence = gaussian_divergence(
-                distribution.mean, base_mean, std=distribution.std
-            ).mean()
-            yield result, result.loss + loss_config.kl_weight * divergence, divergence
-
-    def _base_mean(self, latents: Tensor, step: int, embeddings: PromptEmbeddings) -> Tensor | None:
-        if self._config.loss.kl_weight == 0:
-            return None
-        with torch.no_grad(), self._policy.base_policy():
-            return self._denoiser.distribution(latents, step, embeddings).mean
 
     def _check_ratio(self, result: PolicyLoss, record: "_Record") -> None:
         # Nothing was updated since the rollout, so any difference is a fault of ours or of the

@@ -8,10 +8,9 @@ from tempfile import TemporaryDirectory
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
-from advgrpo.algorithm.policy_loss import clipped_policy_loss
 from advgrpo.config import SamplingConfig, Sd3PolicyConfig
 from advgrpo.config.base import Section
 from advgrpo.config.training import PolicyLossConfig
@@ -20,7 +19,10 @@ from advgrpo.errors import CheckpointError
 from advgrpo.policy.adapter import copy_into
 from advgrpo.policy.sd3 import Sd3Policy
 from advgrpo.storage import download_folder, upload_folder
+from advgrpo.storage.local import disk_errors
+from advgrpo.storage.tensors import save_tensors
 from advgrpo.training.rollout import Denoiser, generate_rollout
+from advgrpo.training.step_losses import step_losses
 
 FACTS_FILE, TENSORS_FILE = "facts.json", "tensors.safetensors"
 ADAPTER = "adapter."
@@ -67,10 +69,10 @@ def keep(location: str, kept: Kept, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         StorageError: If it cannot be written.
     """
-    with TemporaryDirectory() as scratch:
+    copies = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    with disk_errors("write", location), TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        copies = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(copies, folder / TENSORS_FILE)
+        save_tensors(copies, folder / TENSORS_FILE)
         (folder / FACTS_FILE).write_text(kept.model_dump_json(indent=1), encoding="utf-8")
         upload_folder(folder, location)
 
@@ -132,21 +134,16 @@ def reproduce(
     yield _report("latents", rollout.latents)
     yield _report("log-probabilities", rollout.log_probs)
     yield _report("images", rollout.images)
-    limit = kept.loss.advantage_limit
     advantages = torch.tensor(kept.advantages or [1.0] * len(plans), device=policy.device)
-    advantages = advantages.clamp(-limit, limit)
     parameters = policy.trainable_parameters()
-    for index in range(rollout.log_probs.shape[1]):
-        step = rollout.window_start + index
-        distribution = denoiser.distribution(rollout.latents[:, index], step, embeddings)
-        log_prob = denoiser.log_prob(rollout.latents[:, index + 1], distribution)
-        loss = clipped_policy_loss(
-            log_prob, rollout.log_probs[:, index], advantages, clip_range=kept.loss.clip_range
-        ).loss
-        yield _report(f"loss at denoising step {step}", loss.detach())
-        gradients = torch.autograd.grad(loss, list(parameters.values()))
+    for loss in step_losses(policy, denoiser, kept.loss, rollout, advantages, embeddings):
+        where = f"at denoising step {loss.step}"
+        if loss.divergence is not None:
+            yield _report(f"divergence from the base policy {where}", loss.divergence.detach())
+        yield _report(f"loss {where}", loss.total.detach())
+        gradients = torch.autograd.grad(loss.total, list(parameters.values()))
         for name, gradient in zip(parameters, gradients, strict=True):
-            yield _report(f"gradient of {name} at denoising step {step}", gradient)
+            yield _report(f"gradient of {name} {where}", gradient)
 
 
 def _report(name: str, values: Tensor) -> TensorReport:

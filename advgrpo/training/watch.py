@@ -3,11 +3,10 @@
 import logging
 
 from advgrpo.events import event
+from advgrpo.records import ALARM_MEASURE
 from advgrpo.training.alarm import Alarm, find_alarm
 from advgrpo.training.collapse import signs_of_collapse
 from advgrpo.training.session import Session
-
-ALARM = "watch/alarm"
 
 logger = logging.getLogger("advgrpo")
 
@@ -27,7 +26,10 @@ def watch(session: Session) -> None:
     signs = signs_of_collapse(session.history)
     known = {name for name in signs if _was_there(session, name)}
     session.note(
-        {ALARM: raised, **{f"watch/{name}": float(bool(words)) for name, words in signs.items()}}
+        {
+            ALARM_MEASURE: raised,
+            **{f"watch/{name}": float(bool(words)) for name, words in signs.items()},
+        }
     )
     if not session.ranks.is_first:
         return
@@ -38,7 +40,7 @@ def watch(session: Session) -> None:
                 "update %d: %s", updates, words, extra=event("collapse", update=updates, sign=name)
             )
     if alarm is not None:
-        session.logger.tags({ALARM: str(alarm)})
+        session.logger.tags({ALARM_MEASURE: str(alarm)})
         ending = "training ends and hands on the best adapter so far"
         going_on = "training goes on (training.monitoring.watch.action=warn)"
         said = ending if config.action == "stop" else going_on
@@ -54,14 +56,14 @@ def _was_there(session: Session, sign: str) -> bool:
 def tag_alarms(session: Session) -> None:
     """Tag the run with the alarms of its history, as `watch` did when it raised them."""
     for alarm in alarms(session):
-        session.logger.tags({ALARM: str(alarm)})
+        session.logger.tags({ALARM_MEASURE: str(alarm)})
 
 
 def stopped_early(session: Session) -> bool:
     """Tell whether an alarm ended the run."""
     if session.config.monitoring.watch.action != "stop":
         return False
-    return any(row.get(ALARM, 0) > 0 for row in session.history)
+    return any(row.get(ALARM_MEASURE, 0) > 0 for row in session.history)
 
 
 def alarms(session: Session) -> list[Alarm]:
@@ -70,6 +72,6 @@ def alarms(session: Session) -> list[Alarm]:
     found = (
         find_alarm(history[: end + 1], config, alignment=session.best.alignment)
         for end, row in enumerate(history)
-        if row.get(ALARM, 0) > 0
+        if row.get(ALARM_MEASURE, 0) > 0
     )
     return [alarm for alarm in found if alarm is not None]

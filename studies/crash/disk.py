@@ -42,10 +42,11 @@ class Disk:
     def full(self, attempt: Attempt) -> Iterator[None]:
         """Let it be full while the block lasts."""
         if not self._mounted:
-            for process in attempt.processes():
-                with suppress(psutil.Error):
-                    process.rlimit(resource.RLIMIT_FSIZE, (0, 0))
-            yield
+            _let_files_grow(attempt, to=0)
+            try:
+                yield
+            finally:
+                _let_files_grow(attempt, to=None)
             return
         filler = self.folder / "filler"
         with filler.open("wb", buffering=0) as file, suppress(OSError):
@@ -61,3 +62,11 @@ class Disk:
         if self._mounted:
             subprocess.run(["umount", "-l", str(self.folder)], check=True)
             self._mounted = False
+
+
+def _let_files_grow(attempt: Attempt, *, to: int | None) -> None:
+    """Limit the files of a job's processes and of those that it will start; None for no more."""
+    for process in (attempt.warm.server, *attempt.processes()):
+        with suppress(psutil.Error):
+            _, most = process.rlimit(resource.RLIMIT_FSIZE)
+            process.rlimit(resource.RLIMIT_FSIZE, (most if to is None else to, most))

@@ -90,13 +90,18 @@ class Warm:
         if self._server.stdout.readline() != b"warm\n":
             raise RuntimeError("the warm interpreter did not start; its output is above")
 
+    @property
+    def server(self) -> psutil.Process:
+        """The process that forks."""
+        return psutil.Process(self._server.pid)
+
     def processes(self) -> list[psutil.Process]:
         """List the processes that come from it."""
-        return psutil.Process(self._server.pid).children(recursive=True)
+        return self.server.children(recursive=True)
 
     def forks(self) -> list[psutil.Process]:
         """List the processes that it forked."""
-        return psutil.Process(self._server.pid).children()
+        return self.server.children()
 
     def close(self) -> None:
         """End it."""

@@ -44,8 +44,8 @@ TIMES_IN_TEXT = re.compile(
 HASHES_OF_TIMES = {"MLmodel", "registered_model_meta", "advgrpo.files"}
 """Entries in a version's list of files, and its tag, that are hashes of what is left out."""
 
-OF_ATTEMPTS = {"advgrpo.run", "advgrpo.failure"}
-"""Tags that tell a run's key, and how an attempt failed that was killed before the last."""
+OF_ATTEMPTS = {"advgrpo.run"}
+"""Tags that tell a run's key."""
 
 DRAWN = {
     "run": re.compile(r"\b[0-9a-f]{32}\b"),

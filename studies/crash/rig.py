@@ -61,7 +61,7 @@ class Struck:
     """How far the job had come."""
 
     made: int = 0
-    """Updates that were made before."""
+    """Updates that were made before it went on."""
 
     resumed: int | None = None
     """Update that training went on from, 0 if it began anew; None if it was over."""
@@ -144,13 +144,15 @@ class Rig:
         job, struck = self._at_instant(kill)
         attempt = struck
         instant = time.monotonic() - attempt.started
-        where, made, told_before = job.where(), job.updates(), len(job.events())
+        where, made, told_before = job.where(), 0, 0
         chance = random.Random(f"{seed}/{kill.number}/how")
         told = []
         resumed = None
         try:
             if wrong := STRIKES[kill.kind](Scene(job, attempt, self._stores, self._disk, chance)):
                 told.append(wrong)
+            # Of some strikes a job goes on for a while.
+            made, told_before = job.updates(), len(job.events())
             if attempt.process.returncode != 0:
                 attempt = job.start(self._warm_interpreter())
                 self._succeed(attempt)
@@ -162,6 +164,8 @@ class Rig:
         if attempt is not struck and trained:
             found = _RESUMED.search(attempt.text())
             resumed = int(found[1]) if found else 0
+            # Of its last update it may not have told, for instance on a full disk.
+            made = max(made, resumed)
         again = 0 if resumed is None else made - resumed
         allowed = UPDATES_BETWEEN_CHECKPOINTS * (2 if kill.kind == TORN else 1)
         return Struck(

@@ -224,14 +224,25 @@ def _become(request: _Request) -> int:
     while arguments and arguments[0] in {"-u", "-I", "-E", "-s"}:
         arguments.pop(0)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    return _status_of(arguments)
+
+
+def _status_of(arguments: Sequence[str]) -> int:
+    """Run a command line, say what it ends with as the interpreter does, and give its status.
+
+    It comes back on a full disk as well: a fork that left as the interpreter does would wait for
+    ever for threads of libraries, which only the server has.
+    """
     try:
         _run(arguments)
     except SystemExit as end:
         if isinstance(end.code, str):
-            sys.stderr.write(f"{end.code}\n")
+            with suppress(OSError):
+                sys.stderr.write(f"{end.code}\n")
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001 - as the interpreter does
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
         return 1
     return 0
 

@@ -1,4 +1,5 @@
-from advgrpo.config import locations, preset_names, pretrained_weights, resolve
+from advgrpo.config import Weights, locations, preset_names, pretrained_weights, resolve
+from advgrpo.config.locations import with_weights
 from tests.config.given import given
 
 
@@ -28,3 +29,13 @@ def test_each_pretrained_model_is_listed() -> None:
     found = pretrained_weights(resolve("pocket"))
     assert found["discriminator.weights"].location.endswith("weights/dino")
     assert "training.reward.terms.1.weights" in found
+
+
+def test_other_models_take_the_place_of_each() -> None:
+    other = Weights(location="another")
+    for preset in preset_names():
+        config = resolve(preset, given(preset))
+        changed = with_weights(config, lambda _weights: other)
+        assert pretrained_weights(changed) == dict.fromkeys(pretrained_weights(config), other)
+        assert with_weights(changed, lambda weights: weights) == changed
+        assert with_weights(config, lambda weights: weights) == config

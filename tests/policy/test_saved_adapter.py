@@ -22,6 +22,7 @@ from advgrpo.policy.saved_adapter import adapter_folder, read_shape
 from advgrpo.storage import upload_folder
 from advgrpo.stores import EmbeddedStores
 from advgrpo.testing import TinyModels
+from tests.policy.plain import drawn_plainly
 
 CPU = torch.device("cpu")
 PROMPTS = ["a small red circle on a white background center", "a large blue ring"]
@@ -98,18 +99,7 @@ def test_a_published_adapter_predicts_and_draws_what_it_does_in_plain_peft_and_d
     plain = StableDiffusion3Pipeline.from_pretrained(
         tiny.pipeline, transformer=theirs.merge_and_unload()
     )
-    plain.set_progress_bar_config(disable=True)
-    images = plain(
-        prompt=PROMPTS,
-        negative_prompt=[""] * len(PROMPTS),
-        latents=latents,
-        num_inference_steps=4,
-        guidance_scale=2.5,
-        height=32,
-        width=32,
-        max_sequence_length=ours.config.max_sequence_length,
-        output_type="pt",
-    ).images
+    images = drawn_plainly(plain, PROMPTS, SEEDS, like=ours)
     # Ours are rounded to 8 bits.
     torch.testing.assert_close(drawn(ours), images, atol=0.5 / 255 + 1e-3, rtol=0)
     with ours.base_policy():

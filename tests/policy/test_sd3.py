@@ -19,6 +19,7 @@ from advgrpo.policy import Sd3Policy, load_policy
 from advgrpo.policy.adapter import save_adapter
 from advgrpo.policy.sampling import sample_images
 from advgrpo.testing import TinyModels
+from tests.policy.plain import drawn_plainly
 
 CPU = torch.device("cpu")
 PROMPTS = [
@@ -67,18 +68,7 @@ def test_images_are_those_of_the_plain_pipeline(
     policy: Sd3Policy, tiny: TinyModels, guidance_scale: float
 ) -> None:
     plain = StableDiffusion3Pipeline.from_pretrained(tiny.pipeline)
-    plain.set_progress_bar_config(disable=True)
-    theirs = plain(
-        prompt=PROMPTS,
-        negative_prompt=[""] * len(PROMPTS),
-        latents=gaussian_noise(SEEDS, policy.latent_shape),
-        num_inference_steps=4,
-        guidance_scale=guidance_scale,
-        height=32,
-        width=32,
-        max_sequence_length=policy.config.max_sequence_length,
-        output_type="pt",
-    ).images
+    theirs = drawn_plainly(plain, PROMPTS, SEEDS, like=policy, guidance_scale=guidance_scale)
     ours = draw(policy, guidance_scale)
     # Ours are rounded to 8 bits.
     torch.testing.assert_close(ours, theirs, atol=0.5 / 255 + 1e-4, rtol=0)
@@ -98,19 +88,8 @@ def test_a_saved_adapter_draws_the_same_images_in_plain_diffusers(
     trained: Sd3Policy, adapter: Path, tiny: TinyModels
 ) -> None:
     plain = StableDiffusion3Pipeline.from_pretrained(tiny.pipeline)
-    plain.set_progress_bar_config(disable=True)
     plain.load_lora_weights(adapter)
-    theirs = plain(
-        prompt=PROMPTS,
-        negative_prompt=[""] * len(PROMPTS),
-        latents=gaussian_noise(SEEDS, trained.latent_shape),
-        num_inference_steps=4,
-        guidance_scale=2.5,
-        height=32,
-        width=32,
-        max_sequence_length=trained.config.max_sequence_length,
-        output_type="pt",
-    ).images
+    theirs = drawn_plainly(plain, PROMPTS, SEEDS, like=trained)
     torch.testing.assert_close(draw(trained), theirs, atol=0.5 / 255 + 1e-3, rtol=0)
 
 

@@ -1,18 +1,27 @@
 """The crash harness in small; `make crash-test` makes more kills."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from advgrpo.storage import join
 from advgrpo.stores import EmbeddedStores
 from advgrpo.tasks.inputs import FEATURES
-from studies.crash.job import WORKSPACE
+from studies.crash import warm
+from studies.crash.disk import Disk
+from studies.crash.job import TRAINING, WORKSPACE
 from studies.crash.outcome import differences
 from studies.crash.points import POINTS, arm
 from studies.crash.rig import Kill, Rig, random_kill
-from studies.crash.strikes import STRIKES
+from studies.crash.strikes import STRIKES, Scene
 
 
 @pytest.fixture
@@ -27,6 +36,102 @@ def test_a_killed_job_ends_as_one_that_nobody_disturbed(rig: Rig) -> None:
     for kill in (Kill(1, "machine lost", 0.55), Kill(2, "one rank", 0.45)):
         struck = rig.strike(kill, seed=0)
         assert struck.good, struck.line()
+
+
+class SlowToStop:
+    """A job that makes another update after it was struck, and its only attempt to go on."""
+
+    key, output, returncode = "run", Path("outputs.json"), 143
+
+    def __init__(self) -> None:
+        self.done, self.process, self.started = 1, self, 0.0
+
+    def where(self) -> str:
+        return "train"
+
+    def updates(self) -> int:
+        return self.done
+
+    def events(self) -> list[dict[str, object]]:
+        return [{"phase": TRAINING, "done": done} for done in range(self.done + 1)]
+
+    def start(self, _warm: object) -> "SlowToStop":
+        self.done += 2
+        return SlowToStop()
+
+    def text(self) -> str:
+        return "going on from update 2"
+
+
+def test_what_a_job_does_after_it_was_struck_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop_after_an_update(scene: Scene) -> str:
+        scene.job.done += 1
+        return ""
+
+    job, rig = SlowToStop(), object.__new__(Rig)
+    rig._folder, rig._stores, rig._disk, rig._expected = Path(), None, None, {}
+    monkeypatch.setattr(rig, "_refresh", lambda: None)
+    monkeypatch.setattr(rig, "_at_instant", lambda _kill: (job, job))
+    monkeypatch.setattr(rig, "_warm_interpreter", lambda: None)
+    monkeypatch.setattr(rig, "_succeed", lambda _attempt: None)
+    monkeypatch.setattr(rig, "_gather", lambda _job: {})
+    monkeypatch.setitem(STRIKES, "SIGTERM", stop_after_an_update)
+    struck = rig.strike(Kill(1, "SIGTERM", 0.5), seed=0)
+    assert (struck.made, struck.resumed, struck.lost) == (2, 2, 0)
+    assert "resumed from update 2 of 2" in struck.line()
+
+
+WRITER = """
+import sys
+for path in sys.stdin:
+    try:
+        with open(path.strip(), "ab", buffering=0) as file:
+            file.write(b"x")
+        print("written", flush=True)
+    except OSError as error:
+        print(error.strerror, flush=True)
+"""
+
+
+def test_where_nothing_can_be_mounted_no_file_grows_while_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 65534)
+    disk = Disk(tmp_path / "disk")
+    assert disk.kind == "RLIMIT_FSIZE"
+    command = [sys.executable, "-I", "-S", "-c", WRITER]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+
+        def answer() -> str:
+            writer.stdin.write(f"{disk.folder / 'file'}\n")
+            return writer.stdout.readline().strip()
+
+        server = SimpleNamespace(server=psutil.Process(writer.pid))
+        attempt = SimpleNamespace(warm=server, processes=list)
+        assert answer() == "written"
+        with disk.full(attempt):
+            assert answer() == "File too large"
+        assert answer() == "written"
+        writer.stdin.close()
+    disk.close()
+
+
+@pytest.mark.parametrize("end", [ValueError("full"), SystemExit("full")])
+def test_a_fork_that_can_say_nothing_ends_all_the_same(
+    end: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_arguments: object) -> None:
+        raise end
+
+    monkeypatch.setattr(warm, "_run", run)
+    with open("/dev/full", "w", buffering=1) as full:  # noqa: PTH123 - it is no file
+        monkeypatch.setattr(sys, "stderr", full)
+        assert warm._status_of([]) == 1
+        monkeypatch.undo()
+        with suppress(OSError):
+            full.close()
 
 
 def test_every_difference_is_told() -> None:

@@ -22,6 +22,7 @@ from advgrpo.evaluation.saved import read_evaluation
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.policy import load_policy
 from advgrpo.policy.adapter import save_adapter
+from advgrpo.progress import PROGRESS_FILE
 from advgrpo.records import EvaluationReport
 from advgrpo.reference_generation import generate_reference_images
 from advgrpo.stores import EmbeddedStores
@@ -144,10 +145,17 @@ def same_evaluation(one: Path, two: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_two_ranks_give_the_bits_of_one_process(world: World, alone: Path, tmp_path: Path) -> None:
+def test_two_ranks_give_the_bits_of_one_process_and_tell_once_when_they_are_done(
+    world: World, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "progress.jsonl"
+    monkeypatch.setenv(PROGRESS_FILE, str(told))
     together = world.evaluate(tmp_path, processes=2)
 
     assert same_evaluation(Path(together.location), alone)
+    events = [json.loads(line) for line in told.read_text().splitlines()]
+    steps = [(e["done"], e["total"]) for e in events if e.get("phase") == "evaluation"]
+    assert [done for done, total in steps if done == total] == [20]
 
 
 def test_evaluating_twice_gives_equal_bits_however_many_threads_there_are(

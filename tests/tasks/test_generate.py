@@ -1,16 +1,19 @@
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from advgrpo.config import Weights
 from advgrpo.data.images import decode_image, encode_png
 from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.policy import load_policy
 from advgrpo.policy.adapter import save_adapter
 from advgrpo.policy.base import PromptEmbeddings
 from advgrpo.policy.text import TextEncoders
-from advgrpo.storage import file_sha256, list_files, read_bytes
+from advgrpo.storage import content_of, file_sha256, list_files, read_bytes
 from advgrpo.stores import EmbeddedStores
 from advgrpo.tasks import generate as module
 from advgrpo.tasks.generate import generate
@@ -63,6 +66,7 @@ def test_each_image_says_what_it_is(tiny: TinyModels, tmp_path: Path) -> None:
             "prompt": PROMPTS[1],
             "seed": "4",
             "model": str(tiny.pipeline),
+            "model_content": content_of(Weights(location=str(tiny.pipeline))),
             "adapter": "none",
             "denoising_steps": "8",
             "guidance_scale": "1",
@@ -197,6 +201,18 @@ def test_an_image_of_another_reading_of_its_prompt_is_another_image(
     for setting in ("max_sequence_length=5", "text_dtype=bfloat16", "decode_dtype=bfloat16"):
         with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]} is "):
             generate(tiny.config(f"policy.{setting}"), PROMPTS, **order)  # type: ignore[arg-type]
+
+
+def test_images_of_other_weights_at_the_same_place_are_other_images(
+    tiny: TinyModels, tmp_path: Path
+) -> None:
+    pipeline = shutil.copytree(tiny.pipeline, tmp_path / "pipeline")
+    moved, output = replace(tiny, pipeline=pipeline), tmp_path / "images"
+    _generate(moved, output, PROMPTS[:1])
+    settings = pipeline / "scheduler" / "scheduler_config.json"
+    settings.write_text(settings.read_text() + " ", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is another image: model_content is"):
+        _generate(moved, output, PROMPTS[:1])
 
 
 @pytest.mark.parametrize(

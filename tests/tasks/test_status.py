@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from advgrpo.cli.main import app
@@ -15,7 +16,7 @@ from advgrpo.events import event
 from advgrpo.progress import Progress
 from advgrpo.stores import EmbeddedStores
 from advgrpo.tasks import signs
-from advgrpo.tasks.running import tracked_task
+from advgrpo.tasks.running import FAILURE_TAG, tracked_task
 from advgrpo.tasks.signs import note_run, signs_of_life
 from advgrpo.tasks.status import TASKS, run_status
 from advgrpo.tasks.status_words import lasted, status_lines
@@ -273,6 +274,24 @@ def test_mlflow_alone_says_why_a_task_failed(
     assert status.state == "failed"
     assert status.wrong == "the task register failed: seed=x is no number"
     assert status.repair == "write a number"
+
+
+def test_a_task_that_failed_and_then_succeeds_is_no_longer_said_to_have_failed(
+    stores: EmbeddedStores, parent: Callable[[str], str]
+) -> None:
+    run, client = parent("at the second attempt"), MlflowClient(stores.tracking_uri)
+    with pytest.raises(ConfigError), tracked_task("register", run):
+        raise ConfigError("seed=x is no number", repair="write a number")
+    with tracked_task("register", run) as task:
+        task_id = task.run_id()
+    assert FAILURE_TAG not in client.get_run(task_id).data.tags
+    # A failure that is a fault of ours has no tag, and must not be told as the one before.
+    with pytest.raises(ConfigError), tracked_task("register", run):
+        raise ConfigError("seed=x is no number", repair="write a number")
+    with pytest.raises(ZeroDivisionError), tracked_task("register", run):
+        raise ZeroDivisionError
+    status = run_status(run, tracking_uri=stores.tracking_uri)
+    assert status.wrong == "the task register failed: the log of the task says why"
 
 
 def test_a_name_that_several_runs_have_is_refused_with_their_ids(

@@ -1,5 +1,7 @@
 import logging
 import re
+import resource
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +10,11 @@ import torch
 from typer.testing import CliRunner
 
 from advgrpo.cli.main import app
-from advgrpo.errors import CheckpointError, NonFiniteError
+from advgrpo.errors import CheckpointError, NonFiniteError, StorageFullError
 from advgrpo.storage import upload_folder
 from advgrpo.training.guard import first_not_finite
 from advgrpo.training.loop import take_turn, train
-from advgrpo.training.reproduction import read_kept, reproduce
+from advgrpo.training.reproduction import keep, read_kept, reproduce
 from advgrpo.training.session import Session
 from tests.training.test_loop import assert_same, weights
 
@@ -205,6 +207,34 @@ def test_the_command_names_what_is_not_finite(session_of: Make) -> None:
     assert lines[1].startswith("weight of transformer_blocks.0")
     assert "1 of " in lines[1]
     assert lines[-1].endswith("tensors are not finite")
+
+
+def test_what_cannot_be_kept_does_not_hide_what_went_wrong(
+    session_of: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = session_of()
+    break_adapter(session)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(NonFiniteError, match=r"latents became nan .*; it could not be kept: "):
+        take_turn(session)
+
+
+@pytest.mark.parametrize("bytes_left", [0, 4096])
+def test_a_full_disk_is_told_where_a_rollout_is_kept(
+    session_of: Make, tmp_path: Path, bytes_left: int
+) -> None:
+    session = session_of()
+    spoil(session, rollouts={0})
+    with pytest.raises(NonFiniteError) as caught:
+        take_turn(session)
+    kept, tensors = read_kept(kept_in(caught.value))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bytes_left, hard))
+    try:
+        with pytest.raises(StorageFullError, match="File too large"):
+            keep(str(tmp_path / "kept"), kept, tensors)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:

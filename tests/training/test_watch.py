@@ -12,13 +12,14 @@ import torch
 from advgrpo.config import resolve
 from advgrpo.errors import ConfigError, Preempted
 from advgrpo.policy.base import Policy
+from advgrpo.records import ALARM_MEASURE
 from advgrpo.tasks.train import _metrics
 from advgrpo.tasks.train_rank import write_results
 from advgrpo.testing import RecordingLogger
 from advgrpo.training.loop import train
 from advgrpo.training.monitors import HeldOut, Rewards
 from advgrpo.training.session import Session
-from advgrpo.training.watch import ALARM, alarms, stopped_early, tag_alarms
+from advgrpo.training.watch import alarms, stopped_early, tag_alarms
 
 Make = Callable[..., Session]
 
@@ -73,10 +74,11 @@ def test_an_alarm_is_said_logged_and_tagged_and_the_run_goes_on(
     train(session)
     assert session.counters.updates == 4
     assert not stopped_early(session)
-    raised = {int(row["update"]): row[ALARM] for row in session.history if ALARM in row}
+    rows = [row for row in session.history if ALARM_MEASURE in row]
+    raised = {int(row["update"]): row[ALARM_MEASURE] for row in rows}
     assert raised == {1: 0, 2: 1, 3: 1, 4: 0}
-    assert [update for update, row in logger.rows if row.get(ALARM)] == [2, 3]
-    assert "hacked at update 3" in logger.facts[ALARM]
+    assert [update for update, row in logger.rows if row.get(ALARM_MEASURE)] == [2, 3]
+    assert "hacked at update 3" in logger.facts[ALARM_MEASURE]
     assert "hacked at update 2: a fresh critic puts" in said()
     # A run that goes on from a checkpoint tags itself with the alarms of its history.
     again = RecordingLogger()
@@ -155,7 +157,7 @@ def test_the_watch_can_be_left_out(scripted: Make, said: Callable[[], str]) -> N
     session = scripted(*MEASURED, "training.monitoring.watch.action=none")
     train(session)
     assert session.counters.updates == 4
-    assert not any(ALARM in row for row in session.history)
+    assert not any(ALARM_MEASURE in row for row in session.history)
     assert "looks hacked" not in said()
 
 
@@ -191,6 +193,6 @@ def test_real_held_out_measures_hold_what_the_alarm_reads(
     assert 0 <= last["held_out/order.reward"] <= 1
     assert {"held_out/order.discriminator", "held_out/order.pickscore"} <= last.keys()
     assert {"held_out/image.edge_density", "held_out/image.dark_fraction"} <= last.keys()
-    assert last[ALARM] == 0
+    assert last[ALARM_MEASURE] == 0
     assert "held_out/order.critic" not in last
     assert "3 held-out prompts are too few" in said()
