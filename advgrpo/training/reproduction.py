@@ -6,9 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from advgrpo.algorithm.policy_loss import clipped_policy_loss
@@ -20,6 +18,7 @@ from advgrpo.errors import CheckpointError
 from advgrpo.policy.adapter import copy_into
 from advgrpo.policy.sd3 import Sd3Policy
 from advgrpo.storage import download_folder, upload_folder
+from advgrpo.tensor_file import read_tensors
 from advgrpo.training.rollout import Denoiser, generate_rollout
 
 FACTS_FILE, TENSORS_FILE = "facts.json", "tensors.safetensors"
@@ -86,9 +85,10 @@ def read_kept(location: str) -> tuple[Kept, dict[str, Tensor]]:
         folder = Path(scratch) / "kept"
         download_folder(location, folder)
         try:
-            kept = Kept.model_validate_json((folder / FACTS_FILE).read_text(encoding="utf-8"))
-            return kept, load_file(folder / TENSORS_FILE)
-        except (OSError, ValidationError, SafetensorError) as error:
+            kept = Kept.model_validate_json((folder / FACTS_FILE).read_bytes())
+            return kept, read_tensors(folder / TENSORS_FILE)
+        # One of pydantic's is a ValueError.
+        except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{location} does not hold a kept rollout: {error}",
                 repair="give the folder that the error message or the log names",

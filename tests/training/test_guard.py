@@ -207,9 +207,10 @@ def test_the_command_names_what_is_not_finite(session_of: Make) -> None:
     assert lines[-1].endswith("tensors are not finite")
 
 
-def test_another_folder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("facts", [b"{}", b"[]", b"\xff", b"[" * 50_000])
+def test_another_folder_is_refused(tmp_path: Path, facts: bytes) -> None:
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "facts.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "other" / "facts.json").write_bytes(facts)
     upload_folder(tmp_path / "other", str(tmp_path / "kept"))
     with pytest.raises(CheckpointError, match="does not hold a kept rollout"):
         read_kept(str(tmp_path / "kept"))
