@@ -44,7 +44,7 @@ class ToldProgress(_Told):
 class ToldCheckpoint(_Told):
     """What was last said of a checkpoint."""
 
-    place: str
+    place: Annotated[str, Field(pattern=r"^[^\x00]+$")]
     turn: Count
     update: Count
     at: Moment

@@ -11,7 +11,6 @@ from random import Random
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 from safetensors.torch import save
 
@@ -147,11 +146,6 @@ def _settings() -> list[bytes]:
     return [draft.model_dump_json(exclude_defaults=True).encode() for draft in drafts]
 
 
-def _presets() -> list[bytes]:
-    texts = [yaml.safe_dump(json.loads(data)).encode() for data in _settings()]
-    return [*YAMLS, *texts]
-
-
 def _evaluations() -> list[bytes]:
     interval = Interval(0.5, 0.4, 0.6)
     comparison = Comparison("judge.score", interval, interval, interval, True, False)
@@ -278,7 +272,8 @@ TARGETS: dict[str, Target] = {
     "settings": Target(
         _without_place(documents.settings_as_json), _settings, json_tree, longest=16384
     ),
-    "preset": Target(_without_place(documents.preset), _presets),
+    # Short ones: whole presets, which YAML takes long to read, are explored as `settings`.
+    "preset": Target(_without_place(documents.preset), lambda: YAMLS, longest=512),
     "override": Target(_override, lambda: OVERRIDES, longest=512),
     "cluster": Target(_without_place(documents.cluster), lambda: [CLUSTER], json_tree),
     "message": Target(_without_place(webhook.message), lambda: [MESSAGE], json_tree),

@@ -243,6 +243,7 @@ _AT = "2026-01-01T00:00:00+00:00"
         {"warnings": [{"at": _AT, "text": ["x"]}]},
         {"warnings": {}},
         {"checkpoint": {"turn": 1}},
+        {"checkpoint": {"turn": 1, "update": 1, "event": "resumed", "at": _AT, "place": "a\0"}},
         {"failure": ["x"]},
         {"progress": {"phase": None}},
         {"progress": {"done": "1"}},
