@@ -83,11 +83,12 @@ def preset(data: bytes) -> None:
     """Settings as a user writes them; the first line keeps the text from being taken for a name."""
     text = "# fuzzed\n" + data.decode(errors="replace")
     refused(lambda: resolve(text), "fuzzed")
+    refused(lambda: resolve(text, is_draft=True), "fuzzed")
 
 
 def override(text: str, preset: str = "pocket") -> None:
     """A `--set` of the command line."""
-    refused(lambda: resolve(preset, [text]))
+    refused(lambda: resolve(preset, [text], is_draft=True))
 
 
 def cluster(data: bytes) -> None:

@@ -57,7 +57,7 @@ PROVENANCE = json_bytes(
     }
 )  # fmt: skip
 
-COMMIT = json_bytes({"files": {"a": {"bytes": 1, "sha256": "0" * 64}, "b/c": {"bytes": 0}}})
+COMMIT = json_bytes({"files": {name: {"bytes": 1, "sha256": "0" * 64} for name in ("a", "b/c")}})
 
 YAMLS = [
     LAUGHS,
@@ -80,7 +80,9 @@ MESSAGE = json_bytes(
     {"entity": "model_version_tag", "action": "set", "data": {"name": "m", "key": "k"}}
 )
 
-CLUSTER = b'{"gpus_per_node": 8, "environment": {"A": "b"}, "tolerations": [{"key": "a"}]}'
+CLUSTER = json_bytes(
+    {"image": "i", "gpus_per_node": 8, "environment": {"A": "b"}, "tolerations": [{"key": "a"}]}
+)
 
 PROMPTS = [b"a cat\na dog\n", b"\xef\xbb\xbfx\r\ny\r\n"]
 
@@ -143,7 +145,7 @@ def _archives() -> list[bytes]:
 
 def _settings() -> list[bytes]:
     drafts = [resolve(name, is_draft=True) for name in preset_names()]
-    return [draft.model_dump_json(exclude_defaults=True).encode() for draft in drafts]
+    return [draft.model_dump_json().encode() for draft in drafts]
 
 
 def _evaluations() -> list[bytes]:
@@ -151,7 +153,7 @@ def _evaluations() -> list[bytes]:
     comparison = Comparison("judge.score", interval, interval, interval, True, False)
     report = EvaluationReport((comparison,), 8, alignment="judge.score", distance="judge.score")
     example = {
-        "prompt": "a cat", "why": "first", "base_alignment": 0.1, "trained_alignment": 0.2,
+        "prompt": "a cat", "why": "best", "base_alignment": 0.1, "trained_alignment": 0.2,
         "images": {side: [f"images/{side}.png"] for side in ("base", "trained", "reference")},
     }  # fmt: skip
     return [json_bytes({"report": asdict(report), "examples": [example]})]
@@ -164,7 +166,7 @@ def _kept() -> list[bytes]:
         advantages=(1.0,), policy=config.policy, sampling=config.training.sampling,
         loss=config.training.loss,
     )  # fmt: skip
-    return [kept.model_dump_json(exclude_defaults=True).encode()]
+    return [kept.model_dump_json().encode()]
 
 
 def _weights() -> list[bytes]:
