@@ -339,7 +339,7 @@ def _checkpoint(
 
 def _is_within(place: str, folder: str) -> bool:
     if scheme(place) or scheme(folder):
-        return place.startswith(f"{folder}/")
+        return place.startswith(f"{folder.rstrip('/')}/")
     return bool(folder) and Path(place).resolve().is_relative_to(Path(folder).resolve())
 
 

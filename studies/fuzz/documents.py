@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from advgrpo.tasks.status_words import status_lines
 from studies.fuzz.contract import refused
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+_SIGNS = (RUN_FILE, "train/rank.json", "train/launcher.json")
 
 
 def manifest(data: bytes, place: Path) -> None:
@@ -143,13 +145,11 @@ def log(data: bytes) -> None:
 
 def signs(data: bytes, place: Path) -> None:
     """Signs of life of a run: the files of its folder by name, or the one that says what it is."""
-    try:
+    files = {RUN_FILE: data}
+    with suppress(ValueError, RecursionError):
         found = json.loads(data)
-    except (ValueError, RecursionError):
-        found = None
-    files = {name: json.dumps(found[name]).encode() for name in _SIGNS if name in found} if (
-        isinstance(found, dict)
-    ) else {RUN_FILE: data}  # fmt: skip
+        if isinstance(found, dict) and found.keys() & set(_SIGNS):
+            files = {name: json.dumps(content).encode() for name, content in found.items()}
     for name in _SIGNS:
         path = place / RUNS / "run" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -160,9 +160,6 @@ def signs(data: bytes, place: Path) -> None:
             assert isinstance(line, str)
 
     refused(told, place)
-
-
-_SIGNS = (RUN_FILE, "train/rank.json", "train/launcher.json")
 
 
 def evaluation(data: bytes, place: Path) -> None:
