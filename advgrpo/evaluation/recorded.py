@@ -40,7 +40,7 @@ def read_evaluated_prompts(folder: Path) -> tuple[EvaluatedPrompt, ...]:
             )
             # A prompt may be shown for several reasons.
             examples.setdefault(prompt.prompt, prompt)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(folder, error) from error
     return tuple(examples.values())
 

@@ -5,14 +5,18 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from advgrpo.cluster.settings import CLUSTER, parse_cluster_settings
 from advgrpo.config import RunConfig, resolve
 from advgrpo.config.run import parse
 from advgrpo.config.tasks import parse_json
 from advgrpo.data.check_record import CheckRecord
+from advgrpo.data.images import encode_png
 from advgrpo.data.prompt_tables import read_prompt_table
 from advgrpo.data.prompts import read_prompts
 from advgrpo.data.reference_manifest import (
@@ -165,9 +169,17 @@ def signs(data: bytes, place: Path) -> None:
 def evaluation(data: bytes, place: Path) -> None:
     """An evaluation that was kept."""
     (place / EVALUATION_FILE).write_bytes(data)
+    (place / "images").mkdir(exist_ok=True)
+    for side in ("base", "trained", "reference"):
+        (place / "images" / f"{side}.png").write_bytes(_picture())
     refused(lambda: read_report(place), place)
     refused(lambda: read_evaluated_prompts(place), place)
     refused(lambda: read_evaluation(place), place)
+
+
+@cache
+def _picture() -> bytes:
+    return encode_png(torch.zeros(3, 4, 4))
 
 
 def own_notes(data: bytes, place: Path) -> None:

@@ -22,6 +22,8 @@ DEEP = b"[" * 50_000
 HUGE = b'{"a": {"dtype": "F32", "shape": [0, 9223372036854775808], "data_offsets": [0, 0]}}'
 NOT_UTF8 = b'{"a": "\x93"}'
 _PICTURE = targets.pictures()[0]
+_EVALUATION = json.loads(TARGETS["evaluation"].seeds()[0])
+(_EXAMPLE,) = _EVALUATION["examples"]
 FOUND: dict[str, list[bytes]] = {
     "provenance": [
         targets.PROVENANCE.replace(b'"pocket"', b"Infinity"),
@@ -42,6 +44,10 @@ FOUND: dict[str, list[bytes]] = {
         b'{"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "resample": []}',
         b'{"image_mean": [1e999, 0, 0], "image_std": [1, 1, 1]}',
         b'[{"_class_name": 1}]',
+    ],
+    "evaluation": [
+        json.dumps({**_EVALUATION, "examples": [{**_EXAMPLE, **change}]}).encode()
+        for change in ({"images": {}}, {"images": {"base": []}}, {"trained_alignment": 10**400})
     ],
     "notes": [b"true", b"[{}, 1, 1, 1, 1, 1]", b"[[], 1]", b"[1, 2]", b'{"seconds": 1, "x": 2}'],
     "prompts": [b"a\n\xef\xbb\xbfb\n", b"\xef\xbb\xbf\xef\xbb\xbfx\nx\n"],
