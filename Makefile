@@ -22,6 +22,10 @@ ARGS ?=
 # of them alone or to begin with, and whether at the named points of the code instead.
 export KILLS SEED ONLY FROM POINTS
 
+# How long `make fuzz` searches in each kind of input, and in which ones; SEED as above.
+SECONDS ?= 60
+TARGETS ?=
+
 .PHONY: help
 help: ## list what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -100,6 +104,10 @@ sbom: $(INSTALLED) ## list what is installed as a CycloneDX file, dist/sbom.cdx.
 .PHONY: crash-test
 crash-test: $(INSTALLED) ## kill the pocket job KILLS times (20) at random instants; it must end as undisturbed
 	$(BIN)/python -m studies.crash
+
+.PHONY: fuzz
+fuzz: $(INSTALLED) ## search SECONDS (60) for inputs of each of TARGETS (all) that are neither read nor refused
+	@$(BIN)/python -m studies.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS) $(TARGETS)
 
 .PHONY: chart
 chart: $(INSTALLED) ## write the chart's README and schema, lint it, render its examples

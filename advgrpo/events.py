@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from advgrpo.errors import AdvGrpoError, ConfigError
+from advgrpo.json_text import parsed
 from advgrpo.redaction import RedactingFormatter, redacted
 
 FORMAT = "ADVGRPO_LOG_FORMAT"
@@ -166,7 +167,7 @@ def fields_of(line: str) -> dict[str, object]:
     if not line.startswith("{"):
         return {}
     try:
-        found = json.loads(line)
+        found = parsed(line)
     except ValueError:
         return {}
     return found if {"time", "event", "message"} <= found.keys() else {}

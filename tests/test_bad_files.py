@@ -44,6 +44,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         ("p.txt", b"a cat\n\na dog", "line 2 is empty"),
         ("p.txt", b"a cat\na cat", "lines 1, 2 are the same prompt 'a cat'"),
         ("p.txt", b"a \x00cat", "line 1 holds the control character '\\x00'"),
+        ("p.txt", b"a dog\n\xef\xbb\xbfa cat", "line 2 holds the control character '\\ufeff'"),
         ("p.txt", "ein Käfer".encode("latin-1"), "is not UTF-8: line 1 holds the byte 0xe4"),
         ("p.txt", b"x" * 20_000, "line 1 has 20000 characters, more than 10000"),
         ("p.csv", b"Name\na cat", "has no column 'Prompt'; it has 'Name'"),
@@ -52,6 +53,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         ("p.jsonl", b'{"Prompt": "a cat"}\n{"Prompt": 7}', "no prompt in 1 rows"),
         ("p.jsonl", b'{"Prompt": "a cat"}\n[1]', "is not JSON, an object a line: line 2 is '[1]'"),
         ("p.jsonl", b"a cat", "is not JSON"),
+        ("p.jsonl", b"[" * 50_000, "is not JSON, an object a line: it is nested too deeply"),
     ],
 )
 def test_a_prompt_file_that_cannot_be_used(
@@ -140,6 +142,12 @@ def bomb() -> bytes:
     return bytes(data)
 
 
+def without_pixels() -> bytes:
+    """A PNG of a head and an end, both whole."""
+    data = encode_png(image())
+    return data[:33] + data[-12:]
+
+
 def checked(said: Callable[..., str], folder: Path, *more: str) -> str:
     """What is said of a set for the two prompts, one image each."""
     (folder.parent / "train.txt").write_text("\n".join(PROMPTS))
@@ -171,6 +179,7 @@ def folder(tmp_path: Path) -> Path:
         (encode_png(image())[:-30], "0.png is truncated"),
         (b"text", "0.png is no PNG"),
         (bomb(), "0.png claims"),
+        (without_pixels(), "0.png is truncated or damaged"),
         (saved(to_pil(image()), save_all=True, append_images=[to_pil(image(seed=5))]), "animated"),
         (saved(Image.new("I;16", (32, 32))), "0.png has 16 bits a channel, not 8"),
         (saved(Image.new("RGBA", (32, 32))), "0.png is of mode RGBA, not RGB"),
@@ -180,7 +189,7 @@ def folder(tmp_path: Path) -> Path:
         (encode_png(image(seed=1)), "0.png, 1.png hold the same image"),
     ],
     ids=[
-        *("empty", "truncated", "text", "bomb", "animated", "16-bit"),
+        *("empty", "truncated", "text", "bomb", "bare", "animated", "16-bit"),
         *("RGBA", "P", "L", "size", "twice"),
     ],
 )

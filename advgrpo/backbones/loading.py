@@ -1,7 +1,6 @@
 """Load a frozen model from a folder, or say why not."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from advgrpo.errors import WeightsError
+from advgrpo.json_text import parsed
 from advgrpo.storage import content_sha256
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -122,7 +122,7 @@ def model_type_of(folder: Path) -> str:
             repair="check the setting weights.location, and weights.subfolder",
         )
     try:
-        return str(json.loads(path.read_text("utf-8"))["model_type"])
+        return str(parsed(path.read_text("utf-8"))["model_type"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise WeightsError(
             f"{path} names no model_type: {error!r}",

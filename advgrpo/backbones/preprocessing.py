@@ -1,6 +1,6 @@
 """Resize and normalize images as the Hugging Face processors do, on tensors."""
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from advgrpo.errors import WeightsError
+from advgrpo.json_text import parsed_object
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -91,21 +92,23 @@ def read_preprocessing(folder: Path, *, resolution_pixels: int) -> Preprocessing
     if not path.is_file():
         return None
     try:
-        settings = json.loads(path.read_text("utf-8"))
+        settings = parsed_object(path.read_text("utf-8"))
         mean = [float(value) for value in settings["image_mean"]]
         std = [float(value) for value in settings["image_std"]]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise WeightsError(
             f"{path} holds no image_mean and image_std: {error!r}",
             repair="copy the file from where the model came from",
         ) from error
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+    finite = all(map(math.isfinite, [*mean, *std]))
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or not finite:
         raise WeightsError(
-            f"{path} has image_mean {mean} and image_std {std}; RGB needs three of each, above 0",
+            f"{path} has image_mean {mean} and image_std {std}; RGB needs three of each, and "
+            "image_std above 0",
             repair="copy the file from where the model came from",
         )
     resample = settings.get("resample", 3)
-    if resample not in _PILLOW:
+    if not isinstance(resample, int) or resample not in _PILLOW:
         raise WeightsError(
             f"{path} has resample {resample!r}; images can be resized with 2 (bilinear) and 3 "
             "(bicubic)",

@@ -12,6 +12,8 @@ from advgrpo.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
 
+_LISTED = 20
+
 
 def parse(section: type[S], settings: Mapping[str, Any], *, where: str) -> S:
     """Validate settings as a section.
@@ -27,9 +29,12 @@ def parse(section: type[S], settings: Mapping[str, Any], *, where: str) -> S:
     try:
         return section.model_validate(settings)
     except ValidationError as error:
-        problems = "\n".join(f"  - {_explain(dict(e), section, settings)}" for e in error.errors())
+        listed = error.errors()[:_LISTED]
+        problems = "\n".join(f"  - {_explain(dict(e), section, settings)}" for e in listed)
+        more = error.error_count() - len(listed)
         raise ConfigError(
-            f"settings of {where} cannot be used:\n{problems}",
+            f"settings of {where} cannot be used:\n{problems}"
+            + (f"\n  and {more} more like these" if more else ""),
             repair="correct them in the file or with --set; `advgrpo config show` lists all keys",
         ) from error
 

@@ -19,6 +19,7 @@ from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers import Scorer
 from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import ConfigError
+from advgrpo.json_text import parsed
 
 S = TypeVar("S", bound=Section)
 
@@ -120,7 +121,7 @@ def parse_json(section: type[S], text: str, *, where: str) -> S:
         ConfigError: If the text is not JSON or a setting is wrong.
     """
     try:
-        settings = json.loads(text)
+        settings = parsed(text)
     except ValueError as error:
         raise ConfigError(
             f"{where} is not JSON: {error}",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from advgrpo.json_text import parsed
 from advgrpo.storage import (
     FileState,
     cache_folder,
@@ -50,12 +51,13 @@ class CheckRecord:
         for part in list_files(self._location):
             for line in read_bytes(join(self._location, part)).splitlines():
                 try:
-                    name, size, version, sha256, height, width = json.loads(line)
-                except ValueError:
-                    # Cut short by a power cut; its file is looked at again.
+                    name, size, version, sha256, height, width = parsed(line)
+                    state = FileState(size, version)
+                    if listing.get(name) == state:
+                        known[name] = SoundFile(sha256, height, width)
+                except (ValueError, TypeError):
+                    # Damaged by a power cut; its file is looked at again.
                     continue
-                if listing.get(name) == FileState(size, version):
-                    known[name] = SoundFile(sha256, height, width)
         return known
 
     def add(self, found: Mapping[str, SoundFile], listing: Mapping[str, FileState]) -> None:

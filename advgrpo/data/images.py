@@ -35,6 +35,13 @@ LARGEST_FILE_BYTES = 64 * 2**20
 MOST_PIXELS = 2**26
 """Largest image that is read, as 8192 x 8192: a small file may claim to hold a huge one."""
 
+_DAMAGE = (
+    *(OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error),
+    # What Pillow stumbles over where it does not look, as in a PNG without pixels.
+    *(LookupError, TypeError, ArithmeticError),
+)
+"""What Pillow raises for a damaged file."""
+
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24
 """Place of the byte that gives the bits a channel."""
@@ -183,7 +190,7 @@ def decode_picture(data: bytes) -> Image.Image:
         raise ValueError(f"claims more than the {MOST_PIXELS} pixels that are read") from error
     except _UnusableError:
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error) as error:
+    except _DAMAGE as error:
         raise ValueError(f"is truncated or damaged ({error})") from error
     return picture
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NoReturn
 
 from advgrpo.data.prompts import checked_prompts, read_prompts
 from advgrpo.errors import PromptFileError
+from advgrpo.json_text import parsed
 from advgrpo.records import PromptSet
 from advgrpo.storage import local_file
 
@@ -135,7 +135,7 @@ def _rows_of_objects(text: str) -> list[list[str]]:
     """Turn objects, one a line, into rows under a row of all their keys."""
     objects: list[dict[str, object]] = []
     for number, line in enumerate(text.split("\n"), start=1):
-        entry = json.loads(line) if line.strip() else {}
+        entry = parsed(line) if line.strip() else {}
         if not isinstance(entry, dict):
             raise ValueError(f"line {number} is {line[:_SHOWN]!r}")
         objects += [entry] if entry else []

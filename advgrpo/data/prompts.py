@@ -15,7 +15,8 @@ LONGEST_PROMPT = 10_000
 
 _LISTED = 12
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# The last one is a byte order mark, which files that were put together have in their middle.
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ufeff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CJK_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 

@@ -25,7 +25,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class Origin(BaseModel):
     """What all images of a set have in common."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no word for what is not finite.
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     source: dict[str, str | int | float]
     """What drew them, and its settings."""

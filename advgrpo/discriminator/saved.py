@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from advgrpo.discriminator.base import Discriminator
 from advgrpo.errors import WeightsError
+from advgrpo.json_text import parsed_object
+from advgrpo.storage.tensors import read_tensors
 
 WEIGHTS_FILE = "discriminator.safetensors"
 FACTS_FILE = "discriminator.json"
@@ -40,9 +41,9 @@ def load_discriminator(folder: Path, discriminator: Discriminator) -> None:
         WeightsError: If the files are missing, damaged, or belong to another frozen part or head.
     """
     try:
-        record = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS_FILE)
-    except (OSError, ValueError, SafetensorError) as error:
+        record = parsed_object((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        tensors = read_tensors(folder / WEIGHTS_FILE)
+    except (OSError, ValueError) as error:
         raise WeightsError(
             f"{folder} holds no discriminator: {error}", repair="run reward pre-training again"
         ) from error

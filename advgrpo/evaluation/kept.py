@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 
 from advgrpo.errors import StorageNotFoundError
 from advgrpo.evaluation.measuring import MeasuredImages
+from advgrpo.json_text import parsed_object
 from advgrpo.storage import join, read_bytes, write_bytes
 
 _VALUE = "value."
@@ -58,7 +59,7 @@ class KeptInWorkspace:
     def read(self, name: str) -> MeasuredImages | None:
         """Find a batch, and check its hash."""
         try:
-            listed = json.loads(read_bytes(self._file(name, "json")))
+            listed = parsed_object(read_bytes(self._file(name, "json")))
             data = read_bytes(self._file(name, "safetensors"))
             if hashlib.sha256(data).hexdigest() != listed["sha256"]:
                 return None

@@ -1,12 +1,12 @@
 """Read of a saved evaluation what registration needs; needs no torch."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from advgrpo.errors import EvaluationError
+from advgrpo.json_text import parsed_object
 from advgrpo.records import EvaluatedPrompt, EvaluationReport
 
 _FILE = "evaluation.json"
@@ -40,19 +40,16 @@ def read_evaluated_prompts(folder: Path) -> tuple[EvaluatedPrompt, ...]:
             )
             # A prompt may be shown for several reasons.
             examples.setdefault(prompt.prompt, prompt)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise _damaged(folder, error) from error
     return tuple(examples.values())
 
 
 def _content(folder: Path) -> dict[str, Any]:
     try:
-        content = json.loads((folder / _FILE).read_bytes())
+        return parsed_object((folder / _FILE).read_bytes())
     except (OSError, ValueError) as error:
         raise _damaged(folder, error) from error
-    if not isinstance(content, dict):
-        raise _damaged(folder, TypeError("it holds no object"))
-    return content
 
 
 def _damaged(folder: Path, error: Exception) -> EvaluationError:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from torch import Tensor
 
 from advgrpo.data.images import decode_image, encode_png
@@ -17,6 +18,8 @@ from advgrpo.records import EvaluationReport
 from advgrpo.storage import join, read_bytes, write_bytes
 
 EVALUATION_FILE = "evaluation.json"
+_SHOWN: tuple[Side, ...] = ("base", "trained", "reference")
+"""What each example has images of; some have images of the champion, too."""
 
 
 class _SavedExample(BaseModel):
@@ -28,6 +31,13 @@ class _SavedExample(BaseModel):
     trained_alignment: float
     champion_alignment: float | None = None
     images: Mapping[Side, tuple[str, ...]]
+
+    @model_validator(mode="after")
+    def _each_side_is_shown(self) -> Self:
+        sides = dict.fromkeys((*_SHOWN, *self.images))
+        if bare := [side for side in sides if not self.images.get(side)]:
+            raise ValueError(f"it names no images of {', '.join(bare)}")
+        return self
 
 
 class _SavedEvaluation(BaseModel):
@@ -125,4 +135,8 @@ def _read_images(
             images.append(decode_image(read_bytes(path)))
         except ValueError as error:
             raise DataError(f"image {path} {error}", repair="evaluate again") from error
+        if images[-1].shape != images[0].shape:
+            raise DataError(
+                f"image {path} is of another size than {names[0]}", repair="evaluate again"
+            )
     return torch.stack(images)

@@ -1,11 +1,11 @@
 """Find the configurations of a run's models without fetching their weights."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from advgrpo.config import Weights
 from advgrpo.errors import StorageError
+from advgrpo.json_text import parsed_object
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.storage import join, local_file, scheme
 
@@ -26,7 +26,6 @@ def configuration(weights: Weights, part: str = "") -> Mapping[str, Any] | None:
         return PUBLISHED.get(location, {}).get(folder)
     try:
         file = local_file(join(location, folder, "config.json"))
-        read = json.loads(file.read_text(encoding="utf-8"))
+        return parsed_object(file.read_text(encoding="utf-8"))
     except (StorageError, OSError, ValueError):
         return None
-    return read if isinstance(read, dict) else None

@@ -1,6 +1,5 @@
 """Load parts of a Stable Diffusion 3 pipeline, or say why not."""
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from advgrpo.backbones.loading import weights_files
 from advgrpo.config import Sd3PolicyConfig
 from advgrpo.errors import WeightsError
+from advgrpo.json_text import parsed_object
 from advgrpo.storage import local_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -60,7 +60,7 @@ def pipeline_folder(config: Sd3PolicyConfig) -> tuple[Path, set[str]]:
     folder = local_folder(config.weights)
     path = folder / INDEX_FILE
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = parsed_object(path.read_text(encoding="utf-8"))
         found = index["_class_name"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise WeightsError(
@@ -73,9 +73,13 @@ def pipeline_folder(config: Sd3PolicyConfig) -> tuple[Path, set[str]]:
             f"policy.weights: {folder} holds a {found}, not a {PIPELINE}",
             repair="give a Stable Diffusion 3 model, or another policy type",
         )
-    classes = {name: part[1] for name, part in index.items() if isinstance(part, list)}
+    classes = {
+        name: part[1] if len(part) == 2 else part
+        for name, part in index.items()
+        if isinstance(part, list)
+    }
     for name, architecture in ARCHITECTURES.items():
-        if classes.get(name) not in {None, architecture}:
+        if classes.get(name) not in (None, architecture):
             raise WeightsError(
                 f"policy.weights: {name} in {folder} is a {classes[name]}, not a {architecture}",
                 repair="give a Stable Diffusion 3 model",

@@ -1,19 +1,18 @@
 """Adapters on disk in peft's layout, ours or those of others: found, read, and judged."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from advgrpo.config import AdapterConfig, Weights
 from advgrpo.errors import WeightsError
+from advgrpo.json_text import parsed_object
 from advgrpo.storage import local_folder
+from advgrpo.storage.tensors import read_tensors
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_SETTINGS = "adapter_config.json"
@@ -85,7 +84,7 @@ def read_shape(folder: Path) -> AdapterConfig:
     """
     path = folder / PEFT_SETTINGS
     try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        settings = parsed_object(path.read_text(encoding="utf-8"))
         _refuse_unread(settings, path)
         modules = settings["target_modules"]
         return AdapterConfig(
@@ -96,7 +95,7 @@ def read_shape(folder: Path) -> AdapterConfig:
                 sorted(modules if isinstance(modules, list) else _modules(folder))
             ),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise WeightsError(
             f"{path} does not describe an adapter: {type(error).__name__}: {reason}",
@@ -118,8 +117,8 @@ def read_adapter(folder: Path) -> dict[str, Tensor]:
     """
     path = folder / PEFT_WEIGHTS
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
+        tensors = read_tensors(path)
+    except (OSError, ValueError) as error:
         raise WeightsError(
             f"{path} is not an adapter: {error}",
             repair="give a folder in peft's layout with safetensors weights",

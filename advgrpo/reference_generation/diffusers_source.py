@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from advgrpo.backbones.loading import fingerprint
 from advgrpo.config import reference_images as settings
 from advgrpo.data.prompts import language_of
 from advgrpo.errors import ConfigError, ReferenceImageError, WeightsError
+from advgrpo.json_text import parsed_object
 from advgrpo.storage import local_folder
 
 _INDEX_FILE = "model_index.json"
@@ -111,14 +111,13 @@ class DiffusersSource:
 def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / _INDEX_FILE
     try:
-        index = json.loads(path.read_bytes())
-        return {str(name): value for name, value in index.items()}
+        return parsed_object(path.read_bytes())
     except FileNotFoundError as error:
         raise WeightsError(
             f"{folder} holds no pipeline: {_INDEX_FILE} is missing",
             repair="set reference_images.source.weights to a pipeline in diffusers' layout",
         ) from error
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise WeightsError(
             f"{path} cannot be read: {error}", repair="copy it from where the model came from"
         ) from error

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from advgrpo.data.reference_checks import extra_files
 from advgrpo.data.reference_manifest import Origin, read_provenance
 from advgrpo.errors import ReferenceImageError
+from advgrpo.json_text import parsed
 from advgrpo.storage import list_files, write_bytes
 from advgrpo.storage.base import PARTIAL_PREFIX
 from advgrpo.storage.local import disk_errors
@@ -140,11 +141,15 @@ def _entries(lines: bytes) -> dict[str, str]:
     entries: dict[str, str] = {}
     for line in lines.splitlines():
         try:
-            name, sha256 = json.loads(line)
+            entry = parsed(line)
         except ValueError:
-            # Cut short by a full disk or a power cut; its file is drawn again.
-            continue
-        entries[name] = sha256
+            entry = None
+        match entry:
+            case [str(name), str(sha256)]:
+                entries[name] = sha256
+            case _:
+                # Damaged by a full disk or a power cut; its file is drawn again.
+                continue
     return entries
 
 

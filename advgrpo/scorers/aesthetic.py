@@ -5,8 +5,6 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from advgrpo.backbones.clip import ClipBackbone
@@ -14,6 +12,7 @@ from advgrpo.backbones.loading import weights_files
 from advgrpo.config import Weights
 from advgrpo.errors import WeightsError
 from advgrpo.storage import local_folder
+from advgrpo.storage.tensors import read_tensors
 
 AESTHETIC_LAYERS = (0, 2, 4, 6, 7)
 """Positions of the linear layers in the published predictor; between them stood dropout."""
@@ -78,8 +77,8 @@ def load_predictor(folder: Path) -> nn.Sequential:
     if others:
         raise WeightsError(f"{folder} holds more than one safetensors file", repair=repair)
     try:
-        return predictor_of(load_file(path))
-    except (SafetensorError, OSError, ValueError) as error:
+        return predictor_of(read_tensors(path))
+    except (OSError, ValueError) as error:
         raise WeightsError(f"{path} holds no aesthetic predictor: {error}", repair=repair) from (
             error
         )

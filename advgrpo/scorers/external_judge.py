@@ -16,6 +16,7 @@ from torch import Tensor
 
 from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError, DataError, EvaluationError
+from advgrpo.json_text import parsed, parsed_object
 
 _END = ""
 """What the reader's thread puts when the program has closed its output; a line is never empty."""
@@ -104,9 +105,9 @@ class ExternalJudge:
             "or numbers from 0 to 1, and log to standard error only"
         )
         try:
-            parsed = json.loads(answer)
-            verdicts = {measure: parsed["verdicts"][measure] for measure in self.measures}
-            named = parsed["image"]
+            said = parsed(answer)
+            verdicts = {measure: said["verdicts"][measure] for measure in self.measures}
+            named = said["image"]
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{where}: {error!r}", repair=repair) from error
         if named != image:
@@ -136,9 +137,9 @@ def parse_metadata(lines: str, *, where: str) -> dict[str, dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            facts = dict(json.loads(line))
+            facts = parsed_object(line)
             prompt = str(facts.pop("prompt"))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, KeyError) as error:
             raise DataError(
                 f"line {number} of {where} is no JSON object with a prompt: {error!r}",
                 repair="write one object a line, as GenEval's evaluation_metadata.jsonl does",

@@ -1,6 +1,5 @@
 """Fetch models from a model hub: pinned, and without anything that runs code when it is read."""
 
-import json
 import os
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from huggingface_hub.errors import (
 )
 
 from advgrpo.errors import StorageUnavailableError, WeightsError
+from advgrpo.json_text import parsed_object
 from advgrpo.storage.base import join
 from advgrpo.storage.content import READ_SUFFIXES
 from advgrpo.storage.local import disk_errors
@@ -90,7 +90,7 @@ def _patterns(root: Path) -> list[str]:
     if not index.exists():
         return list(_WANTED)
     try:
-        parts = [part for part in json.loads(index.read_bytes()) if not part.startswith("_")]
+        parts = [part for part in parsed_object(index.read_bytes()) if not part.startswith("_")]
     except ValueError as error:
         raise WeightsError(f"{index} is damaged: {error}", repair="use another commit") from error
     return [_PIPELINE_INDEX, *(f"{part}/{pattern}" for part in parts for pattern in _WANTED)]

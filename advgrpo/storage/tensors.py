@@ -1,4 +1,4 @@
-"""Write tensors to the local disk."""
+"""Tensors on the local disk."""
 
 import os
 import re
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from advgrpo.errors import StorageError
@@ -39,3 +39,21 @@ def save_tensors(
             raise StorageError(
                 f"cannot write {path}: {error}", repair="check the path and the disk"
             ) from error
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a file.
+
+    Returns:
+        Tensors by name, on the CPU.
+
+    Raises:
+        OSError: If the file is missing or cannot be read.
+        ValueError: If it is damaged, or is no safetensors.
+    """
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (SafetensorError, TypeError, RuntimeError, OverflowError) as error:
+        # Of a shape that torch cannot count it says so with its own stack, in many lines.
+        raise ValueError(str(error).partition("\n")[0]) from error
+    return tensors

@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from advgrpo.errors import AdvGrpoError, PipelineError, Preempted
 from advgrpo.events import as_json, bind, ensure_format, log_error, log_fault, quiet
+from advgrpo.json_text import parsed_object
 from advgrpo.progress import tell
 from advgrpo.redaction import redact_tracebacks, redacted
 from advgrpo.tasks.lifeline import end_with_parent
@@ -93,8 +94,8 @@ def note_failure(task: str, error: AdvGrpoError) -> None:
 def read_failure(path: Path) -> Failure | None:
     """Read what a task wrote, or None if it wrote nothing."""
     try:
-        return Failure(**json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):
+        return Failure(**parsed_object(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
         return None
 
 

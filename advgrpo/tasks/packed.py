@@ -67,14 +67,15 @@ def _unpack(location: str, parts: list[str], folder: Path) -> None:
         files, part = fresh / "files", fresh / "part.tar"
         # A later part holds newer versions of files that changed.
         for name in sorted(parts):
-            storage.download_file(join(location, name), part)
+            where = join(location, name)
+            storage.download_file(where, part)
             try:
-                with disk_errors("unpack", part), tarfile.open(part, "r:") as archive:
+                with disk_errors("unpack", where), tarfile.open(part, "r:") as archive:
                     for entry in archive:
                         _write(archive, entry, files)
             except (tarfile.TarError, ValueError, OverflowError) as error:
                 raise StorageError(
-                    f"{join(location, name)} is damaged: {error}",
+                    f"{where} is damaged: {error}",
                     repair="delete it where it lies; what it held is made again",
                 ) from error
         part.unlink()

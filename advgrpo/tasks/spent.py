@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from advgrpo.errors import StorageNotFoundError
+from advgrpo.json_text import parsed_object
 from advgrpo.storage import read_bytes, write_bytes
 
 
@@ -32,7 +33,7 @@ class Spent:
 def read_spent(location: str) -> Spent | None:
     """Read what something took; None if nobody noted it."""
     try:
-        return Spent(**json.loads(read_bytes(location)))
+        return Spent(**parsed_object(read_bytes(location)))
     except (StorageNotFoundError, ValueError, TypeError):
         return None
 

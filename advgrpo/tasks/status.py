@@ -1,11 +1,12 @@
 """How a run is: told from its signs of life in the workspace, and from MLflow, and nothing else."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from advgrpo.errors import AdvGrpoError, ConfigError, StorageNotFoundError
 from advgrpo.records import ALARM_MEASURE
@@ -13,6 +14,7 @@ from advgrpo.storage import join, scheme, storage_for
 from advgrpo.tasks.running import FAILURE_TAG
 from advgrpo.tasks.signs import RUN_FILE, RUNS, WITHOUT_MLFLOW
 from advgrpo.tasks.statuses import CheckpointStatus, Progress, RunStatus, TaskStatus, Warned
+from advgrpo.tasks.told import Beginning, Sign
 
 TASKS = (
     "resolve-config",
@@ -42,8 +44,6 @@ _OF_MLFLOW = {
 }
 _OUTERMOST = ("launcher", "task", "rank")
 _COMMIT = "/commit.json"
-_SIGN = {"beat", "role", "started", "state", "warnings"}
-"""Keys that each sign of life has."""
 
 
 def run_status(run: str, *, tracking_uri: str, now: datetime | None = None) -> RunStatus:
@@ -112,12 +112,12 @@ def _signs(workspace: str, only: str = "") -> dict[str, dict[str, dict[str, Any]
         name = f"{only}/{below}" if only else below
         run, _, inner = name.partition("/")
         try:
-            content = json.loads(storage.read_bytes(join(folder, name)))
-        except (StorageNotFoundError, ValueError):
+            model = Beginning if inner == RUN_FILE else Sign
+            content = model.model_validate_json(storage.read_bytes(join(folder, name)))
+        except (StorageNotFoundError, ValidationError):
             # Deleted meanwhile, or not ours.
             continue
-        if isinstance(content, dict) and (content.keys() >= _SIGN or inner == RUN_FILE):
-            runs.setdefault(run, {})[inner] = content
+        runs.setdefault(run, {})[inner] = content.model_dump()
     return runs
 
 
@@ -196,7 +196,7 @@ def _merged(task: str, signs: list[dict[str, Any]], now: datetime) -> TaskStatus
         task=task,
         state=state,
         started=started,
-        ended=None if lives or "ended" not in last else _moment(last["ended"]),
+        ended=None if lives or last["ended"] is None else _moment(last["ended"]),
         last_sign=_beat(last),
         progress=_progress(current) if current else None,
         job=str(outermost.get("job", "")),
@@ -309,6 +309,9 @@ def _checkpoint(
     place = str(told["place"])
     if workspace and asked and place.startswith(f"{workspace}/"):
         place = asked + place.removeprefix(workspace)
+    if not _is_within(place, asked):
+        # Whoever may write a sign must not have us look through another place.
+        return None, (f"checkpoints: {place} lies outside of {asked or 'any workspace'}",)
     try:
         files = storage_for(place).list_files(place)
     except AdvGrpoError as error:
@@ -332,6 +335,12 @@ def _checkpoint(
         saved=_moment(told["at"]) if saved else None,
         bytes=sum(state.bytes for name, state in files.items() if name.startswith(f"{newest}/")),
     ), ()
+
+
+def _is_within(place: str, folder: str) -> bool:
+    if scheme(place) or scheme(folder):
+        return place.startswith(f"{folder.rstrip('/')}/")
+    return bool(folder) and Path(place).resolve().is_relative_to(Path(folder).resolve())
 
 
 def _beat(sign: Mapping[str, Any]) -> datetime:

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from advgrpo.errors import CheckpointError, StorageDamagedError, StorageNotFoundError
 from advgrpo.events import event
+from advgrpo.json_text import parsed_object
 from advgrpo.storage import COMMIT_FILE, delete, download_folder, join, list_files, upload_folder
 from advgrpo.storage.local import disk_errors
-from advgrpo.storage.tensors import save_tensors
+from advgrpo.storage.tensors import read_tensors, save_tensors
 
 STATE_FILE = "state.json"
 UNSENT = "unsent_pictures"
@@ -154,18 +153,21 @@ class Checkpoints:
         place, folder = self._place(turn), self._scratch / f"resume-{rank}"
         try:
             download_folder(place, folder)
-            record = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
-            parts = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
-        except (FileNotFoundError, ValueError, SafetensorError) as error:
-            raise StorageDamagedError(f"{place}: {error}") from error
+            record = parsed_object((folder / STATE_FILE).read_text(encoding="utf-8"))
+            run, facts = record["run"], record["facts"]
+            if not isinstance(facts, dict):
+                raise ValueError(f"{STATE_FILE} holds no facts")
+            parts = {path.stem: read_tensors(path) for path in sorted(folder.glob("*.safetensors"))}
+        except (FileNotFoundError, ValueError, KeyError) as error:
+            raise StorageDamagedError(f"{place}: {error!r}") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        if record["run"] != self._digest:
+        if run != self._digest:
             raise CheckpointError(
                 f"checkpoint {place} belongs to a run with other settings, weights or inputs",
                 repair="give the run another place for checkpoints, or take its old ones back",
             )
-        return Checkpoint(tensors=parts, facts=record["facts"], turn=turn)
+        return Checkpoint(tensors=parts, facts=facts, turn=turn)
 
     def _place(self, turn: int) -> str:
         return join(self.location, f"turn-{turn:08d}")

@@ -6,9 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from advgrpo.config import SamplingConfig, Sd3PolicyConfig
@@ -20,7 +17,7 @@ from advgrpo.policy.adapter import copy_into
 from advgrpo.policy.sd3 import Sd3Policy
 from advgrpo.storage import download_folder, upload_folder
 from advgrpo.storage.local import disk_errors
-from advgrpo.storage.tensors import save_tensors
+from advgrpo.storage.tensors import read_tensors, save_tensors
 from advgrpo.training.rollout import Denoiser, generate_rollout
 from advgrpo.training.step_losses import step_losses
 
@@ -88,9 +85,10 @@ def read_kept(location: str) -> tuple[Kept, dict[str, Tensor]]:
         folder = Path(scratch) / "kept"
         download_folder(location, folder)
         try:
-            kept = Kept.model_validate_json((folder / FACTS_FILE).read_text(encoding="utf-8"))
-            return kept, load_file(folder / TENSORS_FILE)
-        except (OSError, ValidationError, SafetensorError) as error:
+            kept = Kept.model_validate_json((folder / FACTS_FILE).read_bytes())
+            return kept, read_tensors(folder / TENSORS_FILE)
+        # One of pydantic's is a ValueError.
+        except (OSError, ValueError) as error:
             raise CheckpointError(
                 f"{location} does not hold a kept rollout: {error}",
                 repair="give the folder that the error message or the log names",

@@ -7,7 +7,7 @@ from transformers import Dinov2Model
 
 from advgrpo.backbones.dino import DinoBackbone
 from advgrpo.config import Weights
-from advgrpo.errors import ConfigError
+from advgrpo.errors import ConfigError, WeightsError
 
 CPU = torch.device("cpu")
 
@@ -67,6 +67,23 @@ def test_a_folder_without_preprocessing_is_normalized_as_imagenet(dino_folder: P
 
     assert silent.fingerprint == named.fingerprint
     assert torch.equal(silent.tokens(some_images(1)), named.tokens(some_images(1)))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        "[]",
+        "[" * 50_000,
+        '{"image_mean": [0, 0, 0], "image_std": [1, 1, 1], "resample": []}',
+        '{"image_mean": [1e999, 0, 0], "image_std": [1, 1, 1]}',
+        '{"image_mean": [0, 0, 0], "image_std": [1, 1, NaN]}',
+        '{"image_mean": [0, 0, 1%s], "image_std": [1, 1, 1]}' % ("0" * 400),
+    ],
+)
+def test_preprocessing_that_cannot_be_used_is_refused(dino_folder: Path, settings: str) -> None:
+    (dino_folder / "preprocessor_config.json").write_text(settings)
+    with pytest.raises(WeightsError, match=r"preprocessor_config\.json"):
+        load(dino_folder)
 
 
 def test_the_fingerprint_follows_weights_and_preprocessing(dino_folder: Path) -> None:

@@ -146,3 +146,10 @@ def test_an_error_in_a_text_does_not_quote_all_of_it() -> None:
         resolve(resolve("pocket").to_yaml() + "\nunknown: 1\n")
     with pytest.raises(ConfigError, match="preset 'custom' is not YAML"):
         resolve("a: [\nb: {")
+
+
+def test_of_very_many_faults_the_first_are_told_and_the_others_counted() -> None:
+    unknown = "".join(f"unknown_{number}: 1\n" for number in range(1000))
+    with pytest.raises(ConfigError, match=r"(?s)unknown_0: unknown key.*and 980 more") as caught:
+        resolve(resolve("pocket").to_yaml() + unknown)
+    assert caught.value.message.count("\n  - ") == 20

@@ -61,7 +61,13 @@ def test_a_digest_depends_on_the_inputs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [("{", "is not JSON"), ("[1]", "instead of settings"), ("{}", "seed")]
+    ("text", "said"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 50_000, "is not JSON: it is nested too deeply"),
+        ("[1]", "instead of settings"),
+        ("{}", "seed"),
+    ],
 )
 def test_a_text_that_holds_no_settings_is_refused(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match="the parameter") as caught:

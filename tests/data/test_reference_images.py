@@ -17,6 +17,7 @@ from advgrpo.data.reference_manifest import (
     MANIFEST_FILE,
     PROVENANCE_FILE,
     Provenance,
+    read_provenance,
     write_provenance,
 )
 from advgrpo.errors import ReferenceImageError, StorageNotFoundError
@@ -229,6 +230,17 @@ def test_contents_are_compared_with_the_provenance(folder: Path) -> None:
     ]
     write_provenance(folder, provenance.model_copy(update={"files": {names[2]: hashes[names[2]]}}))
     assert len(problems(folder)) == 4
+
+
+@pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN"])
+def test_a_provenance_that_json_could_not_hold_is_damaged(tmp_path: Path, value: str) -> None:
+    given = {"source": {"cfg": 1}, "seed": 3, "resolution_pixels": 8, "advgrpo_version": "1"}
+    text = json.dumps({**given, "files": {}})
+    (tmp_path / PROVENANCE_FILE).write_text(text)
+    assert read_provenance(tmp_path) is not None
+    (tmp_path / PROVENANCE_FILE).write_text(text.replace('"cfg": 1', f'"cfg": {value}'))
+    with pytest.raises(ReferenceImageError, match=r"provenance\.json is damaged"):
+        read_provenance(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from advgrpo.errors import DataError, StorageNotFoundError
+from advgrpo.data.images import encode_png
+from advgrpo.errors import DataError, EvaluationError, StorageNotFoundError
 from advgrpo.evaluation.evaluate import Evaluation
 from advgrpo.evaluation.examples import Example
+from advgrpo.evaluation.recorded import read_evaluated_prompts
 from advgrpo.evaluation.saved import read_evaluation, write_evaluation
 from advgrpo.records import Comparison, EvaluationReport, Interval
 
@@ -78,3 +81,38 @@ def test_a_truncated_image_is_refused(evaluation: Evaluation, tmp_path: Path) ->
 
     with pytest.raises(DataError, match=r"000_trained_1\.png"):
         read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize("images", [{}, {"base": []}, {"champion": []}])
+def test_an_example_needs_images_of_each_side(
+    evaluation: Evaluation, tmp_path: Path, images: dict[str, list[str]]
+) -> None:
+    write_evaluation(tmp_path, evaluation)
+    path = tmp_path / "evaluation.json"
+    content = json.loads(path.read_text())
+    (example,) = content["examples"]
+    example["images"] = {**example["images"], **images} if images else {}
+    path.write_text(json.dumps(content))
+
+    with pytest.raises(DataError, match=r"(?s)evaluation\.json.*names no images of "):
+        read_evaluation(tmp_path)
+
+
+def test_an_image_of_another_size_is_refused(evaluation: Evaluation, tmp_path: Path) -> None:
+    write_evaluation(tmp_path, evaluation)
+    (tmp_path / "images" / "000_base_1.png").write_bytes(encode_png(torch.zeros(3, 4, 4)))
+
+    with pytest.raises(DataError, match=r"000_base_1\.png is of another size than .*000_base_0"):
+        read_evaluation(tmp_path)
+
+
+@pytest.mark.parametrize("alignment", ["1" + "0" * 400, "[]", '"x"'])
+def test_an_alignment_that_is_no_number_is_refused(
+    evaluation: Evaluation, tmp_path: Path, alignment: str
+) -> None:
+    write_evaluation(tmp_path, evaluation)
+    path = tmp_path / "evaluation.json"
+    path.write_text(path.read_text().replace("0.75", alignment))
+
+    with pytest.raises(EvaluationError, match=r"evaluation\.json is no evaluation"):
+        read_evaluated_prompts(tmp_path)

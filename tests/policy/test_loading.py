@@ -43,6 +43,15 @@ def test_another_transformer_is_named(tiny: TinyModels, folder: Path) -> None:
     assert "transformer in" in refusal(tiny, folder)
 
 
+@pytest.mark.parametrize("part", [[], ["diffusers"], ["diffusers", {}], ["a", "b", "c"]])
+def test_a_part_that_names_no_class_is_named(
+    tiny: TinyModels, folder: Path, part: list[object]
+) -> None:
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    (folder / "model_index.json").write_text(json.dumps({**index, "vae": part}), "utf-8")
+    assert f"vae in {folder} is a " in refusal(tiny, folder)
+
+
 def test_a_folder_without_an_index_is_no_pipeline(tiny: TinyModels, folder: Path) -> None:
     (folder / "model_index.json").unlink()
     assert "model_index.json cannot be read" in refusal(tiny, folder)

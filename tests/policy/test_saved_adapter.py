@@ -220,6 +220,13 @@ def _with(**settings: object) -> Callable[[Path], None]:
     return change
 
 
+def _beyond_count(folder: Path) -> None:
+    """A tensor without elements, of a shape that no library can count."""
+    shape = {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}
+    head = json.dumps({"base_model.model.x.lora_A.weight": shape}).encode()
+    (folder / "adapter_model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+
+
 def _cut(name: str, length: int) -> Callable[[Path], None]:
     return lambda folder: (
         (folder / name).write_bytes((folder / name).read_bytes()[:length]) and None
@@ -232,6 +239,7 @@ def _cut(name: str, length: int) -> Callable[[Path], None]:
         (_as_pickle, "is a pickle (adapter_model.bin), which is never read"),
         (_renamed, "is for another base model: of the"),
         (_not_finite, "holds values that are not finite"),
+        (_beyond_count, "adapter_model.safetensors is not an adapter: reshape()"),
         (_cut("adapter_model.safetensors", 1000), "adapter_model.safetensors is not an adapter"),
         (_cut("adapter_model.safetensors", 0), "adapter_model.safetensors is not an adapter"),
         (_cut("adapter_config.json", 20), "adapter_config.json does not describe an adapter"),

@@ -32,6 +32,12 @@ def test_any_other_error_names_the_task_it_came_from(failure_file: Path) -> None
     assert "the task evaluate failed: KeyError: 'missing'" in str(failure.error())
 
 
+@pytest.mark.parametrize("content", ["[]", "5", "{}", '{"task": 1, "x": 2}', "[" * 50_000, "\0"])
+def test_a_file_of_another_shape_tells_of_no_failure(failure_file: Path, content: str) -> None:
+    failure_file.write_text(content)
+    assert read_failure(failure_file) is None
+
+
 def test_the_first_failure_is_the_one_that_is_kept(failure_file: Path) -> None:
     for message in ("cause", "consequence"):
         with pytest.raises(StorageFullError), failures_noted("train"):

@@ -40,6 +40,13 @@ def test_a_damaged_part_is_named(location: str) -> None:
         unpacked(location)
 
 
+def test_a_part_that_cannot_be_unpacked_is_named_by_where_it_lies(location: str) -> None:
+    # A file, and then one that would lie in it.
+    write_bytes(f"{location}/part-000000-x.tar", _part(**{"a": "", "a.txt/b": ""}))
+    with pytest.raises(StorageError, match=rf"cannot unpack {location}/part-000000-x\.tar: "):
+        unpacked(location)
+
+
 @pytest.mark.parametrize(
     ("name", "kind"),
     [("../out.txt", tarfile.REGTYPE), ("/tmp/out.txt", tarfile.REGTYPE), ("x", tarfile.SYMTYPE)],

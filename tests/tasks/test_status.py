@@ -230,6 +230,64 @@ def test_a_file_that_is_not_ours_is_left_out(tmp_path: Path) -> None:
     assert _states(_asked(tmp_path))["evaluate"] == "pending"
 
 
+_AT = "2026-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"role": "friend"},
+        {"state": "asleep"},
+        {"started": None},
+        {"beat": "2026-01-01"},
+        {"beat": "2026-01-01T00:00:00"},
+        {"warnings": [{"at": _AT, "text": ["x"]}]},
+        {"warnings": {}},
+        {"checkpoint": {"turn": 1}},
+        {"checkpoint": {"turn": 1, "update": 1, "event": "resumed", "at": _AT, "place": "a\0"}},
+        {"failure": ["x"]},
+        {"progress": {"phase": None}},
+        {"progress": {"done": "1"}},
+        {"progress": {"seconds_left": 10**400}},
+        {"progress": {"figures": {"reward": "high"}}},
+    ],
+)
+def test_a_sign_of_another_shape_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    _run(tmp_path, "train", "evaluate")
+    file = tmp_path / "runs" / RUN / "evaluate" / "task.json"
+    progress = {
+        "phase": "x", "done": 1, "total": 2, "unit": "images", "at": _AT,
+        "seconds_each": None, "seconds_left": None, "figures": {},
+    }  # fmt: skip
+    content = json.loads(file.read_text()) | {"progress": progress}
+    file.write_text(json.dumps(content))
+    assert _states(_asked(tmp_path))["evaluate"] == "finished"
+    if "progress" in change:
+        change = {"progress": progress | change["progress"]}
+    file.write_text(json.dumps(content | change))
+    status = _asked(tmp_path)
+    assert _states(status) | {"evaluate": "pending"} == _states(status)
+    assert _said(status)
+
+
+def test_what_a_run_says_of_itself_in_another_shape_is_left_out(tmp_path: Path) -> None:
+    _run(tmp_path, "train")
+    (tmp_path / "runs" / RUN / "run.json").write_text('{"name": "pocket"}')
+    status = _asked(tmp_path)
+    assert _states(status) == {"train": "finished"}
+    assert status.name == ""
+
+
+@pytest.mark.parametrize("place", ["/", "..", "s3://bucket/other"])
+def test_checkpoints_are_looked_for_in_the_workspace_alone(tmp_path: Path, place: str) -> None:
+    with signs_of_life("train", str(tmp_path), RUN):
+        facts = {"update": 2, "turn": 3, "place": place}
+        logger.info("saved", extra=event("checkpoint_saved", **facts))
+    status = _asked(tmp_path)
+    assert status.checkpoint is None
+    assert status.not_read == (f"checkpoints: {place} lies outside of {tmp_path}",)
+
+
 @pytest.fixture
 def parent(stores: EmbeddedStores, tmp_path: Path) -> Callable[[str], str]:
     def opened(name: str) -> str:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from advgrpo.errors import CheckpointError, StorageError, StorageUnavailableError
+from advgrpo.storage import upload_folder
 from advgrpo.training.checkpoint import Checkpoint, Checkpoints
 
 
@@ -75,6 +76,23 @@ def test_a_damaged_checkpoint_is_passed_over_in_words(
     if (name, tear) != ("commit.json", "delete"):
         assert "checkpoint turn-00000002 is damaged and passed over" in caplog.text
         assert name in caplog.text
+
+
+@pytest.mark.parametrize(
+    "state",
+    ['{"facts": {}}', '{"run": "run"}', '{"run": "run", "facts": ""}', "[]", "5", "[" * 50_000],
+)
+def test_a_checkpoint_of_another_shape_is_passed_over(tmp_path: Path, state: str) -> None:
+    checkpoints = checkpoints_in(tmp_path)
+    for turn in (1, 2):
+        checkpoints.save(checkpoint(turn))
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "state.json").write_text(state)
+    upload_folder(folder, str(_file(tmp_path, 2, "")))
+    loaded = checkpoints.load_newest(rank=0)
+    assert loaded is not None
+    assert loaded.turn == 1
 
 
 def test_a_damaged_checkpoint_does_not_push_a_sound_one_out(tmp_path: Path) -> None:

@@ -237,9 +237,10 @@ def test_a_full_disk_is_told_where_a_rollout_is_kept(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_another_folder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("facts", [b"{}", b"[]", b"\xff", b"[" * 50_000])
+def test_another_folder_is_refused(tmp_path: Path, facts: bytes) -> None:
     (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "facts.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "other" / "facts.json").write_bytes(facts)
     upload_folder(tmp_path / "other", str(tmp_path / "kept"))
     with pytest.raises(CheckpointError, match="does not hold a kept rollout"):
         read_kept(str(tmp_path / "kept"))

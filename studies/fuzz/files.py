@@ -1,0 +1,111 @@
+"""Files that others make: images, archives, weights and the settings beside them."""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+
+from advgrpo.backbones.loading import model_type_of
+from advgrpo.backbones.preprocessing import PREPROCESSOR_FILE, read_preprocessing
+from advgrpo.config import Sd3PolicyConfig, Weights, resolve
+from advgrpo.data.images import decode_image, encode_png, read_image
+from advgrpo.planning.reading import configuration
+from advgrpo.policy.loading import INDEX_FILE, pipeline_folder
+from advgrpo.policy.saved_adapter import PEFT_SETTINGS, PEFT_WEIGHTS, read_adapter, read_shape
+from advgrpo.reference_generation.diffusers_source import _read_index
+from advgrpo.storage import COMMIT_FILE
+from advgrpo.storage.hub import _patterns
+from advgrpo.tasks.packed import _unpack
+from advgrpo.training.checkpoint import STATE_FILE, Checkpoints
+from advgrpo.training.reproduction import FACTS_FILE, TENSORS_FILE, read_kept
+from studies.fuzz.contract import refused
+
+PIXELS = 16
+"""Side length of the pictures that are fuzzed."""
+
+RUN = "a run"
+"""Stands for the digest of the run that checkpoints are of."""
+
+EMPTY_SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
+
+
+def image_content(data: bytes) -> None:
+    """Content of an image; what was decoded comes back from what is encoded."""
+    try:
+        image = decode_image(data)
+    except ValueError:
+        return
+    assert bool((decode_image(encode_png(image)) == image).all())
+
+
+def image_file(data: bytes, place: Path) -> None:
+    """An image as a set holds it."""
+    path = place / "image.png"
+    path.write_bytes(data)
+    if not refused(lambda: read_image(path, PIXELS), path):
+        image_content(data)
+
+
+def archive(data: bytes, place: Path) -> None:
+    """Images in a tar file; nothing is written elsewhere."""
+    packed = place / "packed"
+    packed.mkdir(exist_ok=True)
+    (packed / "part-0.tar").write_bytes(data)
+    refused(lambda: _unpack(str(packed), ["part-0.tar"], place / "unpacked"), packed)
+    assert {path.name for path in packed.iterdir()} == {"part-0.tar"}
+    assert {path.name for path in place.iterdir()} <= {"packed", "unpacked"}
+
+
+def adapter_settings(data: bytes, place: Path) -> None:
+    """Somebody's `adapter_config.json`."""
+    (place / PEFT_SETTINGS).write_bytes(data)
+    (place / PEFT_WEIGHTS).write_bytes(EMPTY_SAFETENSORS)
+    refused(lambda: read_shape(place), place)
+
+
+def adapter_weights(data: bytes, place: Path) -> None:
+    """Somebody's safetensors."""
+    (place / PEFT_WEIGHTS).write_bytes(data)
+    refused(lambda: read_adapter(place), place)
+
+
+def model_folder(data: bytes, place: Path) -> None:
+    """The settings beside a model's weights."""
+    for name in ("config.json", PREPROCESSOR_FILE, INDEX_FILE):
+        (place / name).write_bytes(data)
+    weights = Weights(location=str(place))
+    configuration(weights)
+    policy = _pocket().model_copy(update={"weights": weights})
+    refused(lambda: model_type_of(place), place)
+    refused(lambda: read_preprocessing(place, resolution_pixels=224), place)
+    refused(lambda: pipeline_folder(policy), place)
+    refused(lambda: _read_index(place), place)
+    refused(lambda: _patterns(place), place)
+
+
+@cache
+def _pocket() -> Sd3PolicyConfig:
+    return resolve("pocket").policy
+
+
+def checkpoint(data: bytes, place: Path) -> None:
+    """The JSON part of a checkpoint, hashed as it is."""
+    _commit(place / "turn-00000001", {STATE_FILE: data, "policy.safetensors": EMPTY_SAFETENSORS})
+    store = Checkpoints(str(place), run_digest=RUN, kept=1, scratch=place.parent / "scratch")
+    refused(lambda: store.load_newest(0), place)
+
+
+def kept_rollout(data: bytes, place: Path) -> None:
+    """What is kept of a rollout that went wrong."""
+    folder = place / "kept"
+    _commit(folder, {FACTS_FILE: data, TENSORS_FILE: EMPTY_SAFETENSORS})
+    refused(lambda: read_kept(str(folder)), folder)
+
+
+def _commit(folder: Path, files: dict[str, bytes]) -> None:
+    folder.mkdir(exist_ok=True)
+    listed = {}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+        listed[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / COMMIT_FILE).write_text(json.dumps({"files": listed}), encoding="utf-8")

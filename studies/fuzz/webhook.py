@@ -1,0 +1,121 @@
+"""Messages to the webhook, up to whole HTTP requests, with the right signature or another."""
+
+import base64
+import hashlib
+import hmac
+import io
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from http.client import parse_headers
+
+from advgrpo.tasks.webhook import Gatekeeper, RefusedError, _Handler, model_to_look_at
+
+NOW = 1_700_000_000
+SECRET = "a secret"
+
+_STATUS = re.compile(rb"HTTP/1\.\d (\d{3}) ")
+_OF_OURS = re.compile(rb"20[02]|4\d\d|50[135]")
+_HEADERS = ("X-MLflow-Delivery-Id", "X-MLflow-Timestamp")
+
+
+def message(data: bytes) -> None:
+    """A body that is signed."""
+    with suppress(RefusedError):
+        assert isinstance(model_to_look_at(data), str)
+
+
+def signature(delivery: str, time: str, body: bytes) -> str:
+    """Sign as MLflow does."""
+    digest = hmac.new(SECRET.encode(), f"{delivery}.{time}.".encode() + body, hashlib.sha256)
+    return "v1," + base64.b64encode(digest.digest()).decode()
+
+
+def headers_are_taken(headers: Mapping[str, str], body: bytes, *, signed: bool) -> bool:
+    """Tell whether a gatekeeper lets a message in.
+
+    Args:
+        headers: As they came.
+        body: Likewise.
+        signed: Whether to replace the signature by the right one.
+    """
+    if signed:
+        delivery, time = (headers.get(name, "") for name in _HEADERS)
+        headers = {**headers, "x-mlflow-signature": signature(delivery, time, body)}
+    try:
+        Gatekeeper(SECRET, clock=lambda: NOW).check(headers, body)
+    except RefusedError:
+        return False
+    return True
+
+
+def request(data: bytes) -> None:
+    """A whole HTTP request; only one that is signed wakes anybody."""
+    woken: list[str] = []
+    kind = type(
+        "Handler",
+        (_Handler,),
+        {
+            "gatekeeper": Gatekeeper(SECRET, clock=lambda: NOW),
+            "wake": staticmethod(woken.append),
+        },
+    )
+    wire = _Wire(data)
+    kind(wire, ("127.0.0.1", 0), None)
+    # HTTP/0.9 knows no status.
+    said = _STATUS.match(wire.answer)
+    assert said is None or _OF_OURS.fullmatch(said[1]), wire.answer[:200]
+    assert not woken or _is_signed(data)
+
+
+def _is_signed(data: bytes) -> bool:
+    stream = io.BytesIO(data)
+    stream.readline()
+    headers = parse_headers(stream)
+    body = stream.read(int(headers["Content-Length"]))
+    # Of a header that comes twice, the last one counts.
+    last = {name.lower(): value for name, value in headers.items()}
+    delivery, time = (last[name.lower()] for name in _HEADERS)
+    right = signature(delivery, time, body)
+    given = last["x-mlflow-signature"].removeprefix("v1,")
+    return base64.b64decode(given) == base64.b64decode(right.removeprefix("v1,"))
+
+
+class _Wire:
+    """A connection by which a request has come, as `BaseHTTPRequestHandler` uses one."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.answer = b""
+
+    def settimeout(self, seconds: float) -> None:
+        """Take the time limit; nothing is waited for."""
+
+    def makefile(self, *_: object) -> io.BytesIO:
+        """Give what has come."""
+        return io.BytesIO(self._data)
+
+    def sendall(self, data: bytes) -> None:
+        """Take the answer."""
+        self.answer += data
+
+
+def resigned(data: bytes) -> bytes:
+    """Give a request the length and the signature that fit the rest of it."""
+    head, _, body = data.partition(b"\r\n\r\n")
+    given = {
+        name.strip().lower(): value.strip()
+        for name, _, value in (line.partition(b":") for line in head.split(b"\r\n")[1:])
+    }
+    delivery, time = (given.get(name.lower().encode(), b"").decode("latin-1") for name in _HEADERS)
+    right = {
+        b"Content-Length": str(len(body)).encode(),
+        b"X-MLflow-Signature": signature(delivery, time, body).encode(),
+    }
+    lines = [
+        line
+        for line in head.split(b"\r\n")
+        if line.partition(b":")[0].strip().lower() not in {name.lower() for name in right}
+    ]
+    lines += [name + b": " + value for name, value in right.items()]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
