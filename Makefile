@@ -105,6 +105,9 @@ sbom: $(INSTALLED) ## list what is installed as a CycloneDX file, dist/sbom.cdx.
 crash-test: $(INSTALLED) ## kill the pocket job KILLS times (20) at random instants; it must end as undisturbed
 	$(BIN)/python -m studies.crash
 
+.PHONY: nightly
+nightly: check crash-test ## what CI runs, and 20 kills
+
 .PHONY: fuzz
 fuzz: $(INSTALLED) ## search SECONDS (60) for inputs of each of TARGETS (all) that are neither read nor refused
 	@$(BIN)/python -m studies.fuzz --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(ARGS) $(TARGETS)
