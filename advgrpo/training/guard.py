@@ -23,6 +23,9 @@ from advgrpo.training.ranks import Ranks
 from advgrpo.training.reproduction import Kept, keep
 from advgrpo.training.rollout import Rollout
 
+MOST_KEPT = 20
+"""How many rollouts a run keeps at most: one that leaves many out must not fill its workspace."""
+
 logger = logging.getLogger("advgrpo")
 
 
@@ -156,6 +159,8 @@ class Guard:
             f"{rollout.update} (prompt {self._prompts[prompt_id]!r}, seed {self._seed}, "
             f"image {sample} of its group)"
         )
+        if self._counters.skipped >= MOST_KEPT:
+            return f"{where}; not kept, as {MOST_KEPT} before it were"
         sizes = self._config.rollout
         size = sizes.microbatch_size if advantages is None else sizes.microbatch_of_update
         first = finding.image // size * size

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from advgrpo.cli.main import app
 from advgrpo.errors import CheckpointError, NonFiniteError, StorageFullError
 from advgrpo.storage import upload_folder
+from advgrpo.training import guard
 from advgrpo.training.guard import first_not_finite
 from advgrpo.training.loop import take_turn, train
 from advgrpo.training.reproduction import keep, read_kept, reproduce
@@ -139,6 +140,19 @@ def test_told_to_skip_a_run_leaves_the_rollout_out_and_goes_on(
     resumed = session_of("training.non_finite.action=skip")
     assert resumed.resume()
     assert resumed.counters.skipped == 1
+
+
+def test_a_run_that_leaves_many_rollouts_out_keeps_the_first_ones_only(
+    session_of: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(guard, "MOST_KEPT", 1)
+    session = session_of("training.non_finite.action=skip")
+    spoil(session, rollouts={0, 2})
+    with caplog.at_level(logging.WARNING, "advgrpo"):
+        train(session)
+    said = [r.message for r in caplog.records if r.message.startswith("left out")]
+    assert Path(kept_in(NonFiniteError(said[0], repair=""))).is_dir()
+    assert said[1].endswith("; not kept, as 1 before it were")
 
 
 def test_a_run_stops_after_too_many_left_out_in_a_row(session_of: Make) -> None:
