@@ -1,8 +1,11 @@
+import fcntl
 import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
@@ -54,6 +57,38 @@ def test_a_folder_is_filled_once() -> None:
     first = cached_folder("a", MIB, filled(MIB))
     assert cached_folder("a", MIB, refuses) == first
     assert (first / "data").stat().st_size == MIB
+
+
+def test_two_that_find_it_missing_at_once_do_not_wait_for_each_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Each goes on only when both share the lock; one of them then fills, and keeps its share.
+    both, flock = threading.Barrier(2), fcntl.flock
+
+    def together(lock: int, kind: int) -> None:
+        flock(lock, kind)
+        if kind == fcntl.LOCK_SH and not both.broken:
+            with suppress(threading.BrokenBarrierError):
+                both.wait(5)
+            both.abort()
+
+    monkeypatch.setattr(fcntl, "flock", together)
+    calls: list[Path] = []
+
+    def counted(folder: Path) -> None:
+        calls.append(folder)
+        filled(MIB)(folder)
+
+    threads = [
+        threading.Thread(target=cached_folder, args=("a", MIB, counted), daemon=True)
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert len(calls) == 1
 
 
 def test_the_least_recently_used_folder_goes_when_room_is_needed() -> None:

@@ -55,14 +55,14 @@ def cached_folder(name: str, size: int, fill: Callable[[Path], object]) -> Path:
     lock = _opened(folder.with_suffix(".lock"))
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        # Going from one lock to the other lets others in between.
-        while not folder.is_dir():
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not folder.is_dir():
-                _remove(folder)
-                _reserve(lock, size, folder)
-                fill(folder)
-            fcntl.flock(lock, fcntl.LOCK_SH)
+        if not folder.is_dir():
+            # A lock of its own: of two that both went on from a shared lock to an exclusive one,
+            # the second would wait for the first, which keeps its shared lock to its end.
+            with _locked(folder.with_suffix(".filling")):
+                if not folder.is_dir():
+                    _remove(folder)
+                    _reserve(lock, size, folder)
+                    fill(folder)
         os.utime(lock)
     except BaseException:
         os.close(lock)
