@@ -45,7 +45,7 @@ demo-ui: $(INSTALLED) ## serve MLflow and the S3 store over what the demo left
 # looked at, so that a machine that is far too slow still says what took how long.
 .PHONY: test
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
 		--max-worker-restart=0 --session-timeout=4500 --durations=20 $(ARGS)
 
 .PHONY: check

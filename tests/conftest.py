@@ -26,6 +26,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 FOREIGN = ("AWS_", "MLFLOW_", "HF_", "ADVGRPO_", "NO_PROXY", "no_proxy")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where files run side by side, begin with the slow ones: none is left for the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        slow = {item.path for item in items if item.get_closest_marker("slow")}
+        items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the developer's servers, credentials and caches out of every test."""
