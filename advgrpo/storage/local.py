@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from stat import S_ISREG
 
 from advgrpo.errors import (
     StorageError,
@@ -112,9 +111,10 @@ class LocalStorage:
                 name = path.relative_to(folder)
                 if any(part.startswith(PARTIAL_PREFIX) for part in name.parts):
                     continue
+                # A link that leads in a circle is no file, and no error.
                 with suppress(FileNotFoundError):
-                    state = path.stat()
-                    if S_ISREG(state.st_mode):
+                    if path.is_file():
+                        state = path.stat()
                         found[name.as_posix()] = FileState(state.st_size, str(state.st_mtime_ns))
         return found
 
