@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from advgrpo.config import Sd3PolicyConfig
 from advgrpo.errors import StorageNotFoundError
+from advgrpo.json_text import parsed
 from advgrpo.policy.base import PromptEmbeddings
 from advgrpo.policy.text import CPU, TextEncoders
 from advgrpo.progress import Progress
@@ -154,7 +155,7 @@ def _places(location: str) -> dict[str, tuple[str, int]]:
         if name == file or name + _SHARD not in names:
             continue
         try:
-            keys = json.loads(read_bytes(join(location, file)))
+            keys = parsed(read_bytes(join(location, file)))
             _require_whole(location, name + _SHARD)
         except (OSError, ValueError, SafetensorError) as error:
             where = join(location, name)

@@ -98,16 +98,10 @@ def scratch_folder() -> Iterator[Path]:
 def _remove_if_left(folder: Path) -> None:
     """Remove a scratch folder, unless its process lives."""
     path = folder.with_suffix(".lock")
-    lock = _opened(path)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    else:
-        shutil.rmtree(folder, ignore_errors=True)
-        path.unlink()
-    finally:
-        os.close(lock)
+    with _locked_if_unused(path) as lock:
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            path.unlink()
 
 
 def _reserve(lock: int, size: int, folder: Path) -> None:
@@ -132,16 +126,10 @@ def _reserve(lock: int, size: int, folder: Path) -> None:
 
 def _evict(path: Path) -> None:
     """Remove a folder, unless a process uses it."""
-    other = _opened(path)
-    try:
-        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    else:
-        _remove(path.with_suffix(""))
-        _note(other, 0)
-    finally:
-        os.close(other)
+    with _locked_if_unused(path) as lock:
+        if lock is not None:
+            _remove(path.with_suffix(""))
+            _note(lock, 0)
 
 
 def _remove(folder: Path) -> None:
@@ -181,6 +169,22 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
+
+
+@contextmanager
+def _locked_if_unused(path: Path) -> Iterator[int | None]:
+    """Lock a file; gives its descriptor, or None while another process has it locked."""
+    lock = _opened(path)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        yield None
+        return
+    try:
+        yield lock
     finally:
         os.close(lock)
 
