@@ -76,7 +76,7 @@ pipeline: $(INSTALLED) ## compile the pipeline to the YAML beside it
 .PHONY: docs
 docs: $(INSTALLED) ## write docs/configuration.md and docs/scorers.md from the code
 	$(BIN)/python -m advgrpo.config.documentation docs/configuration.md
-	$(BIN)/python -m advgrpo.scorers.documentation docs/scorers.md
+	$(BIN)/python -m advgrpo.models.scorers.documentation docs/scorers.md
 
 .PHONY: bench
 bench: $(INSTALLED) ## time updates of the pocket models, beside a loop of the released structure

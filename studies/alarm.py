@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advgrpo.config.training import WatchConfig
-from advgrpo.training.alarm import DISTANCE, find_alarm
+from advgrpo.training.reward_hacking import DISTANCE, find_alarm
 from studies.arms import Arm, run
 
 RESULTS = Path(__file__).parent / "results" / "alarm"

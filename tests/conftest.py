@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from advgrpo.stores import EmbeddedStores
-from advgrpo.tasks.ranks import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
+from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.runtime.processes import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
 from tests.proxy import Proxy
 
 # Before anything imports DeepSpeed.

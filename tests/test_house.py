@@ -119,8 +119,8 @@ _UNPICKLE = {
 _FALSE, _TRUE = {"weights_only", "use_safetensors"}, {"allow_pickle", "trust_remote_code"}
 _ALLOWED = {
     # Converts published pickles; torch builds nothing but tensors from them.
-    ("advgrpo/scorers/conversion.py", "import pickle"),
-    ("advgrpo/scorers/conversion.py", "torch.load"),
+    ("advgrpo/models/scorers/conversion.py", "import pickle"),
+    ("advgrpo/models/scorers/conversion.py", "torch.load"),
 }
 
 

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.compiled import PIPELINE
-from advgrpo.local_pipeline import run_pipeline
+from advgrpo.kfp_client.compiled import PIPELINE
+from advgrpo.kfp_client.local import run_pipeline
 from advgrpo.storage import list_files, write_bytes
-from advgrpo.stores import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.testing import FakeCluster
 from advgrpo.testing.training_operator import JobInHand
 from helm.chart import OFFLINE
 from tests.helm.releases import objects, of_kind
 from tests.kubelet import Kubelet
 from tests.planted import PLANTED, leaks, overheard
-from tests.tasks.test_worker import PROMPTS, SMALL
+from tests.runtime.test_worker import PROMPTS, SMALL
 
 pytestmark = pytest.mark.slow
 

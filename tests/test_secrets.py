@@ -16,7 +16,7 @@ from advgrpo.cli.main import main
 from advgrpo.cluster.settings import parse_cluster_settings
 from advgrpo.errors import ConfigError, StorageError
 from advgrpo.redaction import RedactingFormatter, hide, is_secret_name, redacted
-from advgrpo.stores import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.testing import StubKfp
 from advgrpo.tracking import task_run
 from advgrpo.tracking.runs import open_parent_run
@@ -152,7 +152,7 @@ def test_what_a_user_writes_into_settings_by_mistake_does_not_reach_mlflow(
 
 def test_a_server_that_repeats_the_token_is_not_quoted() -> None:
     from advgrpo.errors import ClusterError
-    from advgrpo.submitting import Access, KfpServer
+    from advgrpo.kfp_client import Access, KfpServer
 
     token = "an-option's-token"
     with StubKfp(token="another") as stub, pytest.raises(ClusterError) as caught:
@@ -165,7 +165,7 @@ def test_a_server_that_repeats_the_token_is_not_quoted() -> None:
 def test_what_a_process_dies_of_is_said_without_secrets(raised: str) -> None:
     program = (
         "import os, advgrpo.errors\n"
-        "from advgrpo.tasks.failures import run_as_process\n"
+        "from advgrpo.runtime.failures import run_as_process\n"
         "def main():\n"
         f"    raise {raised}('with ' + os.environ['HF_TOKEN'])\n"
         "run_as_process(main)\n"
@@ -181,7 +181,7 @@ def test_what_a_process_dies_of_is_said_without_secrets(raised: str) -> None:
 def test_what_a_thread_dies_of_is_said_without_secrets() -> None:
     program = (
         "import os, threading\n"
-        "from advgrpo.tasks.failures import run_as_process\n"
+        "from advgrpo.runtime.failures import run_as_process\n"
         "def fail():\n"
         "    raise RuntimeError('with ' + os.environ['HF_TOKEN'])\n"
         "def main():\n"

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from advgrpo.events import say
+from advgrpo.telemetry.logging import say
 
 app = typer.Typer(help="Look after jobs on a cluster.", no_args_is_help=True)
 
@@ -28,7 +28,7 @@ def janitor(
     from contextlib import closing
     from dataclasses import asdict
 
-    from advgrpo.cluster.connecting import connect
+    from advgrpo.cluster.api_connection import connect
     from advgrpo.cluster.janitor import clean
     from advgrpo.errors import ClusterError
 

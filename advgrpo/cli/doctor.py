@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from advgrpo.cli.access import kfp_access
+from advgrpo.cli.kfp_access import kfp_access
 from advgrpo.cli.options import CaFile, Cookies, Endpoint, Token, TokenFile
 
 
@@ -43,7 +43,7 @@ def doctor(
     """
     from dataclasses import asdict
 
-    from advgrpo.readiness import diagnose
+    from advgrpo.kfp_client.readiness import diagnose
 
     access = kfp_access(endpoint, namespace, token, token_file, cookies, ca)
     checks = []

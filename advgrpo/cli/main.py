@@ -24,9 +24,9 @@ from advgrpo.cli import (
     tracking,
 )
 from advgrpo.errors import ConfigError
-from advgrpo.events import configure
-from advgrpo.tasks.environment import quiet_libraries
-from advgrpo.tasks.failures import run_as_process
+from advgrpo.telemetry.logging import configure
+from advgrpo.runtime.environment import quiet_libraries
+from advgrpo.runtime.failures import run_as_process
 
 _EXTRAS = {
     **dict.fromkeys(("kfp", "psutil"), "pipeline"),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from advgrpo.cli.access import kfp_server, pipeline_document
+from advgrpo.cli.kfp_access import kfp_server, pipeline_document
 from advgrpo.cli.options import (
     DEFAULT_PIPELINE_NAME,
     DEFAULT_PRESET,
@@ -29,7 +29,7 @@ from advgrpo.cli.options import (
     TrainerImage,
     Workspace,
 )
-from advgrpo.cli.watching import follow
+from advgrpo.cli.follow import follow
 
 app = typer.Typer(help="The pipeline of all tasks.", no_args_is_help=True)
 
@@ -42,7 +42,7 @@ def compile_pipeline(
     ] = None,
 ) -> None:
     """Compile the pipeline of a checkout."""
-    from advgrpo.compiled import CHECKED_IN, CHECKOUT
+    from advgrpo.kfp_client.compiled import CHECKED_IN, CHECKOUT
 
     target = (output or CHECKED_IN).resolve()
     module = f"pipelines.{CHECKED_IN.stem}"
@@ -66,8 +66,8 @@ def run(
     ] = None,
 ) -> None:
     """Run all tasks on this machine, one after the other; started again, it goes on."""
-    from advgrpo.compiled import PIPELINE
-    from advgrpo.local_pipeline import run_pipeline
+    from advgrpo.kfp_client.compiled import PIPELINE
+    from advgrpo.kfp_client.local import run_pipeline
 
     outputs = run_pipeline(
         pipeline or PIPELINE,
@@ -100,7 +100,7 @@ def upload(
     ca: CaFile = None,
 ) -> None:
     """Bring the pipeline to Kubeflow Pipelines, unless the same is there already."""
-    from advgrpo.submitting import upload_pipeline
+    from advgrpo.kfp_client import upload_pipeline
 
     document = pipeline_document(
         pipeline, launcher_image=launcher_image, trainer_image=trainer_image

@@ -59,7 +59,7 @@ def plan(
 
 
 def _count(location: str) -> int | None:
-    from advgrpo.config.left_open import is_given
+    from advgrpo.config.required import is_given
     from advgrpo.data.prompts import read_prompts
     from advgrpo.storage import local_file
 

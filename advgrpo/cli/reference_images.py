@@ -31,7 +31,7 @@ def generate(
     from advgrpo.config import resolve
     from advgrpo.config.tasks import ReferenceImagesSettings
     from advgrpo.storage import upload_folder
-    from advgrpo.tasks.packed import unpacked
+    from advgrpo.storage.archives import unpacked
     from advgrpo.tasks.reference_images import make_reference_images
 
     settings = ReferenceImagesSettings.of(resolve(preset, overrides))

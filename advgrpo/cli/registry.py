@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from advgrpo.events import say
+from advgrpo.telemetry.logging import say
 
 app = typer.Typer(help="Which adapter is in use, and whether it may be.", no_args_is_help=True)
 
@@ -36,7 +36,7 @@ def list_(
     name: Annotated[str, typer.Argument(help="One registered model; else all.")] = "",
 ) -> None:
     """List versions with their aliases, gates and what was decided last."""
-    from advgrpo.tasks.registry import list_versions
+    from advgrpo.registry.listing import list_versions
 
     listed = list_versions(_tracking_uri(), name)
     for one in listed:
@@ -51,7 +51,7 @@ def list_(
 @app.command()
 def show(name: Name, version: Version = "champion") -> None:
     """Print a version's model card: data, measures, gates, limits, lineage."""
-    from advgrpo.tasks.registry import show_version
+    from advgrpo.registry.listing import show_version
 
     print(show_version(_tracking_uri(), name, version))
 
@@ -59,7 +59,7 @@ def show(name: Name, version: Version = "champion") -> None:
 @app.command()
 def compare(name: Name, first: Version, second: Version = "champion") -> None:
     """Set the measures of two versions side by side."""
-    from advgrpo.tasks.registry import compare_versions
+    from advgrpo.registry.listing import compare_versions
 
     print(compare_versions(_tracking_uri(), name, first, second))
 
@@ -76,8 +76,8 @@ def promote(
 ) -> None:
     """Make a version the champion, if its gates passed against the one that is champion now."""
     from advgrpo.errors import ConfigError
-    from advgrpo.tasks.announcing import announcer
-    from advgrpo.tasks.promotion import promote as task
+    from advgrpo.registry.promotion_hook import announcer
+    from advgrpo.registry.promotion import promote as task
 
     if override != bool(reason.strip()):
         raise ConfigError(
@@ -102,8 +102,8 @@ def rollback(
     by: By = "",
 ) -> None:
     """Make the champion before this one champion again."""
-    from advgrpo.tasks.announcing import announcer
-    from advgrpo.tasks.promotion import rollback as task
+    from advgrpo.registry.promotion_hook import announcer
+    from advgrpo.registry.promotion import rollback as task
 
     promotion = task(
         name, tracking_uri=_tracking_uri(), by=by or _user(), reason=reason, announce=announcer()
@@ -120,7 +120,7 @@ def verify(
     ] = 4,
 ) -> None:
     """Hash every file of a version, and draw and score a sample of its evaluation again."""
-    from advgrpo.tasks.verify import verify as task
+    from advgrpo.registry.verification import verify as task
 
     found = task(name, version, tracking_uri=_tracking_uri(), prompts=prompts)
     print(f"{found.uri}: every file is the one that was registered")
@@ -140,7 +140,7 @@ def export(
     layout: Annotated[Layout, typer.Option("--layout")] = Layout.diffusers,
 ) -> None:
     """Write a version's adapter in the layout that another program reads."""
-    from advgrpo.tasks.export import export as task
+    from advgrpo.registry.export import export as task
 
     for file in task(
         name, version, tracking_uri=_tracking_uri(), layout=layout.value, output=output
@@ -155,8 +155,8 @@ def reconcile(
 ) -> None:
     """Judge what was changed in MLflow's own pages, and set right what is not lawful."""
     from advgrpo.errors import AdvGrpoError
-    from advgrpo.tasks.announcing import announcer
-    from advgrpo.tasks.promotion import reconcile as task
+    from advgrpo.registry.promotion_hook import announcer
+    from advgrpo.registry.promotion import reconcile as task
 
     announce, tracking_uri = announcer(), _tracking_uri()
     while True:
@@ -179,9 +179,9 @@ def serve(
     every: Every = 300,
 ) -> None:
     """Take MLflow's webhooks, and look at all models from time to time as well."""
-    from advgrpo.prometheus import WEBHOOK, exposed
-    from advgrpo.tasks.announcing import announcer
-    from advgrpo.tasks.webhook import PATH, SECRET_VARIABLE, Reconciler, receiver
+    from advgrpo.telemetry.prometheus import WEBHOOK, exposed
+    from advgrpo.registry.promotion_hook import announcer
+    from advgrpo.registry.webhook import PATH, SECRET_VARIABLE, Reconciler, receiver
 
     reconciler = Reconciler(_tracking_uri(), every_seconds=max(every, 1.0), announce=announcer())
 
@@ -203,8 +203,8 @@ def subscribe(
     url: Annotated[str, typer.Argument(help="Where MLflow reaches `advgrpo registry serve`.")],
 ) -> None:
     """Have MLflow tell the receiver at URL of what is changed in its registry."""
-    from advgrpo.tasks.webhook import SECRET_VARIABLE
-    from advgrpo.tasks.webhook import subscribe as task
+    from advgrpo.registry.webhook import SECRET_VARIABLE
+    from advgrpo.registry.webhook import subscribe as task
 
     task(_tracking_uri(), url, secret=os.environ.get(SECRET_VARIABLE, ""))
     print(f"MLflow tells {url}")
@@ -212,7 +212,7 @@ def subscribe(
 
 def _tracking_uri() -> str:
     from advgrpo.errors import ConfigError
-    from advgrpo.tasks.running import TRACKING_URI
+    from advgrpo.runtime.task_context import TRACKING_URI
 
     tracking_uri = os.environ.get(TRACKING_URI)
     if not tracking_uri:

@@ -26,7 +26,7 @@ def convert_hps(
 ) -> None:
     """Write HPS v2.1 as the folder that the scorer `hps` reads."""
     from advgrpo.config import Weights
-    from advgrpo.scorers import conversion
+    from advgrpo.models.scorers import conversion
 
     conversion.convert_hps(checkpoint, Weights(location=base, revision=revision), output)
     print(f"set weights.location of the scorer hps to {output}")
@@ -35,7 +35,7 @@ def convert_hps(
 @app.command("convert-aesthetic")
 def convert_aesthetic(checkpoint: Checkpoint, output: Folder) -> None:
     """Write LAION's aesthetic predictor as the folder that the scorer `aesthetic` reads."""
-    from advgrpo.scorers import conversion
+    from advgrpo.models.scorers import conversion
 
     conversion.convert_aesthetic(checkpoint, output)
     print(f"set predictor.location of the scorer aesthetic to {output}")

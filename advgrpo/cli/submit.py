@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advgrpo.cli.access import kfp_server, pipeline_document
+from advgrpo.cli.kfp_access import kfp_server, pipeline_document
 from advgrpo.cli.options import (
     DEFAULT_PIPELINE_NAME,
     DEFAULT_PRESET,
@@ -24,10 +24,10 @@ from advgrpo.cli.options import (
     TokenFile,
     TrainerImage,
 )
-from advgrpo.cli.watching import follow
+from advgrpo.cli.follow import follow
 
 if TYPE_CHECKING:
-    from advgrpo.submitting import PipelineVersion
+    from advgrpo.kfp_client import PipelineVersion
 
 
 def submit(
@@ -69,7 +69,7 @@ def submit(
 ) -> None:
     """Validate a run, bring the pipeline to Kubeflow Pipelines if need be, and start it."""
     from advgrpo.errors import ConfigError
-    from advgrpo.submitting import (
+    from advgrpo.kfp_client import (
         Schedule,
         run_arguments,
         start_recurring_run,
@@ -126,7 +126,7 @@ def _name(preset: str) -> str:
 
 
 def _tell_paths(preset: str, overrides: list[str]) -> None:
-    from advgrpo.submitting import paths_in_image
+    from advgrpo.kfp_client import paths_in_image
 
     for key, path in paths_in_image(preset, overrides).items():
         print(f"note: {key}={path} must be a path in the cluster's images")

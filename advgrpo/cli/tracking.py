@@ -17,8 +17,8 @@ def send(
 ) -> None:
     """Send what tasks recorded while MLflow was not available."""
     from advgrpo.errors import ConfigError
-    from advgrpo.tasks.running import TRACKING_URI, outbox
-    from advgrpo.tracking.sending import send_outbox
+    from advgrpo.runtime.task_context import TRACKING_URI, outbox
+    from advgrpo.tracking.uploader import send_outbox
 
     tracking_uri = os.environ.get(TRACKING_URI)
     if not tracking_uri:

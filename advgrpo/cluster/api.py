@@ -10,7 +10,7 @@ import urllib3
 from kubernetes import client
 
 from advgrpo.cluster.clock import Clock
-from advgrpo.cluster.refusals import (
+from advgrpo.cluster.api_errors import (
     AlreadyThereError,
     Asked,
     NotThereError,
@@ -19,7 +19,7 @@ from advgrpo.cluster.refusals import (
 )
 from advgrpo.cluster.resources import PODS, Resource
 from advgrpo.errors import ClusterUnavailableError
-from advgrpo.prometheus import API_RETRIES
+from advgrpo.telemetry.prometheus import API_RETRIES
 
 Json = dict[str, Any]
 T = TypeVar("T")

@@ -4,14 +4,14 @@ import logging
 from dataclasses import dataclass, field
 
 from advgrpo.cluster.api import Api, Json
-from advgrpo.cluster.origin import Origin, origin_of
+from advgrpo.cluster.workflow_owner import Origin, origin_of
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
-from advgrpo.cluster.pytorchjob import PyTorchJobs
-from advgrpo.cluster.refusals import NotThereError
+from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.api_errors import NotThereError
 from advgrpo.cluster.resources import WORKFLOWS
 from advgrpo.errors import ClusterError
-from advgrpo.events import event
-from advgrpo.prometheus import push_cleaning
+from advgrpo.telemetry.logging import event
+from advgrpo.telemetry.prometheus import push_cleaning
 
 _ENDED = {"Succeeded", "Failed", "Error"}
 _SELECTOR = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())

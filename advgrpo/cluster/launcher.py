@@ -7,24 +7,24 @@ import uuid
 from contextlib import closing
 
 from advgrpo.cluster.api import Api, Json
-from advgrpo.cluster.backend import JobBackend, JobState
-from advgrpo.cluster.cancelling import Cancelling
-from advgrpo.cluster.connecting import connect
-from advgrpo.cluster.following import Following
-from advgrpo.cluster.origin import find_origin, origin_of
+from advgrpo.cluster.backends.base import JobBackend, JobState
+from advgrpo.cluster.cancellation import Cancelling
+from advgrpo.cluster.api_connection import connect
+from advgrpo.cluster.job_monitor import Following
+from advgrpo.cluster.workflow_owner import find_origin, origin_of
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
-from advgrpo.cluster.pytorchjob import PyTorchJobs
-from advgrpo.cluster.refusals import AlreadyThereError, NotThereError
+from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.api_errors import AlreadyThereError, NotThereError
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.work import Work
+from advgrpo.cluster.job_request import Work
 from advgrpo.errors import (
     ClusterError,
     ClusterUnavailableError,
     JobConflictError,
     JobRetryableError,
 )
-from advgrpo.events import event, quiet
-from advgrpo.prometheus import LAUNCHER, exposed
+from advgrpo.telemetry.logging import event, quiet
+from advgrpo.telemetry.prometheus import LAUNCHER, exposed
 
 __all__ = ["ATTEMPT", "SPEC_HASH", "Launcher", "Work", "run_job"]
 

@@ -5,7 +5,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 from advgrpo import __version__
 from advgrpo.cluster.settings import CLUSTER, ClusterSettings, Rdma
-from advgrpo.cluster.work import Shape, Work
+from advgrpo.cluster.job_request import Shape, Work
 from advgrpo.storage import CACHE_VARIABLE, LIMIT_VARIABLE
 
 CONTAINER = "pytorch"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from advgrpo.cluster.api import Json
-from advgrpo.events import words_of_all
+from advgrpo.telemetry.logging import words_of_all
 
 _DISRUPTED = {"Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated"}
 """Reasons in the status of a pod that its node or a pod of higher priority threw out."""

@@ -14,7 +14,7 @@ from advgrpo.config.parsing import parse
 from advgrpo.config.policy import AdapterConfig, SamplingConfig, Sd3PolicyConfig
 from advgrpo.config.promotion import Gate, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
-from advgrpo.config.resolving import preset_names, preset_title, resolve
+from advgrpo.config.resolution import preset_names, preset_title, resolve
 from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers import PickScoreConfig
 from advgrpo.config.training import TrainingConfig

@@ -19,7 +19,7 @@ from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers import Scorer
 from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import ConfigError
-from advgrpo.json_text import parsed
+from advgrpo.strict_json import parsed
 
 S = TypeVar("S", bound=Section)
 

@@ -124,7 +124,7 @@ class WatchConfig(Section):
 
     It is raised where the run's reward no longer sees what a critic sees that was trained on the
     spot, while the held-out distance rises; or where alignment or image statistics leave their
-    range and the reward does not mind. `advgrpo/training/alarm.py` has the rule.
+    range and the reward does not mind. `advgrpo/training/reward_hacking.py` has the rule.
     """
 
     action: Literal["none", "warn", "stop"] = "warn"

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from advgrpo.data.prompts import checked_prompts, read_prompts
 from advgrpo.errors import PromptFileError
-from advgrpo.json_text import parsed
+from advgrpo.strict_json import parsed
 from advgrpo.records import PromptSet
 from advgrpo.storage import local_file
 

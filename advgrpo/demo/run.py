@@ -26,11 +26,11 @@ from advgrpo.demo.serve import variables_for_shells
 from advgrpo.demo.state import DemoRun, state_folder, take_up_run
 from advgrpo.demo.summary import DemoResult, Summary, comparison_table, cost_table, gather_result
 from advgrpo.errors import PipelineError, Preempted, TrackingError
-from advgrpo.progress import PROGRESS_FILE
+from advgrpo.telemetry.progress import PROGRESS_FILE
 from advgrpo.storage import CACHE_VARIABLE, write_bytes
-from advgrpo.stores import BUCKET, EmbeddedStores
-from advgrpo.tasks.environment import environment
-from advgrpo.tasks.failures import FAILURE_FILE, read_failure
+from advgrpo.demo.servers import BUCKET, EmbeddedStores
+from advgrpo.runtime.environment import environment
+from advgrpo.runtime.failures import FAILURE_FILE, read_failure
 
 SUMMARY = "summary.json"
 OUTPUTS = "outputs.json"

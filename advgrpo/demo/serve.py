@@ -12,7 +12,7 @@ from rich.console import Console
 from advgrpo.demo.lock import only_demo_in
 from advgrpo.errors import ConfigError
 from advgrpo.storage import write_bytes
-from advgrpo.stores import BUCKET, EmbeddedStores
+from advgrpo.demo.servers import BUCKET, EmbeddedStores
 
 VARIABLES_FILE = "stores/environment.sh"
 """Among a demo's files while its stores are served."""

@@ -12,7 +12,7 @@ from advgrpo.demo.display import duration
 from advgrpo.demo.state import DemoRun
 from advgrpo.errors import PipelineError
 from advgrpo.storage import join, read_bytes, write_bytes
-from advgrpo.tasks.results import TaskResult, finished_result
+from advgrpo.runtime.results import TaskResult, finished_result
 
 REPORT, ADAPTER = "report.html", "adapter"
 

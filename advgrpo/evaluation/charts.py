@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from advgrpo.evaluation.wording import MINUS
+from advgrpo.evaluation.formatting import MINUS
 from advgrpo.records import Interval
 
 WIDTH, HEIGHT = 320.0, 168.0

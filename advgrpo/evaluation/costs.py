@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from advgrpo.evaluation.verdict import change
-from advgrpo.evaluation.wording import duration, label, number
+from advgrpo.evaluation.formatting import duration, label, number
 from advgrpo.records import Comparison, EvaluationReport
 
 POINT = 0.01

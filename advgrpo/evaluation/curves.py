@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from advgrpo.evaluation.charts import Series, line_chart
-from advgrpo.evaluation.wording import label, number
+from advgrpo.evaluation.formatting import label, number
 from advgrpo.records import ALARM_MEASURE
 
 History = Sequence[Mapping[str, float]]

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from advgrpo.backbones.clip import ClipBackbone
-from advgrpo.backbones.dino import DinoBackbone
+from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import EvaluationConfig, SamplingConfig
-from advgrpo.evaluation.bench import Bench, chosen_prompts
+from advgrpo.evaluation.evaluator import Bench, chosen_prompts
 from advgrpo.evaluation.bootstrap import Bootstrap
-from advgrpo.evaluation.comparing import (
+from advgrpo.evaluation.comparison import (
     CMMD,
     DIVERSITY,
     FRECHET,
@@ -20,12 +20,12 @@ from advgrpo.evaluation.comparing import (
     compare,
 )
 from advgrpo.evaluation.examples import Example, pick_examples
-from advgrpo.evaluation.kept import Kept, KeptInMemory
-from advgrpo.evaluation.measuring import MeasuredImages, Reward
-from advgrpo.evaluation.parts import Champion, Side, gathered, missing_parts, sampled_images
-from advgrpo.policy.base import Policy
+from advgrpo.evaluation.batch_cache import Kept, KeptInMemory
+from advgrpo.evaluation.metrics import MeasuredImages, Reward
+from advgrpo.evaluation.batches import Champion, Side, gathered, missing_parts, sampled_images
+from advgrpo.models.policies.base import Policy
 from advgrpo.records import Comparison, EvaluationReport, PromptSet, ReferenceImageSet
-from advgrpo.scorers.base import Scorer
+from advgrpo.models.scorers.base import Scorer
 
 
 @dataclass(frozen=True)

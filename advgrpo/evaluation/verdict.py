@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from advgrpo.evaluation.comparing import DIVERSITY
-from advgrpo.evaluation.wording import aligned, label, note, number
+from advgrpo.evaluation.comparison import DIVERSITY
+from advgrpo.evaluation.formatting import aligned, label, note, number
 from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval
 
 Change = Literal["better", "worse", "unclear"]

@@ -5,7 +5,7 @@ from typing import Any
 
 from advgrpo.config import Weights
 from advgrpo.errors import StorageError
-from advgrpo.json_text import parsed_object
+from advgrpo.strict_json import parsed_object
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.storage import join, local_file, scheme
 

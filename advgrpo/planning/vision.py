@@ -9,7 +9,7 @@ from advgrpo.planning.architectures import Config, Vision, encoder_layer, linear
 
 @dataclass(frozen=True)
 class VisionBackbone(Vision):
-    """One of the backbones of `advgrpo.backbones.vision`."""
+    """One of the backbones of `advgrpo.models.backbones.vision`."""
 
     parameters: int
     """All parameters."""

@@ -8,8 +8,8 @@ from advgrpo.storage.cache import (
     cached_folder,
     scratch_folder,
 )
-from advgrpo.storage.confinement import WRITES_BELOW, confined
-from advgrpo.storage.content import content_of, content_sha256
+from advgrpo.storage.write_guard import WRITES_BELOW, confined
+from advgrpo.storage.weights_hash import content_of, content_sha256
 from advgrpo.storage.files import (
     delete,
     exists,
@@ -26,7 +26,7 @@ from advgrpo.storage.folders import (
     file_sha256,
     upload_folder,
 )
-from advgrpo.storage.places import (
+from advgrpo.storage.fetch import (
     fetched_name,
     local_file,
     local_files,

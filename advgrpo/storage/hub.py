@@ -14,9 +14,9 @@ from huggingface_hub.errors import (
 )
 
 from advgrpo.errors import StorageUnavailableError, WeightsError
-from advgrpo.json_text import parsed_object
+from advgrpo.strict_json import parsed_object
 from advgrpo.storage.base import join
-from advgrpo.storage.content import READ_SUFFIXES
+from advgrpo.storage.weights_hash import READ_SUFFIXES
 from advgrpo.storage.local import disk_errors
 
 _WANTED = tuple(f"*{suffix}" for suffix in READ_SUFFIXES)

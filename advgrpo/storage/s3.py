@@ -17,12 +17,12 @@ from botocore.config import Config
 
 from advgrpo.errors import ConfigError, StorageError, StorageNotFoundError
 from advgrpo.storage.base import FileState
-from advgrpo.storage.bounded import Deadline, check_current, within
-from advgrpo.storage.confinement import check_may_write
+from advgrpo.storage.deadlines import Deadline, check_current, within
+from advgrpo.storage.write_guard import check_may_write
 from advgrpo.storage.local import disk_errors, replaced_file
 from advgrpo.storage.s3_errors import FAULTS, MISSING, DamagedError, explained, may_pass
 from advgrpo.storage.s3_parts import Place, get_parts, put_parts, store
-from advgrpo.storage.sums import Sums, difference, sums_of, sums_of_file
+from advgrpo.storage.checksums import Sums, difference, sums_of, sums_of_file
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -10,7 +10,7 @@ from advgrpo.errors import (
     StorageNotFoundError,
     StorageUnavailableError,
 )
-from advgrpo.storage.bounded import LateError
+from advgrpo.storage.deadlines import LateError
 
 MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "404", "NotFound"})
 """Codes of answers that say that there is no such object."""

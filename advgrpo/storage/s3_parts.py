@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from s3transfer.utils import ReadFileChunk
 
-from advgrpo.storage.bounded import Deadline, within
+from advgrpo.storage.deadlines import Deadline, within
 from advgrpo.storage.s3_errors import FAULTS, DamagedError
-from advgrpo.storage.sums import Sums, sums_of
+from advgrpo.storage.checksums import Sums, sums_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from advgrpo.config import Weights
 from advgrpo.errors import ConfigError
-from advgrpo.policy.saved_adapter import adapter_folder
+from advgrpo.models.policies.saved_adapter import adapter_folder
 from advgrpo.storage import cache_folder, scheme
-from advgrpo.tasks.running import TRACKING_URI
+from advgrpo.runtime.task_context import TRACKING_URI
 
 _HUB = re.compile(r"hub://(?P<name>[^/@]+/[^/@]+)(?:/(?P<subfolder>[^@]+))?(?:@(?P<commit>.+))?")
 
@@ -63,7 +63,7 @@ def named_adapter(text: str) -> Path:
         return adapter_folder(adapter_place(text))
     tracking_uri = tracking_uri_for(text)
     # MLflow takes seconds to load.
-    from advgrpo.tracking.models import registered_adapter  # noqa: PLC0415
+    from advgrpo.registry.versions import registered_adapter  # noqa: PLC0415
 
     key = hashlib.sha256(f"{tracking_uri} {text}".encode()).hexdigest()
     target = cache_folder() / "registered" / key

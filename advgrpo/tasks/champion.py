@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 from advgrpo.config import AdapterConfig, RunConfig
 from advgrpo.errors import PromotionError, TrackingError
-from advgrpo.evaluation.parts import Champion
-from advgrpo.policy.saved_adapter import PEFT_WEIGHTS
-from advgrpo.policy.sd3 import Sd3Policy
+from advgrpo.evaluation.batches import Champion
+from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
+from advgrpo.models.policies.sd3 import Sd3Policy
 from advgrpo.storage import commit_of, file_sha256, join, local_folder, upload_folder
-from advgrpo.tasks.running import TRACKING_URI
+from advgrpo.runtime.task_context import TRACKING_URI
 
 if TYPE_CHECKING:
-    from advgrpo.tracking.models import Champion as RegisteredChampion
+    from advgrpo.registry.versions import Champion as RegisteredChampion
 
 PATIENCE_SECONDS = 300.0
 """How long an MLflow server that does not answer is asked again: without its answer, every gate
@@ -90,7 +90,7 @@ def find_champion(config: RunConfig, *, workspace: str) -> FoundChampion:
 def _asked_patiently(config: RunConfig, tracking_uri: str) -> "RegisteredChampion | None":
     # MLflow takes seconds to load.
     from advgrpo.tracking.connection import FAULTS, misses, refuses  # noqa: PLC0415
-    from advgrpo.tracking.models import current_champion  # noqa: PLC0415
+    from advgrpo.registry.versions import current_champion  # noqa: PLC0415
 
     name, end = config.promotion.registered_model, time.monotonic() + PATIENCE_SECONDS
     while True:

@@ -7,8 +7,8 @@ from advgrpo.config import RunConfig
 from advgrpo.evaluation.costs import PhaseCost
 from advgrpo.storage import local_folder
 from advgrpo.tasks.reference_images import spent_on_reference_images
-from advgrpo.tasks.results import read_metrics
-from advgrpo.tasks.spent import read_spent
+from advgrpo.runtime.results import read_metrics
+from advgrpo.runtime.timing import read_spent
 
 
 def phase_costs(

@@ -11,15 +11,15 @@ from advgrpo.config import RunConfig, Sd3PolicyConfig
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.sampler import prompts_of_run
 from advgrpo.data.splits import PromptSplit, split_prompts
-from advgrpo.evaluation.bench import chosen_prompts
-from advgrpo.policy.embeddings import encode_prompts, not_encoded
-from advgrpo.policy.text import TextEncoders
+from advgrpo.evaluation.evaluator import chosen_prompts
+from advgrpo.models.policies.embeddings import encode_prompts, not_encoded
+from advgrpo.models.policies.sd3_text_encoders import TextEncoders
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.storage import join
-from advgrpo.tasks.environment import environment
+from advgrpo.runtime.environment import environment
 from advgrpo.tasks.inputs import device, one_thread
-from advgrpo.tasks.nodes import ALONE, nodes
-from advgrpo.tasks.ranks import run_ranks
+from advgrpo.runtime.nodes import ALONE, nodes
+from advgrpo.runtime.processes import run_ranks
 from advgrpo.training.pretraining import prompts_of_base_images
 
 EMBEDDINGS = "embeddings"
@@ -114,7 +114,7 @@ def encode_in_processes(
         # The other machines have shares of their own.
         with environment(ALONE):
             run_ranks(
-                "advgrpo.tasks.encode_rank",
+                "advgrpo.tasks.encode_worker",
                 arguments,
                 processes=processes,
                 logs=Path(scratch) / "logs",

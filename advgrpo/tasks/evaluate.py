@@ -9,29 +9,29 @@ from tempfile import TemporaryDirectory
 from advgrpo import __version__
 from advgrpo.config import EvaluationConfig, PromotionConfig, RunConfig
 from advgrpo.config.tasks import digest, parse_json
-from advgrpo.data.reference_images import write_validated
-from advgrpo.discriminator.saved import WEIGHTS_FILE
+from advgrpo.reference_images.image_set import write_validated
+from advgrpo.models.discriminators.saving import WEIGHTS_FILE
 from advgrpo.evaluation.evaluate import Evaluation, images_to_sample
 from advgrpo.evaluation.evaluate import evaluate as measure
 from advgrpo.evaluation.gates import check_gates
-from advgrpo.evaluation.kept import KeptInWorkspace
+from advgrpo.evaluation.batch_cache import KeptInWorkspace
 from advgrpo.evaluation.report import RunFacts, write_report
-from advgrpo.evaluation.saved import write_evaluation
-from advgrpo.policy.saved_adapter import PEFT_WEIGHTS
-from advgrpo.progress import Progress
+from advgrpo.evaluation.saving import write_evaluation
+from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
+from advgrpo.telemetry.progress import Progress
 from advgrpo.records import EvaluationReport, GateResult, ReferenceImageSet
 from advgrpo.storage import file_sha256, join, local_folder
 from advgrpo.tasks.champion import FoundChampion, find_champion
 from advgrpo.tasks.costs import phase_costs
 from advgrpo.tasks.embeddings import encoded, evaluation_prompts
-from advgrpo.tasks.evaluate_share import TASK, Plan, bench_arguments
-from advgrpo.tasks.failures import failures_noted
+from advgrpo.tasks.evaluate_worker import TASK, Plan, bench_arguments
+from advgrpo.runtime.failures import failures_noted
 from advgrpo.tasks.inputs import device, one_thread, read_run_prompts
-from advgrpo.tasks.keys import by_content
-from advgrpo.tasks.nodes import nodes
-from advgrpo.tasks.ranks import run_ranks
+from advgrpo.tasks.cache_key import by_content
+from advgrpo.runtime.nodes import nodes
+from advgrpo.runtime.processes import run_ranks
 from advgrpo.tasks.reference_images import open_reference_images
-from advgrpo.tasks.results import (
+from advgrpo.runtime.results import (
     LINEAGE_FILE,
     TaskResult,
     finished_result,
@@ -41,8 +41,8 @@ from advgrpo.tasks.results import (
     result_folder,
     write_metrics,
 )
-from advgrpo.tasks.running import Cost, tracked_task
-from advgrpo.tasks.spent import time_spent
+from advgrpo.runtime.task_context import Cost, tracked_task
+from advgrpo.runtime.timing import time_spent
 from advgrpo.tracking import TaskRun
 
 REPORT_FILE = "report.html"
@@ -200,7 +200,7 @@ def _measure_in_processes(
         validated = Path(scratch, "set.json")
         write_validated(images, validated)
         run_ranks(
-            "advgrpo.tasks.evaluate_share",
+            "advgrpo.tasks.evaluate_worker",
             [*arguments, "--reference-images", str(validated)],
             processes=processes,
             logs=Path(scratch) / "logs",

@@ -12,14 +12,14 @@ from tempfile import TemporaryDirectory
 from advgrpo.config import RunConfig
 from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError
-from advgrpo.events import configure_rank
-from advgrpo.policy import load_policy
-from advgrpo.policy.embeddings import StoredEmbeddings
-from advgrpo.policy.sampling import sample_images
-from advgrpo.policy.saved_adapter import PEFT_WEIGHTS, read_shape
-from advgrpo.progress import PROGRESS_FILE, Progress
-from advgrpo.reference_generation import Team, team
-from advgrpo.reference_generation.team import Alone
+from advgrpo.telemetry.logging import configure_rank
+from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.models.policies.sampling import sample_images
+from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS, read_shape
+from advgrpo.telemetry.progress import PROGRESS_FILE, Progress
+from advgrpo.reference_images import Team, team
+from advgrpo.runtime.work_queue import Alone
 from advgrpo.storage import (
     check_writable,
     content_of,
@@ -30,13 +30,13 @@ from advgrpo.storage import (
     write_bytes,
 )
 from advgrpo.tasks.adapters import named_adapter, tracking_uri_for
-from advgrpo.tasks.drawing_order import DrawingOrder, batches_left, count_images
+from advgrpo.tasks.generation_plan import DrawingOrder, batches_left, count_images
 from advgrpo.tasks.embeddings import UNGUIDED, encoded
-from advgrpo.tasks.failures import failures_noted, run_as_process
+from advgrpo.runtime.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import one_thread
-from advgrpo.tasks.ranks import run_ranks
-from advgrpo.tasks.sheets import check_sheets, write_sheets
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.processes import run_ranks
+from advgrpo.tasks.generation_sheets import check_sheets, write_sheets
+from advgrpo.runtime.process_group import Ranks
 
 TASK = "generate"
 
@@ -179,8 +179,8 @@ def registered_run(model: str) -> tuple[RunConfig, str]:
     tracking_uri = tracking_uri_for(model)
     # MLflow takes seconds to load.
     from advgrpo.tracking.connection import FAULTS, connect, explained  # noqa: PLC0415
-    from advgrpo.tracking.evidence import read_settings  # noqa: PLC0415
-    from advgrpo.tracking.models import (  # noqa: PLC0415
+    from advgrpo.registry.evidence import read_settings  # noqa: PLC0415
+    from advgrpo.registry.versions import (  # noqa: PLC0415
         fetched_version,
         find_version,
         parsed_uri,

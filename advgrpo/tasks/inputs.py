@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from advgrpo.backbones.dino import DinoBackbone
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import PickScoreConfig, PromptsConfig
 from advgrpo.config.reward import RewardConfig
 from advgrpo.config.scorers import (
@@ -23,14 +23,14 @@ from advgrpo.data.prompts import check_disjoint, read_prompts
 from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.pocket.judge import PocketJudgeScorer
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.scorers.aesthetic import Aesthetic
-from advgrpo.scorers.base import Scorer
-from advgrpo.scorers.clip_score import ClipScore
-from advgrpo.scorers.external_judge import ExternalJudge, parse_metadata
-from advgrpo.scorers.hps import Hps
-from advgrpo.scorers.ocr import Ocr, rapid_reader
-from advgrpo.scorers.pickscore import PickScore
-from advgrpo.scorers.reference_similarity import ReferenceSimilarity
+from advgrpo.models.scorers.aesthetic import Aesthetic
+from advgrpo.models.scorers.base import Scorer
+from advgrpo.models.scorers.clip_score import ClipScore
+from advgrpo.models.scorers.external_judge import ExternalJudge, parse_metadata
+from advgrpo.models.scorers.hps import Hps
+from advgrpo.models.scorers.ocr import Ocr, rapid_reader
+from advgrpo.models.scorers.pickscore import PickScore
+from advgrpo.models.scorers.reference_similarity import ReferenceSimilarity
 from advgrpo.storage import local_file, local_folder, scheme
 
 FEATURES = "features"

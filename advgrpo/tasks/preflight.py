@@ -1,7 +1,7 @@
 """What a run would fail on later, found out before anything is made."""
 
 from advgrpo.cluster.settings import cluster_settings
-from advgrpo.cluster.work import shape_of
+from advgrpo.cluster.job_request import shape_of
 from advgrpo.config import RunConfig, locations, pretrained_weights
 from advgrpo.config.reward import OcrReward
 from advgrpo.data.prompts import check_disjoint, quoted_texts, read_prompts

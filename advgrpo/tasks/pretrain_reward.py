@@ -2,16 +2,16 @@
 
 from advgrpo import __version__
 from advgrpo.config.tasks import PretrainingSettings, parse_json
-from advgrpo.data.shared_images import deal_for_training
-from advgrpo.discriminator import build_discriminator, save_discriminator
-from advgrpo.policy import load_policy
-from advgrpo.policy.embeddings import StoredEmbeddings
+from advgrpo.reference_images.shared_images import deal_for_training
+from advgrpo.models.discriminators import build_discriminator, save_discriminator
+from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.storage import join
 from advgrpo.tasks.embeddings import encoded, pretraining_prompts
 from advgrpo.tasks.inputs import FEATURES, read_run_prompts
-from advgrpo.tasks.keys import key_of
+from advgrpo.tasks.cache_key import key_of
 from advgrpo.tasks.reference_images import open_reference_images
-from advgrpo.tasks.results import (
+from advgrpo.runtime.results import (
     TaskResult,
     finished_result,
     record_history,
@@ -19,9 +19,9 @@ from advgrpo.tasks.results import (
     write_history,
     write_metrics,
 )
-from advgrpo.tasks.running import Cost, tracked_task
+from advgrpo.runtime.task_context import Cost, tracked_task
 from advgrpo.training.pretraining import pretrain_discriminator
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 
 

@@ -13,36 +13,36 @@ from advgrpo.config import RunConfig
 from advgrpo.config.reference_images import DiffusersSource as DiffusersSourceConfig
 from advgrpo.config.reference_images import FolderSource, ReferenceImagesConfig
 from advgrpo.config.tasks import ReferenceImagesSettings, digest, parse_json
-from advgrpo.data.reference_images import (
+from advgrpo.reference_images.image_set import (
     ReferenceImageReport,
     ReferenceImageSource,
     inspect_reference_images,
     validate_reference_images,
 )
-from advgrpo.data.shared_images import inspect_shared_images
-from advgrpo.events import configure_rank, quiet
+from advgrpo.reference_images.shared_images import inspect_shared_images
+from advgrpo.telemetry.logging import configure_rank, quiet
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_generation import (
+from advgrpo.reference_images import (
     Team,
     generate_packed_reference_images,
     generate_reference_images,
     team,
 )
-from advgrpo.reference_generation.folder import folder_digest, import_folder, origin_of
-from advgrpo.reference_generation.shelf import FolderShelf, PackedShelf
+from advgrpo.reference_images.import_folder import folder_digest, import_folder, origin_of
+from advgrpo.reference_images.image_store import FolderShelf, PackedShelf
 from advgrpo.storage import cache_folder, join, local_folder
-from advgrpo.tasks.existing_images import existing_set, is_archived, readable, take_up
-from advgrpo.tasks.failures import failures_noted, run_as_process
+from advgrpo.reference_images.import_existing import existing_set, is_archived, readable, take_up
+from advgrpo.runtime.failures import failures_noted, run_as_process
 from advgrpo.tasks.inputs import is_local, read_run_prompts
-from advgrpo.tasks.nodes import nodes
-from advgrpo.tasks.packed import unpacked
-from advgrpo.tasks.ranks import run_ranks
-from advgrpo.tasks.results import ReferenceImageLocations
-from advgrpo.tasks.running import tracked_task
-from advgrpo.tasks.signs import signs_of_rank
-from advgrpo.tasks.spent import Spent, read_spent, time_spent
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.nodes import nodes
+from advgrpo.storage.archives import unpacked
+from advgrpo.runtime.processes import run_ranks
+from advgrpo.runtime.results import ReferenceImageLocations
+from advgrpo.runtime.task_context import tracked_task
+from advgrpo.runtime.heartbeat import signs_of_rank
+from advgrpo.runtime.timing import Spent, read_spent, time_spent
+from advgrpo.runtime.process_group import Ranks
 
 TASK = "reference-images"
 _SETS = ("train", "test")
@@ -295,7 +295,7 @@ def _source(task: ReferenceImagesSettings) -> ReferenceImageSource:
     config = task.reference_images
     if isinstance(config.source, DiffusersSourceConfig):
         # Loads diffusers, which takes seconds.
-        from advgrpo.reference_generation.diffusers_source import DiffusersSource  # noqa: PLC0415
+        from advgrpo.reference_images.diffusers_source import DiffusersSource  # noqa: PLC0415
 
         return DiffusersSource(
             config.source, resolution_pixels=config.resolution_pixels, device=Ranks().device

@@ -8,10 +8,10 @@ from advgrpo.config import RunConfig
 from advgrpo.config.tasks import digest, parse_json
 from advgrpo.errors import ConfigError
 from advgrpo.evaluation.gates import check_gates
-from advgrpo.evaluation.recorded import read_evaluated_prompts, read_report
+from advgrpo.evaluation.records import read_evaluated_prompts, read_report
 from advgrpo.storage import local_folder
-from advgrpo.tasks.results import LINEAGE_FILE, read_metrics, read_training
-from advgrpo.tasks.running import TRACKING_URI, tracked_task
+from advgrpo.runtime.results import LINEAGE_FILE, read_metrics, read_training
+from advgrpo.runtime.task_context import TRACKING_URI, tracked_task
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +43,8 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
             repair=f"set {TRACKING_URI} to its address",
         )
     # MLflow takes seconds to load.
-    from advgrpo.tracking.evidence import Evidence  # noqa: PLC0415
-    from advgrpo.tracking.registering import register_adapter  # noqa: PLC0415
+    from advgrpo.registry.evidence import Evidence  # noqa: PLC0415
+    from advgrpo.registry.registration import register_adapter  # noqa: PLC0415
     from advgrpo.tracking.runs import end_parent_run  # noqa: PLC0415
 
     with tracked_task("register", parent_run_id, _workspace_of(trained)) as run:

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from advgrpo.config import Sd3PolicyConfig
 from advgrpo.config.tasks import parse_json
-from advgrpo.policy import load_policy
+from advgrpo.models.policies import load_policy
 from advgrpo.tasks.inputs import device
-from advgrpo.training.reproduction import TensorReport, read_kept
-from advgrpo.training.reproduction import reproduce as compute
+from advgrpo.training.nonfinite_dump import TensorReport, read_kept
+from advgrpo.training.nonfinite_dump import reproduce as compute
 
 
 def reproduce(

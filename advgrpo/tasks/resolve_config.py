@@ -11,16 +11,16 @@ from advgrpo.config.tasks import (
     ReferenceImagesSettings,
     TrainingSettings,
 )
-from advgrpo.events import bind
-from advgrpo.tasks.failures import failures_noted
+from advgrpo.telemetry.logging import bind
+from advgrpo.runtime.failures import failures_noted
 from advgrpo.tasks.preflight import (
     check_cluster,
     check_places,
     check_processes,
     check_prompt_files,
 )
-from advgrpo.tasks.running import TRACKING_URI
-from advgrpo.tasks.signs import note_run
+from advgrpo.runtime.task_context import TRACKING_URI
+from advgrpo.runtime.heartbeat import note_run
 
 EXPERIMENT = "advgrpo"
 
@@ -89,7 +89,7 @@ def _open_run(config: RunConfig, preset: str, run_key: str, workspace: str) -> s
     if not tracking_uri:
         return ""
     # MLflow takes seconds to load.
-    from advgrpo.tracking.finding import WORKSPACE_TAG  # noqa: PLC0415
+    from advgrpo.tracking.run_lookup import WORKSPACE_TAG  # noqa: PLC0415
     from advgrpo.tracking.runs import open_parent_run  # noqa: PLC0415
 
     return open_parent_run(

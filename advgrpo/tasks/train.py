@@ -9,19 +9,19 @@ from tempfile import TemporaryDirectory
 import torch
 
 from advgrpo.config.tasks import TrainingSettings, parse_json
-from advgrpo.data.reference_images import content_digest, write_validated
-from advgrpo.discriminator.saved import WEIGHTS_FILE
-from advgrpo.policy.saved_adapter import adapter_folder
+from advgrpo.reference_images.image_set import content_digest, write_validated
+from advgrpo.models.discriminators.saving import WEIGHTS_FILE
+from advgrpo.models.policies.saved_adapter import adapter_folder
 from advgrpo.storage import file_sha256, join, local_folder
 from advgrpo.tasks.embeddings import encoded, training_prompts
 from advgrpo.tasks.inputs import FEATURES, read_run_prompts
-from advgrpo.tasks.keys import key_of
+from advgrpo.tasks.cache_key import key_of
 from advgrpo.tasks.memory import check_host_memory, free_host_memory
-from advgrpo.tasks.nodes import nodes
-from advgrpo.tasks.packed import unpacked
-from advgrpo.tasks.ranks import run_ranks
+from advgrpo.runtime.nodes import nodes
+from advgrpo.storage.archives import unpacked
+from advgrpo.runtime.processes import run_ranks
 from advgrpo.tasks.reference_images import open_reference_images
-from advgrpo.tasks.results import (
+from advgrpo.runtime.results import (
     LINEAGE_FILE,
     TOTALS_FILE,
     TaskResult,
@@ -31,7 +31,7 @@ from advgrpo.tasks.results import (
     result_folder,
     write_metrics,
 )
-from advgrpo.tasks.running import failing_with, recorded_task
+from advgrpo.runtime.task_context import failing_with, recorded_task
 
 
 def train(
@@ -98,7 +98,7 @@ def train(
             settings_file.write_text(settings, encoding="utf-8")
             write_validated(images, images_file)
             run_ranks(
-                "advgrpo.tasks.train_rank",
+                "advgrpo.tasks.train_worker",
                 [
                     *("--settings", str(settings_file)),
                     *("--reference-images", str(images_file)),

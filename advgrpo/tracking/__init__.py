@@ -5,6 +5,6 @@ The modules that load MLflow, which takes seconds, are imported by their names: 
 """
 
 from advgrpo.tracking.outbox import metric_curves
-from advgrpo.tracking.task import TaskRun, task_run
+from advgrpo.tracking.task_run import TaskRun, task_run
 
 __all__ = ["TaskRun", "metric_curves", "task_run"]

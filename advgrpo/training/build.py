@@ -5,34 +5,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advgrpo.backbones.dino import DinoBackbone
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import (
     DiscriminatorConfig,
     DistanceConfig,
     Sd3PolicyConfig,
     TrainingConfig,
 )
-from advgrpo.discriminator import build_discriminator, load_discriminator
-from advgrpo.discriminator.replay import ReplayPool
+from advgrpo.models.discriminators import build_discriminator, load_discriminator
+from advgrpo.models.discriminators.replay import ReplayPool
 from advgrpo.errors import ConfigError
-from advgrpo.policy import load_policy
-from advgrpo.policy.ema import MovingAverage
-from advgrpo.policy.embeddings import StoredEmbeddings
+from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.ema import MovingAverage
+from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.scorers.base import Scorer, check_measures_all
+from advgrpo.models.scorers.base import Scorer, check_measures_all
 from advgrpo.training.best import BestAdapter
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.counters import Counters
 from advgrpo.training.discriminator_update import DiscriminatorUpdater
 from advgrpo.training.engine import PolicyEngine
-from advgrpo.training.guard import Guard
-from advgrpo.training.monitors import LEAST_CRITIC_PROMPTS, HeldOutMonitor, Logger
+from advgrpo.training.nonfinite import Guard
+from advgrpo.training.held_out import LEAST_CRITIC_PROMPTS, HeldOutMonitor, Logger
 from advgrpo.training.policy_update import PolicyUpdater
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 from advgrpo.training.reward import ReferenceRewards, Reward
 from advgrpo.training.rollout import Denoiser
-from advgrpo.training.session import Session
+from advgrpo.training.state import Session
 from advgrpo.training.stopping import StopSignal
 from advgrpo.training.stragglers import Stragglers
 

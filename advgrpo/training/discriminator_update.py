@@ -10,10 +10,10 @@ from torch import Tensor
 
 from advgrpo.algorithm.randomness import generator_for
 from advgrpo.config.discriminator import DiscriminatorOptimizerConfig
-from advgrpo.discriminator.base import Discriminator, Features, concatenate, pick
-from advgrpo.discriminator.replay import ReplayPool
+from advgrpo.models.discriminators.base import Discriminator, Features, concatenate, pick
+from advgrpo.models.discriminators.replay import ReplayPool
 from advgrpo.errors import NonFiniteError
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 
 

@@ -20,9 +20,9 @@ from deepspeed.utils import (
 from torch import Tensor
 
 from advgrpo.config.training import PolicyOptimizerConfig, TrainingConfig
-from advgrpo.policy.adapter import copy_into
-from advgrpo.policy.sd3 import Sd3Policy
-from advgrpo.training.ranks import Ranks
+from advgrpo.models.policies.adapter import copy_into
+from advgrpo.models.policies.sd3 import Sd3Policy
+from advgrpo.runtime.process_group import Ranks
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

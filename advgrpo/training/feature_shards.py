@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from advgrpo.errors import StorageError
-from advgrpo.progress import Progress
+from advgrpo.telemetry.progress import Progress
 from advgrpo.storage import cached_folder, fetched_name, join, scheme, storage_for
 from advgrpo.storage.local import replaced_folder
 from advgrpo.storage.tensors import save_tensors
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 
 IMAGES_PER_SHARD = 256
 """On average."""

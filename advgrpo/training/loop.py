@@ -7,10 +7,10 @@ import torch
 from advgrpo.algorithm.advantage import combined_rewards, group_advantages
 from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
 from advgrpo.errors import NonFiniteError, Preempted
-from advgrpo.events import bind
-from advgrpo.progress import Progress
+from advgrpo.telemetry.logging import bind
+from advgrpo.telemetry.progress import Progress
 from advgrpo.training.discriminator_update import GeneratedFeatures
-from advgrpo.training.measures import (
+from advgrpo.training.metrics import (
     cost_measures,
     log_update,
     measure_held_out,
@@ -19,9 +19,9 @@ from advgrpo.training.measures import (
     told_apart_measures,
 )
 from advgrpo.training.rollout import generate_rollout
-from advgrpo.training.session import Session
-from advgrpo.training.turns import Turn, rollouts_per_update, turn_at
-from advgrpo.training.watch import stopped_early, watch
+from advgrpo.training.state import Session
+from advgrpo.training.update_schedule import Turn, rollouts_per_update, turn_at
+from advgrpo.training.reward_hacking_watch import stopped_early, watch
 
 
 def train(session: Session) -> None:

@@ -11,11 +11,11 @@ from torch import Tensor
 from advgrpo.algorithm.policy_loss import PolicyLoss
 from advgrpo.config import TrainingConfig
 from advgrpo.errors import RatioError
-from advgrpo.policy import Sd3Policy
-from advgrpo.policy.ema import MovingAverage
+from advgrpo.models.policies import Sd3Policy
+from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.training.engine import PolicyEngine
-from advgrpo.training.guard import Finding, Guard, first_not_finite
-from advgrpo.training.ranks import Ranks
+from advgrpo.training.nonfinite import Finding, Guard, first_not_finite
+from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.rollout import Denoiser, Rollout
 from advgrpo.training.step_losses import StepLoss, step_losses
 

@@ -9,18 +9,18 @@ from advgrpo.algorithm.randomness import generator_for
 from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import DiscriminatorConfig, SamplingConfig
 from advgrpo.config.discriminator import PretrainingConfig
-from advgrpo.discriminator.base import Discriminator, concatenate
-from advgrpo.discriminator.replay import ReplayPool
-from advgrpo.policy.base import Policy
-from advgrpo.policy.sampling import sample_images
-from advgrpo.progress import Progress
+from advgrpo.models.discriminators.base import Discriminator, concatenate
+from advgrpo.models.discriminators.replay import ReplayPool
+from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.sampling import sample_images
+from advgrpo.telemetry.progress import Progress
 from advgrpo.records import PromptSet
 from advgrpo.training.discriminator_update import (
     DiscriminatorUpdater,
     GeneratedFeatures,
     told_apart,
 )
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 
 HELD_OUT_IMAGES = 128

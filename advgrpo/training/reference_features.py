@@ -8,11 +8,11 @@ from torch import Tensor
 
 from advgrpo.data.images import read_image
 from advgrpo.data.splits import split_prompts
-from advgrpo.discriminator.base import Discriminator, Features
+from advgrpo.models.discriminators.base import Discriminator, Features
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.storage import join
 from advgrpo.training.feature_shards import FeatureShards
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 
 
 class ReferenceFeatures:

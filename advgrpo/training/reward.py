@@ -8,11 +8,11 @@ from torch import Tensor
 
 from advgrpo.algorithm.advantage import combined_rewards
 from advgrpo.config.reward import RewardConfig, rewarded_measure
-from advgrpo.data.reference_images import load_images
-from advgrpo.discriminator.base import Discriminator, Features
+from advgrpo.reference_images.image_set import load_images
+from advgrpo.models.discriminators.base import Discriminator, Features
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.scorers.base import Scorer, check_measures_all
-from advgrpo.scorers.critic import share_in_order
+from advgrpo.models.scorers.base import Scorer, check_measures_all
+from advgrpo.models.scorers.critic import share_in_order
 from advgrpo.training.reference_features import ReferenceFeatures
 
 DISCRIMINATOR = "discriminator"

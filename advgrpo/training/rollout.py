@@ -15,7 +15,7 @@ from advgrpo.config import SamplingConfig
 from advgrpo.config.policy import FlowSdeSampler, RandomWindow
 from advgrpo.config.training import PolicyLossConfig
 from advgrpo.data.sampler import ImagePlan
-from advgrpo.policy.base import Policy, PromptEmbeddings
+from advgrpo.models.policies.base import Policy, PromptEmbeddings
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from advgrpo.algorithm.policy_loss import PolicyLoss, clipped_policy_loss
 from advgrpo.algorithm.sde import gaussian_divergence
 from advgrpo.config.training import PolicyLossConfig
-from advgrpo.policy.base import Policy, PromptEmbeddings
+from advgrpo.models.policies.base import Policy, PromptEmbeddings
 from advgrpo.training.rollout import Denoiser, Rollout
 
 

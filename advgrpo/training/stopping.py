@@ -4,7 +4,7 @@ import signal
 from types import FrameType
 
 from advgrpo.errors import Preempted
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 
 
 class StopSignal:

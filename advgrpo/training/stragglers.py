@@ -5,8 +5,8 @@ import statistics
 
 import torch
 
-from advgrpo.events import event
-from advgrpo.training.ranks import Ranks
+from advgrpo.telemetry.logging import event
+from advgrpo.runtime.process_group import Ranks
 
 _IN_A_ROW = 3
 _LEAST_SECONDS = 1.0

@@ -35,7 +35,7 @@ def evaluate(
     Returns:
         Location of the evaluation.
     """
-    from advgrpo.tasks.placed import run_task
+    from advgrpo.runtime.dispatch import run_task
 
     arguments = {
         "settings": settings,

@@ -27,7 +27,7 @@ def pretrain_reward(
     Returns:
         Location of the discriminator.
     """
-    from advgrpo.tasks.placed import run_task
+    from advgrpo.runtime.dispatch import run_task
 
     arguments = {
         "settings": settings,

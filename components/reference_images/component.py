@@ -25,7 +25,7 @@ def reference_images(
     Returns:
         Locations of the two sets.
     """
-    from advgrpo.tasks.placed import run_task
+    from advgrpo.runtime.dispatch import run_task
 
     arguments = {
         "settings": settings,

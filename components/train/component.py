@@ -33,7 +33,7 @@ def train(
     Returns:
         Location of the training's result.
     """
-    from advgrpo.tasks.placed import run_task
+    from advgrpo.runtime.dispatch import run_task
 
     arguments = {
         "settings": settings,

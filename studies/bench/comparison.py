@@ -19,12 +19,12 @@ from advgrpo.algorithm import sde
 from advgrpo.algorithm.advantage import group_advantages
 from advgrpo.algorithm.discriminator_loss import hinge_loss
 from advgrpo.algorithm.policy_loss import clipped_policy_loss
-from advgrpo.backbones.dino import DinoBackbone
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import Weights
 from advgrpo.data.images import decode_image, from_pil, to_pil
-from advgrpo.discriminator.dino import DinoHead
-from advgrpo.policy.adapter import add_adapter, trainable_parameters
-from advgrpo.policy.sd3 import DTYPES
+from advgrpo.models.discriminators.dino import DinoHead
+from advgrpo.models.policies.adapter import add_adapter, trainable_parameters
+from advgrpo.models.policies.sd3 import DTYPES
 from studies.bench.world import World
 
 DISCRIMINATOR_ROLLOUTS = 9

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from advgrpo.training.counters import Counters
-from advgrpo.training.guard import Guard
+from advgrpo.training.nonfinite import Guard
 from advgrpo.training.rollout import Rollout
 
 CHECKS = "checks of finite values"

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from advgrpo.policy.sd3 import DTYPES
+from advgrpo.models.policies.sd3 import DTYPES
 from advgrpo.training.counters import peak_memory_mib
 from advgrpo.training.loop import take_turn
-from advgrpo.training.measures import measure_held_out
-from advgrpo.training.session import Session
-from advgrpo.training.watch import watch
+from advgrpo.training.metrics import measure_held_out
+from advgrpo.training.state import Session
+from advgrpo.training.reward_hacking_watch import watch
 from studies.bench.comparison import DISCRIMINATOR_ROLLOUTS, ComparisonLoop
 from studies.bench.measure import (
     CHECKS,

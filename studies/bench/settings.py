@@ -11,8 +11,8 @@ from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import resolve
 from advgrpo.data.prompts import read_prompts
 from advgrpo.data.sampler import share_of_rank
-from advgrpo.policy import load_policy
-from advgrpo.policy.sampling import sample_images
+from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.sampling import sample_images
 from advgrpo.storage import local_file
 from advgrpo.training.rollout import Denoiser, generate_rollout
 

@@ -9,9 +9,9 @@ from advgrpo.algorithm.randomness import generator_for
 from advgrpo.config import RunConfig, resolve
 from advgrpo.data.images import encode_png
 from advgrpo.data.prompts import read_prompts
-from advgrpo.data.reference_images import validate_reference_images
-from advgrpo.data.reference_manifest import write_manifest
-from advgrpo.discriminator import build_discriminator, save_discriminator
+from advgrpo.reference_images.image_set import validate_reference_images
+from advgrpo.reference_images.manifest import write_manifest
+from advgrpo.models.discriminators import build_discriminator, save_discriminator
 from advgrpo.pocket import captions
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.storage import local_folder
@@ -19,8 +19,8 @@ from advgrpo.tasks.inputs import build_reward_scorers
 from advgrpo.testing import BrightnessScorer, RecordingLogger
 from advgrpo.training.build import Inputs, build_session
 from advgrpo.training.checkpoint import Checkpoints
-from advgrpo.training.ranks import Ranks
-from advgrpo.training.session import Session
+from advgrpo.runtime.process_group import Ranks
+from advgrpo.training.state import Session
 from studies.bench.shapes import SD35_MEDIUM, TINY, Shapes, save_models
 
 PROMPTS = 32

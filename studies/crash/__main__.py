@@ -19,8 +19,8 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from advgrpo.stores import EmbeddedStores
-from advgrpo.tasks.environment import environment
+from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.runtime.environment import environment
 from studies.crash.points import POINTS
 from studies.crash.rig import Kill, Rig, Struck, random_kill
 

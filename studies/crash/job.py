@@ -16,10 +16,10 @@ from typing import Self
 
 import psutil
 
-from advgrpo.progress import PROGRESS_FILE
+from advgrpo.telemetry.progress import PROGRESS_FILE
 from advgrpo.storage import CACHE_VARIABLE, local_file
-from advgrpo.stores import BUCKET
-from advgrpo.tasks.ranks import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
+from advgrpo.demo.servers import BUCKET
+from advgrpo.runtime.processes import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
 from studies.crash import client
 from studies.crash.points import MARK_VARIABLE, POINT_VARIABLE
 

@@ -33,7 +33,7 @@ POINTS = {
     "after an optimizer step": "advgrpo.training.engine:PolicyEngine.backward 6 after",
     "between the two players": "advgrpo.training.discriminator_update:DiscriminatorUpdater.update"
     " 3 before",
-    "within a measurement": "advgrpo.training.monitors:HeldOutMonitor.measure 2 after",
+    "within a measurement": "advgrpo.training.held_out:HeldOutMonitor.measure 2 after",
     "between upload and note": "advgrpo.tracking.outbox:Outbox.mark_sent 9 before",
     "before the training is committed": f"{_S3}.write_bytes 1 before result/commit",
     "after the training is committed": f"{_S3}.write_bytes 1 after result/commit",

@@ -14,7 +14,7 @@ from typing import Self
 from mlflow import MlflowClient
 
 from advgrpo.storage import delete
-from advgrpo.stores import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedStores
 from studies.crash.disk import Disk
 from studies.crash.job import (
     TRAINING,

@@ -11,7 +11,7 @@ import psutil
 
 from advgrpo.errors import Preempted
 from advgrpo.storage import COMMIT_FILE, list_files, read_bytes, write_bytes
-from advgrpo.stores import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedStores
 from studies.crash.disk import Disk
 from studies.crash.job import WORKSPACE, Attempt, Job
 

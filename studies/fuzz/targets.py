@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import save
 
 from advgrpo.config import resolve
-from advgrpo.config.resolving import preset_names
+from advgrpo.config.resolution import preset_names
 from advgrpo.records import Comparison, EvaluationReport, Interval
-from advgrpo.training.reproduction import Kept
+from advgrpo.training.nonfinite_dump import Kept
 from studies.fuzz import documents, files, webhook
 from studies.fuzz.mutations import Mutate, Plain, json_lines, json_tree, plainly, png, safetensors
 from studies.fuzz.mutations import tar as tar_sums

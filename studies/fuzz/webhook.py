@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from http.client import parse_headers
 
-from advgrpo.tasks.webhook import Gatekeeper, RefusedError, _Handler, model_to_look_at
+from advgrpo.registry.webhook import Gatekeeper, RefusedError, _Handler, model_to_look_at
 
 NOW = 1_700_000_000
 SECRET = "a secret"

@@ -8,9 +8,9 @@ from kubernetes import client
 from advgrpo.cluster.api import Api, Patience
 from advgrpo.cluster.clock import Clock as RealClock
 from advgrpo.cluster.launcher import Launcher
-from advgrpo.cluster.pytorchjob import PyTorchJobs
+from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.work import Work
+from advgrpo.cluster.job_request import Work
 from advgrpo.testing import FakeCluster
 from tests.cluster.clock import Clock
 

@@ -5,8 +5,8 @@ import pytest
 
 from advgrpo.cluster import connecting as module
 from advgrpo.cluster.api import Api, Patience
-from advgrpo.cluster.connecting import connect
-from advgrpo.cluster.refusals import NotThereError
+from advgrpo.cluster.api_connection import connect
+from advgrpo.cluster.api_errors import NotThereError
 from advgrpo.cluster.resources import PODS, WORKFLOWS
 from advgrpo.errors import ClusterError, ClusterUnavailableError
 from advgrpo.testing import FakeCluster, Fault

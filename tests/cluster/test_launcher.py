@@ -10,7 +10,7 @@ import pytest
 from advgrpo.cluster.api import Patience
 from advgrpo.cluster.launcher import ATTEMPT, SPEC_HASH
 from advgrpo.cluster.roles import LAUNCHER_RULES
-from advgrpo.cluster.work import Work
+from advgrpo.cluster.job_request import Work
 from advgrpo.errors import (
     ClusterError,
     ClusterUnavailableError,
@@ -21,7 +21,7 @@ from advgrpo.errors import (
     Preempted,
     RankFailedError,
 )
-from advgrpo.prometheus import LAUNCHER
+from advgrpo.telemetry.prometheus import LAUNCHER
 from advgrpo.testing import FakeCluster, Fault, JobInHand, Step, runs_to
 from advgrpo.testing.cluster_faults import FaultKind
 from tests.cluster.clock import Clock

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from advgrpo.cluster.api import Json, Patience
 from advgrpo.cluster.janitor import clean
-from advgrpo.cluster.pytorchjob import PyTorchJobs
+from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.work import Work
+from advgrpo.cluster.job_request import Work
 from advgrpo.errors import (
     ClusterError,
     ClusterUnavailableError,

@@ -2,12 +2,12 @@ from typing import Any
 
 import pytest
 
-from advgrpo.cluster.pytorchjob import PyTorchJobs
+from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.work import Work, shape_of
+from advgrpo.cluster.job_request import Work, shape_of
 from advgrpo.errors import ConfigError
 
-COMMAND = ("python", "-u", "-m", "advgrpo.tasks.worker", "train", "s3://bucket/folder")
+COMMAND = ("python", "-u", "-m", "advgrpo.runtime.worker", "train", "s3://bucket/folder")
 
 
 def manifest(processes: int = 16, **changes: Any) -> dict[str, Any]:  # noqa: ANN401

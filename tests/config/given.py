@@ -4,7 +4,7 @@ from importlib import resources
 
 import yaml
 
-from advgrpo.config.left_open import left_open
+from advgrpo.config.required import left_open
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

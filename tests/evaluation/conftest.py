@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
-from advgrpo.backbones.clip import ClipBackbone
-from advgrpo.backbones.dino import DinoBackbone
+from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import DistanceConfig, EvaluationConfig, SamplingConfig, Weights
 from advgrpo.data.images import encode_png
 from advgrpo.pocket.tokenizers import build_clip_tokenizer

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 
 from advgrpo.algorithm.seeds import seed_for
-from advgrpo.backbones.clip import ClipBackbone
-from advgrpo.backbones.dino import DinoBackbone
+from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import EvaluationConfig, SamplingConfig
 from advgrpo.errors import ConfigError, NonFiniteError, ReferenceImageError, WeightsError
 from advgrpo.evaluation.evaluate import Evaluation, chosen_prompts, evaluate, images_to_sample
 from advgrpo.evaluation.examples import EXTREMES, evenly_spread
-from advgrpo.evaluation.kept import KeptInMemory
-from advgrpo.evaluation.measuring import MeasuredImages
-from advgrpo.evaluation.parts import Champion
+from advgrpo.evaluation.batch_cache import KeptInMemory
+from advgrpo.evaluation.metrics import MeasuredImages
+from advgrpo.evaluation.batches import Champion
 from advgrpo.records import Interval, PromptSet, ReferenceImageSet
-from advgrpo.scorers.base import Scorer
-from advgrpo.scorers.distance import (
+from advgrpo.models.scorers.base import Scorer
+from advgrpo.models.scorers.distance import (
     CMMD_SCALE,
     KernelSums,
     frechet_distance,
@@ -103,7 +103,7 @@ def test_the_batch_size_changes_no_image(run: Run, config: EvaluationConfig) -> 
 def test_distances_are_those_of_the_class_tokens_to_all_reference_images(
     run: Run, backbone: DinoBackbone, reference_images: ReferenceImageSet, config: EvaluationConfig
 ) -> None:
-    from advgrpo.data.reference_images import load_images
+    from advgrpo.reference_images.image_set import load_images
 
     evaluation = run(config=config.model_copy(update={"grid_prompts": len(PROMPTS)}))
     trained = torch.cat([e.trained for e in evaluation.examples if e.why == "spread"])
@@ -330,7 +330,7 @@ def test_too_few_images_have_no_coverage(run: Run, config: EvaluationConfig) -> 
 
 
 def test_every_direction_is_that_of_the_catalogue(run: Run, clip: ClipBackbone) -> None:
-    from advgrpo.scorers.catalogue import facts_of
+    from advgrpo.models.scorers.catalogue import facts_of
 
     comparisons = run(scorers=(ColourJudge(),), clip=clip).report.comparisons
     known = [(c, facts_of(c.measure)) for c in comparisons if c.measure != "judge.colour"]
@@ -344,7 +344,7 @@ def test_every_direction_is_that_of_the_catalogue(run: Run, clip: ClipBackbone) 
 def test_cmmd_is_measured_in_the_embeddings_of_a_clip(
     run: Run, clip: ClipBackbone, config: EvaluationConfig, reference_images: ReferenceImageSet
 ) -> None:
-    from advgrpo.data.reference_images import load_images
+    from advgrpo.reference_images.image_set import load_images
 
     report = run(clip=clip, config=config.model_copy(update={"grid_prompts": len(PROMPTS)}))
     trained = torch.cat([e.trained for e in report.examples if e.why == "spread"])

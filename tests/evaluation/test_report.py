@@ -12,7 +12,7 @@ from advgrpo.evaluation.curves import training_curves
 from advgrpo.evaluation.evaluate import Evaluation
 from advgrpo.evaluation.examples import Example
 from advgrpo.evaluation.report import RunFacts, render_report, write_report
-from advgrpo.evaluation.wording import label
+from advgrpo.evaluation.formatting import label
 from advgrpo.records import (
     Alarm,
     Comparison,

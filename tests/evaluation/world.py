@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from advgrpo.policy.base import PromptEmbeddings
+from advgrpo.models.policies.base import PromptEmbeddings
 
 SIDE = 16
 COLOURS = {"red": (0.9, 0.1, 0.1), "green": (0.1, 0.8, 0.2), "blue": (0.1, 0.2, 0.9)}

@@ -26,9 +26,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from advgrpo.cluster.api import Patience
-from advgrpo.cluster.backend import JobState
+from advgrpo.cluster.backends.base import JobState
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.prometheus import (
+from advgrpo.telemetry.prometheus import (
     LAUNCHER,
     PODS_RUNNING,
     PODS_WANTED,
@@ -41,7 +41,7 @@ from advgrpo.prometheus import (
     note_state,
     push_cleaning,
 )
-from advgrpo.tasks.placed import Measured
+from advgrpo.runtime.dispatch import Measured
 from components.cluster import LABELS
 from helm.chart import CHART
 from tests.helm.releases import CREATED_SECRETS, objects, pods

@@ -8,8 +8,8 @@ import typer
 
 from advgrpo.cli.main import app
 from advgrpo.cluster.doctor import DOCTOR_RULES
-from advgrpo.tasks.announcing import PARAMETERS_VARIABLE, PIPELINE_VARIABLE
-from advgrpo.tasks.webhook import EVENTS, PATH, SECRET_VARIABLE
+from advgrpo.registry.promotion_hook import PARAMETERS_VARIABLE, PIPELINE_VARIABLE
+from advgrpo.registry.webhook import EVENTS, PATH, SECRET_VARIABLE
 from tests.helm.releases import EVERYTHING, MINIMAL, containers, notes, objects, of_kind, release
 
 RUN = {

@@ -12,12 +12,12 @@ import pytest
 import yaml
 
 from advgrpo import __version__
-from advgrpo.cluster.pytorchjob import PyTorchJobs
+from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.settings import ClusterSettings, parse_cluster_settings
-from advgrpo.cluster.work import Work
+from advgrpo.cluster.job_request import Work
 from advgrpo.errors import ConfigError
 from advgrpo.storage import WRITES_BELOW
-from advgrpo.storage.confinement import check_may_write
+from advgrpo.storage.write_guard import check_may_write
 from components import cluster as task_settings
 from helm.chart import CHART, EXAMPLES, OFFLINE, Values, lint
 from tests.helm.releases import (

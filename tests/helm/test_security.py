@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from advgrpo.cluster.pod_template import MLFLOW_KEYS, S3_KEYS
-from advgrpo.cluster.pytorchjob import PyTorchJobs
+from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.roles import JANITOR_RULES, LAUNCHER_RULES, Rule
 from advgrpo.cluster.settings import parse_cluster_settings
-from advgrpo.cluster.work import Work
+from advgrpo.cluster.job_request import Work
 from components import cluster as task_settings
 from helm.chart import OFFLINE
 from tests.helm.pod_security import violations

@@ -17,18 +17,18 @@ NEEDED = (
     "advgrpo.cli",
     "advgrpo.cluster",
     "advgrpo.config",
-    "advgrpo.readiness",
-    "advgrpo.submitting",
-    "advgrpo.tasks.placed",
-    "advgrpo.tasks.promotion",
-    "advgrpo.tasks.registry",
+    "advgrpo.kfp_client.readiness",
+    "advgrpo.kfp_client",
+    "advgrpo.runtime.dispatch",
+    "advgrpo.registry.promotion",
+    "advgrpo.registry.listing",
     "advgrpo.tasks.resolve_config",
-    "advgrpo.tasks.status_words",
-    "advgrpo.tasks.webhook",
-    "advgrpo.tracking.finding",
+    "advgrpo.runtime.run_status_text",
+    "advgrpo.registry.webhook",
+    "advgrpo.tracking.run_lookup",
     "advgrpo.tracking.health",
     "advgrpo.tracking.runs",
-    "advgrpo.tracking.sending",
+    "advgrpo.tracking.uploader",
 )
 """Modules that the launcher's image must be able to import, those of packages included."""
 
@@ -76,7 +76,7 @@ def main() -> None:
 
     from advgrpo.errors import JobFailedError, TrainingError
     from advgrpo.storage import join, write_bytes
-    from advgrpo.tasks.placed import FAILURE_PREFIX, OUTCOME_FILE, run_task
+    from advgrpo.runtime.dispatch import FAILURE_PREFIX, OUTCOME_FILE, run_task
     from advgrpo.tasks.resolve_config import resolve_config
 
     def succeed(work: SimpleNamespace, _settings: object) -> None:

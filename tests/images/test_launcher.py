@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from packaging.requirements import Requirement
 
-from advgrpo.stores import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedStores
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[

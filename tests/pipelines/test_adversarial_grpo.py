@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
-from advgrpo.compiled import PIPELINE
+from advgrpo.kfp_client.compiled import PIPELINE
 from advgrpo.config import preset_names
 from advgrpo.errors import ConfigError
-from advgrpo.local_pipeline import run_pipeline
+from advgrpo.kfp_client.local import run_pipeline
 from components.cluster import LAUNCHER, TRAINER
 
 ROOT = Path(__file__).parents[2]

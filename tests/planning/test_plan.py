@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from advgrpo.cli.main import app
 from advgrpo.config import RunConfig, resolve
 from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
-from advgrpo.discriminator import build_discriminator
+from advgrpo.models.discriminators import build_discriminator
 from advgrpo.errors import ConfigError
 from advgrpo.planning import Plan, plan_run
 from advgrpo.planning.memory import (
@@ -24,9 +24,9 @@ from advgrpo.planning.models import models_of
 from advgrpo.planning.parts import Part, total, unknown
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.planning.work import rollout_passes, work_of
-from advgrpo.policy import load_policy
-from advgrpo.policy.base import PromptEmbeddings
-from advgrpo.policy.embeddings import StoredEmbeddings, encode_prompts
+from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.base import PromptEmbeddings
+from advgrpo.models.policies.embeddings import StoredEmbeddings, encode_prompts
 from advgrpo.training.rollout import Denoiser, generate_rollout
 
 run = CliRunner().invoke

@@ -18,7 +18,7 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from advgrpo.backbones.vision import BACKBONES, load_vision_backbone
+from advgrpo.models.backbones.vision import BACKBONES, load_vision_backbone
 from advgrpo.config import Weights
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.planning.vision import read_dino, read_vision

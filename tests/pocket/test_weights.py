@@ -11,8 +11,8 @@ from advgrpo.pocket.captions import captions_of
 from advgrpo.pocket.judge import PocketJudge, PocketJudgeScorer
 from advgrpo.pocket.models import WEIGHTS_PATH
 from advgrpo.pocket.pictures import render
-from advgrpo.pocket.pretraining.dino import IMAGE_MEAN, normalize
-from advgrpo.pocket.pretraining.measure import sample
+from studies.pocket.dino import IMAGE_MEAN, normalize
+from studies.pocket.measure import sample
 
 CAPTIONS = captions_of("test")[::5]
 PROMPTS = [caption.text for caption in CAPTIONS]

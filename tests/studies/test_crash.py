@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from advgrpo.storage import join
-from advgrpo.stores import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.tasks.inputs import FEATURES
 from studies.crash import warm
 from studies.crash.disk import Disk

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from advgrpo.config import resolve
-from advgrpo.stores import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.tasks import champion
 from advgrpo.tasks.champion import FoundChampion, find_champion
 from tests.proxy import Proxy

@@ -8,12 +8,12 @@ from advgrpo.config import RunConfig
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.prompts import read_prompts
 from advgrpo.data.splits import split_prompts
-from advgrpo.discriminator import build_discriminator
+from advgrpo.models.discriminators import build_discriminator
 from advgrpo.errors import AdvGrpoError, WeightsError
-from advgrpo.policy import load_policy
-from advgrpo.policy.base import PromptEmbeddings
-from advgrpo.policy.embeddings import StoredEmbeddings, encode_prompts, not_encoded
-from advgrpo.policy.text import TextEncoders
+from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.base import PromptEmbeddings
+from advgrpo.models.policies.embeddings import StoredEmbeddings, encode_prompts, not_encoded
+from advgrpo.models.policies.sd3_text_encoders import TextEncoders
 from advgrpo.tasks.embeddings import (
     encode_in_processes,
     encoded,
@@ -23,7 +23,7 @@ from advgrpo.tasks.embeddings import (
 )
 from advgrpo.training.loop import train
 from advgrpo.training.pretraining import pretrain_discriminator
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 from tests.training.conftest import World, world
 

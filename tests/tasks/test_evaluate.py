@@ -16,21 +16,21 @@ from typer.testing import CliRunner
 from advgrpo.cli.main import app
 from advgrpo.config import RunConfig
 from advgrpo.data.prompts import read_prompts
-from advgrpo.discriminator import build_discriminator, save_discriminator
+from advgrpo.models.discriminators import build_discriminator, save_discriminator
 from advgrpo.evaluation.gates import check_gates
-from advgrpo.evaluation.saved import read_evaluation
+from advgrpo.evaluation.saving import read_evaluation
 from advgrpo.pocket.source import PocketRenderer
-from advgrpo.policy import load_policy
-from advgrpo.policy.adapter import save_adapter
-from advgrpo.progress import PROGRESS_FILE
+from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.adapter import save_adapter
+from advgrpo.telemetry.progress import PROGRESS_FILE
 from advgrpo.records import EvaluationReport
-from advgrpo.reference_generation import generate_reference_images
-from advgrpo.stores import EmbeddedStores
+from advgrpo.reference_images import generate_reference_images
+from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.tasks.evaluate import evaluate
-from advgrpo.tasks.results import TaskResult
+from advgrpo.runtime.results import TaskResult
 from advgrpo.testing import TinyModels, write_tiny_models
-from advgrpo.tracking.evidence import Evidence
-from advgrpo.tracking.registering import register_adapter
+from advgrpo.registry.evidence import Evidence
+from advgrpo.registry.registration import register_adapter
 
 ROOT = Path(__file__).parents[2]
 PACKAGED = ROOT / "advgrpo" / "pocket" / "prompts"

@@ -9,12 +9,12 @@ from PIL import Image
 from advgrpo.config import Weights
 from advgrpo.data.images import decode_image, encode_png
 from advgrpo.errors import ConfigError, WeightsError
-from advgrpo.policy import load_policy
-from advgrpo.policy.adapter import save_adapter
-from advgrpo.policy.base import PromptEmbeddings
-from advgrpo.policy.text import TextEncoders
+from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.adapter import save_adapter
+from advgrpo.models.policies.base import PromptEmbeddings
+from advgrpo.models.policies.sd3_text_encoders import TextEncoders
 from advgrpo.storage import content_of, file_sha256, list_files, read_bytes
-from advgrpo.stores import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.tasks import generate as module
 from advgrpo.tasks.generate import generate
 from advgrpo.testing import TinyModels, write_tiny_models

@@ -10,7 +10,7 @@ from advgrpo.config.scorers import measures_of
 from advgrpo.data.images import encode_png
 from advgrpo.errors import DataError, WeightsError
 from advgrpo.records import ReferenceImageSet
-from advgrpo.scorers.base import Scorer, measured, why_missing
+from advgrpo.models.scorers.base import Scorer, measured, why_missing
 from advgrpo.tasks.inputs import build_scorers
 from advgrpo.testing import SIDE_PIXELS, TinyModels, write_tiny_models
 

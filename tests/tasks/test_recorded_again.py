@@ -9,8 +9,8 @@ from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.tasks import evaluate as evaluating
 from advgrpo.tasks import pretrain_reward as pretraining
 from advgrpo.tasks import train as training
-from advgrpo.tasks.results import TaskResult, write_history
-from advgrpo.tasks.running import outbox, recorded_task
+from advgrpo.runtime.results import TaskResult, write_history
+from advgrpo.runtime.task_context import outbox, recorded_task
 from advgrpo.tracking import metric_curves
 
 

@@ -8,8 +8,8 @@ from advgrpo.data.prompts import read_prompts
 from advgrpo.errors import ReferenceImageError
 from advgrpo.pocket.captions import all_captions
 from advgrpo.storage import list_files
-from advgrpo.stores import EmbeddedStores
-from advgrpo.tasks.packed import unpacked
+from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.storage.archives import unpacked
 from advgrpo.tasks.reference_images import (
     inspect,
     make_reference_images,

@@ -13,28 +13,28 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from advgrpo.backbones.dino import DinoBackbone
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.cli.main import app
 from advgrpo.config import RunConfig, resolve
 from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError, EvaluationError, TrackingError
 from advgrpo.evaluation.evaluate import evaluate
-from advgrpo.evaluation.saved import write_evaluation
-from advgrpo.policy import load_policy
-from advgrpo.policy.adapter import save_adapter
+from advgrpo.evaluation.saving import write_evaluation
+from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.records import ReferenceImageSet
-from advgrpo.stores import EmbeddedStores
-from advgrpo.tasks.export import export
+from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.registry.export import export
 from advgrpo.tasks.inputs import build_scorers, read_run_prompts
 from advgrpo.tasks.register import register
-from advgrpo.tasks.results import (
+from advgrpo.runtime.results import (
     HISTORY_FILE,
     LINEAGE_FILE,
     METRICS_FILE,
     TOTALS_FILE,
     library_versions,
 )
-from advgrpo.tasks.verify import verify
+from advgrpo.registry.verification import verify
 
 CPU = torch.device("cpu")
 run = CliRunner().invoke

@@ -14,7 +14,7 @@ from advgrpo.errors import (
     StorageError,
     StorageNotFoundError,
 )
-from advgrpo.stores import BUCKET, EmbeddedStores
+from advgrpo.demo.servers import BUCKET, EmbeddedStores
 from advgrpo.tasks.resolve_config import ResolvedRun
 from advgrpo.tasks.resolve_config import resolve_config as task
 from advgrpo.testing import FakeCluster

@@ -16,11 +16,11 @@ from advgrpo.errors import ReferenceImageError
 from advgrpo.pocket.captions import all_captions
 from advgrpo.pocket.pictures import render
 from advgrpo.storage import upload_folder
-from advgrpo.stores import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.tasks.evaluate import evaluate
 from advgrpo.tasks.pretrain_reward import pretrain_reward
 from advgrpo.tasks.reference_images import inspect, make_reference_images
-from advgrpo.tasks.results import read_history
+from advgrpo.runtime.results import read_history
 from advgrpo.tasks.train import train
 
 PROMPTS = Path(__file__).parents[2] / "advgrpo" / "pocket" / "prompts"

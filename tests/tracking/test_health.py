@@ -6,7 +6,7 @@ from threading import Thread
 import pytest
 
 from advgrpo.errors import TrackingError
-from advgrpo.stores import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.tracking.health import check_server
 from tests.proxy import Proxy
 

@@ -12,9 +12,9 @@ from advgrpo.records import (
     Interval,
     TrainingRecord,
 )
-from advgrpo.tracking.evidence import Evidence
-from advgrpo.tracking.models import ADAPTER_FILES, RegisteredAdapter
-from advgrpo.tracking.registering import register_adapter
+from advgrpo.registry.evidence import Evidence
+from advgrpo.registry.versions import ADAPTER_FILES, RegisteredAdapter
+from advgrpo.registry.registration import register_adapter
 
 GATE = Gate(measure="judge.score", comparison="at_least", bound=0)
 

@@ -7,17 +7,17 @@ import torch
 
 from advgrpo.config import RunConfig
 from advgrpo.data.prompts import read_prompts
-from advgrpo.discriminator import build_discriminator, save_discriminator
+from advgrpo.models.discriminators import build_discriminator, save_discriminator
 from advgrpo.pocket.source import PocketRenderer
-from advgrpo.policy.embeddings import StoredEmbeddings
+from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.records import ReferenceImageSet
-from advgrpo.reference_generation import generate_reference_images
+from advgrpo.reference_images import generate_reference_images
 from advgrpo.tasks.inputs import build_reward_scorers
 from advgrpo.testing import BrightnessScorer, RecordingLogger, TinyModels, write_tiny_models
 from advgrpo.training.build import Inputs, build_session
 from advgrpo.training.checkpoint import Checkpoints
-from advgrpo.training.ranks import Ranks
-from advgrpo.training.session import Session
+from advgrpo.runtime.process_group import Ranks
+from advgrpo.training.state import Session
 
 PACKAGED = Path(__file__).parents[2] / "advgrpo" / "pocket" / "prompts" / "train.txt"
 SMALL = (

@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from advgrpo.config import DinoDiscriminatorConfig, DiscriminatorConfig
 from advgrpo.config.discriminator import DiscriminatorOptimizerConfig, PickScoreDiscriminatorConfig
 from advgrpo.data.prompts import read_prompts
-from advgrpo.data.reference_images import validate_reference_images
-from advgrpo.discriminator import build_discriminator
-from advgrpo.discriminator.replay import ReplayPool
+from advgrpo.reference_images.image_set import validate_reference_images
+from advgrpo.models.discriminators import build_discriminator
+from advgrpo.models.discriminators.replay import ReplayPool
 from advgrpo.testing import SIDE_PIXELS, TINY_BACKBONES
 from advgrpo.training.discriminator_update import DiscriminatorUpdater, GeneratedFeatures
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 
 OPTIMIZER = DiscriminatorOptimizerConfig(learning_rate=1e-2, batch_size=8)

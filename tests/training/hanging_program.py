@@ -8,8 +8,8 @@ from advgrpo.config.training import HangsConfig
 from advgrpo.errors import RankFailedError
 from advgrpo.training.counters import Counters
 from advgrpo.training.engine import connect
-from advgrpo.training.ranks import Ranks, losses_of_ranks
-from advgrpo.training.watchdog import Watchdog
+from advgrpo.runtime.process_group import Ranks, losses_of_ranks
+from advgrpo.runtime.watchdog import Watchdog
 
 
 def main(output: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from advgrpo.data.prompts import read_prompts
-from advgrpo.data.reference_images import validate_reference_images
+from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.testing import TinyModels
 from advgrpo.training.engine import connect
 from advgrpo.training.loop import train
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 from tests.training.conftest import World
 
 

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 
 from advgrpo.data.prompts import read_prompts
 from advgrpo.data.sampler import share_of_rank
-from advgrpo.discriminator import build_discriminator
-from advgrpo.policy import load_policy
-from advgrpo.scorers.pickscore import PickScore
+from advgrpo.models.discriminators import build_discriminator
+from advgrpo.models.policies import load_policy
+from advgrpo.models.scorers.pickscore import PickScore
 from advgrpo.testing import TinyModels
 from advgrpo.training.engine import free_port
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reward import Reward
 from advgrpo.training.rollout import Denoiser, generate_rollout
 from tests.training.conftest import SMALL

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from advgrpo.storage import join, list_files, read_bytes, write_bytes
-from advgrpo.stores import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.training.feature_shards import FeatureShards, plan_shards
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 
 
 def hashes(count: int, start: int = 0) -> list[str]:

@@ -8,10 +8,10 @@ from advgrpo.errors import CheckpointError, NonFiniteError, Preempted, RatioErro
 from advgrpo.testing import RecordingLogger
 from advgrpo.training.discriminator_update import GeneratedFeatures
 from advgrpo.training.loop import take_turn, train
-from advgrpo.training.measures import told_apart_measures
-from advgrpo.training.ranks import Ranks
+from advgrpo.training.metrics import told_apart_measures
+from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.rollout import generate_rollout
-from advgrpo.training.session import Session
+from advgrpo.training.state import Session
 from tests.training.conftest import World
 
 Make = Callable[..., Session]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from advgrpo.errors import ConfigError
 from advgrpo.training.loop import take_turn
-from advgrpo.training.session import Session
+from advgrpo.training.state import Session
 from tests.training.conftest import World
 from tests.training.rollout_program import WAYS
 

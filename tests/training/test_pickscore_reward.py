@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from advgrpo.training.loop import take_turn, train
-from advgrpo.training.session import Session
+from advgrpo.training.state import Session
 from tests.training.conftest import World
 
 Make = Callable[..., Session]

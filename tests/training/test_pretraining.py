@@ -3,11 +3,11 @@ from pathlib import Path
 import torch
 
 from advgrpo.data.prompts import read_prompts
-from advgrpo.discriminator import DinoDiscriminator
-from advgrpo.policy import load_policy
+from advgrpo.models.discriminators import DinoDiscriminator
+from advgrpo.models.policies import load_policy
 from advgrpo.storage import cache_folder
 from advgrpo.training.pretraining import pretrain_discriminator
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 from tests.training.conftest import World
 

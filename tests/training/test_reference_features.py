@@ -5,14 +5,14 @@ import pytest
 import torch
 
 from advgrpo.data.prompts import read_prompts
-from advgrpo.data.reference_images import load_images
-from advgrpo.data.shared_images import ANY_PROMPT, deal_for_training
-from advgrpo.discriminator import Discriminator, build_discriminator
-from advgrpo.discriminator.base import Features
+from advgrpo.reference_images.image_set import load_images
+from advgrpo.reference_images.shared_images import ANY_PROMPT, deal_for_training
+from advgrpo.models.discriminators import Discriminator, build_discriminator
+from advgrpo.models.discriminators.base import Features
 from advgrpo.records import ReferenceImageSet
 from advgrpo.storage import list_files
 from advgrpo.training import feature_shards
-from advgrpo.training.ranks import Ranks
+from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 from tests.training.conftest import World
 

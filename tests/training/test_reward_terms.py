@@ -9,13 +9,13 @@ import torch
 
 from advgrpo.config import resolve
 from advgrpo.config.reward import RewardConfig
-from advgrpo.data.reference_images import load_images
+from advgrpo.reference_images.image_set import load_images
 from advgrpo.errors import ConfigError
-from advgrpo.scorers.ocr import Ocr
+from advgrpo.models.scorers.ocr import Ocr
 from advgrpo.tasks.preflight import check_prompt_files
 from advgrpo.training.loop import take_turn
 from advgrpo.training.reward import Reward
-from advgrpo.training.session import Session
+from advgrpo.training.state import Session
 from tests.training.conftest import World
 
 Make = Callable[..., Session]

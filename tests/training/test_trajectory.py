@@ -14,7 +14,7 @@ import pytest
 from advgrpo.data.prompts import read_prompts
 from advgrpo.pocket.models import WEIGHTS_PATH
 from advgrpo.pocket.source import PocketRenderer
-from advgrpo.reference_generation import generate_reference_images
+from advgrpo.reference_images import generate_reference_images
 from advgrpo.testing import TinyModels
 from advgrpo.training.loop import train
 from tests.training.conftest import PACKAGED, World

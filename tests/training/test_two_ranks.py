@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from advgrpo.training.loop import train
-from advgrpo.training.measures import measure_held_out
-from advgrpo.training.session import Session
+from advgrpo.training.metrics import measure_held_out
+from advgrpo.training.state import Session
 from tests.training.conftest import World
 
 pytestmark = pytest.mark.slow

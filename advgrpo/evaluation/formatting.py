@@ -1,0 +1,77 @@
+"""Measures and numbers in words."""
+
+import math
+
+import numpy as np
+
+from advgrpo.records import Interval
+from advgrpo.models.scorers.catalogue import facts_of
+
+MINUS = "\N{MINUS SIGN}"
+
+_REWARD = "discriminator.reward"
+
+
+def label(measure: str) -> str:
+    """Name a measure for a reader; one without a name of its own is spelled out."""
+    if measure == _REWARD:
+        return "Discriminator"
+    facts = facts_of(measure)
+    return facts.label if facts else _spelled(measure)[1].capitalize()
+
+
+def note(measure: str) -> str:
+    """Say in a few words what a measure is."""
+    if measure == _REWARD:
+        return "what it thinks of the images"
+    facts = facts_of(measure)
+    return facts.note if facts else f"by the {_spelled(measure)[0]}"
+
+
+def number(value: float, *, signed: bool = False) -> str:
+    """Write a number with three significant digits."""
+    if not math.isfinite(value):
+        return str(value)
+    if value != 0 and not 1e-5 <= abs(value) < 1e6:
+        text = f"{value:.2e}"
+    else:
+        text = np.format_float_positional(value, precision=3, fractional=False, trim="-")
+        if abs(value) >= 1000:
+            text = f"{value:,.0f}"
+    return _with_sign(text, signed=signed and value > 0)
+
+
+def aligned(interval: Interval, *, signed: bool = False) -> tuple[str, str, str]:
+    """Write mean, low and high to the digit that the interval's width supports."""
+    width = interval.high - interval.low
+    values = (interval.mean, interval.low, interval.high)
+    decimals = 1 - math.floor(math.log10(width)) if width > 0 else 9
+    if not 0 <= decimals <= 6:
+        mean, low, high = (number(value, signed=signed) for value in values)
+    else:
+        mean, low, high = (
+            _with_sign(f"{value:.{decimals}f}", signed=signed and value > 0) for value in values
+        )
+    return mean, low, high
+
+
+def duration(seconds: float) -> str:
+    """Write a duration by its two largest units."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _spelled(measure: str) -> tuple[str, str]:
+    scorer, _, name = measure.replace("_", " ").partition(".")
+    return scorer, name
+
+
+def _with_sign(text: str, *, signed: bool) -> str:
+    if not text.strip("-0."):
+        return text.removeprefix("-")
+    return ("+" if signed else "") + text.replace("-", MINUS)

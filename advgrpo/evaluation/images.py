@@ -1,0 +1,118 @@
+"""The images of an evaluation: sampled ones and reference images, batch by batch."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from advgrpo.algorithm.seeds import seed_for
+from advgrpo.config import EvaluationConfig, SamplingConfig
+from advgrpo.reference_images.image_set import load_images
+from advgrpo.errors import ReferenceImageError
+from advgrpo.evaluation.metrics import Batch
+from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.sampling import sample_images
+from advgrpo.records import ReferenceImageSet
+
+
+class Drawer:
+    """Draws the images of an evaluation, in batches whose make-up is fixed."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        texts: Sequence[str],
+        config: EvaluationConfig,
+        sampling: SamplingConfig,
+    ) -> None:
+        self.policy, self.texts, self.config = policy, texts, config
+        self._sampling = sampling
+        numbers = range(config.images_per_prompt)
+        images = [(prompt, number) for prompt in range(len(texts)) for number in numbers]
+        self._batches = list(_cut(images, config.batch_size))
+
+    @property
+    def sizes(self) -> list[int]:
+        """Number of images of each batch."""
+        return [len(batch) for batch in self._batches]
+
+    def batch(self, number: int) -> Batch:
+        """Draw a batch."""
+        images = self._batches[number]
+        return Batch(
+            self._draw(images),
+            [prompt for prompt, _number in images],
+            [f"seed {seed}" for seed in self._seeds(images)],
+        )
+
+    def all_batches(self) -> Iterator[Batch]:
+        """Draw all batches."""
+        return (self.batch(number) for number in range(len(self._batches)))
+
+    def draw(self, images: Sequence[tuple[int, int]]) -> Tensor:
+        """Draw images, each given by the position of its prompt and its number, on the CPU."""
+        batches = _cut(images, self.config.batch_size)
+        return torch.cat([self._draw(batch).cpu() for batch in batches])
+
+    def _draw(self, images: Sequence[tuple[int, int]]) -> Tensor:
+        return sample_images(
+            self.policy,
+            [self.texts[prompt] for prompt, _number in images],
+            self._seeds(images),
+            denoising_steps=self._sampling.denoising_steps,
+            guidance_scale=self._sampling.guidance_scale,
+        )
+
+    def _seeds(self, images: Sequence[tuple[int, int]]) -> list[int]:
+        seed = self.config.seed
+        return [seed_for("evaluation", seed, self.texts[prompt], n) for prompt, n in images]
+
+
+class Library:
+    """Reads the reference images of an evaluation, whole prompts at a time.
+
+    Raises:
+        ReferenceImageError: If a prompt has none.
+    """
+
+    def __init__(
+        self, reference_images: ReferenceImageSet, texts: Sequence[str], batch_size: int
+    ) -> None:
+        self._set, self._texts = reference_images, texts
+        bare = [text for text in texts if not reference_images.files.get(text)]
+        if bare:
+            raise ReferenceImageError(
+                f"{len(bare)} of the evaluation's {len(texts)} prompts have no reference image in "
+                f"{reference_images.root}, for instance {bare[0]!r}",
+                repair="draw reference images for prompts.test: advgrpo reference-images generate",
+            )
+        self._batches: list[list[int]] = [[]]
+        self.sizes = [0]
+        """Number of images of each batch."""
+        for prompt in range(len(texts)):
+            if self.sizes[-1] >= batch_size:
+                self._batches.append([])
+                self.sizes.append(0)
+            self._batches[-1].append(prompt)
+            self.sizes[-1] += self._count(prompt)
+
+    def images(self, prompt: int, limit: int | None = None) -> Tensor:
+        """Read the images of a prompt, by its position."""
+        count = self._count(prompt)
+        count = count if limit is None else min(count, limit)
+        return load_images(self._set, self._texts[prompt], range(count))
+
+    def batch(self, number: int) -> Batch:
+        """Read a batch."""
+        prompts = self._batches[number]
+        images = torch.cat([self.images(prompt) for prompt in prompts])
+        positions = [prompt for prompt in prompts for _ in range(self._count(prompt))]
+        return Batch(images, positions, ["a reference image"] * len(positions))
+
+    def _count(self, prompt: int) -> int:
+        return len(self._set.files[self._texts[prompt]])
+
+
+def _cut(images: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
+    for start in range(0, len(images), size):
+        yield images[start : start + size]

@@ -1,0 +1,80 @@
+"""A run's parameters, found right before they are sent."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from advgrpo.config import locations, preset_names, resolve
+from advgrpo.errors import ConfigError
+from advgrpo.storage import scheme
+from advgrpo.kfp_client.runs import Arguments
+from advgrpo.tasks.preflight import check_processes, check_prompt_files, check_reachable
+
+_LONGEST_PRESET = 64 * 1024
+
+
+def run_arguments(
+    preset: str,
+    overrides: Sequence[str],
+    *,
+    processes: int,
+    workspace: str,
+    run_key: str = "",
+) -> Arguments:
+    """Validate what a run is asked to do, as its first task will, and make its parameters of it.
+
+    A preset that is a file of this machine is sent as its text.
+
+    Args:
+        preset: Name of a shipped preset, or path of a YAML file.
+        overrides: Texts such as `training.updates=10`.
+        processes: Training processes.
+        workspace: `s3://` location for the results.
+        run_key: Key of an MLflow run to take up again; empty for a new one.
+
+    Raises:
+        ConfigError: If a setting is wrong, or the cluster could not do it.
+        PromptFileError: If a prompt file that ships with advgrpo cannot be used.
+    """
+    text = preset if preset in preset_names() else _text_of(preset)
+    config = resolve(text, overrides)
+    check_reachable(config, workspace)
+    check_processes(config, processes)
+    # Those on S3 are read by the run's first task, which has the keys.
+    if {scheme(config.prompts.train), scheme(config.prompts.test)} == {"package"}:
+        check_prompt_files(config, processes)
+    return {
+        "workspace": workspace,
+        "preset": text,
+        "overrides": list(overrides),
+        "processes": processes,
+        "run_key": run_key,
+    }
+
+
+def paths_in_image(preset: str, overrides: Sequence[str]) -> dict[str, str]:
+    """List what a run expects as files in its images, by the setting that names it."""
+    return {
+        key: location
+        for key, location in locations(resolve(preset, overrides)).items()
+        if location.startswith("/")
+    }
+
+
+def _text_of(preset: str) -> str:
+    path = Path(preset)
+    if not path.is_file():
+        return preset
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"preset file {preset!r} cannot be read: {error}",
+            repair="give the path of a YAML file in UTF-8",
+        ) from error
+    if len(text) > _LONGEST_PRESET:
+        raise ConfigError(
+            f"preset file {preset!r} has {len(text)} characters; a pipeline's parameter takes "
+            f"{_LONGEST_PRESET}",
+            repair="remove what is not needed; only what differs from the defaults must be there",
+        )
+    return f"# {path.name}\n{text}"

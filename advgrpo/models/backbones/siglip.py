@@ -1,0 +1,64 @@
+"""SigLIP and SigLIP 2: vision transformers that learned from captions."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Siglip2VisionModel, SiglipVisionModel
+
+from advgrpo.models.backbones.preprocessing import Preprocessing
+from advgrpo.models.backbones.vit import Vit
+
+_HALF = (0.5, 0.5, 0.5)
+
+
+class SiglipBackbone(Vit):
+    """The vision half of a frozen SigLIP, arXiv:2303.15343, or of a SigLIP 2 of one resolution.
+
+    There is no class token: the image's own token is what the attention pooling makes of the
+    patches, and in middle layers, which have no pooling, their mean.
+    """
+
+    title = "SigLIP"
+    model_class = SiglipVisionModel
+    model_types = ("siglip", "siglip_vision_model")
+    usual_preprocessing = Preprocessing(0, _HALF, _HALF)
+
+    @property
+    def _norm(self) -> nn.Module:
+        norm: nn.Module = self._model.post_layernorm
+        return norm
+
+    def _run(self, images: Tensor, **options: bool) -> Any:  # noqa: ANN401 - a library's output
+        return super()._run(images, interpolate_pos_encoding=True, **options)
+
+    def _final(self, output: Any) -> Tensor:  # noqa: ANN401 - a library's output
+        if output.pooler_output is None:
+            return self._arranged(output.last_hidden_state)
+        return torch.cat([output.pooler_output[:, None], output.last_hidden_state], dim=1)
+
+    def _arranged(self, hidden: Tensor) -> Tensor:
+        return torch.cat([hidden.mean(dim=1, keepdim=True), hidden], dim=1)
+
+
+class Siglip2Backbone(SiglipBackbone):
+    """The vision half of a frozen SigLIP 2 of any resolution (NaFlex), arXiv:2502.14786."""
+
+    title = "SigLIP 2"
+    model_class = Siglip2VisionModel
+    model_types = ("siglip2", "siglip2_vision_model")
+    usual_preprocessing = Preprocessing(0, _HALF, _HALF, "bilinear")
+
+    def _run(self, images: Tensor, **options: bool) -> Any:  # noqa: ANN401 - a library's output
+        pixels = self._preprocessing(images.to(self.device))
+        batch, channels, side, _ = pixels.shape
+        patch = int(self._model.config.patch_size)
+        count = side // patch
+        # It takes patches, each row by row with the colours last.
+        parts = pixels.view(batch, channels, count, patch, count, patch).permute(0, 2, 4, 3, 5, 1)
+        return self._model(
+            pixel_values=parts.reshape(batch, count * count, -1),
+            pixel_attention_mask=torch.ones(batch, count * count, device=self.device).int(),
+            spatial_shapes=torch.tensor([[count, count]] * batch),
+            **options,
+        )

@@ -1,0 +1,127 @@
+"""What frozen vision transformers have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from advgrpo.models.backbones.loading import fingerprint, load_frozen, weights_files
+from advgrpo.models.backbones.preprocessing import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocessing,
+    read_preprocessing,
+)
+from advgrpo.config import Weights
+from advgrpo.errors import ConfigError
+from advgrpo.storage import local_folder
+
+
+class Vit(ABC):
+    """A frozen vision transformer.
+
+    Args:
+        weights: Where it lies. Mean and standard deviation of pixels, and how images are resized,
+            are read from the folder's `preprocessor_config.json`; without one they are those that
+            the architecture's authors use.
+        resolution_pixels: Side length that images are resized to; a multiple of the patch size.
+        device: Where it runs.
+
+    Attributes:
+        width: Numbers of a token.
+        patches: Patch tokens of an image.
+        blocks: Transformer blocks.
+        fingerprint: Hash of the weights and the preprocessing: equal fingerprints mean equal
+            features.
+
+    Raises:
+        WeightsError: If the weights are missing, damaged or of another architecture.
+        ConfigError: If the resolution is not a multiple of the patch size.
+    """
+
+    title: ClassVar[str]
+    model_class: ClassVar[type[PreTrainedModel]]
+    model_types: ClassVar[tuple[str, ...]]
+    """What `model_type` in `config.json` may be."""
+
+    usual_preprocessing: ClassVar[Preprocessing] = Preprocessing(0, IMAGENET_MEAN, IMAGENET_STD)
+    """Without its resolution; taken where the folder says nothing."""
+
+    def __init__(self, weights: Weights, *, resolution_pixels: int, device: torch.device) -> None:
+        folder = local_folder(weights)
+        self._model: Any = load_frozen(
+            self.model_class, folder, model_type=self.model_types, device=device
+        )
+        settings = self._model.config
+        patch = int(settings.patch_size)
+        if resolution_pixels % patch:
+            raise ConfigError(
+                f"resolution_pixels={resolution_pixels} is not a multiple of the {patch} pixels of "
+                f"a patch of the {self.title} in {folder}",
+                repair=f"set it to {max(1, round(resolution_pixels / patch)) * patch}",
+            )
+        usual = self.usual_preprocessing
+        self._preprocessing = read_preprocessing(
+            folder, resolution_pixels=resolution_pixels
+        ) or Preprocessing(resolution_pixels, usual.mean, usual.std, usual.interpolation)
+        self.device = device
+        self.width = int(settings.hidden_size)
+        self.patches = (resolution_pixels // patch) ** 2
+        self.blocks = int(settings.num_hidden_layers)
+        self.fingerprint = fingerprint(weights_files(folder), self._preprocessing)
+
+    @torch.no_grad()
+    def tokens(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch token feature"]:
+        """Embed images.
+
+        Args:
+            images: RGB in [0, 1]; all pass the backbone at once.
+
+        Returns:
+            Tokens after the final norm, on the backbone's device: one of the whole image, then the
+            patches row by row. Registers are left out.
+        """
+        return self._final(self._run(images))
+
+    @torch.no_grad()
+    def layer_tokens(
+        self, images: Float[Tensor, "batch 3 height width"], layers: Sequence[int]
+    ) -> list[Float[Tensor, "batch token feature"]]:
+        """Embed images by what comes out of some of the blocks.
+
+        Args:
+            images: RGB in [0, 1]; all pass the backbone at once.
+            layers: Blocks, counted from 1; the last one gives what `tokens` gives.
+
+        Returns:
+            Tokens of each, arranged as those of `tokens` and after the same final norm, which the
+            authors of DINOv2 apply to middle layers too.
+        """
+        output = self._run(images, output_hidden_states=True)
+        return [
+            self._final(output)
+            if layer == self.blocks
+            else self._arranged(self._norm(output.hidden_states[layer]))
+            for layer in layers
+        ]
+
+    def _run(self, images: Tensor, **options: bool) -> Any:  # noqa: ANN401 - a library's output
+        return self._model(pixel_values=self._preprocessing(images.to(self.device)), **options)
+
+    def _final(self, output: Any) -> Tensor:  # noqa: ANN401 - a library's output
+        return self._arranged(output.last_hidden_state)
+
+    @property
+    @abstractmethod
+    def _norm(self) -> nn.Module:
+        """The norm after the last block."""
+
+    @abstractmethod
+    def _arranged(self, hidden: Tensor) -> Tensor:
+        """Put a token of the whole image before the patches, and leave the rest out."""

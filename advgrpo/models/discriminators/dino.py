@@ -1,0 +1,234 @@
+"""A head on the tokens of a frozen vision backbone.
+
+Deviations from the released code: one path of features serves training and rewarding (there, the
+head is trained on raw tokens and scored on normalized ones); patches are a fixed choice, so an
+image has one reward; the head may see the prompt; middle layers may have heads of their own.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from advgrpo.algorithm.discriminator_loss import (
+    conditional_hinge_loss,
+    gradient_penalty,
+    hinge_loss,
+)
+from advgrpo.algorithm.randomness import generator_for
+from advgrpo.algorithm.seeds import seed_for
+from advgrpo.models.backbones.clip import ClipTextEncoder
+from advgrpo.models.backbones.vision import load_vision_backbone
+from advgrpo.config import DinoDiscriminatorConfig
+from advgrpo.models.discriminators.base import Features
+from advgrpo.errors import ConfigError
+
+
+class DinoHead(nn.Module):
+    """`Linear, GELU, Linear` on each token, plus a projection on the prompt if there is one.
+
+    Args:
+        width: Of a token.
+        hidden_width: Of the hidden layer.
+        prompt_width: Of a prompt embedding; 0 for a head that does not see the prompt.
+        seed: Of the start values.
+
+    Source:
+        Adv-GRPO, arXiv:2511.20256; the projection is that of arXiv:1802.05637.
+    """
+
+    def __init__(self, width: int, hidden_width: int, prompt_width: int, *, seed: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, hidden_width)
+        self.output = nn.Linear(hidden_width, 1)
+        self.prompt = nn.Linear(prompt_width, hidden_width, bias=False) if prompt_width else None
+        generator = generator_for("discriminator head", seed)
+        for parameter in self.parameters():
+            fan_in = parameter.shape[-1] if parameter.dim() > 1 else width
+            bound = 1 / math.sqrt(fan_in)
+            nn.init.uniform_(parameter, -bound, bound, generator=generator)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "batch token width"],
+        prompts: Float[Tensor, "batch prompt_width"] | None,
+    ) -> Float[Tensor, "batch token"]:
+        """Score each token."""
+        hidden = functional.gelu(self.hidden(tokens))
+        logits: Tensor = self.output(hidden).squeeze(-1)
+        if self.prompt is None or prompts is None:
+            return logits
+        direction = self.prompt(functional.normalize(prompts, dim=-1))
+        return logits + torch.einsum("bth,bh->bt", hidden, direction)
+
+
+class DinoDiscriminator:
+    """Rewards images whose tokens look like those of reference images.
+
+    The tokens are those of a frozen DINOv2 or of another backbone of `advgrpo.models.backbones.vision`,
+    after its last block or after several, each of which has a head of its own.
+
+    Args:
+        config: Its settings.
+        device: Where backbone and heads work.
+        seed: Of the heads' start values and of the choice of patches.
+
+    Raises:
+        WeightsError: If the backbone or the text encoder cannot be loaded.
+        ConfigError: If more patches or other layers are asked for than there are.
+
+    Source:
+        Adv-GRPO, arXiv:2511.20256; independent heads on several layers of a frozen backbone as in
+        StyleGAN-T, arXiv:2301.09515, and ADD, arXiv:2311.17042.
+    """
+
+    boundary: float | None = 0.0
+
+    def __init__(self, config: DinoDiscriminatorConfig, device: torch.device, *, seed: int) -> None:
+        self.config = config
+        self.device = device
+        self._backbone = load_vision_backbone(
+            config.weights, resolution_pixels=config.resolution_pixels, device=device
+        )
+        conditioning = config.prompt_conditioning
+        self._text = (
+            ClipTextEncoder(conditioning.text_encoder, conditioning.tokenizer, device)
+            if conditioning
+            else None
+        )
+        self._positions = self._patch_positions()
+        self._check_layers()
+        prompt_width = self._text.width if self._text else 0
+
+        def head(seed: int) -> DinoHead:
+            width, hidden = self._backbone.width, config.hidden_width
+            return DinoHead(width, hidden, prompt_width, seed=seed).to(device)
+
+        self._heads = (
+            {"tokens": head(seed)}
+            if config.layers is None
+            else {f"layer_{k}": head(seed_for("layer", seed, k)) for k in config.layers}
+        )
+        choice = f"{self._backbone.fingerprint}:{config.patches}:{config.token_normalization}"
+        if config.layers is not None:
+            choice += f":{config.layers}"
+        self.fingerprint = hashlib.sha256(choice.encode()).hexdigest()
+
+    def _patch_positions(self) -> Int[Tensor, "patch"]:
+        count = self._backbone.patches
+        chosen = count if self.config.patches is None else self.config.patches
+        if chosen > count:
+            raise ConfigError(
+                f"discriminator.patches={chosen}, but an image has {count} patches",
+                repair=f"set it to at most {count}, or to null for all",
+            )
+        order = torch.randperm(count, generator=generator_for("patches", count))
+        return order[:chosen].sort().values
+
+    def _check_layers(self) -> None:
+        last = self._backbone.blocks
+        if beyond := [layer for layer in self.config.layers or () if layer > last]:
+            raise ConfigError(
+                f"discriminator.layers has {beyond[0]}, but the backbone has {last} layers",
+                repair=f"take layers from 1 to {last}, or null for the last one alone",
+            )
+
+    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+        """Run the frozen backbone and keep the image's own token and the chosen patches.
+
+        Returns:
+            `tokens`, or `layer_K` for each chosen layer: float32 `[batch, 1 + patches, width]`, on
+            the discriminator's device.
+        """
+        keep = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + self._positions])
+        parts: dict[str, list[Tensor]] = {name: [] for name in self._heads}
+        for batch in images.split(self.config.feature_batch_size):
+            found = (
+                [self._backbone.tokens(batch)]
+                if self.config.layers is None
+                else self._backbone.layer_tokens(batch, self.config.layers)
+            )
+            for name, all_tokens in zip(self._heads, found, strict=True):
+                tokens = all_tokens[:, keep].float()
+                if self.config.token_normalization == "l2":
+                    tokens = functional.normalize(tokens, dim=-1)
+                parts[name].append(tokens)
+        return {name: torch.cat(tokens) for name, tokens in parts.items()}
+
+    def with_prompts(self, features: Features, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Add `prompt` embeddings if the heads see prompts."""
+        tokens = {name: features[name] for name in self._heads}
+        if self._text is None:
+            return tokens
+        return {**tokens, "prompt": self._text.embed(prompts)}
+
+    def _logits(self, name: str, features: Features) -> Float[Tensor, "batch token"]:
+        tokens = features[name].to(self.device)
+        logits: Tensor = self._heads[name](tokens, features.get("prompt"))
+        return logits
+
+    @torch.no_grad()
+    def rewards(self, features: Features) -> Float[Tensor, "batch"]:
+        """Weigh the class token's logit against the mean of the patches'; the heads' mean."""
+
+        def reward(name: str) -> Tensor:
+            logits = self._logits(name, features)
+            return self.config.cls_reward_weight * logits[
+                :, 0
+            ] + self.config.patch_reward_weight * logits[:, 1:].mean(dim=1)
+
+        return self._mean_of_heads(reward)
+
+    def loss(
+        self, reference: Features, generated: Features, mismatched: Features
+    ) -> Float[Tensor, ""]:
+        """Hinge loss of the class token and, with its own weight, of the patches; heads' mean."""
+        return self._mean_of_heads(
+            lambda name: self._loss_of_head(name, reference, generated, mismatched)
+        )
+
+    def _loss_of_head(
+        self, name: str, reference: Features, generated: Features, mismatched: Features
+    ) -> Tensor:
+        real, fake = self._logits(name, reference), self._logits(name, generated)
+        conditioning = self.config.prompt_conditioning
+        other = self._logits(name, mismatched) if conditioning else None
+
+        def hinge(tokens: slice) -> Tensor:
+            if conditioning is None or other is None:
+                return hinge_loss(real[:, tokens], fake[:, tokens])
+            return conditional_hinge_loss(
+                real[:, tokens],
+                fake[:, tokens],
+                other[:, tokens],
+                mismatched_fraction=conditioning.mismatched_fraction,
+            )
+
+        loss = self.config.cls_loss_weight * hinge(
+            slice(0, 1)
+        ) + self.config.patch_loss_weight * hinge(slice(1, None))
+        if self.config.gradient_penalty_weight:
+            loss = loss + self.config.gradient_penalty_weight * self._penalty(name, reference)
+        return loss
+
+    def _penalty(self, name: str, reference: Features) -> Tensor:
+        tokens = reference[name].to(self.device).detach().requires_grad_()
+        return gradient_penalty(self._logits(name, {**reference, name: tokens}), tokens)
+
+    def _mean_of_heads(self, value: Callable[[str], Tensor]) -> Tensor:
+        values = [value(name) for name in self._heads]
+        return values[0] if len(values) == 1 else torch.stack(values).mean(dim=0)
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The heads' parameters; those of several begin with their layer's name."""
+        if self.config.layers is None:
+            return dict(self._heads["tokens"].named_parameters())
+        return {
+            f"{name}.{parameter}": value
+            for name, head in self._heads.items()
+            for parameter, value in head.named_parameters()
+        }

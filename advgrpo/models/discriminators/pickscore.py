@@ -1,0 +1,89 @@
+"""PickScore, tuned to prefer reference images.
+
+Deviations from the released code: weights stay float32 (in pure bf16 only 7-8 % of them move);
+gradients are averaged over ranks; the frozen blocks run once for an image, not once for each step.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from advgrpo.algorithm.discriminator_loss import pairwise_loss
+from advgrpo.models.backbones.clip import PICKSCORE_UNIT, ClipBackbone
+from advgrpo.config import PickScoreDiscriminatorConfig
+from advgrpo.models.discriminators.base import Features
+from advgrpo.errors import ConfigError
+
+
+class PickScoreDiscriminator:
+    """Rewards images that a PickScore, whose last vision blocks are trained, prefers.
+
+    Args:
+        config: Its settings.
+        device: Where it works.
+
+    Raises:
+        WeightsError: If the model cannot be loaded.
+        ConfigError: If more blocks are to be trained than there are.
+
+    Source:
+        PickScore, arXiv:2305.01569; Adv-GRPO, arXiv:2511.20256.
+    """
+
+    boundary: float | None = None
+
+    def __init__(self, config: PickScoreDiscriminatorConfig, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self._clip = ClipBackbone(config.weights, device)
+        if config.trained_blocks > self._clip.vision_blocks:
+            raise ConfigError(
+                f"discriminator.trained_blocks={config.trained_blocks}, but the model has "
+                f"{self._clip.vision_blocks} vision blocks",
+                repair=f"set it to at most {self._clip.vision_blocks}",
+            )
+        self._tail = self._clip.tail(config.trained_blocks)
+        self._dtype: torch.dtype = getattr(torch, config.feature_dtype)
+        choice = f"{self._clip.fingerprint}:{config.trained_blocks}:{config.feature_dtype}"
+        self.fingerprint = hashlib.sha256(choice.encode()).hexdigest()
+
+    def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
+        """Run the frozen vision blocks.
+
+        Returns:
+            `tokens`: `[batch, token, width]`, on the discriminator's device.
+        """
+        parts = [
+            self._clip.hidden_states(batch, before_last=self.config.trained_blocks).to(self._dtype)
+            for batch in images.split(self.config.feature_batch_size)
+        ]
+        return {"tokens": torch.cat(parts)}
+
+    def with_prompts(self, features: Features, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Add the prompts' frozen embeddings."""
+        return {"tokens": features["tokens"], "prompt": self._clip.text_features(prompts)}
+
+    def _scores(self, features: Features) -> Float[Tensor, "batch"]:
+        images: Tensor = self._tail(features["tokens"].to(self.device).float())
+        return self._clip.logit_scale * (images * features["prompt"]).sum(dim=-1)
+
+    @torch.no_grad()
+    def rewards(self, features: Features) -> Float[Tensor, "batch"]:
+        """Score images by exp(tau) * cosine(text, image) / 26."""
+        return self._scores(features) / PICKSCORE_UNIT
+
+    def loss(
+        self,
+        reference: Features,
+        generated: Features,
+        mismatched: Features,  # noqa: ARG002 - the score depends on the prompt as it is
+    ) -> Float[Tensor, ""]:
+        """Prefer the reference image of each prompt to the generated one."""
+        return pairwise_loss(self._scores(reference), self._scores(generated))
+
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters of the trained blocks."""
+        return dict(self._tail.blocks.named_parameters())

@@ -1,0 +1,60 @@
+"""A discriminator on disk: its trained part, and what it belongs to."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from advgrpo.models.discriminators.base import Discriminator
+from advgrpo.errors import WeightsError
+from advgrpo.strict_json import parsed_object
+from advgrpo.storage.tensors import read_tensors
+
+WEIGHTS_FILE = "discriminator.safetensors"
+FACTS_FILE = "discriminator.json"
+
+
+def save_discriminator(
+    folder: Path, discriminator: Discriminator, facts: Mapping[str, float]
+) -> None:
+    """Write the trained part and what was measured of it.
+
+    Args:
+        folder: Gets `discriminator.safetensors` and `discriminator.json`.
+        discriminator: The trained one.
+        facts: Measures by name.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = discriminator.trainable_parameters()
+    tensors = {name: p.detach().float().cpu().contiguous() for name, p in parameters.items()}
+    save_file(tensors, folder / WEIGHTS_FILE)
+    record = {"fingerprint": discriminator.fingerprint, "facts": dict(facts)}
+    (folder / FACTS_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def load_discriminator(folder: Path, discriminator: Discriminator) -> None:
+    """Give a discriminator the trained part of a saved one.
+
+    Raises:
+        WeightsError: If the files are missing, damaged, or belong to another frozen part or head.
+    """
+    try:
+        record = parsed_object((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        tensors = read_tensors(folder / WEIGHTS_FILE)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{folder} holds no discriminator: {error}", repair="run reward pre-training again"
+        ) from error
+    parameters = discriminator.trainable_parameters()
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    expected = {name: tuple(value.shape) for name, value in parameters.items()}
+    if record.get("fingerprint") != discriminator.fingerprint or shapes != expected:
+        raise WeightsError(
+            f"the discriminator in {folder} was trained with another backbone or other settings",
+            repair="pre-train the reward again with the present section `discriminator`",
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(tensors[name])

@@ -1,0 +1,216 @@
+"""The LoRA adapter on a transformer: made, trained, saved in two layouts and loaded again."""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from peft import LoraConfig
+from safetensors.torch import save_file
+from torch import Tensor
+
+from advgrpo.algorithm.randomness import generator_for
+from advgrpo.config import AdapterConfig
+from advgrpo.errors import WeightsError
+from advgrpo.models.policies.saved_adapter import (
+    PEFT_PREFIX,
+    PEFT_SETTINGS,
+    PEFT_WEIGHTS,
+    read_adapter,
+    refuse_other_shape,
+)
+
+ADAPTER = "default"
+OTHER = "other"
+
+DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
+_SIZE_BYTES = 8
+"""A safetensors file begins with the size of its header, and aligns the header to it."""
+
+
+def add_adapter(
+    transformer: SD3Transformer2DModel, config: AdapterConfig, *, seed: int = 0
+) -> None:
+    """Put a fresh adapter on a frozen transformer; it changes no output yet.
+
+    Args:
+        transformer: Its own parameters stay frozen.
+        config: Rank, alpha and target modules.
+        seed: Of the random half of each update; the other half is zero.
+
+    Raises:
+        WeightsError: If the transformer has no module of the given names.
+
+    Source:
+        LoRA, arXiv:2106.09685.
+    """
+    try:
+        # peft draws from the global generator; what it draws is overwritten below.
+        with torch.random.fork_rng(devices=[]):
+            transformer.add_adapter(_lora_config(config), adapter_name=ADAPTER)
+    except ValueError as error:
+        raise WeightsError(
+            f"policy.adapter.target_modules: {error}", repair="name modules of the transformer"
+        ) from error
+    # New LoRA layers are in training mode even on a model that is not.
+    transformer.eval()
+    generator = generator_for("adapter", seed)
+    for name, parameter in trainable_parameters(transformer).items():
+        parameter.data = parameter.data.float()
+        if ".lora_A." in name:
+            drawn = torch.randn(parameter.shape, generator=generator) / config.rank
+            parameter.data.copy_(drawn)
+
+
+def trainable_parameters(transformer: SD3Transformer2DModel) -> dict[str, torch.nn.Parameter]:
+    """Find the adapter's parameters.
+
+    Returns:
+        Parameters by their names in peft's layout without its prefix, for instance
+        `transformer_blocks.0.attn.to_q.lora_A.weight`.
+    """
+    return {
+        name.replace(f".{ADAPTER}.", "."): parameter
+        for name, parameter in transformer.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def copy_into(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, Tensor]) -> None:
+    """Overwrite parameters in place."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])
+
+
+def save_adapter(folder: Path, values: Mapping[str, Tensor], config: AdapterConfig) -> None:
+    """Write an adapter so that peft, plain diffusers and this package can read it.
+
+    Args:
+        folder: Gets `adapter_model.safetensors` and `adapter_config.json` (peft's layout), and
+            `pytorch_lora_weights.safetensors` for `pipeline.load_lora_weights(folder)`.
+        values: By the names of `trainable_parameters`.
+        config: Rank, alpha and target modules.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().float().cpu().contiguous() for name, value in values.items()}
+    lora = _lora_config(config)
+    lora.save_pretrained(str(folder))
+    # peft keeps the names as a set, in another order in each process.
+    names = sorted(config.target_modules)
+    settings = json.loads((folder / PEFT_SETTINGS).read_text(encoding="utf-8"))
+    text = json.dumps({**settings, "target_modules": names}, indent=2)
+    (folder / PEFT_SETTINGS).write_text(text, encoding="utf-8")
+    save_file({PEFT_PREFIX + name: value for name, value in tensors.items()}, folder / PEFT_WEIGHTS)
+    StableDiffusion3Pipeline.save_lora_weights(
+        folder,
+        transformer_lora_layers=tensors,
+        transformer_lora_adapter_metadata={**lora.to_dict(), "target_modules": names},
+    )
+    _order_metadata(folder / DIFFUSERS_WEIGHTS)
+
+
+def _order_metadata(path: Path) -> None:
+    """Give a safetensors file's metadata a fixed order; else the library draws one."""
+    data = path.read_bytes()
+    size = int.from_bytes(data[:_SIZE_BYTES], "little")
+    start = _SIZE_BYTES + size
+    header = json.loads(data[_SIZE_BYTES:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _SIZE_BYTES)
+    path.write_bytes(len(text).to_bytes(_SIZE_BYTES, "little") + text + data[start:])
+
+
+def load_adapter(transformer: SD3Transformer2DModel, folder: Path, config: AdapterConfig) -> None:
+    """Give a transformer's adapter the values of a saved one.
+
+    Args:
+        transformer: With an adapter.
+        folder: Holds the saved one in peft's layout.
+        config: Rank, alpha and target modules of the transformer's.
+
+    Raises:
+        WeightsError: If the saved adapter is damaged, for other modules, or of another rank or
+            alpha.
+    """
+    refuse_other_shape(folder, config)
+    parameters = trainable_parameters(transformer)
+    copy_into(parameters, _fitting(parameters, folder))
+
+
+@contextmanager
+def other_adapter(
+    transformer: SD3Transformer2DModel, folder: Path, config: AdapterConfig
+) -> Iterator[None]:
+    """Within it, a saved adapter takes the place of the transformer's own.
+
+    Args:
+        transformer: With its own adapter, which is left as it is.
+        folder: Holds the other adapter in peft's layout.
+        config: Rank, alpha and target modules of the other adapter.
+
+    Raises:
+        WeightsError: If the saved adapter is damaged, of another shape, or for another base model.
+    """
+    try:
+        # peft warns of every second adapter.
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            transformer.add_adapter(_lora_config(config), adapter_name=OTHER)
+    except ValueError as error:
+        raise WeightsError(
+            f"the adapter in {folder} is for another base model: {error}",
+            repair="use an adapter that was trained on the base model in policy.weights",
+        ) from error
+    try:
+        refuse_other_shape(folder, config)
+        transformer.set_adapter(OTHER)
+        transformer.eval()
+        parameters = {
+            name.replace(f".{OTHER}.", "."): parameter
+            for name, parameter in transformer.named_parameters()
+            if f".{OTHER}." in name
+        }
+        for parameter in parameters.values():
+            parameter.data = parameter.data.float()
+        copy_into(parameters, _fitting(parameters, folder))
+        yield
+    finally:
+        transformer.set_adapter(ADAPTER)
+        transformer.delete_adapters(OTHER)
+
+
+def _fitting(parameters: Mapping[str, torch.nn.Parameter], folder: Path) -> dict[str, Tensor]:
+    """Read a saved adapter and refuse one that is for other parameters."""
+    values = read_adapter(folder)
+    if parameters.keys() != values.keys():
+        ours, theirs = parameters.keys() - values.keys(), values.keys() - parameters.keys()
+        example = next(iter(sorted(theirs or ours)))
+        raise WeightsError(
+            f"the adapter in {folder} is for other modules: it lacks {len(ours)} and has "
+            f"{len(theirs)} that policy.adapter does not name, for instance {example}",
+            repair="set policy.adapter.target_modules as the adapter was trained",
+        )
+    for name, value in values.items():
+        if value.shape != parameters[name].shape:
+            raise WeightsError(
+                f"the adapter in {folder} has {name} of shape {tuple(value.shape)}, not "
+                f"{tuple(parameters[name].shape)}",
+                repair="set policy.adapter.rank as the adapter was trained, and check that it "
+                "belongs to the base model in policy.weights",
+            )
+    return values
+
+
+def _lora_config(config: AdapterConfig) -> LoraConfig:
+    alpha = int(config.alpha) if float(config.alpha).is_integer() else config.alpha
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=alpha,
+        init_lora_weights="gaussian",
+        target_modules=list(config.target_modules),
+    )

@@ -1,0 +1,42 @@
+"""Images for prompts, by the plain ODE."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from advgrpo.algorithm.randomness import gaussian_noise
+from advgrpo.algorithm.sde import euler_step
+from advgrpo.models.policies.base import Policy
+
+
+@torch.no_grad()
+def sample_images(
+    policy: Policy,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    denoising_steps: int,
+    guidance_scale: float,
+) -> Float[Tensor, "batch 3 height width"]:
+    """Draw one image per prompt and seed, all at once.
+
+    Args:
+        policy: With its adapter on, or off within `policy.base_policy()`.
+        prompts: One per image.
+        seeds: One per image; the image depends on nothing else.
+        denoising_steps: Steps from noise to image.
+        guidance_scale: Weight of classifier-free guidance; 1 switches it off.
+
+    Returns:
+        RGB in [0, 1], on the policy's device.
+    """
+    embeddings = policy.embed(prompts)
+    sigmas = policy.sigmas(denoising_steps).tolist()
+    latents = gaussian_noise(seeds, policy.latent_shape).to(policy.device)
+    for sigma, next_sigma in pairwise(sigmas):
+        velocity = policy.velocity(latents, sigma, embeddings, guidance_scale=guidance_scale)
+        latents = euler_step(latents, velocity, sigma=sigma, next_sigma=next_sigma)
+    return policy.decode(latents)

@@ -1,0 +1,46 @@
+"""CLIP score: how well an image and a text fit, by a model that learned from captions."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.config import Weights
+
+CLIP_SCORE_FACTOR = 2.5
+"""Stretches the cosines that occur, up to about 0.4, over [0, 1]."""
+
+
+class ClipScore:
+    """A frozen CLIP model; measures `clip_score.score`.
+
+    The score is 2.5 * max(cosine(text, image), 0): dimensionless, in [0, 2.5], near 0.8 for a
+    fitting photograph by CLIP ViT-B/32; higher is better. OpenAI's weights are MIT-licensed.
+
+    Args:
+        weights: A CLIP model with its tokenizer and `preprocessor_config.json`.
+        device: Where it runs.
+        prefix: Put before each prompt, as the paper does.
+
+    Raises:
+        WeightsError: If any part is missing, damaged or of another architecture.
+
+    Source:
+        CLIPScore, arXiv:2104.08718, without references.
+    """
+
+    name = "clip_score"
+
+    def __init__(self, weights: Weights, device: torch.device, *, prefix: str) -> None:
+        self._clip = ClipBackbone(weights, device)
+        self._prefix = prefix
+
+    def score(
+        self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
+    ) -> Mapping[str, Float[Tensor, "batch"]]:
+        """Measure how well each image fits its prompt."""
+        texts = self._clip.text_features([self._prefix + prompt for prompt in prompts])
+        cosines = (self._clip.image_features(images) * texts).sum(dim=-1)
+        return {"score": (CLIP_SCORE_FACTOR * cosines.clamp_min(0)).cpu()}

@@ -1,0 +1,185 @@
+"""Turn published pickles into the safetensors folders that scorers read.
+
+The only place that opens a pickle, and only with `weights_only=True`, which builds nothing but
+tensors and plain containers: a file that asks for any other class is refused.
+"""
+
+import pickle
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel
+
+from advgrpo.config import Weights
+from advgrpo.errors import WeightsError
+from advgrpo.models.scorers.aesthetic import predictor_of
+from advgrpo.storage import local_folder
+
+_WHOLE = {
+    "logit_scale": "logit_scale",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "ln_final.weight": "text_model.final_layer_norm.weight",
+    "ln_final.bias": "text_model.final_layer_norm.bias",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
+    "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
+    "visual.ln_post.weight": "vision_model.post_layernorm.weight",
+    "visual.ln_post.bias": "vision_model.post_layernorm.bias",
+}
+
+_TRANSPOSED = {
+    "text_projection": "text_projection.weight",
+    "visual.proj": "visual_projection.weight",
+}
+
+_IN_BLOCK = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+
+_BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)")
+
+_LEFT_OUT = {"attn_mask"}
+"""Buffers that a model makes for itself."""
+
+_COPIED = ("*.json", "*.txt")
+
+
+def convert_hps(checkpoint: Path, base: Weights, output: Path) -> None:
+    """Write HPS v2.1 in the layout of the transformers library.
+
+    Args:
+        checkpoint: The published file, for instance `HPS_v2.1_compressed.pt`, in the layout of
+            open_clip.
+        base: The CLIP that it was fine-tuned from, whose configuration, tokenizer and preprocessing
+            it uses: `hub://laion/CLIP-ViT-H-14-laion2B-s32B-b79K` at a commit, or a copy.
+        output: Gets `model.safetensors` and what stands beside it.
+
+    Raises:
+        WeightsError: If the file is no such checkpoint, or base has another shape.
+    """
+    state = _read_pickle(checkpoint)
+    folder = local_folder(base)
+    if not (folder / "config.json").is_file():
+        raise WeightsError(
+            f"{base.location} has no config.json", repair="name the CLIP ViT-H/14 of LAION as base"
+        )
+    try:
+        tensors = clip_from_open_clip(state)
+        wanted = _shapes(CLIPConfig.from_pretrained(folder))
+        _check_shapes(tensors, wanted)
+    except ValueError as error:
+        raise WeightsError(
+            f"{checkpoint} is no fine-tuned {base.location}: {error}",
+            repair="take HPS_v2.1_compressed.pt, and LAION's CLIP ViT-H/14 as base",
+        ) from error
+    output.mkdir(parents=True, exist_ok=True)
+    for pattern in _COPIED:
+        for file in folder.glob(pattern):
+            if not file.name.endswith(".index.json"):
+                shutil.copyfile(file, output / file.name)
+    save_file(tensors, output / "model.safetensors", metadata={"format": "pt"})
+
+
+def convert_aesthetic(checkpoint: Path, output: Path) -> None:
+    """Write LAION's aesthetic predictor as safetensors.
+
+    Args:
+        checkpoint: The published file, for instance `sac+logos+ava1-l14-linearMSE.pth`.
+        output: Gets `model.safetensors`.
+
+    Raises:
+        WeightsError: If the file is no such predictor.
+    """
+    state = _read_pickle(checkpoint)
+    try:
+        predictor_of(state)
+    except ValueError as error:
+        raise WeightsError(
+            f"{checkpoint} is no aesthetic predictor: {error}",
+            repair="take sac+logos+ava1-l14-linearMSE.pth of the improved aesthetic predictor",
+        ) from error
+    output.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.float().contiguous() for name, tensor in state.items()}
+    save_file(tensors, output / "model.safetensors")
+
+
+def clip_from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the tensors of an open_clip model to those of `CLIPModel`, in float32.
+
+    Raises:
+        ValueError: If a tensor is not known.
+    """
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name in _LEFT_OUT:
+            continue
+        for new_name, part in _renamed(name, tensor.float()).items():
+            tensors[new_name] = part.contiguous().clone()
+    return tensors
+
+
+def _renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    if name in _WHOLE:
+        return {_WHOLE[name]: tensor}
+    if name in _TRANSPOSED:
+        return {_TRANSPOSED[name]: tensor.T}
+    block = _BLOCK.fullmatch(name)
+    if block is None:
+        raise ValueError(f"tensor {name!r} is not known")
+    visual, number, part, kind = block.groups()
+    prefix = f"{'vision' if visual else 'text'}_model.encoder.layers.{number}"
+    if part == "attn.in_proj":
+        # Query, key and value stand in one matrix.
+        parts = zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True)
+        return {f"{prefix}.self_attn.{name}.{kind}": value for name, value in parts}
+    if part not in _IN_BLOCK:
+        raise ValueError(f"tensor {name!r} is not known")
+    return {f"{prefix}.{_IN_BLOCK[part]}.{kind}": tensor}
+
+
+def _shapes(config: CLIPConfig) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        model = CLIPModel(config)
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
+    if other := sorted(set(tensors) ^ set(wanted)):
+        raise ValueError(f"{other[0]} is {'missing' if other[0] in wanted else 'one too many'}")
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != wanted[name]:
+            raise ValueError(f"{name} is {tuple(tensor.shape)}, not {wanted[name]}")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} is not finite")
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise WeightsError(f"there is no file {path}", repair="check the path") from error
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is damaged, or holds more than tensors and could run code: it was not read",
+            repair="take the file from its publisher, and check its hash",
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read: {error}", repair="fetch it again") from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise WeightsError(
+            f"{path} holds no tensors by name", repair="take the file from its publisher"
+        )
+    return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}

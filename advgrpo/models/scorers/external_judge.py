@@ -1,0 +1,217 @@
+"""A judge outside of this process, for instance GenEval's detector in its own environment."""
+
+import json
+import queue
+import subprocess
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from advgrpo.data.images import encode_png
+from advgrpo.errors import ConfigError, DataError, EvaluationError
+from advgrpo.strict_json import parsed, parsed_object
+
+_END = ""
+"""What the reader's thread puts when the program has closed its output; a line is never empty."""
+
+
+class ExternalJudge:
+    """Asks a program for verdicts; measures `external_judge.<verdict>` of each that is asked for.
+
+    A verdict is a number in [0, 1], or true or false; higher is better. The program is started
+    once, reads one request a line and answers each by one line, in the same order; both are JSON
+    objects:
+
+        {"image": "/tmp/x/0.png", "prompt": "two dogs", "metadata": {"include": [...]}}
+        {"image": "/tmp/x/0.png", "verdicts": {"correct": true}}
+
+    The image is a PNG file that is there until its answer has come. `metadata` is the line of the
+    metadata file that has this prompt, without the prompt; if there is a metadata file, a prompt
+    that it does not have has no value. A program that reads a file of requests and writes one of
+    answers is such a judge, if it does so line by line.
+
+    Args:
+        command: The program and its arguments; it is found as a shell would, but no shell is used.
+        verdicts: What each answer must hold.
+        metadata: What the judge should know of a prompt, by prompt; None if it needs nothing.
+        timeout_seconds: Longest wait for an answer; the first includes the program's start.
+
+    Source:
+        Compositional checks as in GenEval, arXiv:2310.11513, whose metadata files are read as they
+        are. Its detector is not part of this package; mind its licence.
+    """
+
+    name = "external_judge"
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        verdicts: Sequence[str],
+        metadata: Mapping[str, Mapping[str, Any]] | None,
+        timeout_seconds: float,
+    ) -> None:
+        self.measures = tuple(verdicts)
+        self._command, self._metadata = list(command), metadata
+        self._timeout_seconds = timeout_seconds
+        self._program: _Program | None = None
+
+    def why_missing(self, prompt: str) -> str:
+        """Say why images of a prompt have no value; empty if they have one."""
+        known = self._metadata is None or prompt in self._metadata
+        return "" if known else "the judge's metadata file does not have it"
+
+    def score(
+        self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
+    ) -> Mapping[str, Float[Tensor, "batch"]]:
+        """Ask for a verdict on each image.
+
+        Raises:
+            ConfigError: If the program cannot be started.
+            EvaluationError: If it ends, or does not answer in time.
+            DataError: If an answer is not what was asked for.
+        """
+        if self._program is None:
+            self._program = _Program(self._command, self._timeout_seconds)
+            weakref.finalize(self, self._program.close)
+        with TemporaryDirectory() as folder:
+            files = [Path(folder) / f"{number}.png" for number in range(len(prompts))]
+            for file, image in zip(files, images, strict=True):
+                file.write_bytes(encode_png(image.float().cpu()))
+            answers = self._program.answers(
+                [self._request(file, prompt) for file, prompt in zip(files, prompts, strict=True)]
+            )
+            rows = [
+                self._verdicts(answer, str(file), prompt)
+                for answer, file, prompt in zip(answers, files, prompts, strict=True)
+            ]
+        return {measure: torch.tensor([row[measure] for row in rows]) for measure in self.measures}
+
+    def _request(self, file: Path, prompt: str) -> str:
+        metadata = {} if self._metadata is None else self._metadata[prompt]
+        return json.dumps({"image": str(file), "prompt": prompt, "metadata": dict(metadata)})
+
+    def _verdicts(self, answer: str, image: str, prompt: str) -> dict[str, float]:
+        where = f"the external judge answered {answer[:200]!r} for {prompt!r}"
+        repair = (
+            f'answer {{"image": ..., "verdicts": {{"{self.measures[0]}": ...}}}} with true, false '
+            "or numbers from 0 to 1, and log to standard error only"
+        )
+        try:
+            said = parsed(answer)
+            verdicts = {measure: said["verdicts"][measure] for measure in self.measures}
+            named = said["image"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{where}: {error!r}", repair=repair) from error
+        if named != image:
+            raise DataError(f"{where}, which is about another image than {image}", repair=repair)
+        for measure, value in verdicts.items():
+            # NaN, which compares false with everything, is refused too.
+            if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
+                raise DataError(f"{where}: {measure} is {value!r}", repair=repair)
+        return {measure: float(value) for measure, value in verdicts.items()}
+
+
+def parse_metadata(lines: str, *, where: str) -> dict[str, dict[str, Any]]:
+    """Read what a judge should know of each prompt.
+
+    Args:
+        lines: One JSON object a line, with a `prompt`, as in GenEval's `evaluation_metadata.jsonl`.
+        where: The file, for errors.
+
+    Returns:
+        The rest of each object, by prompt.
+
+    Raises:
+        DataError: If a line is no such object, or a prompt stands twice.
+    """
+    metadata: dict[str, dict[str, Any]] = {}
+    for number, line in enumerate(lines.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            facts = parsed_object(line)
+            prompt = str(facts.pop("prompt"))
+        except (ValueError, KeyError) as error:
+            raise DataError(
+                f"line {number} of {where} is no JSON object with a prompt: {error!r}",
+                repair="write one object a line, as GenEval's evaluation_metadata.jsonl does",
+            ) from error
+        if prompt in metadata and metadata[prompt] != facts:
+            raise DataError(
+                f"line {number} of {where} says something else of {prompt!r} than an earlier line",
+                repair="keep one of the two",
+            )
+        metadata[prompt] = facts
+    return metadata
+
+
+class _Program:
+    """A running program that answers line by line."""
+
+    def __init__(self, command: Sequence[str], timeout_seconds: float) -> None:
+        self._name, self._timeout_seconds = " ".join(command), timeout_seconds
+        try:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            )
+        except OSError as error:
+            raise ConfigError(
+                f"the external judge {self._name!r} cannot be started: {error}",
+                repair="set command to a program of this machine, with its arguments as a list",
+            ) from error
+        self._lines: queue.Queue[str] = queue.Queue()
+        # A pipe has no time limit of its own.
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def answers(self, requests: Sequence[str]) -> list[str]:
+        """Hand in requests and wait for as many answers."""
+        assert self._process.stdin is not None
+        try:
+            answers = []
+            for request in requests:
+                self._process.stdin.write(request + "\n")
+                self._process.stdin.flush()
+                answers.append(self._lines.get(timeout=self._timeout_seconds))
+        except queue.Empty as error:
+            self.close()
+            raise EvaluationError(
+                f"the external judge {self._name!r} gave no answer within "
+                f"{self._timeout_seconds:g} s",
+                repair="raise timeout_seconds, or make it flush its output after each line",
+            ) from error
+        except OSError:
+            answers.append(_END)
+        if _END in answers:
+            # It may have closed its output alone.
+            self.close()
+            raise EvaluationError(
+                f"the external judge {self._name!r} ended with exit status "
+                f"{self._process.returncode} before it had answered",
+                repair="see what it wrote to standard error; it must read until its input ends",
+            )
+        return answers
+
+    def close(self) -> None:
+        """Let the program end, or end it."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(timeout=1)
+        except (OSError, subprocess.TimeoutExpired):
+            self._process.kill()
+            self._process.wait()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                self._lines.put(line)
+        self._lines.put(_END)

@@ -1,0 +1,42 @@
+"""HPS v2.1: what people who ranked generated images would have preferred."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.config import Weights
+
+
+class Hps:
+    """A CLIP ViT-H/14 fine-tuned on rankings of generated images; measures `hps.score`.
+
+    The score is cosine(text, image): dimensionless, in [-1, 1], between 0.2 and 0.35 for generated
+    images (published tables multiply it by 100); higher is better. Only scores of the same prompts
+    can be compared. Code and weights are Apache-2.0-licensed. The published checkpoint is a pickle;
+    `advgrpo scorers convert-hps` makes the folder that is read here of it.
+
+    Args:
+        weights: A CLIP model with its tokenizer and `preprocessor_config.json`.
+        device: Where it runs.
+
+    Raises:
+        WeightsError: If any part is missing, damaged or of another architecture.
+
+    Source:
+        Human Preference Score v2, arXiv:2306.09341.
+    """
+
+    name = "hps"
+
+    def __init__(self, weights: Weights, device: torch.device) -> None:
+        self._clip = ClipBackbone(weights, device)
+
+    def score(
+        self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
+    ) -> Mapping[str, Float[Tensor, "batch"]]:
+        """Measure how well each image would be ranked for its prompt."""
+        texts = self._clip.text_features(prompts)
+        return {"score": (self._clip.image_features(images) * texts).sum(dim=-1).cpu()}

@@ -1,0 +1,41 @@
+"""PickScore: what people who compared two images would have chosen."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from advgrpo.models.backbones.clip import PICKSCORE_UNIT, ClipBackbone
+from advgrpo.config import Weights
+
+
+class PickScore:
+    """A CLIP model trained on human choices; measures `pickscore.score`.
+
+    The score is exp(tau) * cosine(text, image) / 26: dimensionless, near 0.8 for photographs and
+    good generated images, higher is better. The weights are MIT-licensed.
+
+    Args:
+        weights: A CLIP model with its tokenizer and `preprocessor_config.json`.
+        device: Where it runs.
+
+    Raises:
+        WeightsError: If any part is missing, damaged or of another architecture.
+
+    Source:
+        Pick-a-Pic, arXiv:2305.01569; the divisor is that of Flow-GRPO, arXiv:2505.05470.
+    """
+
+    name = "pickscore"
+
+    def __init__(self, weights: Weights, device: torch.device) -> None:
+        self._clip = ClipBackbone(weights, device)
+
+    def score(
+        self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
+    ) -> Mapping[str, Float[Tensor, "batch"]]:
+        """Measure how well each image would be liked for its prompt."""
+        texts = self._clip.text_features(prompts)
+        cosines = (self._clip.image_features(images) * texts).sum(dim=-1)
+        return {"score": (self._clip.logit_scale * cosines / PICKSCORE_UNIT).cpu()}

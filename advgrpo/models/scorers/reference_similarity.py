@@ -1,0 +1,85 @@
+"""How alike an image is to the reference images of its own prompt."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from advgrpo.models.backbones.dino import DinoBackbone
+from advgrpo.data.images import to_uint8
+from advgrpo.reference_images.image_set import load_images
+from advgrpo.records import ReferenceImageSet
+
+
+class ReferenceSimilarity:
+    """Compares DINOv2 class tokens with a prompt's reference images.
+
+    Measures `reference_similarity.mean`: the mean cosine to the reference images of the prompt,
+    dimensionless, in [-1, 1]; higher is better, up to what reference images of one prompt reach
+    among themselves. A reference image is compared with the others of its prompt, not with itself
+    (unless there is no other). DINOv2's weights are Apache-2.0-licensed.
+
+    Args:
+        backbone: What sees the images.
+        reference_images: Those of the prompts; a prompt without any has no value.
+
+    Source:
+        The DINO similarity of Adv-GRPO, arXiv:2511.20256; DINOv2, arXiv:2304.07193.
+    """
+
+    name = "reference_similarity"
+    measures = ("mean",)
+
+    def __init__(self, backbone: DinoBackbone, reference_images: ReferenceImageSet) -> None:
+        self._backbone, self._reference_images = backbone, reference_images
+        self._known: dict[str, _References] = {}
+
+    def why_missing(self, prompt: str) -> str:
+        """Say why images of a prompt have no value; empty if they have one."""
+        return "" if self._reference_images.files.get(prompt) else "it has no reference images"
+
+    def score(
+        self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
+    ) -> Mapping[str, Float[Tensor, "batch"]]:
+        """Compare each image with the reference images of its prompt."""
+        features = self._features(images)
+        similarities = [
+            self._references(prompt).similarity(feature, _fingerprint(image))
+            for image, feature, prompt in zip(images, features, prompts, strict=True)
+        ]
+        return {"mean": torch.stack(similarities)}
+
+    def _references(self, prompt: str) -> "_References":
+        if prompt not in self._known:
+            count = len(self._reference_images.files[prompt])
+            images = load_images(self._reference_images, prompt, range(count))
+            self._known[prompt] = _References(
+                self._features(images), [_fingerprint(image) for image in images]
+            )
+        return self._known[prompt]
+
+    def _features(
+        self, images: Float[Tensor, "batch 3 height width"]
+    ) -> Float[Tensor, "batch feature"]:
+        return functional.normalize(self._backbone.tokens(images)[:, 0], dim=-1).cpu()
+
+
+class _References:
+    """Reference images of one prompt, as unit vectors and hashes of their pixels."""
+
+    def __init__(
+        self, features: Float[Tensor, "reference_image feature"], fingerprints: Sequence[str]
+    ) -> None:
+        self._features, self._fingerprints = features, fingerprints
+
+    def similarity(self, feature: Float[Tensor, "feature"], fingerprint: str) -> Float[Tensor, ""]:
+        others = [known != fingerprint for known in self._fingerprints]
+        chosen = self._features[others] if any(others) else self._features
+        return (chosen @ feature).mean()
+
+
+def _fingerprint(image: Float[Tensor, "3 height width"]) -> str:
+    return hashlib.sha256(to_uint8(image.float().cpu()).numpy().tobytes()).hexdigest()

@@ -1,1 +1,0 @@
-"""Pre-trains every pocket model from nothing; `python -m advgrpo.pocket.build` runs it all."""

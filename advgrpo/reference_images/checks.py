@@ -1,0 +1,233 @@
+"""What can be wrong with a reference image set, and where it is."""
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from advgrpo.reference_images.check_record import CheckRecord, SoundFile
+from advgrpo.data.images import FILE_ENDINGS, decode_picture
+from advgrpo.reference_images.manifest import MANIFEST_FILE, PROVENANCE_FILE, Provenance
+from advgrpo.errors import StorageError
+from advgrpo.telemetry.progress import Progress
+from advgrpo.records import PromptSet
+from advgrpo.storage import FileState, join, read_bytes, scheme
+
+_CHUNK = 256
+_CHUNKS_PER_RECORD = 8
+_REMOTE_THREADS = 32
+_EXAMPLES = 3
+_SHOWN = 80
+
+
+class ProblemKind(StrEnum):
+    """What can be wrong with a reference image set."""
+
+    UNREADABLE_LIST = "unreadable list"
+    ABSENT_PROMPT = "prompt that the set lacks"
+    UNKNOWN_PROMPT = "unknown prompt"
+    TOO_FEW = "prompt without enough images"
+    LISTED_TWICE = "file listed twice"
+    MISSING = "missing file"
+    OUTSIDE = "file outside of the folder"
+    DAMAGED = "damaged file"
+    WRONG_SIZE = "file of another size"
+    WRONG_CONTENT = "file of another content"
+    SAME_CONTENT = "repeated image"
+    EXTRA = "extra file"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a reference image set."""
+
+    kind: ProblemKind
+    text: str
+    """What is wrong with what, as a clause."""
+
+    count: int = 1
+    """How many prompts or files it concerns."""
+
+
+FileCheck = SoundFile | Problem
+"""What was found in a file."""
+
+
+def check_files(
+    root: str,
+    names: Sequence[str],
+    listing: Mapping[str, FileState],
+    record: CheckRecord | None = None,
+) -> dict[str, FileCheck]:
+    """Read, hash and decode files, several at a time.
+
+    Args:
+        root: Folder or `s3://` location of the files.
+        names: Which of them.
+        listing: All that lies there.
+        record: What was found before, which is not looked at again; gets what is found now.
+    """
+    checks: dict[str, FileCheck] = dict(record.known(listing)) if record else {}
+    left = [name for name in names if name not in checks]
+    progress = Progress("checking reference images", len(names), "images")
+    progress.resume_at(len(names) - len(left))
+    threads = _REMOTE_THREADS if scheme(root) else os.cpu_count()
+    unrecorded: dict[str, SoundFile] = {}
+    # Reading, hashing and decoding all let other threads run meanwhile.
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(left), _CHUNK):
+            chunk = left[start : start + _CHUNK]
+            found = pool.map(lambda name: _check_file(root, name, listing), chunk)
+            checks.update(zip(chunk, found, strict=True))
+            unrecorded |= {n: c for n in chunk if isinstance(c := checks[n], SoundFile)}
+            if record and len(unrecorded) >= _CHUNK * _CHUNKS_PER_RECORD:
+                record.add(unrecorded, listing)
+                unrecorded = {}
+            progress.advance(len(chunk))
+    if record:
+        record.add(unrecorded, listing)
+    return {name: checks[name] for name in names}
+
+
+def _check_file(root: str, name: str, listing: Mapping[str, FileState]) -> FileCheck:
+    if not scheme(root) and _leads_out(root, name):
+        text = f"{name} is reached by a symbolic link that leads out of {root}"
+        return Problem(ProblemKind.OUTSIDE, text)
+    if name not in listing:
+        return Problem(ProblemKind.MISSING, f"{name} is missing")
+    try:
+        data = read_bytes(join(root, name))
+        picture = decode_picture(data)
+    except StorageError as error:
+        return Problem(ProblemKind.DAMAGED, error.message)
+    except ValueError as error:
+        return Problem(ProblemKind.DAMAGED, f"{name} {error}")
+    return SoundFile(hashlib.sha256(data).hexdigest(), picture.height, picture.width)
+
+
+def _leads_out(folder: str, name: str) -> bool:
+    # Unlike Path.resolve, it takes names that are too long and links that go in circles.
+    return not Path(os.path.realpath(f"{folder}/{name}")).is_relative_to(os.path.realpath(folder))
+
+
+def commonest_side(checks: Iterable[FileCheck]) -> int:
+    """Find the height that most images have; 0 if there are none."""
+    sides = Counter(check.height for check in checks if isinstance(check, SoundFile))
+    return sides.most_common(1)[0][0] if sides else 0
+
+
+def prompt_problems(
+    manifest: Mapping[str, Sequence[str]],
+    prompts: PromptSet,
+    wanted: int,
+    *,
+    others: PromptSet | None,
+    where: str,
+) -> Iterable[Problem]:
+    """Find prompts that the set lacks, that nobody knows, or that have fewer files than wanted.
+
+    Args:
+        manifest: The set's prompts and files.
+        prompts: What it must have images for.
+        wanted: How many of each.
+        others: Prompts that it may hold besides.
+        where: The file, or files, that the manifest was read from.
+    """
+    if absent := [prompt for prompt in prompts.texts if prompt not in manifest]:
+        text = (
+            f"{len(absent)} of the {len(prompts)} prompts of {prompts.location or 'the run'} are "
+            f"not in {where}, {_examples(absent)}"
+        )
+        yield Problem(ProblemKind.ABSENT_PROMPT, text, len(absent))
+    sets = [prompts, *([others] if others else [])]
+    known = {text for each in sets for text in each.texts}
+    if unknown := [prompt for prompt in manifest if prompt not in known]:
+        files = " or ".join(each.location or "the prompts of the run" for each in sets)
+        text = (
+            f"{len(unknown)} of the {len(manifest)} prompts of {where} are not in {files}, "
+            f"{_examples(unknown)}"
+        )
+        yield Problem(ProblemKind.UNKNOWN_PROMPT, text, len(unknown))
+    for prompt in prompts.texts:
+        found = len(manifest.get(prompt, ()))
+        if prompt in manifest and found < wanted:
+            text = f"{_shortened(prompt)} has {found} of the {wanted} reference images asked for"
+            yield Problem(ProblemKind.TOO_FEW, text)
+
+
+def _examples(prompts: Sequence[str]) -> str:
+    return "for instance " + ", ".join(_shortened(prompt) for prompt in prompts[:_EXAMPLES])
+
+
+def _shortened(prompt: str) -> str:
+    return repr(prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}…")
+
+
+def listing_problems(manifest: Mapping[str, Sequence[str]]) -> Iterable[Problem]:
+    """Find files that are listed more than once."""
+    owners: dict[str, list[str]] = defaultdict(list)
+    for prompt, names in manifest.items():
+        for name in names:
+            owners[name].append(prompt)
+    for name, prompts in owners.items():
+        if len(prompts) > 1:
+            distinct = " and ".join(repr(prompt) for prompt in dict.fromkeys(prompts))
+            text = f"{name} is listed {len(prompts)} times, for {distinct}"
+            yield Problem(ProblemKind.LISTED_TWICE, text)
+
+
+def file_problems(
+    checks: Mapping[str, FileCheck], pixels: int, provenance: Provenance | None
+) -> Iterable[Problem]:
+    """Find files that are unreadable, of another size than `pixels`, or not what was drawn."""
+    for name, check in checks.items():
+        expected = provenance.files.get(name, "nothing") if provenance else None
+        if isinstance(check, Problem):
+            yield check
+        elif (check.height, check.width) != (pixels, pixels):
+            text = f"{name} is {check.width} x {check.height} pixels, not {pixels} x {pixels}"
+            yield Problem(ProblemKind.WRONG_SIZE, text)
+        elif expected is not None and expected != check.sha256:
+            text = f"{name} has SHA-256 {check.sha256[:12]}, {PROVENANCE_FILE} says {expected[:12]}"
+            yield Problem(ProblemKind.WRONG_CONTENT, text)
+
+
+def repeated_content(sha256: Mapping[str, str]) -> list[Problem]:
+    """Find files that are copies of each other.
+
+    Args:
+        sha256: File name -> hash of its content; empty for a file that could not be read.
+    """
+    names_by_hash: dict[str, list[str]] = defaultdict(list)
+    for name, content in sha256.items():
+        if content:
+            names_by_hash[content].append(name)
+    return [
+        Problem(ProblemKind.SAME_CONTENT, f"{', '.join(names)} hold the same image")
+        for names in names_by_hash.values()
+        if len(names) > 1
+    ]
+
+
+def unlisted_files(
+    listing: Iterable[str], manifest: Mapping[str, Sequence[str]]
+) -> Iterable[Problem]:
+    """Find image files that belong to no prompt."""
+    for name in extra_files(listing, {name for names in manifest.values() for name in names}):
+        yield Problem(ProblemKind.EXTRA, f"{name} belongs to no prompt of {MANIFEST_FILE}")
+
+
+def extra_files(listing: Iterable[str], names: Collection[str]) -> list[str]:
+    """Pick image files other than those named; hidden ones do not count."""
+    known = set(names)
+    return [
+        name
+        for name in listing
+        if name not in known
+        and Path(name).suffix.lower() in FILE_ENDINGS
+        and not any(part.startswith(".") for part in Path(name).parts)
+    ]

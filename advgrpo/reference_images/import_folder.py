@@ -1,0 +1,194 @@
+"""Make a reference image set of a folder of pictures that serve any prompt."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from advgrpo import __version__
+from advgrpo.models.backbones.preprocessing import resize
+from advgrpo.config.reference_images import FolderSource
+from advgrpo.data.images import decode_image, encode_png
+from advgrpo.reference_images.checks import Problem, ProblemKind, extra_files, repeated_content
+from advgrpo.reference_images.image_set import ReferenceImageReport
+from advgrpo.reference_images.manifest import Origin, Provenance
+from advgrpo.reference_images.shared_images import ANY_PROMPT, is_test_image
+from advgrpo.errors import ReferenceImageError, StorageError
+from advgrpo.telemetry.progress import Progress
+from advgrpo.reference_images.image_store import Shelf, sha256_of
+from advgrpo.storage import file_sha256, storage_for
+from advgrpo.storage.local import disk_errors
+
+_LEAST_TEST_IMAGES = 2
+
+
+class _WrongSizeError(ValueError):
+    """A picture of a size that may not be changed to the one asked for."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What was found in a file of the folder."""
+
+    name: str
+    sha256: str = ""
+    """Of the image that is made of it, as PNG; empty if none can be made."""
+
+    problem: Problem | None = None
+
+    @property
+    def image_name(self) -> str:
+        """Name of the image in the set."""
+        return f"{self.sha256[:32]}.png"
+
+
+def folder_digest(folder: Path) -> str:
+    """Hash names and contents of the pictures of a folder.
+
+    Raises:
+        ReferenceImageError: If there are none.
+    """
+    names = _pictures_in(folder)
+    if not names:
+        raise ReferenceImageError(
+            f"{folder} holds no PNG, JPEG or WebP file",
+            repair="set reference_images.source.location to the folder of the style's images",
+        )
+    entries = [f"{name} {file_sha256(folder / name)}" for name in names]
+    return hashlib.sha256("\n".join(entries).encode()).hexdigest()
+
+
+def origin_of(source: FolderSource, digest: str, resolution_pixels: int) -> Origin:
+    """Say what the images of a set made of a folder have in common."""
+    settings = {"type": source.type, "fit": source.fit, "test_fraction": source.test_fraction}
+    return Origin(
+        source={**settings, "folder": digest}, seed=0, resolution_pixels=resolution_pixels
+    )
+
+
+def import_folder(
+    folder: Path, source: FolderSource, origin: Origin, shelf: Shelf, part: Literal["train", "test"]
+) -> None:
+    """Make one of the two sets of a folder, or what is left of it.
+
+    Args:
+        folder: The pictures.
+        source: The settings.
+        origin: What `origin_of` says.
+        shelf: Where the set goes.
+        part: The set for training or the one for testing.
+
+    Raises:
+        ReferenceImageError: If a picture cannot be used, or there are too few. Counts all problems
+            and lists the first dozen.
+        StorageError: If the folder cannot be read or the set not be written.
+    """
+    pixels = origin.resolution_pixels
+    pictures = check_pictures(folder, source, pixels)
+    for_test = [is_test_image(p.sha256, source.test_fraction) for p in pictures]
+    if sum(for_test) < _LEAST_TEST_IMAGES or all(for_test):
+        raise ReferenceImageError(
+            f"of the {len(pictures)} pictures in {folder}, {sum(for_test)} are for testing "
+            f"(reference_images.source.test_fraction={source.test_fraction:g}); at least "
+            f"{_LEAST_TEST_IMAGES} are needed, and one to train on",
+            repair="put more pictures into the folder, or change the fraction",
+        )
+    wanted = {
+        picture.image_name: picture
+        for picture, is_test in zip(pictures, for_test, strict=True)
+        if is_test == (part == "test")
+    }
+    there = shelf.find(wanted)
+    progress = Progress("reference images", len(wanted), "images")
+    progress.resume_at(len(there))
+    with shelf.open(0):
+        for batch in _batches(wanted, there, shelf.batches_per_lease * 8):
+            shelf.keep({n: _png(folder / p.name, source, pixels) for n, p in batch.items()})
+            progress.advance(len(batch))
+    provenance = Provenance(
+        **origin.model_dump(),
+        advgrpo_version=__version__,
+        files={name: picture.sha256 for name, picture in wanted.items()},
+    )
+    shelf.complete({ANY_PROMPT: tuple(sorted(wanted))}, provenance)
+
+
+def check_pictures(folder: Path, source: FolderSource, pixels: int) -> list[Picture]:
+    """Look at every picture of a folder.
+
+    Raises:
+        ReferenceImageError: If one cannot be used. Counts all problems and lists the first dozen.
+    """
+    names = _pictures_in(folder)
+    progress = Progress("checking style images", len(names), "images")
+    pictures = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for picture in pool.map(lambda name: _check(folder, name, source, pixels), names):
+            pictures.append(picture)
+            progress.advance()
+    problems = [picture.problem for picture in pictures if picture.problem is not None]
+    problems += repeated_content({picture.name: picture.sha256 for picture in pictures})
+    report = ReferenceImageReport(folder, 0, len(pictures), tuple(problems), None)
+    if problems:
+        raise ReferenceImageError(
+            f"pictures in {folder} cannot be used: {report.problems_in_words()}",
+            repair="take them out or put them right; reference_images.source.fit says which sizes "
+            "are taken. Nothing is substituted",
+        )
+    return pictures
+
+
+def fitted(
+    image: Float[Tensor, "3 height width"], fit: Literal["exact", "crop"], pixels: int
+) -> Float[Tensor, "3 side side"]:
+    """Bring an image to a size, as far as the settings allow.
+
+    Args:
+        image: RGB in [0, 1].
+        fit: `exact` or `crop`, as `FolderSource.fit` says.
+        pixels: Height and width.
+
+    Raises:
+        ValueError: If they do not allow it; to be put after the name of the file.
+    """
+    height, width = image.shape[1:]
+    side = min(height, width)
+    if (fit == "exact" and (height, width) != (pixels, pixels)) or side < pixels:
+        raise _WrongSizeError(f"is {width} x {height} pixels, not {pixels} x {pixels}")
+    top, left = (height - side) // 2, (width - side) // 2
+    return resize(image[None, :, top : top + side, left : left + side], pixels)[0]
+
+
+def _pictures_in(folder: Path) -> list[str]:
+    return extra_files(storage_for(str(folder)).list_files(str(folder)), ())
+
+
+def _check(folder: Path, name: str, source: FolderSource, pixels: int) -> Picture:
+    try:
+        return Picture(name, sha256_of(_png(folder / name, source, pixels)))
+    except StorageError as error:
+        return Picture(name, problem=Problem(ProblemKind.DAMAGED, error.message))
+    except _WrongSizeError as error:
+        return Picture(name, problem=Problem(ProblemKind.WRONG_SIZE, f"{name} {error}"))
+    except ValueError as error:
+        return Picture(name, problem=Problem(ProblemKind.DAMAGED, f"{name} {error}"))
+
+
+def _png(path: Path, source: FolderSource, pixels: int) -> bytes:
+    with disk_errors("read", path):
+        data = path.read_bytes()
+    return encode_png(fitted(decode_image(data), source.fit, pixels))
+
+
+def _batches(
+    wanted: Mapping[str, Picture], there: Mapping[str, str], size: int
+) -> Iterator[dict[str, Picture]]:
+    missing = [(name, picture) for name, picture in wanted.items() if name not in there]
+    for start in range(0, len(missing), size):
+        yield dict(missing[start : start + size])

@@ -1,0 +1,200 @@
+"""What a half-made folder of reference images holds already, so that drawing can go on from there.
+
+Each worker appends to a journal of its own; the first one reads them all.
+"""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from pydantic import ValidationError
+
+from advgrpo.reference_images.checks import extra_files
+from advgrpo.reference_images.manifest import Origin, read_provenance
+from advgrpo.errors import ReferenceImageError
+from advgrpo.strict_json import parsed
+from advgrpo.storage import list_files, write_bytes
+from advgrpo.storage.base import PARTIAL_PREFIX
+from advgrpo.storage.local import disk_errors
+
+JOURNAL_FILE = "journal.jsonl"
+"""First the set's origin, then one `[file name, SHA-256]` a line; gone once the set is complete."""
+
+_ALL_JOURNALS = "journal*.jsonl"
+
+
+def find_drawn(folder: Path, origin: Origin, names: Collection[str]) -> dict[str, str]:
+    """Find what former workers drew, and clear away what they left half written.
+
+    Args:
+        folder: The set, half made, complete or not begun; becomes one with a single journal.
+        origin: What draws it now.
+        names: The files that it shall have.
+
+    Returns:
+        Name -> hash of each file that is whole.
+
+    Raises:
+        ReferenceImageError: If the folder holds images of another origin or for other prompts.
+        StorageError: If the folder cannot be read or written.
+    """
+    with disk_errors("write", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for partial in folder.glob(f"{PARTIAL_PREFIX}*"):
+            partial.unlink()
+    recorded = _recorded(folder, origin)
+    _refuse_others(folder, names)
+    whole = _whole(folder, recorded)
+    main = folder / JOURNAL_FILE
+    lines = [origin.model_dump_json(), *map(json.dumps, whole.items())]
+    write_bytes(str(main), "".join(f"{line}\n" for line in lines).encode())
+    for path in folder.glob(_ALL_JOURNALS):
+        if path != main:
+            path.unlink()
+    return whole
+
+
+def journaled(folder: Path) -> dict[str, str]:
+    """Read what all workers recorded: file name -> hash of its content."""
+    recorded: dict[str, str] = {}
+    for path in sorted(folder.glob(_ALL_JOURNALS)):
+        with disk_errors("read", path):
+            recorded |= _entries(path.read_bytes().partition(b"\n")[2])
+    return recorded
+
+
+def remove_journals(folder: Path) -> None:
+    """Delete the journals of a set that is complete."""
+    for path in folder.glob(_ALL_JOURNALS):
+        with disk_errors("delete", path):
+            path.unlink()
+
+
+class Journal:
+    """Where a worker records what it drew; a context.
+
+    Args:
+        folder: The set, which `find_drawn` prepared.
+        origin: What draws it.
+        worker: Number of the worker.
+
+    Raises:
+        StorageError: If the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, origin: Origin, worker: int) -> None:
+        self._path = folder / (f"journal-{worker}.jsonl" if worker else JOURNAL_FILE)
+        with disk_errors("write", self._path):
+            self._file = self._path.open("a", encoding="utf-8")
+            if worker:
+                self._file.write(f"{origin.model_dump_json()}\n")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        # Closing writes what a full disk did not take before.
+        with disk_errors("write", self._path):
+            self._file.close()
+
+    def add(self, sha256: Mapping[str, str]) -> None:
+        """Record files that were written.
+
+        Raises:
+            StorageFullError: If the disk is full.
+        """
+        with disk_errors("write", self._path):
+            self._file.writelines(f"{json.dumps(entry)}\n" for entry in sha256.items())
+            self._file.flush()
+
+
+def _recorded(folder: Path, origin: Origin) -> dict[str, str]:
+    recorded: dict[str, str] = {}
+    complete = read_provenance(folder)
+    if complete is not None:
+        refuse_changes(str(folder), complete, origin)
+        recorded |= complete.files
+    for path in sorted(folder.glob(_ALL_JOURNALS)):
+        with disk_errors("read", path):
+            first, _, rest = path.read_bytes().partition(b"\n")
+        try:
+            refuse_changes(str(folder), Origin.model_validate_json(first), origin)
+        except ValidationError as error:
+            raise ReferenceImageError(
+                f"{path} is damaged: {error.errors()[0]['msg']}",
+                repair="draw into another folder, or delete this one",
+            ) from error
+        recorded |= _entries(rest)
+    return recorded
+
+
+def _entries(lines: bytes) -> dict[str, str]:
+    entries: dict[str, str] = {}
+    for line in lines.splitlines():
+        try:
+            entry = parsed(line)
+        except ValueError:
+            entry = None
+        match entry:
+            case [str(name), str(sha256)]:
+                entries[name] = sha256
+            case _:
+                # Damaged by a full disk or a power cut; its file is drawn again.
+                continue
+    return entries
+
+
+def refuse_changes(where: str, former: Origin, now: Origin) -> None:
+    """Refuse to go on with a set that was begun with other settings.
+
+    Raises:
+        ReferenceImageError: Names each change.
+    """
+    before, after = _flat(former), _flat(now)
+    changed = [
+        f"{key} was {before.get(key)!r} and is {after.get(key)!r}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key)
+    ]
+    if changed:
+        raise ReferenceImageError(
+            f"{where} holds reference images that were drawn with other settings: "
+            + "; ".join(changed),
+            repair="draw into another folder, delete this one, or go back to the former settings",
+        )
+
+
+def _flat(origin: Origin) -> dict[str, object]:
+    source = {f"source.{key}": value for key, value in origin.source.items()}
+    return {"seed": origin.seed, "resolution_pixels": origin.resolution_pixels, **source}
+
+
+def _refuse_others(folder: Path, names: Collection[str]) -> None:
+    others = extra_files(list_files(str(folder)), names)
+    if others:
+        raise ReferenceImageError(
+            f"{folder} holds {len(others)} images of prompts or variations, or in a format, that "
+            f"are not asked for now, for instance {others[0]}",
+            repair="draw into another folder, delete this one, or go back to the former prompts, "
+            "images_per_prompt and file_format; more prompts or images can be added to a set",
+        )
+
+
+def _whole(folder: Path, recorded: Mapping[str, str]) -> dict[str, str]:
+    with ThreadPoolExecutor() as pool:
+        whole = pool.map(lambda item: _is_whole(folder / item[0], item[1]), recorded.items())
+    return {name: recorded[name] for name, kept in zip(recorded, whole, strict=True) if kept}
+
+
+def _is_whole(path: Path, sha256: str) -> bool:
+    with disk_errors("read", path):
+        return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256

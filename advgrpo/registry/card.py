@@ -1,0 +1,184 @@
+"""The model card of a registered adapter, as Markdown."""
+
+import math
+from collections.abc import Iterable, Iterator
+
+from advgrpo.config import RunConfig
+from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval, TrainingRecord
+from advgrpo.registry.evidence import Evidence
+
+_DESCRIPTION_LIMIT = 5000
+_UNKNOWN_LICENCE = "not stated (`promotion.base_model_licence`)"
+
+
+def model_card(settings: RunConfig, evidence: Evidence) -> str:
+    """Write what a reader must know before using an adapter.
+
+    Args:
+        settings: Of the run that it comes from.
+        evidence: What it was measured to be, and its lineage.
+    """
+    name = settings.promotion.registered_model
+    parts = [
+        f"# {name}: a LoRA adapter trained by adversarial reward",
+        "## Base model and licence",
+        _base(settings),
+        "## Data",
+        _data(settings),
+        "## How it was trained",
+        _training(settings, evidence.training),
+        "## Measures",
+        *_measures(evidence.report),
+        "## Gates",
+        "\n".join(_gates(evidence.results)),
+        "## Limits",
+        _limits(evidence.report),
+        "## Lineage",
+        _table(("what", "value"), sorted(evidence.lineage.items())),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def card_in_short(settings: RunConfig, evidence: Evidence) -> str:
+    """Write what fits a version's description in MLflow, at most 5000 characters of Markdown."""
+    parts = [
+        _training(settings, evidence.training),
+        "## Gates",
+        "\n".join(_gates(evidence.results)),
+        "## Limits",
+        _limits(evidence.report),
+    ]
+    more = "\n\nThe whole card is `README.md` among the files."
+    return "\n\n".join(parts)[: _DESCRIPTION_LIMIT - len(more)] + more
+
+
+def _base(settings: RunConfig) -> str:
+    weights = settings.policy.weights
+    revision = f", revision `{weights.revision}`" if weights.revision else ""
+    licence = settings.promotion.base_model_licence or _UNKNOWN_LICENCE
+    return (
+        f"`{weights.location}`{revision}, at {settings.policy.resolution_pixels} pixels. Its "
+        f"weights are not included. Licence of the base model: {licence}; whoever uses the adapter "
+        "is bound by it, and by the terms of the model that drew the reference images."
+    )
+
+
+def _data(settings: RunConfig) -> str:
+    prompts, images = settings.prompts, settings.reference_images
+    return (
+        f"Prompts: `{prompts.train}`; evaluated on `{prompts.test}`, of which no prompt was "
+        f"trained on. Reference images: source `{images.source.type}`, "
+        f"{_of_each(images.of_each_prompt)}. Their hashes are under Lineage."
+    )
+
+
+def _of_each(images: int | None) -> str:
+    return "which serve any prompt" if images is None else f"{images} of each training prompt"
+
+
+def _training(settings: RunConfig, record: TrainingRecord) -> str:
+    training, adapter = settings.training, settings.policy.adapter
+    terms = ", ".join(f"{term.type} (weight {term.weight:g})" for term in training.reward.terms)
+    return (
+        f"Adv-GRPO (arXiv:2511.20256): {_updates(training.updates, record)} updates of "
+        f"{training.rollout.prompts_per_update} prompts x {training.rollout.group_size} images, "
+        f"rewarded by {terms}, the discriminator being of type {settings.discriminator.type}. LoRA "
+        f"of rank {adapter.rank}, alpha {adapter.alpha:g}; {training.sampling.denoising_steps} "
+        f"denoising steps, guidance {training.sampling.guidance_scale:g}; seed {settings.seed}. "
+        f"All settings: `settings.json`.\n\n{watch_in_words(record)}"
+    )
+
+
+def _updates(planned: int, record: TrainingRecord) -> str:
+    made = planned if record.updates is None else record.updates
+    return f"{planned}" if made == planned else f"{made} (of {planned} planned)"
+
+
+def watch_in_words(record: TrainingRecord) -> str:
+    """Say what the watch for reward hacking found."""
+    if record.alarms is None:
+        return "Nobody watched for reward hacking."
+    if not record.alarms:
+        return "The watch for reward hacking raised no alarm."
+    first = record.alarms[0]
+    ending = (
+        "Training was stopped there, and the best adapter before it handed on."
+        if record.stopped_by_watch
+        else "Training went on, as configured."
+    )
+    count = len(record.alarms)
+    raised = "an alarm" if count == 1 else f"{count} alarms, the first"
+    return (
+        f"The watch for reward hacking raised {raised} at update {first.update}: {first.reason}. "
+        f"{ending}"
+    )
+
+
+def _measures(report: EvaluationReport) -> Iterator[str]:
+    compared = f", and with version {report.champion}, the champion" if report.champion else ""
+    yield (
+        f"{report.images} images per model on prompts that were not trained on, compared with the "
+        f"base model{compared} on the same prompts and seeds. In brackets: bootstrap intervals."
+    )
+    independent = [c for c in report.comparisons if not c.trained_on]
+    rewarded = [c for c in report.comparisons if c.trained_on]
+    yield _comparisons(independent)
+    if rewarded:
+        yield "What the reward was trained on rises whether or not the images get better:"
+        yield _comparisons(rewarded)
+
+
+def _comparisons(comparisons: Iterable[Comparison]) -> str:
+    better = {True: "higher", False: "lower", None: "neither"}
+    return _table(
+        ("measure", "better", "base", "trained", "difference", "difference to champion"),
+        (
+            (
+                f"`{c.measure}`",
+                better[c.higher_is_better],
+                shown(c.base),
+                shown(c.trained),
+                shown(c.difference),
+                "" if c.difference_to_champion is None else shown(c.difference_to_champion),
+            )
+            for c in comparisons
+        ),
+    )
+
+
+def _gates(results: Iterable[GateResult]) -> list[str]:
+    lines = [
+        f"- {'passed' if result.passed else '**failed**'}: {result.gate}. {result.reason}."
+        for result in results
+    ]
+    return lines or ["No gate was set, so it was not shown to be better than anything."]
+
+
+def _limits(report: EvaluationReport) -> str:
+    worse = [c.measure for c in report.comparisons if not c.trained_on and _is_worse(c)]
+    text = (
+        "It was measured at one resolution, with one number of denoising steps and one guidance, "
+        "on prompts like those it was trained on; elsewhere it may be worse than its base model. "
+        "The measures are models' judgements, not people's. It inherits what the base model and "
+        "the reference images show and leave out."
+    )
+    return text + (f" Measurably worse than the base model: {', '.join(worse)}." if worse else "")
+
+
+def _is_worse(comparison: Comparison) -> bool:
+    if comparison.higher_is_better is None:
+        return False
+    difference = comparison.difference
+    return difference.high < 0 if comparison.higher_is_better else difference.low > 0
+
+
+def shown(interval: Interval) -> str:
+    """Write a mean with its interval; what is not finite is marked as missing."""
+    if not math.isfinite(interval.mean):
+        return "missing"
+    return f"{interval.mean:.4g} ({interval.low:.4g} to {interval.high:.4g})"
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,105 @@
+"""Hand a registered adapter over to other programs, in the layout that each reads."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from advgrpo.config import RunConfig
+from advgrpo.errors import ConfigError
+from advgrpo.storage.local import replaced_folder
+from advgrpo.registry.card import model_card
+from advgrpo.tracking.connection import FAULTS, connect, explained
+from advgrpo.registry.evidence import read_evidence, read_settings
+from advgrpo.registry.versions import ADAPTER_FILES, ADAPTER_FOLDER, fetched_version, find_version
+
+Layout = Literal["diffusers", "comfyui", "huggingface"]
+
+_DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+
+
+def export(name: str, which: str, *, tracking_uri: str, layout: Layout, output: Path) -> list[str]:
+    """Write a registered adapter in another program's layout.
+
+    Args:
+        name: The registered model.
+        which: Number or alias of the version.
+        tracking_uri: The MLflow server.
+        layout: `diffusers`: a folder for `load_lora_weights`. `comfyui`: one file below `loras`.
+            `huggingface`: a model repository with a card.
+        output: Becomes the folder, whole or not at all. It must be new or empty.
+
+    Returns:
+        The files that were written, below `output`.
+
+    Raises:
+        ConfigError: If there is something in `output`.
+        TrackingError: If there is no such version, its files changed, or MLflow is not available.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"there is something in {output}", repair="name a new folder")
+    try:
+        version = find_version(connect(tracking_uri), name, which)
+        with fetched_version(version, tracking_uri) as folder, replaced_folder(output) as partial:
+            _WRITERS[layout](folder, partial, f"{name}-{version.version}")
+    except FAULTS as error:
+        raise explained(error, f"export {which} of {name}", tracking_uri) from error
+    return sorted(
+        path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()
+    )
+
+
+def _write_diffusers(version: Path, target: Path, label: str) -> None:  # noqa: ARG001
+    shutil.copyfile(version / ADAPTER_FOLDER / _DIFFUSERS_FILE, target / _DIFFUSERS_FILE)
+
+
+def _write_comfyui(version: Path, target: Path, label: str) -> None:
+    """Write one file with diffusers' names, and with the scale, which ComfyUI reads as a tensor.
+
+    Source:
+        ComfyUI, `comfy/lora.py` (`model_lora_keys_unet`, names of SD3) and
+        `comfy/weight_adapter/lora.py` (`lora_A`, `lora_B`, `alpha`; without alpha the scale is 1).
+    """
+    import torch  # noqa: PLC0415 - the other layouts do without
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415
+
+    tensors = load_file(version / ADAPTER_FOLDER / _DIFFUSERS_FILE)
+    text = (version / ADAPTER_FOLDER / "adapter_config.json").read_text(encoding="utf-8")
+    alpha = torch.tensor(float(json.loads(text)["lora_alpha"]))
+    modules = [name.removesuffix(".lora_A.weight") for name in tensors if ".lora_A." in name]
+    (target / "loras").mkdir()
+    save_file(
+        {**tensors, **{f"{module}.alpha": alpha.clone() for module in modules}},
+        target / "loras" / f"{label}.safetensors",
+    )
+
+
+def _write_huggingface(version: Path, target: Path, label: str) -> None:  # noqa: ARG001
+    for file in ADAPTER_FILES:
+        shutil.copyfile(version / ADAPTER_FOLDER / file, target / file)
+    settings = read_settings(version)
+    head = yaml.safe_dump(_metadata(settings), sort_keys=False)
+    card = model_card(settings, read_evidence(version))
+    (target / "README.md").write_text(f"---\n{head}---\n\n{card}", encoding="utf-8")
+
+
+def _metadata(settings: RunConfig) -> dict[str, object]:
+    location, licence = settings.policy.weights.location, settings.promotion.base_model_licence
+    hub = location.removeprefix("hub://") if location.startswith("hub://") else None
+    return {
+        **({"base_model": hub, "base_model_relation": "adapter"} if hub else {}),
+        **({"license": licence.lower()} if licence else {}),
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["lora", "text-to-image", "diffusers", "adversarial-grpo"],
+    }
+
+
+_WRITERS: dict[Layout, Callable[[Path, Path, str], None]] = {
+    "diffusers": _write_diffusers,
+    "comfyui": _write_comfyui,
+    "huggingface": _write_huggingface,
+}

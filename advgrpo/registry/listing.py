@@ -1,0 +1,124 @@
+"""Look at registered versions: list, show, compare."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from advgrpo.registry.promotion import DECISION_TAG, registered_models
+from advgrpo.registry.card import model_card, shown
+from advgrpo.tracking.connection import FAULTS, connect, explained
+from advgrpo.registry.evidence import Evidence, read_evidence, read_settings
+from advgrpo.registry.versions import fetched_version, find_version
+from advgrpo.registry.registration import GATES_TAG
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A version as a list shows it."""
+
+    name: str
+    version: int
+    aliases: tuple[str, ...]
+    gates: str
+    """`passed`, `failed` or `none`, as at registration."""
+
+    decision: str
+    """What was decided of its promotion last; empty if nothing was."""
+
+
+def list_versions(tracking_uri: str, name: str = "") -> list[Listed]:
+    """List the versions of all registered models that hold adapters, or of one.
+
+    Raises:
+        TrackingError: If MLflow is not available.
+    """
+    found: list[Listed] = []
+    for one in [name] if name else registered_models(tracking_uri):
+        try:
+            client = connect(tracking_uri)
+            aliases = client.get_registered_model(one).aliases
+            versions = client.search_model_versions(f"name = '{one}'")
+        except FAULTS as error:
+            raise explained(error, f"list the versions of {one}", tracking_uri) from error
+        found += [
+            Listed(
+                name=one,
+                version=int(version.version),
+                aliases=tuple(
+                    sorted(
+                        alias
+                        for alias, number in aliases.items()
+                        if int(number) == int(version.version)
+                    )
+                ),
+                gates=version.tags.get(GATES_TAG, "none"),
+                decision=version.tags.get(DECISION_TAG, ""),
+            )
+            for version in sorted(versions, key=lambda version: int(version.version))
+        ]
+    return found
+
+
+def show_version(tracking_uri: str, name: str, which: str) -> str:
+    """Give a version's model card, with what was decided of it last.
+
+    Raises:
+        TrackingError: If there is no such version, its files changed, or MLflow is not available.
+    """
+    try:
+        version = find_version(connect(tracking_uri), name, which)
+        with fetched_version(version, tracking_uri) as folder:
+            card = model_card(read_settings(folder), read_evidence(folder))
+    except FAULTS as error:
+        raise explained(error, f"show {which} of {name}", tracking_uri) from error
+    decision = version.tags.get(DECISION_TAG, "nothing yet")
+    return f"Version {version.version} of {name}. Decided: {decision}\n\n{card}"
+
+
+def compare_versions(tracking_uri: str, name: str, first: str, second: str) -> str:
+    """Set the measures of two versions side by side, as text.
+
+    Raises:
+        TrackingError: If there is no such version, its files changed, or MLflow is not available.
+    """
+    one, other = (_evidence(tracking_uri, name, which) for which in (first, second))
+    rows = list(_rows(one, other))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([_caution(one, other), "", *lines])
+
+
+def _evidence(tracking_uri: str, name: str, which: str) -> tuple[int, Evidence]:
+    try:
+        version = find_version(connect(tracking_uri), name, which)
+        with fetched_version(version, tracking_uri) as folder:
+            return int(version.version), read_evidence(folder)
+    except FAULTS as error:
+        raise explained(error, f"read {which} of {name}", tracking_uri) from error
+
+
+def _caution(one: tuple[int, Evidence], other: tuple[int, Evidence]) -> str:
+    for (number, _), (version, evidence) in ((one, other), (other, one)):
+        if evidence.report.champion == number:
+            return (
+                f"Version {version} was compared with version {number} on the same prompts and "
+                f"seeds: see `advgrpo registry show` of version {version} for the differences."
+            )
+    return (
+        "Measured in two evaluations, perhaps of other prompts and seeds: only a difference that "
+        "is much larger than both intervals means something."
+    )
+
+
+def _rows(one: tuple[int, Evidence], other: tuple[int, Evidence]) -> Iterator[tuple[str, str, str]]:
+    yield "measure of the trained model", f"version {one[0]}", f"version {other[0]}"
+    ours = {c.measure: c for c in one[1].report.comparisons}
+    theirs = {c.measure: c for c in other[1].report.comparisons}
+    for measure in dict.fromkeys((*ours, *theirs)):
+        found = ours.get(measure), theirs.get(measure)
+        is_rewarded = any(c is not None and c.trained_on for c in found)
+        label = f"{measure} (its reward was trained on it)" if is_rewarded else measure
+        first, second = ("not measured" if c is None else shown(c.trained) for c in found)
+        yield label, first, second

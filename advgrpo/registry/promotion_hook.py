@@ -1,0 +1,107 @@
+"""Start a run of a Kubeflow pipeline for each new champion, for instance to roll it out."""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from advgrpo.errors import ClusterError, ConfigError
+from advgrpo.registry.promotion import Announce, Promotion
+
+PIPELINE_VARIABLE = "ADVGRPO_ON_PROMOTION_PIPELINE"
+"""Environment variable with the name of the pipeline; without it nothing is started."""
+
+PARAMETERS_VARIABLE = "ADVGRPO_ON_PROMOTION_PARAMETERS"
+"""Environment variable with the pipeline's parameters as a JSON object. In texts, `{name}`,
+`{version}` and `{uri}` stand for those of the champion."""
+
+EXPERIMENT = "advgrpo promotions"
+_DEFAULT_PARAMETERS = '{"model": "{uri}"}'
+
+
+def announcer(connect: Callable[[], Any] | None = None) -> Announce | None:
+    """Read from the environment what is to be started for a new champion.
+
+    Args:
+        connect: Makes the client; else `kfp.Client`, which reads `KF_PIPELINES_ENDPOINT`.
+
+    Returns:
+        A function that starts it; None if nothing is to be started.
+
+    Raises:
+        ConfigError: If the parameters are no JSON object.
+    """
+    pipeline = os.environ.get(PIPELINE_VARIABLE)
+    if not pipeline:
+        return None
+    text = os.environ.get(PARAMETERS_VARIABLE) or _DEFAULT_PARAMETERS
+    try:
+        parameters = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(
+            f"{PARAMETERS_VARIABLE} is not JSON: {error}", repair="write for instance " + text
+        ) from error
+    if not isinstance(parameters, dict):
+        raise ConfigError(
+            f"{PARAMETERS_VARIABLE} is {text!r}, no JSON object",
+            repair=f"write for instance {_DEFAULT_PARAMETERS}",
+        )
+
+    def start(promotion: Promotion) -> str:
+        return _start(connect or _client, pipeline, parameters, promotion)
+
+    return start
+
+
+def _start(
+    connect: Callable[[], Any],
+    pipeline: str,
+    parameters: Mapping[str, object],
+    promotion: Promotion,
+) -> str:
+    try:
+        client = connect()
+        pipeline_id = client.get_pipeline_id(pipeline)
+        if pipeline_id is None:
+            raise ClusterError(
+                f"Kubeflow has no pipeline {pipeline!r}",
+                repair=f"upload it, or correct {PIPELINE_VARIABLE}",
+            )
+        versions = client.list_pipeline_versions(
+            pipeline_id, page_size=1, sort_by="created_at desc"
+        )
+        run = client.run_pipeline(
+            experiment_id=client.create_experiment(EXPERIMENT).experiment_id,
+            job_name=f"{promotion.name} version {promotion.version}",
+            pipeline_id=pipeline_id,
+            version_id=versions.pipeline_versions[0].pipeline_version_id,
+            params={key: _filled(value, promotion) for key, value in parameters.items()},
+        )
+    except ClusterError:
+        raise
+    except Exception as error:
+        # kfp raises whatever its HTTP libraries do.
+        raise ClusterError(
+            f"the pipeline {pipeline} was not started: {type(error).__name__}: {error}",
+            repair="check KF_PIPELINES_ENDPOINT and that Kubeflow Pipelines answers",
+        ) from error
+    return f"run {run.run_id} of pipeline {pipeline}"
+
+
+def _filled(value: object, promotion: Promotion) -> object:
+    if not isinstance(value, str):
+        return value
+    facts = {
+        "{name}": promotion.name,
+        "{version}": str(promotion.version),
+        "{uri}": promotion.uri,
+    }
+    for mark, fact in facts.items():
+        value = value.replace(mark, fact)
+    return value
+
+
+def _client() -> Any:  # noqa: ANN401 - kfp has no types
+    import kfp  # noqa: PLC0415 - takes a second to load
+
+    return kfp.Client()

@@ -1,0 +1,271 @@
+"""Register a trained adapter as a version of a registered model."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
+from mlflow.exceptions import MlflowException
+
+from advgrpo import __version__, storage
+from advgrpo.config import RunConfig
+from advgrpo.errors import WeightsError
+from advgrpo.storage.local import disk_errors
+from advgrpo.registry.card import card_in_short, model_card, watch_in_words
+from advgrpo.tracking.connection import FAULTS, connect, explained
+from advgrpo.registry.evidence import (
+    EVIDENCE_FILE,
+    LIBRARIES,
+    SAMPLE_FOLDER,
+    SETTINGS_FILE,
+    Evidence,
+)
+from advgrpo.registry.versions import (
+    ADAPTER_FILES,
+    ADAPTER_FOLDER,
+    ADAPTER_TAG,
+    FILES_LIST,
+    FILES_TAG,
+    MODEL_TAG,
+    POLICY_TAG,
+    TAG_PREFIX,
+    RegisteredAdapter,
+    with_absolute_paths,
+)
+from advgrpo.registry.served_files import write_served_files
+
+CARD_FILE = "README.md"
+GATES_TAG = "advgrpo.gates"
+"""`passed`, `failed` or `none`; for people and searches, as `evidence.json` is what counts."""
+
+_EVIDENCE_TAG = "advgrpo.evidence"
+_WATCH_TAG = "advgrpo.watch"
+_GATE_TAG = "advgrpo.gate.{}"
+_EXISTS = "RESOURCE_ALREADY_EXISTS"
+
+
+def register_adapter(
+    adapter_folder: Path,
+    *,
+    settings: RunConfig,
+    evidence: Evidence,
+    pictures: Path | None = None,
+    run_id: str,
+    tracking_uri: str,
+    measures: Mapping[str, float],
+) -> RegisteredAdapter:
+    """Make an adapter a new version of a registered model.
+
+    The version serves images through `mlflow.pyfunc`; base weights are named, not copied. Its files
+    hold a model card, the run's settings and the evidence. If it passed its gates, the alias of
+    `promotion.alias` moves to it, last of all; a version that did not is registered all the same,
+    without an alias. Registering the same adapter with the same evidence again makes no second
+    version.
+
+    Args:
+        adapter_folder: Holds `ADAPTER_FILES`.
+        settings: Of the run; names the registered model.
+        evidence: What the adapter was measured to be, and what its gates said.
+        pictures: Folder with the images of the evidence's sample, if it has one.
+        run_id: MLflow run that the adapter comes from.
+        tracking_uri: The MLflow server.
+        measures: Figures to show beside the model, by name.
+
+    Raises:
+        WeightsError: If a file of the adapter is missing.
+        TrackingError: If MLflow is not available or refuses.
+    """
+    # Whoever reads the settings later does so in another folder.
+    settings = settings.model_copy(update={"policy": with_absolute_paths(settings.policy)})
+    text = evidence.model_dump_json(indent=1)
+    marks = {
+        **{ADAPTER_TAG.format(file): digest for file, digest in _digests(adapter_folder).items()},
+        _EVIDENCE_TAG: hashlib.sha256(text.encode()).hexdigest(),
+    }
+    name = settings.promotion.registered_model
+    try:
+        client = connect(tracking_uri)
+        version = _version_of(client, name, run_id, marks)
+        if version is None:
+            tags = _tags(settings, evidence) | marks
+            with tempfile.TemporaryDirectory() as folder:
+                files = Path(folder)
+                _write_files(files, adapter_folder, settings, evidence, pictures)
+                model_id = _log_model(
+                    client, files, settings, evidence, run_id, marks, tags, measures
+                )
+            text = card_in_short(settings, evidence)
+            version = _create_version(client, name, run_id, model_id, tags, text)
+        if _verdict(evidence) == "passed":
+            client.set_registered_model_alias(name, settings.promotion.alias, str(version))
+    except FAULTS as error:
+        raise explained(error, f"register the adapter as {name}", tracking_uri) from error
+    return RegisteredAdapter(name, version, f"models:/{name}/{version}")
+
+
+def _verdict(evidence: Evidence) -> str:
+    if not evidence.results:
+        return "none"
+    return "passed" if all(result.passed for result in evidence.results) else "failed"
+
+
+def _tags(settings: RunConfig, evidence: Evidence) -> dict[str, str]:
+    return {
+        POLICY_TAG: settings.policy.model_dump_json(),
+        GATES_TAG: _verdict(evidence),
+        _WATCH_TAG: watch_in_words(evidence.training),
+        **{
+            _GATE_TAG.format(number): f"{'passed' if result.passed else 'FAILED'}: {result.gate} "
+            f"({result.reason})"
+            for number, result in enumerate(evidence.results, start=1)
+        },
+        f"{TAG_PREFIX}version": __version__,
+        **{TAG_PREFIX + name: value for name, value in evidence.lineage.items()},
+    }
+
+
+def _write_files(
+    folder: Path,
+    adapter_folder: Path,
+    settings: RunConfig,
+    evidence: Evidence,
+    pictures: Path | None,
+) -> None:
+    with disk_errors("copy", adapter_folder):
+        (folder / ADAPTER_FOLDER).mkdir(parents=True)
+        for file in ADAPTER_FILES:
+            shutil.copyfile(adapter_folder / file, folder / ADAPTER_FOLDER / file)
+        for name in {name for prompt in evidence.sample for name in prompt.images}:
+            assert pictures is not None
+            target = Path(storage.join(str(folder / SAMPLE_FOLDER), name))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(pictures / name, target)
+    (folder / EVIDENCE_FILE).write_text(evidence.model_dump_json(indent=1), encoding="utf-8")
+    (folder / SETTINGS_FILE).write_text(settings.model_dump_json(indent=1), encoding="utf-8")
+    (folder / CARD_FILE).write_text(model_card(settings, evidence), encoding="utf-8")
+
+
+def _log_model(
+    client: MlflowClient,
+    files: Path,
+    settings: RunConfig,
+    evidence: Evidence,
+    run_id: str,
+    marks: Mapping[str, str],
+    tags: dict[str, str],
+    measures: Mapping[str, float],
+) -> str:
+    """Log the adapter as MLflow's model; one that was begun with the same marks is taken up."""
+    run = client.get_run(run_id)
+    experiment = run.info.experiment_id
+    logged = _begun_model(client, experiment, run_id, marks) or client.create_logged_model(
+        experiment,
+        name=settings.promotion.registered_model,
+        source_run_id=run_id,
+        tags=dict(tags),
+        model_type="adapter",
+    )
+    model_id = str(logged.model_id)
+    prefix = "version."
+    try:
+        write_served_files(
+            files,
+            policy=settings.policy,
+            sampling=settings.training.sampling,
+            versions={
+                name: evidence.lineage[prefix + name]
+                for name in LIBRARIES
+                if prefix + name in evidence.lineage
+            },
+            run_id=run_id,
+            model_id=model_id,
+        )
+        tags[FILES_TAG] = _list_files(files)
+        client.log_model_artifacts(model_id, str(files))
+        outputs = run.outputs.model_outputs if run.outputs is not None else []
+        if model_id not in {output.model_id for output in outputs}:
+            client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
+        # Not the present time: MLflow keeps a measure once that comes twice with all the same.
+        when = logged.creation_timestamp
+        client.log_batch(
+            run_id,
+            metrics=[
+                Metric(measure, value, when, 0, model_id=model_id, run_id=run_id)
+                for measure, value in measures.items()
+            ],
+        )
+    except BaseException:
+        client.finalize_logged_model(model_id, "FAILED")
+        raise
+    client.finalize_logged_model(model_id, "READY")
+    return model_id
+
+
+def _begun_model(
+    client: MlflowClient, experiment: str, run_id: str, marks: Mapping[str, str]
+) -> LoggedModel | None:
+    for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+        if marks.items() <= model.tags.items():
+            return model
+    return None
+
+
+def _list_files(folder: Path) -> str:
+    digests = {
+        path.relative_to(folder).as_posix(): storage.file_sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    text = json.dumps(digests, indent=1)
+    (folder / FILES_LIST).write_text(text, encoding="utf-8")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _create_version(
+    client: MlflowClient,
+    name: str,
+    run_id: str,
+    model_id: str,
+    tags: Mapping[str, str],
+    description: str,
+) -> int:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != _EXISTS:
+            raise
+    client.set_registered_model_tag(name, MODEL_TAG, "adapter")
+    version = client.create_model_version(
+        name,
+        f"models:/{model_id}",
+        run_id=run_id,
+        tags=dict(tags),
+        description=description,
+        model_id=model_id,
+        await_creation_for=0,
+    )
+    return int(version.version)
+
+
+def _version_of(
+    client: MlflowClient, name: str, run_id: str, marks: Mapping[str, str]
+) -> int | None:
+    for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        if marks.items() <= version.tags.items():
+            return int(version.version)
+    return None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    missing = [file for file in ADAPTER_FILES if not (folder / file).is_file()]
+    if missing:
+        raise WeightsError(
+            f"the adapter in {folder} has no {', '.join(missing)}",
+            repair="give the folder that training wrote",
+        )
+    with disk_errors("read", folder):
+        return {file: storage.file_sha256(folder / file) for file in ADAPTER_FILES}

@@ -1,0 +1,50 @@
+"""Draw and score some of an evaluation's prompts again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from advgrpo.config import RunConfig
+from advgrpo.data.images import decode_image
+from advgrpo.evaluation.images import Drawer
+from advgrpo.models.policies import load_policy
+from advgrpo.records import EvaluatedPrompt
+from advgrpo.tasks.inputs import build_scorers, device
+
+
+def repeat_prompts(
+    config: RunConfig, adapter: Path, sample: Sequence[EvaluatedPrompt], pictures: Path
+) -> list[tuple[float, float]]:
+    """Compare what an adapter draws with what it drew.
+
+    Args:
+        config: Settings of the run that was evaluated.
+        adapter: The adapter's folder.
+        sample: Prompts of the evaluation.
+        pictures: Folder with the images that were recorded.
+
+    Returns:
+        For each prompt the largest mean difference of its images, in levels of 256, and the
+        difference of its alignment.
+
+    Raises:
+        WeightsError: If a model is missing or of another architecture.
+    """
+    where = device()
+    policy = load_policy(config.policy, where, adapter=adapter)
+    texts = [prompt.prompt for prompt in sample]
+    drawer = Drawer(policy, texts, config.evaluation, config.training.sampling)
+    images = torch.cat([batch.images.cpu() for batch in drawer.all_batches()])
+    groups = images.split(config.evaluation.images_per_prompt)
+    family, _, measure = config.evaluation.alignment.partition(".")
+    wanted = [scorer for scorer in config.evaluation.scorers if scorer.type == family]
+    (scorer,) = build_scorers(wanted, where)
+    differences = []
+    for prompt, drawn in zip(sample, groups, strict=True):
+        kept = torch.stack([decode_image((pictures / name).read_bytes()) for name in prompt.images])
+        levels = (drawn[: len(kept)] - kept).abs().mean(dim=(1, 2, 3)) * 255
+        scores = scorer.score(drawn, [prompt.prompt] * len(drawn))
+        alignment = float(scores[measure].double().mean())
+        differences.append((float(levels.max()), abs(alignment - prompt.alignment)))
+    return differences

@@ -1,0 +1,167 @@
+"""The training processes, and what they tell each other."""
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from advgrpo.data.sampler import ImagePlan
+from advgrpo.errors import RankFailedError
+from advgrpo.runtime.rank_status import Whereabouts
+
+_TEXT_BYTES = 4000
+_GLOO = "/gloo/transport/"
+"""In the text of what gloo raises, which has no class of its own."""
+
+
+@contextmanager
+def losses_of_ranks(where: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Say of a collective call that failed what it means: another rank was lost.
+
+    Args:
+        where: Says where the processes stand.
+
+    Raises:
+        RankFailedError: In place of the communication library's error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and _GLOO not in str(error):
+            raise
+        stands = _asked(where)
+        raise RankFailedError(
+            f"another training process does not answer any more: {error}"
+            + (f" ({stands})" if stands else ""),
+            repair="look for the first failure in the logs of all machines; run it again to go on "
+            "from the last checkpoint",
+        ) from error
+
+
+def _asked(where: Callable[[], str]) -> str:
+    try:
+        return where()
+    except RuntimeError:  # the process that keeps what the others told is the one that is lost
+        return ""
+
+
+class Ranks:
+    """This process among all training processes; a single one needs no launcher.
+
+    Attributes:
+        rank: This process's number.
+        count: Number of processes.
+        device: Its GPU, or the CPU.
+        whereabouts: Where each process stands.
+    """
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        if torch.cuda.is_available():
+            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(self.device)
+        else:
+            self.device = torch.device("cpu")
+        self.whereabouts = Whereabouts(self.rank, self.count)
+        self._waited_seconds = 0.0
+
+    def busy_clock(self) -> float:
+        """Read a clock that stands still while this process waits for the others, in seconds."""
+        return time.monotonic() - self._waited_seconds
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        self._finish_own_work()
+        start = time.monotonic()
+        with self.whereabouts.waiting():
+            yield
+            self._finish_own_work()
+        self._waited_seconds += time.monotonic() - start
+
+    def _finish_own_work(self) -> None:
+        # A GPU is behind its process: without this, its work would count as waiting.
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks for all."""
+        return self.rank == 0
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Join the ranks' tensors, of equal shapes, along the first axis."""
+        if self.count == 1:
+            return values
+        values = values.contiguous()
+        parts = [torch.empty_like(values) for _ in range(self.count)]
+        with self._together():
+            dist.all_gather(parts, values)
+        return torch.cat(parts)
+
+    def gather_in_order(
+        self, values: Mapping[str, Tensor], plans: Sequence[ImagePlan]
+    ) -> dict[str, Tensor]:
+        """Join the ranks' images and put them into the rollout's order, on the CPU.
+
+        Args:
+            values: Tensors by name; the first axis is this rank's image.
+            plans: This rank's images.
+        """
+        positions = torch.tensor([plan.position for plan in plans], device=self.device)
+        order = self.gather(positions).argsort().cpu()
+        return {
+            name: self.gather(value.to(self.device)).cpu()[order] for name, value in values.items()
+        }
+
+    def mean(self, value: float) -> float:
+        """Average a number over the ranks."""
+        return float(self._reduce(value, dist.ReduceOp.SUM)) / self.count
+
+    def largest(self, value: float) -> float:
+        """Find the ranks' largest number."""
+        return self._reduce(value, dist.ReduceOp.MAX)
+
+    def first_text(self, text: str) -> str:
+        """Give all ranks the text of the first rank that has one; at most 4,000 bytes of it."""
+        data = text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
+        rows = self.gather(torch.tensor([list(data)], dtype=torch.uint8, device=self.device))
+        texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in rows.tolist()]
+        return next((found for found in texts if found), "")
+
+    def smallest(self, value: float) -> float:
+        """Find the ranks' smallest number."""
+        return self._reduce(value, dist.ReduceOp.MIN)
+
+    def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Give all ranks the mean of their gradients, bit for bit the same on each."""
+        if self.count == 1:
+            return
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        with self._together():
+            dist.all_reduce(flat)
+        flat /= self.count
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def wait(self) -> None:
+        """Wait for all ranks."""
+        if self.count > 1:
+            with self._together():
+                dist.barrier()
+
+    def _reduce(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
+        if self.count == 1:
+            self.whereabouts.beat()
+            return value
+        tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
+        with self._together():
+            dist.all_reduce(tensor, op=operation)
+        return float(tensor)

@@ -1,0 +1,185 @@
+"""Start this machine's training processes and say how they ended."""
+
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import torch
+from torch.distributed import DistError
+from torch.distributed.elastic.multiprocessing.api import (
+    DefaultLogsSpecs,
+    SignalException,
+    Std,
+)
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from advgrpo.errors import ConfigError, Preempted, RankFailedError
+from advgrpo.telemetry.logging import as_json, inherited, words_of_all
+from advgrpo.runtime.environment import environment
+from advgrpo.runtime.failures import FAILURE_FILE, read_failure
+from advgrpo.runtime.exit_with_parent import lifeline
+from advgrpo.runtime.nodes import Nodes, nodes
+
+_STOP_SECONDS = 600
+"""Longest time that ranks get to save their state once they are asked to stop."""
+
+_MEETING_SECONDS = 3600
+"""Longest wait for the other machines, which may be fetching what they need."""
+
+_LINES_QUOTED = 12
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+CPU_ENVIRONMENT = {
+    # Without these DeepSpeed looks for a compiler and for CUDA.
+    "DS_ACCELERATOR": "cpu",
+    "DS_BUILD_OPS": "0",
+    "DS_SKIP_CUDA_CHECK": "1",
+    # More threads than one would make ranks wait for each other's.
+    "OMP_NUM_THREADS": "1",
+}
+"""Variables of ranks on machines without a GPU."""
+
+ONE_MACHINE_ENVIRONMENT = {
+    # gloo would otherwise ask the network for the host's address.
+    "GLOO_SOCKET_IFNAME": "lo",
+}
+"""Variables of ranks that are all on one machine."""
+
+
+def run_ranks(module: str, arguments: Sequence[str], *, processes: int, logs: Path) -> None:
+    """Run a module in several processes under torchrun's agent, and wait for their end.
+
+    A first SIGTERM, SIGINT or SIGHUP is passed on to the ranks, which save their state and end.
+
+    Args:
+        module: What each rank runs, as `python -m` does.
+        arguments: Its arguments.
+        processes: How many ranks on all machines of the job; with GPUs, one each.
+        logs: Empty folder for the ranks' output, which also goes to ours.
+
+    Raises:
+        ConfigError: If there are fewer GPUs than ranks.
+        Preempted: If the ranks were asked to stop; they have saved their state.
+        AdvGrpoError: The error that a rank ended with, if it was one of ours.
+        RankFailedError: If a rank died of anything else.
+    """
+    machines, gpus = nodes(), torch.cuda.device_count()
+    here = machines.processes_here(processes)
+    if gpus and here > gpus:
+        raise ConfigError(
+            f"processes={processes} puts {here} on this machine, which has {gpus} GPUs",
+            repair="use one process per GPU",
+        )
+    logs.mkdir(parents=True, exist_ok=True)
+    failure_file = logs / "failure.json"
+    launch = elastic_launch(_launch_config(machines, here, logs), sys.executable)
+    variables = {
+        FAILURE_FILE: str(failure_file),
+        **inherited(),
+        **({} if gpus else CPU_ENVIRONMENT),
+    }
+    if machines.count == 1:
+        variables |= ONE_MACHINE_ENVIRONMENT
+    try:
+        with (
+            lifeline(logs) as of_ranks,
+            environment(variables | of_ranks),
+            _interrupt_is_termination(),
+        ):
+            launch("-u", "-m", module, *arguments)
+    except SignalException as stop:
+        raise Preempted(
+            f"training was asked to stop ({signal.Signals(stop.sigval).name}); its state is saved",
+            repair="run it again to go on from there",
+        ) from None
+    except (RendezvousError, DistError) as error:
+        raise RankFailedError(
+            f"the machines of the job do not meet at {machines.address}:{machines.port}: {error}",
+            repair="look for the first failure in the logs of all machines, then run it again",
+        ) from error
+    except ChildFailedError as error:
+        failure = read_failure(failure_file)
+        if failure is not None and not _killed(error):
+            raise failure.error() from None
+        raise _rank_failed(error, logs) from None
+
+
+def _launch_config(machines: Nodes, processes_here: int, logs: Path) -> LaunchConfig:
+    alone = machines.count == 1
+    return LaunchConfig(
+        min_nodes=machines.count,
+        max_nodes=machines.count,
+        nproc_per_node=processes_here,
+        run_id=uuid.uuid4().hex if alone else "advgrpo",
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint=f"{machines.address}:{machines.port}",
+        rdzv_configs={} if alone else {"rank": machines.rank, "timeout": _MEETING_SECONDS},
+        local_addr="localhost" if alone else None,
+        max_restarts=0,
+        # A prefix would spoil the JSON, and torchrun takes an empty one for none given.
+        role="" if as_json() else "default_role",
+        log_line_prefix_template="${role_name}" if as_json() else None,
+        logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL),
+        signals_to_handle="SIGTERM,SIGHUP",
+        shutdown_timeout=_STOP_SECONDS,
+    )
+
+
+def _killed(error: ChildFailedError) -> dict[int, ProcessFailure]:
+    """Find the ranks that something other than torchrun's agent killed."""
+    # When a rank fails, the agent ends the others by SIGTERM.
+    return {
+        rank: end
+        for rank, end in error.failures.items()
+        if end.exitcode < 0 and end.exitcode != -signal.SIGTERM
+    }
+
+
+def _rank_failed(error: ChildFailedError, logs: Path) -> Preempted | RankFailedError:
+    # When a rank is killed, the others fail for want of it, perhaps in the same second.
+    rank, end = next(iter(_killed(error).items()), error.get_first_failure())
+    if end.exitcode in {Preempted.exit_code, -signal.SIGTERM}:
+        return Preempted(
+            f"training rank {rank} was asked to stop; its state is saved",
+            repair="run it again to go on from there",
+        )
+    how = f"was killed by {end.signal_name()}" if end.exitcode < 0 else f"exited {end.exitcode}"
+    memory = "; a machine that is out of memory kills so" if end.exitcode == -signal.SIGKILL else ""
+    return RankFailedError(
+        f"training rank {rank} (process {end.pid}) {how}{memory}. Its last lines:\n"
+        + _last_lines(logs, rank),
+        repair="run it again to go on from the last checkpoint",
+    )
+
+
+def _last_lines(logs: Path, rank: int) -> str:
+    lines = [
+        line
+        for path in sorted(logs.glob(f"*/attempt_0/{rank}/std*.log"))
+        for line in words_of_all(path.read_text(encoding="utf-8", errors="replace")).splitlines()
+        if line.strip()
+    ]
+    return "\n".join(f"    {line}" for line in lines[-_LINES_QUOTED:]) or "    (it wrote nothing)"
+
+
+@contextmanager
+def _interrupt_is_termination() -> Iterator[None]:
+    # torchrun's agent replaces the handlers of SIGTERM and SIGHUP and leaves its own behind.
+    before = {number: signal.getsignal(number) for number in _HANDLED}
+
+    def terminate(_number: int, _frame: FrameType | None) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, terminate)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,64 @@
+"""An adapter from elsewhere, laid out as a training's result so that it can be measured."""
+
+import json
+import shutil
+
+from advgrpo import __version__
+from advgrpo.config import RunConfig
+from advgrpo.config.tasks import digest
+from advgrpo.models.discriminators.saving import FACTS_FILE, WEIGHTS_FILE
+from advgrpo.models.policies.adapter import save_adapter
+from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS, read_adapter, refuse_other_shape
+from advgrpo.storage import file_sha256, join, local_folder
+from advgrpo.tasks.adapters import named_adapter
+from advgrpo.runtime.results import (
+    LINEAGE_FILE,
+    TOTALS_FILE,
+    finished_result,
+    library_versions,
+    result_folder,
+    write_history,
+    write_metrics,
+)
+
+
+def adopt(config: RunConfig, adapter: str, *, discriminator: str, workspace: str) -> str:
+    """Make a training's result of an adapter, with no update and no history.
+
+    Args:
+        config: The run's settings; `policy.adapter` must have the adapter's rank and alpha.
+        adapter: As `advgrpo generate` takes it.
+        discriminator: Location of a pre-trained discriminator, which stands for the reward.
+        workspace: Local path or `s3://` location under which the result is kept.
+
+    Returns:
+        Location of the result.
+
+    Raises:
+        WeightsError: If there is no adapter, or one of another shape.
+        StorageError: If something cannot be read or written.
+    """
+    folder, reward = named_adapter(adapter), local_folder(discriminator)
+    refuse_other_shape(folder, config.policy.adapter)
+    hashes = {
+        "adapter.origin": file_sha256(folder / PEFT_WEIGHTS),
+        "discriminator": file_sha256(reward / WEIGHTS_FILE),
+    }
+    location = join(
+        workspace, "adopted", digest(config.policy, adapter, *hashes.values(), __version__)
+    )
+    if finished_result(location) is not None:
+        return location
+    with result_folder(location) as target:
+        save_adapter(target / "adapter", read_adapter(folder), config.policy.adapter)
+        (target / "discriminator").mkdir()
+        for name in (WEIGHTS_FILE, FACTS_FILE):
+            shutil.copyfile(reward / name, target / "discriminator" / name)
+        write_history(target, [])
+        totals = {"updates": 0, "alarms": [], "stopped_early": False}
+        (target / TOTALS_FILE).write_text(json.dumps(totals), encoding="utf-8")
+        lineage = {**hashes, "adapter.location": adapter, **library_versions()}
+        (target / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1), encoding="utf-8")
+        none = ("policy_updates", "images_sampled", "seconds/rollout", "cost/peak_memory_mib")
+        write_metrics(target, dict.fromkeys(none, 0.0))
+    return location

@@ -1,0 +1,223 @@
+"""One training process; torchrun starts as many as there are GPUs."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NoReturn
+
+from advgrpo.config.tasks import TrainingSettings, parse_json
+from advgrpo.reference_images.image_set import read_validated
+from advgrpo.reference_images.shared_images import deal_for_training
+from advgrpo.models.discriminators import save_discriminator
+from advgrpo.models.discriminators.saving import WEIGHTS_FILE
+from advgrpo.errors import RankFailedError
+from advgrpo.telemetry.logging import configure_rank, event, log_error
+from advgrpo.models.policies.adapter import save_adapter
+from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.telemetry.progress import PROGRESS_FILE
+from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.storage import file_sha256
+from advgrpo.tasks.embeddings import training_prompts
+from advgrpo.runtime.failures import failures_noted, note_failure, run_as_process
+from advgrpo.tasks.inputs import build_reward_scorers, build_scorers, read_run_prompts
+from advgrpo.tasks.cache_key import key_of
+from advgrpo.tasks.memory import check_gpu_memory, free_gpu_memory
+from advgrpo.runtime.results import TOTALS_FILE, write_history
+from advgrpo.runtime.task_context import tracked_task
+from advgrpo.runtime.heartbeat import signs_of_rank
+from advgrpo.training.build import Inputs, build_session
+from advgrpo.training.checkpoint import Checkpoints
+from advgrpo.training.engine import connect
+from advgrpo.training.loop import train
+from advgrpo.training.held_out import Logger
+from advgrpo.runtime.process_group import Ranks, losses_of_ranks
+from advgrpo.training.state import Session
+from advgrpo.training.reward_hacking_watch import alarms, stopped_early, tag_alarms
+from advgrpo.runtime.watchdog import Watchdog
+
+logger = logging.getLogger("advgrpo")
+
+
+class Silent:
+    """Logger of the ranks that do not speak for all."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Note nothing."""
+
+    def picture(self, name: str, step: int, png: bytes) -> None:
+        """Note nothing."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Note nothing."""
+
+    def unsent_pictures(self) -> list[tuple[str, int, bytes]]:
+        """Keep nothing."""
+        return []
+
+
+def main() -> None:
+    """Train, and let the first rank write the results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", type=Path, required=True, help="TrainingSettings as JSON")
+    parser.add_argument(
+        "--reference-images", type=Path, required=True, help="what was validated, as JSON"
+    )
+    parser.add_argument("--discriminator", type=Path, required=True, help="pre-trained one")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
+    parser.add_argument("--checkpoints", required=True, help="folder or s3:// location")
+    parser.add_argument("--features", required=True, help="folder or s3:// location")
+    parser.add_argument("--embeddings", required=True, help="folder or s3:// location")
+    parser.add_argument("--parent-run-id", default="", help="MLflow run to nest in")
+    arguments = parser.parse_args()
+    configure_rank()
+    with failures_noted("train"), signs_of_rank():
+        ranks = Ranks()
+        if not ranks.is_first:
+            os.environ.pop(PROGRESS_FILE, None)
+        with (
+            _logger(ranks, arguments.parent_run_id) as sink,
+            TemporaryDirectory() as scratch,
+            losses_of_ranks(ranks.whereabouts.in_words),
+        ):
+            settings = read_settings(arguments.settings)
+            hangs = settings.training.hangs
+            connect(ranks, timeout_seconds=hangs.give_up_after_seconds)
+            session = _session(settings, arguments, ranks, sink, Path(scratch))
+            with Watchdog(ranks.whereabouts, hangs, give_up=end_hanging):
+                train(session)
+            if ranks.is_first:
+                write_results(session, arguments.output)
+            ranks.wait()
+
+
+@contextmanager
+def _logger(ranks: Ranks, parent_run_id: str) -> Iterator[Logger]:
+    if not ranks.is_first:
+        yield Silent()
+        return
+    with tracked_task("train", parent_run_id) as run:
+        yield run
+
+
+def read_settings(path: Path) -> TrainingSettings:
+    """Read the settings that the task wrote for its ranks."""
+    text = path.read_text(encoding="utf-8")
+    return parse_json(TrainingSettings, text, where=str(path))
+
+
+def end_hanging(reason: str) -> NoReturn:
+    """End this process, whatever its threads wait for."""
+    error = RankFailedError(
+        reason,
+        repair="run it again to go on from the last checkpoint; if it hangs in the same place "
+        "again, look at the stacks in the log; if a part takes longer than that by nature, raise "
+        "training.hangs.give_up_after_seconds",
+    )
+    note_failure("train", error)
+    log_error(error)
+    sys.stderr.flush()
+    os._exit(error.exit_code)
+
+
+def _session(
+    settings: TrainingSettings,
+    arguments: argparse.Namespace,
+    ranks: Ranks,
+    sink: Logger,
+    scratch: Path,
+) -> Session:
+    if (free := free_gpu_memory()) is not None:
+        check_gpu_memory(settings, processes=ranks.count, free=free)
+    prompts = read_run_prompts(settings.prompts)
+    reference_images = deal_for_training(
+        read_validated(arguments.reference_images),
+        prompts.train.texts,
+        held_out_fraction=settings.discriminator.held_out_fraction,
+    )
+    checkpoints = Checkpoints(
+        arguments.checkpoints,
+        run_digest=run_digest(settings, prompts.train, reference_images, arguments.discriminator),
+        kept=settings.training.checkpoints_kept,
+        scratch=scratch,
+    )
+    inputs = Inputs(
+        seed=settings.seed,
+        policy=settings.policy,
+        discriminator=settings.discriminator,
+        training=settings.training,
+        distance=settings.distance,
+        alignment=settings.alignment,
+        scorers=build_scorers(settings.scorers, ranks.device, reference_images),
+        reward_scorers=build_reward_scorers(
+            settings.training.reward, ranks.device, reference_images
+        ),
+        prompts=prompts.train,
+        reference_images=reference_images,
+        pretrained_discriminator=arguments.discriminator,
+        features=arguments.features,
+        embeddings=StoredEmbeddings(
+            arguments.embeddings, training_prompts(settings, prompts.train)
+        ),
+    )
+    session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=sink)
+    session.stop.listen()
+    if session.resume() and ranks.is_first:
+        tag_alarms(session)
+        counters = session.counters
+        facts = {"update": counters.updates, "turn": counters.turns, "place": arguments.checkpoints}
+        logger.info("going on from update %d", counters.updates, extra=event("resumed", **facts))
+    return session
+
+
+def run_digest(
+    settings: TrainingSettings,
+    prompts: PromptSet,
+    reference_images: ReferenceImageSet,
+    pretrained: Path,
+) -> str:
+    """Name what a checkpoint belongs to.
+
+    Args:
+        settings: The run's.
+        prompts: The training prompts.
+        reference_images: Those that are used.
+        pretrained: Folder of the pre-trained discriminator.
+    """
+    discriminator = file_sha256(pretrained / WEIGHTS_FILE)
+    return key_of(settings.deciding(), prompts.digest, reference_images.digest, discriminator)
+
+
+def write_results(session: Session, output: Path) -> None:
+    """Write what training made.
+
+    Args:
+        session: A finished run.
+        output: Gets `adapter/`, `discriminator/`, `history.jsonl` (measures, one update a line) and
+            `totals.json` (what the run took, and which alarms were raised).
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    save_adapter(output / "adapter", session.best.values, session.policy.config.adapter)
+    save_discriminator(output / "discriminator", session.discriminator, session.history[-1])
+    write_history(output, session.history)
+    counters = session.counters
+    totals = {
+        "images_sampled": counters.images_sampled,
+        "updates": counters.updates,
+        "policy_updates": counters.updates * session.config.optimizer_steps_per_update,
+        "seconds": counters.seconds,
+        "peak_memory_mib": session.history[-1]["cost/peak_memory_mib"],
+        "handed_on": session.best.measures,
+        "stopped_early": stopped_early(session),
+        "alarms": [{"update": alarm.update, "reason": alarm.reason} for alarm in alarms(session)],
+    }
+    (output / TOTALS_FILE).write_text(json.dumps(totals, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run_as_process(main)

@@ -1,0 +1,108 @@
+"""Tell whoever watches how far a task has come: a log line, and a JSON line for a front end."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from advgrpo.telemetry.logging import event as note
+
+PROGRESS_FILE = "ADVGRPO_PROGRESS_FILE"
+"""Environment variable that names the file to which progress is appended, a JSON object a line."""
+
+listeners: list[Callable[[Mapping[str, object]], None]] = []
+"""Are told of each event as well; must be quick."""
+
+logger = logging.getLogger("advgrpo")
+
+
+def tell(event: Mapping[str, object]) -> None:
+    """Append an event to the progress file, if one is named.
+
+    What cannot be told, for instance on a full disk, is left out: the work itself goes on.
+    """
+    for listener in listeners:
+        listener(event)
+    path = os.environ.get(PROGRESS_FILE)
+    if path:
+        with suppress(OSError), Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(event) + "\n")
+
+
+class Progress:
+    """Count one phase of a task.
+
+    Args:
+        phase: What is being done, in words a user knows, for instance "reference images".
+        total: How many units there are.
+        unit: What is counted, for instance "images".
+        seconds_between: Least time between two log lines; the JSON file gets every count.
+    """
+
+    def __init__(self, phase: str, total: int, unit: str, *, seconds_between: float = 10.0) -> None:
+        self.phase = phase
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self._start = time.monotonic()
+        self._start_count = 0
+        self._seconds_between = seconds_between
+        self._last_log = float("-inf")
+        self._advanced = self._start
+        self.seconds_since_before = 0.0
+        """Time that the units counted last took."""
+
+        self._emit({})
+
+    def resume_at(self, done: int) -> None:
+        """Count `done` units as made by an earlier run, so that the estimate of time left holds."""
+        self.done = self._start_count = done
+        self._emit({})
+
+    def advance(self, count: int = 1, figures: Mapping[str, float] | None = None) -> None:
+        """Count units as done.
+
+        Args:
+            count: How many.
+            figures: Named measures to show beside the bar.
+        """
+        self.done += count
+        now = time.monotonic()
+        self.seconds_since_before, self._advanced = now - self._advanced, now
+        self._emit(figures or {})
+
+    @property
+    def seconds_each(self) -> float | None:
+        """Seconds that a unit took on average, or None before anything was done."""
+        made = self.done - self._start_count
+        return (time.monotonic() - self._start) / made if made > 0 else None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds to the end, or None before anything was done."""
+        each = self.seconds_each
+        return None if each is None else each * (self.total - self.done)
+
+    def _emit(self, figures: Mapping[str, float]) -> None:
+        now = time.monotonic()
+        left = self.seconds_left
+        event = {
+            "phase": self.phase,
+            "done": self.done,
+            "total": self.total,
+            "unit": self.unit,
+            "seconds_each": self.seconds_each,
+            "seconds_left": left,
+            "figures": dict(figures),
+        }
+        tell(event)
+        if self.done < self.total and now - self._last_log < self._seconds_between:
+            return
+        self._last_log = now
+        measures = "".join(f", {name} {value:.4g}" for name, value in figures.items())
+        eta = "" if left is None or self.done >= self.total else f", {left:.0f} s left"
+        said = f"{self.phase}: {self.done}/{self.total} {self.unit}{measures}{eta}"
+        logger.info("%s", said, extra=note("progress", **event))

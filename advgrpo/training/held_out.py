@@ -1,0 +1,217 @@
+"""Measure what is not trained on: held-out prompts, distance, alignment, image statistics."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from advgrpo.algorithm.seeds import seed_for
+from advgrpo.models.backbones.dino import DinoBackbone
+from advgrpo.config import SamplingConfig
+from advgrpo.reference_images.image_set import load_images
+from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.sampling import sample_images
+from advgrpo.records import ReferenceImageSet
+from advgrpo.models.scorers.base import Scorer, measured
+from advgrpo.models.scorers.critic import fresh_critic_order
+from advgrpo.models.scorers.distance import frechet_distance
+from advgrpo.models.scorers.statistics import image_statistics
+from advgrpo.runtime.process_group import Ranks
+from advgrpo.training.reward import DISCRIMINATOR
+
+
+@runtime_checkable
+class Logger(Protocol):
+    """Where measures and pictures of a run go; never fails, never waits."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Note measures of an update."""
+        ...
+
+    def picture(self, name: str, step: int, png: bytes) -> None:
+        """Note a picture of an update."""
+        ...
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Note facts of the whole run."""
+        ...
+
+    def unsent_pictures(self) -> list[tuple[str, int, bytes]]:
+        """Give the pictures, by name and update, that would be lost with this machine."""
+        ...
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What the policy draws for prompts that it was not trained on."""
+
+    measures: Mapping[str, float]
+
+    images: Float[Tensor, "batch 3 height width"]
+    """This rank's."""
+
+    rewards: Mapping[str, Float[Tensor, "prompt"]]
+    """What the run's reward makes of the images of all ranks, in the order of the prompts."""
+
+
+Rewards = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
+"""Values of images with their prompts, `[batch]`, as `Reward.values` gives them."""
+
+STATISTICS = "image"
+REFERENCE_STATISTICS = "reference_image"
+CRITIC_ORDER = "held_out/order.critic"
+
+LEAST_CRITIC_PROMPTS = 32
+"""Held-out prompts from which on a fresh critic is asked: of fewer it would tell chance."""
+
+
+@runtime_checkable
+class Monitor(Protocol):
+    """Measures the policy on prompts that it is not trained on."""
+
+    @property
+    def reference_measures(self) -> Mapping[str, float]:
+        """Measures of the reference images of these prompts."""
+        ...
+
+    def measure(self, policy: Policy, rewards: Rewards) -> HeldOut:
+        """Draw images and measure them; every rank must call it."""
+        ...
+
+
+class HeldOutMonitor:
+    """Measures the policy on training prompts that no rollout takes.
+
+    Their reference images never train the discriminator, and they are not the test prompts, so
+    choosing a checkpoint by them leaves the test honest.
+
+    Args:
+        prompts: Texts of held-out prompts, a multiple of the ranks; each gets one image.
+        reference_images: The training set's, which has theirs.
+        backbone: Its class token is the feature space of the distance.
+        scorers: Frozen measures.
+        sampling: Steps and guidance.
+        ranks: They share the prompts.
+        batch_size: Images sampled at once.
+        seed: The run's seed.
+    """
+
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        reference_images: ReferenceImageSet,
+        backbone: DinoBackbone,
+        scorers: Sequence[Scorer],
+        sampling: SamplingConfig,
+        ranks: Ranks,
+        *,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self._prompts = list(prompts)
+        self._mine = self._prompts[ranks.rank :: ranks.count]
+        self._backbone, self._scorers, self._sampling = backbone, scorers, sampling
+        self._ranks, self._batch_size, self._seed = ranks, batch_size, seed
+        features, statistics = [], []
+        for prompt in self._prompts:
+            images = _all_images(reference_images, prompt)
+            features.append(self._features(images))
+            statistics.append(image_statistics(images))
+        self._reference = torch.stack(features).cpu()
+        self._reference_statistics = {
+            name: torch.cat([values[name] for values in statistics]) for name in statistics[0]
+        }
+
+    @property
+    def reference_measures(self) -> dict[str, float]:
+        """Image statistics of the reference images, which do not change: mean and deviation."""
+        measures = {}
+        for name, values in self._reference_statistics.items():
+            measures[f"held_out/{REFERENCE_STATISTICS}.{name}"] = float(values.mean())
+            deviation = float(values.std(correction=0))
+            measures[f"held_out/{REFERENCE_STATISTICS}.{name}_deviation"] = deviation
+        return measures
+
+    def measure(self, policy: Policy, rewards: Rewards) -> HeldOut:
+        """Draw one image per prompt and measure them; every rank must call it.
+
+        Args:
+            policy: With the weights to measure.
+            rewards: Values images with their prompts.
+
+        Returns:
+            The same measures on every rank, and this rank's images.
+        """
+        images = torch.cat(
+            [
+                self._draw(policy, self._mine[first : first + self._batch_size])
+                for first in range(0, len(self._mine), self._batch_size)
+            ]
+        )
+        features = self._gathered(self._features(images))
+        measures = {
+            "held_out/distance": frechet_distance(
+                self._class_tokens(features), self._class_tokens(self._reference.flatten(0, 1))
+            )
+        }
+        if len(self._prompts) >= LEAST_CRITIC_PROMPTS:
+            measures[CRITIC_ORDER] = fresh_critic_order(features, self._reference)
+        measures |= self._scores(images)
+        for name, values in image_statistics(images).items():
+            measures[f"held_out/{STATISTICS}.{name}"] = self._ranks.mean(float(values.mean()))
+        rewarded = rewards(images, self._mine)
+        mean = self._ranks.mean(float(rewarded[DISCRIMINATOR].mean()))
+        measures["held_out/reward"] = mean
+        return HeldOut(
+            measures=measures,
+            images=images,
+            rewards={name: self._gathered(value) for name, value in rewarded.items()},
+        )
+
+    def _gathered(self, values: Tensor) -> Tensor:
+        """Join the ranks' rows in the order of the prompts, on the CPU."""
+        rows = self._ranks.gather(values.to(self._ranks.device)).cpu()
+        return rows.view(self._ranks.count, -1, *rows.shape[1:]).transpose(0, 1).flatten(0, 1)
+
+    def _draw(self, policy: Policy, prompts: Sequence[str]) -> Tensor:
+        images = sample_images(
+            policy,
+            prompts,
+            self._seeds(prompts),
+            denoising_steps=self._sampling.denoising_steps,
+            guidance_scale=self._sampling.guidance_scale,
+        )
+        self._ranks.whereabouts.beat()
+        return images
+
+    def _scores(self, images: Tensor) -> dict[str, float]:
+        origins = [f"seed {seed}" for seed in self._seeds(self._mine)]
+        means = {}
+        for scorer in self._scorers:
+            found = measured(scorer, images, self._mine, origins)
+            # One that asks a program for each image may take as long as all the drawing.
+            self._ranks.whereabouts.beat()
+            for name, values in found.items():
+                gathered = self._ranks.gather(values.to(self._ranks.device))
+                # A scorer may have no value for any of the prompts.
+                if not gathered.isnan().all():
+                    means[f"held_out/{name}"] = float(gathered.nanmean())
+        return means
+
+    def _seeds(self, prompts: Sequence[str]) -> list[int]:
+        return [seed_for(self._seed, "held out", prompt) for prompt in prompts]
+
+    def _features(self, images: Tensor) -> Float[Tensor, "image feature"]:
+        """Class token, and mean of the patches, which a critic needs to see texture."""
+        tokens = self._backbone.tokens(images).float()
+        return torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1)
+
+    def _class_tokens(self, features: Float[Tensor, "image feature"]) -> Tensor:
+        return features[:, : self._backbone.width]
+
+
+def _all_images(reference_images: ReferenceImageSet, prompt: str) -> Tensor:
+    return load_images(reference_images, prompt, range(len(reference_images.files[prompt])))

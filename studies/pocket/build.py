@@ -1,0 +1,190 @@
+"""Rebuilds every pocket weight: `python -m studies.pocket.build --output DIR --seed 0`."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from diffusers import AutoencoderKL, ModelMixin, SD3Transformer2DModel, StableDiffusion3Pipeline
+from transformers import BitImageProcessorPil, CLIPImageProcessorPil, PreTrainedModel
+
+from advgrpo.pocket.judge import PocketJudge
+from advgrpo.pocket.models import build_pipeline
+from advgrpo.pocket.pictures import RESOLUTION_PIXELS
+from studies.pocket import dino, judge, measure, pickscore, policy, text, vae
+from studies.pocket.loop import OptimizationSettings
+from advgrpo.pocket.tokenizers import build_clip_tokenizer
+
+logger = logging.getLogger(__name__)
+
+Figures = dict[str, float]
+
+PARTS = ("vae", "text", "judge", "dino", "pickscore", "policy", "measures")
+"""Every part in the order in which they need each other."""
+
+
+@runtime_checkable
+class Savable(Protocol):
+    """Anything with the `save_pretrained` of diffusers and transformers."""
+
+    def save_pretrained(self, save_directory: str) -> object:
+        """Write to a folder."""
+
+
+def save_in_place(part: Savable, folder: Path) -> None:
+    """Replace a saved part file by file, so that no reader ever meets half a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        part.save_pretrained(temporary)
+        for file in sorted(Path(temporary).iterdir()):
+            file.chmod(0o644)
+            file.replace(folder / file.name)
+
+
+def save_half(module: ModelMixin | PreTrainedModel, folder: Path) -> None:
+    """Save a diffusers or transformers model as float16."""
+    save_in_place(copy.deepcopy(module).half(), folder)
+
+
+class PocketBuild:
+    """The parts of the pocket world in the order in which they need each other."""
+
+    def __init__(self, output: Path, seed: int, scale: float) -> None:
+        self.output, self.seed, self.scale = output, seed, scale
+        folder = output / "pipeline"
+        if (folder / "model_index.json").exists():
+            self.pipeline = StableDiffusion3Pipeline.from_pretrained(folder, dtype=torch.float32)
+        else:
+            self.pipeline = build_pipeline(seed)
+            self._save_pipeline()
+        self.parts: dict[str, tuple[Callable[[], Figures], OptimizationSettings | None]] = {
+            "vae": (self._vae, vae.SETTINGS),
+            "text": (self._text, text.SETTINGS),
+            "judge": (self._judge, judge.SETTINGS),
+            "dino": (self._dino, dino.SETTINGS),
+            "pickscore": (self._pickscore, pickscore.SETTINGS),
+            "policy": (self._policy, policy.SETTINGS),
+            "measures": (self._measures, None),
+        }
+
+    def run(self, only: Sequence[str]) -> None:
+        """Build the named parts, or all, and record what each took and reached."""
+        for name, (build, settings) in self.parts.items():
+            if only and name not in only:
+                continue
+            started = time.process_time()
+            figures = build()
+            record: dict[str, object] = {"seed": self.seed, "scale": self.scale}
+            if settings is not None:
+                record["settings"] = asdict(settings.scaled(self.scale))
+            record["figures"] = {key: round(value, 4) for key, value in figures.items()}
+            record["cpu_seconds"] = round(time.process_time() - started, 1)
+            self._record(name, record)
+            logger.info("%s: %s", name, json.dumps(record))
+
+    def _record(self, name: str, record: dict[str, object]) -> None:
+        path = self.output / "training.json"
+        records = json.loads(path.read_text()) if path.exists() else {}
+        records[name] = record
+        path.write_text(json.dumps(records, indent=2) + "\n")
+
+    def _vae(self) -> Figures:
+        self.pipeline.vae, figures = vae.train_vae(self.seed, self.scale)
+        save_half(self.pipeline.vae, self.output / "pipeline" / "vae")
+        return figures
+
+    def _text(self) -> Figures:
+        figures = text.train_text_encoders(self.pipeline, self.seed, self.scale)
+        for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+            save_half(self.pipeline.components[name], self.output / "pipeline" / name)
+        return figures
+
+    def _judge(self) -> Figures:
+        trained, figures = judge.train_judge(self._frozen_vae(), self.seed, self.scale)
+        trained.save(self.output / "judge")
+        return figures
+
+    def _dino(self) -> Figures:
+        backbone, figures = dino.train_dino(self._frozen_vae(), self.seed, self.scale)
+        save_half(backbone, self.output / "dino")
+        processor = BitImageProcessorPil(**_preprocessing(), do_center_crop=False)
+        save_in_place(processor, self.output / "dino")
+        return figures
+
+    def _pickscore(self) -> Figures:
+        model, figures = pickscore.train_pickscore(self._frozen_vae(), self.seed, self.scale)
+        save_half(model, self.output / "pickscore")
+        save_in_place(build_clip_tokenizer(), self.output / "pickscore")
+        processor = CLIPImageProcessorPil(**_preprocessing(), do_center_crop=False)
+        save_in_place(processor, self.output / "pickscore")
+        return figures
+
+    def _policy(self) -> Figures:
+        folder = self.output / "pipeline" / "transformer"
+
+        def snapshot(average: SD3Transformer2DModel) -> None:
+            save_half(average, folder)
+
+        figures = policy.train_policy(self.pipeline, self.seed, self.scale, snapshot)
+        snapshot(self.pipeline.transformer)
+        return figures
+
+    def _measures(self) -> Figures:
+        return measure.measure_base_policy(
+            self.pipeline, PocketJudge.load(self.output / "judge"), self.output / "dino", self.seed
+        )
+
+    def _frozen_vae(self) -> AutoencoderKL:
+        vae: AutoencoderKL = self.pipeline.vae.eval().requires_grad_(False)
+        return vae
+
+    def _save_pipeline(self) -> None:
+        folder = self.output / "pipeline"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.pipeline.save_pretrained(folder)
+        for name, part in self.pipeline.components.items():
+            if isinstance(part, torch.nn.Module):
+                save_half(part, folder / name)
+
+
+def _preprocessing() -> dict[str, object]:
+    return {
+        "size": {"height": RESOLUTION_PIXELS, "width": RESOLUTION_PIXELS},
+        "image_mean": list(dino.IMAGE_MEAN),
+        "image_std": list(dino.IMAGE_STD),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and build."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write or to complete")
+    parser.add_argument("--seed", type=int, default=0, help="determines every weight")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=PARTS,
+        default=[],
+        help="parts to build; the parts they need must be there",
+    )
+    parser.add_argument(
+        "--minutes-scale", type=float, default=1.0, help="multiplies the steps of every part"
+    )
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(1)
+    build = PocketBuild(options.output, options.seed, options.minutes_scale)
+    build.run(options.only)
+
+
+if __name__ == "__main__":
+    main()

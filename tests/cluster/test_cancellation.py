@@ -1,0 +1,131 @@
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from advgrpo.cluster.api import Api
+from advgrpo.cluster.cancellation import Cancelling
+from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.errors import Preempted
+from advgrpo.testing import FakeCluster, Fault, JobInHand, Step
+from advgrpo.testing.cluster_faults import FaultKind
+
+RESOURCE = PyTorchJobs.resource
+PROGRAM = """
+from advgrpo.cluster.launcher import Work, run_job
+from advgrpo.cluster.settings import ClusterSettings
+from advgrpo.runtime.failures import run_as_process
+
+settings = ClusterSettings(image="trainer", poll_seconds=0.2)
+run_as_process(lambda: run_job(Work("train", "key", ("true",), 8), settings))
+"""
+
+
+@pytest.fixture
+def real_time() -> Iterator[FakeCluster]:
+    with FakeCluster() as made:
+        yield made
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        time.sleep(0.02)
+
+
+def test_a_process_that_is_terminated_deletes_its_job_at_once_and_exits_143(
+    real_time: FakeCluster, tmp_path: Path
+) -> None:
+    cluster = real_time
+    cluster.operator.plans.append((Step(0, JobInHand.add_pods), Step(0, JobInHand.run)))
+    variables = {"KUBECONFIG": str(cluster.kubeconfig(tmp_path / "kubeconfig"))}
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        env=variables | {"PYTHONPATH": str(Path(__file__).parents[2])},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as launcher:
+        wait_for(lambda: sum(call.verb == "list" for call in cluster.calls) > 3)
+        job = cluster.operator.jobs[0]
+        launcher.send_signal(signal.SIGTERM)
+        sent = time.monotonic()
+        wait_for(lambda: not job.exists)
+        # The container may not live for longer.
+        assert time.monotonic() - sent < 1
+        said = launcher.communicate(timeout=60)[1]
+    assert launcher.returncode == 143
+    assert "is being deleted" in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_the_job_is_known_deletes_what_has_its_name(
+    cluster: FakeCluster, api: Api, number: signal.Signals
+) -> None:
+    with pytest.raises(Preempted, match="is being deleted"), Cancelling(api, RESOURCE, "job"):
+        # The answer to its creation is lost.
+        cluster.create("pytorchjobs", {"metadata": {"name": "job"}}, group="kubeflow.org")
+        signal.raise_signal(number)
+    assert cluster.store.all("kubeflow.org", "pytorchjobs") == []
+
+
+@pytest.mark.parametrize("kind", ["status", "reset_before", "reset_after", "silence"])
+def test_a_delete_that_fails_is_tried_again(
+    cluster: FakeCluster, api: Api, kind: FaultKind
+) -> None:
+    cluster.create("pytorchjobs", {"metadata": {"name": "job"}}, group="kubeflow.org")
+    cluster.faults.plan(Fault(kind, verb="delete", times=2))
+    with pytest.raises(Preempted), Cancelling(api, RESOURCE, "job"):
+        signal.raise_signal(signal.SIGTERM)
+    assert cluster.store.all("kubeflow.org", "pytorchjobs") == []
+
+
+def test_a_job_that_cannot_be_deleted_is_left_to_the_janitor(
+    cluster: FakeCluster, api: Api
+) -> None:
+    cluster.create("pytorchjobs", {"metadata": {"name": "job"}}, group="kubeflow.org")
+    cluster.faults.plan(Fault("status", times=100))
+    with pytest.raises(Preempted, match="the janitor will"), Cancelling(api, RESOURCE, "job"):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_job_of_the_name_that_is_not_ours_stays(cluster: FakeCluster, api: Api) -> None:
+    cluster.create("pytorchjobs", {"metadata": {"name": "job"}}, group="kubeflow.org")
+    with pytest.raises(Preempted), Cancelling(api, RESOURCE, "job") as cancelling:
+        cancelling.uid = "another"
+        signal.raise_signal(signal.SIGTERM)
+    assert len(cluster.store.all("kubeflow.org", "pytorchjobs")) == 1
+
+
+def test_a_signal_while_the_connection_is_in_use_takes_another_one(
+    cluster: FakeCluster, api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.create("pytorchjobs", {"metadata": {"name": "job"}}, group="kubeflow.org")
+    with Cancelling(api, RESOURCE, "job") as cancelling:
+
+        def interrupted(*_: object, **__: object) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+        monkeypatch.setattr(cancelling._api, "get", interrupted)
+        with pytest.raises(Preempted):
+            cancelling.keep_warm()
+    assert cluster.store.all("kubeflow.org", "pytorchjobs") == []
+
+
+def test_outside_the_main_thread_signals_stay_as_they_are(api: Api) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    seen = []
+
+    def enter() -> None:
+        with Cancelling(api, RESOURCE, "job"):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [before]

@@ -1,0 +1,101 @@
+from pathlib import Path
+
+import boto3
+import pytest
+import torch
+
+from advgrpo.evaluation.batch_cache import KeptInWorkspace, joined
+from advgrpo.evaluation.metrics import MeasuredImages
+from advgrpo.demo.servers import EmbeddedStores
+
+
+@pytest.fixture
+def measured() -> MeasuredImages:
+    values = torch.rand(4, generator=torch.Generator().manual_seed(0))
+    return MeasuredImages(
+        prompts=torch.tensor([0, 0, 1, 1]),
+        values={"judge.colour": values, "image.dark": 1 - values, "brightness": values},
+        features=values.repeat(3, 1).T,
+        clip_features=values.repeat(2, 1).T,
+    )
+
+
+def same(one: MeasuredImages, two: MeasuredImages) -> bool:
+    return (
+        torch.equal(one.prompts, two.prompts)
+        and torch.equal(one.features, two.features)
+        and torch.equal(one.clip_features, two.clip_features)
+        and list(one.values) == list(two.values)
+        and all(torch.equal(value, two.values[name]) for name, value in one.values.items())
+    )
+
+
+def test_a_batch_survives_with_all_its_bits_and_the_order_of_its_measures(
+    measured: MeasuredImages, tmp_path: Path
+) -> None:
+    kept = KeptInWorkspace(str(tmp_path))
+    kept.write("base/00000", measured)
+
+    again = kept.read("base/00000")
+
+    assert again is not None
+    assert same(again, measured)
+    assert kept.read("base/00001") is None
+
+
+def test_an_object_store_keeps_batches_as_a_disk_does(
+    measured: MeasuredImages, stores: EmbeddedStores
+) -> None:
+    bucket = boto3.client("s3", endpoint_url=stores.s3_endpoint)
+    bucket.create_bucket(Bucket="kept")
+    kept = KeptInWorkspace("s3://kept/evaluations/measured")
+    kept.write("base/00000", measured)
+
+    again = kept.read("base/00000")
+
+    assert again is not None
+    assert same(again, measured)
+    assert kept.read("base/00001") is None
+
+
+@pytest.mark.parametrize("name", ["00000.json", "00000.safetensors"])
+@pytest.mark.parametrize("damage", [b"", b"{}", b"garbage"])
+def test_a_damaged_batch_counts_as_not_measured(
+    measured: MeasuredImages, tmp_path: Path, name: str, damage: bytes
+) -> None:
+    kept = KeptInWorkspace(str(tmp_path))
+    kept.write("base/00000", measured)
+    (tmp_path / "base" / name).write_bytes(damage)
+
+    assert kept.read("base/00000") is None
+
+
+@pytest.mark.parametrize("name", ["00000.json", "00000.safetensors"])
+def test_half_a_batch_counts_as_not_measured(
+    measured: MeasuredImages, tmp_path: Path, name: str
+) -> None:
+    kept = KeptInWorkspace(str(tmp_path))
+    kept.write("base/00000", measured)
+    (tmp_path / "base" / name).unlink()
+
+    assert kept.read("base/00000") is None
+
+
+def test_a_flipped_bit_is_noticed(measured: MeasuredImages, tmp_path: Path) -> None:
+    kept = KeptInWorkspace(str(tmp_path))
+    kept.write("base/00000", measured)
+    file = tmp_path / "base" / "00000.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+    assert kept.read("base/00000") is None
+
+
+def test_batches_are_joined_in_their_order(measured: MeasuredImages) -> None:
+    both = joined([measured, measured])
+
+    assert both.prompts.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert torch.equal(both.values["brightness"][4:], measured.values["brightness"])
+    assert both.clip_features is not None
+    assert len(both.clip_features) == 8

@@ -1,0 +1,52 @@
+import pytest
+
+from advgrpo.evaluation.formatting import aligned, duration, label, note, number
+from advgrpo.records import Interval
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0"),
+        (22.184, "22.2"),
+        (0.00012345, "0.000123"),
+        (-1.5, "\N{MINUS SIGN}1.5"),
+        (12345.6, "12,346"),
+        (3.2e-7, "3.20e\N{MINUS SIGN}07"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+def test_a_sign_is_shown_where_it_is_asked_for() -> None:
+    assert number(0.5, signed=True) == "+0.5"
+    assert number(-0.5, signed=True) == "\N{MINUS SIGN}0.5"
+    assert number(0.0, signed=True) == "0"
+
+
+def test_an_interval_is_written_to_the_digit_that_its_width_supports() -> None:
+    assert aligned(Interval(0.89134, 0.88251, 0.90012)) == ("0.891", "0.883", "0.900")
+    assert aligned(Interval(22.18, 20.1, 24.3)) == ("22.2", "20.1", "24.3")
+
+
+def test_nothing_has_no_sign() -> None:
+    assert aligned(Interval(-0.004, -0.08, 0.08), signed=True)[0] == "0.00"
+
+
+def test_an_interval_without_width_is_still_written() -> None:
+    assert aligned(Interval(0.25, 0.25, 0.25), signed=True) == ("+0.25",) * 3
+
+
+def test_a_measure_without_a_name_of_its_own_is_spelled_out() -> None:
+    assert label("pocket_judge.attribute_accuracy") == "Attribute accuracy"
+    assert note("pocket_judge.attribute_accuracy") == "by the pocket judge"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(3.14, "3.1 s"), (59.7, "1 min 0 s"), (143.0, "2 min 23 s"), (7325.0, "2 h 2 min")],
+)
+def test_durations_are_written_by_their_two_largest_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from advgrpo.config import preset_title, resolve
+from advgrpo.errors import ConfigError, PromptFileError
+from advgrpo.kfp_client import paths_in_image, run_arguments
+from advgrpo.kfp_client.runs import Arguments
+
+WORKSPACE = "s3://bucket/runs"
+
+
+def _arguments(
+    preset: str = "pocket", *overrides: str, processes: int = 1, workspace: str = WORKSPACE
+) -> Arguments:
+    return run_arguments(preset, overrides, processes=processes, workspace=workspace)
+
+
+def test_what_is_asked_is_what_is_sent() -> None:
+    assert _arguments("pocket", "seed=1", processes=2) == {
+        "workspace": WORKSPACE,
+        "preset": "pocket",
+        "overrides": ["seed=1"],
+        "processes": 2,
+        "run_key": "",
+    }
+
+
+def test_a_file_of_this_machine_is_sent_as_its_text(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(resolve("pocket", ["training.updates=7"]).to_yaml(), encoding="utf-8")
+    sent = _arguments(str(file), "seed=3")
+    file.unlink()
+    preset, overrides = sent["preset"], sent["overrides"]
+    assert isinstance(preset, str)
+    assert isinstance(overrides, list)
+    config = resolve(preset, overrides)
+    assert config == resolve("pocket", ["training.updates=7", "seed=3"])
+    assert preset_title(preset) == "mine.yaml"
+
+
+def test_a_file_of_one_line_is_a_text_too(tmp_path: Path) -> None:
+    file = tmp_path / "one.yaml"
+    file.write_text(str(resolve("pocket").model_dump(mode="json")).replace("None", "null"))
+    assert resolve(str(_arguments(str(file))["preset"])) == resolve("pocket")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"preset": "pockt"}, "there is no preset 'pockt'"),
+        ({"preset": "none.yaml"}, "cannot be read"),
+        ({"processes": 3}, "3 training processes cannot share"),
+        ({"workspace": "workspace"}, "workspace='workspace' cannot be reached"),
+        ({"workspace": ""}, "cannot be reached"),
+    ],
+)
+def test_what_the_cluster_would_refuse_is_refused_here(
+    arguments: dict[str, object], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        _arguments(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_wrong_setting_is_refused_here() -> None:
+    with pytest.raises(ConfigError, match=r"did you mean training\.updates"):
+        _arguments("pocket", "training.updats=7")
+
+
+def test_a_relative_path_is_refused_with_the_key() -> None:
+    with pytest.raises(ConfigError, match=r"prompts\.train=prompts\.txt is a path"):
+        _arguments("pocket", "prompts.train=prompts.txt")
+
+
+def test_an_absolute_path_may_be_one_of_the_image() -> None:
+    changed = ["policy.weights.location=/models/sd3"]
+    _arguments("pocket", *changed)
+    assert paths_in_image("pocket", changed) == {"policy.weights.location": "/models/sd3"}
+
+
+def test_prompts_that_ship_are_read_here() -> None:
+    shared = "prompts.test=package://advgrpo.pocket/prompts/train.txt"
+    with pytest.raises(PromptFileError, match="test prompts"):
+        _arguments("pocket", shared)
+
+
+def test_nodes_that_would_be_half_empty_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADVGRPO_CLUSTER", '{"image": "trainer", "gpus_per_node": 1}')
+    _arguments(processes=2)
+    monkeypatch.setenv("ADVGRPO_CLUSTER", '{"image": "trainer", "processes_per_node": 3}')
+    with pytest.raises(ConfigError, match="processes=4"):
+        _arguments("pocket", "training.rollout.microbatch_size=1", processes=4)
+
+
+def test_a_file_that_is_too_long_for_a_parameter_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "long.yaml"
+    file.write_text("# " + "x" * 70_000)
+    with pytest.raises(ConfigError, match=r"long\.yaml"):
+        _arguments(str(file))

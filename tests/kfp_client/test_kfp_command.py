@@ -1,0 +1,93 @@
+"""What Kubeflow's own command sends for our pipeline: the YAML must work untouched."""
+
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+from kfp.cli import cli
+
+from advgrpo.kfp_client.compiled import PIPELINE
+from advgrpo.testing import StubKfp
+from tests.kfp_client.conftest import TOKEN
+
+pytestmark = pytest.mark.filterwarnings("ignore:This client only works:FutureWarning")
+
+
+def _kfp(stub: StubKfp, *arguments: str) -> str:
+    access = ["--endpoint", stub.endpoint, "--existing-token", TOKEN, "--output", "json"]
+    result = CliRunner().invoke(cli.cli, [*access, *arguments], obj={})
+    if result.exception:
+        raise result.exception
+    return str(result.output)
+
+
+def _parameters(stub: StubKfp) -> dict[str, Any]:
+    run: dict[str, Any] = stub.sent("POST", "/runs")[-1].json
+    parameters: dict[str, Any] = run["runtime_config"]["parameters"]
+    return parameters
+
+
+@pytest.mark.parametrize("verb", ["create", "submit"])
+def test_the_yaml_runs_untouched(stub: StubKfp, verb: str) -> None:
+    _kfp(
+        stub,
+        *("run", verb, "-e", "mine", "-f", str(PIPELINE), "workspace=s3://b/w"),
+        *("processes=8", 'overrides=["training.updates=10","seed=1"]'),
+    )
+    sent = stub.sent("POST", "/runs")[-1].json
+    assert sent["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "adversarial-grpo"
+    assert "kubernetes" in sent["pipeline_spec"]["platform_spec"]["platforms"]
+    # As the types of the pipeline's parameters want them.
+    assert _parameters(stub) == {
+        "workspace": "s3://b/w",
+        "processes": 8,
+        "overrides": ["training.updates=10", "seed=1"],
+    }
+
+
+def test_only_the_workspace_must_be_given(stub: StubKfp) -> None:
+    with pytest.raises(Exception, match="workspace"):
+        _kfp(stub, "run", "create", "-e", "mine", "-f", str(PIPELINE))
+    _kfp(stub, "run", "create", "-e", "mine", "-f", str(PIPELINE), "workspace=s3://b/w")
+
+
+def test_an_uploaded_version_runs_by_its_ids(stub: StubKfp) -> None:
+    _kfp(stub, "pipeline", "create", "-p", "adversarial-grpo", str(PIPELINE))
+    (version,) = stub.versions.values()
+    _kfp(
+        stub,
+        *("run", "create", "-e", "mine", "-p", version["pipeline_id"]),
+        *("-v", version["pipeline_version_id"], "workspace=s3://b/w"),
+    )
+    assert _parameters(stub) == {"workspace": "s3://b/w"}
+
+
+def test_a_recurring_run_of_the_command_is_off_unless_enabled_and_sends_texts(
+    stub: StubKfp,
+) -> None:
+    # Why `advgrpo submit --every` is what the documents name.
+    _kfp(
+        stub,
+        *("recurring-run", "create", "--job-name", "weekly", "--experiment-name", "mine"),
+        *("--interval-second", "604800", "--pipeline-package-path", str(PIPELINE)),
+        *("workspace=s3://b/w", "processes=8"),
+    )
+    sent = stub.sent("POST", "/recurringruns")[-1].json
+    assert sent["mode"] == "DISABLE"
+    assert sent["runtime_config"]["parameters"]["processes"] == "8"
+
+
+def test_the_form_of_the_user_interface_explains_itself() -> None:
+    inputs = next(yaml.safe_load_all(PIPELINE.read_text()))["root"]["inputDefinitions"]
+    types = {name: entry["parameterType"] for name, entry in inputs["parameters"].items()}
+    assert types == {
+        "workspace": "STRING",
+        "preset": "STRING",
+        "overrides": "LIST",
+        "processes": "NUMBER_INTEGER",
+        "run_key": "STRING",
+    }
+    assert all(len(entry["description"]) > 20 for entry in inputs["parameters"].values())
+    without_default = [n for n, e in inputs["parameters"].items() if "defaultValue" not in e]
+    assert without_default == ["workspace"]

@@ -1,0 +1,135 @@
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from advgrpo.cli.main import app
+from advgrpo.cluster.doctor import Check
+from advgrpo.kfp_client.readiness import diagnose
+from advgrpo.demo.servers import BUCKET, EmbeddedStores
+from advgrpo.kfp_client import Access
+from advgrpo.testing import StubKfp
+
+TOKEN = "the-token"
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none")
+    )
+    monkeypatch.delenv("KF_PIPELINES_ENDPOINT", raising=False)
+    monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
+
+
+@pytest.fixture
+def stub() -> Iterator[StubKfp]:
+    with StubKfp(token=TOKEN) as stub:
+        yield stub
+
+
+def _check(name: str, access: Access | None = None, workspace: str = "") -> Check:
+    checks = diagnose(access=access or Access(), workspace=workspace)
+    (found,) = [check for check in checks if check.name.startswith(name)]
+    return found
+
+
+def test_a_workspace_is_tried_and_nothing_is_left_there(stores: EmbeddedStores) -> None:
+    workspace = f"s3://{BUCKET}/doctor"
+    assert _check("workspace", workspace=workspace).state == "OK"
+    assert not list((stores.folder / "buckets" / BUCKET).glob("doctor/*"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "403"),
+        ("AWS_ACCESS_KEY_ID", "nobody", "403"),
+        ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9", "127.0.0.1:9"),
+    ],
+)
+def test_a_workspace_that_cannot_be_written_fails_with_a_repair(
+    stores: EmbeddedStores,  # noqa: ARG001
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    said: str,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    found = _check("workspace", workspace=f"s3://{BUCKET}/doctor")
+    assert (found.state, said in found.found) == ("FAIL", True)
+    assert found.repair
+
+
+def test_a_bucket_that_is_not_there_fails(stores: EmbeddedStores) -> None:  # noqa: ARG001
+    assert _check("workspace", workspace="s3://no-such-bucket/x").state == "FAIL"
+
+
+def test_a_workspace_that_is_a_local_folder_fails() -> None:
+    assert "s3://" in _check("workspace", workspace="workspace").repair
+
+
+def test_mlflow_is_asked_for_its_version(stores: EmbeddedStores) -> None:  # noqa: ARG001
+    found = _check("MLflow")
+    assert (found.state, found.found.startswith("version 3.")) == ("OK", True)
+
+
+def test_mlflow_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    found = _check("MLflow")
+    assert (found.state, "127.0.0.1:9" in found.found) == ("FAIL", True)
+
+
+def test_without_mlflows_package_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "advgrpo.tracking.health", None)
+    found = _check("MLflow")
+    assert (found.state, "advgrpo[launcher]" in found.repair) == ("SKIP", True)
+
+
+def test_kubeflow_is_reached_with_the_token(stub: StubKfp) -> None:
+    assert _check("Kubeflow", Access(endpoint=stub.endpoint, token=TOKEN)).state == "OK"
+    found = _check("Kubeflow", Access(endpoint=stub.endpoint, token="old"))
+    assert (found.state, "401" in found.found) == ("FAIL", True)
+
+
+def test_an_account_that_may_not_list_runs_still_reaches_kubeflow() -> None:
+    with StubKfp(namespaces=["ml"]) as stub:
+        found = _check("Kubeflow", Access(endpoint=stub.endpoint, namespace="other"))
+    assert (found.state, "may not list runs" in found.found) == ("OK", True)
+
+
+def test_what_is_not_known_here_is_left_out() -> None:
+    skipped = [check for check in diagnose(access=Access()) if check.state == "SKIP"]
+    assert [check.name.split()[0] for check in skipped] == [
+        "settings", "workspace", "MLflow", "Kubeflow",
+    ]  # fmt: skip
+
+
+def test_the_command_says_each_thing_and_its_repair_and_fails(stub: StubKfp) -> None:
+    access = ["--endpoint", stub.endpoint, "--token", TOKEN]
+    result = CliRunner().invoke(app, ["doctor", *access])
+    assert result.exit_code == 1
+    assert "FAIL  Kubernetes API server: no way to Kubernetes is known" in result.output
+    assert "      repair: set KUBECONFIG" in result.output
+    assert f"OK    Kubeflow Pipelines: {stub.endpoint} answers" in result.output
+
+
+def test_the_command_gives_json(stub: StubKfp) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--json", "--endpoint", stub.endpoint])
+    checks = json.loads(result.output)
+    assert {check["state"] for check in checks} == {"FAIL", "SKIP"}
+    assert set(checks[0]) == {"name", "state", "found", "repair"}
+
+
+def test_looking_and_submitting_need_no_torch() -> None:
+    code = (
+        "import sys, advgrpo.kfp_client.readiness; "
+        "sys.exit(bool({'torch', 'numpy', 'PIL', 'psutil', 'mlflow'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

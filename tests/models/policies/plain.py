@@ -1,0 +1,33 @@
+"""Draw with diffusers alone, as somebody does who has none of our code."""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+from advgrpo.algorithm.randomness import gaussian_noise
+from advgrpo.models.policies import Sd3Policy
+
+
+def drawn_plainly(
+    pipeline: StableDiffusion3Pipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    like: Sd3Policy,
+    guidance_scale: float = 2.5,
+) -> torch.Tensor:
+    """Draw what a policy draws with the same prompts and seeds, in 4 steps."""
+    pipeline.set_progress_bar_config(disable=True)
+    images: torch.Tensor = pipeline(
+        prompt=list(prompts),
+        negative_prompt=[""] * len(prompts),
+        latents=gaussian_noise(seeds, like.latent_shape),
+        num_inference_steps=4,
+        guidance_scale=guidance_scale,
+        height=32,
+        width=32,
+        max_sequence_length=like.config.max_sequence_length,
+        output_type="pt",
+    ).images
+    return images

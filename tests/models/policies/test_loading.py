@@ -1,0 +1,130 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from advgrpo.errors import WeightsError
+from advgrpo.models.policies import load_policy
+from advgrpo.testing import TinyModels
+
+CPU = torch.device("cpu")
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture
+def folder(tiny: TinyModels, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny.pipeline, tmp_path / "weights"))
+
+
+def refusal(tiny: TinyModels, folder: Path) -> str:
+    config = tiny.config(f"policy.weights.location={folder}").policy
+    with pytest.raises(WeightsError) as error:
+        load_policy(config, CPU).embed(["a small red circle"])
+    assert error.value.repair
+    return error.value.message
+
+
+def test_another_pipeline_is_named(tiny: TinyModels, folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    index["_class_name"] = "QwenImagePipeline"
+    (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
+    assert "QwenImagePipeline, not a StableDiffusion3Pipeline" in refusal(tiny, folder)
+
+
+def test_another_transformer_is_named(tiny: TinyModels, folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    index["transformer"] = ["diffusers", "FluxTransformer2DModel"]
+    (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
+    assert "transformer in" in refusal(tiny, folder)
+
+
+@pytest.mark.parametrize("part", [[], ["diffusers"], ["diffusers", {}], ["a", "b", "c"]])
+def test_a_part_that_names_no_class_is_named(
+    tiny: TinyModels, folder: Path, part: list[object]
+) -> None:
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    (folder / "model_index.json").write_text(json.dumps({**index, "vae": part}), "utf-8")
+    assert f"vae in {folder} is a " in refusal(tiny, folder)
+
+
+def test_a_folder_without_an_index_is_no_pipeline(tiny: TinyModels, folder: Path) -> None:
+    (folder / "model_index.json").unlink()
+    assert "model_index.json cannot be read" in refusal(tiny, folder)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_3"])
+def test_a_file_that_is_cut_short_is_named(tiny: TinyModels, folder: Path, part: str) -> None:
+    path = next((folder / part).glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert f"{path} is cut short or damaged" in refusal(tiny, folder)
+
+
+@pytest.mark.parametrize("part", ["transformer", "text_encoder"])
+def test_pickled_weights_are_never_read(tiny: TinyModels, folder: Path, part: str) -> None:
+    path = next((folder / part).glob("*.safetensors"))
+    torch.save(load_file(path), path.with_suffix(".bin"))
+    path.unlink()
+    assert "pickled weights only" in refusal(tiny, folder)
+
+
+def test_weights_that_do_not_fit_their_configuration_are_refused(
+    tiny: TinyModels, folder: Path
+) -> None:
+    path = folder / "transformer" / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**config, "num_attention_heads": 8}), "utf-8")
+    assert "policy.weights" in refusal(tiny, folder)
+
+
+MEASURE = """
+import sys, threading
+from pathlib import Path
+import torch
+from advgrpo.models.policies import load_policy
+from advgrpo.testing import TinyModels
+
+def private():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+
+models = Path(sys.argv[1])
+tiny = TinyModels(*(models / name for name in ("pipeline", "dino", "pickscore")))
+config = tiny.config("policy.forward_dtype=bfloat16").policy
+before, ended, peaks = private(), threading.Event(), []
+
+def watch():
+    while not ended.wait(0.002):
+        peaks.append(private())
+
+threading.Thread(target=watch, daemon=True).start()
+policy = load_policy(config, torch.device("cpu"))
+ended.set()
+size = sum(value.nbytes for value in policy.transformer.parameters())
+print(size, max(peaks) - before)
+"""
+
+
+@pytest.mark.slow
+def test_weights_are_read_once_without_a_second_copy(tmp_path: Path) -> None:
+    from diffusers import SD3Transformer2DModel
+
+    from advgrpo.pocket.models import build_transformer
+    from advgrpo.testing import write_tiny_models
+
+    tiny = write_tiny_models(tmp_path)
+    large = {"num_layers": 5, "num_attention_heads": 20, "caption_projection_dim": 640}
+    transformer = SD3Transformer2DModel.from_config({**build_transformer().config, **large})
+    # Another precision than is asked for: the hardest case.
+    transformer.save_pretrained(tiny.pipeline / "transformer")
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    size, grown = map(int, done.stdout.split()[-2:])
+    assert size > 100e6
+    assert grown < 1.6 * size

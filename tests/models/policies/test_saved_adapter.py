@@ -1,0 +1,281 @@
+"""Adapters as others publish them: made by plain peft, in folders of one repository."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+
+from advgrpo.algorithm.randomness import gaussian_noise
+from advgrpo.config import Weights
+from advgrpo.config.policy import SD3_ATTENTION
+from advgrpo.errors import AdvGrpoError, ConfigError, WeightsError
+from advgrpo.models.policies import Sd3Policy, load_policy
+from advgrpo.models.policies.adapter import save_adapter
+from advgrpo.models.policies.sampling import sample_images
+from advgrpo.models.policies.saved_adapter import adapter_folder, read_shape
+from advgrpo.storage import upload_folder
+from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.testing import TinyModels
+from tests.models.policies.plain import drawn_plainly
+
+CPU = torch.device("cpu")
+PROMPTS = ["a small red circle on a white background center", "a large blue ring"]
+SEEDS = [1, 2]
+SHAPE = ("policy.adapter.rank=8", "policy.adapter.alpha=16")
+
+
+def publish(folder: Path, transformer: Path, *, seed: int, **changes: object) -> Path:
+    """Write an adapter as the released code does: get_peft_model, training, save_pretrained."""
+    settings = {
+        "r": 8,
+        "lora_alpha": 16,
+        "init_lora_weights": "gaussian",
+        "target_modules": list(SD3_ATTENTION),
+        **changes,
+    }
+    model = get_peft_model(
+        SD3Transformer2DModel.from_pretrained(transformer),
+        LoraConfig(**settings),  # type: ignore[arg-type]
+    )
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    model.save_pretrained(str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def repository(tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the folders of the published adapters."""
+    root = tmp_path_factory.mktemp("repository")
+    for seed, name in enumerate(("PickScore", "DINO")):
+        publish(root / name, tiny.pipeline / "transformer", seed=seed)
+    return root
+
+
+@pytest.fixture
+def dino(repository: Path, tmp_path: Path) -> Path:
+    """A copy of an adapter that a test may damage."""
+    return Path(shutil.copytree(repository / "DINO", tmp_path / "DINO"))
+
+
+def started(tiny: TinyModels, location: Path | str, subfolder: str = "", *more: str) -> Sd3Policy:
+    initial = f"{{location: '{location}', subfolder: '{subfolder}'}}"
+    config = tiny.config(*SHAPE, f"policy.adapter.initial_adapter={initial}", *more)
+    return load_policy(config.policy, CPU)
+
+
+def drawn(policy: Sd3Policy) -> torch.Tensor:
+    return sample_images(policy, PROMPTS, SEEDS, denoising_steps=4, guidance_scale=2.5)
+
+
+def test_a_published_adapter_predicts_and_draws_what_it_does_in_plain_peft_and_diffusers(
+    tiny: TinyModels, repository: Path
+) -> None:
+    ours = started(tiny, repository, "DINO")
+    bare = SD3Transformer2DModel.from_pretrained(tiny.pipeline / "transformer")
+    theirs = PeftModel.from_pretrained(bare, str(repository / "DINO")).eval()
+    embeddings, latents = ours.embed(PROMPTS), gaussian_noise(SEEDS, ours.latent_shape)
+    with torch.no_grad():
+        (predicted,) = theirs(
+            hidden_states=latents,
+            timestep=torch.full((2,), 500.0),
+            encoder_hidden_states=embeddings.context,
+            pooled_projections=embeddings.pooled,
+            return_dict=False,
+        )
+        torch.testing.assert_close(
+            ours.velocity(latents, 0.5, embeddings, guidance_scale=1.0), predicted
+        )
+
+    plain = StableDiffusion3Pipeline.from_pretrained(
+        tiny.pipeline, transformer=theirs.merge_and_unload()
+    )
+    images = drawn_plainly(plain, PROMPTS, SEEDS, like=ours)
+    # Ours are rounded to 8 bits.
+    torch.testing.assert_close(drawn(ours), images, atol=0.5 / 255 + 1e-3, rtol=0)
+    with ours.base_policy():
+        base = drawn(ours)
+    assert (base - images).abs().max() > 0.05
+
+
+def test_each_folder_is_an_adapter_of_its_own(tiny: TinyModels, repository: Path) -> None:
+    assert not torch.equal(
+        drawn(started(tiny, repository, "DINO")), drawn(started(tiny, repository, "PickScore"))
+    )
+
+
+def test_it_is_trained_further_and_saved_for_plain_diffusers(
+    tiny: TinyModels, repository: Path, tmp_path: Path
+) -> None:
+    policy = started(tiny, repository, "DINO")
+    parameters = policy.trainable_parameters()
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in parameters.values())
+    with torch.no_grad():
+        for parameter in parameters.values():
+            parameter.mul_(0.5)
+    save_adapter(tmp_path, parameters, policy.config.adapter)
+    plain = StableDiffusion3Pipeline.from_pretrained(tiny.pipeline)
+    plain.load_lora_weights(tmp_path)
+    latents, embeddings = gaussian_noise(SEEDS, policy.latent_shape), policy.embed(PROMPTS)
+    with torch.no_grad():
+        (theirs,) = plain.transformer(
+            hidden_states=latents,
+            timestep=torch.full((2,), 500.0),
+            encoder_hidden_states=embeddings.context,
+            pooled_projections=embeddings.pooled,
+            return_dict=False,
+        )
+        ours = policy.velocity(latents, 0.5, embeddings, guidance_scale=1.0)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_it_loads_from_an_object_store(
+    tiny: TinyModels,
+    repository: Path,
+    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    tmp_path: Path,
+) -> None:
+    location = f"s3://advgrpo/adapters/{tmp_path.name}"
+    upload_folder(repository, location)
+    expected = drawn(started(tiny, repository, "DINO"))
+    assert torch.equal(drawn(started(tiny, location, "DINO")), expected)
+    assert torch.equal(drawn(started(tiny, f"{location}/DINO")), expected)
+
+
+def test_its_shape_is_read_from_its_own_files(repository: Path, tiny: TinyModels) -> None:
+    shape = read_shape(repository / "DINO")
+    assert (shape.rank, shape.alpha) == (8, 16.0)
+    assert set(shape.target_modules) == set(SD3_ATTENTION)
+    policy = load_policy(
+        tiny.config().policy.model_copy(update={"adapter": shape}), CPU, repository / "DINO"
+    )
+    assert torch.equal(drawn(policy), drawn(started(tiny, repository, "DINO")))
+
+
+def test_modules_that_are_named_by_a_pattern_are_read_from_the_weights(
+    tiny: TinyModels, tmp_path: Path
+) -> None:
+    folder = publish(
+        tmp_path / "x",
+        tiny.pipeline / "transformer",
+        seed=0,
+        target_modules=r".*\.attn\.to_(q|k)",
+    )
+    shape = read_shape(folder)
+    assert "transformer_blocks.0.attn.to_k" in shape.target_modules
+    config = tiny.config().policy.model_copy(update={"adapter": shape})
+    assert drawn(load_policy(config, CPU, folder)).shape == (2, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("policy.adapter.rank=4", "has rank 8 and alpha 16, but policy.adapter.rank=4"),
+        ("policy.adapter.alpha=8", "--set policy.adapter.rank=8 --set policy.adapter.alpha=16"),
+        ("policy.adapter.target_modules=[attn.to_q]", "policy.adapter does not name"),
+        ("policy.adapter.target_modules=[attn.to_q]", "policy.adapter.target_modules"),
+    ],
+)
+def test_settings_of_another_shape_are_refused_in_words(
+    tiny: TinyModels, repository: Path, override: str, said: str
+) -> None:
+    with pytest.raises(WeightsError) as caught:
+        started(tiny, repository, "DINO", override)
+    assert said in str(caught.value)
+
+
+def _as_pickle(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    torch.save(load_file(path), folder / "adapter_model.bin")
+    path.unlink()
+
+
+def _renamed(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    tensors = {k.replace("attn.to_q", "attn7.to_q"): v for k, v in load_file(path).items()}
+    save_file(tensors, path)
+
+
+def _not_finite(folder: Path) -> None:
+    path = folder / "adapter_model.safetensors"
+    tensors = load_file(path)
+    next(iter(tensors.values()))[0, 0] = float("nan")
+    save_file(tensors, path)
+
+
+def _with(**settings: object) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+
+    return change
+
+
+def _beyond_count(folder: Path) -> None:
+    """A tensor without elements, of a shape that no library can count."""
+    shape = {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}
+    head = json.dumps({"base_model.model.x.lora_A.weight": shape}).encode()
+    (folder / "adapter_model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
+
+
+def _cut(name: str, length: int) -> Callable[[Path], None]:
+    return lambda folder: (
+        (folder / name).write_bytes((folder / name).read_bytes()[:length]) and None
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_as_pickle, "is a pickle (adapter_model.bin), which is never read"),
+        (_renamed, "is for another base model: of the"),
+        (_not_finite, "holds values that are not finite"),
+        (_beyond_count, "adapter_model.safetensors is not an adapter: reshape()"),
+        (_cut("adapter_model.safetensors", 1000), "adapter_model.safetensors is not an adapter"),
+        (_cut("adapter_model.safetensors", 0), "adapter_model.safetensors is not an adapter"),
+        (_cut("adapter_config.json", 20), "adapter_config.json does not describe an adapter"),
+        (_with(r="many"), "adapter_config.json does not describe an adapter"),
+        (_with(r=0), "adapter_config.json does not describe an adapter"),
+        (_with(use_dora=True), "more than a plain LoRA: use_dora=True"),
+        (_with(peft_type="IA3"), "more than a plain LoRA: peft_type='IA3'"),
+        (lambda f: (f / "adapter_config.json").unlink(), "it has no adapter_config.json"),
+    ],
+)
+def test_what_is_no_usable_adapter_is_refused_with_its_file(
+    tiny: TinyModels, dino: Path, damage: Callable[[Path], None], said: str
+) -> None:
+    damage(dino)
+    with pytest.raises(WeightsError) as caught:
+        started(tiny, dino)
+    assert said in caught.value.message
+    assert str(dino) in caught.value.message
+    assert caught.value.repair
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        ({"location": "REPOSITORY"}, "is not an adapter, but has some: DINO, PickScore"),
+        ({"location": "REPOSITORY", "subfolder": "SigLIP"}, "has no folder 'SigLIP'"),
+        ({"location": "REPOSITORY/nowhere"}, "nowhere"),
+        ({"location": "hub://owner/name"}, "is not pinned to a commit"),
+        ({"location": "hub://owner/name", "revision": "main"}, "is not pinned to a commit"),
+    ],
+)
+def test_a_place_without_an_adapter_is_refused(
+    repository: Path, place: dict[str, str], said: str
+) -> None:
+    location = place["location"].replace("REPOSITORY", str(repository))
+    with pytest.raises((WeightsError, ConfigError)) as caught:
+        adapter_folder(Weights(**{**place, "location": location}))
+    assert isinstance(caught.value, AdvGrpoError)
+    assert said in caught.value.message

@@ -1,0 +1,75 @@
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from advgrpo.errors import ConfigError, NonFiniteError
+from advgrpo.models.scorers.base import check_measures_all, measured, missing_in_words
+from advgrpo.testing import BrightnessScorer
+
+PROMPTS = ["a dog", "a cat", "a dog", "a tree"]
+
+
+class DogScorer:
+    """Measures dogs only, and would fail if asked about anything else."""
+
+    name = "dogs"
+    measures = ("brightness", "one")
+
+    def why_missing(self, prompt: str) -> str:
+        return "" if "dog" in prompt else "it has no dog"
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        assert all("dog" in prompt for prompt in prompts)
+        assert len(images) == len(prompts)
+        return {"brightness": images.mean(dim=(1, 2, 3)), "one": torch.ones(len(images))}
+
+
+def images() -> Tensor:
+    return torch.arange(4).view(4, 1, 1, 1).expand(4, 3, 8, 8) / 10
+
+
+def test_an_image_without_a_value_is_marked_and_the_others_keep_their_place() -> None:
+    values = measured(DogScorer(), images(), PROMPTS)
+
+    assert list(values) == ["dogs.brightness", "dogs.one"]
+    assert values["dogs.brightness"].isnan().tolist() == [False, True, False, True]
+    assert values["dogs.brightness"][[0, 2]].tolist() == pytest.approx([0.0, 0.2])
+
+
+def test_a_batch_without_any_value_is_not_scored() -> None:
+    values = measured(DogScorer(), images()[:2], ["a cat", "a tree"])
+
+    assert values["dogs.one"].isnan().all()
+
+
+def test_a_whole_scorer_has_a_value_for_each_image() -> None:
+    values = measured(BrightnessScorer(), images(), PROMPTS)
+
+    assert values["brightness.mean"].tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+def test_a_value_that_is_no_number_is_named_with_measure_prompt_and_seed() -> None:
+    broken = images().clone()
+    broken[2] = torch.nan
+    seeds = [f"seed {number}" for number in range(4)]
+
+    with pytest.raises(NonFiniteError, match=r"dogs\.brightness .*'a dog' \(seed 2\)"):
+        measured(DogScorer(), broken, PROMPTS, seeds)
+
+
+def test_what_is_missing_is_said_in_words() -> None:
+    words = missing_in_words([BrightnessScorer(), DogScorer()], PROMPTS)
+
+    assert words == dict.fromkeys(
+        ["dogs.brightness", "dogs.one"], "no value for 2 of 4 prompts: it has no dog"
+    )
+    assert missing_in_words([DogScorer()], ["a dog"]) == {}
+
+
+def test_a_decision_rests_on_no_measure_that_lacks_values() -> None:
+    check_measures_all("dogs.one", [DogScorer()], ["a dog"], setting="evaluation.alignment")
+
+    with pytest.raises(ConfigError, match=r"evaluation\.alignment=dogs\.one has no value for 2"):
+        check_measures_all("dogs.one", [DogScorer()], PROMPTS, setting="evaluation.alignment")

@@ -1,0 +1,308 @@
+import json
+import shutil
+import string
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import (
+    AutoencoderKLQwenImage,
+    FlowMatchEulerDiscreteScheduler,
+    QwenImagePipeline,
+    QwenImageTransformer2DModel,
+)
+from safetensors.torch import load_file, save_file
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
+
+from advgrpo.config.base import Weights
+from advgrpo.config.reference_images import DiffusersSource as Settings
+from advgrpo.config.reference_images import ReferenceImagesConfig
+from advgrpo.reference_images.image_set import validate_reference_images
+from advgrpo.errors import AdvGrpoError, ConfigError, ReferenceImageError, WeightsError
+from advgrpo.pocket.models import build_pipeline
+from advgrpo.records import PromptSet
+from advgrpo.reference_images import generate_reference_images
+from advgrpo.reference_images.diffusers_source import DiffusersSource
+
+PIXELS = 32
+PROMPTS = ["a small red circle on a black background center", "a large blue ring"]
+
+
+def build_qwen_pipeline() -> QwenImagePipeline:
+    """A Qwen-Image pipeline of width 16 whose tokens are letters."""
+    letters = [*string.ascii_letters, *string.digits, *string.punctuation, "Ġ", "Ċ"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    vocabulary = {piece: i for i, piece in enumerate(letters + special)}
+    text = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
+        "vocab_size": len(vocabulary),
+        "bos_token_id": vocabulary["<|endoftext|>"],
+        "eos_token_id": vocabulary["<|im_end|>"],
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_heads": 2,
+        "out_hidden_size": 16,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return QwenImagePipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(),
+            vae=AutoencoderKLQwenImage(
+                base_dim=24,
+                z_dim=4,
+                dim_mult=[1, 2, 4],
+                num_res_blocks=1,
+                temperal_downsample=[False, True],
+                latents_mean=[0.0] * 4,
+                latents_std=[1.0] * 4,
+            ).eval(),
+            text_encoder=Qwen2_5_VLForConditionalGeneration(
+                Qwen2_5_VLConfig(text_config=text, vision_config=vision)
+            ).eval(),
+            tokenizer=Qwen2Tokenizer(vocab=vocabulary, merges=[]),
+            transformer=QwenImageTransformer2DModel(
+                in_channels=16,
+                out_channels=4,
+                num_layers=1,
+                attention_head_dim=16,
+                num_attention_heads=2,
+                joint_attention_dim=16,
+                axes_dims_rope=(8, 4, 4),
+            ).eval(),
+        )
+
+
+@pytest.fixture(scope="module")
+def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("qwen")
+    build_qwen_pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sd3")
+    build_pipeline(seed=0).save_pretrained(folder)
+    return folder
+
+
+def settings(folder: Path, **changes: object) -> Settings:
+    plain: Mapping[str, object] = {
+        "weights": Weights(location=str(folder)),
+        "denoising_steps": 2,
+        "guidance_scale": 3.0,
+        "dtype": "float32",
+    }
+    return Settings.model_validate({**plain, **changes})
+
+
+def load(folder: Path, **changes: object) -> DiffusersSource:
+    return DiffusersSource(
+        settings(folder, **changes), resolution_pixels=PIXELS, device=torch.device("cpu")
+    )
+
+
+def test_a_stable_diffusion_3_draws_an_image_for_each_prompt(sd3_folder: Path) -> None:
+    images = load(sd3_folder).draw(PROMPTS, [1, 2**62])
+    assert images.shape == (2, 3, PIXELS, PIXELS)
+    assert images.dtype == torch.float32
+    assert 0 <= images.min() < images.max() <= 1
+
+
+def test_an_image_follows_from_prompt_and_seed_alone(sd3_folder: Path) -> None:
+    source = load(sd3_folder)
+    together = source.draw([PROMPTS[0], *PROMPTS], [1, 2, 3])
+    before = torch.random.get_rng_state()
+    alone = load(sd3_folder).draw([PROMPTS[0]], [2])
+    assert torch.allclose(alone[0], together[1], atol=1e-5)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"guidance_scale": 9.0},
+        {"negative_prompt": "a green cross"},
+        {"prompt_suffixes": {"en": " on a teal background"}},
+        {"denoising_steps": 3},
+        {"dtype": "bfloat16"},
+    ],
+)
+def test_every_setting_changes_images_and_provenance(
+    sd3_folder: Path, change: Mapping[str, object]
+) -> None:
+    plain, changed = load(sd3_folder), load(sd3_folder, **change)
+    assert changed.provenance != plain.provenance
+    assert not torch.equal(changed.draw(PROMPTS, [1, 2]), plain.draw(PROMPTS, [1, 2]))
+
+
+def test_each_prompt_gets_the_suffix_of_its_language(sd3_folder: Path) -> None:
+    suffixed = load(sd3_folder, prompt_suffixes={"en": " blue", "zh": " ring"})
+    images = suffixed.draw(["a circle", "红 circle"], [1, 2])
+    written_out = load(sd3_folder).draw(["a circle blue", "红 circle ring"], [1, 2])
+    assert torch.equal(images, written_out)
+    assert not torch.equal(images, load(sd3_folder).draw(["a circle", "红 circle"], [1, 2]))
+
+
+def test_qwen_image_is_guided_by_its_own_argument(qwen_folder: Path) -> None:
+    source = load(qwen_folder, guidance_argument="true_cfg_scale")
+    assert source.provenance["pipeline"] == "QwenImagePipeline"
+    assert source.provenance["true_cfg_scale"] == 3.0
+    images = source.draw(PROMPTS, [1, 2])
+    assert images.shape == (2, 3, PIXELS, PIXELS)
+    stronger = load(qwen_folder, guidance_argument="true_cfg_scale", guidance_scale=9.0)
+    assert not torch.equal(stronger.draw(PROMPTS, [1, 2]), images)
+
+
+def test_a_whole_set_is_drawn_by_a_pipeline(sd3_folder: Path, tmp_path: Path) -> None:
+    prompts = PromptSet(tuple(PROMPTS), digest="")
+    config = ReferenceImagesConfig(
+        source=settings(sd3_folder), resolution_pixels=PIXELS, batch_size=3
+    )
+    drawn = generate_reference_images(
+        load(sd3_folder), prompts, config, images_per_prompt=2, seed=0, output=tmp_path
+    )
+    assert drawn == validate_reference_images(tmp_path, prompts, 2, PIXELS, seed=0)
+    assert drawn.provenance["source"] == load(sd3_folder).provenance
+
+
+def test_the_provenance_tells_weights_apart_by_their_content(
+    sd3_folder: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    build_pipeline(seed=1).save_pretrained(other)
+    first, second = load(sd3_folder).provenance, load(other).provenance
+    assert first["weights_version"] != second["weights_version"]
+    assert load(sd3_folder).provenance == first
+
+
+def test_a_guidance_argument_that_the_pipeline_lacks_is_refused(sd3_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"guidance_argument='true_cfg_scale': Stable") as caught:
+        load(sd3_folder, guidance_argument="true_cfg_scale")
+    assert caught.value.repair
+
+
+def test_guidance_that_would_have_no_effect_is_refused(qwen_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="guidance_scale=3 has no effect"):
+        load(qwen_folder, guidance_argument="true_cfg_scale", negative_prompt=None)
+
+
+def test_a_resolution_that_the_pipeline_refuses_is_a_settings_error(sd3_folder: Path) -> None:
+    source = DiffusersSource(settings(sd3_folder), resolution_pixels=30, device=torch.device("cpu"))
+    with pytest.raises(ConfigError, match="divisible by 8") as caught:
+        source.draw(PROMPTS, [1, 2])
+    assert "resolution_pixels" in caught.value.repair
+
+
+def _remove(name: str) -> Callable[[Path], None]:
+    def remove(folder: Path) -> None:
+        (folder / name).unlink()
+
+    return remove
+
+
+def _cut(name: str) -> Callable[[Path], None]:
+    def cut(folder: Path) -> None:
+        (folder / name).write_bytes((folder / name).read_bytes()[:-100])
+
+    return cut
+
+
+def _drop_tensor(name: str) -> Callable[[Path], None]:
+    def drop(folder: Path) -> None:
+        tensors = load_file(folder / name)
+        del tensors[sorted(tensors)[0]]
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+
+    return drop
+
+
+def _reshape_tensor(name: str) -> Callable[[Path], None]:
+    def reshape(folder: Path) -> None:
+        tensors = load_file(folder / name)
+        tensors[sorted(tensors)[0]] = torch.zeros(7, 7)
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+
+    return reshape
+
+
+def _pickle(name: str, pickled: str) -> Callable[[Path], None]:
+    def pickle(folder: Path) -> None:
+        torch.save(load_file(folder / name), (folder / name).parent / pickled)
+        (folder / name).unlink()
+
+    return pickle
+
+
+def _name_pipeline(name: str) -> Callable[[Path], None]:
+    def rename(folder: Path) -> None:
+        index = json.loads((folder / "model_index.json").read_text())
+        (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
+
+    return rename
+
+
+TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
+TEXT_ENCODER = "text_encoder/model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (_remove("model_index.json"), r"model_index\.json is missing"),
+        (_cut("model_index.json"), "cannot be read"),
+        (_name_pipeline("NoSuchPipeline"), "'NoSuchPipeline', which diffusers cannot load"),
+        (_name_pipeline("StableDiffusionUpscalePipeline"), "not a text-to-image pipeline"),
+        (_remove(TRANSFORMER), "cannot be loaded"),
+        (_remove(TEXT_ENCODER), "cannot be loaded"),
+        (_remove("vae/config.json"), "cannot be loaded"),
+        (_remove("tokenizer_3/tokenizer.json"), "holds no vocabulary"),
+        (_cut(TRANSFORMER), "cannot be loaded"),
+        (_cut(TEXT_ENCODER), "cannot be loaded"),
+        (_drop_tensor(TRANSFORMER), "lack 1 tensors of SD3Transformer2DModel"),
+        (_drop_tensor(TEXT_ENCODER), "lack 1 tensors of CLIPTextModelWithProjection"),
+        (_reshape_tensor(TRANSFORMER), "cannot be loaded"),
+        (_reshape_tensor(TEXT_ENCODER), "cannot be loaded"),
+        (_pickle(TRANSFORMER, "diffusion_pytorch_model.bin"), "cannot be loaded"),
+        (_pickle(TEXT_ENCODER, "pytorch_model.bin"), "cannot be loaded"),
+    ],
+)
+def test_wrong_weights_are_refused(
+    sd3_folder: Path, tmp_path: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    folder = tmp_path / "damaged"
+    shutil.copytree(sd3_folder, folder)
+    damage(folder)
+    with pytest.raises(WeightsError, match=message) as caught:
+        load(folder)
+    assert str(folder) in caught.value.message or "Pipeline" in caught.value.message
+    assert caught.value.repair
+
+
+def test_weights_that_are_nowhere_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(AdvGrpoError, match="nowhere"):
+        load(tmp_path / "nowhere")
+
+
+def test_an_image_that_a_safety_checker_blanked_is_refused(sd3_folder: Path) -> None:
+    source = load(sd3_folder)
+    draw = source._pipeline
+
+    def checked(**arguments: object) -> object:
+        output = draw(**arguments)
+        output["nsfw_content_detected"] = [False, True]
+        return output
+
+    source._pipeline = checked
+    with pytest.raises(ReferenceImageError, match=r"blanked the image of 'a large blue ring'"):
+        source.draw(PROMPTS, [1, 2])

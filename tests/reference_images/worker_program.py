@@ -1,0 +1,68 @@
+"""What each worker of the team tests runs: draw its share, perhaps slowly or to its death."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from advgrpo.records import PromptSet
+from advgrpo.reference_images import (
+    generate_packed_reference_images,
+    generate_reference_images,
+    team,
+)
+from tests.reference_images.test_generation import NoiseSource, settings
+
+PROMPTS = PromptSet(tuple(f"a cat with {n} tails" for n in range(12)), digest="")
+
+
+class Telling(NoiseSource):
+    """Notes each image in a file of its worker; worker 1 is slow or dies as it is told."""
+
+    def __init__(self, notes: Path, fate: str) -> None:
+        super().__init__()
+        self._notes = notes / f"worker-{os.environ.get('RANK', '0')}.txt"
+        self._fate = fate if os.environ.get("RANK") == "1" else ""
+
+    def draw(self, prompts: Sequence[str], seeds: Sequence[int]) -> Tensor:
+        if self._fate == "slow":
+            time.sleep(2)
+        if self._fate == "dies" and self._notes.exists():
+            time.sleep(1)
+            os._exit(3)
+        with self._notes.open("a") as file:
+            file.writelines(f"{prompt}\n" for prompt in prompts)
+        # The others shall not have drawn all before a worker has begun.
+        time.sleep(0.05)
+        return super().draw(prompts, seeds)
+
+
+def main(location: str, notes: Path, fate: str) -> None:
+    source, config = Telling(notes, fate), settings(batch_size=2)
+    if location.startswith("s3://"):
+        generate_packed_reference_images(
+            source,
+            PROMPTS,
+            config,
+            images_per_prompt=4,
+            seed=0,
+            location=location,
+            team=team("test"),
+        )
+    else:
+        generate_reference_images(
+            source,
+            PROMPTS,
+            config,
+            images_per_prompt=4,
+            seed=0,
+            output=Path(location),
+            team=team("test"),
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), sys.argv[3])

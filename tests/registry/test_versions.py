@@ -1,0 +1,362 @@
+import base64
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from advgrpo import storage
+from advgrpo.config import RunConfig, resolve
+from advgrpo.data.images import decode_image
+from advgrpo.errors import PromotionError, TrackingError, WeightsError
+from advgrpo.models.policies.base import Policy
+from advgrpo.records import Alarm, EvaluatedPrompt, TrainingRecord
+from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.registry.card import card_in_short
+from advgrpo.registry.evidence import read_evidence, read_settings
+from advgrpo.registry.versions import (
+    ADAPTER_FILES,
+    RegisteredAdapter,
+    current_champion,
+    fetched_version,
+    registered_adapter,
+)
+from tests.tracking.world import evidence, register, settings, write_adapter
+
+
+@pytest.fixture(scope="module")
+def config() -> RunConfig:
+    return resolve("pocket", [])
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return write_adapter(tmp_path / "trained adapter")
+
+
+@pytest.fixture
+def client(stores: EmbeddedStores) -> MlflowClient:
+    return MlflowClient(stores.tracking_uri)
+
+
+@pytest.fixture
+def run_id(client: MlflowClient) -> str:
+    return str(client.create_run("0").info.run_id)
+
+
+def registered(stores: EmbeddedStores, adapter: Path, name: str, run_id: str) -> RegisteredAdapter:
+    return register(stores.tracking_uri, settings(name), adapter, run_id)
+
+
+def fetched(stores: EmbeddedStores, uri: str, folder: Path) -> dict[str, str]:
+    root = registered_adapter(uri, folder, tracking_uri=stores.tracking_uri)
+    return {path.name: path.read_text() for path in root.iterdir()}
+
+
+def test_an_adapter_comes_back_by_alias_and_by_version(
+    stores: EmbeddedStores, adapter: Path, run_id: str, tmp_path: Path
+) -> None:
+    version = registered(stores, adapter, "back", run_id)
+    assert version == RegisteredAdapter("back", 1, "models:/back/1")
+    expected = {name: f"content of {name}" for name in ADAPTER_FILES}
+    assert fetched(stores, "models:/back@candidate", tmp_path / "a") == expected
+    assert fetched(stores, version.uri, tmp_path / "b") == expected
+
+
+@pytest.mark.parametrize(
+    "killed_at",
+    ["create_logged_model", "log_model_artifacts", "log_batch", "finalize_logged_model"],
+)
+def test_a_registration_that_was_killed_is_gone_on_with_and_leaves_nothing_twice(
+    stores: EmbeddedStores,
+    client: MlflowClient,
+    adapter: Path,
+    run_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    killed_at: str,
+) -> None:
+    done = getattr(MlflowClient, killed_at)
+
+    def work_and_die(*arguments: object, **named: object) -> None:
+        done(*arguments, **named)
+        raise KeyboardInterrupt
+
+    name = f"killed-{killed_at}"
+    monkeypatch.setattr(MlflowClient, killed_at, work_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        registered(stores, adapter, name, run_id)
+    monkeypatch.undo()
+    for key, value in stores.environment().items():
+        monkeypatch.setenv(key, value)
+    version = registered(stores, adapter, name, run_id)
+    assert version.version == 1
+    models = client.search_logged_models(["0"], f"source_run_id = '{run_id}'")
+    assert [str(model.status) for model in models] == ["READY"]
+    for measure in client.get_run(run_id).data.metrics:
+        assert len(client.get_metric_history(run_id, measure)) == 1
+
+
+def test_a_version_shows_its_lineage_and_measures_and_holds_no_base_weights(
+    stores: EmbeddedStores, client: MlflowClient, adapter: Path, run_id: str
+) -> None:
+    registered(stores, adapter, "lineage", run_id)
+    version = client.get_model_version_by_alias("lineage", "candidate")
+    assert version.run_id == run_id
+    assert version.tags["advgrpo.prompts.train"] == "abc"
+    assert version.tags["advgrpo.version.torch"] == "2.0.0+cpu"
+    assert version.tags["advgrpo.gates"] == "passed"
+    assert version.tags["advgrpo.gate.1"].startswith("passed: judge.score at least base (base 0.5")
+    model_id = version.source.removeprefix("models:/")
+    logged = client.get_logged_model(model_id)
+    assert logged.status == "READY"
+    assert [(metric.key, metric.value) for metric in logged.metrics] == [("distance", 1.5)]
+    files = storage.list_files(f"s3://advgrpo/mlflow/0/models/{model_id}/artifacts")
+    assert {name for name in files if name.startswith("artifacts/")} == {
+        f"artifacts/adapter/{name}" for name in ADAPTER_FILES
+    }
+
+
+def test_registering_twice_makes_one_version_and_another_adapter_the_next(
+    stores: EmbeddedStores,
+    client: MlflowClient,
+    adapter: Path,
+    run_id: str,
+    tmp_path: Path,
+) -> None:
+    assert registered(stores, adapter, "twice", run_id).version == 1
+    assert registered(stores, adapter, "twice", run_id).version == 1
+    (adapter / ADAPTER_FILES[0]).write_text("trained further")
+    assert registered(stores, adapter, "twice", run_id).version == 2
+    assert int(client.get_model_version_by_alias("twice", "candidate").version) == 2
+    old = fetched(stores, "models:/twice/1", tmp_path / "old")
+    assert old[ADAPTER_FILES[0]] == f"content of {ADAPTER_FILES[0]}"
+
+
+@pytest.mark.parametrize("name", ADAPTER_FILES)
+def test_an_adapter_that_lacks_a_file_is_not_registered(
+    stores: EmbeddedStores,
+    client: MlflowClient,
+    adapter: Path,
+    run_id: str,
+    name: str,
+) -> None:
+    (adapter / name).unlink()
+    with pytest.raises(WeightsError, match=f"has no {name}"):
+        registered(stores, adapter, "lacking", run_id)
+    assert client.search_registered_models("name = 'lacking'") == []
+
+
+def test_a_damaged_artifact_is_not_taken_for_the_adapter(
+    stores: EmbeddedStores,
+    client: MlflowClient,
+    adapter: Path,
+    run_id: str,
+    tmp_path: Path,
+) -> None:
+    registered(stores, adapter, "damaged", run_id)
+    source = client.get_model_version("damaged", "1").source.removeprefix("models:/")
+    root = f"s3://advgrpo/mlflow/0/models/{source}/artifacts/artifacts/adapter"
+    storage.write_bytes(f"{root}/adapter_model.safetensors", b"something else")
+    with pytest.raises(TrackingError, match=r"adapter_model\.safetensors of models:/damaged/1"):
+        registered_adapter("models:/damaged/1", tmp_path / "back", tracking_uri=stores.tracking_uri)
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("uri", ["models:/x", "models:/x/latest", "runs:/x/1", "models:/@a", ""])
+def test_what_is_no_model_uri_says_so(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="names no registered adapter"):
+        registered_adapter(uri, tmp_path / "back", tracking_uri="http://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("uri", ["models:/nobody@candidate", "models:/nobody/7"])
+def test_a_version_that_is_not_there_is_named(
+    stores: EmbeddedStores, uri: str, tmp_path: Path
+) -> None:
+    with pytest.raises(TrackingError, match="of nobody") as caught:
+        registered_adapter(uri, tmp_path / "back", tracking_uri=stores.tracking_uri)
+    assert "registry list nobody" in caught.value.repair
+
+
+def test_a_registration_that_breaks_off_moves_no_alias(
+    stores: EmbeddedStores,
+    client: MlflowClient,
+    adapter: Path,
+    run_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registered(stores, adapter, "breaks", run_id)
+    (adapter / ADAPTER_FILES[0]).write_text("trained further")
+
+    def broken(*_: object, **__: object) -> None:
+        raise MlflowException("the artifact store is down")
+
+    monkeypatch.setattr(MlflowClient, "log_model_artifacts", broken)
+    with pytest.raises(TrackingError, match="the artifact store is down"):
+        registered(stores, adapter, "breaks", run_id)
+    monkeypatch.undo()
+    assert int(client.get_model_version_by_alias("breaks", "candidate").version) == 1
+    assert registered(stores, adapter, "breaks", run_id).version == 2
+
+
+def test_a_version_carries_its_card_settings_evidence_and_sample(
+    stores: EmbeddedStores, client: MlflowClient, adapter: Path, run_id: str, tmp_path: Path
+) -> None:
+    (tmp_path / "0.png").write_bytes(b"a picture")
+    proof = evidence(sample=(EvaluatedPrompt("a ring", 0.5, ("0.png",)),))
+    config = settings("carries", "policy.weights.location=/weights/sd3")
+    register(stores.tracking_uri, config, adapter, run_id, proof, pictures=tmp_path)
+    version = client.get_model_version("carries", "1")
+    with fetched_version(version, stores.tracking_uri) as folder:
+        assert read_evidence(folder) == proof
+        assert read_settings(folder) == config
+        assert (folder / "sample" / "0.png").read_bytes() == b"a picture"
+        card = (folder / "README.md").read_text()
+        assert "torch==2.0.0\n" in (folder / "requirements.txt").read_text()
+    for said in (
+        *("`/weights/sd3`", "Licence of the base model: MIT", "0.2 (0.15 to 0.25)"),
+        *("- passed: judge.score at least base.", "| prompts.train | abc |"),
+        "28 (of 80 planned) updates",
+        "raised an alarm at update 28: pictures got dark. Training was",
+    ):
+        assert said in card
+    assert "pictures got dark" in version.tags["advgrpo.watch"]
+    assert "- passed: judge.score at least base." in version.description
+
+
+def test_a_description_in_mlflow_fits_its_column() -> None:
+    alarm = Alarm(28, "pictures got dark " * 400)
+    proof = evidence().model_copy(update={"training": TrainingRecord(28, (alarm,))})
+    text = card_in_short(settings("long"), proof)
+    assert len(text) == 5000
+    assert text.endswith("`README.md` among the files.")
+
+
+def test_a_version_that_failed_its_gates_is_registered_and_is_no_candidate(
+    stores: EmbeddedStores, client: MlflowClient, adapter: Path, run_id: str
+) -> None:
+    failing = evidence(gain=0.01)
+    version = register(stores.tracking_uri, settings("failing"), adapter, run_id, failing)
+    assert version.version == 1
+    assert client.get_registered_model("failing").aliases == {}
+    tags = client.get_model_version("failing", "1").tags
+    assert tags["advgrpo.gates"] == "failed"
+    assert "whose lower edge is -0.04" in tags["advgrpo.gate.1"]
+
+
+def test_another_evaluation_of_the_same_adapter_is_another_version(
+    stores: EmbeddedStores, adapter: Path, run_id: str
+) -> None:
+    config = settings("again")
+    assert register(stores.tracking_uri, config, adapter, run_id).version == 1
+    later = evidence(champion=1)
+    assert register(stores.tracking_uri, config, adapter, run_id, later).version == 2
+
+
+@pytest.mark.parametrize("file", ["evidence.json", "README.md", "files.json", "MLmodel"])
+def test_a_version_with_any_changed_file_is_refused(
+    stores: EmbeddedStores, client: MlflowClient, adapter: Path, run_id: str, file: str
+) -> None:
+    name = f"changed {file.partition('.')[0]}"
+    registered(stores, adapter, name, run_id)
+    version = client.get_model_version(name, "1")
+    source = version.source.removeprefix("models:/")
+    storage.write_bytes(f"s3://advgrpo/mlflow/0/models/{source}/artifacts/{file}", b"{}")
+    with (
+        pytest.raises(TrackingError, match=f"{file} of models:/{name}/1 is not the file"),
+        fetched_version(version, stores.tracking_uri),
+    ):
+        pass
+
+
+def test_registering_needs_neither_torch_nor_numpy(
+    stores: EmbeddedStores, adapter: Path, run_id: str
+) -> None:
+    # As in the image of a cluster's tasks.
+    code = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"torch", "numpy", "pandas", "PIL", "diffusers", "jaxtyping"}}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+from pathlib import Path
+import advgrpo.tasks.register, advgrpo.registry.webhook, advgrpo.registry.promotion_hook
+import advgrpo.registry.listing, advgrpo.registry.export, advgrpo.cli.registry
+from tests.tracking.world import register, settings
+print(register({stores.tracking_uri!r}, settings("light"), Path({str(adapter)!r}), {run_id!r}).uri)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "models:/light/1", done.stderr
+
+
+def test_the_champion_is_fetched_with_the_shape_of_its_adapter(
+    stores: EmbeddedStores, client: MlflowClient, config: RunConfig, adapter: Path, run_id: str
+) -> None:
+    registered(stores, adapter, "crowned", run_id)
+    uri, policy = stores.tracking_uri, config.policy
+    assert current_champion("nobody", tracking_uri=uri, policy=policy) is None
+    assert current_champion("crowned", tracking_uri=uri, policy=policy) is None
+    client.set_registered_model_alias("crowned", "champion", "1")
+    champion = current_champion("crowned", tracking_uri=uri, policy=policy)
+    assert champion is not None
+    assert (champion.version, champion.uri) == (1, "models:/crowned/1")
+    assert champion.adapter_config == config.policy.adapter
+    assert (champion.adapter / ADAPTER_FILES[0]).read_bytes() == (
+        adapter / ADAPTER_FILES[0]
+    ).read_bytes()
+
+
+def test_a_champion_for_another_base_model_is_refused(
+    stores: EmbeddedStores, client: MlflowClient, config: RunConfig, adapter: Path, run_id: str
+) -> None:
+    registered(stores, adapter, "foreign", run_id)
+    client.set_registered_model_alias("foreign", "champion", "1")
+    other = resolve("pocket", ["policy.weights.location=/models/other"]).policy
+    with pytest.raises(PromotionError, match="is an adapter for the base model package://"):
+        current_champion("foreign", tracking_uri=stores.tracking_uri, policy=other)
+    client.delete_model_version_tag("foreign", "1", "advgrpo.policy")
+    with pytest.raises(TrackingError, match="does not say which base model"):
+        current_champion("foreign", tracking_uri=stores.tracking_uri, policy=config.policy)
+
+
+# MLflow warns of type hints of its own classes when this part of it is loaded.
+@pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")
+@pytest.mark.slow
+def test_a_served_version_draws_what_the_policy_draws(
+    stores: EmbeddedStores, config: RunConfig, run_id: str, tmp_path: Path
+) -> None:
+    from advgrpo.models.policies import load_policy
+    from advgrpo.models.policies.adapter import save_adapter
+    from advgrpo.models.policies.sampling import sample_images
+
+    policy = load_policy(config.policy, torch.device("cpu"))
+    values = {
+        name: torch.full_like(parameter, 0.02) if ".lora_B." in name else parameter
+        for name, parameter in policy.trainable_parameters().items()
+    }
+    save_adapter(tmp_path, values, config.policy.adapter)
+    registered(stores, tmp_path, "served", run_id)
+    served = mlflow.pyfunc.load_model("models:/served@candidate")
+    prompts = ["a small red circle on blue", "a large green square on white"]
+    files = served.predict(
+        pd.DataFrame({"prompt": prompts}), params={"seed": 5, "denoising_steps": 4}
+    )
+    images = torch.stack([decode_image(base64.b64decode(file)) for file in files])
+
+    def drawn(policy: Policy) -> torch.Tensor:
+        guidance = config.training.sampling.guidance_scale
+        return sample_images(policy, prompts, [5, 6], denoising_steps=4, guidance_scale=guidance)
+
+    expected = drawn(load_policy(config.policy, torch.device("cpu"), adapter=tmp_path))
+    # PNG rounds to 256 levels.
+    torch.testing.assert_close(images, expected, atol=0.5 / 255 + 1e-6, rtol=0)
+    assert (images - drawn(policy)).abs().max() > 0.02
+    assert served.predict(prompts[:1], params={"seed": 5, "denoising_steps": 4}) == files[:1]
+    assert served.predict(prompts[:1]) == served.predict(prompts[:1], params={"seed": 0})
+    with pytest.raises(MlflowException, match="seed"):
+        served.predict(prompts, params={"seed": "many"})

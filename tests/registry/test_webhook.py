@@ -1,0 +1,217 @@
+import base64
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from advgrpo.errors import ConfigError
+from advgrpo.telemetry.prometheus import WEBHOOK
+from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.registry.webhook import (
+    MAX_BODY_BYTES,
+    PATH,
+    Gatekeeper,
+    Reconciler,
+    RefusedError,
+    receiver,
+    subscribe,
+)
+from tests.tracking.world import evidence, register, settings, write_adapter
+
+SECRET = "shared"
+MOVED = {
+    "entity": "model_version_alias",
+    "action": "created",
+    "data": {"name": "m", "alias": "champion", "version": "1"},
+}
+
+
+def signed(body: bytes, *, secret: str = SECRET, at: float | None = None, delivery: str = "1"):
+    timestamp = str(int(time.time() if at is None else at))
+    content = f"{delivery}.{timestamp}.".encode() + body
+    digest = hmac.new(secret.encode(), content, hashlib.sha256).digest()
+    return {
+        "X-MLflow-Delivery-Id": delivery,
+        "X-MLflow-Timestamp": timestamp,
+        "X-MLflow-Signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+
+
+Post = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def woken() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def post(woken: list[str]) -> Iterator[Post]:
+    with receiver("127.0.0.1", 0, secret=SECRET, wake=woken.append) as server:
+        port = server.server_address[1]
+
+        def send(
+            body: bytes, headers: dict[str, str], *, path: str = PATH, method: str = "POST"
+        ) -> tuple[int, str]:
+            connection = HTTPConnection("127.0.0.1", port, timeout=5)
+            connection.request(method, path, body, headers)
+            answer = connection.getresponse()
+            text = answer.read().decode()
+            connection.close()
+            return answer.status, text
+
+        yield send
+
+
+def test_a_message_wakes_and_its_repetition_does_not(post: Post, woken: list[str]) -> None:
+    body = json.dumps(MOVED).encode()
+    headers = signed(body)
+    assert post(body, headers) == (HTTPStatus.ACCEPTED, "looking at m\n")
+    assert post(body, headers) == (HTTPStatus.CONFLICT, "delivery 1 came before\n")
+    assert woken == ["m"]
+
+
+def test_a_message_that_is_not_signed_or_old_or_changed_is_refused(
+    post: Post, woken: list[str]
+) -> None:
+    body = json.dumps(MOVED).encode()
+    now = time.time()
+    for headers in (
+        {},
+        signed(body, secret="guessed"),
+        signed(body + b" "),
+        {**signed(body), "X-MLflow-Delivery-Id": "2"},
+        {**signed(body), "X-MLflow-Timestamp": str(int(now) + 1)},
+        {**signed(body), "X-MLflow-Signature": "v1,not base64"},
+        {**signed(body), "X-MLflow-Signature": signed(body)["X-MLflow-Signature"][3:]},
+    ):
+        assert post(body, headers) == (HTTPStatus.UNAUTHORIZED, "the signature is wrong\n")
+    for at in (now - 400, now + 400):
+        status, text = post(body, signed(body, at=at))
+        assert (status, "is more than 300 s from now" in text) == (HTTPStatus.UNAUTHORIZED, True)
+    assert woken == []
+
+
+def test_what_is_no_message_is_refused(post: Post, woken: list[str]) -> None:
+    for number, body in enumerate((b"", b"{", b"[]", b'{"entity": "x", "data": {"name": 3}}')):
+        assert post(body, signed(body, delivery=str(number)))[0] == HTTPStatus.BAD_REQUEST
+    assert post(b"x", {}, path="/")[0] == HTTPStatus.NOT_FOUND
+    too_long = {"Content-Length": str(MAX_BODY_BYTES + 1)}
+    assert post(b"x", too_long)[0] == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    assert post(b"x", {"Content-Length": "-1"})[0] == HTTPStatus.LENGTH_REQUIRED
+    assert woken == []
+
+
+def test_a_tag_wakes_only_if_it_asks_for_promotion(post: Post, woken: list[str]) -> None:
+    for key, text in (
+        ("advgrpo.decision", "nothing to do\n"),
+        ("advgrpo.promote", "looking at m\n"),
+    ):
+        data = {"name": "m", "version": "1", "key": key, "value": "true"}
+        body = json.dumps({"entity": "model_version_tag", "action": "set", "data": data}).encode()
+        assert post(body, signed(body, delivery=key)) == (HTTPStatus.ACCEPTED, text)
+    assert woken == ["m"]
+
+
+def test_messages_are_counted_by_what_was_answered(post: Post) -> None:
+    def counted(status: str) -> float:
+        labels = {"status": status}
+        return WEBHOOK.get_sample_value("advgrpo_webhook_messages_total", labels) or 0.0
+
+    before = counted("202"), counted("401")
+    body = json.dumps(MOVED).encode()
+    post(body, signed(body, delivery="counted"))
+    post(body, signed(body, secret="another"))
+    post(b"", {}, path="/healthz", method="GET")
+    assert (counted("202") - before[0], counted("401") - before[1]) == (1, 1)
+
+
+def test_it_says_that_it_is_there(post: Post) -> None:
+    assert post(b"", {}, path="/healthz", method="GET") == (HTTPStatus.OK, "ok\n")
+    assert post(b"", {}, path="/", method="GET")[0] == HTTPStatus.NOT_FOUND
+
+
+def test_deliveries_are_forgotten_once_their_timestamp_is_too_old() -> None:
+    now = [1000.0]
+    gatekeeper = Gatekeeper(SECRET, clock=lambda: now[0])
+    gatekeeper.check(signed(b"x", at=now[0]), b"x")
+    now[0] += 290
+    with pytest.raises(RefusedError, match="came before"):
+        gatekeeper.check(signed(b"x", at=1000), b"x")
+    now[0] += 400
+    with pytest.raises(RefusedError, match="from now"):
+        gatekeeper.check(signed(b"x", at=1000), b"x")
+    gatekeeper.check(signed(b"y", at=now[0]), b"y")
+
+
+def test_without_a_secret_it_does_not_start() -> None:
+    with (
+        pytest.raises(ConfigError, match="ADVGRPO_WEBHOOK_SECRET"),
+        receiver("127.0.0.1", 0, secret="", wake=print),
+    ):
+        pass
+
+
+def test_an_address_that_cannot_be_had_is_named() -> None:
+    with (
+        pytest.raises(ConfigError, match=r"cannot listen at 203\.0\.113\.1:80"),
+        receiver("203.0.113.1", 80, secret=SECRET, wake=print),
+    ):
+        pass
+
+
+def test_mlflow_tells_and_an_unlawful_champion_is_set_right(
+    stores: EmbeddedStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in the chart's pod: MLflow passes the files on.
+    for name in stores.environment():
+        if name.startswith("AWS_") or name == "MLFLOW_S3_ENDPOINT_URL":
+            monkeypatch.delenv(name)
+    client = MlflowClient(stores.tracking_uri)
+    run_id = str(client.create_run("0").info.run_id)
+    config = settings("told")
+    for version, gain in ((1, 0.2), (2, 0.0)):
+        adapter = write_adapter(tmp_path / "adapter", str(version))
+        proof = evidence(gain, champion=None if version == 1 else 1)
+        register(stores.tracking_uri, config, adapter, run_id, proof)
+    reconciler = Reconciler(stores.tracking_uri, every_seconds=600)
+    worker = threading.Thread(target=reconciler.run)
+
+    def champion_becomes(wanted: str) -> None:
+        for _ in range(200):
+            if client.get_registered_model("told").aliases.get("champion") == wanted:
+                return
+            time.sleep(0.1)
+        pytest.fail(f"the champion is {client.get_registered_model('told').aliases}")
+
+    with receiver("127.0.0.1", 0, secret=SECRET, wake=reconciler.wake) as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}{PATH}"
+        for _ in range(2):
+            subscribe(stores.tracking_uri, url, secret=SECRET)
+        (webhook,) = client.list_webhooks()
+        try:
+            # MLflow hears of new webhooks after this time.
+            time.sleep(1.1)
+            worker.start()
+            client.set_model_version_tag("told", "1", "advgrpo.promote", "true")
+            champion_becomes("1")
+            client.set_registered_model_alias("told", "champion", "2")
+            for _ in range(200):
+                if "advgrpo.decision" in client.get_model_version("told", "2").tags:
+                    break
+                time.sleep(0.1)
+            champion_becomes("1")
+        finally:
+            client.delete_webhook(webhook.webhook_id)
+            reconciler.stop()
+            worker.join()
+    decision = client.get_model_version("told", "2").tags["advgrpo.decision"]
+    assert decision.startswith("refused: the gate judge.score at least base failed")

@@ -1,0 +1,62 @@
+"""What a task that runs as a job fails with."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from advgrpo.errors import AdvGrpoError, JobFailedError, NonFiniteError
+from advgrpo.storage import join, write_bytes
+from advgrpo.demo.servers import BUCKET, EmbeddedStores
+from advgrpo.runtime.failures import Failure
+from advgrpo.runtime.dispatch import FAILURE_PREFIX, run_task
+from advgrpo.testing import FakeCluster, JobInHand, Step
+
+OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2 GiB"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
+    with FakeCluster() as cluster:
+        monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path / "kubeconfig")))
+        settings = {"image": "trainer", "poll_seconds": 0.1, "restarts": 0}
+        monkeypatch.setenv("ADVGRPO_CLUSTER", json.dumps(settings))
+        yield cluster
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "reason", "raised", "said"),
+    [
+        ("NonFiniteError", 7, "Error", NonFiniteError, "why the rank failed"),
+        # Not one of ours: the job's own account says more.
+        ("OutOfMemoryError", 9, "Error", JobFailedError, "the GPU is out of memory"),
+        # What its death left a surviving machine with.
+        ("RankFailedError", 137, "OOMKilled", JobFailedError, "more memory than it may"),
+    ],
+)
+def test_the_cause_that_tells_most_is_raised(
+    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    cluster: FakeCluster,
+    tmp_path: Path,
+    kind: str,
+    code: int,
+    reason: str,
+    raised: type[AdvGrpoError],
+    said: str,
+) -> None:
+    def fail(job: JobInHand) -> None:
+        master = job.body["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]
+        folder = master["containers"][0]["command"][-1]
+        failure = json.dumps(asdict(Failure("train", kind, "why the rank failed", "")))
+        write_bytes(join(folder, f"{FAILURE_PREFIX}0.json"), failure.encode())
+        job.say(OUT_OF_MEMORY if kind == "OutOfMemoryError" else "the end")
+        job.exit_pod(code, reason=reason)
+
+    cluster.operator.restart_seconds = 0.3
+    cluster.operator.plans.append(
+        (Step(0, JobInHand.add_pods), Step(0, JobInHand.run), Step(0.2, fail))
+    )
+    with pytest.raises(raised, match=said):
+        run_task("train", {"workspace": f"s3://{BUCKET}/{tmp_path.name}"}, run_id="1")

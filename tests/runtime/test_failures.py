@@ -1,0 +1,72 @@
+from pathlib import Path
+
+import pytest
+
+from advgrpo.errors import PipelineError, RatioError, StorageFullError
+from advgrpo.telemetry.progress import PROGRESS_FILE
+from advgrpo.runtime.failures import FAILURE_FILE, failures_noted, read_failure, run_as_process
+
+
+@pytest.fixture
+def failure_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "failure.json"))
+    return tmp_path / "failure.json"
+
+
+def test_an_error_of_ours_is_made_anew_in_the_process_that_reads_it(failure_file: Path) -> None:
+    with pytest.raises(RatioError), failures_noted("train"):
+        raise RatioError("the ratio is 2", repair="make it 1")
+    failure = read_failure(failure_file)
+    assert failure is not None
+    error = failure.error()
+    assert isinstance(error, RatioError)
+    assert str(error) == "the ratio is 2\n  repair: make it 1"
+
+
+def test_any_other_error_names_the_task_it_came_from(failure_file: Path) -> None:
+    with pytest.raises(KeyError), failures_noted("evaluate"):
+        raise KeyError("missing")
+    failure = read_failure(failure_file)
+    assert failure is not None
+    assert isinstance(failure.error(), PipelineError)
+    assert "the task evaluate failed: KeyError: 'missing'" in str(failure.error())
+
+
+@pytest.mark.parametrize("content", ["[]", "5", "{}", '{"task": 1, "x": 2}', "[" * 50_000, "\0"])
+def test_a_file_of_another_shape_tells_of_no_failure(failure_file: Path, content: str) -> None:
+    failure_file.write_text(content)
+    assert read_failure(failure_file) is None
+
+
+def test_the_first_failure_is_the_one_that_is_kept(failure_file: Path) -> None:
+    for message in ("cause", "consequence"):
+        with pytest.raises(StorageFullError), failures_noted("train"):
+            raise StorageFullError(message)
+    failure = read_failure(failure_file)
+    assert failure is not None
+    assert failure.message == "cause"
+
+
+def test_a_task_that_comes_to_its_end_leaves_no_failure(failure_file: Path) -> None:
+    with failures_noted("train"):
+        pass
+    assert read_failure(failure_file) is None
+
+
+def test_start_and_end_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "progress.jsonl"))
+    with failures_noted("train"):
+        pass
+    started, finished = (tmp_path / "progress.jsonl").read_text().splitlines()
+    assert "started" in started
+    assert "finished" in finished
+
+
+def test_a_process_ends_with_the_errors_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
+        raise StorageFullError("the disk is full")
+
+    with pytest.raises(SystemExit) as caught:
+        run_as_process(fail)
+    assert caught.value.code == StorageFullError.exit_code
+    assert capsys.readouterr().err == "error: the disk is full\n"

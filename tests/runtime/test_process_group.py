@@ -1,0 +1,26 @@
+import pytest
+import torch.distributed as dist
+
+from advgrpo.errors import RankFailedError
+from advgrpo.runtime.process_group import losses_of_ranks
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[/src/gloo/transport/tcp/pair.cc:553] Connection closed by peer [::1]:1"),
+        dist.DistBackendError("NCCL communicator was aborted on rank 3"),
+    ],
+)
+def test_a_lost_rank_is_no_fault_of_ours_and_may_be_tried_again(error: RuntimeError) -> None:
+    with (
+        pytest.raises(RankFailedError, match="another training process") as caught,
+        losses_of_ranks(),
+    ):
+        raise error
+    assert caught.value.exit_code >= 128
+
+
+def test_other_errors_stay_what_they_are() -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), losses_of_ranks():
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -1,0 +1,443 @@
+import json
+import logging
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from typer.testing import CliRunner
+
+from advgrpo.cli.main import app
+from advgrpo.errors import ConfigError, Preempted, StorageUnavailableError, TrackingError
+from advgrpo.telemetry.logging import event
+from advgrpo.telemetry.progress import Progress
+from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.tasks import signs
+from advgrpo.runtime.task_context import FAILURE_TAG, tracked_task
+from advgrpo.runtime.heartbeat import note_run, signs_of_life
+from advgrpo.runtime.run_status_collection import TASKS, run_status
+from advgrpo.runtime.run_status_text import lasted, status_lines
+from advgrpo.runtime.run_status import RunStatus
+from advgrpo.tracking.run_lookup import WORKSPACE_TAG
+from advgrpo.tracking.runs import end_parent_run, open_parent_run
+from advgrpo.training.loop import train
+from advgrpo.training.state import Session
+from tests.training.conftest import World, world
+
+__all__ = ["world"]
+
+RUN = "0123456789abcdef0123456789abcdef"
+logger = logging.getLogger("advgrpo")
+
+
+def _asked(workspace: Path, *, later: float = 0.0, tracking_uri: str = "") -> RunStatus:
+    now = datetime.now(UTC) + timedelta(seconds=later)
+    return run_status(str(workspace), tracking_uri=tracking_uri, now=now)
+
+
+def _said(status: RunStatus) -> str:
+    return "\n".join(status_lines(status))
+
+
+def _run(workspace: Path, *tasks: str, run: str = RUN) -> None:
+    """Leave the signs of tasks that came to their end."""
+    note_run(str(workspace), run, {"name": "pocket"})
+    for task in tasks:
+        with signs_of_life(task, str(workspace), run):
+            logger.warning("%s warns", task)
+
+
+def _states(status: RunStatus) -> dict[str, str]:
+    return {task.task: task.state for task in status.tasks}
+
+
+def test_a_run_is_done_when_all_of_its_tasks_are(tmp_path: Path) -> None:
+    _run(tmp_path, *TASKS[1:])
+    status = _asked(tmp_path)
+    assert status.state == "finished"
+    assert _states(status) == dict.fromkeys(TASKS, "finished")
+    assert _said(status).startswith(f"run pocket {RUN} is done; it is ")
+    assert "register warns" in _said(status)
+
+
+def test_a_real_training_is_followed_to_its_end(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signs, "_LEAST_SECONDS", 0.01)
+    session = world.session(tmp_path / "training", "training.checkpoint_every_updates=1")
+    note_run(str(tmp_path), RUN, {"name": "pocket"})
+    with pytest.raises(Preempted), signs_of_life("train", str(tmp_path), RUN):
+        _stop_after(session, updates=1)
+        train(session)
+    stopped = _asked(tmp_path, later=60)
+    assert stopped.state == "stopped"
+    assert "the task train was stopped: training was asked to stop" in stopped.wrong
+    assert stopped.repair.endswith("; it goes on from update 1")
+    progress, checkpoint = stopped.current.progress, stopped.checkpoint
+    assert progress is not None
+    assert (progress.done, progress.total, progress.unit) == (1, 2, "updates")
+    assert checkpoint is not None
+    assert (checkpoint.turn, checkpoint.update) == (1, 1)
+    assert checkpoint.bytes > 1000
+    assert Path(checkpoint.location).is_dir()
+    assert "update 1, turn 1, 1 min 0" in _said(stopped)
+
+    again = world.session(tmp_path / "training", "training.checkpoint_every_updates=1")
+    assert again.resume()
+    with signs_of_life("train", str(tmp_path), RUN):
+        train(again)
+    done = _asked(tmp_path)
+    assert _states(done)["train"] == "finished"
+    assert done.checkpoint is not None
+    assert done.checkpoint.update == 2
+    assert done.state == "waiting"
+    assert "waits for its next task" in _said(done)
+
+
+def _stop_after(session: Session, *, updates: int) -> None:
+    """Have a session be asked to stop, as by SIGTERM, once it has made some updates."""
+    check = session.stop.check
+
+    def stop() -> None:
+        session.stop._asked = session.counters.updates >= updates
+        check()
+
+    session.stop.check = stop  # type: ignore[method-assign]
+
+
+def test_progress_says_how_long_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signs, "_LEAST_SECONDS", 0.01)
+    told: dict[str, Any] = {"phase": "adversarial training", "done": 30, "total": 120}
+    told |= {"unit": "updates", "seconds_each": 20.0, "seconds_left": 1800.0}
+    with signs_of_life("train", str(tmp_path), RUN):
+        signs.progress.tell({**told, "figures": {"reward": 0.25}})
+    file = tmp_path / "runs" / RUN / "train" / "task.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"state": "running"}))
+    status = _asked(tmp_path, later=60)
+    assert status.state == "running"
+    said = _said(status)
+    assert "adversarial training: 30 of 120 updates (25%), reward 0.25" in said
+    assert "20 s each, done in about 29 min" in said
+    assert "last sign   1 min 00 s ago" in said
+
+
+def test_a_task_that_is_silent_is_taken_for_dead(tmp_path: Path) -> None:
+    _run(tmp_path, "reference-images")
+    with signs_of_life("train", str(tmp_path), RUN):
+        Progress("adversarial training", 9, "updates").advance(4)
+    file = tmp_path / "runs" / RUN / "train" / "task.json"
+    content = json.loads(file.read_text())
+    # As SIGKILL leaves it.
+    del content["ended"]
+    file.write_text(json.dumps(content | {"state": "running"}))
+    assert _asked(tmp_path, later=60).state == "running"
+    status = _asked(tmp_path, later=42 * 60)
+    assert status.state == "silent"
+    assert "the task train has given no sign of life for 42 min" in status.wrong
+    assert "run it again with the same settings and workspace" in status.repair
+    assert "adversarial training: 4 of 9 updates" in _said(status)
+
+
+def test_a_failure_is_told_with_its_repair(tmp_path: Path) -> None:
+    _run(tmp_path, "reference-images")
+    error = StorageUnavailableError("the server does not answer", repair="start it")
+    with pytest.raises(StorageUnavailableError), signs_of_life("train", str(tmp_path), RUN):
+        raise error
+    status = _asked(tmp_path)
+    assert (status.state, status.repair) == ("failed", "start it")
+    said = _said(status)
+    assert "wrong: the task train failed: the server does not answer\n  repair: start it" in said
+
+
+def test_the_launchers_word_counts_when_its_job_came_to_an_end(tmp_path: Path) -> None:
+    workspace = str(tmp_path)
+    with (
+        pytest.raises(StorageUnavailableError),
+        signs_of_life("pretrain-reward", workspace, RUN, role="launcher"),
+    ):
+        note = event("job_state", state="running")
+        logger.info("job-1: running, 1 of 2 pods run", extra=note)
+        with pytest.raises(Preempted), signs_of_life("reward-pretraining", workspace, RUN):
+            raise Preempted("asked to stop")
+        between = _asked(tmp_path)
+        raise StorageUnavailableError("the job failed", repair="look at it")
+    assert between.state == "running"
+    status = _asked(tmp_path)
+    assert [task.task for task in status.tasks] == ["reward-pretraining"]
+    assert status.current.wrong == "the job failed"
+    assert status.current.job == "job-1: running, 1 of 2 pods run"
+
+
+def test_alarms_stand_out(tmp_path: Path) -> None:
+    with signs_of_life("train", str(tmp_path), RUN):
+        logger.warning("the reward looks hacked\nat update 3", extra=event("alarm_raised"))
+    assert "train: ALARM: the reward looks hacked; at update 3" in _said(_asked(tmp_path))
+
+
+def test_a_run_that_stands_still_between_two_tasks_is_wrong(tmp_path: Path) -> None:
+    _run(tmp_path, "reference-images")
+    assert _asked(tmp_path, later=120).state == "waiting"
+    status = _asked(tmp_path, later=7200)
+    assert status.state == "silent"
+    assert "nothing has begun since the task reference-images ended 2 h ago" in status.wrong
+
+
+def test_of_several_runs_of_a_workspace_the_last_one_is_meant(tmp_path: Path) -> None:
+    _run(tmp_path, "train", run="a" * 32)
+    _run(tmp_path, "train", run="b" * 32)
+    status = _asked(tmp_path)
+    assert status.run == "b" * 32
+    assert status.others == ("a" * 32,)
+    assert "other runs  " + "a" * 32 in _said(status)
+
+
+def test_a_workspace_may_be_seen_at_another_place(tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    note_run(str(there), RUN, {})
+    with signs_of_life("train", str(there), RUN):
+        facts = {"update": 2, "turn": 3, "place": f"{there}/training/1/checkpoints"}
+        logger.info("saved", extra=event("checkpoint_saved", **facts))
+    saved = there / "training" / "1" / "checkpoints" / "turn-00000003"
+    saved.mkdir(parents=True)
+    (saved / "commit.json").write_text("{}")
+    there.rename(here)
+    checkpoint = _asked(here).checkpoint
+    assert checkpoint is not None
+    assert checkpoint.location == f"{here}/training/1/checkpoints/turn-00000003"
+
+
+def test_a_kept_rollout_is_taken_for_no_checkpoint(tmp_path: Path) -> None:
+    place = tmp_path / "training" / "1" / "checkpoints"
+    with signs_of_life("train", str(tmp_path), RUN):
+        facts = {"update": 2, "turn": 3, "place": str(place)}
+        logger.info("saved", extra=event("checkpoint_saved", **facts))
+    kept = place / "non-finite" / "rollout-00000004-rank-0"
+    kept.mkdir(parents=True)
+    (kept / "commit.json").write_text("{}")
+    assert _asked(tmp_path).checkpoint is None
+
+
+def test_a_file_that_is_not_ours_is_left_out(tmp_path: Path) -> None:
+    _run(tmp_path, "train")
+    for name, text in (("notes.txt", "hello"), ("evaluate/task.json", '{"state": 1}')):
+        file = tmp_path / "runs" / RUN / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text)
+    assert _states(_asked(tmp_path))["evaluate"] == "pending"
+
+
+_AT = "2026-01-01T00:00:00+00:00"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"role": "friend"},
+        {"state": "asleep"},
+        {"started": None},
+        {"beat": "2026-01-01"},
+        {"beat": "2026-01-01T00:00:00"},
+        {"warnings": [{"at": _AT, "text": ["x"]}]},
+        {"warnings": {}},
+        {"checkpoint": {"turn": 1}},
+        {"checkpoint": {"turn": 1, "update": 1, "event": "resumed", "at": _AT, "place": "a\0"}},
+        {"failure": ["x"]},
+        {"progress": {"phase": None}},
+        {"progress": {"done": "1"}},
+        {"progress": {"seconds_left": 10**400}},
+        {"progress": {"figures": {"reward": "high"}}},
+    ],
+)
+def test_a_sign_of_another_shape_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+    _run(tmp_path, "train", "evaluate")
+    file = tmp_path / "runs" / RUN / "evaluate" / "task.json"
+    progress = {
+        "phase": "x", "done": 1, "total": 2, "unit": "images", "at": _AT,
+        "seconds_each": None, "seconds_left": None, "figures": {},
+    }  # fmt: skip
+    content = json.loads(file.read_text()) | {"progress": progress}
+    file.write_text(json.dumps(content))
+    assert _states(_asked(tmp_path))["evaluate"] == "finished"
+    if "progress" in change:
+        change = {"progress": progress | change["progress"]}
+    file.write_text(json.dumps(content | change))
+    status = _asked(tmp_path)
+    assert _states(status) | {"evaluate": "pending"} == _states(status)
+    assert _said(status)
+
+
+def test_what_a_run_says_of_itself_in_another_shape_is_left_out(tmp_path: Path) -> None:
+    _run(tmp_path, "train")
+    (tmp_path / "runs" / RUN / "run.json").write_text('{"name": "pocket"}')
+    status = _asked(tmp_path)
+    assert _states(status) == {"train": "finished"}
+    assert status.name == ""
+
+
+@pytest.mark.parametrize("place", ["/", "..", "s3://bucket/other"])
+def test_checkpoints_are_looked_for_in_the_workspace_alone(tmp_path: Path, place: str) -> None:
+    with signs_of_life("train", str(tmp_path), RUN):
+        facts = {"update": 2, "turn": 3, "place": place}
+        logger.info("saved", extra=event("checkpoint_saved", **facts))
+    status = _asked(tmp_path)
+    assert status.checkpoint is None
+    assert status.not_read == (f"checkpoints: {place} lies outside of {tmp_path}",)
+
+
+@pytest.fixture
+def parent(stores: EmbeddedStores, tmp_path: Path) -> Callable[[str], str]:
+    def opened(name: str) -> str:
+        return open_parent_run(
+            "status",
+            name,
+            tracking_uri=stores.tracking_uri,
+            parameters={},
+            config_text="",
+            tags={WORKSPACE_TAG: str(tmp_path / "workspace")},
+        )
+
+    return opened
+
+
+def test_a_run_is_found_by_id_name_or_the_id_of_one_of_its_tasks(
+    stores: EmbeddedStores, parent: Callable[[str], str], tmp_path: Path
+) -> None:
+    run = parent("found by its name")
+    with tracked_task("evaluate", run, str(tmp_path / "workspace")) as task:
+        task_id = task.run_id()
+    for text in (run, task_id, "found by its name"):
+        status = run_status(text, tracking_uri=stores.tracking_uri)
+        assert status.run == run
+        assert status.name == "found by its name"
+        assert status.page.endswith(f"/runs/{run}")
+        assert _states(status)["evaluate"] == "finished"
+        assert _states(status)["train"] == "pending"
+    of_workspace = _asked(tmp_path / "workspace", tracking_uri=stores.tracking_uri)
+    assert of_workspace.run == run
+    end_parent_run(run, tracking_uri=stores.tracking_uri, succeeded=True)
+    assert run_status(run, tracking_uri=stores.tracking_uri).state == "finished"
+
+
+def test_mlflow_alone_says_why_a_task_failed(
+    stores: EmbeddedStores, parent: Callable[[str], str]
+) -> None:
+    run = parent("without a workspace")
+    with pytest.raises(ConfigError), tracked_task("register", run):
+        raise ConfigError("seed=x is no number", repair="write a number")
+    status = run_status(run, tracking_uri=stores.tracking_uri)
+    assert status.state == "failed"
+    assert status.wrong == "the task register failed: seed=x is no number"
+    assert status.repair == "write a number"
+
+
+def test_a_task_that_failed_and_then_succeeds_is_no_longer_said_to_have_failed(
+    stores: EmbeddedStores, parent: Callable[[str], str]
+) -> None:
+    run, client = parent("at the second attempt"), MlflowClient(stores.tracking_uri)
+    with pytest.raises(ConfigError), tracked_task("register", run):
+        raise ConfigError("seed=x is no number", repair="write a number")
+    with tracked_task("register", run) as task:
+        task_id = task.run_id()
+    assert FAILURE_TAG not in client.get_run(task_id).data.tags
+    # A failure that is a fault of ours has no tag, and must not be told as the one before.
+    with pytest.raises(ConfigError), tracked_task("register", run):
+        raise ConfigError("seed=x is no number", repair="write a number")
+    with pytest.raises(ZeroDivisionError), tracked_task("register", run):
+        raise ZeroDivisionError
+    status = run_status(run, tracking_uri=stores.tracking_uri)
+    assert status.wrong == "the task register failed: the log of the task says why"
+
+
+def test_a_name_that_several_runs_have_is_refused_with_their_ids(
+    stores: EmbeddedStores, parent: Callable[[str], str]
+) -> None:
+    ids = [parent("twice"), parent("twice")]
+    with pytest.raises(ConfigError, match="2 runs are called 'twice'") as refused:
+        run_status("twice", tracking_uri=stores.tracking_uri)
+    assert all(run in str(refused.value) for run in ids)
+
+
+@pytest.mark.parametrize("name", ["none of this name", "it's"])
+def test_a_name_that_no_run_has_is_refused(name: str, stores: EmbeddedStores) -> None:
+    with pytest.raises(ConfigError, match="run"):
+        run_status(name, tracking_uri=stores.tracking_uri)
+
+
+def test_an_id_that_no_run_has_is_refused(stores: EmbeddedStores) -> None:
+    with pytest.raises(TrackingError, match=f"cannot find the run {RUN}"):
+        run_status(RUN, tracking_uri=stores.tracking_uri)
+
+
+def test_without_mlflow_a_name_is_refused_and_a_workspace_is_enough(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no MLflow server"):
+        run_status("pocket", tracking_uri="")
+    with pytest.raises(ConfigError, match="no run left a sign of life in"):
+        _asked(tmp_path)
+    _run(tmp_path, "train")
+    dead = "http://127.0.0.1:9"
+    status = _asked(tmp_path, tracking_uri=dead)
+    assert _states(status)["train"] == "finished"
+    assert status.not_read[0].startswith(f"MLflow: cannot find the run {RUN}")
+    assert "not read\n  MLflow: " in _said(status)
+    with pytest.raises(TrackingError, match=dead):
+        run_status("pocket", tracking_uri=dead)
+
+
+def test_without_the_workspace_mlflow_is_enough(
+    stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_parent_run(
+        "status",
+        "s3 is away",
+        tracking_uri=stores.tracking_uri,
+        parameters={},
+        config_text="",
+        tags={WORKSPACE_TAG: "s3://advgrpo/away"},
+    )
+    with tracked_task("train", run):
+        pass
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    status = run_status(run, tracking_uri=stores.tracking_uri)
+    assert _states(status)["train"] == "finished"
+    assert status.not_read[0].startswith("the workspace: cannot list s3://advgrpo/away")
+
+
+def test_the_command_prints_words_or_json(tmp_path: Path) -> None:
+    _run(tmp_path, "train")
+    invoke = CliRunner().invoke
+    words = invoke(app, ["status", str(tmp_path)])
+    assert words.exit_code == 0
+    assert "task           " in words.output
+    printed = invoke(app, ["status", str(tmp_path), "--json"])
+    told = json.loads(printed.output)
+    assert told["run"] == RUN
+    assert told["state"] == "waiting"
+    assert [task["task"] for task in told["tasks"]] == list(TASKS)
+
+
+def test_looking_loads_no_torch() -> None:
+    import subprocess
+
+    program = (
+        "import sys, advgrpo.runtime.run_status_text, advgrpo.runtime.run_status_collection, advgrpo.tracking.run_lookup\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-1, "0.0 s"),
+        (2.34, "2.3 s"),
+        (59, "59 s"),
+        (61, "1 min 01 s"),
+        (3600 * 30 + 60, "30 h 01 min"),
+    ],
+)
+def test_a_time_is_said_as_a_person_would(seconds: float, words: str) -> None:
+    assert lasted(seconds) == words

@@ -1,0 +1,121 @@
+import logging
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from advgrpo.config import resolve
+from advgrpo.config.training import HangsConfig
+from advgrpo.errors import ConfigError
+from advgrpo.runtime.process_group import Ranks
+from advgrpo.training.stragglers import Stragglers
+from advgrpo.runtime.watchdog import Watchdog
+from advgrpo.runtime.rank_status import Whereabouts
+
+ROOT = Path(__file__).parents[2]
+
+
+def never(reason: str) -> None:
+    raise AssertionError(reason)
+
+
+def test_a_process_without_progress_says_where_it_is_and_shows_its_stacks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whereabouts = Whereabouts(0, 1)
+    config = HangsConfig(report_after_seconds=1, give_up_after_seconds=60)
+    whereabouts.enter("policy update", 7)
+    with (tmp_path / "stacks").open("w") as stacks:  # noqa: SIM117
+        with Watchdog(whereabouts, config, give_up=never, stacks=stacks):
+            time.sleep(1.8)
+    said = [record.message for record in caplog.records if "no progress" in record.message]
+    assert len(said) == 1
+    assert "works or hangs in policy update of rollout 7" in said[0]
+    text = (tmp_path / "stacks").read_text(encoding="utf-8")
+    assert "test_a_process_without_progress_says_where_it_is" in text
+
+
+def test_a_process_that_goes_on_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    whereabouts = Whereabouts(0, 1)
+    config = HangsConfig(report_after_seconds=1, give_up_after_seconds=2)
+    with Watchdog(whereabouts, config, give_up=never):
+        for _ in range(15):
+            time.sleep(0.1)
+            whereabouts.beat()
+    assert "no progress" not in caplog.text
+
+
+def test_a_process_that_hangs_is_given_up(tmp_path: Path) -> None:
+    given_up, reasons = threading.Event(), []
+
+    def give_up(reason: str) -> None:
+        reasons.append(reason)
+        given_up.set()
+
+    config = HangsConfig(report_after_seconds=1, give_up_after_seconds=2)
+    with (tmp_path / "stacks").open("w") as stacks:  # noqa: SIM117
+        with Watchdog(Whereabouts(0, 1), config, give_up=give_up, stacks=stacks):
+            assert given_up.wait(timeout=30)
+    assert len(reasons) == 1
+    assert "give_up_after_seconds=2" in reasons[0]
+
+
+def test_reporting_after_giving_up_is_refused() -> None:
+    with pytest.raises(ConfigError, match="nobody would be told why"):
+        resolve("pocket", ["training.hangs.report_after_seconds=1800"])
+
+
+@pytest.mark.slow
+def test_the_rank_that_the_others_wait_for_is_named(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*launch, "-m", "tests.training.hanging_program", str(tmp_path)],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode != 0
+    said = (tmp_path / "rank-0").read_text(encoding="utf-8")
+    assert "another training process does not answer any more" in said
+    assert "rank 0 on" in said
+    assert "waits for the others in rollout of rollout 3" in said
+    assert "works or hangs in reward of rollout 3" in said
+    assert "no progress for" in done.stderr
+    assert "hanging_program.py" in done.stderr
+
+
+class Three(Ranks):
+    """Three processes, of which the others' seconds are told beforehand."""
+
+    def __init__(self, others: list[float]) -> None:
+        super().__init__()
+        self.count, self._others = 3, others
+
+    def gather(self, values):  # noqa: ANN001 - as in Ranks
+        import torch
+
+        return torch.cat([values, torch.tensor(self._others, dtype=values.dtype)])
+
+
+def test_a_slow_process_is_named_once_it_was_slow_three_times(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stragglers = Stragglers(Three([10.0, 21.0]), slow_ratio=1.5)
+    for _ in range(2):
+        measures = stragglers.measures(10.0)
+    assert measures == {"cost/slowest_rank_ratio": 2.1, "cost/slowest_rank": 2.0}
+    assert caplog.text == ""
+    for _ in range(3):
+        stragglers.measures(10.0)
+    assert caplog.text.count("rank 2 takes 2.1 times as long") == 1
+
+
+def test_small_differences_and_single_processes_are_nothing_to_say(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    stragglers = Stragglers(Three([0.1, 0.9]), slow_ratio=1.5)
+    for _ in range(5):
+        stragglers.measures(0.1)
+    assert Stragglers(Ranks(), slow_ratio=1.5).measures(3.0) == {}
+    assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []

@@ -1,0 +1,82 @@
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from advgrpo.errors import StorageError
+from advgrpo.storage import write_bytes
+from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.storage.archives import unpacked
+
+
+@pytest.fixture
+def location(stores: EmbeddedStores, tmp_path: Path) -> str:  # noqa: ARG001 - must run
+    return f"s3://advgrpo/packed/{tmp_path.name}"
+
+
+def _part(**files: str) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, text in files.items():
+            header = tarfile.TarInfo(f"sub/{name}.txt")
+            header.size = len(text)
+            archive.addfile(header, io.BytesIO(text.encode()))
+    return packed.getvalue()
+
+
+def test_parts_become_one_folder_and_a_later_one_wins(location: str) -> None:
+    write_bytes(f"{location}/part-000000.tar", _part(kept="old", changed="old"))
+    write_bytes(f"{location}/part-000001.tar", _part(changed="newer"))
+    folder = unpacked(location)
+    content = {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*.txt")}
+    assert content == {"sub/kept.txt": "old", "sub/changed.txt": "newer"}
+
+
+def test_a_damaged_part_is_named(location: str) -> None:
+    write_bytes(f"{location}/part-000000-x.tar", b"no archive" * 100)
+    with pytest.raises(StorageError, match=r"part-000000-x\.tar is damaged"):
+        unpacked(location)
+
+
+def test_a_part_that_cannot_be_unpacked_is_named_by_where_it_lies(location: str) -> None:
+    # A file, and then one that would lie in it.
+    write_bytes(f"{location}/part-000000-x.tar", _part(**{"a": "", "a.txt/b": ""}))
+    with pytest.raises(StorageError, match=rf"cannot unpack {location}/part-000000-x\.tar: "):
+        unpacked(location)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("../out.txt", tarfile.REGTYPE), ("/tmp/out.txt", tarfile.REGTYPE), ("x", tarfile.SYMTYPE)],
+)
+def test_what_would_land_elsewhere_is_refused(location: str, name: str, kind: bytes) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        header = tarfile.TarInfo(name)
+        header.type, header.linkname = kind, "/etc"
+        archive.addfile(header)
+    write_bytes(f"{location}/part-000000-x.tar", packed.getvalue())
+    with pytest.raises(StorageError, match=f"{name} is no plain file within it"):
+        unpacked(location)
+
+
+def _sparse() -> bytes:
+    """An archive of a kilobyte with a file of a gigabyte of zeros."""
+    header = bytearray(tarfile.TarInfo("zeros").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE
+    header[483:495] = b"%011o\0" % 2**30
+    header[148:156] = b"%06o\0 " % tarfile.calc_chksums(bytes(header))[0]
+    return bytes(header) + bytes(1024)
+
+
+@pytest.mark.parametrize("bomb", [_sparse(), gzip.compress(_part(zeros="0" * 10**6))])
+def test_an_archive_that_would_grow_is_refused(location: str, bomb: bytes) -> None:
+    write_bytes(f"{location}/part-000000-x.tar", bomb)
+    with pytest.raises(StorageError, match=r"part-000000-x\.tar is damaged"):
+        unpacked(location)
+
+
+def test_a_plain_folder_is_used_where_it_lies(tmp_path: Path) -> None:
+    assert unpacked(str(tmp_path)) == tmp_path

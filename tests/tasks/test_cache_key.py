@@ -1,0 +1,131 @@
+"""Weights that are exchanged where they lie must not get the results of those before."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from advgrpo.config import RunConfig, Weights, resolve
+from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
+from advgrpo.records import ReferenceImageSet
+from advgrpo.tasks import evaluate as evaluating
+from advgrpo.tasks import pretrain_reward as pretraining
+from advgrpo.tasks import train as training
+from advgrpo.tasks.inputs import read_run_prompts
+from advgrpo.tasks.cache_key import by_content, key_of
+from advgrpo.runtime.results import TaskResult, write_history
+from advgrpo.tasks.train_worker import run_digest
+from advgrpo.testing import TinyModels
+
+POLICY, TEXT = "pipeline/transformer", "pipeline/text_encoder"
+FILES = {
+    POLICY: "diffusion_pytorch_model.safetensors",
+    TEXT: "model.safetensors",
+    "pipeline/tokenizer": "tokenizer.json",
+    "dino": "model.safetensors",
+    "pickscore": "model.safetensors",
+    "adapter": "adapter_model.safetensors",
+}
+ALL = {"pre-training", "training", "checkpoints", "evaluation"}
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    """What stands for weights."""
+    folder = tmp_path / "models"
+    for name, file in FILES.items():
+        (folder / name).mkdir(parents=True)
+        (folder / name / file).write_bytes(b"one")
+    (folder / "adapter" / "adapter_config.json").write_text("{}", encoding="utf-8")
+    (folder / "pipeline" / "model_index.json").write_text("{}", encoding="utf-8")
+    return folder
+
+
+def settings(models: Path) -> RunConfig:
+    tiny = TinyModels(models / "pipeline", models / "dino", models / "pickscore")
+    return tiny.config(f"policy.adapter.initial_adapter={{location: {models / 'adapter'}}}")
+
+
+@pytest.fixture
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, str]]:
+    """Gives the key by which each task looks for what it has done, with some models."""
+    done, looked = tmp_path / "done", list[str]()
+    for name, file in (("adapter", FILES["adapter"]), ("discriminator", "discriminator")):
+        (done / name).mkdir(parents=True)
+        (done / name / file).with_suffix(".safetensors").write_bytes(b"trained")
+    write_history(done, [{"update": 1.0, "step": 1.0}])
+
+    def finished(location: str) -> TaskResult:
+        looked.append(location)
+        return TaskResult(str(done), {})
+
+    for task in (pretraining, training):
+        monkeypatch.setattr(task, "finished_result", finished)
+
+    def given(models: Path) -> dict[str, str]:
+        config = settings(models)
+        workspace = str(tmp_path / "workspace")
+        pretraining.pretrain_reward(
+            PretrainingSettings.of(config).model_dump_json(),
+            reference_images="r",
+            workspace=workspace,
+        )
+        task = TrainingSettings.of(config)
+        training.train(
+            task.model_dump_json(),
+            reference_images="r",
+            discriminator="d",
+            workspace=workspace,
+            processes=1,
+        )
+        prompts = read_run_prompts(config.prompts).train
+        images = ReferenceImageSet(tmp_path, {}, resolution_pixels=32, digest="images")
+        return {
+            "pre-training": looked[-2],
+            "training": looked[-1],
+            "checkpoints": run_digest(task, prompts, images, done / "discriminator"),
+            "evaluation": evaluating._key_of_batches(config, done, "r"),
+        }
+
+    return given
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        *((name, ALL) for name in FILES if name != "pickscore"),
+        ("pickscore", ALL - {"pre-training"}),
+    ],
+)
+def test_other_weights_at_the_same_place_are_not_taken_for_those_before(
+    keys: Callable[[Path], dict[str, str]], models: Path, name: str, changed: set[str]
+) -> None:
+    before = keys(models)
+    assert keys(models) == before
+    (models / name / FILES[name]).write_bytes(b"two")
+    after = keys(models)
+    assert {task for task in ALL if after[task] != before[task]} == changed
+    (models / name / FILES[name]).write_bytes(b"one")
+    assert keys(models) == before
+
+
+def test_the_same_weights_elsewhere_are_known(
+    keys: Callable[[Path], dict[str, str]], models: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(models, tmp_path / "moved")
+    assert keys(tmp_path / "moved") == keys(models)
+
+
+def test_of_a_hub_the_commit_counts_and_what_is_not_there_stays(tmp_path: Path) -> None:
+    hub = Weights(location="hub://owner/name", revision="0" * 40)
+    gone = Weights(location=str(tmp_path / "gone"))
+    assert (by_content(hub), by_content(gone)) == (hub, gone)
+    other = hub.model_copy(update={"revision": "1" * 40})
+    assert key_of(hub) != key_of(other)
+
+
+def test_packaged_weights_are_known_by_their_content() -> None:
+    config = resolve("pocket")
+    assert by_content(config.policy) != config.policy
+    assert by_content(config.policy.adapter) == config.policy.adapter

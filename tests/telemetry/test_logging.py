@@ -1,0 +1,218 @@
+import ast
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from advgrpo import events
+from advgrpo.errors import ConfigError
+from advgrpo.telemetry.logging import FORMAT, JOB_OUTPUT, bind, configure, event, quiet, words_of
+from advgrpo.runtime.failures import failures_noted
+from advgrpo.runtime.processes import run_ranks
+
+ROOT = Path(__file__).parents[1]
+
+logger = logging.getLogger("advgrpo.somewhere")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("advgrpo")
+    before = root.handlers[:], root.level, ours.level
+    monkeypatch.setattr(events, "_bound", {})
+    yield
+    root.handlers[:], level, own = before
+    root.setLevel(level)
+    ours.setLevel(own)
+    logging.captureWarnings(capture=False)
+
+
+@pytest.fixture
+def as_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FORMAT, "json")
+
+
+def _said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_people_read_words_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    configure()
+    logger.info("update %d", 3, extra=event("update", update=3))
+    logger.info("for machines", extra=quiet("update_finished"))
+    assert capsys.readouterr().err == "update 3\n"
+
+
+@pytest.mark.usefixtures("as_json")
+def test_machines_read_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure()
+    bind(run="abc", task="train", rank=0, update=2)
+    logger.warning("two\nlines", extra=event("alarm_raised", update=3, loss=float("nan")))
+    (line,) = _said(capsys)
+    time = str(line.pop("time"))
+    assert time.endswith("+00:00")
+    assert line == {
+        "level": "warning",
+        "event": "alarm_raised",
+        "message": "two\nlines",
+        "run": "abc",
+        "task": "train",
+        "rank": 0,
+        "update": 3,
+        "loss": "nan",
+        "logger": "advgrpo.somewhere",
+    }
+
+
+@pytest.mark.usefixtures("as_json")
+def test_a_field_that_is_taken_away_is_said_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+    configure()
+    bind(run="abc", task="train")
+    bind(run=None)
+    logger.info("x")
+    (line,) = _said(capsys)
+    assert "run" not in line
+    assert line["task"] == "train"
+    assert line["event"] == "message"
+
+
+@pytest.mark.usefixtures("as_json")
+def test_a_field_cannot_pass_for_what_every_line_has(capsys: pytest.CaptureFixture[str]) -> None:
+    configure()
+    logger.info("true", extra=event("one", level="none", message="false", path=Path("a")))
+    (line,) = _said(capsys)
+    assert (line["level"], line["message"], line["path"]) == ("info", "true", "a")
+
+
+@pytest.mark.usefixtures("as_json")
+def test_what_a_jobs_pod_wrote_as_json_is_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    configure()
+    theirs = '{"time": "2026-01-01", "event": "update_finished", "message": "m", "update": 1}'
+    for line in (theirs, "Traceback (most recent call last):", '{"json": "of somebody else"}'):
+        logger.info("%s", line, extra=event(JOB_OUTPUT))
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first == theirs
+    assert [json.loads(line)["event"] for line in others] == [JOB_OUTPUT, JOB_OUTPUT]
+
+
+def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(FORMAT, "xml")
+    with pytest.raises(ConfigError, match="ADVGRPO_LOG_FORMAT=xml") as caught:
+        configure()
+    assert "text or json" in caught.value.repair
+
+
+def test_a_line_is_read_back_as_words() -> None:
+    line = {"time": "t", "event": "error", "message": "no room", "repair": "free some"}
+    assert words_of(json.dumps(line)) == "no room\n  repair: free some"
+    assert words_of('{"a": 1}') == '{"a": 1}'
+    assert words_of("{broken") == "{broken"
+    assert words_of("[1]") == "[1]"
+
+
+@pytest.mark.usefixtures("as_json")
+def test_a_task_says_its_start_and_its_end_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with failures_noted("train"), failures_noted("train"):
+        pass
+    with pytest.raises(ConfigError), failures_noted("evaluate"):
+        raise ConfigError("seed=x is no number", repair="write a number")
+    started, finished, _, failed = _said(capsys)
+    assert (started["event"], finished["event"]) == ("task_started", "task_finished")
+    assert finished["task"] == "train"
+    assert failed["event"] == "task_failed"
+    assert (failed["reason"], failed["repair"]) == ("seed=x is no number", "write a number")
+
+
+@pytest.mark.usefixtures("as_json")
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (
+            "advgrpo.errors.StorageFullError('the disk is full', repair='free some')",
+            {"event": "error", "kind": "StorageFullError", "repair": "free some", "exit_status": 5},
+        ),
+        ("KeyError('x')", {"event": "fault", "kind": "KeyError", "exit_status": 1}),
+    ],
+)
+def test_the_error_that_ends_a_process_is_one_object_too(
+    raised: str, expected: dict[str, object]
+) -> None:
+    program = (
+        "import warnings, advgrpo.errors\n"
+        "from advgrpo.telemetry.logging import configure\n"
+        "from advgrpo.runtime.failures import run_as_process\n"
+        "def main():\n"
+        "    configure()\n"
+        "    warnings.warn('look out')\n"
+        f"    raise {raised}\n"
+        "run_as_process(main)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    warned, ended = (json.loads(line) for line in done.stderr.splitlines())
+    assert warned["level"] == "warning"
+    assert "look out" in warned["message"]
+    assert expected.items() <= ended.items()
+    assert done.returncode == expected["exit_status"]
+    assert ("traceback" in ended) is (ended["event"] == "fault")
+
+
+@pytest.mark.usefixtures("as_json")
+def test_ranks_write_objects_that_name_run_and_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    (tmp_path / "rank_program.py").write_text(
+        "import logging\n"
+        "from advgrpo.telemetry.logging import configure_rank\n"
+        "configure_rank()\n"
+        "log = logging.getLogger('advgrpo')\n"
+        "log.info('one speaks for all')\n"
+        "log.warning('all warn')\n",
+        encoding="utf-8",
+    )
+    bind(run="abc")
+    run_ranks("rank_program", [], processes=2, logs=tmp_path / "logs")
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line[:1] == "{"]
+    said = sorted((line["message"], line["rank"], line["run"]) for line in lines)
+    assert said == [
+        ("all warn", 0, "abc"),
+        ("all warn", 1, "abc"),
+        ("one speaks for all", 0, "abc"),
+    ]
+
+
+def _names_of_events() -> set[str]:
+    """Find what the code calls its events, where it calls them by a constant."""
+    place = {"event": 0, "quiet": 0, "note": 0, "say": 1}
+    found = set()
+    for file in (ROOT / "advgrpo").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                index = place.get(node.func.id, len(node.args))
+                for argument in node.args[index : index + 1]:
+                    if isinstance(argument, ast.Constant):
+                        found.add(str(argument.value))
+    return found
+
+
+def test_the_page_for_operators_names_every_event() -> None:
+    page = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+    named = _names_of_events()
+    assert {"update_finished", "janitor_done", "pod_restarted"} <= named
+    assert [name for name in sorted(named) if f"`{name}`" not in page] == []
+
+
+def test_what_is_for_machines_alone_is_kept_from_somebody_elses_log(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    # As KFP's executor does before it calls a component.
+    logging.basicConfig(format="[KFP] %(message)s", level=logging.INFO, force=True)
+    with failures_noted("train"):
+        logger.info("seen")
+    assert capsys.readouterr().err == "[KFP] seen\n"

@@ -1,0 +1,198 @@
+"""What a run does when the alarm is raised."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from advgrpo.config import resolve
+from advgrpo.errors import ConfigError, Preempted
+from advgrpo.models.policies.base import Policy
+from advgrpo.records import ALARM_MEASURE
+from advgrpo.tasks.train import _metrics
+from advgrpo.tasks.train_worker import write_results
+from advgrpo.testing import RecordingLogger
+from advgrpo.training.loop import train
+from advgrpo.training.held_out import HeldOut, Rewards
+from advgrpo.training.state import Session
+from advgrpo.training.reward_hacking_watch import alarms, stopped_early, tag_alarms
+
+Make = Callable[..., Session]
+
+MEASURED = ("training.updates=4", "training.monitoring.held_out_every_updates=1")
+STOP = (*MEASURED, "training.monitoring.watch.action=stop")
+HACKED = (50.0, 1.0, 5.0, 6.0, 0.5)
+"""Distances at updates 0 to 4; the reward prefers generated images all the while."""
+
+
+class ScriptedMonitor:
+    """Stands where the held-out monitor stands; distances are given, nothing is drawn."""
+
+    reference_measures: Mapping[str, float] = {}
+
+    def __init__(self, session: Session, distances: Sequence[float], reward: float) -> None:
+        self._distances, self._counters = distances, session.counters
+        prompts = len(session.reference_rewards.values()["discriminator"])
+        self._rewards = {
+            name: torch.full((prompts,), reward) for name in ("discriminator", "pickscore")
+        }
+
+    def measure(self, policy: Policy, rewards: Rewards) -> HeldOut:  # noqa: ARG002
+        measures = {
+            "held_out/distance": self._distances[self._counters.updates],
+            "held_out/order.critic": 0.95,
+            "held_out/brightness.mean": 0.5,
+            "held_out/reward": 0.0,
+        }
+        return HeldOut(measures, torch.zeros(0, 3, 32, 32), self._rewards)
+
+
+@pytest.fixture
+def scripted(session_of: Make) -> Make:
+    def make(*overrides: str, reward: float = 1e3, **arguments: object) -> Session:
+        session = session_of(*overrides, **arguments)
+        return replace(session, monitor=ScriptedMonitor(session, HACKED, reward))
+
+    return make
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+    caplog.set_level(logging.WARNING, logger="advgrpo")
+    return lambda: " ".join(record.getMessage() for record in caplog.records)
+
+
+def test_an_alarm_is_said_logged_and_tagged_and_the_run_goes_on(
+    scripted: Make, said: Callable[[], str]
+) -> None:
+    logger = RecordingLogger()
+    session = scripted(*MEASURED, logger=logger)
+    train(session)
+    assert session.counters.updates == 4
+    assert not stopped_early(session)
+    rows = [row for row in session.history if ALARM_MEASURE in row]
+    raised = {int(row["update"]): row[ALARM_MEASURE] for row in rows}
+    assert raised == {1: 0, 2: 1, 3: 1, 4: 0}
+    assert [update for update, row in logger.rows if row.get(ALARM_MEASURE)] == [2, 3]
+    assert "hacked at update 3" in logger.facts[ALARM_MEASURE]
+    assert "hacked at update 2: a fresh critic puts" in said()
+    # A run that goes on from a checkpoint tags itself with the alarms of its history.
+    again = RecordingLogger()
+    tag_alarms(replace(session, logger=again))
+    assert again.facts == logger.facts
+    assert "training goes on" in said()
+
+
+def test_a_reward_that_sees_what_a_critic_sees_raises_none(
+    scripted: Make, said: Callable[[], str]
+) -> None:
+    logger = RecordingLogger()
+    session = scripted(*STOP, reward=-1e3, logger=logger)
+    train(session)
+    assert session.counters.updates == 4
+    assert logger.facts == {}
+    assert "looks hacked" not in said()
+
+
+def test_an_alarm_can_end_the_run_which_hands_on_the_best_adapter(
+    scripted: Make, said: Callable[[], str], tmp_path: Path
+) -> None:
+    session = scripted(*STOP)
+    train(session)
+    assert session.counters.updates == 2
+    assert session.best.measures["held_out/distance"] == 1.0
+    assert "training ends" in said()
+
+    write_results(session, tmp_path / "result")
+    totals = json.loads((tmp_path / "result" / "totals.json").read_text("utf-8"))
+    assert totals["stopped_early"] is True
+    assert [alarm["update"] for alarm in totals["alarms"]] == [2]
+    assert "run's reward in 0%" in totals["alarms"][0]["reason"]
+    metrics = _metrics(tmp_path / "result" / "totals.json")
+    assert (metrics["watch/stopped_early"], metrics["watch/alarms"]) == (1, 1)
+
+
+def test_a_run_that_an_alarm_ended_stays_ended_when_it_is_started_again(scripted: Make) -> None:
+    first = scripted(*STOP)
+    train(first)
+    again = scripted(*STOP)
+    assert again.resume()
+    train(again)
+    assert again.counters.turns == first.counters.turns == 2
+    assert alarms(again) == alarms(first) != []
+
+
+def test_going_on_raises_the_alarm_where_not_stopping_does(scripted: Make) -> None:
+    settings = (*STOP, "training.monitoring.watch.measurements=2")
+    straight = scripted(*settings, folder="straight")
+    train(straight)
+
+    first = scripted(*settings, folder="stopped")
+    microbatches = 0
+
+    def stop_in_the_third_turn() -> None:
+        nonlocal microbatches
+        microbatches += 1
+        if microbatches == 5:  # Two make a turn. The first alarming measurement was made.
+            raise Preempted("asked to stop")
+
+    first.stop.check = stop_in_the_third_turn  # type: ignore[method-assign]
+    with pytest.raises(Preempted):
+        train(first)
+    second = scripted(*settings, folder="stopped")
+    assert second.resume()
+    assert second.counters.updates == 2
+    train(second)
+    assert second.counters.updates == straight.counters.updates == 3
+    assert alarms(second) == alarms(straight) != []
+    for name, value in straight.best.values.items():
+        assert torch.equal(second.best.values[name], value)
+
+
+def test_the_watch_can_be_left_out(scripted: Make, said: Callable[[], str]) -> None:
+    session = scripted(*MEASURED, "training.monitoring.watch.action=none")
+    train(session)
+    assert session.counters.updates == 4
+    assert not any(ALARM_MEASURE in row for row in session.history)
+    assert "looks hacked" not in said()
+
+
+def test_collapse_is_said_once_with_the_setting_to_look_at(
+    scripted: Make, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("advgrpo.training.collapse.UPDATES", 1)
+    session = scripted(*MEASURED, reward=-1e3)
+    monkeypatch.setattr(session.reward, "terms", lambda images, _f, _p: torch.ones(len(images), 2))
+    train(session)
+    assert said().count("training.sampling.sampler.noise_level") == 1
+    assert session.history[-1]["watch/equal_rewards"] == 1
+
+
+def test_stopping_without_keeping_the_best_is_refused() -> None:
+    with pytest.raises(ConfigError, match="hand_on=last does not keep"):
+        resolve(
+            "pocket",
+            [
+                "training.monitoring.watch.action=stop",
+                "training.monitoring.hand_on=last",
+            ],
+        )
+
+
+def test_real_held_out_measures_hold_what_the_alarm_reads(
+    session_of: Make, said: Callable[[], str]
+) -> None:
+    session = session_of("training.updates=1")
+    train(session)
+    first, last = session.history[0], session.history[-1]
+    assert first["held_out/reference_image.edge_density_deviation"] > 0
+    assert 0 <= last["held_out/order.reward"] <= 1
+    assert {"held_out/order.discriminator", "held_out/order.pickscore"} <= last.keys()
+    assert {"held_out/image.edge_density", "held_out/image.dark_fraction"} <= last.keys()
+    assert last[ALARM_MEASURE] == 0
+    assert "held_out/order.critic" not in last
+    assert "3 held-out prompts are too few" in said()
