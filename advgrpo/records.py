@@ -53,7 +53,7 @@ class Interval:
 class Comparison:
     """One measure of the base and of the trained model on the same prompts and seeds."""
 
-    measure: str
+    metric: str
     """As `scorer.measure`, for instance `pocket_judge.all_attributes`."""
 
     base: Interval
@@ -106,16 +106,16 @@ class EvaluationReport:
     """What could not be measured -> why, in words. `champion` stands for every comparison with a
     champion that there is but that could not be used."""
 
-    def comparison(self, measure: str) -> Comparison:
+    def comparison(self, metric: str) -> Comparison:
         """Find a measure by name.
 
         Raises:
             KeyError: If it was not measured.
         """
         for comparison in self.comparisons:
-            if comparison.measure == measure:
+            if comparison.metric == metric:
                 return comparison
-        raise KeyError(measure)
+        raise KeyError(metric)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,11 @@ class EvaluatedPrompt:
     """Names of PNG files of the trained model's first images."""
 
 
-ALARM_MEASURE = "watch/alarm"
+LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors")
+"""What must be as it was in training for a served image to be the same; the lineage names them as
+`version.<library>`."""
+
+ALARM_METRIC = "watch/alarm"
 """Stands in the history of a training that was watched; a tag of that name tells the last alarm."""
 
 
@@ -164,7 +168,7 @@ class GateResult:
     gate: str
     """The condition in words, for instance `pickscore.score at least base - 0.01`."""
 
-    measure: str
+    metric: str
     passed: bool
     reason: str
     """Why it passed or failed, in words with the figures."""

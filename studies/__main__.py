@@ -50,7 +50,7 @@ def _hacking(folder: Path) -> str:
         "| reward | measure | before | best distance at | there | at the end |",
         "|---|---|---|---|---|---|",
     ]
-    measures = {
+    metrics = {
         "reward": "held_out/reward",
         "distance": "held_out/distance",
         "attribute accuracy": "held_out/pocket_judge.attribute_accuracy",
@@ -60,7 +60,7 @@ def _hacking(folder: Path) -> str:
         runs = [history(arm, seed, folder) for seed in SEEDS]
         best = [min(run, key=lambda row: row["held_out/distance"]) for run in runs]
         when = _spread([row["update"] for row in best], "{:.0f}")
-        for name, key in measures.items():
+        for name, key in metrics.items():
             columns = ([run[0] for run in runs], best, [run[-1] for run in runs])
             before, there, end = (_spread([row[key] for row in rows]) for rows in columns)
             lines.append(f"| {arm} | {name} | {before} | {when} | {there} | {end} |")

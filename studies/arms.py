@@ -16,7 +16,7 @@ from advgrpo.tasks.train import train
 COMMON = (
     "training.reward={terms: [{type: discriminator}]}",
     "training.optimizer.decay=constant",
-    "training.monitoring.hand_on=last",
+    "training.monitoring.select_adapter=last",
     "training.monitoring.held_out_prompts=128",
 )
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.runtime.processes import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
 from tests.proxy import Proxy
 
@@ -45,14 +45,14 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def running_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStores]:
+def running_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
     """A real S3 server and a real MLflow server, once for all tests."""
-    with EmbeddedStores(tmp_path_factory.mktemp("stores")) as stores:
+    with EmbeddedServers(tmp_path_factory.mktemp("stores")) as stores:
         yield stores
 
 
 @pytest.fixture
-def stores(running_stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch) -> EmbeddedStores:
+def stores(running_stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatch) -> EmbeddedServers:
     """The real servers, with the variables set by which this process finds them."""
     for name, value in running_stores.environment().items():
         monkeypatch.setenv(name, value)

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.kfp_client.compiled import PIPELINE
 from advgrpo.kfp_client.local import run_pipeline
 from advgrpo.storage import list_files, write_bytes
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.testing import FakeCluster
 from advgrpo.testing.training_operator import JobInHand
 from helm.chart import OFFLINE
@@ -38,7 +38,7 @@ class Ran:
 
 @pytest.fixture(scope="module")
 def servers(
-    running_stores: EmbeddedStores, tmp_path_factory: pytest.TempPathFactory
+    running_stores: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[pytest.MonkeyPatch]:
     """The environment of who has access to all, and secrets besides."""
     with pytest.MonkeyPatch.context() as patch:
@@ -50,7 +50,7 @@ def servers(
 
 @pytest.fixture(scope="module")
 def ran(
-    running_stores: EmbeddedStores,
+    running_stores: EmbeddedServers,
     servers: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Ran:
@@ -82,7 +82,7 @@ def ran(
     return Ran(folder, workspace, outputs, jobs, kubelet.codes, said[0])
 
 
-def namespace(stores: EmbeddedStores, patch: pytest.MonkeyPatch, folder: Path) -> FakeCluster:
+def namespace(stores: EmbeddedServers, patch: pytest.MonkeyPatch, folder: Path) -> FakeCluster:
     """A namespace with the chart's objects, and the environment of a pipeline's pod in it."""
     there = stores.environment()
     values = {
@@ -118,7 +118,7 @@ def namespace(stores: EmbeddedStores, patch: pytest.MonkeyPatch, folder: Path) -
 
 
 def test_the_whole_pipeline_runs_as_jobs_of_a_cluster(
-    ran: Ran, running_stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch
+    ran: Ran, running_stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert ran.outputs["model_version"].startswith("models:/advgrpo-pocket/")
     tasks = [job.body["metadata"]["labels"]["advgrpo/task"] for job in ran.jobs]
@@ -135,7 +135,7 @@ def test_the_whole_pipeline_runs_as_jobs_of_a_cluster(
     assert [path.name for path in artifacts.rglob("adapter_model.safetensors")]
 
 
-def test_what_a_run_leaves_holds_no_secret(ran: Ran, running_stores: EmbeddedStores) -> None:
+def test_what_a_run_leaves_holds_no_secret(ran: Ran, running_stores: EmbeddedServers) -> None:
     there = running_stores.environment()
     secrets = [*PLANTED.values(), there["AWS_ACCESS_KEY_ID"], there["AWS_SECRET_ACCESS_KEY"]]
     stores = [path for path in running_stores.folder.iterdir() if path.name != "credentials.json"]

@@ -14,9 +14,9 @@ import pytest
 
 from advgrpo.cli.main import main
 from advgrpo.cluster.settings import parse_cluster_settings
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ConfigError, StorageError
 from advgrpo.redaction import RedactingFormatter, hide, is_secret_name, redacted
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.testing import StubKfp
 from advgrpo.tracking import task_run
 from advgrpo.tracking.runs import open_parent_run
@@ -113,7 +113,7 @@ def test_a_command_that_fails_does_not_say_secrets(
 
 
 @pytest.fixture
-def _real_stores(running_stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch) -> None:
+def _real_stores(running_stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatch) -> None:
     there = running_stores.environment()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", there["AWS_ENDPOINT_URL_S3"])
     monkeypatch.setenv("MLFLOW_TRACKING_URI", there["MLFLOW_TRACKING_URI"])
@@ -130,7 +130,7 @@ def test_a_wrong_s3_key_is_refused_without_saying_it() -> None:
 
 @pytest.mark.usefixtures("_real_stores")
 def test_what_a_user_writes_into_settings_by_mistake_does_not_reach_mlflow(
-    running_stores: EmbeddedStores, tmp_path: Path
+    running_stores: EmbeddedServers, tmp_path: Path
 ) -> None:
     slip = PLANTED["HF_TOKEN"]
     parent = open_parent_run(

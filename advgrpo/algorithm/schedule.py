@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 def flow_match_sigmas(
-    denoising_steps: int, *, shift: float, training_steps: int = 1000
+    num_inference_steps: int, *, shift: float, training_steps: int = 1000
 ) -> Float[Tensor, "step_plus_one"]:
     """Compute the sigmas that Stable Diffusion 3 is sampled with.
 
     Args:
-        denoising_steps: Number of steps, at least 1.
+        num_inference_steps: Number of steps, at least 1.
         shift: Resolution shift; 3 for Stable Diffusion 3.5, 1 for none.
         training_steps: Steps of the schedule that the model was trained with.
 
@@ -25,14 +25,14 @@ def flow_match_sigmas(
     Source:
         arXiv:2403.03206, section 5.3.2.
     """
-    if denoising_steps < 1:
-        raise ValueError(f"denoising_steps={denoising_steps}: at least one step is needed")
+    if num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps={num_inference_steps}: at least one step is needed")
 
     def shifted(u: Tensor) -> Tensor:
         return shift * u / (1 + (shift - 1) * u)
 
     lowest = shifted(torch.tensor(1 / training_steps, dtype=torch.float64))
-    uniform = torch.linspace(1.0, float(lowest), denoising_steps, dtype=torch.float64)
+    uniform = torch.linspace(1.0, float(lowest), num_inference_steps, dtype=torch.float64)
     return torch.cat([shifted(uniform), torch.zeros(1, dtype=torch.float64)]).float()
 
 

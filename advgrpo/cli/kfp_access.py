@@ -57,8 +57,8 @@ def pipeline_document(
     pipeline: Path | None, *, launcher_image: str, trainer_image: str
 ) -> "PipelineDocument":
     """Read the compiled pipeline, with the images and objects of this installation."""
-    from advgrpo.kfp_client.compiled import PIPELINE
     from advgrpo.kfp_client import PipelineDocument
+    from advgrpo.kfp_client.compiled import PIPELINE
 
     document = PipelineDocument.read(pipeline or PIPELINE)
     names = {name: os.environ.get(variable, "") for name, variable in _OBJECTS.items()}

@@ -7,6 +7,7 @@ import typer
 from advgrpo import __version__
 from advgrpo.cli import (
     cluster,
+    config,
     demo,
     doctor,
     generate,
@@ -17,16 +18,15 @@ from advgrpo.cli import (
     registry,
     reproduce,
     scorers,
-    settings,
     status,
-    steps,
     submit,
+    tasks,
     tracking,
 )
 from advgrpo.errors import ConfigError
-from advgrpo.telemetry.logging import configure
 from advgrpo.runtime.environment import quiet_libraries
 from advgrpo.runtime.failures import run_as_process
+from advgrpo.telemetry.logging import configure
 
 _EXTRAS = {
     **dict.fromkeys(("kfp", "psutil"), "pipeline"),
@@ -43,15 +43,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(settings.app, name="config")
+app.add_typer(config.app, name="config")
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(reference_images.app, name="reference-images")
-app.command()(steps.pretrain_reward)
-app.command()(steps.train)
-app.command()(steps.evaluate)
+app.command()(tasks.pretrain_reward)
+app.command()(tasks.train)
+app.command()(tasks.evaluate)
 app.command()(generate.generate)
 app.command()(reproduce.reproduce)
-app.command()(steps.register)
+app.command()(tasks.register)
 app.command("demo")(demo.demo)
 app.command("demo-ui")(demo.demo_ui)
 app.add_typer(pipeline.app, name="pipeline")

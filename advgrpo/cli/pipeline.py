@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from advgrpo.cli.follow import follow
 from advgrpo.cli.kfp_access import kfp_server, pipeline_document
 from advgrpo.cli.options import (
     DEFAULT_PIPELINE_NAME,
@@ -29,7 +30,6 @@ from advgrpo.cli.options import (
     TrainerImage,
     Workspace,
 )
-from advgrpo.cli.follow import follow
 
 app = typer.Typer(help="The pipeline of all tasks.", no_args_is_help=True)
 

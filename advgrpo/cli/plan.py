@@ -81,7 +81,7 @@ def _lines(preset: str, planned: "Plan") -> Iterable[str]:
     if duration is None:
         yield (
             "  needs --images-per-second, of one GPU and with the whole update, as `make bench` "
-            "measures"
+            "metrics"
         )
         return
     yield (

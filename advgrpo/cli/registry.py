@@ -76,8 +76,8 @@ def promote(
 ) -> None:
     """Make a version the champion, if its gates passed against the one that is champion now."""
     from advgrpo.errors import ConfigError
-    from advgrpo.registry.promotion_hook import announcer
     from advgrpo.registry.promotion import promote as task
+    from advgrpo.registry.promotion_hook import announcer
 
     if override != bool(reason.strip()):
         raise ConfigError(
@@ -102,8 +102,8 @@ def rollback(
     by: By = "",
 ) -> None:
     """Make the champion before this one champion again."""
-    from advgrpo.registry.promotion_hook import announcer
     from advgrpo.registry.promotion import rollback as task
+    from advgrpo.registry.promotion_hook import announcer
 
     promotion = task(
         name, tracking_uri=_tracking_uri(), by=by or _user(), reason=reason, announce=announcer()
@@ -155,8 +155,8 @@ def reconcile(
 ) -> None:
     """Judge what was changed in MLflow's own pages, and set right what is not lawful."""
     from advgrpo.errors import AdvGrpoError
-    from advgrpo.registry.promotion_hook import announcer
     from advgrpo.registry.promotion import reconcile as task
+    from advgrpo.registry.promotion_hook import announcer
 
     announce, tracking_uri = announcer(), _tracking_uri()
     while True:
@@ -179,9 +179,9 @@ def serve(
     every: Every = 300,
 ) -> None:
     """Take MLflow's webhooks, and look at all models from time to time as well."""
-    from advgrpo.telemetry.prometheus import WEBHOOK, exposed
     from advgrpo.registry.promotion_hook import announcer
     from advgrpo.registry.webhook import PATH, SECRET_VARIABLE, Reconciler, receiver
+    from advgrpo.telemetry.prometheus import WEBHOOK, exposed
 
     reconciler = Reconciler(_tracking_uri(), every_seconds=max(every, 1.0), announce=announcer())
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from advgrpo.cli.follow import follow
 from advgrpo.cli.kfp_access import kfp_server, pipeline_document
 from advgrpo.cli.options import (
     DEFAULT_PIPELINE_NAME,
@@ -24,7 +25,6 @@ from advgrpo.cli.options import (
     TokenFile,
     TrainerImage,
 )
-from advgrpo.cli.follow import follow
 
 if TYPE_CHECKING:
     from advgrpo.kfp_client import PipelineVersion

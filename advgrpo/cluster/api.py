@@ -9,14 +9,14 @@ from typing import Any, TypeVar
 import urllib3
 from kubernetes import client
 
-from advgrpo.cluster.clock import Clock
 from advgrpo.cluster.api_errors import (
-    AlreadyThereError,
+    AlreadyExistsError,
     Asked,
-    NotThereError,
-    PassingError,
+    NotFoundError,
+    TransientError,
     refusal,
 )
+from advgrpo.cluster.clock import Clock
 from advgrpo.cluster.resources import PODS, Resource
 from advgrpo.errors import ClusterUnavailableError
 from advgrpo.telemetry.prometheus import API_RETRIES
@@ -81,7 +81,7 @@ class Api:
             patient: Whether to ask again if asking fails; else that is an error at once.
 
         Raises:
-            NotThereError: If there is none of that name.
+            NotFoundError: If there is none of that name.
             ClusterUnavailableError: If the API server does not answer.
             ClusterError: If it refuses.
         """
@@ -114,7 +114,7 @@ class Api:
         If an answer is lost, the request is repeated, and the object may already be there.
 
         Raises:
-            AlreadyThereError: If an object has the name.
+            AlreadyExistsError: If an object has the name.
             ClusterUnavailableError: If the API server does not answer for too long.
             ClusterError: If it refuses.
         """
@@ -124,7 +124,7 @@ class Api:
         """Apply a merge patch to an object.
 
         Raises:
-            NotThereError: If there is none of that name.
+            NotFoundError: If there is none of that name.
             ClusterUnavailableError: If the API server does not answer for too long.
             ClusterError: If it refuses.
         """
@@ -151,7 +151,7 @@ class Api:
             options["preconditions"] = {"uid": uid}
         try:
             self._json("delete", resource, name, body=options, patient=patient)
-        except (NotThereError, AlreadyThereError):
+        except (NotFoundError, AlreadyExistsError):
             return False
         return True
 
@@ -164,7 +164,7 @@ class Api:
             query: Parameters of the request, for instance `sinceTime`.
 
         Raises:
-            NotThereError: If there is no such pod.
+            NotFoundError: If there is no such pod.
             ClusterUnavailableError: If the API server does not answer.
             ClusterError: If it refuses, for instance because the container has not started.
         """
@@ -207,7 +207,7 @@ class Api:
             try:
                 found: Json = json.loads(answer)
             except ValueError as error:
-                raise PassingError("an answer was cut off") from error
+                raise TransientError("an answer was cut off") from error
             return found
 
         return self._repeated(ask, patient=patient)
@@ -219,7 +219,7 @@ class Api:
         while True:
             try:
                 return ask()
-            except PassingError as problem:
+            except TransientError as problem:
                 pause = max(wait, problem.wait_seconds)
                 waited = self.clock.monotonic() - start
                 if not patient or waited + pause > patience.budget_seconds:
@@ -260,5 +260,5 @@ class Api:
             asked = Asked(verb, resource, name, self.namespace, self._configuration.host)
             raise refusal(error, asked) from error
         except (urllib3.exceptions.HTTPError, OSError, UnicodeDecodeError) as error:
-            raise PassingError(f"{type(error).__name__}: {error}") from error
+            raise TransientError(f"{type(error).__name__}: {error}") from error
         return content

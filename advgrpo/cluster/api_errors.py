@@ -30,15 +30,15 @@ _LONGEST_ADVICE_SECONDS = 120.0
 """Longest wait that a server's `Retry-After` is believed."""
 
 
-class NotThereError(ClusterError):
+class NotFoundError(ClusterError):
     """There is no object of that name."""
 
 
-class AlreadyThereError(ClusterError):
+class AlreadyExistsError(ClusterError):
     """An object has the name, or is not the one that is meant."""
 
 
-class PassingError(Exception):
+class TransientError(Exception):
     """A request failed in a way that may not come again."""
 
     def __init__(self, problem: str, wait_seconds: float = 0.0) -> None:
@@ -65,16 +65,16 @@ class Asked:
 
 
 def refusal(error: client.ApiException, asked: Asked) -> Exception:
-    """Say what an answer that is no success means: one of our errors, or a `PassingError`."""
+    """Say what an answer that is no success means: one of our errors, or a `TransientError`."""
     status, message = int(error.status), _message(error)
     # A delete that is meant for one object conflicts with another one, or with a change.
     changed = status == HTTPStatus.CONFLICT and asked.verb == "delete" and _NOT_MEANT not in message
     if status in _PASSING or changed:
-        return PassingError(f"{status} {message}", _advised_wait(error))
+        return TransientError(f"{status} {message}", _advised_wait(error))
     if status == HTTPStatus.NOT_FOUND or "is waiting to start" in message:
         return _missing(asked, message)
     if status == HTTPStatus.CONFLICT:
-        return AlreadyThereError(message)
+        return AlreadyExistsError(message)
     if status == HTTPStatus.FORBIDDEN and "cannot" in message:
         return ClusterError(
             f"not allowed to {asked}: {message}",
@@ -104,7 +104,7 @@ def _missing(asked: Asked, message: str) -> ClusterError:
         return ClusterError(
             f"the cluster does not know {asked.resource}", repair=f"install {needed} in the cluster"
         )
-    return NotThereError(
+    return NotFoundError(
         f"there is no {asked.resource} {asked.name} in the namespace {asked.namespace}"
     )
 

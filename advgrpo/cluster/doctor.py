@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from advgrpo.cluster.pod_template import MLFLOW_KEYS
 from advgrpo.cluster.api_queries import AbsentError, Questions
+from advgrpo.cluster.pod_template import MLFLOW_KEYS
 from advgrpo.cluster.roles import LAUNCHER_RULES, Rule
 from advgrpo.cluster.settings import CLUSTER, ClusterSettings, parse_cluster_settings
 from advgrpo.errors import ClusterError, ClusterUnavailableError, ConfigError

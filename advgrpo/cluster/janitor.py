@@ -4,11 +4,11 @@ import logging
 from dataclasses import dataclass, field
 
 from advgrpo.cluster.api import Api, Json
-from advgrpo.cluster.workflow_owner import Origin, origin_of
-from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
+from advgrpo.cluster.api_errors import NotFoundError
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
-from advgrpo.cluster.api_errors import NotThereError
+from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
 from advgrpo.cluster.resources import WORKFLOWS
+from advgrpo.cluster.workflow_owner import Origin, origin_of
 from advgrpo.errors import ClusterError
 from advgrpo.telemetry.logging import event
 from advgrpo.telemetry.prometheus import push_cleaning
@@ -101,7 +101,7 @@ def _why_over(api: Api, origin: Origin) -> str:
     """Say why a Workflow is over; empty if it goes on."""
     try:
         workflow = api.get(WORKFLOWS, origin.name)
-    except NotThereError:
+    except NotFoundError:
         return f"its Workflow {origin.name} is gone"
     if origin.uid and workflow["metadata"]["uid"] != origin.uid:
         return f"its Workflow {origin.name} was replaced by another one"

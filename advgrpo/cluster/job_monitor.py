@@ -4,16 +4,16 @@ import logging
 from datetime import datetime
 
 from advgrpo.cluster.api import Api, Json
+from advgrpo.cluster.api_errors import NotFoundError
 from advgrpo.cluster.backends.base import JobBackend, JobState
 from advgrpo.cluster.cancellation import Cancelling
 from advgrpo.cluster.diagnosis import blamed, job_error, pod_cause, stuck_cause
+from advgrpo.cluster.job_request import JobRequest, shape_of
 from advgrpo.cluster.pod_history import History, events_of
 from advgrpo.cluster.pod_logs import LogFollower, tail
 from advgrpo.cluster.pods import Pod, read_pod
-from advgrpo.cluster.api_errors import NotThereError
 from advgrpo.cluster.resources import PODS
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.job_request import Work, shape_of
 from advgrpo.errors import (
     ClusterError,
     ClusterUnavailableError,
@@ -39,7 +39,7 @@ output = logging.getLogger("advgrpo.cluster.output")
 """Gets the lines of the first pod's log."""
 
 
-class Following:
+class JobMonitor:
     """One job, followed to its end.
 
     Args:
@@ -54,7 +54,7 @@ class Following:
     def __init__(
         self,
         job: Json,
-        work: Work,
+        work: JobRequest,
         settings: ClusterSettings,
         api: Api,
         backend: JobBackend,
@@ -105,7 +105,7 @@ class Following:
     def _look(self) -> Json:
         try:
             job = self._api.get(self._backend.resource, self._name)
-        except NotThereError:
+        except NotFoundError:
             raise self._verdict or JobRetryableError(
                 f"the job {self._name} was deleted by somebody else before its end",
                 repair="run it again; it goes on from its last checkpoint",
@@ -139,7 +139,7 @@ class Following:
             return
         try:
             self._log.poll(first.uid, first.container or "pytorch", at_end=at_end)
-        except NotThereError:
+        except NotFoundError:
             # The pod has just gone, or is about to start.
             return
         except ClusterError as error:
@@ -162,7 +162,7 @@ class Following:
             words += f" in {self._settings.queue}" if self._settings.queue else " (suspended)"
         elif not state.is_end:
             words += f", {running} of {self._nodes} pods run"
-            why = {_hindrance(pod) for pod in self._history.pods} - {""}
+            why = {_blocking_reason(pod) for pod in self._history.pods} - {""}
             words += "".join(f"; {one}" for one in sorted(why))
         if words != self._said:
             self._said = words
@@ -182,7 +182,7 @@ class Following:
             self._stuck_since = now
         self._last_look = now
         if self._verdict is None:
-            self._verdict = self._found_wanting(now, stuck)
+            self._verdict = self._find_failure(now, stuck)
             self._verdict_at = now
         if self._verdict is not None:
             self._give_up(self._verdict, now)
@@ -195,7 +195,7 @@ class Following:
         ready = [pod for pod in pods if pod.is_running or pod.phase == "Succeeded"]
         return len(ready) >= self._nodes
 
-    def _found_wanting(self, now: float, stuck: list[Pod]) -> ClusterError | None:
+    def _find_failure(self, now: float, stuck: list[Pod]) -> ClusterError | None:
         settings = self._settings
         if now - self._active_since > settings.deadline_seconds:
             return JobDeadlineError(
@@ -209,10 +209,11 @@ class Following:
         if restarts > settings.restarts:
             return self._error(f"{pod} was started again {restarts} times")
         waited = now - self._waiting_since
-        if waited > settings.start_seconds:
+        if waited > settings.startup_timeout_seconds:
             return JobDeadlineError(
-                f"the pods of the job {self._name} did not all run within cluster.start_seconds="
-                f"{settings.start_seconds}: {self._why_waiting()}",
+                f"the pods of the job {self._name} did not all run within "
+                f"cluster.startup_timeout_seconds={settings.startup_timeout_seconds}: "
+                f"{self._why_waiting()}",
                 repair="check cluster.gpu_resource, cluster.node, cluster.node_selector and "
                 "cluster.tolerations against the nodes that there are",
             )
@@ -251,7 +252,7 @@ class Following:
         return job_error(self._name, message, evidence, log=log, events=self._events())
 
     def _why_waiting(self) -> str:
-        why = sorted({_hindrance(pod) for pod in self._history.pods} - {""})
+        why = sorted({_blocking_reason(pod) for pod in self._history.pods} - {""})
         return "; ".join(why or self._events() or ["Kubernetes does not say why"])
 
     def _events(self) -> list[str]:
@@ -284,7 +285,7 @@ def _tell(line: str) -> None:
     note_line(line)
 
 
-def _hindrance(pod: Pod) -> str:
+def _blocking_reason(pod: Pod) -> str:
     """Say what keeps a pod from running; empty if nothing does."""
     stuck = stuck_cause(pod)
     if stuck is not None:

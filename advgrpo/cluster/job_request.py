@@ -15,7 +15,7 @@ _HASH_DIGITS = 10
 
 
 @dataclass(frozen=True)
-class Work:
+class JobRequest:
     """A task to run as a job."""
 
     task: str
@@ -39,7 +39,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Shape:
+class Placement:
     """How many pods a job has, and what each holds."""
 
     nodes: int
@@ -47,7 +47,7 @@ class Shape:
     gpus_per_node: int
 
 
-def shape_of(processes: int, settings: ClusterSettings) -> Shape:
+def shape_of(processes: int, settings: ClusterSettings) -> Placement:
     """Spread processes over nodes, all of them alike.
 
     Args:
@@ -72,4 +72,4 @@ def shape_of(processes: int, settings: ClusterSettings) -> Shape:
             repair=f"use up to {holds}, or a multiple of it such as {lower} or {higher}",
         )
     here = holds if nodes else processes
-    return Shape(max(nodes, 1), here, here if settings.gpus_per_node else 0)
+    return Placement(max(nodes, 1), here, here if settings.gpus_per_node else 0)

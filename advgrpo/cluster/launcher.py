@@ -7,16 +7,16 @@ import uuid
 from contextlib import closing
 
 from advgrpo.cluster.api import Api, Json
-from advgrpo.cluster.backends.base import JobBackend, JobState
-from advgrpo.cluster.cancellation import Cancelling
 from advgrpo.cluster.api_connection import connect
-from advgrpo.cluster.job_monitor import Following
-from advgrpo.cluster.workflow_owner import find_origin, origin_of
-from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
+from advgrpo.cluster.api_errors import AlreadyExistsError, NotFoundError
+from advgrpo.cluster.backends.base import JobBackend, JobState
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
-from advgrpo.cluster.api_errors import AlreadyThereError, NotThereError
+from advgrpo.cluster.cancellation import Cancelling
+from advgrpo.cluster.job_monitor import JobMonitor
+from advgrpo.cluster.job_request import JobRequest
+from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.job_request import Work
+from advgrpo.cluster.workflow_owner import find_origin, origin_of
 from advgrpo.errors import (
     ClusterError,
     ClusterUnavailableError,
@@ -26,7 +26,7 @@ from advgrpo.errors import (
 from advgrpo.telemetry.logging import event, quiet
 from advgrpo.telemetry.prometheus import LAUNCHER, exposed
 
-__all__ = ["ATTEMPT", "SPEC_HASH", "Launcher", "Work", "run_job"]
+__all__ = ["ATTEMPT", "SPEC_HASH", "JobRequest", "Launcher", "run_job"]
 
 SPEC_HASH = "advgrpo/spec-hash"
 """Annotation: digest of the job's spec, so that a job is taken up only if it is the same."""
@@ -42,7 +42,7 @@ _CREATION_TRIES = 20
 logger = logging.getLogger(__name__)
 
 
-def run_job(work: Work, settings: ClusterSettings) -> None:
+def run_job(work: JobRequest, settings: ClusterSettings) -> None:
     """Run work as a job, and return once it has succeeded.
 
     A job of the same name and spec is taken up: this work, tried again, is the same job.
@@ -76,7 +76,7 @@ class Launcher:
     """
 
     def __init__(
-        self, work: Work, settings: ClusterSettings, api: Api, backend: JobBackend
+        self, work: JobRequest, settings: ClusterSettings, api: Api, backend: JobBackend
     ) -> None:
         self._work = work
         self._settings = settings
@@ -91,7 +91,7 @@ class Launcher:
             cancelling.keep_warm()
             job = self._start(manifest)
             cancelling.uid = job["metadata"]["uid"]
-            following = Following(
+            following = JobMonitor(
                 job, self._work, self._settings, self._api, self._backend, cancelling
             )
             try:
@@ -119,10 +119,10 @@ class Launcher:
         for _ in range(_CREATION_TRIES):
             try:
                 job = self._api.create(resource, manifest)
-            except AlreadyThereError:
+            except AlreadyExistsError:
                 try:
                     found = self._taken_up(self._api.get(resource, name), manifest)
-                except NotThereError:
+                except NotFoundError:
                     # It went in this very moment.
                     found = None
                 if found is not None:
@@ -179,7 +179,7 @@ class Launcher:
         while self._api.clock.monotonic() - start < _GONE_SECONDS:
             try:
                 job = self._api.get(self._backend.resource, self._work.name)
-            except NotThereError:
+            except NotFoundError:
                 return
             if job["metadata"]["uid"] != uid:
                 return

@@ -4,8 +4,8 @@ from kubernetes import client
 from kubernetes.utils.quantity import parse_quantity
 
 from advgrpo import __version__
+from advgrpo.cluster.job_request import JobRequest, Placement
 from advgrpo.cluster.settings import CLUSTER, ClusterSettings, Rdma
-from advgrpo.cluster.job_request import Shape, Work
 from advgrpo.storage import CACHE_VARIABLE, LIMIT_VARIABLE
 
 CONTAINER = "pytorch"
@@ -34,7 +34,7 @@ _CACHE_SHARE = 0.8
 _CACHE, _TEMPORARY, _SHARED_MEMORY = "/cache", "/tmp", "/dev/shm"  # noqa: S108 - in the pod
 
 
-def labels_of(work: Work) -> dict[str, str]:
+def labels_of(work: JobRequest) -> dict[str, str]:
     """Give the labels of a job and its pods. The chart's network policies know the pods by them."""
     return {
         **MANAGED_BY,
@@ -45,7 +45,9 @@ def labels_of(work: Work) -> dict[str, str]:
     }
 
 
-def pod_template(work: Work, shape: Shape, settings: ClusterSettings) -> client.V1PodTemplateSpec:
+def pod_template(
+    work: JobRequest, shape: Placement, settings: ClusterSettings
+) -> client.V1PodTemplateSpec:
     """Write the pods of a job; they meet Kubernetes' Pod Security level "restricted".
 
     Args:
@@ -95,7 +97,7 @@ def pod_template(work: Work, shape: Shape, settings: ClusterSettings) -> client.
     )
 
 
-def _container(work: Work, shape: Shape, settings: ClusterSettings) -> client.V1Container:
+def _container(work: JobRequest, shape: Placement, settings: ClusterSettings) -> client.V1Container:
     return client.V1Container(
         name=CONTAINER,
         image=settings.image,
@@ -154,7 +156,7 @@ def _from_secret(secret: str, key: str) -> client.V1EnvVarSource:
     )
 
 
-def _resources(shape: Shape, settings: ClusterSettings) -> client.V1ResourceRequirements:
+def _resources(shape: Placement, settings: ClusterSettings) -> client.V1ResourceRequirements:
     share = settings.node
     devices = {}
     if shape.gpus_per_node:

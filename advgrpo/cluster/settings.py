@@ -126,14 +126,14 @@ class ClusterSettings(_Strict):
     deadline_seconds: Annotated[int, Field(gt=0)] = 7 * 24 * 3600
     """Longest time that a job may run, waiting in a queue not counted."""
 
-    start_seconds: Annotated[int, Field(gt=0)] = 1800
+    startup_timeout_seconds: Annotated[int, Field(gt=0)] = 1800
     """Longest time that a job's pods may wait for their node and image, once out of the queue."""
 
     restarts: Annotated[int, Field(ge=0)] = 10
     """How often each pod of a job is started again after a fault of its own; evictions are not
     counted."""
 
-    keep_seconds: Annotated[int, Field(ge=0)] = 24 * 3600
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0)] = 24 * 3600
     """How long an ended job and its pods can be looked at."""
 
     poll_seconds: Annotated[float, Field(gt=0)] = 5.0

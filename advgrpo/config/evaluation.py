@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from advgrpo.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Weights
-from advgrpo.config.scorers import FrozenWeights, Scorer, measures_of
+from advgrpo.config.scorers import FrozenWeights, Scorer, metrics_of
 
 
 class DistanceConfig(Section):
@@ -75,9 +75,9 @@ class EvaluationConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _alignment_is_a_measure_of_its_scorer(self) -> Self:
+    def _alignment_is_a_metric_of_its_scorer(self) -> Self:
         for scorer in self.scorers:
-            known = measures_of(scorer)
+            known = metrics_of(scorer)
             if self.alignment.partition(".")[0] == scorer.type and self.alignment not in known:
                 raise ValueError(
                     f"evaluation.alignment={self.alignment!r} is no measure of {scorer.type}: use "

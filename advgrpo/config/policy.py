@@ -153,7 +153,7 @@ Window = Annotated[FixedWindow | RandomWindow, Field(discriminator="type")]
 class SamplingConfig(Section):
     """How images are sampled in training."""
 
-    denoising_steps: PositiveInt = 10
+    num_inference_steps: PositiveInt = 10
     """Steps from noise to image."""
 
     guidance_scale: NonNegativeFloat = 4.5

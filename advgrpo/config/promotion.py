@@ -21,7 +21,7 @@ class Gate(Section):
     adapter that was measured on too few images to tell does not pass.
     """
 
-    measure: Annotated[str, Field(min_length=1)]
+    metric: Annotated[str, Field(min_length=1)]
     """As `scorer.measure`, or `distance` or `alignment` for the measures that stand for them."""
 
     against: Literal["base", "champion"] = "base"

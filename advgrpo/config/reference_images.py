@@ -58,7 +58,7 @@ class DiffusersSource(Section):
     weights: Weights
     """The pipeline in diffusers' layout."""
 
-    denoising_steps: PositiveInt = 50
+    num_inference_steps: PositiveInt = 50
     """Steps from noise to image."""
 
     guidance_scale: NonNegativeFloat = 4.0

@@ -58,7 +58,7 @@ def require_all_given(settings: Mapping[str, Any], *, where: str) -> None:
     )
 
 
-def fill_draft(settings: dict[str, Any]) -> None:
+def fill_placeholders(settings: dict[str, Any]) -> None:
     """Put something into what is left open, so that the rest can be read: never to run it."""
     prompts = settings.get("prompts") or {}
     if isinstance(prompts, Mapping):

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from advgrpo.config.required import fill_draft, require_all_given
 from advgrpo.config.parsing import parse
+from advgrpo.config.required import fill_placeholders, require_all_given
 from advgrpo.config.run import RunConfig
 from advgrpo.errors import ConfigError
 
@@ -47,7 +47,7 @@ def resolve(preset: str, overrides: Iterable[str] = (), *, is_draft: bool = Fals
     for override in overrides:
         _apply(settings, override)
     if is_draft:
-        fill_draft(settings)
+        fill_placeholders(settings)
     else:
         require_all_given(settings, where=preset_title(preset))
     return parse(RunConfig, settings, where=preset_title(preset))

@@ -14,7 +14,7 @@ from advgrpo.config.scorers import (
     PickScoreConfig,
     PocketJudgeConfig,
     ReferenceSimilarityConfig,
-    measures_of,
+    metrics_of,
 )
 
 
@@ -64,16 +64,16 @@ class ReferenceSimilarityReward(ReferenceSimilarityConfig):
 class ExternalJudgeReward(ExternalJudgeConfig):
     """A verdict of a program that judges images."""
 
-    measure: str = "correct"
+    metric: str = "correct"
     """Which of its `verdicts`."""
 
     weight: PositiveFloat = 1.0
 
     @model_validator(mode="after")
     def _measure_is_a_verdict(self) -> Self:
-        if self.measure not in self.verdicts:
+        if self.metric not in self.verdicts:
             raise ValueError(
-                f"measure={self.measure!r} is none of the judge's verdicts "
+                f"measure={self.metric!r} is none of the judge's verdicts "
                 f"({', '.join(self.verdicts)})"
             )
         return self
@@ -82,7 +82,7 @@ class ExternalJudgeReward(ExternalJudgeConfig):
 class PocketJudgeReward(PocketJudgeConfig):
     """The judge of the pocket world."""
 
-    measure: Literal["attribute_accuracy", "all_attributes"] = "attribute_accuracy"
+    metric: Literal["attribute_accuracy", "all_attributes"] = "attribute_accuracy"
     """The share of right attributes, or whether all five are right."""
 
     weight: PositiveFloat = 1.0
@@ -133,9 +133,9 @@ class RewardConfig(Section):
         }
 
 
-def rewarded_measure(term: ScorerReward) -> str:
+def rewarded_metric(term: ScorerReward) -> str:
     """Name what a frozen measure rewards, as `scorer.measure`."""
     if isinstance(term, ExternalJudgeReward | PocketJudgeReward):
-        return f"{term.type}.{term.measure}"
-    (measure,) = measures_of(term)
-    return measure
+        return f"{term.type}.{term.metric}"
+    (metric,) = metrics_of(term)
+    return metric

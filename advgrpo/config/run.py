@@ -40,11 +40,12 @@ class RunConfig(Section):
     def _window_fits_the_steps(self) -> Self:
         sampling = self.training.sampling
         # The last step's noise is almost nothing; its log-prob would drown all others.
-        last = sampling.denoising_steps - 1
+        last = sampling.num_inference_steps - 1
         if sampling.window.end > last:
             raise ValueError(
                 f"training.sampling.window ends after denoising step {sampling.window.end}, but of "
-                f"training.sampling.denoising_steps={sampling.denoising_steps} only the first "
+                f"training.sampling.num_inference_steps={sampling.num_inference_steps} only "
+                "the first "
                 f"{last} can be trained (the last one is nearly noiseless): start the window "
                 "earlier, shorten it, or take more denoising steps"
             )
@@ -101,12 +102,12 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _pocket_judge_sees_pocket_pictures(self) -> Self:
         pixels = self.policy.resolution_pixels
-        measures = {
+        metrics = {
             **{f"evaluation.scorers.{n}": s for n, s in enumerate(self.evaluation.scorers)},
             **self.training.reward.scorers,
         }
-        for setting, measure in measures.items():
-            if isinstance(measure, PocketJudgeConfig) and pixels != POCKET_PIXELS:
+        for setting, metric in metrics.items():
+            if isinstance(metric, PocketJudgeConfig) and pixels != POCKET_PIXELS:
                 raise ValueError(
                     f"{setting} is pocket_judge, which reads pictures of {POCKET_PIXELS} pixels, "
                     f"but policy.resolution_pixels={pixels}: leave it out"
@@ -130,18 +131,18 @@ class RunConfig(Section):
         rewarded = {"discriminator", *terms, *self.independence.trained_on}
         known = {*ALWAYS_MEASURED, *(scorer.type for scorer in self.evaluation.scorers)}
         for position, gate in enumerate(self.promotion.gates):
-            name = f"promotion.gates.{position}.measure={gate.measure!r}"
-            is_alignment = gate.measure == "alignment"
-            measure = self.evaluation.alignment if is_alignment else gate.measure
-            family, dot, _ = measure.partition(".")
+            name = f"promotion.gates.{position}.measure={gate.metric!r}"
+            is_alignment = gate.metric == "alignment"
+            metric = self.evaluation.alignment if is_alignment else gate.metric
+            family, dot, _ = metric.partition(".")
             if family in rewarded:
                 raise ValueError(
                     f"{name} is what the run's reward is trained on"
-                    + (f" (evaluation.alignment={measure})" if is_alignment else "")
+                    + (f" (evaluation.alignment={metric})" if is_alignment else "")
                     + ": it rises whether or not the images get better; use a measure of a scorer "
                     "that is not among training.reward.terms"
                 )
-            if measure not in STAND_INS and not (dot and family in known):
+            if metric not in STAND_INS and not (dot and family in known):
                 raise ValueError(
                     f"{name} will not be measured: write scorer.measure of a scorer in "
                     f"evaluation.scorers, a measure of {', '.join(ALWAYS_MEASURED)}, or one of "

@@ -127,7 +127,7 @@ Scorer = Annotated[
 ]
 
 
-def measures_of(scorer: Scorer) -> tuple[str, ...]:
+def metrics_of(scorer: Scorer) -> tuple[str, ...]:
     """List what a scorer measures, as `scorer.measure`."""
     match scorer:
         case ExternalJudgeConfig(verdicts=verdicts):

@@ -100,7 +100,7 @@ class TrainingSettings(Section):
             alignment=run.evaluation.alignment,
         )
 
-    def deciding(self) -> Self:
+    def cache_relevant(self) -> Self:
         """Leave out what changes no number: a run goes on where it was when that is changed."""
         defaults = {
             name: TrainingConfig.model_fields[name].default

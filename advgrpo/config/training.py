@@ -50,7 +50,7 @@ class PolicyOptimizerConfig(Section):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 1e-4
     epsilon: PositiveFloat = 1e-8
-    gradient_norm_limit: PositiveFloat = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     """Gradients of a larger norm are scaled down to it."""
 
 
@@ -70,7 +70,7 @@ class PolicyLossConfig(Section):
     """What centred rewards are divided by: the standard deviation of the group, of the whole
     rollout, or nothing."""
 
-    advantage_limit: PositiveFloat = 5.0
+    advantage_clip: PositiveFloat = 5.0
     """Advantages are clamped to plus and minus this."""
 
 
@@ -92,18 +92,18 @@ class ReleasedTurns(Section):
     """Rollouts that each train the discriminator alone, one step each."""
 
 
-class WhenFooled(Section):
+class WhenOutscored(Section):
     """The discriminator learns only while it is fooled; every rollout updates the policy.
 
     It is fooled while it rewards generated images more than held-out reference images.
     """
 
-    type: Literal["when_fooled"] = "when_fooled"
+    type: Literal["when_outscored"] = "when_outscored"
 
     discriminator_steps: PositiveInt = 1
     """Optimizer steps of the discriminator for each rollout that fools it."""
 
-    policy_waits: bool = False
+    pause_policy: bool = False
     """Whether a rollout that fools the discriminator trains it alone, as in the released code. A
     run then takes more rollouts than updates, without a limit."""
 
@@ -115,7 +115,7 @@ class FrozenDiscriminator(Section):
 
 
 Turns = Annotated[
-    EveryRollout | ReleasedTurns | WhenFooled | FrozenDiscriminator, Field(discriminator="type")
+    EveryRollout | ReleasedTurns | WhenOutscored | FrozenDiscriminator, Field(discriminator="type")
 ]
 
 
@@ -131,7 +131,7 @@ class WatchConfig(Section):
     """Whether an alarm is noted on the run, or also ends training and hands on the best adapter so
     far. It needs 32 held-out prompts or more to tell."""
 
-    blindness: Annotated[Fraction, Field(gt=0)] = 0.4
+    critic_gap: Annotated[Fraction, Field(gt=0)] = 0.4
     """How much larger the share of held-out prompts is in which a fresh critic rates the reference
     image above the generated one than the share in which the run's reward does so."""
 
@@ -158,7 +158,7 @@ class MonitoringConfig(Section):
     held_out_prompts: PositiveInt = 64
     """Held-out training prompts that are measured, one image each."""
 
-    hand_on: Literal["best", "last"] = "best"
+    select_adapter: Literal["best", "last"] = "best"
     """Which adapter is the result: the one of the smallest held-out distance whose alignment is
     not below the base model's by more than the tolerance, or the one of the last update."""
 
@@ -172,10 +172,10 @@ class MonitoringConfig(Section):
 
     @model_validator(mode="after")
     def _stopping_hands_on_the_best(self) -> Self:
-        if self.watch.action == "stop" and self.hand_on == "last":
+        if self.watch.action == "stop" and self.select_adapter == "last":
             raise ValueError(
-                "watch.action=stop hands on the best adapter, which hand_on=last does not keep; "
-                "set hand_on=best, or watch.action=warn"
+                "watch.action=stop selects the best adapter, which select_adapter=last does not "
+                "keep; set select_adapter=best, or watch.action=warn"
             )
         return self
 
@@ -201,7 +201,7 @@ class HangsConfig(Section):
     """A process that has come no further for as long logs where every process stands, and its own
     stacks. A microbatch must take less."""
 
-    give_up_after_seconds: PositiveInt = 1800
+    timeout_seconds: PositiveInt = 1800
     """A process that has waited for the others for as long ends the run."""
 
     slow_ratio: Annotated[float, Field(gt=1)] = 1.5
@@ -209,10 +209,10 @@ class HangsConfig(Section):
 
     @model_validator(mode="after")
     def _reports_before_it_gives_up(self) -> Self:
-        if self.report_after_seconds >= self.give_up_after_seconds:
+        if self.report_after_seconds >= self.timeout_seconds:
             raise ValueError(
                 f"report_after_seconds={self.report_after_seconds} is not before "
-                f"give_up_after_seconds={self.give_up_after_seconds}; nobody would be told why"
+                f"timeout_seconds={self.timeout_seconds}; nobody would be told why"
             )
         return self
 
@@ -287,7 +287,7 @@ class TrainingConfig(Section):
         match self.turns:
             case ReleasedTurns(discriminator_rollouts=others):
                 return self.updates * (others + 1)
-            case WhenFooled(policy_waits=True):
+            case WhenOutscored(pause_policy=True):
                 return None
             case _:
                 return self.updates

@@ -9,9 +9,9 @@ from typing import NoReturn
 
 from advgrpo.data.prompts import checked_prompts, read_prompts
 from advgrpo.errors import PromptFileError
-from advgrpo.strict_json import parsed
 from advgrpo.records import PromptSet
 from advgrpo.storage import local_file
+from advgrpo.strict_json import parsed
 
 _DELIMITERS = {".tsv": "\t", ".tab": "\t", ".csv": ","}
 _OBJECTS = ".jsonl"

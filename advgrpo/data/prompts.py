@@ -3,9 +3,11 @@
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from advgrpo.config import PromptsConfig
 from advgrpo.errors import PromptFileError, StorageNotFoundError
 from advgrpo.records import PromptSet
 from advgrpo.storage import local_file
@@ -166,3 +168,26 @@ def _problems(texts: Sequence[str], unit: str) -> list[str]:
 
 def _digest(texts: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A run's prompts."""
+
+    train: PromptSet
+    test: PromptSet
+
+
+def read_run_prompts(config: PromptsConfig) -> Prompts:
+    """Read both prompt files.
+
+    Raises:
+        PromptFileError: If one cannot be used or was changed, or a prompt stands in both.
+        StorageError: If one cannot be fetched.
+    """
+    prompts = Prompts(
+        train=read_prompts(config.train, sha256=config.train_sha256),
+        test=read_prompts(config.test, sha256=config.test_sha256),
+    )
+    check_disjoint(prompts.train, prompts.test)
+    return prompts

@@ -77,7 +77,7 @@ def share_of_rank(
     *,
     group_size: int,
     optimizer_steps: int,
-    ranks: int,
+    world_size: int,
     rank: int,
 ) -> list[list[ImagePlan]]:
     """Split a rollout over ranks so that each optimizer step has whole groups.
@@ -86,7 +86,7 @@ def share_of_rank(
         prompt_ids: The rollout's prompts, in order.
         group_size: Images per prompt.
         optimizer_steps: Optimizer steps that share the rollout; divides the number of prompts.
-        ranks: Training processes; divide the images of an optimizer step.
+        world_size: Training processes; divide the images of an optimizer step.
         rank: This process.
 
     Returns:
@@ -96,11 +96,11 @@ def share_of_rank(
         ValueError: If a step would split a group or ranks would get unequal shares.
     """
     prompts_per_step, rest = divmod(len(prompt_ids), optimizer_steps)
-    per_rank, remainder = divmod(prompts_per_step * group_size, ranks)
+    per_rank, remainder = divmod(prompts_per_step * group_size, world_size)
     if rest or remainder:
         raise ValueError(
             f"{len(prompt_ids)} prompts x {group_size} images do not split into {optimizer_steps} "
-            f"optimizer steps over {ranks} ranks"
+            f"optimizer steps over {world_size} ranks"
         )
     plans = [
         ImagePlan(index * group_size + sample, prompt_id, sample)

@@ -37,7 +37,7 @@ def split_prompts(texts: Sequence[str], held_out_fraction: float) -> PromptSplit
 
 
 def check_prompts(
-    texts: Sequence[str], *, held_out_fraction: float, prompts_per_update: int, ranks: int
+    texts: Sequence[str], *, held_out_fraction: float, prompts_per_update: int, world_size: int
 ) -> None:
     """Refuse prompts that are too few for a rollout, or for measuring.
 
@@ -45,7 +45,7 @@ def check_prompts(
         texts: All training prompts.
         held_out_fraction: Share that is held out.
         prompts_per_update: Prompts of a rollout.
-        ranks: Training processes; each measures at least two held-out prompts.
+        world_size: Training processes; each measures at least two held-out prompts.
 
     Raises:
         ConfigError: With the numbers and the settings to change.
@@ -57,10 +57,11 @@ def check_prompts(
             f"{len(split.training)} training prompts that are not held out",
             repair="lower it, or add prompts to the file in prompts.train",
         )
-    if len(split.held_out) < 2 * ranks:
+    if len(split.held_out) < 2 * world_size:
         raise ConfigError(
             f"discriminator.held_out_fraction={held_out_fraction} leaves {len(split.held_out)} of "
-            f"{len(texts)} training prompts to measure on; {ranks} processes need {2 * ranks}",
+            f"{len(texts)} training prompts to measure on; "
+            f"{world_size} processes need {2 * world_size}",
             repair="raise it, or add prompts to the file in prompts.train",
         )
 

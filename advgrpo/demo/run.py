@@ -23,14 +23,14 @@ from advgrpo.demo.lock import OWNER, only_demo_in
 from advgrpo.demo.memory import MemoryWatch
 from advgrpo.demo.phases import PhaseClock, ProgressReader
 from advgrpo.demo.serve import variables_for_shells
+from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.demo.state import DemoRun, state_folder, take_up_run
 from advgrpo.demo.summary import DemoResult, Summary, comparison_table, cost_table, gather_result
 from advgrpo.errors import PipelineError, Preempted, TrackingError
-from advgrpo.telemetry.progress import PROGRESS_FILE
-from advgrpo.storage import CACHE_VARIABLE, write_bytes
-from advgrpo.demo.servers import BUCKET, EmbeddedStores
 from advgrpo.runtime.environment import environment
 from advgrpo.runtime.failures import FAILURE_FILE, read_failure
+from advgrpo.storage import CACHE_VARIABLE, write_bytes
+from advgrpo.telemetry.progress import PROGRESS_FILE
 
 SUMMARY = "summary.json"
 OUTPUTS = "outputs.json"
@@ -72,7 +72,7 @@ def run_demo(
             with live(bars, console) if bars else nullcontext():
                 display.start("stores")
                 with (
-                    EmbeddedStores(folder / "stores") as stores,
+                    EmbeddedServers(folder / "stores") as stores,
                     variables_for_shells(folder, stores),
                     environment(stores.environment()),
                 ):

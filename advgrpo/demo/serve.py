@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from advgrpo.demo.lock import only_demo_in
+from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.errors import ConfigError
 from advgrpo.storage import write_bytes
-from advgrpo.demo.servers import BUCKET, EmbeddedStores
 
 VARIABLES_FILE = "stores/environment.sh"
 """Among a demo's files while its stores are served."""
@@ -35,7 +35,7 @@ def serve_stores(folder: Path, *, console: Console, mlflow_port: int, s3_port: i
         raise ConfigError(f"no demo has run in {folder} yet", repair="run `make demo` first")
     with only_demo_in(folder):
         console.print("Starting ...")
-        serving = EmbeddedStores(folder / "stores", mlflow_port=mlflow_port, s3_port=s3_port)
+        serving = EmbeddedServers(folder / "stores", mlflow_port=mlflow_port, s3_port=s3_port)
         with serving as stores, variables_for_shells(folder, stores) as variables:
             credentials = folder / "stores" / "credentials.json"
             for name, value in (
@@ -54,7 +54,7 @@ def serve_stores(folder: Path, *, console: Console, mlflow_port: int, s3_port: i
 
 
 @contextmanager
-def variables_for_shells(folder: Path, stores: EmbeddedStores) -> Iterator[Path]:
+def variables_for_shells(folder: Path, stores: EmbeddedServers) -> Iterator[Path]:
     """Keep a file by which a shell finds a demo's stores, as long as they are served.
 
     Args:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from advgrpo.demo import server_guard
 from advgrpo.errors import StorageError, StorageUnavailableError
-from advgrpo.demo.servers import guard
 
 _ADDRESS = re.compile(rb"http://127\.0\.0\.1:(\d+)")
 _STOP_SECONDS = 10.0
@@ -48,7 +48,7 @@ class Server:
         with log.open("ab") as output:
             self._log_start = output.tell()
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", guard.__file__, *command],
+                [sys.executable, "-I", server_guard.__file__, *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

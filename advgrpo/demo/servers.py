@@ -17,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from advgrpo.demo.server_process import Server
 from advgrpo.errors import ConfigError, StorageError
 from advgrpo.storage import write_bytes
-from advgrpo.demo.server_process import Server
 
 BUCKET = "advgrpo"
 """The bucket that exists from the start."""
@@ -31,7 +31,7 @@ PRELOAD = str(Path(__file__).with_name("preload"))
 _FOREIGN = ("AWS_", "MLFLOW_", "_MLFLOW_", "RCLONE_")
 
 
-class EmbeddedStores:
+class EmbeddedServers:
     """An S3 server and an MLflow server that run while the context is open.
 
     Args:

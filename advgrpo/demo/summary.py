@@ -11,8 +11,8 @@ from rich.table import Table
 from advgrpo.demo.display import duration
 from advgrpo.demo.state import DemoRun
 from advgrpo.errors import PipelineError
-from advgrpo.storage import join, read_bytes, write_bytes
 from advgrpo.runtime.results import TaskResult, finished_result
+from advgrpo.storage import join, read_bytes, write_bytes
 
 REPORT, ADAPTER = "report.html", "adapter"
 

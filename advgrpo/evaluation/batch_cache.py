@@ -10,8 +10,8 @@ from safetensors.torch import load, save
 
 from advgrpo.errors import StorageNotFoundError
 from advgrpo.evaluation.metrics import MeasuredImages
-from advgrpo.strict_json import parsed_object
 from advgrpo.storage import join, read_bytes, write_bytes
+from advgrpo.strict_json import parsed_object
 
 _VALUE = "value."
 
@@ -67,7 +67,7 @@ class KeptInWorkspace:
             return MeasuredImages(
                 prompts=tensors["prompts"],
                 # A safetensors file has no order; that of the measures is the report's.
-                values={measure: tensors[_VALUE + measure] for measure in listed["measures"]},
+                values={metric: tensors[_VALUE + metric] for metric in listed["metrics"]},
                 features=tensors["features"],
                 clip_features=tensors.get("clip_features"),
             )
@@ -80,7 +80,7 @@ class KeptInWorkspace:
         Raises:
             StorageError: If it cannot be written.
         """
-        values = {_VALUE + measure: value for measure, value in measured.values.items()}
+        values = {_VALUE + metric: value for metric, value in measured.values.items()}
         tensors = {"prompts": measured.prompts, "features": measured.features, **values}
         if measured.clip_features is not None:
             tensors["clip_features"] = measured.clip_features
@@ -90,7 +90,7 @@ class KeptInWorkspace:
         listed = {
             "sha256": hashlib.sha256(data).hexdigest(),
             "images": len(measured.prompts),
-            "measures": list(measured.values),
+            "metrics": list(measured.values),
         }
         write_bytes(self._file(name, "json"), json.dumps(listed, indent=1).encode())
 
@@ -104,8 +104,8 @@ def joined(batches: list[MeasuredImages]) -> MeasuredImages:
     return MeasuredImages(
         prompts=torch.cat([batch.prompts for batch in batches]),
         values={
-            measure: torch.cat([batch.values[measure] for batch in batches])
-            for measure in batches[0].values
+            metric: torch.cat([batch.values[metric] for batch in batches])
+            for metric in batches[0].values
         },
         features=torch.cat([batch.features for batch in batches]),
         clip_features=torch.cat(clip) if clip else None,

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
-from advgrpo.evaluation.images import Drawer, Library
 from advgrpo.evaluation.batch_cache import Kept, joined
+from advgrpo.evaluation.images import Drawer, Library
 from advgrpo.evaluation.metrics import MeasuredImages, Measurer
 
 Side = Literal["reference", "base", "trained", "champion"]

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from advgrpo.evaluation.bootstrap import Bootstrap
 from advgrpo.evaluation.metrics import REWARD, STATISTICS, MeasuredImages, mean_by_prompt
-from advgrpo.records import Comparison
 from advgrpo.models.scorers.distance import (
     CMMD_SCALE,
     Kernel,
@@ -20,6 +19,7 @@ from advgrpo.models.scorers.distance import (
 )
 from advgrpo.models.scorers.diversity import in_group_distance
 from advgrpo.models.scorers.manifold import enough_images, manifold_values
+from advgrpo.records import Comparison
 
 FRECHET = "distance.frechet"
 KERNEL = "distance.kernel"
@@ -72,19 +72,19 @@ def compare(
                 )
             )
     comparisons += _manifold(sets, bootstrap)
-    for measure in sets.base.values:
-        scorer = measure.partition(".")[0]
-        if sets.base.by_prompt(measure).isnan().all():
+    for metric in sets.base.values:
+        scorer = metric.partition(".")[0]
+        if sets.base.by_prompt(metric).isnan().all():
             continue
         comparisons.append(
             _means(
-                measure,
-                sets.base.by_prompt(measure),
-                sets.trained.by_prompt(measure),
-                sets.reference.by_prompt(measure),
+                metric,
+                sets.base.by_prompt(metric),
+                sets.trained.by_prompt(metric),
+                sets.reference.by_prompt(metric),
                 bootstrap,
                 higher_is_better=None if scorer == STATISTICS else True,
-                trained_on=measure == REWARD or scorer in trained_on,
+                trained_on=metric == REWARD or scorer in trained_on,
             )
         )
     base, trained = _diversity(sets.base), _diversity(sets.trained)
@@ -105,7 +105,7 @@ def compare(
         replace(
             comparison,
             related=_related(comparison, related),
-            missing=missing.get(comparison.measure, ""),
+            missing=missing.get(comparison.metric, ""),
         )
         for comparison in comparisons
     )
@@ -113,13 +113,13 @@ def compare(
 
 def _related(comparison: Comparison, related: Mapping[str, str]) -> str:
     """Say what a measure shares with the reward, if the reward was not trained on it anyway."""
-    family = comparison.measure.partition(".")[0]
-    words = related.get(comparison.measure, related.get(family, ""))
+    family = comparison.metric.partition(".")[0]
+    words = related.get(comparison.metric, related.get(family, ""))
     return "" if comparison.trained_on else words
 
 
 def _means(
-    measure: str,
+    metric: str,
     base: Float[Tensor, "prompt"],
     trained: Float[Tensor, "prompt"],
     reference: Float[Tensor, "prompt"] | None,
@@ -129,7 +129,7 @@ def _means(
     trained_on: bool,
 ) -> Comparison:
     return Comparison(
-        measure=measure,
+        metric=metric,
         base=bootstrap.interval(float(base.nanmean()), bootstrap.means(base)),
         trained=bootstrap.interval(float(trained.nanmean()), bootstrap.means(trained)),
         difference=bootstrap.interval(
@@ -177,7 +177,7 @@ def _frechet(sets: MeasuredSets, bootstrap: Bootstrap) -> Comparison:
 
 
 def _kernel_distance(
-    measure: str,
+    metric: str,
     kernel: Kernel,
     features: Callable[[MeasuredImages], Tensor],
     sets: MeasuredSets,
@@ -201,7 +201,7 @@ def _kernel_distance(
     base, base_resampled = distances(sets.base)
     trained, trained_resampled = distances(sets.trained)
     return _distances(
-        measure,
+        metric,
         base,
         trained,
         base_resampled,
@@ -262,7 +262,7 @@ def _manifold_of_halves(reference: MeasuredImages) -> dict[str, Tensor]:
 
 
 def _distances(
-    measure: str,
+    metric: str,
     base: float,
     trained: float,
     base_resampled: Float[Tensor, "resample"],
@@ -272,7 +272,7 @@ def _distances(
     reference: float | None,
 ) -> Comparison:
     return Comparison(
-        measure=measure,
+        metric=metric,
         base=bootstrap.interval(base, base_resampled),
         trained=bootstrap.interval(trained, trained_resampled),
         difference=bootstrap.interval(trained - base, trained_resampled - base_resampled),

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advgrpo.evaluation.verdict import change
 from advgrpo.evaluation.formatting import duration, label, number
+from advgrpo.evaluation.verdict import change
 from advgrpo.records import Comparison, EvaluationReport
 
 POINT = 0.01
@@ -108,7 +108,7 @@ def cost_per_gain(
     points = alignment.difference.mean / POINT
     return [
         _gain(distance, percent, "percent nearer to the reference images", phases, price),
-        _gain(alignment, points, f"point ({POINT:g}) of {label(alignment.measure)}", phases, price),
+        _gain(alignment, points, f"point ({POINT:g}) of {label(alignment.metric)}", phases, price),
     ]
 
 
@@ -119,7 +119,7 @@ def _gain(
     phases: Sequence[PhaseCost],
     price: Price | None,
 ) -> str:
-    name = label(comparison.measure)
+    name = label(comparison.metric)
     if change(comparison) != "better" or gained <= 0:
         return f"{name}: no measurable gain, so a cost per gain would mean nothing."
     units = list(dict.fromkeys(phase.unit for phase in phases if phase.seconds))

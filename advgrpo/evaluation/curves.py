@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from advgrpo.evaluation.charts import Series, line_chart
 from advgrpo.evaluation.formatting import label, number
-from advgrpo.records import ALARM_MEASURE
+from advgrpo.records import ALARM_METRIC
 
 History = Sequence[Mapping[str, float]]
 """Measures by update: each row has `update`, and whatever was measured then."""
@@ -76,7 +76,7 @@ def training_curves(history: History, *, alignment: str) -> tuple[Section, ...]:
                 history,
                 "Hacking watch",
                 {
-                    "alarm": ALARM_MEASURE,
+                    "alarm": ALARM_METRIC,
                     **{name.partition("/")[2].replace("_", " "): name for name in _signs(history)},
                 },
                 note="1 where it raised an alarm or saw a sign of collapse",
@@ -172,7 +172,7 @@ def _points(history: History, key: str) -> list[tuple[float, float]]:
 def _signs(history: History) -> list[str]:
     """Name the signs of collapse that a run showed; most show none."""
     seen = dict.fromkeys(name for row in history for name, value in row.items() if value > 0)
-    signs = [name for name in seen if name.startswith("watch/") and name != ALARM_MEASURE]
+    signs = [name for name in seen if name.startswith("watch/") and name != ALARM_METRIC]
     return signs[:2]  # A chart has three colours.
 
 

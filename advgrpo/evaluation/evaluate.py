@@ -5,10 +5,9 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from advgrpo.models.backbones.clip import ClipBackbone
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import EvaluationConfig, SamplingConfig
-from advgrpo.evaluation.evaluator import Bench, chosen_prompts
+from advgrpo.evaluation.batch_cache import Kept, KeptInMemory
+from advgrpo.evaluation.batches import Champion, Side, gathered, missing_parts, sampled_images
 from advgrpo.evaluation.bootstrap import Bootstrap
 from advgrpo.evaluation.comparison import (
     CMMD,
@@ -19,13 +18,14 @@ from advgrpo.evaluation.comparison import (
     MeasuredSets,
     compare,
 )
+from advgrpo.evaluation.evaluator import Evaluator, chosen_prompts
 from advgrpo.evaluation.examples import Example, pick_examples
-from advgrpo.evaluation.batch_cache import Kept, KeptInMemory
 from advgrpo.evaluation.metrics import MeasuredImages, Reward
-from advgrpo.evaluation.batches import Champion, Side, gathered, missing_parts, sampled_images
+from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.policies.base import Policy
-from advgrpo.records import Comparison, EvaluationReport, PromptSet, ReferenceImageSet
 from advgrpo.models.scorers.base import Scorer
+from advgrpo.records import Comparison, EvaluationReport, PromptSet, ReferenceImageSet
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def evaluate(
         ReferenceImageError: If a prompt has no reference image.
         NonFiniteError: If a measure is NaN or infinite.
     """
-    bench = Bench(
+    bench = Evaluator(
         policy,
         prompts,
         reference_images,
@@ -154,19 +154,19 @@ def compare_sides(
     if "champion" not in sides:
         return comparisons
     # The champion stands where the base model does: the same pairing, the same resamples.
-    against = {c.measure: c for c in compared(MeasuredSets(sides["champion"], trained, reference))}
+    against = {c.metric: c for c in compared(MeasuredSets(sides["champion"], trained, reference))}
     return tuple(
         replace(
             comparison,
-            champion=against[comparison.measure].base,
-            difference_to_champion=against[comparison.measure].difference,
+            champion=against[comparison.metric].base,
+            difference_to_champion=against[comparison.metric].difference,
         )
         for comparison in comparisons
     )
 
 
 def _missing(
-    comparisons: Collection[Comparison], bench: Bench, champion_missing: str
+    comparisons: Collection[Comparison], bench: Evaluator, champion_missing: str
 ) -> dict[str, str]:
     """Say what was not measured, and why."""
     one_prompt = "it counts pairs of different prompts, and there is but one prompt"
@@ -177,9 +177,9 @@ def _missing(
         DIVERSITY: "it needs two images of each prompt, and evaluation.images_per_prompt is 1",
         **bench.without_value,
     }
-    measured = {comparison.measure for comparison in comparisons}
-    measured |= {measure.partition(".")[0] for measure in measured}
-    missing = {measure: why for measure, why in reasons.items() if measure not in measured}
+    measured = {comparison.metric for comparison in comparisons}
+    measured |= {metric.partition(".")[0] for metric in measured}
+    missing = {metric: why for metric, why in reasons.items() if metric not in measured}
     if bench.champion is None and (why := bench.refusal or champion_missing):
         missing["champion"] = why
     return missing

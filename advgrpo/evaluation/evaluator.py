@@ -2,21 +2,21 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from advgrpo.models.backbones.clip import ClipBackbone
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import EvaluationConfig, SamplingConfig
 from advgrpo.errors import ConfigError, WeightsError
-from advgrpo.evaluation.images import Drawer, Library
-from advgrpo.evaluation.examples import evenly_spread
 from advgrpo.evaluation.batch_cache import Kept
-from advgrpo.evaluation.metrics import Measurer, Reward
 from advgrpo.evaluation.batches import Champion, Part, list_parts, measure_parts
+from advgrpo.evaluation.examples import evenly_spread
+from advgrpo.evaluation.images import Drawer, Library
+from advgrpo.evaluation.metrics import Measurer, Reward
+from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.policies.base import Policy
+from advgrpo.models.scorers.base import Scorer, check_metrics_cover, missing_in_words
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.models.scorers.base import Scorer, check_measures_all, missing_in_words
 
 
-class Bench:
+class Evaluator:
     """All that an evaluation draws and measures with.
 
     The arguments are those of `evaluate`; each process that measures a share makes its own.
@@ -65,7 +65,7 @@ class Bench:
                 "evaluation.images_per_prompt ask for one",
                 repair="ask for at least two images",
             )
-        check_measures_all(config.alignment, scorers, texts, setting="evaluation.alignment")
+        check_metrics_cover(config.alignment, scorers, texts, setting="evaluation.alignment")
         self.config, self.without_value = config, missing_in_words(scorers, texts)
         self.drawer = Drawer(policy, texts, config, sampling)
         self.library = Library(reference_images, texts, config.batch_size)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from advgrpo.algorithm.randomness import generator_for
 from advgrpo.config import EvaluationConfig
-from advgrpo.evaluation.images import Drawer, Library
 from advgrpo.evaluation.batches import Champion, Side, drawn_as
+from advgrpo.evaluation.images import Drawer, Library
 
 Why = Literal["spread", "best", "worst", "rose", "fell"]
 """Why a prompt is shown: it is one of several spread evenly over the file, the trained model's

@@ -4,28 +4,28 @@ import math
 
 import numpy as np
 
-from advgrpo.records import Interval
 from advgrpo.models.scorers.catalogue import facts_of
+from advgrpo.records import Interval
 
 MINUS = "\N{MINUS SIGN}"
 
 _REWARD = "discriminator.reward"
 
 
-def label(measure: str) -> str:
+def label(metric: str) -> str:
     """Name a measure for a reader; one without a name of its own is spelled out."""
-    if measure == _REWARD:
+    if metric == _REWARD:
         return "Discriminator"
-    facts = facts_of(measure)
-    return facts.label if facts else _spelled(measure)[1].capitalize()
+    facts = facts_of(metric)
+    return facts.label if facts else _spelled(metric)[1].capitalize()
 
 
-def note(measure: str) -> str:
+def note(metric: str) -> str:
     """Say in a few words what a measure is."""
-    if measure == _REWARD:
+    if metric == _REWARD:
         return "what it thinks of the images"
-    facts = facts_of(measure)
-    return facts.note if facts else f"by the {_spelled(measure)[0]}"
+    facts = facts_of(metric)
+    return facts.note if facts else f"by the {_spelled(metric)[0]}"
 
 
 def number(value: float, *, signed: bool = False) -> str:
@@ -66,8 +66,8 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
-def _spelled(measure: str) -> tuple[str, str]:
-    scorer, _, name = measure.replace("_", " ").partition(".")
+def _spelled(metric: str) -> tuple[str, str]:
+    scorer, _, name = metric.replace("_", " ").partition(".")
     return scorer, name
 
 

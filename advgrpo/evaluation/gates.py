@@ -30,24 +30,24 @@ def passed_all(results: Iterable[GateResult]) -> bool:
 
 def _check(gate: Gate, report: EvaluationReport) -> GateResult:
     stand_ins = {"distance": report.distance, "alignment": report.alignment}
-    measure = stand_ins.get(gate.measure, gate.measure)
-    words = f"{measure} {gate.comparison.replace('_', ' ')} {gate.against}{_bound(gate)}"
-    passed, reason = _judged(gate, measure, report)
-    return GateResult(gate=words, measure=measure, passed=passed, reason=reason)
+    metric = stand_ins.get(gate.metric, gate.metric)
+    words = f"{metric} {gate.comparison.replace('_', ' ')} {gate.against}{_bound(gate)}"
+    passed, reason = _judged(gate, metric, report)
+    return GateResult(gate=words, metric=metric, passed=passed, reason=reason)
 
 
-def _judged(gate: Gate, measure: str, report: EvaluationReport) -> tuple[bool, str]:
+def _judged(gate: Gate, metric: str, report: EvaluationReport) -> tuple[bool, str]:
     try:
-        comparison = report.comparison(measure)
+        comparison = report.comparison(metric)
     except KeyError:
-        why = report.missing.get(measure)
-        return False, f"{measure} was not measured" + (f": {why}" if why else "")
+        why = report.missing.get(metric)
+        return False, f"{metric} was not measured" + (f": {why}" if why else "")
     if comparison.trained_on:
-        return False, f"the run's reward was trained on {measure}, which proves nothing"
+        return False, f"the run's reward was trained on {metric}, which proves nothing"
     wanted = "at_least" if comparison.higher_is_better else "at_most"
     if comparison.higher_is_better is not None and gate.comparison != wanted:
         return False, (
-            f"{measure} is better when {'higher' if comparison.higher_is_better else 'lower'}: "
+            f"{metric} is better when {'higher' if comparison.higher_is_better else 'lower'}: "
             f"a gate on it is spelled {wanted}"
         )
     if gate.against == "champion" and "champion" in report.missing:
@@ -62,16 +62,16 @@ def _on_the_edge(gate: Gate, comparison: Comparison) -> tuple[bool, str]:
     other = comparison.base if to_base else comparison.champion
     difference = comparison.difference if to_base else comparison.difference_to_champion
     if other is None or difference is None:
-        return False, f"{comparison.measure} was not compared with the {gate.against}"
+        return False, f"{comparison.metric} was not compared with the {gate.against}"
     if not (_is_sound(other) and _is_sound(difference) and _is_sound(comparison.trained)):
         return False, (
-            f"{comparison.measure} has no finite value and interval "
+            f"{comparison.metric} has no finite value and interval "
             f"({gate.against} {_shown(other)}, trained {_shown(comparison.trained)}, difference "
             f"{_shown(difference)})"
         )
     if gate.relative and other.mean <= 0:
         return False, (
-            f"the {gate.against}'s {comparison.measure} is {other.mean:.4g}, of which there is no "
+            f"the {gate.against}'s {comparison.metric} is {other.mean:.4g}, of which there is no "
             "share: use a gate that is not relative"
         )
     at_least = gate.comparison == "at_least"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import EvaluationConfig, SamplingConfig
-from advgrpo.reference_images.image_set import load_images
+from advgrpo.data.image_loading import load_images
 from advgrpo.errors import ReferenceImageError
 from advgrpo.evaluation.metrics import Batch
 from advgrpo.models.policies.base import Policy
@@ -59,7 +59,7 @@ class Drawer:
             self.policy,
             [self.texts[prompt] for prompt, _number in images],
             self._seeds(images),
-            denoising_steps=self._sampling.denoising_steps,
+            num_inference_steps=self._sampling.num_inference_steps,
             guidance_scale=self._sampling.guidance_scale,
         )
 

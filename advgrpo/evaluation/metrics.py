@@ -47,9 +47,9 @@ class MeasuredImages:
     clip_features: Float[Tensor, "image clip_feature"] | None = None
     """CLIP embeddings of length 1, if they are asked for."""
 
-    def by_prompt(self, measure: str) -> Float[Tensor, "prompt"]:
+    def by_prompt(self, metric: str) -> Float[Tensor, "prompt"]:
         """Average a measure over the images of each prompt; NaN for a prompt without a value."""
-        return mean_by_prompt(self.values[measure], self.prompts)
+        return mean_by_prompt(self.values[metric], self.prompts)
 
     def every_other(self, first: int) -> "MeasuredImages":
         """Take every second image, from the first or the second of each prompt's on."""
@@ -132,9 +132,9 @@ class Measurer:
         ours: dict[str, Tensor] = {}
         if self._reward is not None:
             ours[REWARD] = self._reward(batch.images, texts).detach().cpu()
-        for measure, value in image_statistics(batch.images).items():
-            ours[f"{STATISTICS}.{measure}"] = value
+        for metric, value in image_statistics(batch.images).items():
+            ours[f"{STATISTICS}.{metric}"] = value
         origins = batch.origins or [""] * len(texts)
-        for measure, value in ours.items():
-            check_finite(measure, value, list(zip(texts, origins, strict=True)))
+        for metric, value in ours.items():
+            check_finite(metric, value, list(zip(texts, origins, strict=True)))
         return values | ours

@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from advgrpo.errors import EvaluationError
-from advgrpo.strict_json import parsed_object
 from advgrpo.records import EvaluatedPrompt, EvaluationReport
+from advgrpo.strict_json import parsed_object
 
 _FILE = "evaluation.json"
 

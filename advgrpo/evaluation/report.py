@@ -14,7 +14,7 @@ from torch import Tensor
 
 from advgrpo.config import RunConfig
 from advgrpo.data.images import encode_png, to_pil
-from advgrpo.evaluation import wording
+from advgrpo.evaluation import formatting
 from advgrpo.evaluation.charts import interval_strip
 from advgrpo.evaluation.costs import PhaseCost, Price, cost_per_gain, cost_rows
 from advgrpo.evaluation.curves import History, training_curves
@@ -98,8 +98,8 @@ def render_report(evaluation: Evaluation, history: History, facts: RunFacts) -> 
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": wording.number,
-        "duration": wording.duration,
+        "number": formatting.number,
+        "duration": formatting.duration,
         "embedded": _embedded,
     }
     report = evaluation.report
@@ -143,19 +143,21 @@ def _row(comparison: Comparison) -> _Row:
     neither = comparison.higher_is_better is None
     return _Row(
         comparison=comparison,
-        label=wording.label(comparison.measure),
+        label=formatting.label(comparison.metric),
         note="; ".join(
-            filter(None, (wording.note(comparison.measure), comparison.related, comparison.missing))
+            filter(
+                None, (formatting.note(comparison.metric), comparison.related, comparison.missing)
+            )
         ),
-        base=wording.aligned(comparison.base),
-        trained=wording.aligned(comparison.trained),
-        difference=wording.aligned(comparison.difference, signed=True),
+        base=formatting.aligned(comparison.base),
+        trained=formatting.aligned(comparison.trained),
+        difference=formatting.aligned(comparison.difference, signed=True),
         change="neither" if neither else change(comparison),
-        reference="" if reference is None else wording.number(reference),
+        reference="" if reference is None else formatting.number(reference),
         strip=interval_strip(comparison.base, comparison.trained, reference, champion),
-        champion=None if champion is None else wording.aligned(champion),
+        champion=None if champion is None else formatting.aligned(champion),
         difference_to_champion=(
-            None if to_champion is None else wording.aligned(to_champion, signed=True)
+            None if to_champion is None else formatting.aligned(to_champion, signed=True)
         ),
         change_to_champion="neither" if neither else change(comparison, to_champion),
     )
@@ -163,7 +165,7 @@ def _row(comparison: Comparison) -> _Row:
 
 def _named(missing: str) -> str:
     """Name what was not measured; `champion` and a family of measures have no label."""
-    return wording.label(missing) if "." in missing else missing.capitalize()
+    return formatting.label(missing) if "." in missing else missing.capitalize()
 
 
 def _is_small(examples: Sequence[Example]) -> bool:

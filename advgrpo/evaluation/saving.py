@@ -11,9 +11,9 @@ from torch import Tensor
 
 from advgrpo.data.images import decode_image, encode_png
 from advgrpo.errors import DataError
+from advgrpo.evaluation.batches import Side
 from advgrpo.evaluation.evaluate import Evaluation
 from advgrpo.evaluation.examples import Example, Why
-from advgrpo.evaluation.batches import Side
 from advgrpo.records import EvaluationReport
 from advgrpo.storage import join, read_bytes, write_bytes
 

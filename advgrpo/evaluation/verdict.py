@@ -75,10 +75,10 @@ def judge(report: EvaluationReport) -> Verdict:
     sentences = [_distance(distance), _alignment(alignment)]
     sentences += _against_champion(report, distance, alignment)
     named = {report.distance, report.alignment}
-    others = [c for c in report.comparisons if c.measure not in named and not c.trained_on]
-    if worse := [label(c.measure) for c in others if change(c) == "worse"]:
+    others = [c for c in report.comparisons if c.metric not in named and not c.trained_on]
+    if worse := [label(c.metric) for c in others if change(c) == "worse"]:
         sentences.append(f"Worse by other measures: {', '.join(worse)}.")
-    sentences += [_alike(c) for c in others if c.measure == DIVERSITY and _is_collapsed(c)]
+    sentences += [_alike(c) for c in others if c.metric == DIVERSITY and _is_collapsed(c)]
     if _looks_hacked(report):
         tone = "bad"
         sentences.append(
@@ -149,7 +149,7 @@ def _against_champion(
         if difference is not None:
             mean, low, high = aligned(difference, signed=True)
             word = _TO_CHAMPION[change(comparison, difference)]
-            told.append(f"{label(comparison.measure)} {word} ({mean}, between {low} and {high})")
+            told.append(f"{label(comparison.metric)} {word} ({mean}, between {low} and {high})")
     return [f"Against the champion, version {report.champion}: {', '.join(told)}."]
 
 
@@ -169,7 +169,7 @@ def _alike(diversity: Comparison) -> str:
 
 def _distance(comparison: Comparison) -> str:
     before, after = comparison.base.mean, comparison.trained.mean
-    name = f"{label(comparison.measure)} to reference images of prompts that were not trained on"
+    name = f"{label(comparison.metric)} to reference images of prompts that were not trained on"
     text = f"{name}: {number(before)} before, {number(after)} after"
     if after > 0 and before / after >= 1.1:
         text += f", {_times(before / after)} times smaller"
@@ -181,7 +181,7 @@ def _distance(comparison: Comparison) -> str:
 
 
 def _alignment(comparison: Comparison) -> str:
-    name = f"Prompt alignment ({label(comparison.measure)}, {note(comparison.measure)})"
+    name = f"Prompt alignment ({label(comparison.metric)}, {note(comparison.metric)})"
     difference = comparison.difference
     if difference.low == difference.high == 0:
         return f"{name}: {number(comparison.base.mean)}, before and after, for every prompt."

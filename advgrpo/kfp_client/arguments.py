@@ -5,8 +5,8 @@ from pathlib import Path
 
 from advgrpo.config import locations, preset_names, resolve
 from advgrpo.errors import ConfigError
-from advgrpo.storage import scheme
 from advgrpo.kfp_client.runs import Arguments
+from advgrpo.storage import scheme
 from advgrpo.tasks.preflight import check_processes, check_prompt_files, check_reachable
 
 _LONGEST_PRESET = 64 * 1024

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[1]
+CHECKOUT = Path(__file__).parents[2]
 _PACKAGED = Path(__file__).parent / "adversarial_grpo.yaml"
 CHECKED_IN = CHECKOUT / "pipelines" / "adversarial_grpo.yaml"
 """Where a checkout keeps it."""

@@ -15,8 +15,8 @@ from kfp import components, local
 
 from advgrpo.errors import ConfigError, PipelineError, Preempted
 from advgrpo.runtime.environment import environment
-from advgrpo.runtime.failures import FAILURE_FILE, read_failure
 from advgrpo.runtime.exit_with_parent import lifeline
+from advgrpo.runtime.failures import FAILURE_FILE, read_failure
 
 
 def run_pipeline(

@@ -7,7 +7,7 @@ from typing import Any
 
 from advgrpo import __version__
 from advgrpo.errors import ClusterUnavailableError
-from advgrpo.kfp_client.server import KfpServer, found_or_made
+from advgrpo.kfp_client.server import KfpServer, get_or_create
 from advgrpo.kfp_client.versions import PipelineVersion, named
 
 Arguments = Mapping[str, str | int | list[str]]
@@ -66,7 +66,7 @@ def start_run(
 
 def experiment_named(server: KfpServer, name: str) -> str:
     """Find an experiment, or create it."""
-    return found_or_made(
+    return get_or_create(
         lambda: _find_experiment(server, name), lambda: _make_experiment(server, name)
     )
 

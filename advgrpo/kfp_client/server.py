@@ -43,7 +43,7 @@ _NEVER_REACHED = (
 )
 
 
-def found_or_made(find: Callable[[], T | None], make: Callable[[], T]) -> T:
+def get_or_create(find: Callable[[], T | None], make: Callable[[], T]) -> T:
     """Find something on a server, or make it.
 
     Raises:

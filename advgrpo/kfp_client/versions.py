@@ -8,7 +8,7 @@ from typing import Any
 
 from advgrpo.errors import ClusterError
 from advgrpo.kfp_client.document import PipelineDocument
-from advgrpo.kfp_client.server import KfpServer, found_or_made
+from advgrpo.kfp_client.server import KfpServer, get_or_create
 
 _PAGE_SIZE = 100
 
@@ -41,7 +41,7 @@ def upload_pipeline(
         ClusterError: If the server refuses.
         ClusterUnavailableError: If it does not answer.
     """
-    pipeline_id = found_or_made(
+    pipeline_id = get_or_create(
         lambda: _find_pipeline(server, name),
         lambda: _make_pipeline(server, name, document.description),
     )

@@ -5,9 +5,9 @@ from typing import Any
 
 from advgrpo.config import Weights
 from advgrpo.errors import StorageError
-from advgrpo.strict_json import parsed_object
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.storage import join, local_file, scheme
+from advgrpo.strict_json import parsed_object
 
 
 def configuration(weights: Weights, part: str = "") -> Mapping[str, Any] | None:

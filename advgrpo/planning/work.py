@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from advgrpo.config import RunConfig
 from advgrpo.config.policy import RandomWindow
-from advgrpo.config.training import EveryRollout, ReleasedTurns, WhenFooled
+from advgrpo.config.training import EveryRollout, ReleasedTurns, WhenOutscored
 from advgrpo.planning.memory import guided, images_per_gpu
 
 
@@ -71,9 +71,9 @@ def _turns(run: RunConfig) -> tuple[int, int, str]:
             return 1, steps, ""
         case ReleasedTurns(discriminator_rollouts=rollouts):
             return rollouts + 1, rollouts, ""
-        case WhenFooled(discriminator_steps=steps, policy_waits=False):
+        case WhenOutscored(discriminator_steps=steps, pause_policy=False):
             return 1, steps, "the discriminator takes its steps only while it is fooled: at most so"
-        case WhenFooled():
+        case WhenOutscored():
             return 1, 0, "each rollout that fools the discriminator comes on top, with its steps"
         case _:
             return 1, 0, ""
@@ -87,14 +87,14 @@ def rollout_passes(run: RunConfig, gpus: int) -> float:
     sampling = run.training.sampling
     images = images_per_gpu(run, gpus) * gpus
     if not sampling.shared_prefix:
-        return float(images * sampling.denoising_steps * guided(run))
+        return float(images * sampling.num_inference_steps * guided(run))
     window = sampling.window
     if isinstance(window, RandomWindow):
         prefix = (window.first_start + window.last_start) / 2
     else:
         prefix = float(window.start)
     leaders = _leaders(run, gpus)
-    return (leaders * prefix + images * (sampling.denoising_steps - prefix)) * guided(run)
+    return (leaders * prefix + images * (sampling.num_inference_steps - prefix)) * guided(run)
 
 
 def _leaders(run: RunConfig, gpus: int) -> int:

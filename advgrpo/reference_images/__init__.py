@@ -4,6 +4,5 @@ from advgrpo.reference_images.generation import (
     generate_packed_reference_images,
     generate_reference_images,
 )
-from advgrpo.runtime.work_queue import Team, team
 
-__all__ = ["Team", "generate_packed_reference_images", "generate_reference_images", "team"]
+__all__ = ["generate_packed_reference_images", "generate_reference_images"]

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from advgrpo.strict_json import parsed
 from advgrpo.storage import (
     FileState,
     cache_folder,
@@ -17,6 +16,7 @@ from advgrpo.storage import (
     scheme,
     write_bytes,
 )
+from advgrpo.strict_json import parsed
 
 _FOLDER = "checked"
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from advgrpo.reference_images.check_record import CheckRecord, SoundFile
 from advgrpo.data.images import FILE_ENDINGS, decode_picture
-from advgrpo.reference_images.manifest import MANIFEST_FILE, PROVENANCE_FILE, Provenance
 from advgrpo.errors import StorageError
-from advgrpo.telemetry.progress import Progress
 from advgrpo.records import PromptSet
+from advgrpo.reference_images.check_record import CheckRecord, SoundFile
+from advgrpo.reference_images.manifest import MANIFEST_FILE, PROVENANCE_FILE, Provenance
 from advgrpo.storage import FileState, join, read_bytes, scheme
+from advgrpo.telemetry.progress import Progress
 
 _CHUNK = 256
 _CHUNKS_PER_RECORD = 8

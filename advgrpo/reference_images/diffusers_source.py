@@ -13,12 +13,12 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from advgrpo.models.backbones.loading import fingerprint
 from advgrpo.config import reference_images as settings
 from advgrpo.data.prompts import language_of
 from advgrpo.errors import ConfigError, ReferenceImageError, WeightsError
-from advgrpo.strict_json import parsed_object
+from advgrpo.models.backbones.loading import fingerprint
 from advgrpo.storage import local_folder
+from advgrpo.strict_json import parsed_object
 
 _INDEX_FILE = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
@@ -82,7 +82,7 @@ class DiffusersSource:
                 prompt=[self._with_suffix(prompt) for prompt in prompts],
                 height=self._pixels,
                 width=self._pixels,
-                num_inference_steps=config.denoising_steps,
+                num_inference_steps=config.num_inference_steps,
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
                 output_type="pt",
                 **arguments,
@@ -231,7 +231,7 @@ def _provenance(
         "subfolder": weights.subfolder,
         # A hub's commit says what the weights are; of other places only their content does.
         "weights_version": weights.revision or fingerprint(sorted(folder.rglob("*.safetensors"))),
-        "denoising_steps": config.denoising_steps,
+        "num_inference_steps": config.num_inference_steps,
         config.guidance_argument: config.guidance_scale,
         "prompt_suffix_en": config.prompt_suffixes.en,
         "prompt_suffix_zh": config.prompt_suffixes.zh,

@@ -14,18 +14,18 @@ from advgrpo import __version__
 from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config.reference_images import FileFormat, ReferenceImagesConfig
 from advgrpo.data.images import encode_png, encode_webp
+from advgrpo.errors import ReferenceImageError
+from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_images.image_set import ReferenceImageSource, digest_of
+from advgrpo.reference_images.image_store import FolderShelf, ImageStore, PackedShelf, sha256_of
 from advgrpo.reference_images.manifest import (
     Origin,
     Provenance,
     read_manifest,
     read_provenance,
 )
-from advgrpo.errors import ReferenceImageError
+from advgrpo.runtime.work_queue import SingleWorker, WorkQueue
 from advgrpo.telemetry.progress import Progress
-from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_images.image_store import FolderShelf, PackedShelf, Shelf, sha256_of
-from advgrpo.runtime.work_queue import Alone, Team
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def generate_reference_images(
     images_per_prompt: int,
     seed: int,
     output: Path,
-    team: Team | None = None,
+    queue: WorkQueue | None = None,
 ) -> ReferenceImageSet:
     """Draw a reference image set into a local folder, going on from what a former run left there.
 
@@ -94,7 +94,7 @@ def generate_reference_images(
         images_per_prompt: Images of each prompt.
         seed: The run's seed.
         output: Folder to draw into; all workers see the same one.
-        team: Workers that draw it together, each of which calls this; without it, this one alone.
+        queue: Workers that draw it together, each of which calls this; without it, this one alone.
 
     Returns:
         The set, with `images_per_prompt` files for each prompt.
@@ -106,7 +106,7 @@ def generate_reference_images(
     """
     origin = _origin(source, config, seed)
     plan = plan_images(prompts, images_per_prompt, seed, config.file_format)
-    _draw_all(source, plan, config, FolderShelf(output, origin), origin, team or Alone())
+    _draw_all(source, plan, config, FolderShelf(output, origin), origin, queue or SingleWorker())
     files, provenance = read_manifest(output), read_provenance(output)
     assert provenance is not None
     return ReferenceImageSet(
@@ -127,7 +127,7 @@ def generate_packed_reference_images(
     images_per_prompt: int,
     seed: int,
     location: str,
-    team: Team | None = None,
+    queue: WorkQueue | None = None,
 ) -> None:
     """Draw a reference image set into an object store, going on from what a former run left there.
 
@@ -140,7 +140,7 @@ def generate_packed_reference_images(
         images_per_prompt: Images of each prompt.
         seed: The run's seed.
         location: `s3://` location of the archives.
-        team: Workers that draw it together, each of which calls this; without it, this one alone.
+        queue: Workers that draw it together, each of which calls this; without it, this one alone.
 
     Raises:
         ReferenceImageError: If the source draws unusable or repeated images.
@@ -148,7 +148,7 @@ def generate_packed_reference_images(
     """
     origin = _origin(source, config, seed)
     plan = plan_images(prompts, images_per_prompt, seed, config.file_format)
-    _draw_all(source, plan, config, PackedShelf(location, origin), origin, team or Alone())
+    _draw_all(source, plan, config, PackedShelf(location, origin), origin, queue or SingleWorker())
 
 
 def _origin(source: ReferenceImageSource, config: ReferenceImagesConfig, seed: int) -> Origin:
@@ -161,16 +161,16 @@ def _draw_all(
     source: ReferenceImageSource,
     plan: Sequence[PlannedImage],
     config: ReferenceImagesConfig,
-    shelf: Shelf,
+    shelf: ImageStore,
     origin: Origin,
-    team: Team,
+    queue: WorkQueue,
 ) -> None:
-    missing = _missing(plan, shelf, team)
+    missing = _missing(plan, shelf, queue)
     progress = Progress("reference images", len(plan), "images")
     progress.resume_at(len(plan) - len(missing))
     lease = shelf.batches_per_lease * config.batch_size
-    with shelf.open(team.worker):
-        for number in team.leases(-(-len(missing) // lease)):
+    with shelf.open(queue.worker):
+        for number in queue.claim(-(-len(missing) // lease)):
             images = missing[number * lease : (number + 1) * lease]
             files: dict[str, bytes] = {}
             for start in range(0, len(images), config.batch_size):
@@ -181,20 +181,22 @@ def _draw_all(
             _refuse_repeated(images, {name: sha256_of(data) for name, data in files.items()})
             shelf.keep(files)
             progress.advance(len(images))
-    team.wait("drawn")
-    if team.worker == 0:
+    queue.wait("drawn")
+    if queue.worker == 0:
         _complete(plan, shelf, origin)
-    team.wait("complete")
+    queue.wait("complete")
 
 
-def _missing(plan: Sequence[PlannedImage], shelf: Shelf, team: Team) -> list[PlannedImage]:
+def _missing(
+    plan: Sequence[PlannedImage], shelf: ImageStore, queue: WorkQueue
+) -> list[PlannedImage]:
     """Find what is left to draw; the first worker looks, the others take its word."""
     text = ""
-    if team.worker == 0:
+    if queue.worker == 0:
         drawn = shelf.find({image.name for image in plan})
         left = [position for position, image in enumerate(plan) if image.name not in drawn]
         text = json.dumps(left)
-    return [plan[position] for position in json.loads(team.share(text))]
+    return [plan[position] for position in json.loads(queue.broadcast(text))]
 
 
 def _draw(
@@ -229,7 +231,7 @@ def _encode(
     return files
 
 
-def _complete(plan: Sequence[PlannedImage], shelf: Shelf, origin: Origin) -> None:
+def _complete(plan: Sequence[PlannedImage], shelf: ImageStore, origin: Origin) -> None:
     kept = shelf.kept()
     sha256 = {image.name: kept[image.name] for image in plan}
     _refuse_repeated(plan, sha256)

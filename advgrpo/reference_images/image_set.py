@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.randomness import generator_for
+from advgrpo.errors import ReferenceImageError, StorageError
+from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_images.check_record import SoundFile, record_of
-from advgrpo.data.images import read_image
 from advgrpo.reference_images.checks import (
     Problem,
     ProblemKind,
@@ -32,9 +33,7 @@ from advgrpo.reference_images.manifest import (
     read_manifests,
     read_provenance,
 )
-from advgrpo.errors import ReferenceImageError, StorageError
-from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.storage import file_sha256, join, scheme, storage_for
+from advgrpo.storage import file_sha256, scheme, storage_for
 
 _LISTED = 12
 _OF_PROMPTS = {ProblemKind.ABSENT_PROMPT, ProblemKind.UNKNOWN_PROMPT}
@@ -283,43 +282,6 @@ def read_validated(path: Path) -> ReferenceImageSet:
     files = {prompt: tuple(names) for prompt, names in facts.pop("files").items()}
     root = facts.pop("root")
     return ReferenceImageSet(root=root if scheme(root) else Path(root), files=files, **facts)
-
-
-def load_images(
-    reference_images: ReferenceImageSet, prompt: str, variations: Sequence[int]
-) -> Float[Tensor, "variation 3 height width"]:
-    """Read reference images of a prompt.
-
-    Args:
-        reference_images: A validated set.
-        prompt: One of its prompts.
-        variations: Positions among the images of the prompt.
-
-    Returns:
-        RGB in [0, 1], in the order asked for.
-
-    Raises:
-        ReferenceImageError: If the set has no such prompt or variation, or a file was damaged
-            since the set was validated.
-        StorageError: If a file cannot be read.
-    """
-    files = reference_images.files.get(prompt, ())
-    beyond = [variation for variation in variations if not 0 <= variation < len(files)]
-    if beyond or not variations:
-        raise ReferenceImageError(
-            f"reference images {list(variations)} of {prompt!r} were asked for, but the set in "
-            f"{reference_images.root} has {len(files)}",
-            repair="lower images_per_prompt, or draw more reference images",
-        )
-    return torch.stack(
-        [
-            read_image(
-                join(str(reference_images.root), files[variation]),
-                reference_images.resolution_pixels,
-            )
-            for variation in variations
-        ]
-    )
 
 
 def digest_of(files: Mapping[str, Sequence[str]], sha256: Mapping[str, str]) -> str:

@@ -12,14 +12,6 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from advgrpo.reference_images.manifest import (
-    MANIFEST_FILE,
-    PROVENANCE_FILE,
-    Origin,
-    Provenance,
-    write_manifest,
-    write_provenance,
-)
 from advgrpo.errors import StorageError
 from advgrpo.reference_images.journal import (
     Journal,
@@ -27,6 +19,14 @@ from advgrpo.reference_images.journal import (
     journaled,
     refuse_changes,
     remove_journals,
+)
+from advgrpo.reference_images.manifest import (
+    MANIFEST_FILE,
+    PROVENANCE_FILE,
+    Origin,
+    Provenance,
+    write_manifest,
+    write_provenance,
 )
 from advgrpo.storage import delete, join, list_files, read_bytes, write_bytes
 from advgrpo.storage.base import PARTIAL_PREFIX
@@ -36,7 +36,7 @@ PART_PREFIX, PART_SUFFIX = "part-", ".tar"
 
 
 @runtime_checkable
-class Shelf(Protocol):
+class ImageStore(Protocol):
     """Keeps a set while it is drawn. `find` and `complete` are the first worker's alone."""
 
     batches_per_lease: int

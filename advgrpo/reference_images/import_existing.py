@@ -5,6 +5,8 @@ from functools import lru_cache
 
 from advgrpo import __version__
 from advgrpo.config.tasks import ReferenceImagesSettings
+from advgrpo.data.prompts import read_run_prompts
+from advgrpo.errors import ReferenceImageError
 from advgrpo.reference_images.image_set import (
     ReferenceImageReport,
     content_digest,
@@ -18,9 +20,7 @@ from advgrpo.reference_images.manifest import (
     write_manifest,
     write_provenance,
 )
-from advgrpo.errors import ReferenceImageError
 from advgrpo.storage import exists, join, local_folder, scheme
-from advgrpo.tasks.inputs import read_run_prompts
 from advgrpo.storage.archives import is_packed, unpacked
 
 _SOURCE = "existing"

@@ -12,18 +12,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo import __version__
-from advgrpo.models.backbones.preprocessing import resize
 from advgrpo.config.reference_images import FolderSource
 from advgrpo.data.images import decode_image, encode_png
+from advgrpo.errors import ReferenceImageError, StorageError
+from advgrpo.models.backbones.preprocessing import resize
 from advgrpo.reference_images.checks import Problem, ProblemKind, extra_files, repeated_content
 from advgrpo.reference_images.image_set import ReferenceImageReport
+from advgrpo.reference_images.image_store import ImageStore, sha256_of
 from advgrpo.reference_images.manifest import Origin, Provenance
 from advgrpo.reference_images.shared_images import ANY_PROMPT, is_test_image
-from advgrpo.errors import ReferenceImageError, StorageError
-from advgrpo.telemetry.progress import Progress
-from advgrpo.reference_images.image_store import Shelf, sha256_of
 from advgrpo.storage import file_sha256, storage_for
 from advgrpo.storage.local import disk_errors
+from advgrpo.telemetry.progress import Progress
 
 _LEAST_TEST_IMAGES = 2
 
@@ -73,7 +73,11 @@ def origin_of(source: FolderSource, digest: str, resolution_pixels: int) -> Orig
 
 
 def import_folder(
-    folder: Path, source: FolderSource, origin: Origin, shelf: Shelf, part: Literal["train", "test"]
+    folder: Path,
+    source: FolderSource,
+    origin: Origin,
+    shelf: ImageStore,
+    part: Literal["train", "test"],
 ) -> None:
     """Make one of the two sets of a folder, or what is left of it.
 

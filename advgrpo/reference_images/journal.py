@@ -13,13 +13,13 @@ from typing import Self
 
 from pydantic import ValidationError
 
+from advgrpo.errors import ReferenceImageError
 from advgrpo.reference_images.checks import extra_files
 from advgrpo.reference_images.manifest import Origin, read_provenance
-from advgrpo.errors import ReferenceImageError
-from advgrpo.strict_json import parsed
 from advgrpo.storage import list_files, write_bytes
 from advgrpo.storage.base import PARTIAL_PREFIX
 from advgrpo.storage.local import disk_errors
+from advgrpo.strict_json import parsed
 
 JOURNAL_FILE = "journal.jsonl"
 """First the set's origin, then one `[file name, SHA-256]` a line; gone once the set is complete."""

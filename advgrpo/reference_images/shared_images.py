@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from advgrpo.algorithm.seeds import seed_for
-from advgrpo.reference_images.image_set import ReferenceImageReport, inspect_reference_images
 from advgrpo.data.splits import split_prompts
 from advgrpo.errors import ConfigError, ReferenceImageError
 from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.reference_images.image_set import ReferenceImageReport, inspect_reference_images
 
 ANY_PROMPT = ""
 
@@ -51,9 +51,9 @@ def deal_for_training(
         return images
     names = sorted(images.files[ANY_PROMPT])
     limit = held_out_fraction * 2**63
-    measures = [seed_for("held-out image", images.sha256[name]) < limit for name in names]
-    measuring = [name for name, does in zip(names, measures, strict=True) if does]
-    training = tuple(name for name, does in zip(names, measures, strict=True) if not does)
+    metrics = [seed_for("held-out image", images.sha256[name]) < limit for name in names]
+    measuring = [name for name, does in zip(names, metrics, strict=True) if does]
+    training = tuple(name for name, does in zip(names, metrics, strict=True) if not does)
     if len(measuring) < 2 or not training:
         raise ReferenceImageError(
             f"of the {len(names)} images in {images.root}, {len(training)} train and "

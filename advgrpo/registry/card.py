@@ -28,7 +28,7 @@ def model_card(settings: RunConfig, evidence: Evidence) -> str:
         "## How it was trained",
         _training(settings, evidence.training),
         "## Measures",
-        *_measures(evidence.report),
+        *_metrics(evidence.report),
         "## Gates",
         "\n".join(_gates(evidence.results)),
         "## Limits",
@@ -83,7 +83,7 @@ def _training(settings: RunConfig, record: TrainingRecord) -> str:
         f"Adv-GRPO (arXiv:2511.20256): {_updates(training.updates, record)} updates of "
         f"{training.rollout.prompts_per_update} prompts x {training.rollout.group_size} images, "
         f"rewarded by {terms}, the discriminator being of type {settings.discriminator.type}. LoRA "
-        f"of rank {adapter.rank}, alpha {adapter.alpha:g}; {training.sampling.denoising_steps} "
+        f"of rank {adapter.rank}, alpha {adapter.alpha:g}; {training.sampling.num_inference_steps} "
         f"denoising steps, guidance {training.sampling.guidance_scale:g}; seed {settings.seed}. "
         f"All settings: `settings.json`.\n\n{watch_in_words(record)}"
     )
@@ -114,7 +114,7 @@ def watch_in_words(record: TrainingRecord) -> str:
     )
 
 
-def _measures(report: EvaluationReport) -> Iterator[str]:
+def _metrics(report: EvaluationReport) -> Iterator[str]:
     compared = f", and with version {report.champion}, the champion" if report.champion else ""
     yield (
         f"{report.images} images per model on prompts that were not trained on, compared with the "
@@ -131,10 +131,10 @@ def _measures(report: EvaluationReport) -> Iterator[str]:
 def _comparisons(comparisons: Iterable[Comparison]) -> str:
     better = {True: "higher", False: "lower", None: "neither"}
     return _table(
-        ("measure", "better", "base", "trained", "difference", "difference to champion"),
+        ("metric", "better", "base", "trained", "difference", "difference to champion"),
         (
             (
-                f"`{c.measure}`",
+                f"`{c.metric}`",
                 better[c.higher_is_better],
                 shown(c.base),
                 shown(c.trained),
@@ -155,7 +155,7 @@ def _gates(results: Iterable[GateResult]) -> list[str]:
 
 
 def _limits(report: EvaluationReport) -> str:
-    worse = [c.measure for c in report.comparisons if not c.trained_on and _is_worse(c)]
+    worse = [c.metric for c in report.comparisons if not c.trained_on and _is_worse(c)]
     text = (
         "It was measured at one resolution, with one number of denoising steps and one guidance, "
         "on prompts like those it was trained on; elsewhere it may be worse than its base model. "

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from advgrpo.errors import PromotionError
-from advgrpo.tracking.connection import misses
 from advgrpo.registry.versions import CHAMPION, MODEL_TAG, PREVIOUS
+from advgrpo.tracking.connection import misses
 
 CANDIDATE = "candidate"
 HISTORY_TAG = "advgrpo.champions"
@@ -27,7 +27,7 @@ _KEPT = 100
 
 
 @dataclass(frozen=True)
-class Standing:
+class ChampionState:
     """Who is champion of a registered model."""
 
     history: tuple[int, ...]
@@ -62,7 +62,7 @@ class Standing:
         return before == (self.named,) == (self.aliases.get(PREVIOUS),)
 
 
-def standing(client: MlflowClient, name: str) -> Standing:
+def standing(client: MlflowClient, name: str) -> ChampionState:
     """Look up who is champion.
 
     Raises:
@@ -82,7 +82,7 @@ def standing(client: MlflowClient, name: str) -> Standing:
             f"the registered model {name} holds no adapters of advgrpo",
             repair="use a name that `advgrpo registry list` shows",
         )
-    return Standing(
+    return ChampionState(
         tuple(int(one) for one in model.tags.get(HISTORY_TAG, "").split() if one.isdecimal()),
         {alias: int(version) for alias, version in model.aliases.items()},
     )

@@ -14,10 +14,6 @@ M = TypeVar("M", bound=BaseModel)
 
 EVIDENCE_FILE = "evidence.json"
 SETTINGS_FILE = "settings.json"
-LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors")
-"""What must be as it was in training for a served image to be the same; the lineage names them as
-`version.<library>`."""
-
 SAMPLE_FOLDER = "sample"
 """Holds the images of `Evidence.sample`."""
 

@@ -10,11 +10,11 @@ import yaml
 
 from advgrpo.config import RunConfig
 from advgrpo.errors import ConfigError
-from advgrpo.storage.local import replaced_folder
 from advgrpo.registry.card import model_card
-from advgrpo.tracking.connection import FAULTS, connect, explained
 from advgrpo.registry.evidence import read_evidence, read_settings
 from advgrpo.registry.versions import ADAPTER_FILES, ADAPTER_FOLDER, fetched_version, find_version
+from advgrpo.storage.local import replaced_folder
+from advgrpo.tracking.connection import FAULTS, connect, explained
 
 Layout = Literal["diffusers", "comfyui", "huggingface"]
 

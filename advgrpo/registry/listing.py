@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from advgrpo.registry.promotion import DECISION_TAG, registered_models
 from advgrpo.registry.card import model_card, shown
-from advgrpo.tracking.connection import FAULTS, connect, explained
 from advgrpo.registry.evidence import Evidence, read_evidence, read_settings
-from advgrpo.registry.versions import fetched_version, find_version
+from advgrpo.registry.promotion import DECISION_TAG, registered_models
 from advgrpo.registry.registration import GATES_TAG
+from advgrpo.registry.versions import fetched_version, find_version
+from advgrpo.tracking.connection import FAULTS, connect, explained
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,11 @@ def _caution(one: tuple[int, Evidence], other: tuple[int, Evidence]) -> str:
 
 def _rows(one: tuple[int, Evidence], other: tuple[int, Evidence]) -> Iterator[tuple[str, str, str]]:
     yield "measure of the trained model", f"version {one[0]}", f"version {other[0]}"
-    ours = {c.measure: c for c in one[1].report.comparisons}
-    theirs = {c.measure: c for c in other[1].report.comparisons}
-    for measure in dict.fromkeys((*ours, *theirs)):
-        found = ours.get(measure), theirs.get(measure)
+    ours = {c.metric: c for c in one[1].report.comparisons}
+    theirs = {c.metric: c for c in other[1].report.comparisons}
+    for metric in dict.fromkeys((*ours, *theirs)):
+        found = ours.get(metric), theirs.get(metric)
         is_rewarded = any(c is not None and c.trained_on for c in found)
-        label = f"{measure} (its reward was trained on it)" if is_rewarded else measure
+        label = f"{metric} (its reward was trained on it)" if is_rewarded else metric
         first, second = ("not measured" if c is None else shown(c.trained) for c in found)
         yield label, first, second

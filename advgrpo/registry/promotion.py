@@ -13,16 +13,16 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from advgrpo.errors import AdvGrpoError, PromotionError, TrackingError
-from advgrpo.telemetry.logging import event
+from advgrpo.registry.champion import ChampionState, crown, promotion_lock, standing
 from advgrpo.registry.promotion_check import ROLLED_BACK_TAG, called, judge
-from advgrpo.registry.champion import Standing, crown, promotion_lock, standing
-from advgrpo.tracking.connection import FAULTS, connect, explained
 from advgrpo.registry.versions import (
     MODEL_TAG,
     fetched_version,
     find_version,
     uri_of,
 )
+from advgrpo.telemetry.logging import event
+from advgrpo.tracking.connection import FAULTS, connect, explained
 
 REQUEST_TAG = "advgrpo.promote"
 """Set to `true` on a version in MLflow, it asks for promotion; becomes `granted` or `refused`."""
@@ -241,7 +241,7 @@ def _settle_alias(client: MlflowClient, name: str, tracking_uri: str) -> list[st
 
 
 def _roll_back(
-    client: MlflowClient, version: ModelVersion, now: Standing, reason: str, by: str
+    client: MlflowClient, version: ModelVersion, now: ChampionState, reason: str, by: str
 ) -> None:
     name, left = version.name, find_version(client, version.name, str(now.lawful))
     # First, so that no look in between makes it champion again.
@@ -252,7 +252,7 @@ def _roll_back(
 
 
 def _promote(
-    client: MlflowClient, version: ModelVersion, now: Standing, text: str, by: str
+    client: MlflowClient, version: ModelVersion, now: ChampionState, text: str, by: str
 ) -> None:
     crown(client, version.name, (*now.history, int(version.version)))
     if ROLLED_BACK_TAG in version.tags:
@@ -295,20 +295,20 @@ def _announce(name: str, tracking_uri: str, announce: Announce | None) -> None:
             client.set_model_version_tag(name, str(now.lawful), ANNOUNCED_TAG, done)
 
 
-def _is_news(client: MlflowClient, name: str, now: Standing) -> bool:
+def _is_news(client: MlflowClient, name: str, now: ChampionState) -> bool:
     told = client.get_registered_model(name).tags.get(ANNOUNCED_TAG, "")
     return now.lawful is not None and told != _mark(now)
 
 
-def _mark(now: Standing) -> str:
+def _mark(now: ChampionState) -> str:
     return " ".join(map(str, now.history))
 
 
-def _champion(client: MlflowClient, name: str, now: Standing) -> ModelVersion | None:
+def _champion(client: MlflowClient, name: str, now: ChampionState) -> ModelVersion | None:
     return None if now.lawful is None else find_version(client, name, str(now.lawful))
 
 
-def _present(client: MlflowClient, name: str) -> Standing:
+def _present(client: MlflowClient, name: str) -> ChampionState:
     """Look up who is champion; versions that were deleted are none."""
     now = standing(client, name)
     while now.history:

@@ -14,16 +14,15 @@ from mlflow.exceptions import MlflowException
 from advgrpo import __version__, storage
 from advgrpo.config import RunConfig
 from advgrpo.errors import WeightsError
-from advgrpo.storage.local import disk_errors
+from advgrpo.records import LIBRARIES
 from advgrpo.registry.card import card_in_short, model_card, watch_in_words
-from advgrpo.tracking.connection import FAULTS, connect, explained
 from advgrpo.registry.evidence import (
     EVIDENCE_FILE,
-    LIBRARIES,
     SAMPLE_FOLDER,
     SETTINGS_FILE,
     Evidence,
 )
+from advgrpo.registry.served_files import write_served_files
 from advgrpo.registry.versions import (
     ADAPTER_FILES,
     ADAPTER_FOLDER,
@@ -36,7 +35,8 @@ from advgrpo.registry.versions import (
     RegisteredAdapter,
     with_absolute_paths,
 )
-from advgrpo.registry.served_files import write_served_files
+from advgrpo.storage.local import disk_errors
+from advgrpo.tracking.connection import FAULTS, connect, explained
 
 CARD_FILE = "README.md"
 GATES_TAG = "advgrpo.gates"
@@ -56,7 +56,7 @@ def register_adapter(
     pictures: Path | None = None,
     run_id: str,
     tracking_uri: str,
-    measures: Mapping[str, float],
+    metrics: Mapping[str, float],
 ) -> RegisteredAdapter:
     """Make an adapter a new version of a registered model.
 
@@ -73,7 +73,7 @@ def register_adapter(
         pictures: Folder with the images of the evidence's sample, if it has one.
         run_id: MLflow run that the adapter comes from.
         tracking_uri: The MLflow server.
-        measures: Figures to show beside the model, by name.
+        metrics: Figures to show beside the model, by name.
 
     Raises:
         WeightsError: If a file of the adapter is missing.
@@ -96,7 +96,7 @@ def register_adapter(
                 files = Path(folder)
                 _write_files(files, adapter_folder, settings, evidence, pictures)
                 model_id = _log_model(
-                    client, files, settings, evidence, run_id, marks, tags, measures
+                    client, files, settings, evidence, run_id, marks, tags, metrics
                 )
             text = card_in_short(settings, evidence)
             version = _create_version(client, name, run_id, model_id, tags, text)
@@ -157,7 +157,7 @@ def _log_model(
     run_id: str,
     marks: Mapping[str, str],
     tags: dict[str, str],
-    measures: Mapping[str, float],
+    metrics: Mapping[str, float],
 ) -> str:
     """Log the adapter as MLflow's model; one that was begun with the same marks is taken up."""
     run = client.get_run(run_id)
@@ -194,8 +194,8 @@ def _log_model(
         client.log_batch(
             run_id,
             metrics=[
-                Metric(measure, value, when, 0, model_id=model_id, run_id=run_id)
-                for measure, value in measures.items()
+                Metric(metric, value, when, 0, model_id=model_id, run_id=run_id)
+                for metric, value in metrics.items()
             ],
         )
     except BaseException:

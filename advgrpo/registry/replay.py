@@ -9,8 +9,9 @@ from advgrpo.config import RunConfig
 from advgrpo.data.images import decode_image
 from advgrpo.evaluation.images import Drawer
 from advgrpo.models.policies import load_policy
+from advgrpo.models.scorers.build import build_scorers
 from advgrpo.records import EvaluatedPrompt
-from advgrpo.tasks.inputs import build_scorers, device
+from advgrpo.runtime.devices import device
 
 
 def repeat_prompts(
@@ -37,7 +38,7 @@ def repeat_prompts(
     drawer = Drawer(policy, texts, config.evaluation, config.training.sampling)
     images = torch.cat([batch.images.cpu() for batch in drawer.all_batches()])
     groups = images.split(config.evaluation.images_per_prompt)
-    family, _, measure = config.evaluation.alignment.partition(".")
+    family, _, metric = config.evaluation.alignment.partition(".")
     wanted = [scorer for scorer in config.evaluation.scorers if scorer.type == family]
     (scorer,) = build_scorers(wanted, where)
     differences = []
@@ -45,6 +46,6 @@ def repeat_prompts(
         kept = torch.stack([decode_image((pictures / name).read_bytes()) for name in prompt.images])
         levels = (drawn[: len(kept)] - kept).abs().mean(dim=(1, 2, 3)) * 255
         scores = scorer.score(drawn, [prompt.prompt] * len(drawn))
-        alignment = float(scores[measure].double().mean())
+        alignment = float(scores[metric].double().mean())
         differences.append((float(levels.max()), abs(alignment - prompt.alignment)))
     return differences

@@ -16,7 +16,7 @@ import yaml
 
 from advgrpo import __version__
 from advgrpo.config import SamplingConfig, Sd3PolicyConfig
-from advgrpo.registry.evidence import LIBRARIES
+from advgrpo.records import LIBRARIES
 from advgrpo.registry.versions import ADAPTER_FOLDER
 
 _CODE = "served_model.py"
@@ -77,7 +77,7 @@ def _model(
     }
     parameters: list[tuple[str, str, int | float]] = [
         ("seed", "long", 0),
-        ("denoising_steps", "long", sampling.denoising_steps),
+        ("num_inference_steps", "long", sampling.num_inference_steps),
         ("guidance_scale", "double", sampling.guidance_scale),
     ]
     column = json.dumps([{"type": "string", "required": True}])

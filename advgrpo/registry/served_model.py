@@ -45,8 +45,8 @@ class AdapterModel(PythonModel):
         Args:
             context: The same as when the model was loaded.
             model_input: One column of prompts.
-            params: `seed` (of the first image; each further image has the next), `denoising_steps`
-                and `guidance_scale`.
+            params: `seed` (of the first image; each further image has the next),
+                `num_inference_steps` and `guidance_scale`.
 
         Returns:
             A PNG file per prompt, in base64.
@@ -64,7 +64,7 @@ class AdapterModel(PythonModel):
                 self.policy,
                 batch,
                 range(first_seed, first_seed + len(batch)),
-                denoising_steps=int(settings["denoising_steps"]),
+                num_inference_steps=int(settings["num_inference_steps"]),
                 guidance_scale=float(settings["guidance_scale"]),
             )
             files += [base64.b64encode(encode_png(image)).decode("ascii") for image in images]

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from advgrpo.errors import ConfigError, TrackingError
-from advgrpo.tracking.connection import FAULTS, connect, explained
 from advgrpo.registry.evidence import SAMPLE_FOLDER, read_evidence, read_settings
 from advgrpo.registry.versions import ADAPTER_FOLDER, fetched_version, find_version, uri_of
+from advgrpo.tracking.connection import FAULTS, connect, explained
 
 LEVELS_TOLERANCE = 2.0
 """Of 256: the mean difference that two kinds of processor may make between two drawings."""

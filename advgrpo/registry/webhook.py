@@ -22,10 +22,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 from advgrpo.errors import AdvGrpoError, ConfigError, TrackingError
-from advgrpo.telemetry.logging import event, quiet
-from advgrpo.telemetry.prometheus import DECISIONS, LAST_RECONCILIATION, MESSAGES, RECONCILIATIONS
 from advgrpo.redaction import hide
 from advgrpo.registry.promotion import REQUEST_TAG, Announce, reconcile
+from advgrpo.telemetry.logging import event, quiet
+from advgrpo.telemetry.prometheus import DECISIONS, LAST_RECONCILIATION, MESSAGES, RECONCILIATIONS
 from advgrpo.tracking.connection import FAULTS, connect
 
 SECRET_VARIABLE = "ADVGRPO_WEBHOOK_SECRET"

@@ -18,10 +18,10 @@ from advgrpo.errors import (
     PipelineError,
     StorageNotFoundError,
 )
-from advgrpo.storage import confined, join, list_files, read_bytes, scheme, write_bytes
 from advgrpo.runtime.failures import Failure
 from advgrpo.runtime.results import ReferenceImageLocations, TaskResult
-from advgrpo.runtime.task_context import failing_with
+from advgrpo.runtime.task_context import report_failure
+from advgrpo.storage import confined, join, list_files, read_bytes, scheme, write_bytes
 
 ARGUMENTS_FILE = "arguments.json"
 OUTCOME_FILE = "outcome.json"
@@ -71,16 +71,16 @@ def run_task(name: str, arguments: Arguments, *, run_id: str) -> Result:
     if settings is None:
         with confined(str(arguments["workspace"])):
             return _function(name)(**arguments)
-    from advgrpo.cluster.launcher import Work, run_job  # noqa: PLC0415
+    from advgrpo.cluster.launcher import JobRequest, run_job  # noqa: PLC0415
 
     parent_run_id, workspace = (str(arguments.get(k, "")) for k in ("parent_run_id", "workspace"))
     with (
-        failing_with(name, parent_run_id, workspace, role="launcher"),
+        report_failure(name, parent_run_id, workspace, role="launcher"),
         confined(str(arguments["workspace"])),
     ):
         folder = _job_folder(name, arguments, run_id)
         write_bytes(join(folder, ARGUMENTS_FILE), json.dumps(dict(arguments)).encode())
-        work = Work(
+        work = JobRequest(
             task=name,
             run_key=folder,
             command=("python", "-u", "-m", "advgrpo.runtime.worker", name, folder),
@@ -93,7 +93,7 @@ def run_task(name: str, arguments: Arguments, *, run_id: str) -> Result:
         return _outcome(name, folder)
 
 
-def run_from(name: str, folder: str) -> None:
+def run_in_pod(name: str, folder: str) -> None:
     """Run a task in a job's pod, with the arguments that `run_task` left.
 
     Args:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from advgrpo.errors import AdvGrpoError, PipelineError, Preempted
-from advgrpo.telemetry.logging import as_json, bind, ensure_format, log_error, log_fault, quiet
-from advgrpo.strict_json import parsed_object
-from advgrpo.telemetry.progress import tell
 from advgrpo.redaction import redact_tracebacks, redacted
 from advgrpo.runtime.exit_with_parent import end_with_parent
+from advgrpo.strict_json import parsed_object
+from advgrpo.telemetry.logging import as_json, bind, ensure_format, log_error, log_fault, quiet
+from advgrpo.telemetry.progress import tell
 
 FAILURE_FILE = "ADVGRPO_FAILURE_FILE"
 """Environment variable that names the file to which the first failure is written."""

@@ -1,7 +1,8 @@
 """Signs of life: what a task is at, in a small file of the workspace, for whoever asks.
 
 Each process that speaks for a task writes one of its own, now and then and at its end, in a thread:
-a store that is slow or away holds nothing up. `advgrpo status` reads them (`runtime/run_status_collection.py`).
+a store that is slow or away holds nothing up. `advgrpo status` reads them
+(`runtime/run_status_collection.py`).
 
     runs/<run>/<task>/<role>.json
 """
@@ -17,12 +18,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from advgrpo import progress
 from advgrpo.errors import AdvGrpoError, Preempted
-from advgrpo.telemetry.logging import event_of
 from advgrpo.redaction import redacted
-from advgrpo.storage import join, storage_for
 from advgrpo.runtime.failures import OUR_FAULT
+from advgrpo.storage import join, storage_for
+from advgrpo.telemetry import progress
+from advgrpo.telemetry.logging import event_of
 
 RUNS = "runs"
 """Folder of a workspace with the signs of life of its runs."""
@@ -34,7 +35,7 @@ RUN_FILE = "run.json"
 BEAT_SECONDS = 30.0
 """Longest time between two writes of a process that lives."""
 
-_FOLDER = "ADVGRPO_SIGNS_FOLDER"
+_FOLDER = "ADVGRPO_HEARTBEAT_DIR"
 """Environment variable by which ranks know where the task's signs of life are."""
 
 _LEAST_SECONDS = 5.0
@@ -50,7 +51,7 @@ def run_folder(workspace: str, run_id: str) -> str:
     return join(workspace, RUNS, run_id or WITHOUT_MLFLOW)
 
 
-def note_run(workspace: str, run_id: str, facts: Mapping[str, object]) -> None:
+def write_run_info(workspace: str, run_id: str, facts: Mapping[str, object]) -> None:
     """Note what a run is, at its start; a workspace that cannot be written is for others to say."""
     location = join(run_folder(workspace, run_id), RUN_FILE)
     told = {"run": run_id, "workspace": workspace, "started": _now(), **facts}
@@ -61,7 +62,7 @@ def note_run(workspace: str, run_id: str, facts: Mapping[str, object]) -> None:
 
 
 @contextmanager
-def signs_of_life(task: str, workspace: str, run_id: str, *, role: str = "task") -> Iterator[None]:
+def heartbeat(task: str, workspace: str, run_id: str, *, role: str = "task") -> Iterator[None]:
     """Tell in the workspace that this process works on a task, how far it is, and how it ends.
 
     Args:
@@ -73,7 +74,7 @@ def signs_of_life(task: str, workspace: str, run_id: str, *, role: str = "task")
     folder, before = join(run_folder(workspace, run_id), task), os.environ.get(_FOLDER)
     os.environ[_FOLDER] = folder
     try:
-        with _Signs(folder, role).told():
+        with _HeartbeatWriter(folder, role).told():
             yield
     finally:
         # Only this one: a task leaves other variables that are to stay.
@@ -84,17 +85,17 @@ def signs_of_life(task: str, workspace: str, run_id: str, *, role: str = "task")
 
 
 @contextmanager
-def signs_of_rank() -> Iterator[None]:
+def rank_heartbeat() -> Iterator[None]:
     """Do so in the first of a task's ranks; the others tell nothing."""
     folder = os.environ.get(_FOLDER)
     if not folder or int(os.environ.get("RANK", "0")):
         yield
         return
-    with _Signs(folder, "rank").told():
+    with _HeartbeatWriter(folder, "rank").told():
         yield
 
 
-class _Signs(logging.Handler):
+class _HeartbeatWriter(logging.Handler):
     """What a process does, gathered from its log and its progress, and written in a thread."""
 
     def __init__(self, folder: str, role: str) -> None:

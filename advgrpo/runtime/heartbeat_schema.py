@@ -24,11 +24,11 @@ Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=-_LONGEST_SECONDS, le=_LONGEST_SECONDS)]
 
 
-class _Told(BaseModel):
+class _Schema(BaseModel):
     model_config = ConfigDict(strict=True)
 
 
-class ToldProgress(_Told):
+class ProgressInfo(_Schema):
     """How far a phase is."""
 
     phase: str
@@ -41,7 +41,7 @@ class ToldProgress(_Told):
     at: Moment
 
 
-class ToldCheckpoint(_Told):
+class CheckpointInfo(_Schema):
     """What was last said of a checkpoint."""
 
     place: Annotated[str, Field(pattern=r"^[^\x00]+$")]
@@ -51,7 +51,7 @@ class ToldCheckpoint(_Told):
     event: str
 
 
-class ToldWarning(_Told):
+class WarningInfo(_Schema):
     """A warning in the log."""
 
     at: Moment
@@ -59,30 +59,30 @@ class ToldWarning(_Told):
     text: str
 
 
-class ToldFailure(_Told):
+class FailureInfo(_Schema):
     """How a task failed."""
 
     message: str
     repair: str
 
 
-class Sign(_Told):
+class Heartbeat(_Schema):
     """A process's sign of life."""
 
     role: Literal["launcher", "task", "rank"]
     started: Moment
     beat: Moment
     state: Literal["running", "finished", "stopped", "failed"]
-    warnings: list[ToldWarning]
+    warnings: list[WarningInfo]
     ended: Moment | None = None
-    progress: ToldProgress | None = None
-    checkpoint: ToldCheckpoint | None = None
-    failure: ToldFailure | None = None
+    progress: ProgressInfo | None = None
+    checkpoint: CheckpointInfo | None = None
+    failure: FailureInfo | None = None
     job: str = ""
     result: str = ""
 
 
-class Beginning(_Told):
+class RunInfo(_Schema):
     """What a run is, noted at its start."""
 
     started: Moment

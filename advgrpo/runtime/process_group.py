@@ -9,9 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from advgrpo.data.sampler import ImagePlan
 from advgrpo.errors import RankFailedError
-from advgrpo.runtime.rank_status import Whereabouts
+from advgrpo.runtime.rank_status import RankMonitor
 
 _TEXT_BYTES = 4000
 _GLOO = "/gloo/transport/"
@@ -49,25 +48,25 @@ def _asked(where: Callable[[], str]) -> str:
         return ""
 
 
-class Ranks:
+class ProcessGroup:
     """This process among all training processes; a single one needs no launcher.
 
     Attributes:
         rank: This process's number.
-        count: Number of processes.
+        world_size: Number of processes.
         device: Its GPU, or the CPU.
-        whereabouts: Where each process stands.
+        monitor: Where each process stands.
     """
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if torch.cuda.is_available():
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
             torch.cuda.set_device(self.device)
         else:
             self.device = torch.device("cpu")
-        self.whereabouts = Whereabouts(self.rank, self.count)
+        self.monitor = RankMonitor(self.rank, self.world_size)
         self._waited_seconds = 0.0
 
     def busy_clock(self) -> float:
@@ -75,10 +74,10 @@ class Ranks:
         return time.monotonic() - self._waited_seconds
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def _collective(self) -> Iterator[None]:
         self._finish_own_work()
         start = time.monotonic()
-        with self.whereabouts.waiting():
+        with self.monitor.waiting():
             yield
             self._finish_own_work()
         self._waited_seconds += time.monotonic() - start
@@ -95,34 +94,33 @@ class Ranks:
 
     def gather(self, values: Tensor) -> Tensor:
         """Join the ranks' tensors, of equal shapes, along the first axis."""
-        if self.count == 1:
+        if self.world_size == 1:
             return values
         values = values.contiguous()
-        parts = [torch.empty_like(values) for _ in range(self.count)]
-        with self._together():
+        parts = [torch.empty_like(values) for _ in range(self.world_size)]
+        with self._collective():
             dist.all_gather(parts, values)
         return torch.cat(parts)
 
     def gather_in_order(
-        self, values: Mapping[str, Tensor], plans: Sequence[ImagePlan]
+        self, values: Mapping[str, Tensor], positions: Sequence[int]
     ) -> dict[str, Tensor]:
         """Join the ranks' images and put them into the rollout's order, on the CPU.
 
         Args:
             values: Tensors by name; the first axis is this rank's image.
-            plans: This rank's images.
+            positions: Of this rank's images in the rollout.
         """
-        positions = torch.tensor([plan.position for plan in plans], device=self.device)
-        order = self.gather(positions).argsort().cpu()
+        order = self.gather(torch.tensor(positions, device=self.device)).argsort().cpu()
         return {
             name: self.gather(value.to(self.device)).cpu()[order] for name, value in values.items()
         }
 
-    def mean(self, value: float) -> float:
+    def all_reduce_mean(self, value: float) -> float:
         """Average a number over the ranks."""
-        return float(self._reduce(value, dist.ReduceOp.SUM)) / self.count
+        return float(self._reduce(value, dist.ReduceOp.SUM)) / self.world_size
 
-    def largest(self, value: float) -> float:
+    def all_reduce_max(self, value: float) -> float:
         """Find the ranks' largest number."""
         return self._reduce(value, dist.ReduceOp.MAX)
 
@@ -133,35 +131,35 @@ class Ranks:
         texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in rows.tolist()]
         return next((found for found in texts if found), "")
 
-    def smallest(self, value: float) -> float:
+    def all_reduce_min(self, value: float) -> float:
         """Find the ranks' smallest number."""
         return self._reduce(value, dist.ReduceOp.MIN)
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
         """Give all ranks the mean of their gradients, bit for bit the same on each."""
-        if self.count == 1:
+        if self.world_size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        with self._together():
+        with self._collective():
             dist.all_reduce(flat)
-        flat /= self.count
+        flat /= self.world_size
         start = 0
         for gradient in gradients:
             gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
             start += gradient.numel()
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait for all ranks."""
-        if self.count > 1:
-            with self._together():
+        if self.world_size > 1:
+            with self._collective():
                 dist.barrier()
 
     def _reduce(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
-        if self.count == 1:
-            self.whereabouts.beat()
+        if self.world_size == 1:
+            self.monitor.beat()
             return value
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
-        with self._together():
+        with self._collective():
             dist.all_reduce(tensor, op=operation)
         return float(tensor)

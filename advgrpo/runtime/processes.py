@@ -21,11 +21,11 @@ from torch.distributed.elastic.rendezvous import RendezvousError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from advgrpo.errors import ConfigError, Preempted, RankFailedError
-from advgrpo.telemetry.logging import as_json, inherited, words_of_all
 from advgrpo.runtime.environment import environment
-from advgrpo.runtime.failures import FAILURE_FILE, read_failure
 from advgrpo.runtime.exit_with_parent import lifeline
+from advgrpo.runtime.failures import FAILURE_FILE, read_failure
 from advgrpo.runtime.nodes import Nodes, nodes
+from advgrpo.telemetry.logging import as_json, inherited, words_of_all
 
 _STOP_SECONDS = 600
 """Longest time that ranks get to save their state once they are asked to stop."""
@@ -53,7 +53,7 @@ ONE_MACHINE_ENVIRONMENT = {
 """Variables of ranks that are all on one machine."""
 
 
-def run_ranks(module: str, arguments: Sequence[str], *, processes: int, logs: Path) -> None:
+def launch_processes(module: str, arguments: Sequence[str], *, processes: int, logs: Path) -> None:
     """Run a module in several processes under torchrun's agent, and wait for their end.
 
     A first SIGTERM, SIGINT or SIGHUP is passed on to the ranks, which save their state and end.

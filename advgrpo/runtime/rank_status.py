@@ -14,7 +14,7 @@ _KEY = "advgrpo/whereabouts/"
 
 
 @dataclass(frozen=True)
-class Stand:
+class RankStatus:
     """What a process told last."""
 
     host: str
@@ -29,7 +29,7 @@ class Stand:
     """Whether it is waiting for the others."""
 
 
-class Whereabouts:
+class RankMonitor:
     """Where this process stands, and what the others have told of themselves.
 
     Args:
@@ -70,10 +70,10 @@ class Whereabouts:
         self.beat()
 
     @property
-    def stand(self) -> Stand:
+    def stand(self) -> RankStatus:
         """Where this process stands."""
         idle = time.monotonic() - self._beat
-        return Stand(socket.gethostname(), self._part, self._rollout, idle, self._waits)
+        return RankStatus(socket.gethostname(), self._part, self._rollout, idle, self._waits)
 
     def tell(self) -> None:
         """Tell the others."""
@@ -84,16 +84,16 @@ class Whereabouts:
         """Say where every process stands, as it last told."""
         return "; ".join(_in_words(rank, self._stand_of(rank)) for rank in range(self._count))
 
-    def _stand_of(self, rank: int) -> Stand | None:
+    def _stand_of(self, rank: int) -> RankStatus | None:
         if rank == self._rank:
             return self.stand
         key = _KEY + str(rank)
         if self._store is None or not self._store.check([key]):
             return None
-        return Stand(**json.loads(self._store.get(key)))
+        return RankStatus(**json.loads(self._store.get(key)))
 
 
-def _in_words(rank: int, stand: Stand | None) -> str:
+def _in_words(rank: int, stand: RankStatus | None) -> str:
     if stand is None:
         return f"rank {rank} has not told where it is"
     does = "waits for the others" if stand.waits else "works or hangs"

@@ -10,8 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from advgrpo.telemetry.logging import quiet
-from advgrpo.records import ALARM_MEASURE, Alarm, TrainingRecord
+from advgrpo.records import ALARM_METRIC, LIBRARIES, Alarm, TrainingRecord
 from advgrpo.storage import (
     commit_of,
     join,
@@ -21,8 +20,8 @@ from advgrpo.storage import (
     upload_folder,
 )
 from advgrpo.storage.local import disk_errors
+from advgrpo.telemetry.logging import quiet
 from advgrpo.tracking import TaskRun
-from advgrpo.registry.evidence import LIBRARIES
 
 METRICS_FILE = "metrics.json"
 LINEAGE_FILE = "lineage.json"
@@ -111,7 +110,7 @@ def read_training(folder: Path) -> TrainingRecord:
     alarms = tuple(Alarm(alarm["update"], alarm["reason"]) for alarm in totals["alarms"])
     return TrainingRecord(
         updates=totals.get("updates"),
-        alarms=alarms if any(ALARM_MEASURE in row for row in read_history(folder)) else None,
+        alarms=alarms if any(ALARM_METRIC in row for row in read_history(folder)) else None,
         stopped_by_watch=totals["stopped_early"],
     )
 

@@ -1,4 +1,4 @@
-"""What a run's status tells; `runtime/run_status_collection.py` finds it out, `runtime/run_status_text.py` says it."""
+"""The status of a run: collected by `run_status_collection`, printed by `run_status_text`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -9,12 +9,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from advgrpo.errors import AdvGrpoError, ConfigError, StorageNotFoundError
-from advgrpo.records import ALARM_MEASURE
-from advgrpo.storage import join, scheme, storage_for
-from advgrpo.runtime.task_context import FAILURE_TAG
+from advgrpo.records import ALARM_METRIC
 from advgrpo.runtime.heartbeat import RUN_FILE, RUNS, WITHOUT_MLFLOW
+from advgrpo.runtime.heartbeat_schema import Heartbeat, RunInfo
 from advgrpo.runtime.run_status import CheckpointStatus, Progress, RunStatus, TaskStatus, Warned
-from advgrpo.runtime.heartbeat_schema import Beginning, Sign
+from advgrpo.runtime.task_context import FAILURE_TAG
+from advgrpo.storage import join, scheme, storage_for
 
 TASKS = (
     "resolve-config",
@@ -112,7 +112,7 @@ def _signs(workspace: str, only: str = "") -> dict[str, dict[str, dict[str, Any]
         name = f"{only}/{below}" if only else below
         run, _, inner = name.partition("/")
         try:
-            model = Beginning if inner == RUN_FILE else Sign
+            model = RunInfo if inner == RUN_FILE else Heartbeat
             content = model.model_validate_json(storage.read_bytes(join(folder, name)))
         except (StorageNotFoundError, ValidationError):
             # Deleted meanwhile, or not ours.
@@ -248,7 +248,7 @@ def _of_mlflow(found: Any) -> TaskStatus:  # noqa: ANN401
 
 
 def _with_alarm(status: TaskStatus, found: Any) -> TaskStatus:  # noqa: ANN401
-    alarm = found.tags.get(ALARM_MEASURE)
+    alarm = found.tags.get(ALARM_METRIC)
     if alarm is None or any(one.event == "alarm_raised" for one in status.warnings):
         return status
     told = Warned(found.ended or found.started, "alarm_raised", alarm)

@@ -9,11 +9,11 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from advgrpo.errors import AdvGrpoError, Preempted, TrackingError
-from advgrpo.telemetry.logging import bind
-from advgrpo.storage import cache_folder
 from advgrpo.runtime.failures import failures_noted
+from advgrpo.runtime.heartbeat import heartbeat
 from advgrpo.runtime.nodes import nodes
-from advgrpo.runtime.heartbeat import signs_of_life
+from advgrpo.storage import cache_folder
+from advgrpo.telemetry.logging import bind
 from advgrpo.tracking import TaskRun, task_run
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
@@ -45,7 +45,7 @@ class Cost:
     def __init__(self, processes: int = 1) -> None:
         self._start, self._processes = time.monotonic(), processes
 
-    def measures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Give seconds, and the largest resident memory of this process or one that it started."""
         peaks = [resource.getrusage(who).ru_maxrss for who in _SELF_AND_CHILDREN]
         return {
@@ -66,7 +66,7 @@ def tracked_task(name: str, parent_run_id: str, workspace: str = "") -> Iterator
     """
     cost = Cost()
     with (
-        failing_with(name, parent_run_id, workspace),
+        report_failure(name, parent_run_id, workspace),
         recorded_task(name, parent_run_id) as run,
     ):
         try:
@@ -74,7 +74,7 @@ def tracked_task(name: str, parent_run_id: str, workspace: str = "") -> Iterator
         except AdvGrpoError as error:
             run.tags({FAILURE_TAG: str(error)[:_LONGEST_TAG]})
             raise
-        run.metrics(cost.measures(), step=0)
+        run.metrics(cost.metrics(), step=0)
 
 
 @contextmanager
@@ -97,7 +97,7 @@ def recorded_task(name: str, parent_run_id: str) -> Iterator[TaskRun]:
 
 
 @contextmanager
-def failing_with(
+def report_failure(
     name: str, parent_run_id: str, workspace: str = "", *, role: str = "task"
 ) -> Iterator[None]:
     """Note why a task failed, and mark the run that it is nested in as failed.
@@ -111,7 +111,7 @@ def failing_with(
     if parent_run_id:
         bind(run=parent_run_id)
     tells = bool(workspace) and nodes().is_first
-    signs = signs_of_life(name, workspace, parent_run_id, role=role) if tells else nullcontext()
+    signs = heartbeat(name, workspace, parent_run_id, role=role) if tells else nullcontext()
     with failures_noted(name), signs:
         try:
             yield

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 import torch
 
 from advgrpo.errors import StorageNotFoundError
-from advgrpo.strict_json import parsed_object
 from advgrpo.storage import read_bytes, write_bytes
+from advgrpo.strict_json import parsed_object
 
 
 @dataclass(frozen=True)
-class Spent:
+class Elapsed:
     """What something took so far."""
 
     seconds: float = 0.0
@@ -30,10 +30,10 @@ class Spent:
     complete: bool = False
 
 
-def read_spent(location: str) -> Spent | None:
+def read_spent(location: str) -> Elapsed | None:
     """Read what something took; None if nobody noted it."""
     try:
-        return Spent(**parsed_object(read_bytes(location)))
+        return Elapsed(**parsed_object(read_bytes(location)))
     except (StorageNotFoundError, ValueError, TypeError):
         return None
 
@@ -49,7 +49,7 @@ def time_spent(location: str, *, processes: int, images: int, once: bool = False
         once: Whether nothing is added after an attempt that came to its end: what comes then only
             looks at what is there.
     """
-    before, start = read_spent(location) or Spent(), time.monotonic()
+    before, start = read_spent(location) or Elapsed(), time.monotonic()
     complete = before.complete
     try:
         yield
@@ -58,5 +58,5 @@ def time_spent(location: str, *, processes: int, images: int, once: bool = False
         if not (once and before.complete):
             seconds = before.seconds + time.monotonic() - start
             on_gpu = torch.cuda.is_available()
-            spent = Spent(seconds, processes, on_gpu, images, complete)
+            spent = Elapsed(seconds, processes, on_gpu, images, complete)
             write_bytes(location, json.dumps(asdict(spent)).encode())

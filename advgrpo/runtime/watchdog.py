@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import IO, Self
 
 from advgrpo.config.training import HangsConfig
+from advgrpo.runtime.rank_status import RankMonitor
 from advgrpo.telemetry.logging import event
-from advgrpo.runtime.rank_status import Whereabouts
 
 _POLLS_BEFORE_REPORT = 4
 _GRACE = 1.1
-"""Processes that wait get an error of their own after `give_up_after_seconds`."""
+"""Processes that wait get an error of their own after `timeout_seconds`."""
 
 logger = logging.getLogger("advgrpo")
 
@@ -32,7 +32,7 @@ class Watchdog:
 
     def __init__(
         self,
-        whereabouts: Whereabouts,
+        whereabouts: RankMonitor,
         config: HangsConfig,
         *,
         give_up: Callable[[str], None],
@@ -73,10 +73,10 @@ class Watchdog:
             except RuntimeError as error:
                 # The process that keeps the store may be the one that is gone.
                 stands = f"the other processes cannot be asked: {error}"
-            if idle >= _GRACE * config.give_up_after_seconds:
+            if idle >= _GRACE * config.timeout_seconds:
                 self._give_up(
                     f"no progress for {idle:.0f} s "
-                    f"(training.hangs.give_up_after_seconds={config.give_up_after_seconds}): "
+                    f"(training.hangs.timeout_seconds={config.timeout_seconds}): "
                     f"{stands}"
                 )
                 return

@@ -12,17 +12,17 @@ _PATIENCE = timedelta(hours=6)
 
 
 @runtime_checkable
-class Team(Protocol):
+class WorkQueue(Protocol):
     """The workers of a set."""
 
     worker: int
     """This one's number; the first looks after what concerns all."""
 
-    def share(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """Hand the first worker's text to all."""
         ...
 
-    def leases(self, count: int) -> Iterator[int]:
+    def claim(self, count: int) -> Iterator[int]:
         """Take numbers below `count` until none is left; each goes to one worker."""
         ...
 
@@ -31,16 +31,16 @@ class Team(Protocol):
         ...
 
 
-class Alone:
+class SingleWorker:
     """A single worker."""
 
     worker = 0
 
-    def share(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """Return the text."""
         return text
 
-    def leases(self, count: int) -> Iterator[int]:
+    def claim(self, count: int) -> Iterator[int]:
         """Take all."""
         yield from range(count)
 
@@ -48,7 +48,7 @@ class Alone:
         """Wait for nobody."""
 
 
-class TorchrunTeam:
+class TorchrunWorkQueue:
     """The processes that torchrun started, on one node or several.
 
     Leases are numbers of a shared counter, so a slow worker delays no more than what it holds. The
@@ -69,13 +69,13 @@ class TorchrunTeam:
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = dist.PrefixStore(f"{name}/{attempt}", store)  # type: ignore[attr-defined]
 
-    def share(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """Hand the first worker's text to all."""
         if self.worker == 0:
             self._store.set("shared", text)
         return str(self._store.get("shared").decode())
 
-    def leases(self, count: int) -> Iterator[int]:
+    def claim(self, count: int) -> Iterator[int]:
         """Take numbers below `count` until none is left; each goes to one worker."""
         while (number := self._store.add("lease", 1) - 1) < count:
             yield number
@@ -87,11 +87,11 @@ class TorchrunTeam:
         self._store.wait([f"all at {name}"], _PATIENCE)
 
 
-def team(name: str) -> Team:
-    """Find this process's team: torchrun's, or itself alone.
+def open_work_queue(name: str) -> WorkQueue:
+    """Return the queue that this process takes work from: torchrun's, or its own.
 
     Args:
         name: Tells the sets that one job draws from each other.
     """
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return TorchrunTeam(name) if together else Alone()
+    return TorchrunWorkQueue(name) if together else SingleWorker()

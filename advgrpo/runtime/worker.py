@@ -4,11 +4,11 @@ import argparse
 import signal
 
 from advgrpo.errors import Preempted
-from advgrpo.telemetry.logging import configure
+from advgrpo.runtime.dispatch import run_in_pod
 from advgrpo.runtime.environment import quiet_libraries
 from advgrpo.runtime.failures import run_as_process
 from advgrpo.runtime.nodes import forget_ranks
-from advgrpo.runtime.dispatch import run_from
+from advgrpo.telemetry.logging import configure
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     # A KeyboardInterrupt passes what takes any Exception for a fault of the network.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        run_from(arguments.task, arguments.folder)
+        run_in_pod(arguments.task, arguments.folder)
     except KeyboardInterrupt:
         raise Preempted(
             f"the task {arguments.task} was asked to stop",

@@ -1,6 +1,6 @@
 """Files and folders on local disks and S3 servers, and model weights wherever they lie."""
 
-from advgrpo.storage.base import FileState, Storage, join, scheme
+from advgrpo.storage.base import FileState, Storage, is_local, join, scheme
 from advgrpo.storage.cache import (
     CACHE_VARIABLE,
     LIMIT_VARIABLE,
@@ -8,8 +8,13 @@ from advgrpo.storage.cache import (
     cached_folder,
     scratch_folder,
 )
-from advgrpo.storage.write_guard import WRITES_BELOW, confined
-from advgrpo.storage.weights_hash import content_of, content_sha256
+from advgrpo.storage.fetch import (
+    fetched_name,
+    local_file,
+    local_files,
+    local_folder,
+    pinned,
+)
 from advgrpo.storage.files import (
     delete,
     exists,
@@ -26,14 +31,9 @@ from advgrpo.storage.folders import (
     file_sha256,
     upload_folder,
 )
-from advgrpo.storage.fetch import (
-    fetched_name,
-    local_file,
-    local_files,
-    local_folder,
-    pinned,
-)
 from advgrpo.storage.probe import check_writable
+from advgrpo.storage.weights_hash import content_of, content_sha256
+from advgrpo.storage.write_guard import WRITES_BELOW, confined
 
 __all__ = [
     "CACHE_VARIABLE",
@@ -55,6 +55,7 @@ __all__ = [
     "exists",
     "fetched_name",
     "file_sha256",
+    "is_local",
     "join",
     "list_files",
     "local_file",

@@ -8,6 +8,9 @@ from advgrpo.errors import ConfigError
 PARTIAL_PREFIX = ".partial-"
 """Start of the names of files and folders that are still being written; no listing shows them."""
 
+READ_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+"""Ends of the names of files that loading a model reads."""
+
 
 class FileState(NamedTuple):
     """What a listing says of a file."""
@@ -77,3 +80,8 @@ def join(location: str, *names: str) -> str:
             )
     inner = [name.strip("/") for name in names if name.strip("/")]
     return "/".join([location.rstrip("/"), *inner]) or "/"
+
+
+def is_local(location: str) -> bool:
+    """Return whether a location is a path on this machine rather than a URL."""
+    return not scheme(location)

@@ -10,7 +10,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-class LateError(Exception):
+class DeadlineExceededError(Exception):
     """Work took longer than it may."""
 
 
@@ -56,10 +56,10 @@ class Deadline:
         """Look whether time is left.
 
         Raises:
-            LateError: If none is.
+            DeadlineExceededError: If none is.
         """
         if self.remaining <= 0:
-            raise LateError("it takes longer than it may")
+            raise DeadlineExceededError("it takes longer than it may")
 
 
 class _Current(threading.local):
@@ -73,13 +73,13 @@ def check_current() -> None:
     """Look whether the work that this thread does, if any, has time left.
 
     Raises:
-        LateError: If it has none.
+        DeadlineExceededError: If it has none.
     """
     if _current.deadline is not None:
         _current.deadline.check()
 
 
-def within(
+def run_with_deadline(
     whole: Deadline, works: Sequence[Callable[[Deadline], T]], *, threads: int = 1
 ) -> list[T]:
     """Do work, and stop waiting for it when its time is over.
@@ -98,7 +98,7 @@ def within(
         What the works return, in their order.
 
     Raises:
-        LateError: If the time is over.
+        DeadlineExceededError: If the time is over.
         Exception: The first that one of the works raises.
     """
     deadline = Deadline(whole=whole)

@@ -14,10 +14,9 @@ from huggingface_hub.errors import (
 )
 
 from advgrpo.errors import StorageUnavailableError, WeightsError
-from advgrpo.strict_json import parsed_object
-from advgrpo.storage.base import join
-from advgrpo.storage.weights_hash import READ_SUFFIXES
+from advgrpo.storage.base import READ_SUFFIXES, join
 from advgrpo.storage.local import disk_errors
+from advgrpo.strict_json import parsed_object
 
 _WANTED = tuple(f"*{suffix}" for suffix in READ_SUFFIXES)
 _UNWANTED = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.bf16.safetensors", "*.onnx*")

@@ -17,12 +17,12 @@ from botocore.config import Config
 
 from advgrpo.errors import ConfigError, StorageError, StorageNotFoundError
 from advgrpo.storage.base import FileState
-from advgrpo.storage.deadlines import Deadline, check_current, within
-from advgrpo.storage.write_guard import check_may_write
+from advgrpo.storage.checksums import Sums, difference, sums_of, sums_of_file
+from advgrpo.storage.deadlines import Deadline, check_current, run_with_deadline
 from advgrpo.storage.local import disk_errors, replaced_file
 from advgrpo.storage.s3_errors import FAULTS, MISSING, DamagedError, explained, may_pass
 from advgrpo.storage.s3_parts import Place, get_parts, put_parts, store
-from advgrpo.storage.checksums import Sums, difference, sums_of, sums_of_file
+from advgrpo.storage.write_guard import check_may_write
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -226,7 +226,7 @@ class S3Storage:
     def _done(self, action: str, location: str, work: Callable[[Deadline], T]) -> T:
         try:
             deadline = Deadline(self._operation_seconds)
-            return within(deadline, [partial(self._tried, work)])[0]
+            return run_with_deadline(deadline, [partial(self._tried, work)])[0]
         except FAULTS as error:
             where = f"{location} at {self._client.meta.endpoint_url}"
             raise explained(error, f"cannot {action} {where}") from error

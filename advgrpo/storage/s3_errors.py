@@ -10,7 +10,7 @@ from advgrpo.errors import (
     StorageNotFoundError,
     StorageUnavailableError,
 )
-from advgrpo.storage.deadlines import LateError
+from advgrpo.storage.deadlines import DeadlineExceededError
 
 MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "404", "NotFound"})
 """Codes of answers that say that there is no such object."""
@@ -33,7 +33,7 @@ FAULTS = (
     urllib3.exceptions.HTTPError,
     ResponseParserError,
     DamagedError,
-    LateError,
+    DeadlineExceededError,
 )
 """What a failed request raises."""
 

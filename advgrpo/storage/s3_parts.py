@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from s3transfer.utils import ReadFileChunk
 
-from advgrpo.storage.deadlines import Deadline, within
-from advgrpo.storage.s3_errors import FAULTS, DamagedError
 from advgrpo.storage.checksums import Sums, sums_of
+from advgrpo.storage.deadlines import Deadline, run_with_deadline
+from advgrpo.storage.s3_errors import FAULTS, DamagedError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -61,7 +61,9 @@ def put_parts(
     except BaseException:
         # What is left of it costs room; a lifecycle rule of the server should remove what stays.
         with suppress(*FAULTS):
-            within(Deadline(_ABORT_SECONDS), [lambda _: client.abort_multipart_upload(**named)])
+            run_with_deadline(
+                Deadline(_ABORT_SECONDS), [lambda _: client.abort_multipart_upload(**named)]
+            )
         raise
 
 
@@ -119,4 +121,4 @@ def _each(
     parts: list[_Part], do: Callable[[int, _Part, Deadline], T], deadline: Deadline
 ) -> list[T]:
     works = [partial(do, number, part) for number, part in enumerate(parts, start=1)]
-    return within(deadline, works, threads=_THREADS)
+    return run_with_deadline(deadline, works, threads=_THREADS)

@@ -11,16 +11,13 @@ from typing import NamedTuple
 
 from advgrpo.config.base import Weights
 from advgrpo.errors import StorageError, WeightsError
-from advgrpo.telemetry.logging import event
-from advgrpo.storage.base import join, scheme
+from advgrpo.storage.base import READ_SUFFIXES, join, scheme
 from advgrpo.storage.cache import cache_folder
+from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.files import storage_for, write_bytes
 from advgrpo.storage.folders import file_sha256
 from advgrpo.storage.local import disk_errors
-from advgrpo.storage.fetch import local_folder
-
-READ_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
-"""Ends of the names of files that loading a model reads."""
+from advgrpo.telemetry.logging import event
 
 _LARGE_BYTES = 16 * 2**20
 """A smaller file is read again faster than it is looked up."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from advgrpo.errors import ConfigError
 from advgrpo.storage.base import scheme
 
-WRITES_BELOW = "ADVGRPO_WRITES_BELOW"
+WRITES_BELOW = "ADVGRPO_WRITE_PREFIX"
 """Environment variable with the `s3://` folder that all writes and deletions must be in; without
 it, the S3 server alone decides. Processes that are started inherit it."""
 
@@ -18,11 +18,13 @@ def check_may_write(location: str) -> None:
     Raises:
         ConfigError: If the location is elsewhere.
     """
-    within = os.environ.get(WRITES_BELOW, "").rstrip("/")
-    inside = f"{location.rstrip('/')}/".startswith(f"{within}/") and ".." not in location.split("/")
-    if within and not inside:
+    run_with_deadline = os.environ.get(WRITES_BELOW, "").rstrip("/")
+    inside = f"{location.rstrip('/')}/".startswith(
+        f"{run_with_deadline}/"
+    ) and ".." not in location.split("/")
+    if run_with_deadline and not inside:
         raise ConfigError(
-            f"{location} may not be written: this process writes below {within} alone "
+            f"{location} may not be written: this process writes below {run_with_deadline} alone "
             f"({WRITES_BELOW})",
             repair="use a workspace inside that folder, or correct the variable",
         )

@@ -8,8 +8,8 @@ from pathlib import Path
 from advgrpo.config import Weights
 from advgrpo.errors import ConfigError
 from advgrpo.models.policies.saved_adapter import adapter_folder
-from advgrpo.storage import cache_folder, scheme
 from advgrpo.runtime.task_context import TRACKING_URI
+from advgrpo.storage import cache_folder, scheme
 
 _HUB = re.compile(r"hub://(?P<name>[^/@]+/[^/@]+)(?:/(?P<subfolder>[^@]+))?(?:@(?P<commit>.+))?")
 

@@ -12,7 +12,7 @@ from advgrpo.storage import content_of, scheme
 S = TypeVar("S", bound=Section)
 
 
-def key_of(settings: Section, *inputs: str) -> str:
+def cache_key(settings: Section, *inputs: str) -> str:
     """Name settings, what their weights hold, and what else a task depends on.
 
     Args:

@@ -12,8 +12,8 @@ from advgrpo.errors import PromotionError, TrackingError
 from advgrpo.evaluation.batches import Champion
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
 from advgrpo.models.policies.sd3 import Sd3Policy
-from advgrpo.storage import commit_of, file_sha256, join, local_folder, upload_folder
 from advgrpo.runtime.task_context import TRACKING_URI
+from advgrpo.storage import commit_of, file_sha256, join, local_folder, upload_folder
 
 if TYPE_CHECKING:
     from advgrpo.registry.versions import Champion as RegisteredChampion
@@ -89,8 +89,8 @@ def find_champion(config: RunConfig, *, workspace: str) -> FoundChampion:
 
 def _asked_patiently(config: RunConfig, tracking_uri: str) -> "RegisteredChampion | None":
     # MLflow takes seconds to load.
-    from advgrpo.tracking.connection import FAULTS, misses, refuses  # noqa: PLC0415
     from advgrpo.registry.versions import current_champion  # noqa: PLC0415
+    from advgrpo.tracking.connection import FAULTS, misses, refuses  # noqa: PLC0415
 
     name, end = config.promotion.registered_model, time.monotonic() + PATIENCE_SECONDS
     while True:

@@ -15,11 +15,11 @@ from advgrpo.evaluation.evaluator import chosen_prompts
 from advgrpo.models.policies.embeddings import encode_prompts, not_encoded
 from advgrpo.models.policies.sd3_text_encoders import TextEncoders
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.storage import join
+from advgrpo.runtime.devices import device, one_thread
 from advgrpo.runtime.environment import environment
-from advgrpo.tasks.inputs import device, one_thread
 from advgrpo.runtime.nodes import ALONE, nodes
-from advgrpo.runtime.processes import run_ranks
+from advgrpo.runtime.processes import launch_processes
+from advgrpo.storage import join
 from advgrpo.training.pretraining import prompts_of_base_images
 
 EMBEDDINGS = "embeddings"
@@ -61,7 +61,9 @@ def pretraining_prompts(
     """
     split, wanted = _split(task, prompts), task.discriminator.pretraining
     held_out = [i for i in split.held_out if images.files.get(prompts.texts[i])]
-    drawn = prompts_of_base_images(split.training, held_out, config=wanted, ranks=1, seed=task.seed)
+    drawn = prompts_of_base_images(
+        split.training, held_out, config=wanted, world_size=1, seed=task.seed
+    )
     return [UNGUIDED, *(prompts.texts[position] for position in drawn)]
 
 
@@ -113,7 +115,7 @@ def encode_in_processes(
         arguments = ["--policy", str(settings), "--prompts", str(listed), "--store", store]
         # The other machines have shares of their own.
         with environment(ALONE):
-            run_ranks(
+            launch_processes(
                 "advgrpo.tasks.encode_worker",
                 arguments,
                 processes=processes,

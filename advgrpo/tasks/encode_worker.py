@@ -7,12 +7,12 @@ from pathlib import Path
 
 from advgrpo.config import Sd3PolicyConfig
 from advgrpo.config.tasks import parse_json
-from advgrpo.telemetry.logging import configure_rank
 from advgrpo.models.policies.embeddings import encode_prompts
-from advgrpo.telemetry.progress import PROGRESS_FILE
 from advgrpo.runtime.failures import failures_noted, run_as_process
-from advgrpo.runtime.heartbeat import signs_of_rank
-from advgrpo.runtime.process_group import Ranks
+from advgrpo.runtime.heartbeat import rank_heartbeat
+from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.telemetry.logging import configure_rank
+from advgrpo.telemetry.progress import PROGRESS_FILE
 
 TASK = "encode prompts"
 
@@ -25,18 +25,18 @@ def main() -> None:
     parser.add_argument("--store", required=True, help="folder or s3:// location")
     arguments = parser.parse_args()
     configure_rank()
-    ranks = Ranks()
-    if not ranks.is_first:
+    process_group = ProcessGroup()
+    if not process_group.is_first:
         os.environ.pop(PROGRESS_FILE, None)
-    with failures_noted(TASK), signs_of_rank():
+    with failures_noted(TASK), rank_heartbeat():
         text = arguments.policy.read_text(encoding="utf-8")
         encode_prompts(
             parse_json(Sd3PolicyConfig, text, where=str(arguments.policy)),
             json.loads(arguments.prompts.read_text(encoding="utf-8")),
             store=arguments.store,
-            device=ranks.device,
-            share=ranks.rank,
-            shares=ranks.count,
+            device=process_group.device,
+            share=process_group.rank,
+            shares=process_group.world_size,
         )
 
 

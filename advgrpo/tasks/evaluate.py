@@ -9,28 +9,21 @@ from tempfile import TemporaryDirectory
 from advgrpo import __version__
 from advgrpo.config import EvaluationConfig, PromotionConfig, RunConfig
 from advgrpo.config.tasks import digest, parse_json
-from advgrpo.reference_images.image_set import write_validated
-from advgrpo.models.discriminators.saving import WEIGHTS_FILE
-from advgrpo.evaluation.evaluate import Evaluation, images_to_sample
-from advgrpo.evaluation.evaluate import evaluate as measure
-from advgrpo.evaluation.gates import check_gates
+from advgrpo.data.prompts import read_run_prompts
 from advgrpo.evaluation.batch_cache import KeptInWorkspace
+from advgrpo.evaluation.evaluate import Evaluation, images_to_sample
+from advgrpo.evaluation.evaluate import evaluate as evaluate_adapter
+from advgrpo.evaluation.gates import check_gates
 from advgrpo.evaluation.report import RunFacts, write_report
 from advgrpo.evaluation.saving import write_evaluation
+from advgrpo.models.discriminators.saving import WEIGHTS_FILE
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
-from advgrpo.telemetry.progress import Progress
 from advgrpo.records import EvaluationReport, GateResult, ReferenceImageSet
-from advgrpo.storage import file_sha256, join, local_folder
-from advgrpo.tasks.champion import FoundChampion, find_champion
-from advgrpo.tasks.costs import phase_costs
-from advgrpo.tasks.embeddings import encoded, evaluation_prompts
-from advgrpo.tasks.evaluate_worker import TASK, Plan, bench_arguments
+from advgrpo.reference_images.image_set import write_validated
+from advgrpo.runtime.devices import device, one_thread
 from advgrpo.runtime.failures import failures_noted
-from advgrpo.tasks.inputs import device, one_thread, read_run_prompts
-from advgrpo.tasks.cache_key import by_content
 from advgrpo.runtime.nodes import nodes
-from advgrpo.runtime.processes import run_ranks
-from advgrpo.tasks.reference_images import open_reference_images
+from advgrpo.runtime.processes import launch_processes
 from advgrpo.runtime.results import (
     LINEAGE_FILE,
     TaskResult,
@@ -43,6 +36,14 @@ from advgrpo.runtime.results import (
 )
 from advgrpo.runtime.task_context import Cost, tracked_task
 from advgrpo.runtime.timing import time_spent
+from advgrpo.storage import file_sha256, join, local_folder
+from advgrpo.tasks.cache_key import by_content
+from advgrpo.tasks.champion import FoundChampion, find_champion
+from advgrpo.tasks.costs import phase_costs
+from advgrpo.tasks.embeddings import encoded, evaluation_prompts
+from advgrpo.tasks.evaluate_worker import TASK, Plan, bench_arguments
+from advgrpo.tasks.reference_images import open_reference_images
+from advgrpo.telemetry.progress import Progress
 from advgrpo.tracking import TaskRun
 
 REPORT_FILE = "report.html"
@@ -118,7 +119,7 @@ def evaluate(
                 told = Progress("evaluation", sampled, "images")
             evaluation = _evaluated(config, result, images, plan, told, embeddings)
         gates = check_gates(config.promotion.gates, evaluation.report)
-        metrics = summary(evaluation.report, gates) | cost.measures()
+        metrics = summary(evaluation.report, gates) | cost.metrics()
         facts = RunFacts(
             name=config.promotion.registered_model,
             settings=config,
@@ -163,7 +164,7 @@ def _evaluated(
     """Compare, after measuring what is still missing."""
     where = device()
     with one_thread(where):
-        return measure(
+        return evaluate_adapter(
             **bench_arguments(config, trained, images, plan.champion, where, embeddings),
             trained_on=config.independence.trained_on,
             related=config.independence.related,
@@ -199,7 +200,7 @@ def _measure_in_processes(
             arguments += [option, str(file)]
         validated = Path(scratch, "set.json")
         write_validated(images, validated)
-        run_ranks(
+        launch_processes(
             "advgrpo.tasks.evaluate_worker",
             [*arguments, "--reference-images", str(validated)],
             processes=processes,
@@ -278,19 +279,19 @@ def summary(report: EvaluationReport, gates: Iterable[GateResult] = ()) -> dict[
         figures["champion_version"] = float(report.champion)
     for comparison in report.comparisons:
         figures |= {
-            f"base/{comparison.measure}": comparison.base.mean,
-            f"trained/{comparison.measure}": comparison.trained.mean,
-            f"difference/{comparison.measure}": comparison.difference.mean,
-            f"difference_low/{comparison.measure}": comparison.difference.low,
-            f"difference_high/{comparison.measure}": comparison.difference.high,
+            f"base/{comparison.metric}": comparison.base.mean,
+            f"trained/{comparison.metric}": comparison.trained.mean,
+            f"difference/{comparison.metric}": comparison.difference.mean,
+            f"difference_low/{comparison.metric}": comparison.difference.low,
+            f"difference_high/{comparison.metric}": comparison.difference.high,
         }
         if comparison.champion is None or comparison.difference_to_champion is None:
             continue
         difference = comparison.difference_to_champion
         figures |= {
-            f"champion/{comparison.measure}": comparison.champion.mean,
-            f"difference_to_champion/{comparison.measure}": difference.mean,
-            f"difference_to_champion_low/{comparison.measure}": difference.low,
-            f"difference_to_champion_high/{comparison.measure}": difference.high,
+            f"champion/{comparison.metric}": comparison.champion.mean,
+            f"difference_to_champion/{comparison.metric}": difference.mean,
+            f"difference_to_champion_low/{comparison.metric}": difference.low,
+            f"difference_to_champion_high/{comparison.metric}": difference.high,
         }
     return figures

@@ -11,31 +11,33 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from advgrpo.models.backbones.clip import ClipBackbone
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import EvaluationConfig, RunConfig, SamplingConfig
 from advgrpo.config.tasks import parse_json
-from advgrpo.reference_images.image_set import read_validated
-from advgrpo.reference_images.shared_images import deal_for_measuring
-from advgrpo.models.discriminators import build_discriminator, load_discriminator
-from advgrpo.evaluation.evaluator import Bench, chosen_prompts
+from advgrpo.data.prompts import read_run_prompts
 from advgrpo.evaluation.batch_cache import KeptInWorkspace
-from advgrpo.evaluation.metrics import Reward
 from advgrpo.evaluation.batches import Champion, Part, missing_parts, sampled_images
-from advgrpo.telemetry.logging import configure_rank
+from advgrpo.evaluation.evaluator import Evaluator, chosen_prompts
+from advgrpo.evaluation.metrics import Reward
+from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.models.backbones.dino import DinoBackbone
+from advgrpo.models.discriminators import build_discriminator, load_discriminator
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.embeddings import StoredEmbeddings
-from advgrpo.telemetry.progress import PROGRESS_FILE, Progress
-from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_images import Team, team
 from advgrpo.models.scorers.base import Scorer
+from advgrpo.models.scorers.build import build_scorers
+from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.reference_images.image_set import read_validated
+from advgrpo.reference_images.shared_images import deal_for_measuring
+from advgrpo.runtime.devices import one_thread
+from advgrpo.runtime.failures import failures_noted, run_as_process
+from advgrpo.runtime.heartbeat import rank_heartbeat
+from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.runtime.work_queue import WorkQueue, open_work_queue
 from advgrpo.tasks.champion import FoundChampion
 from advgrpo.tasks.embeddings import evaluation_prompts
-from advgrpo.runtime.failures import failures_noted, run_as_process
-from advgrpo.tasks.inputs import build_scorers, one_thread, read_run_prompts
-from advgrpo.runtime.heartbeat import signs_of_rank
-from advgrpo.runtime.process_group import Ranks
+from advgrpo.telemetry.logging import configure_rank
+from advgrpo.telemetry.progress import PROGRESS_FILE, Progress
 
 TASK = "evaluate"
 
@@ -114,7 +116,7 @@ def bench_arguments(
     }
 
 
-def measure_share(bench: Bench, measured: str, workers: Callable[[str], Team]) -> None:
+def measure_share(bench: Evaluator, measured: str, workers: Callable[[str], WorkQueue]) -> None:
     """Measure batches that nobody measured yet, together with the other processes.
 
     Args:
@@ -129,17 +131,17 @@ def measure_share(bench: Bench, measured: str, workers: Callable[[str], Team]) -
         # The others take the first one's word: what is missing changes as they measure.
         names = {part.name for part in missing_parts(parts, kept)}
         found = json.dumps([position for position, p in enumerate(parts) if p.name in names])
-    missing = [parts[position] for position in json.loads(others.share(found))]
+    missing = [parts[position] for position in json.loads(others.broadcast(found))]
     progress = Progress("evaluation", sampled_images(parts), "images")
     progress.resume_at(sampled_images(parts) - sampled_images(missing))
     bench.measure(_leased(missing, others, progress), kept)
     others.wait("measured")
 
 
-def _leased(missing: Sequence[Part], others: Team, progress: Progress) -> Iterator[Part]:
+def _leased(missing: Sequence[Part], others: WorkQueue, progress: Progress) -> Iterator[Part]:
     """Take batches until none is left; what others took meanwhile counts as done, too."""
     told = 0
-    for number in others.leases(len(missing)):
+    for number in others.claim(len(missing)):
         progress.advance(sampled_images(missing[told:number]))
         told = number
         yield missing[number]
@@ -169,26 +171,27 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, help="what the first machine found out, as JSON")
     arguments = parser.parse_args()
     configure_rank()
-    ranks = Ranks()
-    if not ranks.is_first:
+    process_group = ProcessGroup()
+    if not process_group.is_first:
         os.environ.pop(PROGRESS_FILE, None)
-    with failures_noted(TASK), signs_of_rank(), one_thread(ranks.device):
-        text = arguments.plan.read_text(encoding="utf-8") if ranks.is_first else ""
-        plan = Plan.from_json(team("evaluation plan").share(text))
+    with failures_noted(TASK), rank_heartbeat(), one_thread(process_group.device):
+        text = arguments.plan.read_text(encoding="utf-8") if process_group.is_first else ""
+        queue = open_work_queue("evaluation plan")
+        plan = Plan.from_json(queue.broadcast(text))
         settings = arguments.settings.read_text(encoding="utf-8")
         config = parse_json(RunConfig, settings, where=str(arguments.settings))
         images = read_validated(arguments.reference_images)
-        bench = Bench(
+        bench = Evaluator(
             **bench_arguments(
                 config,
                 arguments.trained,
                 images,
                 plan.champion,
-                ranks.device,
+                process_group.device,
                 arguments.embeddings,
             )
         )
-        measure_share(bench, plan.measured, team)
+        measure_share(bench, plan.measured, open_work_queue)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,15 @@ from tempfile import TemporaryDirectory
 from advgrpo.config import RunConfig
 from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError
-from advgrpo.telemetry.logging import configure_rank
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS, read_shape
-from advgrpo.telemetry.progress import PROGRESS_FILE, Progress
-from advgrpo.reference_images import Team, team
-from advgrpo.runtime.work_queue import Alone
+from advgrpo.runtime.devices import one_thread
+from advgrpo.runtime.failures import failures_noted, run_as_process
+from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.runtime.processes import launch_processes
+from advgrpo.runtime.work_queue import SingleWorker, WorkQueue, open_work_queue
 from advgrpo.storage import (
     check_writable,
     content_of,
@@ -30,13 +31,11 @@ from advgrpo.storage import (
     write_bytes,
 )
 from advgrpo.tasks.adapters import named_adapter, tracking_uri_for
-from advgrpo.tasks.generation_plan import DrawingOrder, batches_left, count_images
 from advgrpo.tasks.embeddings import UNGUIDED, encoded
-from advgrpo.runtime.failures import failures_noted, run_as_process
-from advgrpo.tasks.inputs import one_thread
-from advgrpo.runtime.processes import run_ranks
+from advgrpo.tasks.generation_plan import GenerationPlan, batches_left, count_images
 from advgrpo.tasks.generation_sheets import check_sheets, write_sheets
-from advgrpo.runtime.process_group import Ranks
+from advgrpo.telemetry.logging import configure_rank
+from advgrpo.telemetry.progress import PROGRESS_FILE, Progress
 
 TASK = "generate"
 
@@ -89,7 +88,7 @@ def generate(
     check_writable(output)
     folder = named_adapter(adapter) if adapter else None
     weights = config.policy.weights
-    order = DrawingOrder(
+    order = GenerationPlan(
         settings=_with_shape(config, folder).model_dump_json(),
         prompts=tuple(prompts),
         images_per_prompt=images_per_prompt,
@@ -109,12 +108,12 @@ def generate(
             if processes > 1:
                 _draw_in_processes(ready, left, processes)
             else:
-                draw_share(ready, left, Alone())
+                draw_share(ready, left, SingleWorker())
     write_sheets(order)
     return [join(output, image.name) for image in order.images(is_base=not adapter)]
 
 
-def draw_share(order: DrawingOrder, left: Sequence[int], workers: Team) -> None:
+def draw_share(order: GenerationPlan, left: Sequence[int], workers: WorkQueue) -> None:
     """Draw batches until none is left, together with the other processes.
 
     Args:
@@ -122,7 +121,7 @@ def draw_share(order: DrawingOrder, left: Sequence[int], workers: Team) -> None:
         left: Positions of the batches that nobody drew yet.
         workers: The processes that share the work.
     """
-    device, batches = Ranks().device, order.batches()
+    device, batches = ProcessGroup().device, order.batches()
     progress = Progress("generating", count_images(order), "images")
     progress.resume_at(count_images(order) - count_images(order, left))
     folder = Path(order.adapter_folder) if order.adapter else None
@@ -132,14 +131,14 @@ def draw_share(order: DrawingOrder, left: Sequence[int], workers: Team) -> None:
     sampling = order.config.training.sampling
     told = 0
     with one_thread(device):
-        for number in workers.leases(len(left)):
+        for number in workers.claim(len(left)):
             batch = batches[left[number]]
             with policy.base_policy() if batch[0].is_base else nullcontext():
                 images = sample_images(
                     policy,
                     [image.prompt for image in batch],
                     [image.seed for image in batch],
-                    denoising_steps=sampling.denoising_steps,
+                    num_inference_steps=sampling.num_inference_steps,
                     guidance_scale=sampling.guidance_scale,
                 )
             for planned, image in zip(batch, images, strict=True):
@@ -154,7 +153,7 @@ def draw_share(order: DrawingOrder, left: Sequence[int], workers: Team) -> None:
 
 
 @contextmanager
-def _encoded_before(order: DrawingOrder, left: Sequence[int]) -> Iterator[DrawingOrder]:
+def _encoded_before(order: GenerationPlan, left: Sequence[int]) -> Iterator[GenerationPlan]:
     """Encode prompts once, and not in each process that draws: T5 alone takes many gigabytes."""
     batches = order.batches()
     prompts = dict.fromkeys(image.prompt for position in left for image in batches[position])
@@ -178,7 +177,6 @@ def registered_run(model: str) -> tuple[RunConfig, str]:
     """
     tracking_uri = tracking_uri_for(model)
     # MLflow takes seconds to load.
-    from advgrpo.tracking.connection import FAULTS, connect, explained  # noqa: PLC0415
     from advgrpo.registry.evidence import read_settings  # noqa: PLC0415
     from advgrpo.registry.versions import (  # noqa: PLC0415
         fetched_version,
@@ -186,6 +184,7 @@ def registered_run(model: str) -> tuple[RunConfig, str]:
         parsed_uri,
         uri_of,
     )
+    from advgrpo.tracking.connection import FAULTS, connect, explained  # noqa: PLC0415
 
     try:
         version = find_version(connect(tracking_uri), *parsed_uri(model))
@@ -203,12 +202,12 @@ def _with_shape(config: RunConfig, folder: Path | None) -> RunConfig:
     return config.model_copy(update={"policy": policy})
 
 
-def _draw_in_processes(order: DrawingOrder, left: Sequence[int], processes: int) -> None:
+def _draw_in_processes(order: GenerationPlan, left: Sequence[int], processes: int) -> None:
     with TemporaryDirectory() as scratch:
         order_file, left_file = Path(scratch, "order.json"), Path(scratch, "left.json")
         order_file.write_text(order.to_json(), encoding="utf-8")
         left_file.write_text(json.dumps(left), encoding="utf-8")
-        run_ranks(
+        launch_processes(
             "advgrpo.tasks.generate",
             ["--order", str(order_file), "--left", str(left_file)],
             processes=processes,
@@ -219,15 +218,17 @@ def _draw_in_processes(order: DrawingOrder, left: Sequence[int], processes: int)
 def main() -> None:
     """Draw this process's share; what `generate` starts for each GPU."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--order", type=Path, required=True, help="DrawingOrder as JSON")
+    parser.add_argument("--order", type=Path, required=True, help="GenerationPlan as JSON")
     parser.add_argument("--left", type=Path, required=True, help="positions of batches, as JSON")
     arguments = parser.parse_args()
     configure_rank()
-    if not Ranks().is_first:
+    if not ProcessGroup().is_first:
         os.environ.pop(PROGRESS_FILE, None)
     with failures_noted(TASK):
-        order = DrawingOrder.from_json(arguments.order.read_text(encoding="utf-8"))
-        draw_share(order, json.loads(arguments.left.read_text(encoding="utf-8")), team(TASK))
+        order = GenerationPlan.from_json(arguments.order.read_text(encoding="utf-8"))
+        draw_share(
+            order, json.loads(arguments.left.read_text(encoding="utf-8")), open_work_queue(TASK)
+        )
 
 
 if __name__ == "__main__":

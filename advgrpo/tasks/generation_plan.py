@@ -28,7 +28,7 @@ class PlannedImage:
 
 
 @dataclass(frozen=True)
-class DrawingOrder:
+class GenerationPlan:
     """What is to be drawn, by what, and where to."""
 
     settings: str
@@ -67,7 +67,7 @@ class DrawingOrder:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> "DrawingOrder":
+    def from_json(cls, text: str) -> "GenerationPlan":
         """Read what `to_json` wrote."""
         facts = json.loads(text)
         return cls(**{**facts, "prompts": tuple(facts["prompts"])})
@@ -100,7 +100,7 @@ class DrawingOrder:
             "seed": str(image.seed),
             "model": f"{join(weights.location, weights.subfolder)}{revision}",
             "adapter": "none" if image.is_base else self.adapter,
-            "denoising_steps": str(sampling.denoising_steps),
+            "num_inference_steps": str(sampling.num_inference_steps),
             "guidance_scale": f"{sampling.guidance_scale:g}",
             "max_sequence_length": str(policy.max_sequence_length),
             "text_dtype": policy.text_dtype,
@@ -113,7 +113,7 @@ class DrawingOrder:
         return facts if image.is_base else {**facts, "adapter_sha256": self.adapter_sha256}
 
 
-def batches_left(order: DrawingOrder) -> list[int]:
+def batches_left(order: GenerationPlan) -> list[int]:
     """Find what an earlier run with the same order did not come to.
 
     Returns:
@@ -134,7 +134,7 @@ def batches_left(order: DrawingOrder) -> list[int]:
     return left
 
 
-def _refuse_another(order: DrawingOrder, image: PlannedImage) -> None:
+def _refuse_another(order: GenerationPlan, image: PlannedImage) -> None:
     location = join(order.output, image.name)
     expected = order.facts(image)
     found = image_facts(location)
@@ -167,7 +167,7 @@ def image_facts(location: str) -> dict[str, str]:
     return {str(key): str(value) for key, value in picture.info.items()}
 
 
-def count_images(order: DrawingOrder, positions: Collection[int] | None = None) -> int:
+def count_images(order: GenerationPlan, positions: Collection[int] | None = None) -> int:
     """Count the images of some batches, or of all."""
     batches: Sequence[list[PlannedImage]] = order.batches()
     chosen = range(len(batches)) if positions is None else positions

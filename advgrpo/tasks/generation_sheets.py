@@ -8,7 +8,7 @@ from advgrpo.data.contact_sheet import Band, contact_sheet
 from advgrpo.data.images import decode_picture, encode_png, from_pil
 from advgrpo.errors import ConfigError
 from advgrpo.storage import join, list_files, read_bytes, write_bytes
-from advgrpo.tasks.generation_plan import BASE, DrawingOrder, PlannedImage, image_facts
+from advgrpo.tasks.generation_plan import BASE, GenerationPlan, PlannedImage, image_facts
 
 GRID_FILE = "grid.png"
 COMPARISON_FILE = "side_by_side.png"
@@ -21,7 +21,7 @@ _MOST_COLUMNS = 8
 _IMAGES_PER_SHEET = 48
 
 
-def check_sheets(order: DrawingOrder) -> None:
+def check_sheets(order: GenerationPlan) -> None:
     """Refuse to put a sheet in the place of something else.
 
     Raises:
@@ -38,7 +38,7 @@ def check_sheets(order: DrawingOrder) -> None:
             )
 
 
-def write_sheets(order: DrawingOrder) -> None:
+def write_sheets(order: GenerationPlan) -> None:
     """Write all images on sheets, in the place of former ones.
 
     Raises:
@@ -49,7 +49,7 @@ def write_sheets(order: DrawingOrder) -> None:
         write_bytes(join(order.output, name), encode_png(from_pil(sheet), _MARK))
 
 
-def _sheets(order: DrawingOrder) -> Iterator[tuple[str, Sequence[Sequence[list[PlannedImage]]]]]:
+def _sheets(order: GenerationPlan) -> Iterator[tuple[str, Sequence[Sequence[list[PlannedImage]]]]]:
     """Name the sheets, each with its bands, which are rows of images."""
     first, columns = GRID_FILE, _COLUMNS
     rows = [order.images(is_base=not order.adapter)]
@@ -68,7 +68,7 @@ def _sheets(order: DrawingOrder) -> Iterator[tuple[str, Sequence[Sequence[list[P
         yield name, bands[start : start + size]
 
 
-def _band(order: DrawingOrder, rows: Sequence[list[PlannedImage]]) -> Band:
+def _band(order: GenerationPlan, rows: Sequence[list[PlannedImage]]) -> Band:
     return Band(
         rows=[[_picture(order, image) for image in row] for row in rows],
         captions=[f"{image.prompt}\nseed {image.seed}" for image in rows[0]],
@@ -76,5 +76,5 @@ def _band(order: DrawingOrder, rows: Sequence[list[PlannedImage]]) -> Band:
     )
 
 
-def _picture(order: DrawingOrder, image: PlannedImage) -> Image.Image:
+def _picture(order: GenerationPlan, image: PlannedImage) -> Image.Image:
     return decode_picture(read_bytes(join(order.output, image.name)))

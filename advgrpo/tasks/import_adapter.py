@@ -9,8 +9,6 @@ from advgrpo.config.tasks import digest
 from advgrpo.models.discriminators.saving import FACTS_FILE, WEIGHTS_FILE
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS, read_adapter, refuse_other_shape
-from advgrpo.storage import file_sha256, join, local_folder
-from advgrpo.tasks.adapters import named_adapter
 from advgrpo.runtime.results import (
     LINEAGE_FILE,
     TOTALS_FILE,
@@ -20,6 +18,8 @@ from advgrpo.runtime.results import (
     write_history,
     write_metrics,
 )
+from advgrpo.storage import file_sha256, join, local_folder
+from advgrpo.tasks.adapters import named_adapter
 
 
 def adopt(config: RunConfig, adapter: str, *, discriminator: str, workspace: str) -> str:

@@ -1,7 +1,7 @@
 """What a run would fail on later, found out before anything is made."""
 
-from advgrpo.cluster.settings import cluster_settings
 from advgrpo.cluster.job_request import shape_of
+from advgrpo.cluster.settings import cluster_settings
 from advgrpo.config import RunConfig, locations, pretrained_weights
 from advgrpo.config.reward import OcrReward
 from advgrpo.data.prompts import check_disjoint, quoted_texts, read_prompts
@@ -35,7 +35,7 @@ def check_prompt_files(config: RunConfig, processes: int) -> None:
         train.texts,
         held_out_fraction=config.discriminator.held_out_fraction,
         prompts_per_update=config.training.rollout.prompts_per_update,
-        ranks=processes,
+        world_size=processes,
     )
     for setting, term in config.training.reward.scorers.items():
         bare = [text for text in train.texts if not quoted_texts(text)]

@@ -2,15 +2,12 @@
 
 from advgrpo import __version__
 from advgrpo.config.tasks import PretrainingSettings, parse_json
-from advgrpo.reference_images.shared_images import deal_for_training
+from advgrpo.data.prompts import read_run_prompts
 from advgrpo.models.discriminators import build_discriminator, save_discriminator
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.embeddings import StoredEmbeddings
-from advgrpo.storage import join
-from advgrpo.tasks.embeddings import encoded, pretraining_prompts
-from advgrpo.tasks.inputs import FEATURES, read_run_prompts
-from advgrpo.tasks.cache_key import key_of
-from advgrpo.tasks.reference_images import open_reference_images
+from advgrpo.reference_images.shared_images import deal_for_training
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.runtime.results import (
     TaskResult,
     finished_result,
@@ -20,9 +17,12 @@ from advgrpo.runtime.results import (
     write_metrics,
 )
 from advgrpo.runtime.task_context import Cost, tracked_task
+from advgrpo.storage import join
+from advgrpo.tasks.cache_key import cache_key
+from advgrpo.tasks.embeddings import encoded, pretraining_prompts
+from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.training.pretraining import pretrain_discriminator
-from advgrpo.runtime.process_group import Ranks
-from advgrpo.training.reference_features import ReferenceFeatures
+from advgrpo.training.reference_features import FEATURES, ReferenceFeatures
 
 
 def pretrain_reward(
@@ -48,7 +48,7 @@ def pretrain_reward(
         run.parameters(task.model_dump(mode="json"))
         prompts = read_run_prompts(task.prompts)
         # Another release may draw in another way.
-        key = key_of(task, prompts.train.digest, reference_images, __version__)
+        key = cache_key(task, prompts.train.digest, reference_images, __version__)
         location = join(workspace, "discriminators", key)
         if (done := finished_result(location)) is not None:
             record_history(run, done.location, step="step")
@@ -69,20 +69,22 @@ def pretrain_reward(
         )
         drawn = pretraining_prompts(task, prompts.train, images)
         embeddings = encoded(task.policy, drawn, workspace=workspace)
-        ranks = Ranks()
-        discriminator = build_discriminator(task.discriminator, ranks.device, seed=task.seed)
+        process_group = ProcessGroup()
+        discriminator = build_discriminator(
+            task.discriminator, process_group.device, seed=task.seed
+        )
         references = ReferenceFeatures(
             images,
             prompts.train,
             discriminator,
             held_out_fraction=task.discriminator.held_out_fraction,
             store=join(workspace, FEATURES),
-            ranks=ranks,
+            process_group=process_group,
         )
         history = pretrain_discriminator(
             load_policy(
                 task.policy,
-                ranks.device,
+                process_group.device,
                 seed=task.seed,
                 embeddings=StoredEmbeddings(embeddings, drawn),
             ),
@@ -92,11 +94,11 @@ def pretrain_reward(
             config=task.discriminator,
             sampling=task.sampling,
             batch_size=task.batch_size,
-            ranks=ranks,
+            process_group=process_group,
             seed=task.seed,
         )
-        on_gpu = {"cost/on_gpu": float(ranks.device.type == "cuda")}
-        metrics = history[-1] | cost.measures() | on_gpu
+        on_gpu = {"cost/on_gpu": float(process_group.device.type == "cuda")}
+        metrics = history[-1] | cost.metrics() | on_gpu
         with result_folder(location) as folder:
             save_discriminator(folder, discriminator, history[-1])
             write_history(folder, history)

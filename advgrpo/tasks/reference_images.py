@@ -13,36 +13,35 @@ from advgrpo.config import RunConfig
 from advgrpo.config.reference_images import DiffusersSource as DiffusersSourceConfig
 from advgrpo.config.reference_images import FolderSource, ReferenceImagesConfig
 from advgrpo.config.tasks import ReferenceImagesSettings, digest, parse_json
+from advgrpo.data.prompts import read_run_prompts
+from advgrpo.pocket.source import PocketRenderer
+from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.reference_images import (
+    generate_packed_reference_images,
+    generate_reference_images,
+)
 from advgrpo.reference_images.image_set import (
     ReferenceImageReport,
     ReferenceImageSource,
     inspect_reference_images,
     validate_reference_images,
 )
-from advgrpo.reference_images.shared_images import inspect_shared_images
-from advgrpo.telemetry.logging import configure_rank, quiet
-from advgrpo.pocket.source import PocketRenderer
-from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_images import (
-    Team,
-    generate_packed_reference_images,
-    generate_reference_images,
-    team,
-)
-from advgrpo.reference_images.import_folder import folder_digest, import_folder, origin_of
 from advgrpo.reference_images.image_store import FolderShelf, PackedShelf
-from advgrpo.storage import cache_folder, join, local_folder
 from advgrpo.reference_images.import_existing import existing_set, is_archived, readable, take_up
+from advgrpo.reference_images.import_folder import folder_digest, import_folder, origin_of
+from advgrpo.reference_images.shared_images import inspect_shared_images
 from advgrpo.runtime.failures import failures_noted, run_as_process
-from advgrpo.tasks.inputs import is_local, read_run_prompts
+from advgrpo.runtime.heartbeat import rank_heartbeat
 from advgrpo.runtime.nodes import nodes
-from advgrpo.storage.archives import unpacked
-from advgrpo.runtime.processes import run_ranks
+from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.runtime.processes import launch_processes
 from advgrpo.runtime.results import ReferenceImageLocations
 from advgrpo.runtime.task_context import tracked_task
-from advgrpo.runtime.heartbeat import signs_of_rank
-from advgrpo.runtime.timing import Spent, read_spent, time_spent
-from advgrpo.runtime.process_group import Ranks
+from advgrpo.runtime.timing import Elapsed, read_spent, time_spent
+from advgrpo.runtime.work_queue import WorkQueue, open_work_queue
+from advgrpo.storage import cache_folder, is_local, join, local_folder
+from advgrpo.storage.archives import unpacked
+from advgrpo.telemetry.logging import configure_rank, quiet
 
 TASK = "reference-images"
 _SETS = ("train", "test")
@@ -75,7 +74,7 @@ def make_reference_images(
     """
     task = parse_json(ReferenceImagesSettings, settings, where="the settings")
     if int(os.environ.get("RANK", "0")):
-        missing = json.loads(team(TASK).share(""))
+        missing = json.loads(open_work_queue(TASK).broadcast(""))
         draw_sets(task, missing, workspace=workspace)
         return _locations(task, workspace)
     if not nodes().is_first:
@@ -87,7 +86,7 @@ def make_reference_images(
     with tracked_task(TASK, parent_run_id, workspace) as run:
         _take_up_existing(task, workspace)
         missing = _sets_to_draw(task)
-        team(TASK).share(json.dumps(missing))
+        open_work_queue(TASK).broadcast(json.dumps(missing))
         if missing and processes > 1:
             _draw_in_processes(settings, missing, workspace, processes)
         else:
@@ -116,7 +115,7 @@ def draw_sets(task: ReferenceImagesSettings, names: Sequence[str], *, workspace:
     for name in names:
         location = _location(task, name, workspace)
         count = config.images_per_prompt if name == "train" else config.test_images_per_prompt
-        wanted, workers = getattr(prompts, name), team(location)
+        wanted, workers = getattr(prompts, name), open_work_queue(location)
         with _time_noted(location, len(wanted) * count, workers):
             _draw_set(source, wanted, config, count, task.seed, location, workers)
 
@@ -129,7 +128,7 @@ def _import_sets(
     origin = origin_of(source, folder_digest(folder), task.reference_images.resolution_pixels)
     for name in names:
         location = _location(task, name, workspace)
-        workers = team(location)
+        workers = open_work_queue(location)
         if workers.worker == 0:
             shelf = (
                 FolderShelf(Path(location), origin)
@@ -140,7 +139,7 @@ def _import_sets(
         workers.wait("imported")
 
 
-def spent_on_reference_images(config: RunConfig, workspace: str) -> list[Spent | None]:
+def spent_on_reference_images(config: RunConfig, workspace: str) -> list[Elapsed | None]:
     """Read what drawing each of a run's sets took; None if nobody noted it, or none was drawn."""
     if config.reference_images.serve_any_prompt:
         return [None, None]
@@ -153,7 +152,7 @@ def _cost_file(location: str) -> str:
 
 
 @contextmanager
-def _time_noted(location: str, images: int, workers: Team) -> Iterator[None]:
+def _time_noted(location: str, images: int, workers: WorkQueue) -> Iterator[None]:
     if workers.worker != 0:
         yield
         return
@@ -169,7 +168,7 @@ def _draw_set(
     images_per_prompt: int,
     seed: int,
     location: str,
-    workers: Team,
+    workers: WorkQueue,
 ) -> None:
     if is_local(location):
         generate_reference_images(
@@ -179,7 +178,7 @@ def _draw_set(
             images_per_prompt=images_per_prompt,
             seed=seed,
             output=Path(location),
-            team=workers,
+            queue=workers,
         )
     else:
         generate_packed_reference_images(
@@ -189,7 +188,7 @@ def _draw_set(
             images_per_prompt=images_per_prompt,
             seed=seed,
             location=location,
-            team=workers,
+            queue=workers,
         )
 
 
@@ -283,7 +282,7 @@ def _draw_in_processes(settings: str, names: Sequence[str], workspace: str, proc
     with TemporaryDirectory() as scratch:
         file = Path(scratch) / "settings.json"
         file.write_text(settings, encoding="utf-8")
-        run_ranks(
+        launch_processes(
             "advgrpo.tasks.reference_images",
             ["--settings", str(file), "--workspace", workspace, "--sets", *names],
             processes=processes,
@@ -298,7 +297,7 @@ def _source(task: ReferenceImagesSettings) -> ReferenceImageSource:
         from advgrpo.reference_images.diffusers_source import DiffusersSource  # noqa: PLC0415
 
         return DiffusersSource(
-            config.source, resolution_pixels=config.resolution_pixels, device=Ranks().device
+            config.source, resolution_pixels=config.resolution_pixels, device=ProcessGroup().device
         )
     return PocketRenderer()
 
@@ -311,7 +310,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=_SETS, required=True, help="what to draw")
     arguments = parser.parse_args()
     configure_rank()
-    with failures_noted(TASK), signs_of_rank():
+    with failures_noted(TASK), rank_heartbeat():
         text = arguments.settings.read_text(encoding="utf-8")
         task = parse_json(ReferenceImagesSettings, text, where=str(arguments.settings))
         draw_sets(task, arguments.sets, workspace=arguments.workspace)

@@ -9,9 +9,9 @@ from advgrpo.config.tasks import digest, parse_json
 from advgrpo.errors import ConfigError
 from advgrpo.evaluation.gates import check_gates
 from advgrpo.evaluation.records import read_evaluated_prompts, read_report
-from advgrpo.storage import local_folder
 from advgrpo.runtime.results import LINEAGE_FILE, read_metrics, read_training
 from advgrpo.runtime.task_context import TRACKING_URI, tracked_task
+from advgrpo.storage import local_folder
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
             pictures=evaluated,
             run_id=parent_run_id or run.run_id(),
             tracking_uri=tracking_uri,
-            measures=read_metrics(evaluated),
+            metrics=read_metrics(evaluated),
         )
         run.tags({"model_version": registered.uri})
     if parent_run_id:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from advgrpo.config import Sd3PolicyConfig
 from advgrpo.config.tasks import parse_json
 from advgrpo.models.policies import load_policy
-from advgrpo.tasks.inputs import device
+from advgrpo.runtime.devices import device
 from advgrpo.training.nonfinite_dump import TensorReport, read_kept
 from advgrpo.training.nonfinite_dump import reproduce as compute
 

@@ -11,16 +11,16 @@ from advgrpo.config.tasks import (
     ReferenceImagesSettings,
     TrainingSettings,
 )
-from advgrpo.telemetry.logging import bind
 from advgrpo.runtime.failures import failures_noted
+from advgrpo.runtime.heartbeat import write_run_info
+from advgrpo.runtime.task_context import TRACKING_URI
 from advgrpo.tasks.preflight import (
     check_cluster,
     check_places,
     check_processes,
     check_prompt_files,
 )
-from advgrpo.runtime.task_context import TRACKING_URI
-from advgrpo.runtime.heartbeat import note_run
+from advgrpo.telemetry.logging import bind
 
 EXPERIMENT = "advgrpo"
 
@@ -66,7 +66,7 @@ def resolve_config(
         check_prompt_files(config, processes)
         parent_run_id = _open_run(config, preset, run_key, workspace)
         bind(run=parent_run_id or None)
-        note_run(
+        write_run_info(
             workspace,
             parent_run_id,
             {

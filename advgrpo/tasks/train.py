@@ -9,18 +9,12 @@ from tempfile import TemporaryDirectory
 import torch
 
 from advgrpo.config.tasks import TrainingSettings, parse_json
-from advgrpo.reference_images.image_set import content_digest, write_validated
+from advgrpo.data.prompts import read_run_prompts
 from advgrpo.models.discriminators.saving import WEIGHTS_FILE
 from advgrpo.models.policies.saved_adapter import adapter_folder
-from advgrpo.storage import file_sha256, join, local_folder
-from advgrpo.tasks.embeddings import encoded, training_prompts
-from advgrpo.tasks.inputs import FEATURES, read_run_prompts
-from advgrpo.tasks.cache_key import key_of
-from advgrpo.tasks.memory import check_host_memory, free_host_memory
+from advgrpo.reference_images.image_set import content_digest, write_validated
 from advgrpo.runtime.nodes import nodes
-from advgrpo.storage.archives import unpacked
-from advgrpo.runtime.processes import run_ranks
-from advgrpo.tasks.reference_images import open_reference_images
+from advgrpo.runtime.processes import launch_processes
 from advgrpo.runtime.results import (
     LINEAGE_FILE,
     TOTALS_FILE,
@@ -31,7 +25,14 @@ from advgrpo.runtime.results import (
     result_folder,
     write_metrics,
 )
-from advgrpo.runtime.task_context import failing_with, recorded_task
+from advgrpo.runtime.task_context import recorded_task, report_failure
+from advgrpo.storage import file_sha256, join, local_folder
+from advgrpo.storage.archives import unpacked
+from advgrpo.tasks.cache_key import cache_key
+from advgrpo.tasks.embeddings import encoded, training_prompts
+from advgrpo.tasks.memory import check_host_memory, free_host_memory
+from advgrpo.tasks.reference_images import open_reference_images
+from advgrpo.training.reference_features import FEATURES
 
 
 def train(
@@ -62,12 +63,14 @@ def train(
         Preempted: If training was asked to stop; its state is saved.
         AdvGrpoError: If an input cannot be used or training cannot go on.
     """
-    with failing_with("train", parent_run_id, workspace):
+    with report_failure("train", parent_run_id, workspace):
         task = parse_json(TrainingSettings, settings, where="the settings")
         prompts = read_run_prompts(task.prompts)
         if (initial := task.policy.adapter.initial_adapter) is not None:
             adapter_folder(initial)  # Refused before anything that takes long.
-        key = key_of(task.deciding(), prompts.train.digest, reference_images, discriminator)
+        key = cache_key(
+            task.cache_relevant(), prompts.train.digest, reference_images, discriminator
+        )
         location = join(workspace, "training", key)
         if (done := finished_result(join(location, "result"))) is not None:
             _record_again(done, parent_run_id)
@@ -97,7 +100,7 @@ def train(
             settings_file, images_file = Path(scratch) / "settings.json", Path(scratch) / "set.json"
             settings_file.write_text(settings, encoding="utf-8")
             write_validated(images, images_file)
-            run_ranks(
+            launch_processes(
                 "advgrpo.tasks.train_worker",
                 [
                     *("--settings", str(settings_file)),

@@ -12,34 +12,35 @@ from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from advgrpo.config.tasks import TrainingSettings, parse_json
-from advgrpo.reference_images.image_set import read_validated
-from advgrpo.reference_images.shared_images import deal_for_training
+from advgrpo.data.prompts import read_run_prompts
+from advgrpo.errors import RankFailedError
 from advgrpo.models.discriminators import save_discriminator
 from advgrpo.models.discriminators.saving import WEIGHTS_FILE
-from advgrpo.errors import RankFailedError
-from advgrpo.telemetry.logging import configure_rank, event, log_error
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.embeddings import StoredEmbeddings
-from advgrpo.telemetry.progress import PROGRESS_FILE
+from advgrpo.models.scorers.build import build_reward_scorers, build_scorers
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.storage import file_sha256
-from advgrpo.tasks.embeddings import training_prompts
+from advgrpo.reference_images.image_set import read_validated
+from advgrpo.reference_images.shared_images import deal_for_training
 from advgrpo.runtime.failures import failures_noted, note_failure, run_as_process
-from advgrpo.tasks.inputs import build_reward_scorers, build_scorers, read_run_prompts
-from advgrpo.tasks.cache_key import key_of
-from advgrpo.tasks.memory import check_gpu_memory, free_gpu_memory
+from advgrpo.runtime.heartbeat import rank_heartbeat
+from advgrpo.runtime.process_group import ProcessGroup, losses_of_ranks
 from advgrpo.runtime.results import TOTALS_FILE, write_history
 from advgrpo.runtime.task_context import tracked_task
-from advgrpo.runtime.heartbeat import signs_of_rank
-from advgrpo.training.build import Inputs, build_session
+from advgrpo.runtime.watchdog import Watchdog
+from advgrpo.storage import file_sha256
+from advgrpo.tasks.cache_key import cache_key
+from advgrpo.tasks.embeddings import training_prompts
+from advgrpo.tasks.memory import check_gpu_memory, free_gpu_memory
+from advgrpo.telemetry.logging import configure_rank, event, log_error
+from advgrpo.telemetry.progress import PROGRESS_FILE
+from advgrpo.training.build import Inputs, build_training_state
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.engine import connect
-from advgrpo.training.loop import train
 from advgrpo.training.held_out import Logger
-from advgrpo.runtime.process_group import Ranks, losses_of_ranks
-from advgrpo.training.state import Session
+from advgrpo.training.loop import train
 from advgrpo.training.reward_hacking_watch import alarms, stopped_early, tag_alarms
-from advgrpo.runtime.watchdog import Watchdog
+from advgrpo.training.state import TrainingState
 
 logger = logging.getLogger("advgrpo")
 
@@ -76,29 +77,29 @@ def main() -> None:
     parser.add_argument("--parent-run-id", default="", help="MLflow run to nest in")
     arguments = parser.parse_args()
     configure_rank()
-    with failures_noted("train"), signs_of_rank():
-        ranks = Ranks()
-        if not ranks.is_first:
+    with failures_noted("train"), rank_heartbeat():
+        process_group = ProcessGroup()
+        if not process_group.is_first:
             os.environ.pop(PROGRESS_FILE, None)
         with (
-            _logger(ranks, arguments.parent_run_id) as sink,
+            _logger(process_group, arguments.parent_run_id) as sink,
             TemporaryDirectory() as scratch,
-            losses_of_ranks(ranks.whereabouts.in_words),
+            losses_of_ranks(process_group.monitor.in_words),
         ):
             settings = read_settings(arguments.settings)
             hangs = settings.training.hangs
-            connect(ranks, timeout_seconds=hangs.give_up_after_seconds)
-            session = _session(settings, arguments, ranks, sink, Path(scratch))
-            with Watchdog(ranks.whereabouts, hangs, give_up=end_hanging):
+            connect(process_group, timeout_seconds=hangs.timeout_seconds)
+            session = _session(settings, arguments, process_group, sink, Path(scratch))
+            with Watchdog(process_group.monitor, hangs, give_up=end_hanging):
                 train(session)
-            if ranks.is_first:
+            if process_group.is_first:
                 write_results(session, arguments.output)
-            ranks.wait()
+            process_group.barrier()
 
 
 @contextmanager
-def _logger(ranks: Ranks, parent_run_id: str) -> Iterator[Logger]:
-    if not ranks.is_first:
+def _logger(process_group: ProcessGroup, parent_run_id: str) -> Iterator[Logger]:
+    if not process_group.is_first:
         yield Silent()
         return
     with tracked_task("train", parent_run_id) as run:
@@ -117,7 +118,7 @@ def end_hanging(reason: str) -> NoReturn:
         reason,
         repair="run it again to go on from the last checkpoint; if it hangs in the same place "
         "again, look at the stacks in the log; if a part takes longer than that by nature, raise "
-        "training.hangs.give_up_after_seconds",
+        "training.hangs.timeout_seconds",
     )
     note_failure("train", error)
     log_error(error)
@@ -128,12 +129,12 @@ def end_hanging(reason: str) -> NoReturn:
 def _session(
     settings: TrainingSettings,
     arguments: argparse.Namespace,
-    ranks: Ranks,
+    process_group: ProcessGroup,
     sink: Logger,
     scratch: Path,
-) -> Session:
+) -> TrainingState:
     if (free := free_gpu_memory()) is not None:
-        check_gpu_memory(settings, processes=ranks.count, free=free)
+        check_gpu_memory(settings, processes=process_group.world_size, free=free)
     prompts = read_run_prompts(settings.prompts)
     reference_images = deal_for_training(
         read_validated(arguments.reference_images),
@@ -153,9 +154,9 @@ def _session(
         training=settings.training,
         distance=settings.distance,
         alignment=settings.alignment,
-        scorers=build_scorers(settings.scorers, ranks.device, reference_images),
+        scorers=build_scorers(settings.scorers, process_group.device, reference_images),
         reward_scorers=build_reward_scorers(
-            settings.training.reward, ranks.device, reference_images
+            settings.training.reward, process_group.device, reference_images
         ),
         prompts=prompts.train,
         reference_images=reference_images,
@@ -165,9 +166,11 @@ def _session(
             arguments.embeddings, training_prompts(settings, prompts.train)
         ),
     )
-    session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=sink)
+    session = build_training_state(
+        inputs, process_group=process_group, checkpoints=checkpoints, logger=sink
+    )
     session.stop.listen()
-    if session.resume() and ranks.is_first:
+    if session.resume() and process_group.is_first:
         tag_alarms(session)
         counters = session.counters
         facts = {"update": counters.updates, "turn": counters.turns, "place": arguments.checkpoints}
@@ -190,10 +193,12 @@ def run_digest(
         pretrained: Folder of the pre-trained discriminator.
     """
     discriminator = file_sha256(pretrained / WEIGHTS_FILE)
-    return key_of(settings.deciding(), prompts.digest, reference_images.digest, discriminator)
+    return cache_key(
+        settings.cache_relevant(), prompts.digest, reference_images.digest, discriminator
+    )
 
 
-def write_results(session: Session, output: Path) -> None:
+def write_results(session: TrainingState, output: Path) -> None:
     """Write what training made.
 
     Args:
@@ -212,7 +217,7 @@ def write_results(session: Session, output: Path) -> None:
         "policy_updates": counters.updates * session.config.optimizer_steps_per_update,
         "seconds": counters.seconds,
         "peak_memory_mib": session.history[-1]["cost/peak_memory_mib"],
-        "handed_on": session.best.measures,
+        "handed_on": session.best.metrics,
         "stopped_early": stopped_early(session),
         "alarms": [{"update": alarm.update, "reason": alarm.reason} for alarm in alarms(session)],
     }

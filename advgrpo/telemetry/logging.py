@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from advgrpo.errors import AdvGrpoError, ConfigError
-from advgrpo.strict_json import parsed
 from advgrpo.redaction import RedactingFormatter, redacted
+from advgrpo.strict_json import parsed
 
 FORMAT = "ADVGRPO_LOG_FORMAT"
 """Environment variable: `text` (the default), or `json` for one JSON object a line."""

@@ -102,7 +102,7 @@ class Progress:
         if self.done < self.total and now - self._last_log < self._seconds_between:
             return
         self._last_log = now
-        measures = "".join(f", {name} {value:.4g}" for name, value in figures.items())
+        metrics = "".join(f", {name} {value:.4g}" for name, value in figures.items())
         eta = "" if left is None or self.done >= self.total else f", {left:.0f} s left"
-        said = f"{self.phase}: {self.done}/{self.total} {self.unit}{measures}{eta}"
+        said = f"{self.phase}: {self.done}/{self.total} {self.unit}{metrics}{eta}"
         logger.info("%s", said, extra=note("progress", **event))

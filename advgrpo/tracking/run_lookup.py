@@ -69,14 +69,14 @@ def find_run(text: str, tracking_uri: str) -> FoundRun:
         nested = _search(client, [run.info.experiment_id], MLFLOW_PARENT_RUN_ID, run.info.run_id)
     except FAULTS as error:
         raise explained(error, f"find the run {text}", tracking_uri) from error
-    within = f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    run_with_deadline = f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     return FoundRun(
         run_id=run.info.run_id,
         name=run.info.run_name or "",
         status=run.info.status,
         started=_moment(run.info.start_time),
         workspace=run.data.tags.get(WORKSPACE_TAG, ""),
-        page=f"{tracking_uri.rstrip('/')}/#/{within}",
+        page=f"{tracking_uri.rstrip('/')}/#/{run_with_deadline}",
         artifacts=run.info.artifact_uri or "",
         tasks=tuple(_task(one) for one in nested if TASK_TAG in one.data.tags),
     )

@@ -47,11 +47,11 @@ def open_parent_run(
         client = connect(tracking_uri)
         run_id = os.environ.get("MLFLOW_RUN_ID")
         if not run_id:
-            within = experiment_id(client, experiment)
-            run_id = _run_of(client, within, key) if key else None
+            run_with_deadline = experiment_id(client, experiment)
+            run_id = _run_of(client, run_with_deadline, key) if key else None
             if run_id is None:
                 marks = {_OURS_TAG: "true"} | ({_KEY_TAG: key} if key else {})
-                run_id = client.create_run(within, run_name=name, tags=marks).info.run_id
+                run_id = client.create_run(run_with_deadline, run_name=name, tags=marks).info.run_id
             else:
                 client.update_run(run_id, status="RUNNING")
         log_parameters(client, run_id, flat(parameters))
@@ -77,6 +77,6 @@ def end_parent_run(run_id: str, *, tracking_uri: str, succeeded: bool) -> None:
         raise explained(error, f"end run {run_id}", tracking_uri) from error
 
 
-def _run_of(client: MlflowClient, within: str, key: str) -> str | None:
-    found = client.search_runs([within], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
+def _run_of(client: MlflowClient, run_with_deadline: str, key: str) -> str | None:
+    found = client.search_runs([run_with_deadline], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
     return found[0].info.run_id if found else None

@@ -50,9 +50,9 @@ def system_metrics(record: Callable[[Mapping[str, float], int], None]) -> Iterat
     def work() -> None:
         try:
             while not ended.wait(seconds):
-                measures = _measured(collectors)
+                metrics = _measured(collectors)
                 if not ended.is_set():
-                    record(measures, int(time.time()))
+                    record(metrics, int(time.time()))
         except AdvGrpoError as error:
             note = event("system_metrics_ended")
             logger.warning("the machine is no longer measured: %s", error, extra=note)
@@ -101,10 +101,10 @@ def _collectors() -> list[Any]:
 
 
 def _measured(collectors: list[Any]) -> dict[str, float]:
-    measures = {}
+    metrics = {}
     for collector in collectors:
         collector.collect_metrics()
         for name, value in collector.aggregate_metrics().items():
-            measures[SYSTEM_PREFIX + name] = float(value)
+            metrics[SYSTEM_PREFIX + name] = float(value)
         collector.clear_metrics()
-    return measures
+    return metrics

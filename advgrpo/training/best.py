@@ -20,36 +20,36 @@ class BestAdapter:
     config: MonitoringConfig
     alignment: str
     base_alignment: float | None = None
-    measures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     values: dict[str, Tensor] = field(default_factory=dict)
 
-    def consider(self, measures: Mapping[str, float], values: Mapping[str, Tensor]) -> bool:
+    def consider(self, metrics: Mapping[str, float], values: Mapping[str, Tensor]) -> bool:
         """Keep an adapter if it is better than the best so far.
 
         An adapter whose alignment holds beats one whose alignment does not; among those that hold
         the smaller distance wins, among those that do not the better alignment.
 
         Args:
-            measures: Held-out measures.
+            metrics: Held-out measures.
             values: The adapter's moving average.
 
         Returns:
             Whether it is the best now.
         """
         if self.base_alignment is None:
-            self.base_alignment = measures[self.alignment]
+            self.base_alignment = metrics[self.alignment]
         if (
-            self.config.hand_on == "best"
+            self.config.select_adapter == "best"
             and self.values
-            and self._rank(measures) <= self._rank(self.measures)
+            and self._rank(metrics) <= self._rank(self.metrics)
         ):
             return False
-        self.measures = dict(measures)
+        self.metrics = dict(metrics)
         self.values = {name: value.detach().clone() for name, value in values.items()}
         return True
 
-    def _rank(self, measures: Mapping[str, float]) -> tuple[bool, float]:
-        alignment = measures[self.alignment]
+    def _rank(self, metrics: Mapping[str, float]) -> tuple[bool, float]:
+        alignment = metrics[self.alignment]
         floor = (self.base_alignment or 0.0) - self.config.alignment_tolerance
         holds = alignment >= floor
-        return holds, -measures["held_out/distance"] if holds else alignment
+        return holds, -metrics["held_out/distance"] if holds else alignment

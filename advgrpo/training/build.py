@@ -5,34 +5,34 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import (
     DiscriminatorConfig,
     DistanceConfig,
     Sd3PolicyConfig,
     TrainingConfig,
 )
+from advgrpo.errors import ConfigError
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.discriminators import build_discriminator, load_discriminator
 from advgrpo.models.discriminators.replay import ReplayPool
-from advgrpo.errors import ConfigError
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.models.scorers.base import Scorer, check_metrics_cover
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.models.scorers.base import Scorer, check_measures_all
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.training.best import BestAdapter
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.counters import Counters
 from advgrpo.training.discriminator_update import DiscriminatorUpdater
 from advgrpo.training.engine import PolicyEngine
-from advgrpo.training.nonfinite import Guard
 from advgrpo.training.held_out import LEAST_CRITIC_PROMPTS, HeldOutMonitor, Logger
+from advgrpo.training.nonfinite import NonFiniteGuard
 from advgrpo.training.policy_update import PolicyUpdater
-from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 from advgrpo.training.reward import ReferenceRewards, Reward
 from advgrpo.training.rollout import Denoiser
-from advgrpo.training.state import Session
+from advgrpo.training.state import TrainingState
 from advgrpo.training.stopping import StopSignal
 from advgrpo.training.stragglers import Stragglers
 
@@ -77,14 +77,14 @@ class Inputs:
     embeddings: StoredEmbeddings | None = None
 
 
-def build_session(
-    inputs: Inputs, *, ranks: Ranks, checkpoints: Checkpoints, logger: Logger
-) -> Session:
+def build_training_state(
+    inputs: Inputs, *, process_group: ProcessGroup, checkpoints: Checkpoints, logger: Logger
+) -> TrainingState:
     """Load models and make optimizers; every rank must call it.
 
     Args:
         inputs: What the run is given.
-        ranks: The training processes.
+        process_group: The training processes.
         checkpoints: Where its state goes.
         logger: Where its measures go; only the first rank's is used.
 
@@ -93,12 +93,12 @@ def build_session(
         ConfigError: If too few held-out prompts are left to measure on, the measure of alignment
             has no value for some of them, or a term of the reward has none for some prompts.
     """
-    config, seed, device = inputs.training, inputs.seed, ranks.device
+    config, seed, device = inputs.training, inputs.seed, process_group.device
     policy = load_policy(inputs.policy, device, seed=seed, embeddings=inputs.embeddings)
     if config.compile != "none":
         policy.compile(config.compile)
     engine = PolicyEngine(
-        policy, config, ranks, backwards_per_step=backwards_per_step(config, ranks)
+        policy, config, process_group, backwards_per_step=backwards_per_step(config, process_group)
     )
     discriminator = build_discriminator(inputs.discriminator, device, seed=seed)
     load_discriminator(inputs.pretrained_discriminator, discriminator)
@@ -108,20 +108,27 @@ def build_session(
         discriminator,
         held_out_fraction=inputs.discriminator.held_out_fraction,
         store=inputs.features,
-        ranks=ranks,
+        process_group=process_group,
     )
     denoiser = Denoiser(policy, config.sampling, config.loss)
     average = MovingAverage(engine.adapter(), limit=inputs.policy.adapter.ema_decay)
     texts = inputs.prompts.texts
-    held_out = _held_out_prompts(config, references, ranks)
+    held_out = _held_out_prompts(config, references, process_group)
     reward = Reward(config.reward, discriminator, inputs.reward_scorers)
     reward.check_prompts(texts)
-    counters = Counters(entered=ranks.whereabouts.enter)
-    guard = Guard(
-        policy, engine, texts, config, counters, ranks, seed=seed, store=checkpoints.location
+    counters = Counters(entered=process_group.monitor.enter)
+    guard = NonFiniteGuard(
+        policy,
+        engine,
+        texts,
+        config,
+        counters,
+        process_group,
+        seed=seed,
+        store=checkpoints.location,
     )
     held_out_texts = [texts[index] for index in held_out]
-    check_measures_all(
+    check_metrics_cover(
         inputs.alignment, inputs.scorers, held_out_texts, setting="evaluation.alignment"
     )
     monitor = HeldOutMonitor(
@@ -134,23 +141,30 @@ def build_session(
         ),
         inputs.scorers,
         config.sampling,
-        ranks,
+        process_group,
         batch_size=config.rollout.microbatch_size,
         seed=seed,
     )
-    return Session(
+    return TrainingState(
         config=config,
         seed=seed,
         prompts=inputs.prompts,
-        ranks=ranks,
+        process_group=process_group,
         policy=policy,
         engine=engine,
         denoiser=denoiser,
         average=average,
-        policy_updater=PolicyUpdater(policy, engine, denoiser, average, guard, config, ranks),
+        policy_updater=PolicyUpdater(
+            policy, engine, denoiser, average, guard, config, process_group
+        ),
         discriminator=discriminator,
         discriminator_updater=DiscriminatorUpdater(
-            discriminator, references, texts, inputs.discriminator.optimizer, ranks, seed=seed
+            discriminator,
+            references,
+            texts,
+            inputs.discriminator.optimizer,
+            process_group,
+            seed=seed,
         ),
         replay=ReplayPool(inputs.discriminator.optimizer.replay_images),
         references=references,
@@ -159,33 +173,33 @@ def build_session(
             reward, references, inputs.reference_images, inputs.prompts, held_out
         ),
         guard=guard,
-        stragglers=Stragglers(ranks, slow_ratio=config.hangs.slow_ratio),
+        stragglers=Stragglers(process_group, slow_ratio=config.hangs.slow_ratio),
         monitor=monitor,
         best=BestAdapter(config.monitoring, alignment=f"held_out/{inputs.alignment}"),
         counters=counters,
         history=[],
         checkpoints=checkpoints,
-        stop=StopSignal(ranks),
+        stop=StopSignal(process_group),
         logger=logger,
     )
 
 
 def _held_out_prompts(
-    config: TrainingConfig, references: ReferenceFeatures, ranks: Ranks
+    config: TrainingConfig, references: ReferenceFeatures, process_group: ProcessGroup
 ) -> tuple[int, ...]:
     """Choose the prompts that are measured while training goes on."""
     held_out = references.held_out_ids[: config.monitoring.held_out_prompts]
     # Equal shares: a gathered tensor has the same shape on each rank.
-    held_out = held_out[: len(held_out) // ranks.count * ranks.count]
+    held_out = held_out[: len(held_out) // process_group.world_size * process_group.world_size]
     if len(held_out) < _LEAST_MEASURED:
         raise ConfigError(
-            f"{len(held_out)} held-out prompts are left to measure on, over {ranks.count} "
-            f"processes; at least {_LEAST_MEASURED} are needed",
+            f"{len(held_out)} held-out prompts are left to measure on, over "
+            f"{process_group.world_size} processes; at least {_LEAST_MEASURED} are needed",
             repair="raise training.monitoring.held_out_prompts or discriminator.held_out_fraction, "
             "use fewer processes, or more reference images",
         )
     on = config.monitoring.watch.action != "none"
-    if on and len(held_out) < LEAST_CRITIC_PROMPTS and ranks.is_first:
+    if on and len(held_out) < LEAST_CRITIC_PROMPTS and process_group.is_first:
         logger.warning(
             "%d held-out prompts are too few to tell a hacked reward; from %d on it is watched: "
             "raise training.monitoring.held_out_prompts and discriminator.held_out_fraction, or "
@@ -196,9 +210,9 @@ def _held_out_prompts(
     return held_out
 
 
-def backwards_per_step(config: TrainingConfig, ranks: Ranks) -> int:
+def backwards_per_step(config: TrainingConfig, process_group: ProcessGroup) -> int:
     """Count the backward passes of a rank that make up one optimizer step."""
     rollout = config.rollout
     images = rollout.prompts_per_update * rollout.group_size // config.optimizer_steps_per_update
-    microbatches = images // ranks.count // rollout.microbatch_of_update
+    microbatches = images // process_group.world_size // rollout.microbatch_of_update
     return microbatches * config.sampling.window.length

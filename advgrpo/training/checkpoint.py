@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from advgrpo.errors import CheckpointError, StorageDamagedError, StorageNotFoundError
-from advgrpo.telemetry.logging import event
-from advgrpo.strict_json import parsed_object
 from advgrpo.storage import COMMIT_FILE, delete, download_folder, join, list_files, upload_folder
 from advgrpo.storage.local import disk_errors
 from advgrpo.storage.tensors import read_tensors, save_tensors
+from advgrpo.strict_json import parsed_object
+from advgrpo.telemetry.logging import event
 
 STATE_FILE = "state.json"
 UNSENT = "unsent_pictures"

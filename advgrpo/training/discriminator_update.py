@@ -10,10 +10,10 @@ from torch import Tensor
 
 from advgrpo.algorithm.randomness import generator_for
 from advgrpo.config.discriminator import DiscriminatorOptimizerConfig
+from advgrpo.errors import NonFiniteError
 from advgrpo.models.discriminators.base import Discriminator, Features, concatenate, pick
 from advgrpo.models.discriminators.replay import ReplayPool
-from advgrpo.errors import NonFiniteError
-from advgrpo.runtime.process_group import Ranks
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.training.reference_features import ReferenceFeatures
 
 
@@ -33,7 +33,7 @@ class DiscriminatorUpdater:
         references: Features of the reference images.
         prompts: All training prompts.
         config: Optimizer, batch and replay settings.
-        ranks: The training processes.
+        process_group: The training processes.
         seed: The run's seed.
     """
 
@@ -43,12 +43,17 @@ class DiscriminatorUpdater:
         references: ReferenceFeatures,
         prompts: Sequence[str],
         config: DiscriminatorOptimizerConfig,
-        ranks: Ranks,
+        process_group: ProcessGroup,
         *,
         seed: int,
     ) -> None:
         self._discriminator, self._references = discriminator, references
-        self._prompts, self._config, self._ranks, self._seed = prompts, config, ranks, seed
+        self._prompts, self._config, self._process_group, self._seed = (
+            prompts,
+            config,
+            process_group,
+            seed,
+        )
         self._parameters = list(discriminator.trainable_parameters().values())
         self.optimizer = torch.optim.Adam(
             self._parameters, lr=config.learning_rate, betas=config.betas
@@ -77,7 +82,7 @@ class DiscriminatorUpdater:
             loss = self._discriminator.loss(*self._batch(fresh, replay, generator))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            self._ranks.average_gradients(self._parameters)
+            self._process_group.average_gradients(self._parameters)
             gradients = [p.grad.norm() for p in self._parameters if p.grad is not None]
             norms.append(float(torch.stack(gradients).norm()))
             # The ranks' mean: all of them see it, whosever loss it came from.
@@ -85,14 +90,14 @@ class DiscriminatorUpdater:
                 self.optimizer.zero_grad(set_to_none=True)
                 raise NonFiniteError(
                     f"the discriminator's gradient became {norms[-1]} in step {step} of {turn} "
-                    f"(loss of rank {self._ranks.rank}: {loss.item()})",
+                    f"(loss of rank {self._process_group.rank}: {loss.item()})",
                     repair="lower discriminator.optimizer.learning_rate; the last checkpoint is "
                     "intact",
                 )
             losses.append(float(loss.detach()))
             self.optimizer.step()
         return {
-            "discriminator/loss": self._ranks.mean(sum(losses) / len(losses)),
+            "discriminator/loss": self._process_group.all_reduce_mean(sum(losses) / len(losses)),
             "discriminator/gradient_norm": sum(norms) / len(norms),
         }
 
@@ -127,7 +132,7 @@ class DiscriminatorUpdater:
         variations = self._references.draw_variations(len(ids), generator)
         # Every rank draws the whole batch and takes its share, so that the batch does not depend
         # on the number of ranks.
-        mine = slice(self._ranks.rank, None, self._ranks.count)
+        mine = slice(self._process_group.rank, None, self._process_group.world_size)
         parts = [pick(fresh.features, new)] + ([pick(replay.features, past)] if old else [])
         generated = pick(concatenate(parts), mine)
         ids, others, variations = ids[mine], others[mine], variations[mine]
@@ -140,7 +145,7 @@ class DiscriminatorUpdater:
         )
 
 
-def told_apart(
+def separation_metrics(
     discriminator: Discriminator,
     reference: Features,
     generated: Features,
@@ -158,18 +163,18 @@ def told_apart(
         of each; and their difference.
     """
     real, fake = discriminator.rewards(reference), discriminator.rewards(generated)
-    measures = {
+    metrics = {
         "discriminator/held_out_reference_logit": float(real.mean()),
         "discriminator/generated_logit": float(fake.mean()),
         "discriminator/margin": float(real.mean() - fake.mean()),
     }
     if discriminator.boundary is None:
         in_order = _share(real[:, None] > fake[None, :])
-        return {"discriminator/held_out_accuracy": float(in_order), **measures}
+        return {"discriminator/held_out_accuracy": float(in_order), **metrics}
     real, fake = real - discriminator.boundary, fake - discriminator.boundary
     return {
         "discriminator/held_out_accuracy": float((_share(real > 0) + _share(fake < 0)) / 2),
-        **measures,
+        **metrics,
         "discriminator/calibration_error": float(
             (_share(real > 0) - torch.sigmoid(real).mean()).abs()
             + (_share(fake > 0) - torch.sigmoid(fake).mean()).abs()

@@ -22,7 +22,7 @@ from torch import Tensor
 from advgrpo.config.training import PolicyOptimizerConfig, TrainingConfig
 from advgrpo.models.policies.adapter import copy_into
 from advgrpo.models.policies.sd3 import Sd3Policy
-from advgrpo.runtime.process_group import Ranks
+from advgrpo.runtime.process_group import ProcessGroup
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -33,7 +33,7 @@ class PolicyEngine:
     Args:
         policy: Its forward passes go through DeepSpeed from now on.
         config: Optimizer and ZeRO stage.
-        ranks: The training processes.
+        process_group: The training processes.
         backwards_per_step: Backward passes of a rank that make up one optimizer step.
     """
 
@@ -41,20 +41,20 @@ class PolicyEngine:
         self,
         policy: Sd3Policy,
         config: TrainingConfig,
-        ranks: Ranks,
+        process_group: ProcessGroup,
         *,
         backwards_per_step: int,
     ) -> None:
         self._parameters = policy.trainable_parameters()
         self._config = config.optimizer
         self._optimizer = adamw(list(self._parameters.values()), config.optimizer)
-        connect(ranks)
+        connect(process_group)
         self._engine, *_ = deepspeed.initialize(
             model=policy.transformer,
             optimizer=self._optimizer,
             model_parameters=list(self._parameters.values()),
             config=deepspeed_settings(
-                config, backwards_per_step=backwards_per_step, device=ranks.device
+                config, backwards_per_step=backwards_per_step, device=process_group.device
             ),
             dist_init_required=False,
         )
@@ -215,30 +215,30 @@ def _share(parameter: torch.nn.Parameter, value: Tensor) -> Tensor:
     return padded
 
 
-def connect(ranks: Ranks, *, timeout_seconds: int = 1800) -> None:
+def connect(process_group: ProcessGroup, *, timeout_seconds: int = 1800) -> None:
     """Join the training processes: NCCL on GPUs, gloo on CPUs.
 
     Args:
-        ranks: The training processes.
+        process_group: The training processes.
         timeout_seconds: How long a process waits for the others, at any time.
     """
     if torch.distributed.is_initialized():
         return
-    if ranks.count == 1:
+    if process_group.world_size == 1:
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(free_port()))
-    if ranks.device.type == "cpu":
+    if process_group.device.type == "cpu":
         # DeepSpeed would compile a shared-memory collective, which needs a C++ compiler; gloo's
         # own serves.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = "nccl" if ranks.device.type == "cuda" else "gloo"
+    backend = "nccl" if process_group.device.type == "cuda" else "gloo"
     deepspeed.init_distributed(
         dist_backend=backend,
         auto_mpi_discovery=False,
         verbose=False,
         timeout=timedelta(seconds=timeout_seconds),
     )
-    ranks.whereabouts.connect()
+    process_group.monitor.connect()
 
 
 def free_port() -> int:
@@ -276,7 +276,7 @@ def deepspeed_settings(
     return {
         "train_micro_batch_size_per_gpu": config.rollout.microbatch_of_update,
         "gradient_accumulation_steps": backwards_per_step,
-        "gradient_clipping": config.optimizer.gradient_norm_limit,
+        "gradient_clipping": config.optimizer.max_grad_norm,
         # A torch optimizer is handed over; one named here would be compiled for minutes.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from advgrpo.errors import StorageError
-from advgrpo.telemetry.progress import Progress
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage import cached_folder, fetched_name, join, scheme, storage_for
 from advgrpo.storage.local import replaced_folder
 from advgrpo.storage.tensors import save_tensors
-from advgrpo.runtime.process_group import Ranks
+from advgrpo.telemetry.progress import Progress
 
 IMAGES_PER_SHARD = 256
 """On average."""
@@ -88,29 +88,33 @@ class FeatureShards:
         featurize: Computes what is missing.
         location: Local folder or `s3://` location for the features of one frozen part, kept from
             run to run.
-        ranks: The processes that share the work; every one must make this object.
+        process_group: The processes that share the work; every one must make this object.
 
     Raises:
         StorageError: If a shard is damaged and cannot be replaced.
     """
 
     def __init__(
-        self, images: Iterable[str], featurize: Featurize, location: str, ranks: Ranks
+        self,
+        images: Iterable[str],
+        featurize: Featurize,
+        location: str,
+        process_group: ProcessGroup,
     ) -> None:
-        self._location, self._featurize, self._ranks = location, featurize, ranks
+        self._location, self._featurize, self._process_group = location, featurize, process_group
         self._shards = plan_shards(images)
-        mine = self._shards[ranks.rank :: ranks.count]
+        mine = self._shards[process_group.rank :: process_group.world_size]
         there = storage_for(location).list_files(location)
         self._compute([shard for shard in mine if shard.name not in there])
-        ranks.wait()
+        process_group.barrier()
         folder = self._fetched()
         damaged = {shard: why for shard in mine if (why := damage(folder / shard.name, shard))}
         for shard, why in damaged.items():
             where = join(location, shard.name)
             logger.warning("features in %s are damaged (%s): they are computed again", where, why)
-        if ranks.largest(float(len(damaged))):
+        if process_group.all_reduce_max(float(len(damaged))):
             self._compute(list(damaged))
-            ranks.wait()
+            process_group.barrier()
             folder = self._fetched()
             for shard in damaged:
                 self._require_whole(folder / shard.name, shard)

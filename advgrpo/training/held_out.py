@@ -9,17 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.seeds import seed_for
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import SamplingConfig
-from advgrpo.reference_images.image_set import load_images
+from advgrpo.data.image_loading import load_images
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.sampling import sample_images
-from advgrpo.records import ReferenceImageSet
 from advgrpo.models.scorers.base import Scorer, measured
 from advgrpo.models.scorers.critic import fresh_critic_order
 from advgrpo.models.scorers.distance import frechet_distance
 from advgrpo.models.scorers.statistics import image_statistics
-from advgrpo.runtime.process_group import Ranks
+from advgrpo.records import ReferenceImageSet
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.training.reward import DISCRIMINATOR
 
 
@@ -48,7 +48,7 @@ class Logger(Protocol):
 class HeldOut:
     """What the policy draws for prompts that it was not trained on."""
 
-    measures: Mapping[str, float]
+    metrics: Mapping[str, float]
 
     images: Float[Tensor, "batch 3 height width"]
     """This rank's."""
@@ -73,7 +73,7 @@ class Monitor(Protocol):
     """Measures the policy on prompts that it is not trained on."""
 
     @property
-    def reference_measures(self) -> Mapping[str, float]:
+    def reference_metrics(self) -> Mapping[str, float]:
         """Measures of the reference images of these prompts."""
         ...
 
@@ -106,15 +106,15 @@ class HeldOutMonitor:
         backbone: DinoBackbone,
         scorers: Sequence[Scorer],
         sampling: SamplingConfig,
-        ranks: Ranks,
+        process_group: ProcessGroup,
         *,
         batch_size: int,
         seed: int,
     ) -> None:
         self._prompts = list(prompts)
-        self._mine = self._prompts[ranks.rank :: ranks.count]
+        self._mine = self._prompts[process_group.rank :: process_group.world_size]
         self._backbone, self._scorers, self._sampling = backbone, scorers, sampling
-        self._ranks, self._batch_size, self._seed = ranks, batch_size, seed
+        self._process_group, self._batch_size, self._seed = process_group, batch_size, seed
         features, statistics = [], []
         for prompt in self._prompts:
             images = _all_images(reference_images, prompt)
@@ -126,14 +126,14 @@ class HeldOutMonitor:
         }
 
     @property
-    def reference_measures(self) -> dict[str, float]:
+    def reference_metrics(self) -> dict[str, float]:
         """Image statistics of the reference images, which do not change: mean and deviation."""
-        measures = {}
+        metrics = {}
         for name, values in self._reference_statistics.items():
-            measures[f"held_out/{REFERENCE_STATISTICS}.{name}"] = float(values.mean())
+            metrics[f"held_out/{REFERENCE_STATISTICS}.{name}"] = float(values.mean())
             deviation = float(values.std(correction=0))
-            measures[f"held_out/{REFERENCE_STATISTICS}.{name}_deviation"] = deviation
-        return measures
+            metrics[f"held_out/{REFERENCE_STATISTICS}.{name}_deviation"] = deviation
+        return metrics
 
     def measure(self, policy: Policy, rewards: Rewards) -> HeldOut:
         """Draw one image per prompt and measure them; every rank must call it.
@@ -152,39 +152,45 @@ class HeldOutMonitor:
             ]
         )
         features = self._gathered(self._features(images))
-        measures = {
+        metrics = {
             "held_out/distance": frechet_distance(
                 self._class_tokens(features), self._class_tokens(self._reference.flatten(0, 1))
             )
         }
         if len(self._prompts) >= LEAST_CRITIC_PROMPTS:
-            measures[CRITIC_ORDER] = fresh_critic_order(features, self._reference)
-        measures |= self._scores(images)
+            metrics[CRITIC_ORDER] = fresh_critic_order(features, self._reference)
+        metrics |= self._scores(images)
         for name, values in image_statistics(images).items():
-            measures[f"held_out/{STATISTICS}.{name}"] = self._ranks.mean(float(values.mean()))
+            metrics[f"held_out/{STATISTICS}.{name}"] = self._process_group.all_reduce_mean(
+                float(values.mean())
+            )
         rewarded = rewards(images, self._mine)
-        mean = self._ranks.mean(float(rewarded[DISCRIMINATOR].mean()))
-        measures["held_out/reward"] = mean
+        mean = self._process_group.all_reduce_mean(float(rewarded[DISCRIMINATOR].mean()))
+        metrics["held_out/reward"] = mean
         return HeldOut(
-            measures=measures,
+            metrics=metrics,
             images=images,
             rewards={name: self._gathered(value) for name, value in rewarded.items()},
         )
 
     def _gathered(self, values: Tensor) -> Tensor:
         """Join the ranks' rows in the order of the prompts, on the CPU."""
-        rows = self._ranks.gather(values.to(self._ranks.device)).cpu()
-        return rows.view(self._ranks.count, -1, *rows.shape[1:]).transpose(0, 1).flatten(0, 1)
+        rows = self._process_group.gather(values.to(self._process_group.device)).cpu()
+        return (
+            rows.view(self._process_group.world_size, -1, *rows.shape[1:])
+            .transpose(0, 1)
+            .flatten(0, 1)
+        )
 
     def _draw(self, policy: Policy, prompts: Sequence[str]) -> Tensor:
         images = sample_images(
             policy,
             prompts,
             self._seeds(prompts),
-            denoising_steps=self._sampling.denoising_steps,
+            num_inference_steps=self._sampling.num_inference_steps,
             guidance_scale=self._sampling.guidance_scale,
         )
-        self._ranks.whereabouts.beat()
+        self._process_group.monitor.beat()
         return images
 
     def _scores(self, images: Tensor) -> dict[str, float]:
@@ -193,9 +199,9 @@ class HeldOutMonitor:
         for scorer in self._scorers:
             found = measured(scorer, images, self._mine, origins)
             # One that asks a program for each image may take as long as all the drawing.
-            self._ranks.whereabouts.beat()
+            self._process_group.monitor.beat()
             for name, values in found.items():
-                gathered = self._ranks.gather(values.to(self._ranks.device))
+                gathered = self._process_group.gather(values.to(self._process_group.device))
                 # A scorer may have no value for any of the prompts.
                 if not gathered.isnan().all():
                     means[f"held_out/{name}"] = float(gathered.nanmean())

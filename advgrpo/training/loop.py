@@ -11,20 +11,20 @@ from advgrpo.telemetry.logging import bind
 from advgrpo.telemetry.progress import Progress
 from advgrpo.training.discriminator_update import GeneratedFeatures
 from advgrpo.training.metrics import (
-    cost_measures,
+    cost_metrics,
+    discriminator_metrics,
     log_update,
     measure_held_out,
-    reward_measures,
+    reward_metrics,
     shown,
-    told_apart_measures,
 )
-from advgrpo.training.rollout import generate_rollout
-from advgrpo.training.state import Session
-from advgrpo.training.update_schedule import Turn, rollouts_per_update, turn_at
 from advgrpo.training.reward_hacking_watch import stopped_early, watch
+from advgrpo.training.rollout import generate_rollout
+from advgrpo.training.state import TrainingState
+from advgrpo.training.update_schedule import Turn, rollouts_per_update, turn_at
 
 
-def train(session: Session) -> None:
+def train(session: TrainingState) -> None:
     """Take all turns of a run, from wherever it stands, unless an alarm ends it.
 
     Args:
@@ -43,12 +43,12 @@ def train(session: Session) -> None:
         while not is_over(session):
             before = counters.updates
             bind(update=before + 1)
-            measures = take_turn(session)
+            metrics = take_turn(session)
             if counters.updates == before:
                 if _is_due_without_update(session):
                     session.save()
                 continue
-            session.note(measures)
+            session.note(metrics)
             if is_due(config.monitoring.held_out_every_updates, session):
                 measure_held_out(session)
                 watch(session)
@@ -61,25 +61,25 @@ def train(session: Session) -> None:
         raise
 
 
-def is_over(session: Session) -> bool:
+def is_over(session: TrainingState) -> bool:
     """Tell whether all updates were made, or an alarm ended the run."""
     return session.counters.updates >= session.config.updates or stopped_early(session)
 
 
-def is_due(every: int, session: Session) -> bool:
+def is_due(every: int, session: TrainingState) -> bool:
     """Tell whether something that happens every so many updates, and at the end, is due."""
     updates = session.counters.updates
     return updates % every == 0 or updates == session.config.updates
 
 
-def _is_due_without_update(session: Session) -> bool:
+def _is_due_without_update(session: TrainingState) -> bool:
     """Tell whether a checkpoint is due although the policy waits, which it may do for long."""
     config = session.config
     every = config.checkpoint_every_updates * rollouts_per_update(config)
     return session.counters.turns % every == 0
 
 
-def take_turn(session: Session) -> dict[str, float]:
+def take_turn(session: TrainingState) -> dict[str, float]:
     """Generate a rollout, reward it, and update whoever's turn it is.
 
     Returns:
@@ -93,20 +93,20 @@ def take_turn(session: Session) -> dict[str, float]:
     skipped = counters.skipped
     turn = turn_at(session.config, counters.turns)
     try:
-        measures, generated = _take_turn(session, turn)
+        metrics, generated = _take_turn(session, turn)
     except NonFiniteError as fault:
         session.guard.skip(fault)
         counters.turns += 1
         return {}
-    measures |= _update_discriminator(session, turn, generated, is_fooled=_is_fooled(measures))
+    metrics |= _update_discriminator(session, turn, generated, is_fooled=_is_fooled(metrics))
     counters.turns += 1
     if counters.skipped == skipped:
         counters.skipped_in_a_row = 0
-    return measures | cost_measures(session)
+    return metrics | cost_metrics(session)
 
 
-def _take_turn(session: Session, turn: Turn) -> tuple[dict[str, float], GeneratedFeatures]:
-    config, counters, ranks = session.config, session.counters, session.ranks
+def _take_turn(session: TrainingState, turn: Turn) -> tuple[dict[str, float], GeneratedFeatures]:
+    config, counters, process_group = session.config, session.counters, session.process_group
     prompt_ids = prompts_of_rollout(
         session.references.training_ids,
         counters.turns,
@@ -117,11 +117,11 @@ def _take_turn(session: Session, turn: Turn) -> tuple[dict[str, float], Generate
         prompt_ids,
         group_size=config.rollout.group_size,
         optimizer_steps=config.optimizer_steps_per_update,
-        ranks=ranks.count,
-        rank=ranks.rank,
+        world_size=process_group.world_size,
+        rank=process_group.rank,
     )
     plans = [plan for step in steps for plan in step]
-    began = ranks.busy_clock()
+    began = process_group.busy_clock()
     with counters.timed("rollout"):
         rollout = generate_rollout(
             session.policy,
@@ -140,37 +140,39 @@ def _take_turn(session: Session, turn: Turn) -> tuple[dict[str, float], Generate
         texts = session.texts(rollout.prompt_ids.tolist())
         terms = session.reward.terms(rollout.images, features, texts)
         session.guard.check_rewards(terms, session.reward.names, rollout)
-        everyone = ranks.gather_in_order({**features, "terms": terms}, plans)
+        everyone = process_group.gather_in_order(
+            {**features, "terms": terms}, [plan.position for plan in plans]
+        )
         by_group = everyone.pop("terms").view(len(prompt_ids), config.rollout.group_size, -1)
         ids = torch.tensor(prompt_ids).repeat_interleave(config.rollout.group_size)
         generated = GeneratedFeatures(features=everyone, prompt_ids=ids)
-        measures = reward_measures(session, by_group) | told_apart_measures(session, generated)
-    measures |= session.stragglers.measures(ranks.busy_clock() - began)
+        metrics = reward_metrics(session, by_group) | discriminator_metrics(session, generated)
+    metrics |= session.stragglers.metrics(process_group.busy_clock() - began)
     counters.images_sampled += len(ids)
-    if turn.trains_policy and not (_is_fooled(measures) and turn.policy_waits):
+    if turn.trains_policy and not (_is_fooled(metrics) and turn.pause_policy):
         rewards = combined_rewards(
             list(by_group.unbind(-1)),
             session.reward.weights,
             standardize=session.reward.standardize,
         )
         advantages = group_advantages(rewards, normalization=config.loss.advantage_normalization)
-        mine = advantages.flatten()[[plan.position for plan in plans]].to(ranks.device)
+        mine = advantages.flatten()[[plan.position for plan in plans]].to(process_group.device)
         with counters.timed("policy update"):
-            measures |= session.policy_updater.update(
+            metrics |= session.policy_updater.update(
                 rollout, mine, session.prompts.texts, update=counters.updates
             )
         counters.updates += 1
-    return measures, generated
+    return metrics, generated
 
 
 def _update_discriminator(
-    session: Session, turn: Turn, generated: GeneratedFeatures, *, is_fooled: bool
+    session: TrainingState, turn: Turn, generated: GeneratedFeatures, *, is_fooled: bool
 ) -> dict[str, float]:
-    measures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     if turn.discriminator_steps and (is_fooled or not turn.only_if_fooled):
         with session.counters.timed("discriminator update"):
             try:
-                measures = session.discriminator_updater.update(
+                metrics = session.discriminator_updater.update(
                     generated,
                     session.replay,
                     steps=turn.discriminator_steps,
@@ -179,8 +181,8 @@ def _update_discriminator(
             except NonFiniteError as fault:
                 session.guard.skip(fault)
         session.replay.add(generated.features, generated.prompt_ids)
-    return measures
+    return metrics
 
 
-def _is_fooled(measures: Mapping[str, float]) -> bool:
-    return measures["discriminator/margin"] < 0
+def _is_fooled(metrics: Mapping[str, float]) -> bool:
+    return metrics["discriminator/margin"] < 0

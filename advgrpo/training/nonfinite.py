@@ -14,13 +14,13 @@ from torch import Tensor
 
 from advgrpo.config import TrainingConfig
 from advgrpo.errors import NonFiniteError, StorageError
-from advgrpo.telemetry.logging import event
 from advgrpo.models.policies.sd3 import Sd3Policy
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage import join
+from advgrpo.telemetry.logging import event
 from advgrpo.training.counters import Counters
 from advgrpo.training.engine import PolicyEngine
-from advgrpo.runtime.process_group import Ranks
-from advgrpo.training.nonfinite_dump import Kept, keep
+from advgrpo.training.nonfinite_dump import NonFiniteDump, keep
 from advgrpo.training.rollout import Rollout
 
 MOST_KEPT = 20
@@ -41,7 +41,7 @@ class Finding:
     """This rank's first image that is touched."""
 
 
-class Guard:
+class NonFiniteGuard:
     """Looks for values that are not finite.
 
     Args:
@@ -50,7 +50,7 @@ class Guard:
         prompts: All training prompts.
         config: The run's training settings.
         counters: How far the run has come.
-        ranks: The training processes.
+        process_group: The training processes.
         seed: The run's seed.
         store: Local folder or `s3://` location for what is kept.
     """
@@ -62,13 +62,18 @@ class Guard:
         prompts: Sequence[str],
         config: TrainingConfig,
         counters: Counters,
-        ranks: Ranks,
+        process_group: ProcessGroup,
         *,
         seed: int,
         store: str,
     ) -> None:
         self._policy, self._engine, self._prompts, self._config = policy, engine, prompts, config
-        self._counters, self._ranks, self._seed, self._store = counters, ranks, seed, store
+        self._counters, self._process_group, self._seed, self._store = (
+            counters,
+            process_group,
+            seed,
+            store,
+        )
 
     def check_rollout(self, rollout: Rollout) -> None:
         """Refuse latents, log-probs or images that are not finite; every rank must call it.
@@ -109,8 +114,8 @@ class Guard:
         Raises:
             NonFiniteError: Always, on all ranks.
         """
-        found = self._ranks.largest(float(finding is not None))
-        if not found and self._ranks.is_first:
+        found = self._process_group.all_reduce_max(float(finding is not None))
+        if not found and self._process_group.is_first:
             finding = Finding("the norm of the policy's gradient", float("nan"), 0)
         self.report(finding, rollout, advantages)
 
@@ -130,14 +135,14 @@ class Guard:
         Raises:
             NonFiniteError: On all ranks, if any rank found something; says what the first found.
         """
-        if self._ranks.largest(float(finding is not None)) == 0:
+        if self._process_group.all_reduce_max(float(finding is not None)) == 0:
             return
         adapter = self._engine.adapter()
         words = ""
         if finding is not None:
             words = self._say_and_keep(finding, rollout, advantages, adapter)
         raise NonFiniteError(
-            self._ranks.first_text(words),
+            self._process_group.first_text(words),
             repair="see what `advgrpo reproduce` says of the kept folder; if it is the precision, "
             "set policy.forward_dtype=float32; if the weights have grown, lower "
             "training.optimizer.learning_rate; training.non_finite.action=skip leaves such "
@@ -155,8 +160,8 @@ class Guard:
             int(ids[finding.image]) for ids in (rollout.prompt_ids, rollout.samples)
         )
         where = (
-            f"{finding.tensor} became {finding.value} on rank {self._ranks.rank} in rollout "
-            f"{rollout.update} (prompt {self._prompts[prompt_id]!r}, seed {self._seed}, "
+            f"{finding.tensor} became {finding.value} on rank {self._process_group.rank} in "
+            f"rollout {rollout.update} (prompt {self._prompts[prompt_id]!r}, seed {self._seed}, "
             f"image {sample} of its group)"
         )
         if self._counters.skipped >= MOST_KEPT:
@@ -165,9 +170,9 @@ class Guard:
         size = sizes.microbatch_size if advantages is None else sizes.microbatch_of_update
         first = finding.image // size * size
         chosen = slice(first, first + size)
-        name = f"rollout-{rollout.update:08d}-rank-{self._ranks.rank}"
+        name = f"rollout-{rollout.update:08d}-rank-{self._process_group.rank}"
         location = join(self._store, "non-finite", name)
-        kept = Kept(
+        kept = NonFiniteDump(
             what=where,
             seed=self._seed,
             rollout=rollout.update,
@@ -207,7 +212,7 @@ class Guard:
                 f"(training.non_finite.most_in_a_row={config.most_in_a_row})",
                 repair=fault.repair,
             ) from fault
-        if self._ranks.is_first:
+        if self._process_group.is_first:
             note = event("rollout_left_out", repair=fault.repair)
             logger.warning("left out: %s", fault.message, extra=note)
 

@@ -25,7 +25,7 @@ FACTS_FILE, TENSORS_FILE = "facts.json", "tensors.safetensors"
 ADAPTER = "adapter."
 
 
-class Kept(Section):
+class NonFiniteDump(Section):
     """All that one microbatch of a rollout depends on, besides the base model's weights."""
 
     what: str
@@ -55,7 +55,7 @@ class TensorReport:
     """Largest finite magnitude."""
 
 
-def keep(location: str, kept: Kept, tensors: Mapping[str, Tensor]) -> None:
+def keep(location: str, kept: NonFiniteDump, tensors: Mapping[str, Tensor]) -> None:
     """Write a microbatch's inputs.
 
     Args:
@@ -74,7 +74,7 @@ def keep(location: str, kept: Kept, tensors: Mapping[str, Tensor]) -> None:
         upload_folder(folder, location)
 
 
-def read_kept(location: str) -> tuple[Kept, dict[str, Tensor]]:
+def read_kept(location: str) -> tuple[NonFiniteDump, dict[str, Tensor]]:
     """Read what `keep` wrote.
 
     Raises:
@@ -85,7 +85,7 @@ def read_kept(location: str) -> tuple[Kept, dict[str, Tensor]]:
         folder = Path(scratch) / "kept"
         download_folder(location, folder)
         try:
-            kept = Kept.model_validate_json((folder / FACTS_FILE).read_bytes())
+            kept = NonFiniteDump.model_validate_json((folder / FACTS_FILE).read_bytes())
             return kept, read_tensors(folder / TENSORS_FILE)
         # One of pydantic's is a ValueError.
         except (OSError, ValueError) as error:
@@ -96,7 +96,7 @@ def read_kept(location: str) -> tuple[Kept, dict[str, Tensor]]:
 
 
 def reproduce(
-    kept: Kept, tensors: Mapping[str, Tensor], policy: Sd3Policy
+    kept: NonFiniteDump, tensors: Mapping[str, Tensor], policy: Sd3Policy
 ) -> Iterator[TensorReport]:
     """Compute a kept microbatch anew, first the rollout and then the gradients.
 

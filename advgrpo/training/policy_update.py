@@ -13,9 +13,9 @@ from advgrpo.config import TrainingConfig
 from advgrpo.errors import RatioError
 from advgrpo.models.policies import Sd3Policy
 from advgrpo.models.policies.ema import MovingAverage
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.training.engine import PolicyEngine
-from advgrpo.training.nonfinite import Finding, Guard, first_not_finite
-from advgrpo.runtime.process_group import Ranks
+from advgrpo.training.nonfinite import Finding, NonFiniteGuard, first_not_finite
 from advgrpo.training.rollout import Denoiser, Rollout
 from advgrpo.training.step_losses import StepLoss, step_losses
 
@@ -30,7 +30,7 @@ class PolicyUpdater:
         average: Moving average of the adapter, updated after each optimizer step.
         guard: Says and keeps what is not finite.
         config: Loss, optimizer and rollout settings.
-        ranks: The training processes.
+        process_group: The training processes.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class PolicyUpdater:
         engine: PolicyEngine,
         denoiser: Denoiser,
         average: MovingAverage,
-        guard: Guard,
+        guard: NonFiniteGuard,
         config: TrainingConfig,
-        ranks: Ranks,
+        process_group: ProcessGroup,
     ) -> None:
         self._policy, self._engine, self._denoiser = policy, engine, denoiser
         self._average, self._guard = average, guard
-        self._config, self._ranks = config, ranks
+        self._config, self._process_group = config, process_group
 
     def update(
         self,
@@ -87,7 +87,7 @@ class PolicyUpdater:
                 self._guard.report_step(finding, rollout, advantages)
             record.gradient_norms.append(self._engine.gradient_norm)
             self._average.update(self._engine.adapter(), step=done)
-        return record.measures(self._ranks, learning_rate=rate)
+        return record.metrics(self._process_group, learning_rate=rate)
 
     @property
     def _microbatch(self) -> int:
@@ -107,7 +107,7 @@ class PolicyUpdater:
             if chosen.start == 0:
                 self._check_ratio(loss.policy, record)
             record.add(loss.policy, float(loss.total.detach()))
-            self._ranks.whereabouts.beat()
+            self._process_group.monitor.beat()
             self._engine.backward(loss.total)
 
     def _find(
@@ -157,7 +157,9 @@ class PolicyUpdater:
     def _check_ratio(self, result: PolicyLoss, record: "_Record") -> None:
         # Nothing was updated since the rollout, so any difference is a fault of ours or of the
         # numerics, and training on it would teach noise.
-        error = self._ranks.largest(float((result.ratio - 1).abs().max().nan_to_num(math.inf)))
+        error = self._process_group.all_reduce_max(
+            float((result.ratio - 1).abs().max().nan_to_num(math.inf))
+        )
         if math.isinf(error):
             return  # not a number: what it came from is named at the optimizer step
         record.ratio_error = max(record.ratio_error, error)
@@ -195,23 +197,25 @@ class _Record:
         self.above.append(float(result.clipped_above))
         self.below.append(float(result.clipped_below))
 
-    def measures(self, ranks: Ranks, *, learning_rate: float) -> dict[str, float]:
+    def metrics(self, process_group: ProcessGroup, *, learning_rate: float) -> dict[str, float]:
         ratios = torch.cat(self.ratios)
-        mean = ranks.mean(float(ratios.mean()))
-        variance = ranks.mean(float(((ratios - mean) ** 2).mean()))
-        measures = {
-            "policy/loss": ranks.mean(_mean(self.losses)),
+        mean = process_group.all_reduce_mean(float(ratios.mean()))
+        variance = process_group.all_reduce_mean(float(((ratios - mean) ** 2).mean()))
+        metrics = {
+            "policy/loss": process_group.all_reduce_mean(_mean(self.losses)),
             "policy/ratio_mean": mean,
             "policy/ratio_std": math.sqrt(variance),
             "policy/ratio_error_before_step": self.ratio_error,
-            "policy/clipped_above": ranks.mean(_mean(self.above)),
-            "policy/clipped_below": ranks.mean(_mean(self.below)),
+            "policy/clipped_above": process_group.all_reduce_mean(_mean(self.above)),
+            "policy/clipped_below": process_group.all_reduce_mean(_mean(self.below)),
             "policy/gradient_norm": _mean(self.gradient_norms),
             "policy/learning_rate": learning_rate,
         }
         if self.divergences:
-            measures["policy/divergence_from_base"] = ranks.mean(_mean(self.divergences))
-        return measures
+            metrics["policy/divergence_from_base"] = process_group.all_reduce_mean(
+                _mean(self.divergences)
+            )
+        return metrics
 
 
 def _mean(values: list[float]) -> float:

@@ -13,18 +13,18 @@ from advgrpo.models.discriminators.base import Discriminator, concatenate
 from advgrpo.models.discriminators.replay import ReplayPool
 from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.sampling import sample_images
-from advgrpo.telemetry.progress import Progress
 from advgrpo.records import PromptSet
+from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.telemetry.progress import Progress
 from advgrpo.training.discriminator_update import (
     DiscriminatorUpdater,
     GeneratedFeatures,
-    told_apart,
+    separation_metrics,
 )
-from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 
 HELD_OUT_IMAGES = 128
-STEPS_BETWEEN_MEASURES = 4
+STEPS_BETWEEN_METRICS = 4
 
 
 def pretrain_discriminator(
@@ -36,7 +36,7 @@ def pretrain_discriminator(
     config: DiscriminatorConfig,
     sampling: SamplingConfig,
     batch_size: int,
-    ranks: Ranks,
+    process_group: ProcessGroup,
     seed: int,
 ) -> list[dict[str, float]]:
     """Train the discriminator on base-model images until it tells held-out images apart.
@@ -49,7 +49,7 @@ def pretrain_discriminator(
         config: Images, most steps and target accuracy.
         sampling: Steps and guidance of the base model.
         batch_size: Images sampled at once.
-        ranks: The processes; each samples a share.
+        process_group: The processes; each samples a share.
         seed: The run's seed.
 
     Returns:
@@ -63,7 +63,7 @@ def pretrain_discriminator(
 
     def base_images(ids: Sequence[int], count: int) -> GeneratedFeatures:
         return _base_images(
-            policy, discriminator, prompts, ids, count, sampling, batch_size, ranks, seed
+            policy, discriminator, prompts, ids, count, sampling, batch_size, process_group, seed
         )
 
     fresh = base_images(references.training_ids, goal.images)
@@ -73,11 +73,11 @@ def pretrain_discriminator(
         references.take(ids, torch.zeros_like(ids)), [prompts.texts[i] for i in ids.tolist()]
     )
     updater = DiscriminatorUpdater(
-        discriminator, references, prompts.texts, config.optimizer, ranks, seed=seed
+        discriminator, references, prompts.texts, config.optimizer, process_group, seed=seed
     )
 
     def measured() -> dict[str, float]:
-        return told_apart(
+        return separation_metrics(
             discriminator,
             unseen_references,
             discriminator.with_prompts(
@@ -87,14 +87,14 @@ def pretrain_discriminator(
 
     history: list[dict[str, float]] = [] if goal.steps else [{"step": 0.0, **measured()}]
     progress = Progress("reward pre-training", goal.steps, "steps")
-    for step in range(0, goal.steps, STEPS_BETWEEN_MEASURES):
-        steps = min(STEPS_BETWEEN_MEASURES, goal.steps - step)
-        measures = updater.update(
+    for step in range(0, goal.steps, STEPS_BETWEEN_METRICS):
+        steps = min(STEPS_BETWEEN_METRICS, goal.steps - step)
+        metrics = updater.update(
             fresh, ReplayPool(0), steps=steps, turn=f"pre-training step {step}"
         )
-        measures |= measured()
-        history.append({"step": float(step + steps), **measures})
-        accuracy = measures["discriminator/held_out_accuracy"]
+        metrics |= measured()
+        history.append({"step": float(step + steps), **metrics})
+        accuracy = metrics["discriminator/held_out_accuracy"]
         progress.advance(steps, {"discriminator accuracy": accuracy})
         if accuracy >= goal.target_accuracy:
             break
@@ -106,7 +106,7 @@ def prompts_of_base_images(
     held_out: Sequence[int],
     *,
     config: PretrainingConfig,
-    ranks: int,
+    world_size: int,
     seed: int,
 ) -> list[int]:
     """List the prompts of which `pretrain_discriminator` draws images.
@@ -115,21 +115,21 @@ def prompts_of_base_images(
         training: Prompts whose reference images train.
         held_out: Prompts whose reference images measure.
         config: How many images are drawn.
-        ranks: How many processes.
+        world_size: How many processes.
         seed: The run's seed.
     """
     return [
-        *_drawn(training, config.images, ranks, seed),
-        *_drawn(held_out, HELD_OUT_IMAGES, ranks, seed),
+        *_drawn(training, config.images, world_size, seed),
+        *_drawn(held_out, HELD_OUT_IMAGES, world_size, seed),
     ]
 
 
-def _drawn(prompt_ids: Sequence[int], count: int, ranks: int, seed: int) -> list[int]:
+def _drawn(prompt_ids: Sequence[int], count: int, world_size: int, seed: int) -> list[int]:
     """Take prompts in a random order, as many for each rank."""
     order = torch.randperm(
         len(prompt_ids), generator=generator_for(seed, "base images", len(prompt_ids))
     ).tolist()
-    total = -(-count // ranks) * ranks
+    total = -(-count // world_size) * world_size
     return [prompt_ids[order[k % len(order)]] for k in range(total)]
 
 
@@ -141,12 +141,12 @@ def _base_images(
     count: int,
     sampling: SamplingConfig,
     batch_size: int,
-    ranks: Ranks,
+    process_group: ProcessGroup,
     seed: int,
 ) -> GeneratedFeatures:
     """Draw base-model images of prompts in a random order; every rank gets all features."""
-    drawn = _drawn(prompt_ids, count, ranks.count, seed)
-    mine = list(enumerate(drawn))[ranks.rank :: ranks.count]
+    drawn = _drawn(prompt_ids, count, process_group.world_size, seed)
+    mine = list(enumerate(drawn))[process_group.rank :: process_group.world_size]
     parts: list[dict[str, Tensor]] = []
     progress = Progress("base model images", len(mine), "images")
     for first in range(0, len(mine), batch_size):
@@ -156,13 +156,16 @@ def _base_images(
                 policy,
                 [prompts.texts[prompt_id] for _, prompt_id in batch],
                 [seed_for(seed, "base images", prompt_id, k) for k, prompt_id in batch],
-                denoising_steps=sampling.denoising_steps,
+                num_inference_steps=sampling.num_inference_steps,
                 guidance_scale=sampling.guidance_scale,
             )
         parts.append(dict(discriminator.image_features(images)))
         progress.advance(len(batch))
-    order_back = torch.tensor(range(len(drawn))).view(-1, ranks.count).T.flatten().argsort()
+    order_back = (
+        torch.tensor(range(len(drawn))).view(-1, process_group.world_size).T.flatten().argsort()
+    )
     features = {
-        name: ranks.gather(value).cpu()[order_back] for name, value in concatenate(parts).items()
+        name: process_group.gather(value).cpu()[order_back]
+        for name, value in concatenate(parts).items()
     }
     return GeneratedFeatures(features=features, prompt_ids=torch.tensor(drawn))

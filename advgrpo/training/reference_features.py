@@ -10,9 +10,12 @@ from advgrpo.data.images import read_image
 from advgrpo.data.splits import split_prompts
 from advgrpo.models.discriminators.base import Discriminator, Features
 from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage import join
 from advgrpo.training.feature_shards import FeatureShards
-from advgrpo.runtime.process_group import Ranks
+
+FEATURES = "features"
+"""Folder of a workspace that holds features of reference images."""
 
 
 class ReferenceFeatures:
@@ -24,7 +27,7 @@ class ReferenceFeatures:
         discriminator: Whose features; its fingerprint is part of the cache's key.
         held_out_fraction: Share of prompts whose reference images only measure.
         store: Local folder or `s3://` location for features, kept from run to run.
-        ranks: The training processes; each computes some shards, and all read all.
+        process_group: The training processes; each computes some shards, and all read all.
 
     Attributes:
         held_out_ids: Positions of the prompts that only measure.
@@ -41,7 +44,7 @@ class ReferenceFeatures:
         *,
         held_out_fraction: float,
         store: str,
-        ranks: Ranks,
+        process_group: ProcessGroup,
     ) -> None:
         split = split_prompts(prompts.texts, held_out_fraction)
         self._files = [images.files.get(text, ()) for text in prompts.texts]
@@ -61,9 +64,9 @@ class ReferenceFeatures:
 
         # A GPU's last bits are not the CPU's.
         place = discriminator.fingerprint
-        if ranks.device.type != "cpu":
-            place += f"-{ranks.device.type}"
-        self._shards = FeatureShards(places, featurize, join(store, place), ranks)
+        if process_group.device.type != "cpu":
+            place += f"-{process_group.device.type}"
+        self._shards = FeatureShards(places, featurize, join(store, place), process_group)
 
     def take(
         self, prompt_ids: Int[Tensor, "batch"], variations: Int[Tensor, "batch"]

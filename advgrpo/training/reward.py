@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.advantage import combined_rewards
-from advgrpo.config.reward import RewardConfig, rewarded_measure
-from advgrpo.reference_images.image_set import load_images
+from advgrpo.config.reward import RewardConfig, rewarded_metric
+from advgrpo.data.image_loading import load_images
 from advgrpo.models.discriminators.base import Discriminator, Features
-from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.models.scorers.base import Scorer, check_measures_all
+from advgrpo.models.scorers.base import Scorer, check_metrics_cover
 from advgrpo.models.scorers.critic import share_in_order
+from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.training.reference_features import ReferenceFeatures
 
 DISCRIMINATOR = "discriminator"
@@ -50,7 +50,7 @@ class Reward:
         """
         for setting, term in self._terms.items():
             scorer = self._scorers[term.type]
-            check_measures_all(rewarded_measure(term), [scorer], prompts, setting=setting)
+            check_metrics_cover(rewarded_metric(term), [scorer], prompts, setting=setting)
 
     def values(
         self,
@@ -93,9 +93,9 @@ class Reward:
         """Score images by each frozen scorer, on the CPU."""
         values: dict[str, Tensor] = {}
         for term in self._terms.values():
-            _, _, measure = rewarded_measure(term).partition(".")
+            _, _, metric = rewarded_metric(term).partition(".")
             scores = self._scorers[term.type].score(images, prompts)
-            values[term.type] = scores[measure].float().cpu()
+            values[term.type] = scores[metric].float().cpu()
         return values
 
     def order(

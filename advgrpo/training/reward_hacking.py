@@ -90,7 +90,7 @@ def _witnesses(measured: Sequence[Row], config: WatchConfig, alignment: str) -> 
 def _unseen_by_reward(row: Row, best: Row, config: WatchConfig) -> list[str]:
     # A critic is not asked where there are too few held-out prompts.
     critic, reward = row.get(CRITIC_ORDER, 0.0), row[REWARD_ORDER]
-    blind = critic - reward >= config.blindness
+    blind = critic - reward >= config.critic_gap
     if not (blind and row[DISTANCE] >= config.distance_rise * best[DISTANCE]):
         return []
     then = f"at update {best['update']:.0f}"

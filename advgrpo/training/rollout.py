@@ -57,7 +57,7 @@ class Denoiser:
         self._policy = policy
         self._sampling = sampling
         self._log_prob = log_prob.log_prob
-        self._sigmas = policy.sigmas(sampling.denoising_steps).tolist()
+        self._sigmas = policy.sigmas(sampling.num_inference_steps).tolist()
 
     def follow_ode(self, latents: Tensor, step: int, embeddings: PromptEmbeddings) -> Tensor:
         """Take a step without noise."""
@@ -157,7 +157,7 @@ def generate_rollout(
             current = _shared_prefix(denoiser, current, embeddings, seeds.groups(), steps=start)
         stored, scores = [current], []
         first_step = start if sampling.shared_prefix else 0
-        for step in range(first_step, sampling.denoising_steps):
+        for step in range(first_step, sampling.num_inference_steps):
             if step not in trained:
                 current = denoiser.follow_ode(current, step, embeddings)
                 if step < start:

@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 from advgrpo.config import TrainingConfig
+from advgrpo.errors import CheckpointError
 from advgrpo.models.discriminators import Discriminator
 from advgrpo.models.discriminators.replay import ReplayPool
-from advgrpo.errors import CheckpointError
-from advgrpo.telemetry.logging import quiet
 from advgrpo.models.policies import Sd3Policy
 from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.records import PromptSet
+from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.telemetry.logging import quiet
 from advgrpo.training.best import BestAdapter
 from advgrpo.training.checkpoint import UNSENT, Checkpoint, Checkpoints
 from advgrpo.training.counters import Counters
 from advgrpo.training.discriminator_update import DiscriminatorUpdater
 from advgrpo.training.engine import PolicyEngine
-from advgrpo.training.nonfinite import Guard
 from advgrpo.training.held_out import Logger, Monitor
+from advgrpo.training.nonfinite import NonFiniteGuard
 from advgrpo.training.policy_update import PolicyUpdater
-from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 from advgrpo.training.reward import ReferenceRewards, Reward
 from advgrpo.training.rollout import Denoiser
@@ -37,13 +37,13 @@ _NO_TURN = -1
 
 
 @dataclass(frozen=True)
-class Session:
+class TrainingState:
     """A run, ready to be trained."""
 
     config: TrainingConfig
     seed: int
     prompts: PromptSet
-    ranks: Ranks
+    process_group: ProcessGroup
     policy: Sd3Policy
     engine: PolicyEngine
     denoiser: Denoiser
@@ -55,7 +55,7 @@ class Session:
     references: ReferenceFeatures
     reward: Reward
     reference_rewards: ReferenceRewards
-    guard: Guard
+    guard: NonFiniteGuard
     stragglers: Stragglers
     monitor: Monitor
     best: BestAdapter
@@ -69,14 +69,14 @@ class Session:
         """Look prompts up."""
         return [self.prompts.texts[index] for index in prompt_ids]
 
-    def note(self, measures: Mapping[str, float]) -> None:
+    def note(self, metrics: Mapping[str, float]) -> None:
         """Add measures of the present update to the history, and tell the logger."""
-        row = {"update": float(self.counters.updates), **measures}
+        row = {"update": float(self.counters.updates), **metrics}
         if self.history and self.history[-1]["update"] == row["update"]:
             self.history[-1] |= row
         else:
             self.history.append(row)
-        self.logger.metrics(measures, self.counters.updates)
+        self.logger.metrics(metrics, self.counters.updates)
 
     def save(self) -> None:
         """Write a checkpoint; every rank must call it."""
@@ -96,8 +96,8 @@ class Session:
 
     def _save(self) -> None:
         policy = self.engine.state()
-        if not self.ranks.is_first:
-            self.ranks.wait()
+        if not self.process_group.is_first:
+            self.process_group.barrier()
             return
         optimizer = self.discriminator_updater.state()
         checkpoint = Checkpoint(
@@ -120,14 +120,14 @@ class Session:
                 "skipped": self.counters.skipped,
                 "skipped_in_a_row": self.counters.skipped_in_a_row,
                 "seconds": self.counters.seconds,
-                "best_measures": self.best.measures,
+                "best_measures": self.best.metrics,
                 "base_alignment": self.best.base_alignment,
                 "history": self.history,
             },
             turn=self.counters.turns,
         )
         self.checkpoints.save(checkpoint)
-        self.ranks.wait()
+        self.process_group.barrier()
 
     def resume(self) -> bool:
         """Take up the newest sound checkpoint, if there is one; every rank must call it.
@@ -154,7 +154,7 @@ class Session:
         self.discriminator_updater.load_state(parts["discriminator_optimizer"])
         self.replay.load_state(dict(parts["replay"]))
         self.best.values = dict(parts["best"])
-        self.best.measures = facts["best_measures"]
+        self.best.metrics = facts["best_measures"]
         self.best.base_alignment = facts["base_alignment"]
         self.counters.turns = facts["turns"]
         self.counters.updates = facts["updates"]
@@ -170,9 +170,12 @@ class Session:
         """Read the newest checkpoint that every rank finds sound."""
         last = None
         while True:
-            checkpoint = self.checkpoints.load_newest(self.ranks.rank, last=last)
+            checkpoint = self.checkpoints.load_newest(self.process_group.rank, last=last)
             turn = float(_NO_TURN if checkpoint is None else checkpoint.turn)
-            last, newest = int(self.ranks.smallest(turn)), int(self.ranks.largest(turn))
+            last, newest = (
+                int(self.process_group.all_reduce_min(turn)),
+                int(self.process_group.all_reduce_max(turn)),
+            )
             if newest == last:
                 return checkpoint
             if last == _NO_TURN:
@@ -184,8 +187,8 @@ class Session:
 
     def _tell_again(self, pictures: Mapping[str, Tensor]) -> None:
         for row in self.history:
-            measures = {name: value for name, value in row.items() if name != "update"}
-            self.logger.metrics(measures, int(row["update"]))
+            metrics = {name: value for name, value in row.items() if name != "update"}
+            self.logger.metrics(metrics, int(row["update"]))
         for key, png in pictures.items():
             step, _, name = key.partition(" ")
             self.logger.picture(name, int(step), png.numpy().tobytes())

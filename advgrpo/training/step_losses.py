@@ -47,7 +47,7 @@ def step_losses(
         embeddings: Of the chosen images' prompts.
         chosen: Which of the images.
     """
-    advantage = advantages[chosen].clamp(-config.advantage_limit, config.advantage_limit)
+    advantage = advantages[chosen].clamp(-config.advantage_clip, config.advantage_clip)
     for index in range(rollout.log_probs.shape[1]):
         latents, next_latents = (rollout.latents[chosen, index + k] for k in (0, 1))
         step = rollout.window_start + index

@@ -4,18 +4,18 @@ import signal
 from types import FrameType
 
 from advgrpo.errors import Preempted
-from advgrpo.runtime.process_group import Ranks
+from advgrpo.runtime.process_group import ProcessGroup
 
 
 class StopSignal:
     """Remembers that this process was asked to stop.
 
     Args:
-        ranks: The training processes; they stop together.
+        process_group: The training processes; they stop together.
     """
 
-    def __init__(self, ranks: Ranks) -> None:
-        self._ranks = ranks
+    def __init__(self, process_group: ProcessGroup) -> None:
+        self._process_group = process_group
         self._asked = False
 
     def listen(self) -> None:
@@ -32,7 +32,7 @@ class StopSignal:
         Raises:
             Preempted: On all ranks alike.
         """
-        if self._ranks.largest(float(self._asked)) > 0:
+        if self._process_group.all_reduce_max(float(self._asked)) > 0:
             raise Preempted(
                 "training was asked to stop; its state is saved",
                 repair="start it again with the same settings to go on",

@@ -5,8 +5,8 @@ import statistics
 
 import torch
 
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.telemetry.logging import event
-from advgrpo.runtime.process_group import Ranks
 
 _IN_A_ROW = 3
 _LEAST_SECONDS = 1.0
@@ -18,16 +18,16 @@ class Stragglers:
     """Compares how long each process works on its share of a rollout, without its waiting.
 
     Args:
-        ranks: The training processes.
+        process_group: The training processes.
         slow_ratio: A process is slow if it takes this many times as long as the middle one.
     """
 
-    def __init__(self, ranks: Ranks, *, slow_ratio: float) -> None:
-        self._ranks, self._slow_ratio = ranks, slow_ratio
+    def __init__(self, process_group: ProcessGroup, *, slow_ratio: float) -> None:
+        self._process_group, self._slow_ratio = process_group, slow_ratio
         self._slow: tuple[int, int] = (0, 0)
         """The rank that was slowest, and how many times in a row."""
 
-    def measures(self, busy_seconds: float) -> dict[str, float]:
+    def metrics(self, busy_seconds: float) -> dict[str, float]:
         """Compare the processes; every rank must call it.
 
         A process that was slow three times in a row is named in the log.
@@ -39,10 +39,10 @@ class Stragglers:
             The slowest process's time in multiples of the middle one's, and which it is; nothing
             of a single process.
         """
-        if self._ranks.count == 1:
+        if self._process_group.world_size == 1:
             return {}
-        mine = torch.tensor([busy_seconds], dtype=torch.float64, device=self._ranks.device)
-        seconds = self._ranks.gather(mine).tolist()
+        mine = torch.tensor([busy_seconds], dtype=torch.float64, device=self._process_group.device)
+        seconds = self._process_group.gather(mine).tolist()
         rank = max(range(len(seconds)), key=seconds.__getitem__)
         # Of two, the middle is the faster one: no process is its own measure.
         middle = statistics.median_low(seconds)
@@ -56,7 +56,7 @@ class Stragglers:
             return
         before = self._slow[1] if self._slow[0] == rank else 0
         self._slow = (rank, before + 1)
-        if self._slow[1] == _IN_A_ROW and self._ranks.is_first:
+        if self._slow[1] == _IN_A_ROW and self._process_group.is_first:
             logger.warning(
                 "rank %d takes %.1f times as long for its images as the middle one, %d rollouts in "
                 "a row, and the others wait for it: look at its machine; "

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from advgrpo.config.training import EveryRollout, ReleasedTurns, TrainingConfig, WhenFooled
+from advgrpo.config.training import EveryRollout, ReleasedTurns, TrainingConfig, WhenOutscored
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Turn:
     only_if_fooled: bool = False
     """Whether the discriminator is left alone while it rewards reference images more."""
 
-    policy_waits: bool = False
+    pause_policy: bool = False
     """Whether the policy is left alone while the discriminator is fooled."""
 
 
@@ -34,12 +34,12 @@ def turn_at(config: TrainingConfig, rollout: int) -> Turn:
     """
     if isinstance(config.turns, EveryRollout):
         return Turn(trains_policy=True, discriminator_steps=config.turns.discriminator_steps)
-    if isinstance(config.turns, WhenFooled):
+    if isinstance(config.turns, WhenOutscored):
         return Turn(
             trains_policy=True,
             discriminator_steps=config.turns.discriminator_steps,
             only_if_fooled=True,
-            policy_waits=config.turns.policy_waits,
+            pause_policy=config.turns.pause_policy,
         )
     if isinstance(config.turns, ReleasedTurns):
         for_policy = rollout % rollouts_per_update(config) == config.turns.discriminator_rollouts

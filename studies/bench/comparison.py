@@ -19,9 +19,9 @@ from advgrpo.algorithm import sde
 from advgrpo.algorithm.advantage import group_advantages
 from advgrpo.algorithm.discriminator_loss import hinge_loss
 from advgrpo.algorithm.policy_loss import clipped_policy_loss
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import Weights
 from advgrpo.data.images import decode_image, from_pil, to_pil
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.discriminators.dino import DinoHead
 from advgrpo.models.policies.adapter import add_adapter, trainable_parameters
 from advgrpo.models.policies.sd3 import DTYPES
@@ -41,7 +41,7 @@ class ComparisonLoop:
 
     def __init__(self, world: World) -> None:
         self._world, self._training = world, world.config.training
-        self._device = world.session.ranks.device
+        self._device = world.session.process_group.device
         self._half = DTYPES[world.config.policy.forward_dtype]
         # The text encoders work on the training device.
         self._pipeline = StableDiffusion3Pipeline.from_pretrained(
@@ -67,7 +67,7 @@ class ComparisonLoop:
         self._head = DinoHead(self._backbone.width, discriminator.hidden_width, 0, seed=0)
         self._head.to(self._device)
         self._head_optimizer = torch.optim.Adam(self._head.parameters(), lr=1e-6)
-        self._sigmas = world.session.policy.sigmas(self._training.sampling.denoising_steps)
+        self._sigmas = world.session.policy.sigmas(self._training.sampling.num_inference_steps)
 
     @property
     def images(self) -> int:
@@ -130,7 +130,7 @@ class ComparisonLoop:
             shape = (size, *self._world.session.policy.latent_shape)
             latents = torch.randn(shape, device=self._device).to(self._half)
             trained = self._training.sampling.window.length
-            for index in range(self._training.sampling.denoising_steps):
+            for index in range(self._training.sampling.num_inference_steps):
                 step = self._step(latents, index, context, pooled, ode=index >= trained)
                 following = sde.draw(step, torch.randn(shape, device=self._device))
                 if index < trained:

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from advgrpo.training.counters import Counters
-from advgrpo.training.nonfinite import Guard
+from advgrpo.training.nonfinite import NonFiniteGuard
 from advgrpo.training.rollout import Rollout
 
 CHECKS = "checks of finite values"
@@ -54,7 +54,7 @@ class TimedCounters(Counters):
             yield
 
 
-class TimedGuard(Guard):
+class TimedGuard(NonFiniteGuard):
     """A session's guard, whose checks of a rollout are timed.
 
     Args:
@@ -62,7 +62,7 @@ class TimedGuard(Guard):
         times: Gets the seconds of both checks together.
     """
 
-    def __init__(self, guard: Guard, times: PartTimes) -> None:
+    def __init__(self, guard: NonFiniteGuard, times: PartTimes) -> None:
         vars(self).update(vars(guard))
         self._times, self._seconds = times, 0.0
 

@@ -12,8 +12,8 @@ from advgrpo.models.policies.sd3 import DTYPES
 from advgrpo.training.counters import peak_memory_mib
 from advgrpo.training.loop import take_turn
 from advgrpo.training.metrics import measure_held_out
-from advgrpo.training.state import Session
 from advgrpo.training.reward_hacking_watch import watch
+from advgrpo.training.state import TrainingState
 from studies.bench.comparison import DISCRIMINATOR_ROLLOUTS, ComparisonLoop
 from studies.bench.measure import (
     CHECKS,
@@ -104,7 +104,7 @@ def benchmark(size: str, folder: Path, *, rounds: int, overrides: tuple[str, ...
     preparation = PartTimes(torch.device("cpu"))
     with preparation.timed("all"):
         world = make_world(SIZES[size], folder, *overrides)
-    device, config = world.session.ranks.device, world.config
+    device, config = world.session.process_group.device, world.config
     times, peaks, loop = PartTimes(device), dict[str, float](), ComparisonLoop(world)
     session = dataclasses.replace(
         world.session,
@@ -145,9 +145,9 @@ def benchmark(size: str, folder: Path, *, rounds: int, overrides: tuple[str, ...
 
 
 def _one_round(
-    session: Session, loop: ComparisonLoop, times: PartTimes, peaks: dict[str, float]
+    session: TrainingState, loop: ComparisonLoop, times: PartTimes, peaks: dict[str, float]
 ) -> None:
-    device = session.ranks.device
+    device = session.process_group.device
     with times.timed(UPDATE), peak_memory(device, peaks, "advgrpo"):
         session.note(take_turn(session))
     with times.timed(HELD_OUT):

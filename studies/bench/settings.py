@@ -27,7 +27,7 @@ def compare_settings(rounds: int) -> None:
         range(rollout.prompts_per_update),
         group_size=rollout.group_size,
         optimizer_steps=1,
-        ranks=1,
+        world_size=1,
         rank=0,
     )
 
@@ -56,7 +56,7 @@ def compare_settings(rounds: int) -> None:
             policy,
             texts,
             [seed_for(text) for text in texts],
-            denoising_steps=config.training.sampling.denoising_steps,
+            num_inference_steps=config.training.sampling.num_inference_steps,
             guidance_scale=config.training.sampling.guidance_scale,
         )
         return len(texts)

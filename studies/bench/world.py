@@ -9,18 +9,18 @@ from advgrpo.algorithm.randomness import generator_for
 from advgrpo.config import RunConfig, resolve
 from advgrpo.data.images import encode_png
 from advgrpo.data.prompts import read_prompts
-from advgrpo.reference_images.image_set import validate_reference_images
-from advgrpo.reference_images.manifest import write_manifest
 from advgrpo.models.discriminators import build_discriminator, save_discriminator
+from advgrpo.models.scorers.build import build_reward_scorers
 from advgrpo.pocket import captions
 from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.reference_images.image_set import validate_reference_images
+from advgrpo.reference_images.manifest import write_manifest
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage import local_folder
-from advgrpo.tasks.inputs import build_reward_scorers
 from advgrpo.testing import BrightnessScorer, RecordingLogger
-from advgrpo.training.build import Inputs, build_session
+from advgrpo.training.build import Inputs, build_training_state
 from advgrpo.training.checkpoint import Checkpoints
-from advgrpo.runtime.process_group import Ranks
-from advgrpo.training.state import Session
+from advgrpo.training.state import TrainingState
 from studies.bench.shapes import SD35_MEDIUM, TINY, Shapes, save_models
 
 PROMPTS = 32
@@ -43,7 +43,7 @@ class Size:
 # As in the released code: own noise and own prefix for each image, guidance and steps.
 _LIKE = (
     "training.sampling.guidance_scale=4.5",
-    "training.sampling.denoising_steps=10",
+    "training.sampling.num_inference_steps=10",
     "training.sampling.shared_prefix=false",
     "training.sampling.window={type: fixed, start: 0, length: 2}",
     "training.optimizer_steps_per_update=2",
@@ -97,7 +97,7 @@ class World:
     """A session, and what another loop needs to do the same work."""
 
     config: RunConfig
-    session: Session
+    session: TrainingState
     prompts: PromptSet
     reference_images: ReferenceImageSet
     pipeline: Path
@@ -112,15 +112,17 @@ def make_world(size: Size, folder: Path, *overrides: str) -> World:
         folder: For models, images, features and checkpoints.
         overrides: Further settings.
     """
-    ranks = Ranks()
+    process_group = ProcessGroup()
     prompts_file = folder / "prompts.txt"
     folder.mkdir(parents=True, exist_ok=True)
     prompts_file.write_text("\n".join(captions.read_prompts("train")[:PROMPTS]) + "\n", "utf-8")
-    settings = [*_models(size, folder, ranks.device), *_LIKE, *size.overrides, *overrides]
+    settings = [*_models(size, folder, process_group.device), *_LIKE, *size.overrides, *overrides]
     config = resolve(size.preset, [f"prompts.train={prompts_file}", *settings])
     prompts = read_prompts(prompts_file)
     images = reference_images(config, prompts, folder / "reference_images")
-    discriminator = build_discriminator(config.discriminator, ranks.device, seed=config.seed)
+    discriminator = build_discriminator(
+        config.discriminator, process_group.device, seed=config.seed
+    )
     save_discriminator(folder / "discriminator", discriminator, {})
     inputs = Inputs(
         seed=config.seed,
@@ -130,7 +132,7 @@ def make_world(size: Size, folder: Path, *overrides: str) -> World:
         distance=config.evaluation.distance,
         alignment="brightness.mean",
         scorers=[BrightnessScorer()],
-        reward_scorers=build_reward_scorers(config.training.reward, ranks.device, images),
+        reward_scorers=build_reward_scorers(config.training.reward, process_group.device, images),
         prompts=prompts,
         reference_images=images,
         pretrained_discriminator=folder / "discriminator",
@@ -139,7 +141,9 @@ def make_world(size: Size, folder: Path, *overrides: str) -> World:
     checkpoints = Checkpoints(
         str(folder / "checkpoints"), run_digest="bench", kept=1, scratch=folder / "scratch"
     )
-    session = build_session(inputs, ranks=ranks, checkpoints=checkpoints, logger=RecordingLogger())
+    session = build_training_state(
+        inputs, process_group=process_group, checkpoints=checkpoints, logger=RecordingLogger()
+    )
     return World(
         config,
         session,

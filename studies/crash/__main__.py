@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.runtime.environment import environment
 from studies.crash.points import POINTS
 from studies.crash.rig import Kill, Rig, Struck, random_kill
@@ -62,7 +62,7 @@ def main() -> int:
 def strike_all(folder: Path, seed: int, kills: Iterable[Kill]) -> Iterable[Struck]:
     """Make kills one after the other, each against a run of its own."""
     with ExitStack() as open_things:
-        stores = open_things.enter_context(EmbeddedStores(folder / "stores"))
+        stores = open_things.enter_context(EmbeddedServers(folder / "stores"))
         open_things.enter_context(environment(stores.environment()))
         rig = open_things.enter_context(Rig(folder, stores))
         say(f"undisturbed: {rig.measure():.1f} s")

@@ -16,10 +16,10 @@ from typing import Self
 
 import psutil
 
-from advgrpo.telemetry.progress import PROGRESS_FILE
-from advgrpo.storage import CACHE_VARIABLE, local_file
 from advgrpo.demo.servers import BUCKET
 from advgrpo.runtime.processes import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
+from advgrpo.storage import CACHE_VARIABLE, local_file
+from advgrpo.telemetry.progress import PROGRESS_FILE
 from studies.crash import client
 from studies.crash.points import MARK_VARIABLE, POINT_VARIABLE
 
@@ -33,7 +33,7 @@ _PROMPTS = {"train": 24, "test": 8}
 _SETTINGS = (
     f"training.updates={UPDATES}",
     f"training.checkpoint_every_updates={UPDATES_BETWEEN_CHECKPOINTS}",
-    "training.sampling.denoising_steps=3",
+    "training.sampling.num_inference_steps=3",
     "training.sampling.window={type: fixed, start: 0, length: 2}",
     "training.rollout.prompts_per_update=2",
     "training.rollout.group_size=4",
@@ -141,7 +141,7 @@ class Attempt:
             found.insert(0, psutil.Process(self.process.pid))
         return [process for process in found if _lives(process)]
 
-    def ranks(self) -> list[psutil.Process]:
+    def process_group(self) -> list[psutil.Process]:
         """List the ranks' processes; of a phase without ranks, that of the task."""
         found: dict[bool, list[psutil.Process]] = {True: [], False: []}
         for process in self.processes():

@@ -13,8 +13,8 @@ from typing import Self
 
 from mlflow import MlflowClient
 
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.storage import delete
-from advgrpo.demo.servers import EmbeddedStores
 from studies.crash.disk import Disk
 from studies.crash.job import (
     TRAINING,
@@ -108,7 +108,7 @@ class Rig:
         stores: Servers that the jobs use.
     """
 
-    def __init__(self, folder: Path, stores: EmbeddedStores) -> None:
+    def __init__(self, folder: Path, stores: EmbeddedServers) -> None:
         self._folder, self._stores = folder, stores
         self._numbers = count()
         self._warm: Warm | None = None

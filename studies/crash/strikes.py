@@ -9,9 +9,9 @@ from typing import Literal
 
 import psutil
 
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import Preempted
 from advgrpo.storage import COMMIT_FILE, list_files, read_bytes, write_bytes
-from advgrpo.demo.servers import EmbeddedStores
 from studies.crash.disk import Disk
 from studies.crash.job import WORKSPACE, Attempt, Job
 
@@ -27,7 +27,7 @@ class Scene:
 
     job: Job
     attempt: Attempt
-    stores: EmbeddedStores
+    stores: EmbeddedServers
     disk: Disk
     chance: random.Random
 
@@ -60,8 +60,8 @@ def terminate(scene: Scene) -> str:
 
 def kill_rank(scene: Scene) -> str:
     """Kill one of the ranks."""
-    if ranks := scene.attempt.ranks():
-        scene.chance.choice(ranks).kill()
+    if process_group := scene.attempt.process_group():
+        scene.chance.choice(process_group).kill()
     scene.attempt.wait(PATIENCE_SECONDS)
     return _orphans(scene)
 

@@ -15,10 +15,14 @@ from advgrpo.cluster.settings import CLUSTER, parse_cluster_settings
 from advgrpo.config import RunConfig, resolve
 from advgrpo.config.parsing import parse
 from advgrpo.config.tasks import parse_json
-from advgrpo.reference_images.check_record import CheckRecord
 from advgrpo.data.images import encode_png
 from advgrpo.data.prompt_tables import read_prompt_table
 from advgrpo.data.prompts import read_prompts
+from advgrpo.evaluation.records import read_evaluated_prompts, read_report
+from advgrpo.evaluation.saving import EVALUATION_FILE, read_evaluation
+from advgrpo.models.scorers.external_judge import ExternalJudge, parse_metadata
+from advgrpo.reference_images.check_record import CheckRecord
+from advgrpo.reference_images.journal import _entries
 from advgrpo.reference_images.manifest import (
     MANIFEST_FILE,
     PROVENANCE_FILE,
@@ -26,17 +30,13 @@ from advgrpo.reference_images.manifest import (
     read_provenance,
     write_manifest,
 )
-from advgrpo.evaluation.records import read_evaluated_prompts, read_report
-from advgrpo.evaluation.saving import EVALUATION_FILE, read_evaluation
-from advgrpo.telemetry.logging import fields_of, words_of_all
-from advgrpo.reference_images.journal import _entries
-from advgrpo.models.scorers.external_judge import ExternalJudge, parse_metadata
-from advgrpo.storage import COMMIT_FILE, commit_of, join
 from advgrpo.runtime.failures import read_failure
 from advgrpo.runtime.heartbeat import RUN_FILE, RUNS
-from advgrpo.runtime.timing import read_spent
 from advgrpo.runtime.run_status_collection import run_status
 from advgrpo.runtime.run_status_text import status_lines
+from advgrpo.runtime.timing import read_spent
+from advgrpo.storage import COMMIT_FILE, commit_of, join
+from advgrpo.telemetry.logging import fields_of, words_of_all
 from studies.fuzz.contract import refused
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

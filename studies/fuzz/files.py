@@ -5,17 +5,22 @@ import json
 from functools import cache
 from pathlib import Path
 
-from advgrpo.models.backbones.loading import model_type_of
-from advgrpo.models.backbones.preprocessing import PREPROCESSOR_FILE, read_preprocessing
 from advgrpo.config import Sd3PolicyConfig, Weights, resolve
 from advgrpo.data.images import decode_image, encode_png, read_image
-from advgrpo.planning.reading import configuration
+from advgrpo.models.backbones.loading import model_type_of
+from advgrpo.models.backbones.preprocessing import PREPROCESSOR_FILE, read_preprocessing
 from advgrpo.models.policies.loading import INDEX_FILE, pipeline_folder
-from advgrpo.models.policies.saved_adapter import PEFT_SETTINGS, PEFT_WEIGHTS, read_adapter, read_shape
+from advgrpo.models.policies.saved_adapter import (
+    PEFT_SETTINGS,
+    PEFT_WEIGHTS,
+    read_adapter,
+    read_shape,
+)
+from advgrpo.planning.reading import configuration
 from advgrpo.reference_images.diffusers_source import _read_index
 from advgrpo.storage import COMMIT_FILE
-from advgrpo.storage.hub import _patterns
 from advgrpo.storage.archives import _unpack
+from advgrpo.storage.hub import _patterns
 from advgrpo.training.checkpoint import STATE_FILE, Checkpoints
 from advgrpo.training.nonfinite_dump import FACTS_FILE, TENSORS_FILE, read_kept
 from studies.fuzz.contract import refused

@@ -17,7 +17,7 @@ from safetensors.torch import save
 from advgrpo.config import resolve
 from advgrpo.config.resolution import preset_names
 from advgrpo.records import Comparison, EvaluationReport, Interval
-from advgrpo.training.nonfinite_dump import Kept
+from advgrpo.training.nonfinite_dump import NonFiniteDump
 from studies.fuzz import documents, files, webhook
 from studies.fuzz.mutations import Mutate, Plain, json_lines, json_tree, plainly, png, safetensors
 from studies.fuzz.mutations import tar as tar_sums
@@ -161,7 +161,7 @@ def _evaluations() -> list[bytes]:
 
 def _kept() -> list[bytes]:
     config = resolve("pocket")
-    kept = Kept(
+    kept = NonFiniteDump(
         what="images are not finite", seed=0, rollout=1, images=((0, 0, "a cat"),),
         advantages=(1.0,), policy=config.policy, sampling=config.training.sampling,
         loss=config.training.loss,

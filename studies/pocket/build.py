@@ -20,15 +20,15 @@ from transformers import BitImageProcessorPil, CLIPImageProcessorPil, PreTrained
 from advgrpo.pocket.judge import PocketJudge
 from advgrpo.pocket.models import build_pipeline
 from advgrpo.pocket.pictures import RESOLUTION_PIXELS
+from advgrpo.pocket.tokenizers import build_clip_tokenizer
 from studies.pocket import dino, judge, measure, pickscore, policy, text, vae
 from studies.pocket.loop import OptimizationSettings
-from advgrpo.pocket.tokenizers import build_clip_tokenizer
 
 logger = logging.getLogger(__name__)
 
 Figures = dict[str, float]
 
-PARTS = ("vae", "text", "judge", "dino", "pickscore", "policy", "measures")
+PARTS = ("vae", "text", "judge", "dino", "pickscore", "policy", "metrics")
 """Every part in the order in which they need each other."""
 
 
@@ -73,7 +73,7 @@ class PocketBuild:
             "dino": (self._dino, dino.SETTINGS),
             "pickscore": (self._pickscore, pickscore.SETTINGS),
             "policy": (self._policy, policy.SETTINGS),
-            "measures": (self._measures, None),
+            "metrics": (self._metrics, None),
         }
 
     def run(self, only: Sequence[str]) -> None:
@@ -138,7 +138,7 @@ class PocketBuild:
         snapshot(self.pipeline.transformer)
         return figures
 
-    def _measures(self) -> Figures:
+    def _metrics(self) -> Figures:
         return measure.measure_base_policy(
             self.pipeline, PocketJudge.load(self.output / "judge"), self.output / "dino", self.seed
         )

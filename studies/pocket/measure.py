@@ -15,9 +15,9 @@ from transformers import Dinov2Model
 from advgrpo.pocket.captions import captions_of
 from advgrpo.pocket.judge import PocketJudge, PocketJudgeScorer
 from advgrpo.pocket.pictures import RESOLUTION_PIXELS
-from studies.pocket.dino import cls_features
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.pocket.tokenizers import T5_LENGTH
+from studies.pocket.dino import cls_features
 
 DENOISING_STEPS = 8
 GUIDANCE_SCALES = (1.0, 1.5, 2.5)

@@ -13,11 +13,11 @@ from transformers import CLIPModel
 from advgrpo.pocket.captions import Split, captions_of
 from advgrpo.pocket.models import build_pickscore
 from advgrpo.pocket.pictures import PictureNoise, render_labels
+from advgrpo.pocket.tokenizers import build_clip_tokenizer
 from studies.pocket.batches import draw_styles
 from studies.pocket.dino import normalize
 from studies.pocket.judge import round_trip
 from studies.pocket.loop import OptimizationSettings, minimize
-from advgrpo.pocket.tokenizers import build_clip_tokenizer
 
 SETTINGS = OptimizationSettings(steps=2000, batch_size=64, learning_rate=2e-3, ema_decay=0.99)
 STYLE_PREFERENCE = 3.0

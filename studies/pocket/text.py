@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from advgrpo.pocket.captions import ATTRIBUTES, Split, captions_of
 from advgrpo.pocket.models import seeded
-from studies.pocket.loop import OptimizationSettings, minimize
 from advgrpo.pocket.tokenizers import T5_LENGTH
+from studies.pocket.loop import OptimizationSettings, minimize
 
 SETTINGS = OptimizationSettings(steps=500, batch_size=128, learning_rate=3e-3, ema_decay=0.98)
 

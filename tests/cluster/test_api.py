@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.cluster import connecting as module
+from advgrpo.cluster import api_connection as module
 from advgrpo.cluster.api import Api, Patience
 from advgrpo.cluster.api_connection import connect
-from advgrpo.cluster.api_errors import NotThereError
+from advgrpo.cluster.api_errors import NotFoundError
 from advgrpo.cluster.resources import PODS, WORKFLOWS
 from advgrpo.errors import ClusterError, ClusterUnavailableError
 from advgrpo.testing import FakeCluster, Fault
@@ -44,7 +44,7 @@ def test_a_wait_that_the_server_asks_for_is_bounded(
 ) -> None:
     cluster.faults.plan(Fault("status", status=429, retry_after_seconds=86_400))
     start = clock()
-    with pytest.raises(NotThereError):
+    with pytest.raises(NotFoundError):
         api.get(PODS, "pod")
     assert clock() - start == 120
 

@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 
 from advgrpo.cluster.api import Api
-from advgrpo.cluster.cancellation import Cancelling
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.cancellation import Cancelling
 from advgrpo.errors import Preempted
 from advgrpo.testing import FakeCluster, Fault, JobInHand, Step
 from advgrpo.testing.cluster_faults import FaultKind
 
 RESOURCE = PyTorchJobs.resource
 PROGRAM = """
-from advgrpo.cluster.launcher import Work, run_job
+from advgrpo.cluster.launcher import JobRequest, run_job
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.runtime.failures import run_as_process
 
 settings = ClusterSettings(image="trainer", poll_seconds=0.2)
-run_as_process(lambda: run_job(Work("train", "key", ("true",), 8), settings))
+run_as_process(lambda: run_job(JobRequest("train", "key", ("true",), 8), settings))
 """
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from kubernetes.client import Configuration
 
-from advgrpo.cluster import questions as questions_module
+from advgrpo.cluster import api_queries as questions_module
 from advgrpo.cluster.doctor import DOCTOR_RULES, S3_KEYS, Check, examine, require_ready
 from advgrpo.cluster.pod_template import MLFLOW_KEYS
 from advgrpo.cluster.roles import LAUNCHER_RULES, Rule

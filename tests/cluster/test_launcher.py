@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from advgrpo.cluster.api import Patience
+from advgrpo.cluster.job_request import JobRequest
 from advgrpo.cluster.launcher import ATTEMPT, SPEC_HASH
 from advgrpo.cluster.roles import LAUNCHER_RULES
-from advgrpo.cluster.job_request import Work
 from advgrpo.errors import (
     ClusterError,
     ClusterUnavailableError,
@@ -234,7 +234,7 @@ def test_time_in_the_queue_does_not_count(
     launching: Launching, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = SETTINGS.model_copy(
-        update={"deadline_seconds": 100, "start_seconds": 50, "queue": "gpus"}
+        update={"deadline_seconds": 100, "startup_timeout_seconds": 50, "queue": "gpus"}
     )
     launching.cluster.operator.plans.append(
         (
@@ -284,7 +284,7 @@ def test_pods_for_which_there_is_no_node_are_told_at_once_and_given_up_in_time(
         (Step(1, JobInHand.add_pods), Step(2, lambda job: job.wait_for_node("0/5: no GPU h900")))
     )
     before = launching.clock()
-    with pytest.raises(JobDeadlineError, match=r"start_seconds=1800.*no GPU h900"):
+    with pytest.raises(JobDeadlineError, match=r"startup_timeout_seconds=1800.*no GPU h900"):
         launching.run()
     assert launching.clock() - before < 1900
     first = next(r for r in caplog.records if "no GPU h900" in r.getMessage())
@@ -369,7 +369,7 @@ def test_prometheus_reads_where_the_job_stands_and_how_far_it_is(launching: Laun
 
 
 def test_pods_that_never_started_again_are_counted_as_none(launching: Launching) -> None:
-    work = Work("evaluate", "s3://bucket/jobs/evaluate-1", ("python",), processes=16)
+    work = JobRequest("evaluate", "s3://bucket/jobs/evaluate-1", ("python",), processes=16)
     launching.cluster.operator.plans.append(runs_to(JobInHand.succeed))
     launching.run(work)
     assert LAUNCHER.get_sample_value("advgrpo_launcher_restarts_total", {"task": "evaluate"}) == 0
@@ -564,7 +564,7 @@ def test_a_missing_role_for_what_is_not_essential_is_told_and_the_job_goes_on(
 
 def test_different_work_gets_different_names_that_kubernetes_takes() -> None:
     names = {
-        Work(task, key, (), 1).name
+        JobRequest(task, key, (), 1).name
         for task in ("train", "reference-images", "x" * 80, "Über_Task")
         for key in ("a", "b")
     }

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from advgrpo.cluster.api import Json, Patience
-from advgrpo.cluster.janitor import clean
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.janitor import clean
+from advgrpo.cluster.job_request import JobRequest
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.job_request import Work
 from advgrpo.errors import (
     ClusterError,
     ClusterUnavailableError,
@@ -36,7 +36,12 @@ SCHEDULES = int(os.environ.get("ADVGRPO_SCHEDULES", "150"))
 """How many schedules to try; more with the environment variable."""
 
 IMPATIENT = SETTINGS.model_copy(
-    update={"deadline_seconds": 500, "start_seconds": 200, "restarts": 2, "poll_seconds": 15.0}
+    update={
+        "deadline_seconds": 500,
+        "startup_timeout_seconds": 200,
+        "restarts": 2,
+        "poll_seconds": 15.0,
+    }
 )
 PATIENCE = Patience(connect_seconds=1.0, read_seconds=0.2)
 ATTEMPTS = 3
@@ -47,7 +52,7 @@ OWNER = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "flow
 class WrittenOnce(PyTorchJobs):
     """Jobs whose manifest is there already: writing it takes longer than all else."""
 
-    def manifest(self, work: Work, settings: ClusterSettings) -> Json:
+    def manifest(self, work: JobRequest, settings: ClusterSettings) -> Json:
         assert (work, settings) == (WORK, IMPATIENT)
         return copy.deepcopy(WRITTEN)
 

@@ -3,8 +3,8 @@ from typing import Any
 import pytest
 
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.job_request import JobRequest, shape_of
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.job_request import Work, shape_of
 from advgrpo.errors import ConfigError
 
 COMMAND = ("python", "-u", "-m", "advgrpo.runtime.worker", "train", "s3://bucket/folder")
@@ -12,7 +12,7 @@ COMMAND = ("python", "-u", "-m", "advgrpo.runtime.worker", "train", "s3://bucket
 
 def manifest(processes: int = 16, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
     settings = ClusterSettings.model_validate({"image": "registry.example/trainer:1"} | changes)
-    return PyTorchJobs().manifest(Work("train", "key", COMMAND, processes), settings)
+    return PyTorchJobs().manifest(JobRequest("train", "key", COMMAND, processes), settings)
 
 
 def pod(job: dict[str, Any], kind: str = "Master") -> dict[str, Any]:
@@ -149,7 +149,7 @@ def test_what_the_chart_says_reaches_the_pods() -> None:
 
 
 def test_a_job_can_be_found_and_ends_by_rules() -> None:
-    job = manifest(deadline_seconds=1000, restarts=4, keep_seconds=60)
+    job = manifest(deadline_seconds=1000, restarts=4, ttl_seconds_after_finished=60)
     assert job["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "advgrpo"
     assert job["metadata"]["labels"]["advgrpo/task"] == "train"
     policy = job["spec"]["runPolicy"]

@@ -4,7 +4,7 @@ from advgrpo.config import RunConfig, preset_names, resolve
 from advgrpo.config.discriminator import DinoDiscriminatorConfig, PickScoreDiscriminatorConfig
 from advgrpo.config.policy import SD3_ATTENTION, CpsSampler, FixedWindow
 from advgrpo.config.reference_images import DiffusersSource
-from advgrpo.config.training import ReleasedTurns, WhenFooled
+from advgrpo.config.training import ReleasedTurns, WhenOutscored
 from advgrpo.errors import ConfigError
 from tests.config.given import COMMIT, given
 
@@ -103,7 +103,7 @@ def test_a_released_preset_samples_and_updates_as_the_released_code(preset: str)
     assert config.policy.resolution_pixels == 512
     assert training.rollout.prompts_per_update * training.rollout.group_size == 768
     assert training.rollout.group_size == 16
-    assert sampling.denoising_steps == 10
+    assert sampling.num_inference_steps == 10
     assert sampling.guidance_scale == 4.5
     assert sampling.sampler == CpsSampler(noise_level=0.8)
     assert sampling.window == FixedWindow(start=0, length=2)
@@ -112,10 +112,10 @@ def test_a_released_preset_samples_and_updates_as_the_released_code(preset: str)
     optimizer = training.optimizer
     assert (optimizer.learning_rate, optimizer.decay) == (3e-4, "constant")
     assert (optimizer.betas, optimizer.epsilon) == ((0.9, 0.999), 1e-8)
-    assert (optimizer.weight_decay, optimizer.gradient_norm_limit) == (1e-4, 1.0)
+    assert (optimizer.weight_decay, optimizer.max_grad_norm) == (1e-4, 1.0)
     loss = training.loss
     assert (loss.clip_range, loss.log_prob, loss.kl_weight) == (1e-5, "released", 0)
-    assert (loss.advantage_normalization, loss.advantage_limit) == ("batch", 5)
+    assert (loss.advantage_normalization, loss.advantage_clip) == ("batch", 5)
     assert config.discriminator.pretraining.steps == 0
     assert config.discriminator.optimizer.betas == (0.5, 0.999)
     assert config.discriminator.optimizer.replay_images == 0
@@ -128,7 +128,7 @@ def test_a_released_preset_draws_reference_images_as_the_released_code(preset: s
     source = references.source
     assert isinstance(source, DiffusersSource)
     assert source.weights.location == "hub://Qwen/Qwen-Image"
-    assert (source.denoising_steps, source.guidance_scale) == (50, 4.0)
+    assert (source.num_inference_steps, source.guidance_scale) == (50, 4.0)
     assert (source.guidance_argument, source.negative_prompt) == ("true_cfg_scale", " ")
     assert (references.images_per_prompt, references.resolution_pixels) == (8, 512)
 
@@ -152,7 +152,7 @@ def test_the_released_pickscore_preset_trains_its_discriminator_only_while_foole
     config = _released("sd35m_pickscore_released")
     discriminator = config.discriminator
     assert isinstance(discriminator, PickScoreDiscriminatorConfig)
-    assert config.training.turns == WhenFooled(discriminator_steps=1, policy_waits=True)
+    assert config.training.turns == WhenOutscored(discriminator_steps=1, pause_policy=True)
     assert discriminator.trained_blocks == 1
     assert discriminator.optimizer.learning_rate == 5e-6
 
@@ -162,7 +162,7 @@ def test_gates_measure_what_the_reward_was_not_trained_on(preset: str) -> None:
     config = resolve(preset, given(preset))
     assert config.evaluation.alignment.partition(".")[0] not in config.independence.trained_on
     assert "distance.frechet" not in config.independence.related
-    assert {gate.measure for gate in config.promotion.gates} == {"distance", "alignment"}
+    assert {gate.metric for gate in config.promotion.gates} == {"distance", "alignment"}
 
 
 def test_the_ocr_preset_mixes_text_with_likeness_and_keeps_its_measures_apart() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from advgrpo.config import RunConfig, resolve
-from advgrpo.config.reward import rewarded_measure
+from advgrpo.config.reward import rewarded_metric
 from advgrpo.errors import ConfigError
 
 CLIP = "{location: clip}"
@@ -26,7 +26,7 @@ def test_any_scorer_may_reward_and_says_which_measure() -> None:
         "{type: external_judge, command: [judge], verdicts: [count, colour], measure: colour}",
     )
     scorers = run(*terms).training.reward.scorers
-    assert {k.rpartition(".")[2]: rewarded_measure(t) for k, t in scorers.items()} == {
+    assert {k.rpartition(".")[2]: rewarded_metric(t) for k, t in scorers.items()} == {
         "1": "pickscore.score",
         "2": "clip_score.score",
         "3": "hps.score",
@@ -62,7 +62,7 @@ def test_terms_that_cannot_reward_are_refused_by_name(terms: tuple[str, ...], sa
 def test_what_rewards_is_no_measure_of_alignment_and_both_settings_are_named(
     terms: tuple[str, ...], alignment: str, setting: str
 ) -> None:
-    measure = {"pocket_judge": "attribute_accuracy", "clip_score": "score"}[alignment]
+    metric = {"pocket_judge": "attribute_accuracy", "clip_score": "score"}[alignment]
     scorer = {
         "pocket_judge": "{type: pocket_judge}",
         # Its weights are those of the reward, whatever it is called.
@@ -72,10 +72,10 @@ def test_what_rewards_is_no_measure_of_alignment_and_both_settings_are_named(
         run(
             *terms,
             evaluation__scorers=f"[{scorer}]",
-            evaluation__alignment=f"{alignment}.{measure}",
+            evaluation__alignment=f"{alignment}.{metric}",
             promotion__gates="[]",
         )
-    assert f"evaluation.alignment='{alignment}.{measure}'" in str(caught.value)
+    assert f"evaluation.alignment='{alignment}.{metric}'" in str(caught.value)
     assert f"training.reward.{setting}" in str(caught.value)
 
 

@@ -59,7 +59,7 @@ def test_overrides_make_a_section_that_the_preset_leaves_out() -> None:
         ("training.reward.terms.9.weight=1", "'9' is no position in a list of 2"),
         ("policy.weights.location=ftp://x/y", "is not a kind of location"),
         ("policy.resolution_pixels=64", "reference_images.resolution_pixels=32"),
-        ("training.sampling.denoising_steps=5", "training.sampling.window ends after"),
+        ("training.sampling.num_inference_steps=5", "training.sampling.window ends after"),
         ("training.optimizer_steps_per_update=3", "would split a group"),
         ("training.rollout.microbatch_size=48", "training.rollout.microbatch_size=48"),
         ("evaluation.alignment=clip.score", "names no scorer"),

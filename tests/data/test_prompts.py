@@ -4,10 +4,9 @@ from pathlib import Path
 import pytest
 
 from advgrpo.config import PromptsConfig
-from advgrpo.data.prompts import check_disjoint, language_of, read_prompts
+from advgrpo.data.prompts import check_disjoint, language_of, read_prompts, read_run_prompts
 from advgrpo.errors import PromptFileError
 from advgrpo.records import PromptSet
-from advgrpo.tasks.inputs import read_run_prompts
 
 
 @pytest.fixture

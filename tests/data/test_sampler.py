@@ -12,24 +12,28 @@ from advgrpo.errors import ConfigError
     prompts=st.integers(1, 12),
     group_size=st.integers(2, 9),
     steps=st.integers(1, 4),
-    ranks=st.integers(1, 8),
+    world_size=st.integers(1, 8),
 )
 def test_ranks_share_every_image_once_and_no_step_splits_a_group(
-    prompts: int, group_size: int, steps: int, ranks: int
+    prompts: int, group_size: int, steps: int, world_size: int
 ) -> None:
     ids = list(range(100, 100 + prompts))
 
     def share(rank: int) -> list[list[tuple[int, int, int]]]:
         plans = share_of_rank(
-            ids, group_size=group_size, optimizer_steps=steps, ranks=ranks, rank=rank
+            ids,
+            group_size=group_size,
+            optimizer_steps=steps,
+            world_size=world_size,
+            rank=rank,
         )
         return [[(p.position, p.prompt_id, p.sample) for p in step] for step in plans]
 
-    if prompts % steps or (prompts // steps * group_size) % ranks:
+    if prompts % steps or (prompts // steps * group_size) % world_size:
         with pytest.raises(ValueError, match="do not split"):
             share(0)
         return
-    shares = [share(rank) for rank in range(ranks)]
+    shares = [share(rank) for rank in range(world_size)]
     assert len({len(step) for one in shares for step in one}) == 1
     images = sorted(image for one in shares for step in one for image in step)
     assert [position for position, _, _ in images] == list(range(prompts * group_size))
@@ -39,13 +43,13 @@ def test_ranks_share_every_image_once_and_no_step_splits_a_group(
 
 
 @given(
-    ranks=st.integers(1, 9),
+    world_size=st.integers(1, 9),
     prompts=st.integers(1, 9),
     group_size=st.integers(2, 9),
     microbatch=st.integers(1, 9),
 )
 def test_settings_either_hold_the_invariants_or_are_refused_with_the_setting(
-    ranks: int, prompts: int, group_size: int, microbatch: int
+    world_size: int, prompts: int, group_size: int, microbatch: int
 ) -> None:
     assume(prompts * group_size >= microbatch)
     rollout = {
@@ -53,21 +57,27 @@ def test_settings_either_hold_the_invariants_or_are_refused_with_the_setting(
         "group_size": group_size,
         "microbatch_size": microbatch,
     }
-    fits = prompts * group_size % (ranks * microbatch) == 0
+    fits = prompts * group_size % (world_size * microbatch) == 0
 
     def check() -> None:
         overrides = [
             f"training.rollout={rollout}",
-            f"discriminator.optimizer.batch_size={ranks * 8}",
+            f"discriminator.optimizer.batch_size={world_size * 8}",
         ]
-        resolve("pocket", overrides).check_ranks(ranks)
+        resolve("pocket", overrides).check_ranks(world_size)
 
     if not fits:
         with pytest.raises(ConfigError, match="microbatch_size"):
             check()
         return
     check()
-    share_of_rank(range(prompts), group_size=group_size, optimizer_steps=1, ranks=ranks, rank=0)
+    share_of_rank(
+        range(prompts),
+        group_size=group_size,
+        optimizer_steps=1,
+        world_size=world_size,
+        rank=0,
+    )
 
 
 def test_a_pass_draws_every_prompt_once_and_the_next_pass_in_another_order() -> None:

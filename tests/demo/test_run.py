@@ -36,7 +36,7 @@ def _command(folder: Path, models: Path) -> list[str]:
         f"training.updates={UPDATES}",
         "training.checkpoint_every_updates=2",
         "training.turns.discriminator_steps=1",
-        "training.sampling.denoising_steps=7",
+        "training.sampling.num_inference_steps=7",
         "training.rollout.prompts_per_update=2",
         "training.rollout.group_size=4",
         "training.rollout.microbatch_size=4",

@@ -14,18 +14,17 @@ import pytest
 from mlflow import MlflowClient
 
 from advgrpo import storage
-from advgrpo.errors import StorageError, StorageUnavailableError
-from advgrpo.demo.servers import EmbeddedStores
-from advgrpo.demo.servers import PRELOAD
 from advgrpo.demo.server_process import Server
+from advgrpo.demo.servers import PRELOAD, EmbeddedServers
+from advgrpo.errors import StorageError, StorageUnavailableError
 from advgrpo.tracking import task_run
 from advgrpo.tracking.runs import open_parent_run
 
 OWNER = """
 import json, sys, time
 from pathlib import Path
-from advgrpo.demo.servers import EmbeddedStores
-with EmbeddedStores(Path(sys.argv[1])) as stores:
+from advgrpo.demo.servers import EmbeddedServers
+with EmbeddedServers(Path(sys.argv[1])) as stores:
     print(json.dumps(stores.environment()), flush=True)
     time.sleep(600)
 """
@@ -104,7 +103,7 @@ def test_an_earlier_log_is_kept_but_not_read_for_the_address(tmp_path: Path) -> 
     assert (tmp_path / "server.log").read_text().startswith("earlier")
 
 
-def test_both_servers_listen_on_loopback_alone(stores: EmbeddedStores) -> None:
+def test_both_servers_listen_on_loopback_alone(stores: EmbeddedServers) -> None:
     ports = {int(url.rpartition(":")[2]) for url in (stores.tracking_uri, stores.s3_endpoint)}
     listening = [
         connection.laddr
@@ -116,29 +115,29 @@ def test_both_servers_listen_on_loopback_alone(stores: EmbeddedStores) -> None:
     assert {address.ip for address in listening} == {"127.0.0.1"}
 
 
-def test_no_secret_can_be_read_by_other_users(stores: EmbeddedStores) -> None:
+def test_no_secret_can_be_read_by_other_users(stores: EmbeddedServers) -> None:
     secret = stores.environment()["AWS_SECRET_ACCESS_KEY"]
     assert (stores.folder / "credentials.json").stat().st_mode & 0o077 == 0
     for process in psutil.Process().children(recursive=True):
         assert secret not in " ".join(process.cmdline())
 
 
-def test_another_process_cannot_serve_the_same_folder(stores: EmbeddedStores) -> None:
+def test_another_process_cannot_serve_the_same_folder(stores: EmbeddedServers) -> None:
     with (
         pytest.raises(StorageError, match="being served by another process"),
-        EmbeddedStores(stores.folder),
+        EmbeddedServers(stores.folder),
     ):
         pass
 
 
 def test_loopback_is_reached_without_the_users_proxy(
-    running_stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch
+    running_stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "intranet")
     assert running_stores.environment()["NO_PROXY"] == "intranet,127.0.0.1,localhost"
 
 
-def test_artifacts_of_mlflow_are_objects_in_the_bucket(stores: EmbeddedStores) -> None:
+def test_artifacts_of_mlflow_are_objects_in_the_bucket(stores: EmbeddedServers) -> None:
     client = MlflowClient(stores.tracking_uri)
     run_id = client.create_run("0").info.run_id
     client.log_text(run_id, "hello", "note.txt")
@@ -178,7 +177,7 @@ def test_when_the_owner_is_killed_mid_run_a_second_start_goes_on_and_doubles_not
                 assert closed(environment["AWS_ENDPOINT_URL_S3"])
                 for step in range(50, 100):
                     run.metrics({"reward": float(step)}, step)
-                again = later.enter_context(EmbeddedStores(folder, mlflow_port=port))
+                again = later.enter_context(EmbeddedServers(folder, mlflow_port=port))
             monkeypatch.setenv("AWS_ENDPOINT_URL_S3", again.s3_endpoint)
             assert storage.read_bytes("s3://advgrpo/kept") == b"kept"
             history = MlflowClient(uri).get_metric_history(run_id, "reward")
@@ -187,7 +186,7 @@ def test_when_the_owner_is_killed_mid_run_a_second_start_goes_on_and_doubles_not
     ]
 
 
-def test_mlflow_loads_before_it_serves_what_its_requests_need(stores: EmbeddedStores) -> None:
+def test_mlflow_loads_before_it_serves_what_its_requests_need(stores: EmbeddedServers) -> None:
     said = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "uvicorn", "--version"],
         env={**os.environ, "PYTHONPATH": PRELOAD},
@@ -206,7 +205,7 @@ def test_mlflow_loads_before_it_serves_what_its_requests_need(stores: EmbeddedSt
     assert PRELOAD in server.environ()["PYTHONPATH"].split(os.pathsep)
 
 
-def test_a_server_that_was_killed_comes_back_where_it_was(stores: EmbeddedStores) -> None:
+def test_a_server_that_was_killed_comes_back_where_it_was(stores: EmbeddedServers) -> None:
     location = "s3://advgrpo/interrupted"
     storage.write_bytes(location, b"kept")
     with stores.interrupted("s3"):

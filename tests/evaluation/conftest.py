@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
 
-from advgrpo.models.backbones.clip import ClipBackbone
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import DistanceConfig, EvaluationConfig, SamplingConfig, Weights
 from advgrpo.data.images import encode_png
+from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.pocket.tokenizers import build_clip_tokenizer
 from advgrpo.records import PromptSet, ReferenceImageSet
 from tests.evaluation.world import PROMPTS, SIDE, ColourPolicy, colour_of
@@ -27,7 +27,7 @@ def prompts() -> PromptSet:
 
 @pytest.fixture
 def sampling() -> SamplingConfig:
-    return SamplingConfig(denoising_steps=3, guidance_scale=0.6)
+    return SamplingConfig(num_inference_steps=3, guidance_scale=0.6)
 
 
 @pytest.fixture

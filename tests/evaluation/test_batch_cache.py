@@ -4,9 +4,9 @@ import boto3
 import pytest
 import torch
 
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.evaluation.batch_cache import KeptInWorkspace, joined
 from advgrpo.evaluation.metrics import MeasuredImages
-from advgrpo.demo.servers import EmbeddedStores
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_batch_survives_with_all_its_bits_and_the_order_of_its_measures(
 
 
 def test_an_object_store_keeps_batches_as_a_disk_does(
-    measured: MeasuredImages, stores: EmbeddedStores
+    measured: MeasuredImages, stores: EmbeddedServers
 ) -> None:
     bucket = boto3.client("s3", endpoint_url=stores.s3_endpoint)
     bucket.create_bucket(Bucket="kept")

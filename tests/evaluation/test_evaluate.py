@@ -7,16 +7,15 @@ import torch
 from torch import Tensor
 
 from advgrpo.algorithm.seeds import seed_for
-from advgrpo.models.backbones.clip import ClipBackbone
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import EvaluationConfig, SamplingConfig
 from advgrpo.errors import ConfigError, NonFiniteError, ReferenceImageError, WeightsError
+from advgrpo.evaluation.batch_cache import KeptInMemory
+from advgrpo.evaluation.batches import Champion
 from advgrpo.evaluation.evaluate import Evaluation, chosen_prompts, evaluate, images_to_sample
 from advgrpo.evaluation.examples import EXTREMES, evenly_spread
-from advgrpo.evaluation.batch_cache import KeptInMemory
 from advgrpo.evaluation.metrics import MeasuredImages
-from advgrpo.evaluation.batches import Champion
-from advgrpo.records import Interval, PromptSet, ReferenceImageSet
+from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.scorers.base import Scorer
 from advgrpo.models.scorers.distance import (
     CMMD_SCALE,
@@ -24,6 +23,7 @@ from advgrpo.models.scorers.distance import (
     frechet_distance,
     gaussian_kernel,
 )
+from advgrpo.records import Interval, PromptSet, ReferenceImageSet
 from tests.evaluation.world import PROMPTS, ColourJudge, ColourPolicy
 
 Run = Callable[..., Evaluation]
@@ -103,7 +103,7 @@ def test_the_batch_size_changes_no_image(run: Run, config: EvaluationConfig) -> 
 def test_distances_are_those_of_the_class_tokens_to_all_reference_images(
     run: Run, backbone: DinoBackbone, reference_images: ReferenceImageSet, config: EvaluationConfig
 ) -> None:
-    from advgrpo.reference_images.image_set import load_images
+    from advgrpo.data.image_loading import load_images
 
     evaluation = run(config=config.model_copy(update={"grid_prompts": len(PROMPTS)}))
     trained = torch.cat([e.trained for e in evaluation.examples if e.why == "spread"])
@@ -146,18 +146,18 @@ def test_images_of_one_prompt_have_different_seeds(run: Run) -> None:
 def test_the_trained_reward_is_reported_as_trained_on(run: Run) -> None:
     report = run(reward=brightness).report
 
-    marked = {c.measure for c in report.comparisons if c.trained_on}
+    marked = {c.metric for c in report.comparisons if c.trained_on}
     assert marked == {"discriminator.reward"}
 
 
 def test_a_scorer_that_was_in_the_reward_is_marked(run: Run) -> None:
     report = run(trained_on={"judge"}).report
 
-    assert {c.measure for c in report.comparisons if c.trained_on} == {"judge.colour"}
+    assert {c.metric for c in report.comparisons if c.trained_on} == {"judge.colour"}
 
 
 def test_plain_statistics_have_no_better_direction(run: Run) -> None:
-    statistics = [c for c in run().report.comparisons if c.measure.startswith("image.")]
+    statistics = [c for c in run().report.comparisons if c.metric.startswith("image.")]
 
     assert len(statistics) == 5
     assert run().report.comparison("diversity.in_group").higher_is_better is None
@@ -169,15 +169,15 @@ def test_diversity_needs_two_images_of_a_prompt(run: Run, config: EvaluationConf
     without = run(config=config.model_copy(update={"images_per_prompt": 1})).report
 
     assert with_pairs.comparison("diversity.in_group").reference is not None
-    assert "diversity.in_group" not in {c.measure for c in without.comparisons}
+    assert "diversity.in_group" not in {c.metric for c in without.comparisons}
 
 
 def test_one_prompt_has_no_kernel_distance(run: Run, config: EvaluationConfig) -> None:
     report = run(config=config.model_copy(update={"prompts": 1, "grid_prompts": 1})).report
 
-    measures = {c.measure for c in report.comparisons}
-    assert "distance.frechet" in measures
-    assert "distance.kernel" not in measures
+    metrics = {c.metric for c in report.comparisons}
+    assert "distance.frechet" in metrics
+    assert "distance.kernel" not in metrics
 
 
 def test_progress_counts_every_sampled_image_once(
@@ -250,7 +250,7 @@ class RedScorer:
     """Measures what is red only."""
 
     name = "red"
-    measures = ("share",)
+    metrics = ("share",)
 
     def why_missing(self, prompt: str) -> str:
         return "" if "red" in prompt else "it is not red"
@@ -286,7 +286,7 @@ def test_a_measure_of_no_prompt_is_missing_in_words(run: Run) -> None:
     report = run(scorers=(ColourJudge(), NothingScorer())).report
 
     assert report.missing == {"nothing.share": "no value for 12 of 12 prompts: nonsense"}
-    assert "nothing.share" not in {c.measure for c in report.comparisons}
+    assert "nothing.share" not in {c.metric for c in report.comparisons}
 
 
 def test_an_alignment_that_some_prompts_lack_is_refused_before_sampling(
@@ -306,7 +306,7 @@ def test_what_shares_a_part_with_the_reward_is_said_to(run: Run) -> None:
         related={"manifold": "same eyes", "distance.kernel": "same space", "judge": "same judge"},
     ).report
 
-    words = {c.measure: c.related for c in report.comparisons if c.related}
+    words = {c.metric: c.related for c in report.comparisons if c.related}
     assert words == {
         "distance.kernel": "same space",
         **{f"manifold.{m}": "same eyes" for m in ("precision", "recall", "density", "coverage")},
@@ -326,25 +326,25 @@ def test_the_better_model_covers_more_of_the_reference_images(run: Run) -> None:
 def test_too_few_images_have_no_coverage(run: Run, config: EvaluationConfig) -> None:
     report = run(config=config.model_copy(update={"prompts": 1, "grid_prompts": 1})).report
 
-    assert not [c.measure for c in report.comparisons if c.measure.startswith("manifold")]
+    assert not [c.metric for c in report.comparisons if c.metric.startswith("manifold")]
 
 
 def test_every_direction_is_that_of_the_catalogue(run: Run, clip: ClipBackbone) -> None:
     from advgrpo.models.scorers.catalogue import facts_of
 
     comparisons = run(scorers=(ColourJudge(),), clip=clip).report.comparisons
-    known = [(c, facts_of(c.measure)) for c in comparisons if c.measure != "judge.colour"]
+    known = [(c, facts_of(c.metric)) for c in comparisons if c.metric != "judge.colour"]
 
     assert len(known) == 3 + 4 + 5 + 1
     for comparison, facts in known:
-        assert facts is not None, comparison.measure
+        assert facts is not None, comparison.metric
         assert comparison.higher_is_better == facts.higher_is_better
 
 
 def test_cmmd_is_measured_in_the_embeddings_of_a_clip(
     run: Run, clip: ClipBackbone, config: EvaluationConfig, reference_images: ReferenceImageSet
 ) -> None:
-    from advgrpo.reference_images.image_set import load_images
+    from advgrpo.data.image_loading import load_images
 
     report = run(clip=clip, config=config.model_copy(update={"grid_prompts": len(PROMPTS)}))
     trained = torch.cat([e.trained for e in report.examples if e.why == "spread"])

@@ -9,11 +9,11 @@ from advgrpo.evaluation.gates import check_gates, passed_all
 from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval
 
 
-def comparison(measure: str, base: float, difference: Interval, **others: object) -> Comparison:
+def comparison(metric: str, base: float, difference: Interval, **others: object) -> Comparison:
     trained = base + difference.mean
     return Comparison(
         **{
-            "measure": measure,
+            "metric": metric,
             "base": Interval(base, base - 1, base + 1),
             "trained": Interval(trained, trained - 1, trained + 1),
             "difference": difference,
@@ -37,9 +37,9 @@ def report(*comparisons: Comparison, champion: int | None = None) -> EvaluationR
 SCORE = comparison("judge.score", 0.5, Interval(0.02, -0.01, 0.05))
 
 
-def gate(measure: str = "judge.score", **others: object) -> Gate:
+def gate(metric: str = "judge.score", **others: object) -> Gate:
     return Gate.model_validate(
-        {"measure": measure, "comparison": "at_least", "bound": -0.01, **others}
+        {"metric": metric, "comparison": "at_least", "bound": -0.01, **others}
     )
 
 
@@ -88,7 +88,7 @@ def test_a_failed_gate_says_why_with_figures() -> None:
     result = judged(gate("alignment", bound=0.0), report(SCORE))
     assert result == GateResult(
         gate="judge.score at least base",
-        measure="judge.score",
+        metric="judge.score",
         passed=False,
         reason="base 0.5, trained 0.52: the difference is 0.02 (-0.01 to 0.05), whose lower edge "
         "is -0.01; the gate asks for at least 0",
@@ -170,7 +170,7 @@ def test_no_gate_is_no_proof() -> None:
 
 
 @pytest.mark.parametrize(
-    ("measure", "said"),
+    ("metric", "said"),
     [
         ("pickscore.score", "is what the run's reward is trained on"),
         ("discriminator.reward", "is what the run's reward is trained on"),
@@ -178,9 +178,9 @@ def test_no_gate_is_no_proof() -> None:
         ("pocket_judge", "will not be measured"),
     ],
 )
-def test_a_gate_that_cannot_be_judged_is_refused_with_the_settings(measure: str, said: str) -> None:
+def test_a_gate_that_cannot_be_judged_is_refused_with_the_settings(metric: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        resolve("pocket", [f"promotion.gates.0.measure={measure}"])
+        resolve("pocket", [f"promotion.gates.0.measure={metric}"])
 
 
 def test_a_bound_that_is_no_number_is_refused() -> None:
@@ -196,7 +196,7 @@ def test_a_gate_on_an_alignment_that_is_rewarded_is_refused() -> None:
 
 def test_the_pocket_preset_asks_for_better_and_not_worse() -> None:
     gates = resolve("pocket").promotion.gates
-    assert [(g.measure, g.against, g.comparison) for g in gates] == [
+    assert [(g.metric, g.against, g.comparison) for g in gates] == [
         ("distance", "base", "at_most"),
         ("alignment", "base", "at_least"),
         ("distance", "champion", "at_most"),

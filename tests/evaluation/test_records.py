@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import EvaluationConfig, SamplingConfig
 from advgrpo.errors import EvaluationError
 from advgrpo.evaluation.evaluate import evaluate
 from advgrpo.evaluation.records import read_evaluated_prompts, read_report
 from advgrpo.evaluation.saving import read_evaluation, write_evaluation
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.records import PromptSet, ReferenceImageSet
 from tests.evaluation.world import ColourJudge, ColourPolicy
 

@@ -11,8 +11,8 @@ from advgrpo.evaluation.costs import PhaseCost
 from advgrpo.evaluation.curves import training_curves
 from advgrpo.evaluation.evaluate import Evaluation
 from advgrpo.evaluation.examples import Example
-from advgrpo.evaluation.report import RunFacts, render_report, write_report
 from advgrpo.evaluation.formatting import label
+from advgrpo.evaluation.report import RunFacts, render_report, write_report
 from advgrpo.records import (
     Alarm,
     Comparison,
@@ -27,10 +27,10 @@ VOID = {"meta", "img", "br", "line", "circle", "polyline", "polygon"}
 
 
 def comparison(
-    measure: str, *, higher_is_better: bool | None = True, trained_on: bool = False
+    metric: str, *, higher_is_better: bool | None = True, trained_on: bool = False
 ) -> Comparison:
     return Comparison(
-        measure=measure,
+        metric=metric,
         base=Interval(0.5, 0.4, 0.6),
         trained=Interval(0.8, 0.7, 0.9),
         difference=Interval(0.3, 0.2, 0.4),

@@ -18,7 +18,7 @@ from advgrpo.records import Comparison, EvaluationReport, Interval
 def evaluation() -> Evaluation:
     images = torch.randint(256, (2, 3, 8, 8), generator=torch.Generator().manual_seed(0)) / 255
     comparison = Comparison(
-        measure="distance.frechet",
+        metric="distance.frechet",
         base=Interval(mean=3.0, low=2.5, high=3.5),
         trained=Interval(mean=1.0 / 3.0, low=0.1, high=0.9),
         difference=Interval(mean=-8.0 / 3.0, low=-3.0, high=-2.0),

@@ -9,7 +9,7 @@ DISTANCE, ALIGNMENT = "distance.frechet", "judge.colour"
 
 
 def compared(
-    measure: str,
+    metric: str,
     base: float,
     trained: float,
     *,
@@ -20,7 +20,7 @@ def compared(
 ) -> Comparison:
     difference = trained - base
     return Comparison(
-        measure=measure,
+        metric=metric,
         base=Interval(base, base - width, base + width),
         trained=Interval(trained, trained - width, trained + width),
         difference=Interval(difference, difference - width, difference + width),

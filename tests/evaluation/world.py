@@ -27,8 +27,8 @@ class ColourPolicy:
         self.adapted, self.strength = True, 1.0
         self.drawn: list[tuple[bool, int]] = []
 
-    def sigmas(self, denoising_steps: int) -> Tensor:
-        return torch.linspace(1, 0, denoising_steps + 1)
+    def sigmas(self, num_inference_steps: int) -> Tensor:
+        return torch.linspace(1, 0, num_inference_steps + 1)
 
     def embed(self, prompts: Sequence[str]) -> PromptEmbeddings:
         colours = torch.stack([colour_of(prompt) for prompt in prompts])

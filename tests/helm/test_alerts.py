@@ -28,6 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from advgrpo.cluster.api import Patience
 from advgrpo.cluster.backends.base import JobState
 from advgrpo.cluster.settings import ClusterSettings
+from advgrpo.runtime.dispatch import Measured
 from advgrpo.telemetry.prometheus import (
     LAUNCHER,
     PODS_RUNNING,
@@ -41,7 +42,6 @@ from advgrpo.telemetry.prometheus import (
     note_state,
     push_cleaning,
 )
-from advgrpo.runtime.dispatch import Measured
 from components.cluster import LABELS
 from helm.chart import CHART
 from tests.helm.releases import CREATED_SECRETS, objects, pods
@@ -144,7 +144,10 @@ def _seconds(duration: str) -> int:
 
 
 def test_alerts_come_before_the_launcher_gives_up() -> None:
-    assert _seconds(RULES["JobWaits"]["for"]) < ClusterSettings(image="trainer").start_seconds
+    assert (
+        _seconds(RULES["JobWaits"]["for"])
+        < ClusterSettings(image="trainer").startup_timeout_seconds
+    )
     silent = float(RULES["ApiServerIsSilent"]["expr"].rpartition(" > ")[2])
     assert silent < Patience().budget_seconds
 

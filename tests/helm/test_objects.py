@@ -13,8 +13,8 @@ import yaml
 
 from advgrpo import __version__
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.job_request import JobRequest
 from advgrpo.cluster.settings import ClusterSettings, parse_cluster_settings
-from advgrpo.cluster.job_request import Work
 from advgrpo.errors import ConfigError
 from advgrpo.storage import WRITES_BELOW
 from advgrpo.storage.write_guard import check_may_write
@@ -160,12 +160,12 @@ def test_secrets_have_the_keys_that_tasks_read() -> None:
         ({}, "s3://research/advgrpo", "s3://research/advgrpo/run", "s3://research/other/run"),
         ({"prefix": ""}, "s3://research", "s3://research/other", "s3://research2/run"),
         (
-            {"prefix": "team/a", "writesBelow": "s3://research/team"},
+            {"prefix": "team/a", "writePrefix": "s3://research/team"},
             "s3://research/team",
             "s3://research/team/b/run",
             "s3://research/teams",
         ),
-        ({"writesBelow": "s3://"}, "s3://", "s3://other/run", None),
+        ({"writePrefix": "s3://"}, "s3://", "s3://other/run", None),
     ],
 )
 def test_runs_write_below_the_workspace_unless_more_is_said(
@@ -193,7 +193,7 @@ def test_every_pod_that_writes_to_the_workspace_is_told_where_it_may() -> None:
         if {"configMapRef": {"name": settings}} in container.get("envFrom", [])
     }
     assert reading == {"doctor", "webhook", "reconciler"}
-    work = Work(task="train", run_key="run", command=("python",), processes=8)
+    work = JobRequest(task="train", run_key="run", command=("python",), processes=8)
     job = PyTorchJobs().manifest(work, _settings(CREATED_SECRETS))
     for replicas in job["spec"]["pytorchReplicaSpecs"].values():
         (container,) = replicas["template"]["spec"]["containers"]

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from advgrpo.cluster.pod_template import MLFLOW_KEYS, S3_KEYS
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.job_request import JobRequest
+from advgrpo.cluster.pod_template import MLFLOW_KEYS, S3_KEYS
 from advgrpo.cluster.roles import JANITOR_RULES, LAUNCHER_RULES, Rule
 from advgrpo.cluster.settings import parse_cluster_settings
-from advgrpo.cluster.job_request import Work
 from components import cluster as task_settings
 from helm.chart import OFFLINE
 from tests.helm.pod_security import violations
@@ -71,7 +71,7 @@ def test_a_pod_that_the_level_restricted_refuses_would_be_seen(
 
 def _job_pods(title: str) -> list[Object]:
     (settings,) = of_kind(release(title), "ConfigMap").values()
-    work = Work(task="train", run_key="run", command=("python",), processes=16)
+    work = JobRequest(task="train", run_key="run", command=("python",), processes=16)
     read = parse_cluster_settings(settings["data"]["ADVGRPO_CLUSTER"])
     job = PyTorchJobs().manifest(work, read)
     return [one["template"] for one in job["spec"]["pytorchReplicaSpecs"].values()]

@@ -61,7 +61,7 @@ def import_needed() -> None:
 def cluster_that(run_job: object) -> None:
     """Have jobs run by a function and not by a cluster."""
     launcher = ModuleType("advgrpo.cluster.launcher")
-    launcher.Work = SimpleNamespace  # type: ignore[attr-defined]
+    launcher.JobRequest = SimpleNamespace  # type: ignore[attr-defined]
     launcher.run_job = run_job  # type: ignore[attr-defined]
     sys.modules[launcher.__name__] = launcher
     os.environ["ADVGRPO_CLUSTER"] = '{"image": "trainer"}'
@@ -75,8 +75,8 @@ def main() -> None:
     import_needed()
 
     from advgrpo.errors import JobFailedError, TrainingError
-    from advgrpo.storage import join, write_bytes
     from advgrpo.runtime.dispatch import FAILURE_PREFIX, OUTCOME_FILE, run_task
+    from advgrpo.storage import join, write_bytes
     from advgrpo.tasks.resolve_config import resolve_config
 
     def succeed(work: SimpleNamespace, _settings: object) -> None:

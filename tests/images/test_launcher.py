@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from packaging.requirements import Requirement
 
-from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedServers
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))[
@@ -63,7 +63,7 @@ def test_all_that_an_image_installs_is_pinned(extras: list[str]) -> None:
 
 
 def test_the_launcher_runs_a_clusters_tasks_with_what_it_brings(
-    stores: EmbeddedStores, tmp_path: Path
+    stores: EmbeddedServers, tmp_path: Path
 ) -> None:
     there = _brought("launcher") | {"advgrpo"}
     lacking = [

@@ -5,7 +5,6 @@ from pathlib import Path
 import kfp
 import pytest
 
-from advgrpo.kfp_client.compiled import PIPELINE
 from advgrpo.kfp_client import (
     Access,
     KfpServer,
@@ -14,6 +13,7 @@ from advgrpo.kfp_client import (
     upload_pipeline,
 )
 from advgrpo.kfp_client import server as server_module
+from advgrpo.kfp_client.compiled import PIPELINE
 from advgrpo.testing import StubKfp
 
 TOKEN = "the-token"

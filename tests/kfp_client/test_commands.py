@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from advgrpo.cli.main import app
-from advgrpo.kfp_client.compiled import CHECKOUT
 from advgrpo.config import resolve
 from advgrpo.errors import AdvGrpoError, ClusterError, ConfigError, PipelineError
+from advgrpo.kfp_client.compiled import CHECKOUT
 from advgrpo.testing import StubKfp
 from tests.helm.releases import MINIMAL, notes
 from tests.kfp_client.conftest import TOKEN

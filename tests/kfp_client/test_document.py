@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from advgrpo.kfp_client.compiled import PIPELINE
 from advgrpo.errors import ConfigError
 from advgrpo.kfp_client import PipelineDocument
+from advgrpo.kfp_client.compiled import PIPELINE
 
 
 def test_it_says_what_it_is(document: PipelineDocument) -> None:

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from advgrpo.cli.main import app
 from advgrpo.cluster.doctor import Check
-from advgrpo.kfp_client.readiness import diagnose
-from advgrpo.demo.servers import BUCKET, EmbeddedStores
+from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.kfp_client import Access
+from advgrpo.kfp_client.readiness import diagnose
 from advgrpo.testing import StubKfp
 
 TOKEN = "the-token"
@@ -38,7 +38,7 @@ def _check(name: str, access: Access | None = None, workspace: str = "") -> Chec
     return found
 
 
-def test_a_workspace_is_tried_and_nothing_is_left_there(stores: EmbeddedStores) -> None:
+def test_a_workspace_is_tried_and_nothing_is_left_there(stores: EmbeddedServers) -> None:
     workspace = f"s3://{BUCKET}/doctor"
     assert _check("workspace", workspace=workspace).state == "OK"
     assert not list((stores.folder / "buckets" / BUCKET).glob("doctor/*"))
@@ -53,7 +53,7 @@ def test_a_workspace_is_tried_and_nothing_is_left_there(stores: EmbeddedStores) 
     ],
 )
 def test_a_workspace_that_cannot_be_written_fails_with_a_repair(
-    stores: EmbeddedStores,  # noqa: ARG001
+    stores: EmbeddedServers,  # noqa: ARG001
     monkeypatch: pytest.MonkeyPatch,
     variable: str,
     value: str,
@@ -65,7 +65,7 @@ def test_a_workspace_that_cannot_be_written_fails_with_a_repair(
     assert found.repair
 
 
-def test_a_bucket_that_is_not_there_fails(stores: EmbeddedStores) -> None:  # noqa: ARG001
+def test_a_bucket_that_is_not_there_fails(stores: EmbeddedServers) -> None:  # noqa: ARG001
     assert _check("workspace", workspace="s3://no-such-bucket/x").state == "FAIL"
 
 
@@ -73,7 +73,7 @@ def test_a_workspace_that_is_a_local_folder_fails() -> None:
     assert "s3://" in _check("workspace", workspace="workspace").repair
 
 
-def test_mlflow_is_asked_for_its_version(stores: EmbeddedStores) -> None:  # noqa: ARG001
+def test_mlflow_is_asked_for_its_version(stores: EmbeddedServers) -> None:  # noqa: ARG001
     found = _check("MLflow")
     assert (found.state, found.found.startswith("version 3.")) == ("OK", True)
 

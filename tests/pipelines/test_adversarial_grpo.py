@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from advgrpo.kfp_client.compiled import PIPELINE
 from advgrpo.config import preset_names
 from advgrpo.errors import ConfigError
+from advgrpo.kfp_client.compiled import PIPELINE
 from advgrpo.kfp_client.local import run_pipeline
 from components.cluster import LAUNCHER, TRAINER
 

@@ -11,8 +11,11 @@ from typer.testing import CliRunner
 from advgrpo.cli.main import app
 from advgrpo.config import RunConfig, resolve
 from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
-from advgrpo.models.discriminators import build_discriminator
 from advgrpo.errors import ConfigError
+from advgrpo.models.discriminators import build_discriminator
+from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.base import PromptEmbeddings
+from advgrpo.models.policies.embeddings import StoredEmbeddings, encode_prompts
 from advgrpo.planning import Plan, plan_run
 from advgrpo.planning.memory import (
     adapter_parameters,
@@ -24,9 +27,6 @@ from advgrpo.planning.models import models_of
 from advgrpo.planning.parts import Part, total, unknown
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.planning.work import rollout_passes, work_of
-from advgrpo.models.policies import load_policy
-from advgrpo.models.policies.base import PromptEmbeddings
-from advgrpo.models.policies.embeddings import StoredEmbeddings, encode_prompts
 from advgrpo.training.rollout import Denoiser, generate_rollout
 
 run = CliRunner().invoke
@@ -64,8 +64,8 @@ def test_work_does_not_depend_on_the_number_of_gpus() -> None:
     [
         ("{type: every_rollout, discriminator_steps: 3}", 1, 3, ""),
         ("{type: released, discriminator_rollouts: 4}", 5, 4, ""),
-        ("{type: when_fooled, discriminator_steps: 2}", 1, 2, "at most so"),
-        ("{type: when_fooled, policy_waits: true}", 1, 0, "comes on top"),
+        ("{type: when_outscored, discriminator_steps: 2}", 1, 2, "at most so"),
+        ("{type: when_outscored, pause_policy: true}", 1, 0, "comes on top"),
         ("{type: frozen}", 1, 0, ""),
     ],
 )
@@ -86,8 +86,8 @@ class CountingPolicy:
     def __init__(self) -> None:
         self.passes = 0
 
-    def sigmas(self, denoising_steps: int) -> torch.Tensor:
-        return torch.linspace(1, 0, denoising_steps + 1)
+    def sigmas(self, num_inference_steps: int) -> torch.Tensor:
+        return torch.linspace(1, 0, num_inference_steps + 1)
 
     def embed(self, prompts: list[str]) -> PromptEmbeddings:
         return PromptEmbeddings(torch.zeros(len(prompts), 1, 1), torch.zeros(len(prompts), 1))
@@ -286,7 +286,7 @@ def test_embeddings_are_stored_of_the_prompts_that_are_drawn() -> None:
     each = ((77 + 256) * 4096 + 2048) * 2
     assert stored() == (182 * 48 + 256 + 100 + 1) * each
     assert stored(train_prompts=1000) == (1000 + 100 + 1) * each
-    waiting = "training.turns={type: when_fooled, policy_waits: true}"
+    waiting = "training.turns={type: when_outscored, pause_policy: true}"
     assert stored(waiting) == (25_000 + 100 + 1) * each
 
 

@@ -18,8 +18,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from advgrpo.models.backbones.vision import BACKBONES, load_vision_backbone
 from advgrpo.config import Weights
+from advgrpo.models.backbones.vision import BACKBONES, load_vision_backbone
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.planning.vision import read_dino, read_vision
 from advgrpo.testing import TINY_BACKBONES, write_tiny_backbone

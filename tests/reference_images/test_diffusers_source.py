@@ -18,12 +18,12 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 from advgrpo.config.base import Weights
 from advgrpo.config.reference_images import DiffusersSource as Settings
 from advgrpo.config.reference_images import ReferenceImagesConfig
-from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.errors import AdvGrpoError, ConfigError, ReferenceImageError, WeightsError
 from advgrpo.pocket.models import build_pipeline
 from advgrpo.records import PromptSet
 from advgrpo.reference_images import generate_reference_images
 from advgrpo.reference_images.diffusers_source import DiffusersSource
+from advgrpo.reference_images.image_set import validate_reference_images
 
 PIXELS = 32
 PROMPTS = ["a small red circle on a black background center", "a large blue ring"]
@@ -98,7 +98,7 @@ def sd3_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(folder: Path, **changes: object) -> Settings:
     plain: Mapping[str, object] = {
         "weights": Weights(location=str(folder)),
-        "denoising_steps": 2,
+        "num_inference_steps": 2,
         "guidance_scale": 3.0,
         "dtype": "float32",
     }
@@ -134,7 +134,7 @@ def test_an_image_follows_from_prompt_and_seed_alone(sd3_folder: Path) -> None:
         {"guidance_scale": 9.0},
         {"negative_prompt": "a green cross"},
         {"prompt_suffixes": {"en": " on a teal background"}},
-        {"denoising_steps": 3},
+        {"num_inference_steps": 3},
         {"dtype": "bfloat16"},
     ],
 )

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from advgrpo.config.reference_images import FileFormat, PocketSource, ReferenceImagesConfig
 from advgrpo.data.images import read_image
-from advgrpo.reference_images.image_set import validate_reference_images
-from advgrpo.reference_images.manifest import read_manifest, read_provenance
 from advgrpo.errors import ReferenceImageError, StorageFullError
-from advgrpo.telemetry.progress import PROGRESS_FILE
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_images import generate_reference_images
 from advgrpo.reference_images.generation import plan_images
+from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.reference_images.journal import JOURNAL_FILE
+from advgrpo.reference_images.manifest import read_manifest, read_provenance
+from advgrpo.telemetry.progress import PROGRESS_FILE
 
 PROMPTS = PromptSet(("a cat", "一只 dog", "a cow"), digest="")
 PIXELS = 8

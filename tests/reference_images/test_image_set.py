@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from advgrpo.data.image_loading import load_images
 from advgrpo.data.images import encode_png, from_uint8
+from advgrpo.errors import ReferenceImageError, StorageNotFoundError
+from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_images.image_set import (
     inspect_reference_images,
-    load_images,
     validate_reference_images,
 )
 from advgrpo.reference_images.manifest import (
@@ -20,8 +22,6 @@ from advgrpo.reference_images.manifest import (
     read_provenance,
     write_provenance,
 )
-from advgrpo.errors import ReferenceImageError, StorageNotFoundError
-from advgrpo.records import PromptSet, ReferenceImageSet
 
 PIXELS = 8
 CAT, DOG = "a cat", "一只 dog"

@@ -9,17 +9,17 @@ import torch
 
 from advgrpo.config import RunConfig, resolve
 from advgrpo.config.tasks import ReferenceImagesSettings
-from advgrpo.data import check_record, reference_checks
+from advgrpo.data.image_loading import load_images
 from advgrpo.data.images import encode_png
 from advgrpo.data.prompts import read_prompts
-from advgrpo.reference_images.image_set import load_images
-from advgrpo.reference_images.manifest import read_manifest, read_provenance
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ReferenceImageError, StorageNotFoundError
 from advgrpo.records import ReferenceImageSet
-from advgrpo.storage import list_files, upload_folder, write_bytes
-from advgrpo.demo.servers import EmbeddedStores
-from advgrpo.tasks.reference_images import make_reference_images, open_reference_images
+from advgrpo.reference_images import check_record, checks
+from advgrpo.reference_images.manifest import read_manifest, read_provenance
 from advgrpo.runtime.results import ReferenceImageLocations
+from advgrpo.storage import list_files, upload_folder, write_bytes
+from advgrpo.tasks.reference_images import make_reference_images, open_reference_images
 
 TRAIN, TEST = ("a cat", "一只狗", "a cow"), ("a bird", "a fish")
 
@@ -110,7 +110,7 @@ def test_a_folder_is_used_where_it_lies_and_nothing_is_written_there(
 def test_an_object_store_is_read_in_place(
     prompt_files: list[str],
     released: Path,
-    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    stores: EmbeddedServers,  # noqa: ARG001 - must run
     tmp_path: Path,
 ) -> None:
     location = f"s3://advgrpo/released/{tmp_path.name}"
@@ -161,10 +161,10 @@ def test_a_merged_manifest_may_lie_elsewhere_and_name_some_prompts_only(
 def test_a_check_that_was_killed_goes_on_and_a_repeated_one_reads_nothing(
     prompt_files: list[str], released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reference_checks, "_CHUNK", 2)
-    monkeypatch.setattr(reference_checks, "_CHUNKS_PER_RECORD", 1)
+    monkeypatch.setattr(checks, "_CHUNK", 2)
+    monkeypatch.setattr(checks, "_CHUNKS_PER_RECORD", 1)
     read: list[str] = []
-    whole = reference_checks.read_bytes
+    whole = checks.read_bytes
 
     def counted(location: str) -> bytes:
         if len(read) == limit:
@@ -172,7 +172,7 @@ def test_a_check_that_was_killed_goes_on_and_a_repeated_one_reads_nothing(
         read.append(Path(location).name)
         return whole(location)
 
-    monkeypatch.setattr(reference_checks, "read_bytes", counted)
+    monkeypatch.setattr(checks, "read_bytes", counted)
     config, limit = settings(prompt_files, released), 4
     with pytest.raises(KeyboardInterrupt):
         made(config, tmp_path / "work")

@@ -10,16 +10,16 @@ import torch
 from PIL import Image
 
 from advgrpo.config.reference_images import FolderSource
-from advgrpo.reference_images.manifest import read_manifest, read_provenance
-from advgrpo.reference_images.shared_images import ANY_PROMPT, inspect_shared_images
 from advgrpo.errors import ReferenceImageError
+from advgrpo.reference_images.image_store import FolderShelf
 from advgrpo.reference_images.import_folder import (
     fitted,
     folder_digest,
     import_folder,
     origin_of,
 )
-from advgrpo.reference_images.image_store import FolderShelf
+from advgrpo.reference_images.manifest import read_manifest, read_provenance
+from advgrpo.reference_images.shared_images import ANY_PROMPT, inspect_shared_images
 
 SIDE = 16
 

@@ -4,6 +4,9 @@ import pytest
 import torch
 
 from advgrpo.data.images import encode_png
+from advgrpo.data.splits import split_prompts
+from advgrpo.errors import ConfigError, ReferenceImageError
+from advgrpo.records import ReferenceImageSet
 from advgrpo.reference_images.manifest import write_manifest
 from advgrpo.reference_images.shared_images import (
     ANY_PROMPT,
@@ -11,9 +14,6 @@ from advgrpo.reference_images.shared_images import (
     deal_for_training,
     inspect_shared_images,
 )
-from advgrpo.data.splits import split_prompts
-from advgrpo.errors import ConfigError, ReferenceImageError
-from advgrpo.records import ReferenceImageSet
 
 PROMPTS = [f"prompt {n}" for n in range(60)]
 

@@ -12,8 +12,8 @@ from advgrpo.records import PromptSet
 from advgrpo.reference_images import (
     generate_packed_reference_images,
     generate_reference_images,
-    team,
 )
+from advgrpo.runtime.work_queue import open_work_queue
 from tests.reference_images.test_generation import NoiseSource, settings
 
 PROMPTS = PromptSet(tuple(f"a cat with {n} tails" for n in range(12)), digest="")
@@ -50,7 +50,7 @@ def main(location: str, notes: Path, fate: str) -> None:
             images_per_prompt=4,
             seed=0,
             location=location,
-            team=team("test"),
+            queue=open_work_queue("test"),
         )
     else:
         generate_reference_images(
@@ -60,7 +60,7 @@ def main(location: str, notes: Path, fate: str) -> None:
             images_per_prompt=4,
             seed=0,
             output=Path(location),
-            team=team("test"),
+            queue=open_work_queue("test"),
         )
 
 

@@ -15,20 +15,20 @@ from typer.testing import CliRunner
 from advgrpo import storage
 from advgrpo.cli.main import app
 from advgrpo.config import Gate
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ClusterUnavailableError, PromotionError, TrackingError
-from advgrpo.demo.servers import EmbeddedStores
-from advgrpo.registry.promotion import Promotion, promote, reconcile, rollback
 from advgrpo.registry.champion import promotion_lock
+from advgrpo.registry.promotion import Promotion, promote, reconcile, rollback
 from tests.tracking.world import GATE, evidence, register, settings, write_adapter
 
-TO_CHAMPION = Gate(measure="judge.score", against="champion", comparison="at_least", bound=0)
+TO_CHAMPION = Gate(metric="judge.score", against="champion", comparison="at_least", bound=0)
 
 Register = Callable[..., int]
 run = CliRunner().invoke
 
 
 @pytest.fixture
-def client(stores: EmbeddedStores) -> MlflowClient:
+def client(stores: EmbeddedServers) -> MlflowClient:
     return MlflowClient(stores.tracking_uri)
 
 
@@ -41,7 +41,9 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def registered(stores: EmbeddedStores, client: MlflowClient, name: str, tmp_path: Path) -> Register:
+def registered(
+    stores: EmbeddedServers, client: MlflowClient, name: str, tmp_path: Path
+) -> Register:
     """Registers versions, each of another adapter."""
     run_id = str(client.create_run("0").info.run_id)
     count = iter(range(100))
@@ -62,7 +64,7 @@ def registered(stores: EmbeddedStores, client: MlflowClient, name: str, tmp_path
 
 
 @pytest.fixture
-def crowned(stores: EmbeddedStores, name: str) -> Callable[..., Promotion]:
+def crowned(stores: EmbeddedServers, name: str) -> Callable[..., Promotion]:
     def one(which: str | int, **others: object) -> Promotion:
         return promote(name, str(which), tracking_uri=stores.tracking_uri, by="ann", **others)  # type: ignore[arg-type]
 
@@ -101,7 +103,7 @@ def test_a_candidate_becomes_champion_and_the_champion_previous(
 def test_a_version_that_failed_a_gate_is_refused_but_by_an_override_with_a_reason(
     client: MlflowClient, name: str, registered: Register, crowned: Callable[..., Promotion]
 ) -> None:
-    registered(gates=(TO_CHAMPION, Gate(measure="clip.score", comparison="at_least", bound=0)))
+    registered(gates=(TO_CHAMPION, Gate(metric="clip.score", comparison="at_least", bound=0)))
     with pytest.raises(PromotionError, match=r"gate clip\.score at least base failed: .*measured"):
         crowned(1)
     assert aliases(client, name) == {}
@@ -233,7 +235,7 @@ def test_a_lock_that_was_left_behind_is_broken_after_its_lease(
 
 
 def test_rollback_makes_the_champion_before_this_one_champion(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     name: str,
     registered: Register,
@@ -261,12 +263,12 @@ def test_rollback_makes_the_champion_before_this_one_champion(
 
 
 def test_an_alias_that_was_moved_by_hand_stays_if_lawful_and_else_moves_back(
-    stores: EmbeddedStores, client: MlflowClient, name: str, registered: Register
+    stores: EmbeddedServers, client: MlflowClient, name: str, registered: Register
 ) -> None:
     def look() -> list[str]:
         return reconcile(stores.tracking_uri, name=name)
 
-    registered(gain=0.2, gates=(Gate(measure="judge.score", comparison="at_least", bound=1),))
+    registered(gain=0.2, gates=(Gate(metric="judge.score", comparison="at_least", bound=1),))
     client.set_registered_model_alias(name, "champion", "1")
     (said,) = look()
     assert "refused: the gate judge.score at least base + 1 failed" in said
@@ -285,7 +287,7 @@ def test_an_alias_that_was_moved_by_hand_stays_if_lawful_and_else_moves_back(
 
 
 def test_an_alias_that_was_moved_to_the_champion_before_is_a_rollback(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     name: str,
     registered: Register,
@@ -309,7 +311,7 @@ def test_an_alias_that_was_moved_to_the_champion_before_is_a_rollback(
 
 
 def test_a_promotion_that_broke_off_is_completed(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     name: str,
     registered: Register,
@@ -331,7 +333,7 @@ def test_a_promotion_that_broke_off_is_completed(
 
 
 def test_an_alias_that_is_gone_comes_back_and_a_version_that_is_gone_does_not(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     name: str,
     registered: Register,
@@ -350,7 +352,7 @@ def test_an_alias_that_is_gone_comes_back_and_a_version_that_is_gone_does_not(
 
 
 def test_a_tag_asks_for_promotion_and_is_answered(
-    stores: EmbeddedStores, client: MlflowClient, name: str, registered: Register
+    stores: EmbeddedServers, client: MlflowClient, name: str, registered: Register
 ) -> None:
     registered()
     registered()
@@ -400,7 +402,7 @@ def test_the_receiver_serves_until_it_is_told_to_stop(monkeypatch: pytest.Monkey
 
 
 def test_each_champion_is_announced_once_and_a_failure_is_tried_again(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     name: str,
     registered: Register,
@@ -423,7 +425,7 @@ def test_each_champion_is_announced_once_and_a_failure_is_tried_again(
     assert client.get_model_version(name, "1").tags["advgrpo.announced"] == "run 7"
 
 
-def test_models_of_others_are_left_alone(stores: EmbeddedStores, client: MlflowClient) -> None:
+def test_models_of_others_are_left_alone(stores: EmbeddedServers, client: MlflowClient) -> None:
     client.create_registered_model("somebody else")
     client.set_registered_model_tag("somebody else", "team", "x")
     assert all("somebody else" not in said for said in reconcile(stores.tracking_uri))

@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import pytest
 
 from advgrpo.errors import ClusterError, ConfigError
-from advgrpo.registry.promotion_hook import announcer
 from advgrpo.registry.promotion import Promotion
+from advgrpo.registry.promotion_hook import announcer
 
 CHAMPION = Promotion("faces", 3, "models:/faces/3")
 

@@ -13,10 +13,10 @@ from mlflow.exceptions import MlflowException
 from advgrpo import storage
 from advgrpo.config import RunConfig, resolve
 from advgrpo.data.images import decode_image
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import PromotionError, TrackingError, WeightsError
 from advgrpo.models.policies.base import Policy
 from advgrpo.records import Alarm, EvaluatedPrompt, TrainingRecord
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.registry.card import card_in_short
 from advgrpo.registry.evidence import read_evidence, read_settings
 from advgrpo.registry.versions import (
@@ -40,7 +40,7 @@ def adapter(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def client(stores: EmbeddedStores) -> MlflowClient:
+def client(stores: EmbeddedServers) -> MlflowClient:
     return MlflowClient(stores.tracking_uri)
 
 
@@ -49,17 +49,17 @@ def run_id(client: MlflowClient) -> str:
     return str(client.create_run("0").info.run_id)
 
 
-def registered(stores: EmbeddedStores, adapter: Path, name: str, run_id: str) -> RegisteredAdapter:
+def registered(stores: EmbeddedServers, adapter: Path, name: str, run_id: str) -> RegisteredAdapter:
     return register(stores.tracking_uri, settings(name), adapter, run_id)
 
 
-def fetched(stores: EmbeddedStores, uri: str, folder: Path) -> dict[str, str]:
+def fetched(stores: EmbeddedServers, uri: str, folder: Path) -> dict[str, str]:
     root = registered_adapter(uri, folder, tracking_uri=stores.tracking_uri)
     return {path.name: path.read_text() for path in root.iterdir()}
 
 
 def test_an_adapter_comes_back_by_alias_and_by_version(
-    stores: EmbeddedStores, adapter: Path, run_id: str, tmp_path: Path
+    stores: EmbeddedServers, adapter: Path, run_id: str, tmp_path: Path
 ) -> None:
     version = registered(stores, adapter, "back", run_id)
     assert version == RegisteredAdapter("back", 1, "models:/back/1")
@@ -73,7 +73,7 @@ def test_an_adapter_comes_back_by_alias_and_by_version(
     ["create_logged_model", "log_model_artifacts", "log_batch", "finalize_logged_model"],
 )
 def test_a_registration_that_was_killed_is_gone_on_with_and_leaves_nothing_twice(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     adapter: Path,
     run_id: str,
@@ -97,12 +97,12 @@ def test_a_registration_that_was_killed_is_gone_on_with_and_leaves_nothing_twice
     assert version.version == 1
     models = client.search_logged_models(["0"], f"source_run_id = '{run_id}'")
     assert [str(model.status) for model in models] == ["READY"]
-    for measure in client.get_run(run_id).data.metrics:
-        assert len(client.get_metric_history(run_id, measure)) == 1
+    for metric in client.get_run(run_id).data.metrics:
+        assert len(client.get_metric_history(run_id, metric)) == 1
 
 
 def test_a_version_shows_its_lineage_and_measures_and_holds_no_base_weights(
-    stores: EmbeddedStores, client: MlflowClient, adapter: Path, run_id: str
+    stores: EmbeddedServers, client: MlflowClient, adapter: Path, run_id: str
 ) -> None:
     registered(stores, adapter, "lineage", run_id)
     version = client.get_model_version_by_alias("lineage", "candidate")
@@ -122,7 +122,7 @@ def test_a_version_shows_its_lineage_and_measures_and_holds_no_base_weights(
 
 
 def test_registering_twice_makes_one_version_and_another_adapter_the_next(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     adapter: Path,
     run_id: str,
@@ -139,7 +139,7 @@ def test_registering_twice_makes_one_version_and_another_adapter_the_next(
 
 @pytest.mark.parametrize("name", ADAPTER_FILES)
 def test_an_adapter_that_lacks_a_file_is_not_registered(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     adapter: Path,
     run_id: str,
@@ -152,7 +152,7 @@ def test_an_adapter_that_lacks_a_file_is_not_registered(
 
 
 def test_a_damaged_artifact_is_not_taken_for_the_adapter(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     adapter: Path,
     run_id: str,
@@ -175,7 +175,7 @@ def test_what_is_no_model_uri_says_so(uri: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", ["models:/nobody@candidate", "models:/nobody/7"])
 def test_a_version_that_is_not_there_is_named(
-    stores: EmbeddedStores, uri: str, tmp_path: Path
+    stores: EmbeddedServers, uri: str, tmp_path: Path
 ) -> None:
     with pytest.raises(TrackingError, match="of nobody") as caught:
         registered_adapter(uri, tmp_path / "back", tracking_uri=stores.tracking_uri)
@@ -183,7 +183,7 @@ def test_a_version_that_is_not_there_is_named(
 
 
 def test_a_registration_that_breaks_off_moves_no_alias(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     adapter: Path,
     run_id: str,
@@ -204,7 +204,7 @@ def test_a_registration_that_breaks_off_moves_no_alias(
 
 
 def test_a_version_carries_its_card_settings_evidence_and_sample(
-    stores: EmbeddedStores, client: MlflowClient, adapter: Path, run_id: str, tmp_path: Path
+    stores: EmbeddedServers, client: MlflowClient, adapter: Path, run_id: str, tmp_path: Path
 ) -> None:
     (tmp_path / "0.png").write_bytes(b"a picture")
     proof = evidence(sample=(EvaluatedPrompt("a ring", 0.5, ("0.png",)),))
@@ -237,7 +237,7 @@ def test_a_description_in_mlflow_fits_its_column() -> None:
 
 
 def test_a_version_that_failed_its_gates_is_registered_and_is_no_candidate(
-    stores: EmbeddedStores, client: MlflowClient, adapter: Path, run_id: str
+    stores: EmbeddedServers, client: MlflowClient, adapter: Path, run_id: str
 ) -> None:
     failing = evidence(gain=0.01)
     version = register(stores.tracking_uri, settings("failing"), adapter, run_id, failing)
@@ -249,7 +249,7 @@ def test_a_version_that_failed_its_gates_is_registered_and_is_no_candidate(
 
 
 def test_another_evaluation_of_the_same_adapter_is_another_version(
-    stores: EmbeddedStores, adapter: Path, run_id: str
+    stores: EmbeddedServers, adapter: Path, run_id: str
 ) -> None:
     config = settings("again")
     assert register(stores.tracking_uri, config, adapter, run_id).version == 1
@@ -259,7 +259,7 @@ def test_another_evaluation_of_the_same_adapter_is_another_version(
 
 @pytest.mark.parametrize("file", ["evidence.json", "README.md", "files.json", "MLmodel"])
 def test_a_version_with_any_changed_file_is_refused(
-    stores: EmbeddedStores, client: MlflowClient, adapter: Path, run_id: str, file: str
+    stores: EmbeddedServers, client: MlflowClient, adapter: Path, run_id: str, file: str
 ) -> None:
     name = f"changed {file.partition('.')[0]}"
     registered(stores, adapter, name, run_id)
@@ -274,7 +274,7 @@ def test_a_version_with_any_changed_file_is_refused(
 
 
 def test_registering_needs_neither_torch_nor_numpy(
-    stores: EmbeddedStores, adapter: Path, run_id: str
+    stores: EmbeddedServers, adapter: Path, run_id: str
 ) -> None:
     # As in the image of a cluster's tasks.
     code = f"""
@@ -295,7 +295,7 @@ print(register({stores.tracking_uri!r}, settings("light"), Path({str(adapter)!r}
 
 
 def test_the_champion_is_fetched_with_the_shape_of_its_adapter(
-    stores: EmbeddedStores, client: MlflowClient, config: RunConfig, adapter: Path, run_id: str
+    stores: EmbeddedServers, client: MlflowClient, config: RunConfig, adapter: Path, run_id: str
 ) -> None:
     registered(stores, adapter, "crowned", run_id)
     uri, policy = stores.tracking_uri, config.policy
@@ -312,7 +312,7 @@ def test_the_champion_is_fetched_with_the_shape_of_its_adapter(
 
 
 def test_a_champion_for_another_base_model_is_refused(
-    stores: EmbeddedStores, client: MlflowClient, config: RunConfig, adapter: Path, run_id: str
+    stores: EmbeddedServers, client: MlflowClient, config: RunConfig, adapter: Path, run_id: str
 ) -> None:
     registered(stores, adapter, "foreign", run_id)
     client.set_registered_model_alias("foreign", "champion", "1")
@@ -328,7 +328,7 @@ def test_a_champion_for_another_base_model_is_refused(
 @pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")
 @pytest.mark.slow
 def test_a_served_version_draws_what_the_policy_draws(
-    stores: EmbeddedStores, config: RunConfig, run_id: str, tmp_path: Path
+    stores: EmbeddedServers, config: RunConfig, run_id: str, tmp_path: Path
 ) -> None:
     from advgrpo.models.policies import load_policy
     from advgrpo.models.policies.adapter import save_adapter
@@ -344,19 +344,21 @@ def test_a_served_version_draws_what_the_policy_draws(
     served = mlflow.pyfunc.load_model("models:/served@candidate")
     prompts = ["a small red circle on blue", "a large green square on white"]
     files = served.predict(
-        pd.DataFrame({"prompt": prompts}), params={"seed": 5, "denoising_steps": 4}
+        pd.DataFrame({"prompt": prompts}), params={"seed": 5, "num_inference_steps": 4}
     )
     images = torch.stack([decode_image(base64.b64decode(file)) for file in files])
 
     def drawn(policy: Policy) -> torch.Tensor:
         guidance = config.training.sampling.guidance_scale
-        return sample_images(policy, prompts, [5, 6], denoising_steps=4, guidance_scale=guidance)
+        return sample_images(
+            policy, prompts, [5, 6], num_inference_steps=4, guidance_scale=guidance
+        )
 
     expected = drawn(load_policy(config.policy, torch.device("cpu"), adapter=tmp_path))
     # PNG rounds to 256 levels.
     torch.testing.assert_close(images, expected, atol=0.5 / 255 + 1e-6, rtol=0)
     assert (images - drawn(policy)).abs().max() > 0.02
-    assert served.predict(prompts[:1], params={"seed": 5, "denoising_steps": 4}) == files[:1]
+    assert served.predict(prompts[:1], params={"seed": 5, "num_inference_steps": 4}) == files[:1]
     assert served.predict(prompts[:1]) == served.predict(prompts[:1], params={"seed": 0})
     with pytest.raises(MlflowException, match="seed"):
         served.predict(prompts, params={"seed": "many"})

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ConfigError
-from advgrpo.telemetry.prometheus import WEBHOOK
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.registry.webhook import (
     MAX_BODY_BYTES,
     PATH,
@@ -24,6 +23,7 @@ from advgrpo.registry.webhook import (
     receiver,
     subscribe,
 )
+from advgrpo.telemetry.prometheus import WEBHOOK
 from tests.tracking.world import evidence, register, settings, write_adapter
 
 SECRET = "shared"
@@ -169,7 +169,7 @@ def test_an_address_that_cannot_be_had_is_named() -> None:
 
 
 def test_mlflow_tells_and_an_unlawful_champion_is_set_right(
-    stores: EmbeddedStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stores: EmbeddedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As in the chart's pod: MLflow passes the files on.
     for name in stores.environment():

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.errors import AdvGrpoError, JobFailedError, NonFiniteError
-from advgrpo.storage import join, write_bytes
-from advgrpo.demo.servers import BUCKET, EmbeddedStores
-from advgrpo.runtime.failures import Failure
 from advgrpo.runtime.dispatch import FAILURE_PREFIX, run_task
+from advgrpo.runtime.failures import Failure
+from advgrpo.storage import join, write_bytes
 from advgrpo.testing import FakeCluster, JobInHand, Step
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2 GiB"
@@ -37,7 +37,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClu
     ],
 )
 def test_the_cause_that_tells_most_is_raised(
-    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    stores: EmbeddedServers,  # noqa: ARG001 - must run
     cluster: FakeCluster,
     tmp_path: Path,
     kind: str,

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from advgrpo.errors import PipelineError, RatioError, StorageFullError
-from advgrpo.telemetry.progress import PROGRESS_FILE
 from advgrpo.runtime.failures import FAILURE_FILE, failures_noted, read_failure, run_as_process
+from advgrpo.telemetry.progress import PROGRESS_FILE
 
 
 @pytest.fixture

@@ -11,20 +11,20 @@ from typing import Any
 
 import pytest
 
-from advgrpo import progress
 from advgrpo.errors import Preempted, StorageFullError
+from advgrpo.runtime import heartbeat as heartbeat_module
+from advgrpo.runtime.environment import environment
+from advgrpo.runtime.heartbeat import WITHOUT_MLFLOW, heartbeat, rank_heartbeat, write_run_info
+from advgrpo.telemetry import progress
 from advgrpo.telemetry.logging import quiet
 from advgrpo.telemetry.progress import Progress
-from advgrpo.tasks import signs
-from advgrpo.runtime.environment import environment
-from advgrpo.runtime.heartbeat import WITHOUT_MLFLOW, note_run, signs_of_life, signs_of_rank
 
 logger = logging.getLogger("advgrpo.somewhere")
 
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(signs, "_LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat_module, "_LEAST_SECONDS", 0.01)
     yield
     assert progress.listeners == []
 
@@ -47,7 +47,7 @@ def _soon(workspace: Path, key: str) -> dict[str, Any]:
 
 
 def test_a_task_tells_that_it_lives_and_how_far_it_is(tmp_path: Path) -> None:
-    with signs_of_life("train", str(tmp_path), ""):
+    with heartbeat("train", str(tmp_path), ""):
         Progress("drawing", 4, "images").advance(3, {"reward": 0.5})
         told = _soon(tmp_path, "progress")
         assert told["state"] == "running"
@@ -60,7 +60,7 @@ def test_a_task_tells_that_it_lives_and_how_far_it_is(tmp_path: Path) -> None:
 
 
 def test_it_tells_of_checkpoints_results_and_what_was_warned_of(tmp_path: Path) -> None:
-    with signs_of_life("train", str(tmp_path), ""):
+    with heartbeat("train", str(tmp_path), ""):
         facts = {"update": 2, "turn": 3, "place": "s3://b/checkpoints"}
         logger.info("saved", extra=quiet("checkpoint_saved", **facts))
         logger.info("kept", extra=quiet("result_saved", place="s3://b/result"))
@@ -83,7 +83,7 @@ def test_it_tells_of_checkpoints_results_and_what_was_warned_of(tmp_path: Path) 
     ],
 )
 def test_it_tells_how_it_ended(error: BaseException, state: str, tmp_path: Path) -> None:
-    with pytest.raises(type(error)), signs_of_life("train", str(tmp_path), ""):
+    with pytest.raises(type(error)), heartbeat("train", str(tmp_path), ""):
         raise error
     told = _told(tmp_path)
     assert told["state"] == state
@@ -94,9 +94,9 @@ def test_it_tells_how_it_ended(error: BaseException, state: str, tmp_path: Path)
 
 
 def test_the_first_rank_has_a_file_of_its_own_and_the_others_have_none(tmp_path: Path) -> None:
-    with signs_of_life("train", str(tmp_path), ""):
+    with heartbeat("train", str(tmp_path), ""):
         for rank in ("0", "1"):
-            with environment({"RANK": rank}), signs_of_rank():
+            with environment({"RANK": rank}), rank_heartbeat():
                 logger.warning("from rank %s", rank)
     assert [one["text"] for one in _told(tmp_path, "rank")["warnings"]] == ["from rank 0"]
     assert len(_told(tmp_path)["warnings"]) == 2
@@ -105,22 +105,22 @@ def test_the_first_rank_has_a_file_of_its_own_and_the_others_have_none(tmp_path:
 
 
 def test_a_rank_that_was_started_by_hand_tells_nothing() -> None:
-    with signs_of_rank():
+    with rank_heartbeat():
         assert progress.listeners == []
 
 
 def test_a_workspace_that_cannot_be_written_holds_nothing_up(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file where a folder should be")
-    with signs_of_life("train", str(tmp_path), ""):
+    with heartbeat("train", str(tmp_path), ""):
         Progress("drawing", 4, "images").advance()
-    note_run(str(tmp_path), "", {})
+    write_run_info(str(tmp_path), "", {})
     assert (tmp_path / "runs").is_file()
 
 
 def test_logging_is_as_it_was_afterwards(tmp_path: Path) -> None:
     ours = logging.getLogger("advgrpo")
     before = ours.level, ours.handlers[:]
-    with signs_of_life("train", str(tmp_path), ""):
+    with heartbeat("train", str(tmp_path), ""):
         assert ours.isEnabledFor(logging.INFO)
     assert (ours.level, ours.handlers) == before
 
@@ -129,8 +129,8 @@ def test_a_process_that_is_killed_leaves_what_it_last_told(tmp_path: Path) -> No
     program = (
         "import os, sys, time\n"
         "from pathlib import Path\n"
-        "from advgrpo.runtime.heartbeat import signs_of_life\n"
-        "with signs_of_life('train', sys.argv[1], ''):\n"
+        "from advgrpo.runtime.heartbeat import heartbeat\n"
+        "with heartbeat('train', sys.argv[1], ''):\n"
         "    while not list(Path(sys.argv[1]).rglob('task.json')):\n"
         "        time.sleep(0.01)\n"
         "    os.kill(os.getpid(), 9)\n"
@@ -144,7 +144,7 @@ def test_a_process_that_is_killed_leaves_what_it_last_told(tmp_path: Path) -> No
 
 def test_no_sign_of_life_tells_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_SECRET", "planted-by-a-test")
-    with pytest.raises(ValueError, match="planted"), signs_of_life("train", str(tmp_path), ""):
+    with pytest.raises(ValueError, match="planted"), heartbeat("train", str(tmp_path), ""):
         logger.warning("it answers that planted-by-a-test is wrong")
         raise ValueError("planted-by-a-test")
     told = _told(tmp_path)

@@ -13,7 +13,7 @@ from advgrpo.errors import (
     RatioError,
     StorageUnavailableError,
 )
-from advgrpo.runtime.processes import run_ranks
+from advgrpo.runtime.processes import launch_processes
 
 WriteModule = Callable[[str], str]
 
@@ -36,13 +36,13 @@ def test_each_rank_gets_the_arguments_and_its_number(
         "import os, pathlib, sys\n"
         "pathlib.Path(sys.argv[1], os.environ['RANK']).write_text(os.environ['WORLD_SIZE'])\n"
     )
-    run_ranks(module, [str(tmp_path)], processes=2, logs=tmp_path / "logs")
+    launch_processes(module, [str(tmp_path)], processes=2, logs=tmp_path / "logs")
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == "2"
 
 
 def test_our_environment_is_left_as_it_was(write_module: WriteModule, tmp_path: Path) -> None:
     before = dict(os.environ), signal.getsignal(signal.SIGTERM)
-    run_ranks(write_module(""), [], processes=1, logs=tmp_path / "logs")
+    launch_processes(write_module(""), [], processes=1, logs=tmp_path / "logs")
     assert (dict(os.environ), signal.getsignal(signal.SIGTERM)) == before
 
 
@@ -57,7 +57,7 @@ def test_a_killed_rank_is_named_with_its_signal_and_last_lines(
         "time.sleep(60)\n"
     )
     with pytest.raises(RankFailedError, match=r"rank 1 .* was killed by SIGKILL") as caught:
-        run_ranks(module, [], processes=2, logs=tmp_path / "logs")
+        launch_processes(module, [], processes=2, logs=tmp_path / "logs")
     assert "before the end of 1" in str(caught.value)
     assert caught.value.exit_code == 151
 
@@ -66,7 +66,7 @@ def test_a_rank_that_raises_is_named_with_its_exit_status(
     write_module: WriteModule, tmp_path: Path
 ) -> None:
     with pytest.raises(RankFailedError, match=r"exited 1.*(.|\n)*no such thing"):
-        run_ranks(
+        launch_processes(
             write_module("raise KeyError('no such thing')"), [], processes=1, logs=tmp_path / "logs"
         )
 
@@ -83,7 +83,7 @@ def test_an_error_of_ours_comes_back_as_it_was_raised(
         "run_as_process(main)\n"
     )
     with pytest.raises(RatioError, match="the ratio is 2\n  repair: make it 1"):
-        run_ranks(module, [], processes=2, logs=tmp_path / "logs")
+        launch_processes(module, [], processes=2, logs=tmp_path / "logs")
 
 
 def test_the_error_of_one_rank_counts_and_not_the_end_of_those_that_waited_for_it(
@@ -101,7 +101,7 @@ def test_the_error_of_one_rank_counts_and_not_the_end_of_those_that_waited_for_i
         "run_as_process(main)\n"
     )
     with pytest.raises(StorageUnavailableError, match="does not answer"):
-        run_ranks(module, [], processes=2, logs=tmp_path / "logs")
+        launch_processes(module, [], processes=2, logs=tmp_path / "logs")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -128,7 +128,7 @@ def test_ranks_asked_to_stop_may_save_first(
     thread = threading.Thread(target=stop)
     thread.start()
     with pytest.raises(Preempted) as caught:
-        run_ranks(module, [str(tmp_path)], processes=2, logs=tmp_path / "logs")
+        launch_processes(module, [str(tmp_path)], processes=2, logs=tmp_path / "logs")
     thread.join()
     assert caught.value.exit_code == 143
     assert (tmp_path / "saved0").exists()
@@ -139,10 +139,12 @@ def test_ranks_that_stop_by_themselves_are_preempted(
     write_module: WriteModule, tmp_path: Path
 ) -> None:
     with pytest.raises(Preempted):
-        run_ranks(write_module("raise SystemExit(143)"), [], processes=2, logs=tmp_path / "logs")
+        launch_processes(
+            write_module("raise SystemExit(143)"), [], processes=2, logs=tmp_path / "logs"
+        )
 
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(ConfigError, match="puts 2 on this machine, which has 1 GPUs"):
-        run_ranks("unused", [], processes=2, logs=tmp_path / "logs")
+        launch_processes("unused", [], processes=2, logs=tmp_path / "logs")

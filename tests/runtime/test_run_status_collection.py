@@ -11,20 +11,20 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from advgrpo.cli.main import app
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ConfigError, Preempted, StorageUnavailableError, TrackingError
-from advgrpo.telemetry.logging import event
-from advgrpo.telemetry.progress import Progress
-from advgrpo.demo.servers import EmbeddedStores
-from advgrpo.tasks import signs
-from advgrpo.runtime.task_context import FAILURE_TAG, tracked_task
-from advgrpo.runtime.heartbeat import note_run, signs_of_life
+from advgrpo.runtime import heartbeat as heartbeat_module
+from advgrpo.runtime.heartbeat import heartbeat, write_run_info
+from advgrpo.runtime.run_status import RunStatus
 from advgrpo.runtime.run_status_collection import TASKS, run_status
 from advgrpo.runtime.run_status_text import lasted, status_lines
-from advgrpo.runtime.run_status import RunStatus
+from advgrpo.runtime.task_context import FAILURE_TAG, tracked_task
+from advgrpo.telemetry.logging import event
+from advgrpo.telemetry.progress import Progress
 from advgrpo.tracking.run_lookup import WORKSPACE_TAG
 from advgrpo.tracking.runs import end_parent_run, open_parent_run
 from advgrpo.training.loop import train
-from advgrpo.training.state import Session
+from advgrpo.training.state import TrainingState
 from tests.training.conftest import World, world
 
 __all__ = ["world"]
@@ -44,9 +44,9 @@ def _said(status: RunStatus) -> str:
 
 def _run(workspace: Path, *tasks: str, run: str = RUN) -> None:
     """Leave the signs of tasks that came to their end."""
-    note_run(str(workspace), run, {"name": "pocket"})
+    write_run_info(str(workspace), run, {"name": "pocket"})
     for task in tasks:
-        with signs_of_life(task, str(workspace), run):
+        with heartbeat(task, str(workspace), run):
             logger.warning("%s warns", task)
 
 
@@ -66,10 +66,10 @@ def test_a_run_is_done_when_all_of_its_tasks_are(tmp_path: Path) -> None:
 def test_a_real_training_is_followed_to_its_end(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signs, "_LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat_module, "_LEAST_SECONDS", 0.01)
     session = world.session(tmp_path / "training", "training.checkpoint_every_updates=1")
-    note_run(str(tmp_path), RUN, {"name": "pocket"})
-    with pytest.raises(Preempted), signs_of_life("train", str(tmp_path), RUN):
+    write_run_info(str(tmp_path), RUN, {"name": "pocket"})
+    with pytest.raises(Preempted), heartbeat("train", str(tmp_path), RUN):
         _stop_after(session, updates=1)
         train(session)
     stopped = _asked(tmp_path, later=60)
@@ -87,7 +87,7 @@ def test_a_real_training_is_followed_to_its_end(
 
     again = world.session(tmp_path / "training", "training.checkpoint_every_updates=1")
     assert again.resume()
-    with signs_of_life("train", str(tmp_path), RUN):
+    with heartbeat("train", str(tmp_path), RUN):
         train(again)
     done = _asked(tmp_path)
     assert _states(done)["train"] == "finished"
@@ -97,7 +97,7 @@ def test_a_real_training_is_followed_to_its_end(
     assert "waits for its next task" in _said(done)
 
 
-def _stop_after(session: Session, *, updates: int) -> None:
+def _stop_after(session: TrainingState, *, updates: int) -> None:
     """Have a session be asked to stop, as by SIGTERM, once it has made some updates."""
     check = session.stop.check
 
@@ -109,11 +109,11 @@ def _stop_after(session: Session, *, updates: int) -> None:
 
 
 def test_progress_says_how_long_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(signs, "_LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat_module, "_LEAST_SECONDS", 0.01)
     told: dict[str, Any] = {"phase": "adversarial training", "done": 30, "total": 120}
     told |= {"unit": "updates", "seconds_each": 20.0, "seconds_left": 1800.0}
-    with signs_of_life("train", str(tmp_path), RUN):
-        signs.progress.tell({**told, "figures": {"reward": 0.25}})
+    with heartbeat("train", str(tmp_path), RUN):
+        heartbeat_module.progress.tell({**told, "figures": {"reward": 0.25}})
     file = tmp_path / "runs" / RUN / "train" / "task.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"state": "running"}))
@@ -127,7 +127,7 @@ def test_progress_says_how_long_it_takes(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_task_that_is_silent_is_taken_for_dead(tmp_path: Path) -> None:
     _run(tmp_path, "reference-images")
-    with signs_of_life("train", str(tmp_path), RUN):
+    with heartbeat("train", str(tmp_path), RUN):
         Progress("adversarial training", 9, "updates").advance(4)
     file = tmp_path / "runs" / RUN / "train" / "task.json"
     content = json.loads(file.read_text())
@@ -145,7 +145,7 @@ def test_a_task_that_is_silent_is_taken_for_dead(tmp_path: Path) -> None:
 def test_a_failure_is_told_with_its_repair(tmp_path: Path) -> None:
     _run(tmp_path, "reference-images")
     error = StorageUnavailableError("the server does not answer", repair="start it")
-    with pytest.raises(StorageUnavailableError), signs_of_life("train", str(tmp_path), RUN):
+    with pytest.raises(StorageUnavailableError), heartbeat("train", str(tmp_path), RUN):
         raise error
     status = _asked(tmp_path)
     assert (status.state, status.repair) == ("failed", "start it")
@@ -157,11 +157,11 @@ def test_the_launchers_word_counts_when_its_job_came_to_an_end(tmp_path: Path) -
     workspace = str(tmp_path)
     with (
         pytest.raises(StorageUnavailableError),
-        signs_of_life("pretrain-reward", workspace, RUN, role="launcher"),
+        heartbeat("pretrain-reward", workspace, RUN, role="launcher"),
     ):
         note = event("job_state", state="running")
         logger.info("job-1: running, 1 of 2 pods run", extra=note)
-        with pytest.raises(Preempted), signs_of_life("reward-pretraining", workspace, RUN):
+        with pytest.raises(Preempted), heartbeat("reward-pretraining", workspace, RUN):
             raise Preempted("asked to stop")
         between = _asked(tmp_path)
         raise StorageUnavailableError("the job failed", repair="look at it")
@@ -173,7 +173,7 @@ def test_the_launchers_word_counts_when_its_job_came_to_an_end(tmp_path: Path) -
 
 
 def test_alarms_stand_out(tmp_path: Path) -> None:
-    with signs_of_life("train", str(tmp_path), RUN):
+    with heartbeat("train", str(tmp_path), RUN):
         logger.warning("the reward looks hacked\nat update 3", extra=event("alarm_raised"))
     assert "train: ALARM: the reward looks hacked; at update 3" in _said(_asked(tmp_path))
 
@@ -197,8 +197,8 @@ def test_of_several_runs_of_a_workspace_the_last_one_is_meant(tmp_path: Path) ->
 
 def test_a_workspace_may_be_seen_at_another_place(tmp_path: Path) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
-    note_run(str(there), RUN, {})
-    with signs_of_life("train", str(there), RUN):
+    write_run_info(str(there), RUN, {})
+    with heartbeat("train", str(there), RUN):
         facts = {"update": 2, "turn": 3, "place": f"{there}/training/1/checkpoints"}
         logger.info("saved", extra=event("checkpoint_saved", **facts))
     saved = there / "training" / "1" / "checkpoints" / "turn-00000003"
@@ -212,7 +212,7 @@ def test_a_workspace_may_be_seen_at_another_place(tmp_path: Path) -> None:
 
 def test_a_kept_rollout_is_taken_for_no_checkpoint(tmp_path: Path) -> None:
     place = tmp_path / "training" / "1" / "checkpoints"
-    with signs_of_life("train", str(tmp_path), RUN):
+    with heartbeat("train", str(tmp_path), RUN):
         facts = {"update": 2, "turn": 3, "place": str(place)}
         logger.info("saved", extra=event("checkpoint_saved", **facts))
     kept = place / "non-finite" / "rollout-00000004-rank-0"
@@ -280,7 +280,7 @@ def test_what_a_run_says_of_itself_in_another_shape_is_left_out(tmp_path: Path) 
 
 @pytest.mark.parametrize("place", ["/", "..", "s3://bucket/other"])
 def test_checkpoints_are_looked_for_in_the_workspace_alone(tmp_path: Path, place: str) -> None:
-    with signs_of_life("train", str(tmp_path), RUN):
+    with heartbeat("train", str(tmp_path), RUN):
         facts = {"update": 2, "turn": 3, "place": place}
         logger.info("saved", extra=event("checkpoint_saved", **facts))
     status = _asked(tmp_path)
@@ -289,7 +289,7 @@ def test_checkpoints_are_looked_for_in_the_workspace_alone(tmp_path: Path, place
 
 
 @pytest.fixture
-def parent(stores: EmbeddedStores, tmp_path: Path) -> Callable[[str], str]:
+def parent(stores: EmbeddedServers, tmp_path: Path) -> Callable[[str], str]:
     def opened(name: str) -> str:
         return open_parent_run(
             "status",
@@ -304,7 +304,7 @@ def parent(stores: EmbeddedStores, tmp_path: Path) -> Callable[[str], str]:
 
 
 def test_a_run_is_found_by_id_name_or_the_id_of_one_of_its_tasks(
-    stores: EmbeddedStores, parent: Callable[[str], str], tmp_path: Path
+    stores: EmbeddedServers, parent: Callable[[str], str], tmp_path: Path
 ) -> None:
     run = parent("found by its name")
     with tracked_task("evaluate", run, str(tmp_path / "workspace")) as task:
@@ -323,7 +323,7 @@ def test_a_run_is_found_by_id_name_or_the_id_of_one_of_its_tasks(
 
 
 def test_mlflow_alone_says_why_a_task_failed(
-    stores: EmbeddedStores, parent: Callable[[str], str]
+    stores: EmbeddedServers, parent: Callable[[str], str]
 ) -> None:
     run = parent("without a workspace")
     with pytest.raises(ConfigError), tracked_task("register", run):
@@ -335,7 +335,7 @@ def test_mlflow_alone_says_why_a_task_failed(
 
 
 def test_a_task_that_failed_and_then_succeeds_is_no_longer_said_to_have_failed(
-    stores: EmbeddedStores, parent: Callable[[str], str]
+    stores: EmbeddedServers, parent: Callable[[str], str]
 ) -> None:
     run, client = parent("at the second attempt"), MlflowClient(stores.tracking_uri)
     with pytest.raises(ConfigError), tracked_task("register", run):
@@ -353,7 +353,7 @@ def test_a_task_that_failed_and_then_succeeds_is_no_longer_said_to_have_failed(
 
 
 def test_a_name_that_several_runs_have_is_refused_with_their_ids(
-    stores: EmbeddedStores, parent: Callable[[str], str]
+    stores: EmbeddedServers, parent: Callable[[str], str]
 ) -> None:
     ids = [parent("twice"), parent("twice")]
     with pytest.raises(ConfigError, match="2 runs are called 'twice'") as refused:
@@ -362,12 +362,12 @@ def test_a_name_that_several_runs_have_is_refused_with_their_ids(
 
 
 @pytest.mark.parametrize("name", ["none of this name", "it's"])
-def test_a_name_that_no_run_has_is_refused(name: str, stores: EmbeddedStores) -> None:
+def test_a_name_that_no_run_has_is_refused(name: str, stores: EmbeddedServers) -> None:
     with pytest.raises(ConfigError, match="run"):
         run_status(name, tracking_uri=stores.tracking_uri)
 
 
-def test_an_id_that_no_run_has_is_refused(stores: EmbeddedStores) -> None:
+def test_an_id_that_no_run_has_is_refused(stores: EmbeddedServers) -> None:
     with pytest.raises(TrackingError, match=f"cannot find the run {RUN}"):
         run_status(RUN, tracking_uri=stores.tracking_uri)
 
@@ -388,7 +388,7 @@ def test_without_mlflow_a_name_is_refused_and_a_workspace_is_enough(tmp_path: Pa
 
 
 def test_without_the_workspace_mlflow_is_enough(
-    stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch
+    stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = open_parent_run(
         "status",
@@ -423,7 +423,8 @@ def test_looking_loads_no_torch() -> None:
     import subprocess
 
     program = (
-        "import sys, advgrpo.runtime.run_status_text, advgrpo.runtime.run_status_collection, advgrpo.tracking.run_lookup\n"
+        "import sys, advgrpo.runtime.run_status_text, advgrpo.runtime.run_status_collection\n"
+        "import advgrpo.tracking.run_lookup\n"
         "sys.exit('torch' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.runtime.timing import Spent, read_spent, time_spent
+from advgrpo.runtime.timing import Elapsed, read_spent, time_spent
 
 
 def test_what_attempts_took_is_added_up(tmp_path: Path) -> None:
@@ -48,4 +48,4 @@ def test_a_damaged_note_is_none(tmp_path: Path, content: str) -> None:
 
     assert read_spent(str(tmp_path / "cost.json")) is None
     assert read_spent(str(tmp_path / "absent.json")) is None
-    assert Spent().seconds == 0
+    assert Elapsed().seconds == 0

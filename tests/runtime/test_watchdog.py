@@ -10,10 +10,10 @@ import pytest
 from advgrpo.config import resolve
 from advgrpo.config.training import HangsConfig
 from advgrpo.errors import ConfigError
-from advgrpo.runtime.process_group import Ranks
-from advgrpo.training.stragglers import Stragglers
+from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.runtime.rank_status import RankMonitor
 from advgrpo.runtime.watchdog import Watchdog
-from advgrpo.runtime.rank_status import Whereabouts
+from advgrpo.training.stragglers import Stragglers
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,8 +25,8 @@ def never(reason: str) -> None:
 def test_a_process_without_progress_says_where_it_is_and_shows_its_stacks(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whereabouts = Whereabouts(0, 1)
-    config = HangsConfig(report_after_seconds=1, give_up_after_seconds=60)
+    whereabouts = RankMonitor(0, 1)
+    config = HangsConfig(report_after_seconds=1, timeout_seconds=60)
     whereabouts.enter("policy update", 7)
     with (tmp_path / "stacks").open("w") as stacks:  # noqa: SIM117
         with Watchdog(whereabouts, config, give_up=never, stacks=stacks):
@@ -39,8 +39,8 @@ def test_a_process_without_progress_says_where_it_is_and_shows_its_stacks(
 
 
 def test_a_process_that_goes_on_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    whereabouts = Whereabouts(0, 1)
-    config = HangsConfig(report_after_seconds=1, give_up_after_seconds=2)
+    whereabouts = RankMonitor(0, 1)
+    config = HangsConfig(report_after_seconds=1, timeout_seconds=2)
     with Watchdog(whereabouts, config, give_up=never):
         for _ in range(15):
             time.sleep(0.1)
@@ -55,12 +55,12 @@ def test_a_process_that_hangs_is_given_up(tmp_path: Path) -> None:
         reasons.append(reason)
         given_up.set()
 
-    config = HangsConfig(report_after_seconds=1, give_up_after_seconds=2)
+    config = HangsConfig(report_after_seconds=1, timeout_seconds=2)
     with (tmp_path / "stacks").open("w") as stacks:  # noqa: SIM117
-        with Watchdog(Whereabouts(0, 1), config, give_up=give_up, stacks=stacks):
+        with Watchdog(RankMonitor(0, 1), config, give_up=give_up, stacks=stacks):
             assert given_up.wait(timeout=30)
     assert len(reasons) == 1
-    assert "give_up_after_seconds=2" in reasons[0]
+    assert "timeout_seconds=2" in reasons[0]
 
 
 def test_reporting_after_giving_up_is_refused() -> None:
@@ -85,7 +85,7 @@ def test_the_rank_that_the_others_wait_for_is_named(tmp_path: Path) -> None:
     assert "hanging_program.py" in done.stderr
 
 
-class Three(Ranks):
+class Three(ProcessGroup):
     """Three processes, of which the others' seconds are told beforehand."""
 
     def __init__(self, others: list[float]) -> None:
@@ -103,11 +103,11 @@ def test_a_slow_process_is_named_once_it_was_slow_three_times(
 ) -> None:
     stragglers = Stragglers(Three([10.0, 21.0]), slow_ratio=1.5)
     for _ in range(2):
-        measures = stragglers.measures(10.0)
-    assert measures == {"cost/slowest_rank_ratio": 2.1, "cost/slowest_rank": 2.0}
+        metrics = stragglers.metrics(10.0)
+    assert metrics == {"cost/slowest_rank_ratio": 2.1, "cost/slowest_rank": 2.0}
     assert caplog.text == ""
     for _ in range(3):
-        stragglers.measures(10.0)
+        stragglers.metrics(10.0)
     assert caplog.text.count("rank 2 takes 2.1 times as long") == 1
 
 
@@ -116,6 +116,6 @@ def test_small_differences_and_single_processes_are_nothing_to_say(
 ) -> None:
     stragglers = Stragglers(Three([0.1, 0.9]), slow_ratio=1.5)
     for _ in range(5):
-        stragglers.measures(0.1)
-    assert Stragglers(Ranks(), slow_ratio=1.5).measures(3.0) == {}
+        stragglers.metrics(0.1)
+    assert Stragglers(ProcessGroup(), slow_ratio=1.5).metrics(3.0) == {}
     assert [r for r in caplog.records if r.levelno >= logging.WARNING] == []

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 
 from advgrpo.config import resolve
 from advgrpo.config.tasks import PretrainingSettings, ReferenceImagesSettings, TrainingSettings
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import Preempted
+from advgrpo.runtime.dispatch import ARGUMENTS_FILE, FAILURE_PREFIX, OUTCOME_FILE, run_in_pod
 from advgrpo.storage import join, list_files, local_folder, read_bytes, write_bytes
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.tasks.evaluate import evaluate
-from advgrpo.runtime.dispatch import ARGUMENTS_FILE, FAILURE_PREFIX, OUTCOME_FILE, run_from
 from advgrpo.tasks.train import train
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ PROMPTS = ROOT / "advgrpo" / "pocket" / "prompts"
 SMALL = (
     "training.updates=20",
     "training.checkpoint_every_updates=2",
-    "training.sampling.denoising_steps=3",
+    "training.sampling.num_inference_steps=3",
     "training.sampling.window.last_start=0",
     "training.rollout.prompts_per_update=2",
     "training.rollout.group_size=4",
@@ -131,7 +131,7 @@ def ended(running: list[subprocess.Popen[bytes]]) -> list[int]:
 
 
 def test_machines_that_share_no_disk_work_as_one_does_also_when_one_is_lost(
-    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    stores: EmbeddedServers,  # noqa: ARG001 - must run
     pods: Pods,
     tmp_path: Path,
 ) -> None:
@@ -163,7 +163,7 @@ def test_machines_that_share_no_disk_work_as_one_does_also_when_one_is_lost(
             "workspace": workspace,
         },
     )
-    run_from("pretrain-reward", job)
+    run_in_pod("pretrain-reward", job)
     arguments = {
         "settings": TrainingSettings.of(config).model_dump_json(),
         "reference_images": images,

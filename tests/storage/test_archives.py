@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import StorageError
 from advgrpo.storage import write_bytes
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.storage.archives import unpacked
 
 
 @pytest.fixture
-def location(stores: EmbeddedStores, tmp_path: Path) -> str:  # noqa: ARG001 - must run
+def location(stores: EmbeddedServers, tmp_path: Path) -> str:  # noqa: ARG001 - must run
     return f"s3://advgrpo/packed/{tmp_path.name}"
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from advgrpo import storage
 from advgrpo.config import Weights
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import (
     ConfigError,
     StorageError,
@@ -21,7 +22,6 @@ from advgrpo.errors import (
     WeightsError,
 )
 from advgrpo.storage.s3 import S3Storage
-from advgrpo.demo.servers import EmbeddedStores
 from tests.proxy import Proxy
 
 COMMIT = "0123456789" * 4
@@ -182,7 +182,7 @@ def test_no_server_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_each_answer_of_a_failing_server_gets_its_error(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     proxy: Callable[[str], Proxy],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -216,7 +216,7 @@ def test_each_answer_of_a_failing_server_gets_its_error(
 
 
 def test_a_server_that_recovers_is_asked_again(
-    stores: EmbeddedStores, proxy: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
+    stores: EmbeddedServers, proxy: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing = proxy(stores.s3_endpoint)
     failing.mode = "refuse_first"
@@ -226,7 +226,7 @@ def test_a_server_that_recovers_is_asked_again(
 
 
 def test_a_silent_server_is_given_up_on(
-    stores: EmbeddedStores, proxy: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
+    stores: EmbeddedServers, proxy: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = proxy(stores.s3_endpoint)
     slow.mode, slow.delay_seconds = "slow", 3.0
@@ -261,7 +261,7 @@ def test_what_is_deleted_while_a_folder_is_listed_is_not_in_it(
 
 
 def test_an_upload_that_breaks_off_leaves_no_whole_folder(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     proxy: Callable[[str], Proxy],
     monkeypatch: pytest.MonkeyPatch,
     folder: Path,

@@ -11,14 +11,14 @@ from typing import Any, cast
 
 import pytest
 
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ConfigError, StorageError
+from advgrpo.runtime.environment import environment
+from advgrpo.storage.checksums import sums_of
 from advgrpo.storage.deadlines import Deadline
 from advgrpo.storage.s3 import OPAQUE_ETAGS, S3Storage
 from advgrpo.storage.s3_errors import DamagedError
 from advgrpo.storage.s3_parts import Place, get_parts
-from advgrpo.storage.checksums import sums_of
-from advgrpo.demo.servers import EmbeddedStores
-from advgrpo.runtime.environment import environment
 from tests.certificates import self_signed
 from tests.proxy import MODES, Mode, Proxy
 
@@ -56,7 +56,7 @@ def _collected() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def servers(running_stores: EmbeddedStores) -> dict[str, str]:
+def servers(running_stores: EmbeddedServers) -> dict[str, str]:
     return running_stores.environment()
 
 

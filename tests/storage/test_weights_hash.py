@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from advgrpo.config import Weights
-from advgrpo.errors import WeightsError
-from advgrpo.storage import cache_folder, content, content_of, content_sha256, upload_folder
 from advgrpo.demo.servers import BUCKET
+from advgrpo.errors import WeightsError
+from advgrpo.storage import cache_folder, content_of, content_sha256, upload_folder
+from advgrpo.storage import weights_hash as content
 
 
 def model(folder: Path, weights: bytes = b"one") -> Path:

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.storage import join
-from advgrpo.demo.servers import EmbeddedStores
-from advgrpo.tasks.inputs import FEATURES
+from advgrpo.training.reference_features import FEATURES
 from studies.crash import warm
 from studies.crash.disk import Disk
 from studies.crash.job import TRAINING, WORKSPACE
@@ -25,7 +25,7 @@ from studies.crash.strikes import STRIKES, Scene
 
 
 @pytest.fixture
-def rig(stores: EmbeddedStores, tmp_path: Path) -> Iterator[Rig]:
+def rig(stores: EmbeddedServers, tmp_path: Path) -> Iterator[Rig]:
     with Rig(tmp_path / "rig", stores) as rig:
         yield rig
 

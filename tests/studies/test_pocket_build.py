@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from studies.pocket.build import PARTS, PocketBuild, main
 from advgrpo.pocket.models import WEIGHTS_PATH
+from studies.pocket.build import PARTS, PocketBuild, main
 
 
 def test_a_part_is_built_saved_and_recorded(tmp_path: Path):

@@ -8,13 +8,13 @@ import pytest
 
 from advgrpo.config import RunConfig, Weights, resolve
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
+from advgrpo.data.prompts import read_run_prompts
 from advgrpo.records import ReferenceImageSet
+from advgrpo.runtime.results import TaskResult, write_history
 from advgrpo.tasks import evaluate as evaluating
 from advgrpo.tasks import pretrain_reward as pretraining
 from advgrpo.tasks import train as training
-from advgrpo.tasks.inputs import read_run_prompts
-from advgrpo.tasks.cache_key import by_content, key_of
-from advgrpo.runtime.results import TaskResult, write_history
+from advgrpo.tasks.cache_key import by_content, cache_key
 from advgrpo.tasks.train_worker import run_digest
 from advgrpo.testing import TinyModels
 
@@ -122,7 +122,7 @@ def test_of_a_hub_the_commit_counts_and_what_is_not_there_stays(tmp_path: Path) 
     gone = Weights(location=str(tmp_path / "gone"))
     assert (by_content(hub), by_content(gone)) == (hub, gone)
     other = hub.model_copy(update={"revision": "1" * 40})
-    assert key_of(hub) != key_of(other)
+    assert cache_key(hub) != cache_key(other)
 
 
 def test_packaged_weights_are_known_by_their_content() -> None:

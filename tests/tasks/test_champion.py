@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from advgrpo.config import resolve
-from advgrpo.demo.servers import EmbeddedStores
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.tasks import champion
 from advgrpo.tasks.champion import FoundChampion, find_champion
 from tests.proxy import Proxy
@@ -11,7 +11,7 @@ from tests.proxy import Proxy
 
 @pytest.fixture
 def server(
-    stores: EmbeddedStores, proxy: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
+    stores: EmbeddedServers, proxy: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> Proxy:
     made = proxy(stores.tracking_uri)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", made.url)

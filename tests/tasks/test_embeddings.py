@@ -8,12 +8,13 @@ from advgrpo.config import RunConfig
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.prompts import read_prompts
 from advgrpo.data.splits import split_prompts
-from advgrpo.models.discriminators import build_discriminator
 from advgrpo.errors import AdvGrpoError, WeightsError
+from advgrpo.models.discriminators import build_discriminator
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.models.policies.embeddings import StoredEmbeddings, encode_prompts, not_encoded
 from advgrpo.models.policies.sd3_text_encoders import TextEncoders
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.tasks.embeddings import (
     encode_in_processes,
     encoded,
@@ -23,7 +24,6 @@ from advgrpo.tasks.embeddings import (
 )
 from advgrpo.training.loop import train
 from advgrpo.training.pretraining import pretrain_discriminator
-from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 from tests.training.conftest import World, world
 
@@ -92,7 +92,7 @@ def test_training_needs_no_other_prompts_than_were_encoded_before(
 def test_pretraining_needs_no_other_prompts_than_were_encoded_before(
     world: World, config: RunConfig, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    prompts, ranks = read_prompts(str(world.prompts)), Ranks()
+    prompts, process_group = read_prompts(str(world.prompts)), ProcessGroup()
     task = PretrainingSettings.of(config)
     task = task.model_copy(
         update={
@@ -109,24 +109,24 @@ def test_pretraining_needs_no_other_prompts_than_were_encoded_before(
         config, pretraining_prompts(task, prompts, world.reference_images), tmp_path
     )
     request.getfixturevalue("no_encoder")
-    discriminator = build_discriminator(task.discriminator, ranks.device, seed=0)
+    discriminator = build_discriminator(task.discriminator, process_group.device, seed=0)
     references = ReferenceFeatures(
         world.reference_images,
         prompts,
         discriminator,
         held_out_fraction=task.discriminator.held_out_fraction,
         store=str(tmp_path / "features"),
-        ranks=ranks,
+        process_group=process_group,
     )
     history = pretrain_discriminator(
-        load_policy(task.policy, ranks.device, embeddings=embeddings),
+        load_policy(task.policy, process_group.device, embeddings=embeddings),
         discriminator,
         references,
         prompts,
         config=task.discriminator,
         sampling=task.sampling,
         batch_size=64,
-        ranks=ranks,
+        process_group=process_group,
         seed=task.seed,
     )
     assert len(history) == 1

@@ -16,21 +16,21 @@ from typer.testing import CliRunner
 from advgrpo.cli.main import app
 from advgrpo.config import RunConfig
 from advgrpo.data.prompts import read_prompts
-from advgrpo.models.discriminators import build_discriminator, save_discriminator
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.evaluation.gates import check_gates
 from advgrpo.evaluation.saving import read_evaluation
-from advgrpo.pocket.source import PocketRenderer
+from advgrpo.models.discriminators import build_discriminator, save_discriminator
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.adapter import save_adapter
-from advgrpo.telemetry.progress import PROGRESS_FILE
+from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import EvaluationReport
 from advgrpo.reference_images import generate_reference_images
-from advgrpo.demo.servers import EmbeddedStores
-from advgrpo.tasks.evaluate import evaluate
-from advgrpo.runtime.results import TaskResult
-from advgrpo.testing import TinyModels, write_tiny_models
 from advgrpo.registry.evidence import Evidence
 from advgrpo.registry.registration import register_adapter
+from advgrpo.runtime.results import TaskResult
+from advgrpo.tasks.evaluate import evaluate
+from advgrpo.telemetry.progress import PROGRESS_FILE
+from advgrpo.testing import TinyModels, write_tiny_models
 
 ROOT = Path(__file__).parents[2]
 PACKAGED = ROOT / "advgrpo" / "pocket" / "prompts"
@@ -70,9 +70,9 @@ def write_trained(folder: Path, config: RunConfig, *, seed: int) -> None:
     save_adapter(folder / "adapter", values, config.policy.adapter)
     discriminator = build_discriminator(config.discriminator, CPU, seed=seed)
     save_discriminator(folder / "discriminator", discriminator, {})
-    measures = {"policy_updates": 2.0, "images_sampled": 16.0, "seconds/rollout": 3.0}
+    metrics = {"policy_updates": 2.0, "images_sampled": 16.0, "seconds/rollout": 3.0}
     texts = {
-        "metrics.json": {**measures, "cost/peak_memory_mib": 100.0},
+        "metrics.json": {**metrics, "cost/peak_memory_mib": 100.0},
         "totals.json": {
             "alarms": [{"update": 1, "reason": "too dark"}],
             "stopped_early": True,
@@ -100,7 +100,7 @@ def world(tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> World:
     overrides = (
         f"prompts.train={folder / 'train.txt'}",
         f"prompts.test={folder / 'test.txt'}",
-        "training.sampling.denoising_steps=3",
+        "training.sampling.num_inference_steps=3",
         "training.sampling.window.last_start=0",
         "training.sampling.guidance_scale=1.5",
         "reference_images.test_images_per_prompt=2",
@@ -111,8 +111,8 @@ def world(tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> World:
     config = tiny.config(*overrides)
     write_trained(folder / "trained", config, seed=1)
     (folder / "pretrained").mkdir()
-    measures = {"cost/seconds": 2.0, "cost/peak_memory_mib": 100.0}
-    (folder / "pretrained" / "metrics.json").write_text(json.dumps(measures))
+    metrics = {"cost/seconds": 2.0, "cost/peak_memory_mib": 100.0}
+    (folder / "pretrained" / "metrics.json").write_text(json.dumps(metrics))
     generate_reference_images(
         PocketRenderer(),
         read_prompts(folder / "test.txt"),
@@ -237,7 +237,7 @@ def test_the_metrics_count_the_gates(alone: Path, world: World) -> None:
 
 
 @pytest.fixture
-def crown(stores: EmbeddedStores, tmp_path: Path) -> Callable[[RunConfig, str], MlflowClient]:
+def crown(stores: EmbeddedServers, tmp_path: Path) -> Callable[[RunConfig, str], MlflowClient]:
     """Registers another adapter and makes it the champion of a registered model."""
 
     def register(config: RunConfig, name: str) -> MlflowClient:
@@ -251,7 +251,7 @@ def crown(stores: EmbeddedStores, tmp_path: Path) -> Callable[[RunConfig, str], 
             evidence=Evidence(report=report, gates=(), results=(), lineage={}),
             run_id=str(client.create_run("0").info.run_id),
             tracking_uri=stores.tracking_uri,
-            measures={},
+            metrics={},
         )
         client.set_registered_model_alias(name, "champion", str(version.version))
         return client
@@ -276,7 +276,7 @@ def test_the_champion_is_compared_on_the_same_seeds_even_with_another_rank(
     for one, two in zip(report.comparisons, before, strict=True):
         assert replace(one, champion=None, difference_to_champion=None) == two
         assert one.champion is not None
-        assert result.metrics[f"champion/{one.measure}"] == one.champion.mean
+        assert result.metrics[f"champion/{one.metric}"] == one.champion.mean
     assert report.comparison("distance.frechet").champion != report.comparisons[0].trained
     assert "champion, version 1" in (Path(result.location) / "report.html").read_text("utf-8")
 

@@ -8,13 +8,13 @@ from PIL import Image
 
 from advgrpo.config import Weights
 from advgrpo.data.images import decode_image, encode_png
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.models.policies.sd3_text_encoders import TextEncoders
 from advgrpo.storage import content_of, file_sha256, list_files, read_bytes
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.tasks import generate as module
 from advgrpo.tasks.generate import generate
 from advgrpo.testing import TinyModels, write_tiny_models
@@ -68,7 +68,7 @@ def test_each_image_says_what_it_is(tiny: TinyModels, tmp_path: Path) -> None:
             "model": str(tiny.pipeline),
             "model_content": content_of(Weights(location=str(tiny.pipeline))),
             "adapter": "none",
-            "denoising_steps": "8",
+            "num_inference_steps": "8",
             "guidance_scale": "1",
             "max_sequence_length": "10",
             "text_dtype": "float32",
@@ -235,7 +235,7 @@ def test_a_foreign_file_is_never_overwritten(
 
 def test_images_go_to_an_object_store_and_are_kept_there(
     tiny: TinyModels,
-    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    stores: EmbeddedServers,  # noqa: ARG001 - must run
     tmp_path: Path,
 ) -> None:
     location = f"s3://advgrpo/generated/{tmp_path.name}"

@@ -6,11 +6,11 @@ import pytest
 
 from advgrpo.config import resolve
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
+from advgrpo.runtime.results import TaskResult, write_history
+from advgrpo.runtime.task_context import outbox, recorded_task
 from advgrpo.tasks import evaluate as evaluating
 from advgrpo.tasks import pretrain_reward as pretraining
 from advgrpo.tasks import train as training
-from advgrpo.runtime.results import TaskResult, write_history
-from advgrpo.runtime.task_context import outbox, recorded_task
 from advgrpo.tracking import metric_curves
 
 

@@ -5,10 +5,10 @@ import pytest
 from advgrpo.config import RunConfig, resolve
 from advgrpo.config.tasks import ReferenceImagesSettings
 from advgrpo.data.prompts import read_prompts
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ReferenceImageError
 from advgrpo.pocket.captions import all_captions
 from advgrpo.storage import list_files
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.storage.archives import unpacked
 from advgrpo.tasks.reference_images import (
     inspect,
@@ -52,7 +52,7 @@ def test_a_repeated_task_draws_nothing_again(config: RunConfig, tmp_path: Path) 
 def test_sets_in_an_object_store_are_a_few_objects(
     config: RunConfig,
     tmp_path: Path,
-    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    stores: EmbeddedServers,  # noqa: ARG001 - must run
 ) -> None:
     workspace = f"s3://advgrpo/reference-images/{tmp_path.name}"
     made = make_reference_images(_settings(config), workspace=workspace)

@@ -13,20 +13,21 @@ from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.cli.main import app
 from advgrpo.config import RunConfig, resolve
 from advgrpo.data.images import encode_png
+from advgrpo.data.prompts import read_run_prompts
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ConfigError, EvaluationError, TrackingError
 from advgrpo.evaluation.evaluate import evaluate
 from advgrpo.evaluation.saving import write_evaluation
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.adapter import save_adapter
+from advgrpo.models.scorers.build import build_scorers
 from advgrpo.records import ReferenceImageSet
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.registry.export import export
-from advgrpo.tasks.inputs import build_scorers, read_run_prompts
-from advgrpo.tasks.register import register
+from advgrpo.registry.verification import verify
 from advgrpo.runtime.results import (
     HISTORY_FILE,
     LINEAGE_FILE,
@@ -34,7 +35,7 @@ from advgrpo.runtime.results import (
     TOTALS_FILE,
     library_versions,
 )
-from advgrpo.registry.verification import verify
+from advgrpo.tasks.register import register
 
 CPU = torch.device("cpu")
 run = CliRunner().invoke
@@ -98,7 +99,7 @@ Register = Callable[..., str]
 
 
 @pytest.fixture
-def registered(stores: EmbeddedStores, config: RunConfig, trained: Path) -> Register:
+def registered(stores: EmbeddedServers, config: RunConfig, trained: Path) -> Register:
     client = MlflowClient(stores.tracking_uri)
 
     def one(evaluation: Path) -> str:
@@ -113,7 +114,7 @@ def registered(stores: EmbeddedStores, config: RunConfig, trained: Path) -> Regi
 
 
 def test_an_evaluation_is_registered_with_its_gates_and_can_be_repeated(
-    stores: EmbeddedStores, registered: Register, evaluated: Path, tmp_path: Path
+    stores: EmbeddedServers, registered: Register, evaluated: Path, tmp_path: Path
 ) -> None:
     uri = registered(evaluated)
     name, version = uri.removeprefix("models:/").split("/")
@@ -138,7 +139,7 @@ def test_an_evaluation_is_registered_with_its_gates_and_can_be_repeated(
 
 
 def test_other_images_than_were_recorded_are_noticed(
-    stores: EmbeddedStores, registered: Register, evaluated: Path, tmp_path: Path
+    stores: EmbeddedServers, registered: Register, evaluated: Path, tmp_path: Path
 ) -> None:
     changed = tmp_path / "changed"
     shutil.copytree(evaluated, changed)
@@ -173,7 +174,11 @@ def test_a_registered_model_draws_with_its_own_settings(
 
 
 def test_an_adapter_is_handed_over_in_three_layouts(
-    stores: EmbeddedStores, registered: Register, config: RunConfig, evaluated: Path, tmp_path: Path
+    stores: EmbeddedServers,
+    registered: Register,
+    config: RunConfig,
+    evaluated: Path,
+    tmp_path: Path,
 ) -> None:
     version = registered(evaluated).rpartition("/")[2]
 

@@ -7,6 +7,7 @@ import pytest
 
 from advgrpo.config import RunConfig, resolve
 from advgrpo.config.tasks import TrainingSettings, parse_json
+from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.errors import (
     ClusterError,
     ConfigError,
@@ -14,7 +15,6 @@ from advgrpo.errors import (
     StorageError,
     StorageNotFoundError,
 )
-from advgrpo.demo.servers import BUCKET, EmbeddedStores
 from advgrpo.tasks.resolve_config import ResolvedRun
 from advgrpo.tasks.resolve_config import resolve_config as task
 from advgrpo.testing import FakeCluster
@@ -86,7 +86,7 @@ def test_an_unusable_prompt_file_is_refused_before_anything_is_drawn(tmp_path: P
         resolve_config("pocket", [f"prompts.train={file}"], processes=1, run_key="")
 
 
-def test_a_key_takes_the_same_mlflow_run_up_again(stores: EmbeddedStores) -> None:  # noqa: ARG001
+def test_a_key_takes_the_same_mlflow_run_up_again(stores: EmbeddedServers) -> None:  # noqa: ARG001
     first = resolve_config("pocket", [], processes=1, run_key="resolve-test")
     again = resolve_config("pocket", [], processes=1, run_key="resolve-test")
     other = resolve_config("pocket", [], processes=1, run_key="")
@@ -121,7 +121,7 @@ def test_trying_the_workspace_leaves_nothing_there(tmp_path: Path) -> None:
 
 
 def test_weights_that_are_not_there_are_refused_before_anything_is_made(
-    stores: EmbeddedStores,  # noqa: ARG001
+    stores: EmbeddedServers,  # noqa: ARG001
 ) -> None:
     missing = f"policy.weights.location=s3://{BUCKET}/no-such-weights"
     with pytest.raises(StorageNotFoundError, match=r"policy\.weights\.location=s3"):
@@ -135,7 +135,7 @@ def test_weights_that_are_not_pinned_are_refused_before_anything_is_made() -> No
 
 def test_a_ready_cluster_is_no_obstacle(
     cluster: FakeCluster,
-    stores: EmbeddedStores,  # noqa: ARG001
+    stores: EmbeddedServers,  # noqa: ARG001
 ) -> None:
     assert resolve_config("pocket", [], processes=2, workspace=WORKSPACE).run
     assert cluster.calls
@@ -177,7 +177,7 @@ def test_a_missing_role_is_refused_before_anything_is_made(cluster: FakeCluster)
 
 def test_wrong_s3_keys_are_refused_before_anything_is_made(
     cluster: FakeCluster,  # noqa: ARG001
-    stores: EmbeddedStores,  # noqa: ARG001
+    stores: EmbeddedServers,  # noqa: ARG001
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")

@@ -12,15 +12,15 @@ from advgrpo.config.tasks import (
     TrainingSettings,
 )
 from advgrpo.data.images import encode_png
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ReferenceImageError
 from advgrpo.pocket.captions import all_captions
 from advgrpo.pocket.pictures import render
+from advgrpo.runtime.results import read_history
 from advgrpo.storage import upload_folder
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.tasks.evaluate import evaluate
 from advgrpo.tasks.pretrain_reward import pretrain_reward
 from advgrpo.tasks.reference_images import inspect, make_reference_images
-from advgrpo.runtime.results import read_history
 from advgrpo.tasks.train import train
 
 PROMPTS = Path(__file__).parents[2] / "advgrpo" / "pocket" / "prompts"
@@ -58,7 +58,7 @@ def config(style: Path, tmp_path: Path) -> RunConfig:
             "policy.adapter.ema_decay=0.3",
             (
                 "training.monitoring={held_out_every_updates: 3, held_out_prompts: 32, "
-                "grid_images: 0, hand_on: last}"
+                "grid_images: 0, select_adapter: last}"
             ),
             "evaluation.prompts=12",
             "evaluation.bootstrap_samples=20",
@@ -124,7 +124,7 @@ def test_pictures_go_into_an_object_store_as_into_a_folder(
     config: RunConfig,
     style: Path,
     tmp_path: Path,
-    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    stores: EmbeddedServers,  # noqa: ARG001 - must run
 ) -> None:
     location = f"s3://advgrpo/style/{tmp_path.name}"
     upload_folder(style, location)

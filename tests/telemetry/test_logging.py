@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo import events
 from advgrpo.errors import ConfigError
-from advgrpo.telemetry.logging import FORMAT, JOB_OUTPUT, bind, configure, event, quiet, words_of
 from advgrpo.runtime.failures import failures_noted
-from advgrpo.runtime.processes import run_ranks
+from advgrpo.runtime.processes import launch_processes
+from advgrpo.telemetry import logging as events
+from advgrpo.telemetry.logging import FORMAT, JOB_OUTPUT, bind, configure, event, quiet, words_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 logger = logging.getLogger("advgrpo.somewhere")
 
@@ -177,7 +177,7 @@ def test_ranks_write_objects_that_name_run_and_rank(
         encoding="utf-8",
     )
     bind(run="abc")
-    run_ranks("rank_program", [], processes=2, logs=tmp_path / "logs")
+    launch_processes("rank_program", [], processes=2, logs=tmp_path / "logs")
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line[:1] == "{"]
     said = sorted((line["message"], line["rank"], line["run"]) for line in lines)
     assert said == [

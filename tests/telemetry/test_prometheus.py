@@ -158,7 +158,7 @@ def test_without_a_gateway_nothing_is_pushed(caplog: pytest.LogCaptureFixture) -
 
 
 def test_the_page_for_operators_names_every_metric_and_no_other() -> None:
-    page = Path(__file__).parents[1] / "docs" / "operating.md"
+    page = Path(__file__).parents[2] / "docs" / "operating.md"
     named = set(re.findall(r"\badvgrpo_[a-z_]+\b", page.read_text(encoding="utf-8")))
     pushed = {"jobs", "jobs_kept", "jobs_deleted", "jobs_failed", "last_run_timestamp_seconds"}
     served = {

@@ -5,18 +5,18 @@ from threading import Thread
 
 import pytest
 
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import TrackingError
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.tracking.health import check_server
 from tests.proxy import Proxy
 
 
-def test_a_server_says_its_version(stores: EmbeddedStores) -> None:
+def test_a_server_says_its_version(stores: EmbeddedServers) -> None:
     assert check_server(stores.tracking_uri).startswith("3.")
 
 
 def test_a_name_that_the_server_does_not_know_itself_by_is_explained(
-    stores: EmbeddedStores, monkeypatch: pytest.MonkeyPatch
+    stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.getaddrinfo
     monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *more: real("127.0.0.1", *more))
@@ -29,7 +29,7 @@ def test_a_name_that_the_server_does_not_know_itself_by_is_explained(
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_login_names_the_variables(
-    stores: EmbeddedStores, proxy: Callable[[str], Proxy], status: int
+    stores: EmbeddedServers, proxy: Callable[[str], Proxy], status: int
 ) -> None:
     before = proxy(stores.tracking_uri)
     before.mode, before.status = "refuse_all", status

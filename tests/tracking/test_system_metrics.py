@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ConfigError, StorageFullError
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.tracking import task_run
 from advgrpo.tracking.outbox import Outbox
 from advgrpo.tracking.runs import open_parent_run
 from advgrpo.tracking.system_metrics import INTERVAL, system_metrics
 
-MEASURES = {
+METRICS = {
     "system/cpu_utilization_percentage",
     "system/system_memory_usage_megabytes",
     "system/disk_usage_percentage",
@@ -44,7 +44,7 @@ def test_the_machine_is_measured_under_the_names_of_mlflow(monkeypatch: pytest.M
         while not recorded.rows:
             time.sleep(0.01)
     values, step = recorded.rows[0]
-    assert values.keys() >= MEASURES
+    assert values.keys() >= METRICS
     assert all(name.startswith("system/") for name in values)
     assert before <= step <= time.time()
     count = len(recorded.rows)
@@ -122,7 +122,7 @@ def test_what_is_no_time_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_task_sends_them_apart_from_its_own_also_when_it_goes_on(
-    stores: EmbeddedStores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stores: EmbeddedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(INTERVAL, "0.05")
     parent = open_parent_run(

@@ -11,8 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import Preempted, TrackingError
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.tracking import metric_curves, task_run
 from advgrpo.tracking.outbox import Outbox
 from advgrpo.tracking.runs import end_parent_run, open_parent_run
@@ -21,7 +21,7 @@ from tests.proxy import Proxy
 
 
 @pytest.fixture
-def parent(stores: EmbeddedStores, request: pytest.FixtureRequest) -> str:
+def parent(stores: EmbeddedServers, request: pytest.FixtureRequest) -> str:
     return open_parent_run(
         request.node.name,
         "run",
@@ -33,7 +33,7 @@ def parent(stores: EmbeddedStores, request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def client(stores: EmbeddedStores) -> MlflowClient:
+def client(stores: EmbeddedServers) -> MlflowClient:
     return MlflowClient(stores.tracking_uri)
 
 
@@ -66,7 +66,7 @@ def test_a_parent_run_shows_settings_and_keeps_the_config(
 
 
 def test_a_parent_run_is_taken_up_again_by_its_key(
-    stores: EmbeddedStores, client: MlflowClient
+    stores: EmbeddedServers, client: MlflowClient
 ) -> None:
     def opened(key: str | None) -> str:
         return open_parent_run(
@@ -89,7 +89,7 @@ def test_a_parent_run_is_taken_up_again_by_its_key(
 
 
 def test_the_run_of_a_kubeflow_pipeline_is_taken_and_never_ended(
-    stores: EmbeddedStores, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+    stores: EmbeddedServers, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = client.create_run("0").info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", theirs)
@@ -102,7 +102,7 @@ def test_the_run_of_a_kubeflow_pipeline_is_taken_and_never_ended(
 
 
 def test_a_task_records_everything_in_one_nested_run(
-    stores: EmbeddedStores, client: MlflowClient, parent: str, tmp_path: Path
+    stores: EmbeddedServers, client: MlflowClient, parent: str, tmp_path: Path
 ) -> None:
     report = tmp_path / "report"
     report.mkdir()
@@ -137,7 +137,7 @@ def test_a_task_records_everything_in_one_nested_run(
     ("error", "status"), [(ValueError, "FAILED"), (Preempted, "KILLED"), (None, "FINISHED")]
 )
 def test_the_run_ends_as_its_task_did(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
     tmp_path: Path,
@@ -161,7 +161,7 @@ def test_the_run_ends_as_its_task_did(
 
 @pytest.mark.parametrize("same_disk", [True, False])
 def test_a_resumed_task_goes_on_in_its_run_without_doubled_curves(
-    stores: EmbeddedStores, client: MlflowClient, parent: str, tmp_path: Path, same_disk: bool
+    stores: EmbeddedServers, client: MlflowClient, parent: str, tmp_path: Path, same_disk: bool
 ) -> None:
     for attempt, steps in enumerate([range(3), range(1, 5)]):
         folder = tmp_path / ("disk" if same_disk else f"disk{attempt}")
@@ -188,7 +188,7 @@ def test_a_measure_of_a_step_is_recorded_once(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_a_lost_machine_had_sent_stays_one(
-    stores: EmbeddedStores, client: MlflowClient, parent: str, tmp_path: Path
+    stores: EmbeddedServers, client: MlflowClient, parent: str, tmp_path: Path
 ) -> None:
     for machine in ("lost", "next"):
         with task_run(
@@ -204,7 +204,7 @@ def test_a_picture_that_a_lost_machine_had_sent_stays_one(
 
 
 def test_pictures_that_mlflow_does_not_have_can_be_taken_along(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
     proxy: Callable[[str], Proxy],
@@ -248,7 +248,7 @@ def test_without_a_server_metrics_are_recorded_locally(tmp_path: Path) -> None:
     assert list((run.folder / "files").iterdir()) == []
 
 
-def test_a_run_of_its_own_needs_no_parent(stores: EmbeddedStores, tmp_path: Path) -> None:
+def test_a_run_of_its_own_needs_no_parent(stores: EmbeddedServers, tmp_path: Path) -> None:
     ids = []
     for _ in range(2):
         with task_run(
@@ -262,7 +262,7 @@ def test_a_run_of_its_own_needs_no_parent(stores: EmbeddedStores, tmp_path: Path
 
 
 def test_an_outage_does_not_slow_the_task_and_loses_nothing(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
     proxy: Callable[[str], Proxy],
@@ -283,7 +283,7 @@ def test_an_outage_does_not_slow_the_task_and_loses_nothing(
 
 
 def test_answers_that_get_lost_double_nothing(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
     proxy: Callable[[str], Proxy],
@@ -308,7 +308,7 @@ def test_answers_that_get_lost_double_nothing(
 
 
 def test_what_a_task_could_not_send_is_sent_later_and_once(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
     proxy: Callable[[str], Proxy],
@@ -340,7 +340,7 @@ def test_what_a_task_could_not_send_is_sent_later_and_once(
 
 
 def test_the_next_task_sends_what_the_one_before_could_not(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
     tmp_path: Path,
@@ -365,7 +365,7 @@ def test_the_next_task_sends_what_the_one_before_could_not(
 
 
 def test_a_record_that_mlflow_refuses_is_set_aside_and_does_not_block(
-    stores: EmbeddedStores, client: MlflowClient, parent: str, tmp_path: Path
+    stores: EmbeddedServers, client: MlflowClient, parent: str, tmp_path: Path
 ) -> None:
     with task_run(
         "train", folder=tmp_path, parent_run_id=parent, tracking_uri=stores.tracking_uri
@@ -383,7 +383,7 @@ def test_a_record_that_mlflow_refuses_is_set_aside_and_does_not_block(
 
 
 def test_many_metrics_go_in_few_requests(
-    stores: EmbeddedStores,
+    stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
     proxy: Callable[[str], Proxy],
@@ -441,7 +441,7 @@ def test_a_damaged_outbox_says_where(tmp_path: Path) -> None:
 
 
 def test_two_senders_of_one_outbox_send_it_once(
-    stores: EmbeddedStores, client: MlflowClient, parent: str, tmp_path: Path
+    stores: EmbeddedServers, client: MlflowClient, parent: str, tmp_path: Path
 ) -> None:
     with task_run(
         "train",
@@ -474,7 +474,7 @@ def test_no_server_at_the_start_of_a_pipeline_run_is_an_error(
 
 
 def test_records_of_other_servers_stay_where_they_are(
-    stores: EmbeddedStores, client: MlflowClient, parent: str, tmp_path: Path
+    stores: EmbeddedServers, client: MlflowClient, parent: str, tmp_path: Path
 ) -> None:
     elsewhere = "http://127.0.0.1:9"
     with task_run("local", folder=tmp_path) as local:

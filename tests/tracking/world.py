@@ -13,10 +13,10 @@ from advgrpo.records import (
     TrainingRecord,
 )
 from advgrpo.registry.evidence import Evidence
-from advgrpo.registry.versions import ADAPTER_FILES, RegisteredAdapter
 from advgrpo.registry.registration import register_adapter
+from advgrpo.registry.versions import ADAPTER_FILES, RegisteredAdapter
 
-GATE = Gate(measure="judge.score", comparison="at_least", bound=0)
+GATE = Gate(metric="judge.score", comparison="at_least", bound=0)
 
 
 def settings(name: str, *overrides: str) -> RunConfig:
@@ -36,7 +36,7 @@ def report(gain: float = 0.2, champion: int | None = None) -> EvaluationReport:
     """An evaluation by which an adapter gained so much, also on the champion if there is one."""
     difference = Interval(gain, gain - 0.05, gain + 0.05)
     score = Comparison(
-        measure="judge.score",
+        metric="judge.score",
         base=Interval(0.5, 0.4, 0.6),
         trained=Interval(0.5 + gain, 0.4 + gain, 0.6 + gain),
         difference=difference,
@@ -86,6 +86,6 @@ def register(
         evidence=proof or evidence(),
         run_id=run_id,
         tracking_uri=tracking_uri,
-        measures={"distance": 1.5},
+        metrics={"distance": 1.5},
         **others,
     )

@@ -8,21 +8,21 @@ import torch
 from advgrpo.config import RunConfig
 from advgrpo.data.prompts import read_prompts
 from advgrpo.models.discriminators import build_discriminator, save_discriminator
-from advgrpo.pocket.source import PocketRenderer
 from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.models.scorers.build import build_reward_scorers
+from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import ReferenceImageSet
 from advgrpo.reference_images import generate_reference_images
-from advgrpo.tasks.inputs import build_reward_scorers
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import BrightnessScorer, RecordingLogger, TinyModels, write_tiny_models
-from advgrpo.training.build import Inputs, build_session
+from advgrpo.training.build import Inputs, build_training_state
 from advgrpo.training.checkpoint import Checkpoints
-from advgrpo.runtime.process_group import Ranks
-from advgrpo.training.state import Session
+from advgrpo.training.state import TrainingState
 
 PACKAGED = Path(__file__).parents[2] / "advgrpo" / "pocket" / "prompts" / "train.txt"
 SMALL = (
     "training.updates=2",
-    "training.sampling.denoising_steps=3",
+    "training.sampling.num_inference_steps=3",
     "training.sampling.window.last_start=0",
     "training.sampling.guidance_scale=1.0",
     "training.rollout.prompts_per_update=2",
@@ -63,13 +63,13 @@ class World:
         self,
         folder: Path,
         *overrides: str,
-        ranks: Ranks | None = None,
+        process_group: ProcessGroup | None = None,
         logger: RecordingLogger | None = None,
         run_digest: str = "run",
         embeddings: StoredEmbeddings | None = None,
-    ) -> Session:
+    ) -> TrainingState:
         config = self.config(*overrides)
-        ranks = ranks or Ranks()
+        process_group = process_group or ProcessGroup()
         pretrained = self.pretrained(folder, *overrides)
         inputs = Inputs(
             seed=config.seed,
@@ -80,7 +80,7 @@ class World:
             alignment="brightness.mean",
             scorers=[BrightnessScorer()],
             reward_scorers=build_reward_scorers(
-                config.training.reward, ranks.device, self.reference_images
+                config.training.reward, process_group.device, self.reference_images
             ),
             prompts=read_prompts(str(self.prompts)),
             reference_images=self.reference_images,
@@ -92,10 +92,13 @@ class World:
             str(folder / "checkpoints"),
             run_digest=run_digest,
             kept=config.training.checkpoints_kept,
-            scratch=folder / f"scratch-{ranks.rank}",
+            scratch=folder / f"scratch-{process_group.rank}",
         )
-        return build_session(
-            inputs, ranks=ranks, checkpoints=checkpoints, logger=logger or RecordingLogger()
+        return build_training_state(
+            inputs,
+            process_group=process_group,
+            checkpoints=checkpoints,
+            logger=logger or RecordingLogger(),
         )
 
 
@@ -118,8 +121,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture
-def session_of(world: World, tmp_path: Path) -> Callable[..., Session]:
-    def make(*overrides: str, folder: str = "run", **arguments: object) -> Session:
+def session_of(world: World, tmp_path: Path) -> Callable[..., TrainingState]:
+    def make(*overrides: str, folder: str = "run", **arguments: object) -> TrainingState:
         return world.session(tmp_path / folder, *overrides, **arguments)
 
     return make

@@ -10,12 +10,12 @@ from safetensors.torch import save_file
 from advgrpo.config import DinoDiscriminatorConfig, DiscriminatorConfig
 from advgrpo.config.discriminator import DiscriminatorOptimizerConfig, PickScoreDiscriminatorConfig
 from advgrpo.data.prompts import read_prompts
-from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.models.discriminators import build_discriminator
 from advgrpo.models.discriminators.replay import ReplayPool
+from advgrpo.reference_images.image_set import validate_reference_images
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import SIDE_PIXELS, TINY_BACKBONES
 from advgrpo.training.discriminator_update import DiscriminatorUpdater, GeneratedFeatures
-from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 
 OPTIMIZER = DiscriminatorOptimizerConfig(learning_rate=1e-2, batch_size=8)
@@ -43,29 +43,30 @@ def discriminators(models: Path) -> dict[str, DiscriminatorConfig]:
 
 
 def main(models: Path, output: Path) -> None:
-    ranks = Ranks()
-    if ranks.count > 1:
+    process_group = ProcessGroup()
+    if process_group.world_size > 1:
         dist.init_process_group("gloo")
     prompts = read_prompts(str(models / "train.txt"))
     images = validate_reference_images(models / "reference_images", prompts, 1, 32, seed=0)
     generated = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for name, config in discriminators(models).items():
-        discriminator = build_discriminator(config, ranks.device, seed=0)
+        discriminator = build_discriminator(config, process_group.device, seed=0)
         references = ReferenceFeatures(
             images, prompts, discriminator, held_out_fraction=0.3,
-            store=str(output / "features"), ranks=ranks,
+            store=str(output / "features"), process_group=process_group,
         )  # fmt: skip
         updater = DiscriminatorUpdater(
-            discriminator, references, prompts.texts, OPTIMIZER, ranks, seed=0
+            discriminator, references, prompts.texts, OPTIMIZER, process_group, seed=0
         )
         fresh = GeneratedFeatures(discriminator.image_features(generated), torch.arange(8))
         updater.update(fresh, ReplayPool(0), steps=3, turn="rollout 1")
         trained = {n: p.detach().clone() for n, p in discriminator.trainable_parameters().items()}
         state = {f"adam.{n}": value for n, value in updater.state().items()}
         save_file(
-            {**trained, **state}, output / f"{name}-{ranks.rank}-of-{ranks.count}.safetensors"
+            {**trained, **state},
+            output / f"{name}-{process_group.rank}-of-{process_group.world_size}.safetensors",
         )
-    if ranks.count > 1:
+    if process_group.world_size > 1:
         dist.destroy_process_group()
 
 

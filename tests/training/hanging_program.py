@@ -6,26 +6,26 @@ from pathlib import Path
 
 from advgrpo.config.training import HangsConfig
 from advgrpo.errors import RankFailedError
+from advgrpo.runtime.process_group import ProcessGroup, losses_of_ranks
+from advgrpo.runtime.watchdog import Watchdog
 from advgrpo.training.counters import Counters
 from advgrpo.training.engine import connect
-from advgrpo.runtime.process_group import Ranks, losses_of_ranks
-from advgrpo.runtime.watchdog import Watchdog
 
 
 def main(output: Path) -> None:
-    ranks = Ranks()
-    connect(ranks, timeout_seconds=6)
-    config = HangsConfig(report_after_seconds=2, give_up_after_seconds=60)
-    counters = Counters(turns=3, entered=ranks.whereabouts.enter)
-    with Watchdog(ranks.whereabouts, config, give_up=sys.exit):
-        if ranks.rank == 1:
+    process_group = ProcessGroup()
+    connect(process_group, timeout_seconds=6)
+    config = HangsConfig(report_after_seconds=2, timeout_seconds=60)
+    counters = Counters(turns=3, entered=process_group.monitor.enter)
+    with Watchdog(process_group.monitor, config, give_up=sys.exit):
+        if process_group.rank == 1:
             with counters.timed("reward"):
                 time.sleep(60)
         try:
-            with losses_of_ranks(ranks.whereabouts.in_words), counters.timed("rollout"):
-                ranks.wait()
+            with losses_of_ranks(process_group.monitor.in_words), counters.timed("rollout"):
+                process_group.barrier()
         except RankFailedError as error:
-            (output / f"rank-{ranks.rank}").write_text(str(error), encoding="utf-8")
+            (output / f"rank-{process_group.rank}").write_text(str(error), encoding="utf-8")
             raise
 
 

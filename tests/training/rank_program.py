@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 
 from advgrpo.data.prompts import read_prompts
 from advgrpo.reference_images.image_set import validate_reference_images
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import TinyModels
 from advgrpo.training.engine import connect
 from advgrpo.training.loop import train
-from advgrpo.runtime.process_group import Ranks
 from tests.training.conftest import World
 
 
@@ -21,10 +21,12 @@ def main(models: Path, output: Path) -> None:
         models / "reference_images", read_prompts(str(prompts)), 1, 32, seed=0
     )
     tiny = TinyModels(models / "pipeline", models / "dino", models / "pickscore")
-    ranks = Ranks()
-    connect(ranks)
+    process_group = ProcessGroup()
+    connect(process_group)
     world = World(tiny, prompts, reference_images)
-    session = world.session(output, "training.checkpoint_every_updates=1", ranks=ranks)
+    session = world.session(
+        output, "training.checkpoint_every_updates=1", process_group=process_group
+    )
     session.resume()
     train(session)
     discriminator = session.discriminator.trainable_parameters()
@@ -32,8 +34,10 @@ def main(models: Path, output: Path) -> None:
     tensors |= {f"policy.{name}": value for name, value in session.engine.state().items()}
     tensors |= {f"replay.{name}": value for name, value in session.replay.state().items()}
     held_out = [{k: row[k] for k in row if k.startswith("held_out/")} for row in session.history]
-    (output / f"held-out-{ranks.rank}.json").write_text(json.dumps(held_out), "utf-8")
-    save_file(tensors, output / f"rank-{ranks.rank}-of-{ranks.count}.safetensors")
+    (output / f"held-out-{process_group.rank}.json").write_text(json.dumps(held_out), "utf-8")
+    save_file(
+        tensors, output / f"rank-{process_group.rank}-of-{process_group.world_size}.safetensors"
+    )
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from advgrpo.data.sampler import share_of_rank
 from advgrpo.models.discriminators import build_discriminator
 from advgrpo.models.policies import load_policy
 from advgrpo.models.scorers.pickscore import PickScore
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import TinyModels
 from advgrpo.training.engine import free_port
-from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reward import Reward
 from advgrpo.training.rollout import Denoiser, generate_rollout
 from tests.training.conftest import SMALL
@@ -42,7 +42,7 @@ WAYS = {
 COMMON = (
     *SMALL,
     "training.rollout.prompts_per_update=4",
-    "training.sampling.denoising_steps=4",
+    "training.sampling.num_inference_steps=4",
     "training.sampling.guidance_scale=2.5",
     "training.sampling.shared_prefix=true",
     "training.sampling.window={type: fixed, start: 1, length: 2}",
@@ -51,16 +51,20 @@ COMMON = (
 
 def roll_out(tiny: TinyModels, texts: tuple[str, ...], overrides: list[str]) -> dict:
     """Draw and reward the images of a rollout; all ranks get those of all."""
-    config, ranks = tiny.config(*COMMON, *overrides), Ranks()
+    config, process_group = tiny.config(*COMMON, *overrides), ProcessGroup()
     training = config.training
-    policy = load_policy(config.policy, ranks.device, seed=1)
+    policy = load_policy(config.policy, process_group.device, seed=1)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in policy.trainable_parameters().values():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    discriminator = build_discriminator(config.discriminator, ranks.device, seed=0)
+    discriminator = build_discriminator(config.discriminator, process_group.device, seed=0)
     (plans,) = share_of_rank(
-        PROMPTS, group_size=GROUP, optimizer_steps=1, ranks=ranks.count, rank=ranks.rank
+        PROMPTS,
+        group_size=GROUP,
+        optimizer_steps=1,
+        world_size=process_group.world_size,
+        rank=process_group.rank,
     )
     rollout = generate_rollout(
         policy,
@@ -74,12 +78,12 @@ def roll_out(tiny: TinyModels, texts: tuple[str, ...], overrides: list[str]) -> 
     )
     features = discriminator.image_features(rollout.images)
     terms = training.reward.scorers.values()
-    scorers = {term.type: PickScore(term.weights, ranks.device) for term in terms}
+    scorers = {term.type: PickScore(term.weights, process_group.device) for term in terms}
     rewards = Reward(training.reward, discriminator, scorers).terms(
         rollout.images, features, [texts[plan.prompt_id] for plan in plans]
     )
     mine = {"images": rollout.images, "rewards": rewards, "log_probs": rollout.log_probs}
-    return ranks.gather_in_order(mine, plans)
+    return process_group.gather_in_order(mine, [plan.position for plan in plans])
 
 
 def run_rank(tiny: TinyModels, texts: tuple[str, ...], output: Path, rank: int, count: int) -> None:

@@ -6,8 +6,8 @@ from advgrpo.training.best import BestAdapter
 ALIGNMENT = "held_out/judge.accuracy"
 
 
-def considered(*pairs: tuple[float, float], hand_on: str = "best") -> list[float]:
-    config = MonitoringConfig(hand_on=hand_on, alignment_tolerance=0.02)
+def considered(*pairs: tuple[float, float], select_adapter: str = "best") -> list[float]:
+    config = MonitoringConfig(select_adapter=select_adapter, alignment_tolerance=0.02)
     best = BestAdapter(config, alignment=ALIGNMENT)
     for number, (distance, alignment) in enumerate(pairs):
         best.consider(
@@ -26,7 +26,7 @@ def test_a_small_distance_does_not_excuse_lost_alignment() -> None:
 
 
 def test_if_asked_for_the_last_adapter_wins() -> None:
-    assert considered((30, 0.80), (5, 0.79), (40, 0.1), hand_on="last") == [2]
+    assert considered((30, 0.80), (5, 0.79), (40, 0.1), select_adapter="last") == [2]
 
 
 def test_what_is_kept_is_a_copy() -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from advgrpo.demo.servers import EmbeddedServers
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage import join, list_files, read_bytes, write_bytes
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.training.feature_shards import FeatureShards, plan_shards
-from advgrpo.runtime.process_group import Ranks
 
 
 def hashes(count: int, start: int = 0) -> list[str]:
@@ -33,7 +33,7 @@ class Counting:
 
 
 def built(images: Sequence[str], location: Path | str, counting: Counting) -> FeatureShards:
-    return FeatureShards(images, counting, str(location), Ranks())
+    return FeatureShards(images, counting, str(location), ProcessGroup())
 
 
 def test_every_image_is_in_one_shard_whatever_their_order() -> None:
@@ -144,7 +144,7 @@ def test_two_runs_at_once_leave_whole_shards(tmp_path: Path) -> None:
 
 def test_shards_in_an_object_store_are_shared_and_repaired(
     tmp_path: Path,
-    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    stores: EmbeddedServers,  # noqa: ARG001 - must run
 ) -> None:
     location, images = f"s3://advgrpo/features/{tmp_path.name}", hashes(1500)
     before = built(images, location, Counting()).take(images)

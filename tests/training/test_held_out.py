@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.errors import ConfigError, NonFiniteError
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.policies import load_policy
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import SIDE_PIXELS, BrightnessScorer
 from advgrpo.training.held_out import HeldOutMonitor
-from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reward import DISCRIMINATOR
 from tests.training.conftest import World
 
@@ -21,7 +21,7 @@ class OnlyOne:
     """Measures one prompt: its brightness, or what it is told to."""
 
     name = "only"
-    measures = ("mean",)
+    metrics = ("mean",)
 
     def __init__(self, prompt: str, factor: float = 1.0) -> None:
         self._prompt, self._factor = prompt, factor
@@ -41,7 +41,7 @@ def rewards(
     return {DISCRIMINATOR: torch.zeros(len(images))}
 
 
-def measures(world: World, prompts: Sequence[str], scorer: OnlyOne) -> dict[str, float]:
+def metrics(world: World, prompts: Sequence[str], scorer: OnlyOne) -> dict[str, float]:
     config = world.config()
     monitor = HeldOutMonitor(
         prompts,
@@ -49,11 +49,11 @@ def measures(world: World, prompts: Sequence[str], scorer: OnlyOne) -> dict[str,
         DinoBackbone(config.evaluation.distance.weights, resolution_pixels=SIDE_PIXELS, device=CPU),
         [BrightnessScorer(), scorer],
         config.training.sampling,
-        Ranks(),
+        ProcessGroup(),
         batch_size=4,
         seed=0,
     )
-    return dict(monitor.measure(load_policy(config.policy, CPU, seed=0), rewards).measures)
+    return dict(monitor.measure(load_policy(config.policy, CPU, seed=0), rewards).metrics)
 
 
 class Telling(BrightnessScorer):
@@ -70,7 +70,7 @@ class Telling(BrightnessScorer):
 def test_each_batch_and_each_scorer_counts_as_progress(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, ranks, happened = world.config(), Ranks(), list[str]()
+    config, process_group, happened = world.config(), ProcessGroup(), list[str]()
     policy = load_policy(config.policy, CPU, seed=0)
     decode = policy.decode
 
@@ -85,11 +85,11 @@ def test_each_batch_and_each_scorer_counts_as_progress(
         DinoBackbone(config.evaluation.distance.weights, resolution_pixels=SIDE_PIXELS, device=CPU),
         [Telling(happened), Telling(happened)],
         config.training.sampling,
-        ranks,
+        process_group,
         batch_size=1,
         seed=0,
     )
-    monkeypatch.setattr(ranks.whereabouts, "beat", lambda: happened.append("beat"))
+    monkeypatch.setattr(process_group.monitor, "beat", lambda: happened.append("beat"))
     monitor.measure(policy, rewards)
     assert (happened.count("drawn"), happened.count("scored")) == (3, 2)
     after = [happened[place + 1] for place, what in enumerate(happened) if what != "beat"]
@@ -99,8 +99,8 @@ def test_each_batch_and_each_scorer_counts_as_progress(
 def test_a_measure_is_the_mean_over_the_prompts_that_have_one(world: World) -> None:
     prompts = list(world.reference_images.files)[:3]
 
-    found = measures(world, prompts, OnlyOne(prompts[1]))
-    alone = measures(world, prompts[1:3], OnlyOne(prompts[1]))
+    found = metrics(world, prompts, OnlyOne(prompts[1]))
+    alone = metrics(world, prompts[1:3], OnlyOne(prompts[1]))
 
     assert found["held_out/only.mean"] == pytest.approx(alone["held_out/only.mean"], abs=1e-5)
     assert found["held_out/only.mean"] != pytest.approx(found["held_out/brightness.mean"], abs=1e-5)
@@ -109,14 +109,14 @@ def test_a_measure_is_the_mean_over_the_prompts_that_have_one(world: World) -> N
 def test_a_measure_that_no_prompt_has_is_left_out(world: World) -> None:
     prompts = list(world.reference_images.files)[:3]
 
-    assert "held_out/only.mean" not in measures(world, prompts, OnlyOne("none of them"))
+    assert "held_out/only.mean" not in metrics(world, prompts, OnlyOne("none of them"))
 
 
 def test_a_value_that_is_no_number_ends_the_run_and_is_named(world: World) -> None:
     prompts = list(world.reference_images.files)[:3]
 
     with pytest.raises(NonFiniteError, match=rf"only\.mean .*{prompts[1]}.* \(seed \d+\)"):
-        measures(world, prompts, OnlyOne(prompts[1], float("inf")))
+        metrics(world, prompts, OnlyOne(prompts[1], float("inf")))
 
 
 def test_an_alignment_that_held_out_prompts_lack_is_refused_before_training(

@@ -5,19 +5,19 @@ import pytest
 import torch
 
 from advgrpo.errors import CheckpointError, NonFiniteError, Preempted, RatioError
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import RecordingLogger
 from advgrpo.training.discriminator_update import GeneratedFeatures
 from advgrpo.training.loop import take_turn, train
-from advgrpo.training.metrics import told_apart_measures
-from advgrpo.runtime.process_group import Ranks
+from advgrpo.training.metrics import discriminator_metrics
 from advgrpo.training.rollout import generate_rollout
-from advgrpo.training.state import Session
+from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 
-Make = Callable[..., Session]
+Make = Callable[..., TrainingState]
 
 
-def weights(session: Session) -> dict[str, torch.Tensor]:
+def weights(session: TrainingState) -> dict[str, torch.Tensor]:
     """Everything that a run must have equal to go on equally."""
     state = {f"policy.{k}": v for k, v in session.engine.state().items()}
     state |= {f"average.{k}": v.clone() for k, v in session.average.values.items()}
@@ -38,10 +38,10 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) 
 
 def test_before_the_first_optimizer_step_the_ratio_is_exactly_one(session_of: Make) -> None:
     session = session_of()
-    measures = take_turn(session)
-    assert measures["policy/ratio_error_before_step"] == 0
-    assert measures["policy/ratio_mean"] == 1
-    assert measures["policy/gradient_norm"] > 0
+    metrics = take_turn(session)
+    assert metrics["policy/ratio_error_before_step"] == 0
+    assert metrics["policy/ratio_mean"] == 1
+    assert metrics["policy/gradient_norm"] > 0
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_equal_rewards_leave_the_policy_alone(
     session = session_of("training.optimizer.weight_decay=0")
     monkeypatch.setattr(session.reward, "terms", lambda images, _f, _p: torch.ones(len(images), 2))
     before = session.engine.state()
-    measures = take_turn(session)
+    metrics = take_turn(session)
     after = session.engine.state()
-    assert measures["reward/groups_without_spread"] == 1
+    assert metrics["reward/groups_without_spread"] == 1
     for name in before:
         if name.startswith("weight."):
             assert torch.equal(after[name], before[name])
@@ -144,7 +144,7 @@ def test_stopping_and_going_on_equals_not_stopping(session_of: Make) -> None:
     assert_same(second.best.values, straight.best.values)
 
 
-class OtherRank(Ranks):
+class OtherRank(ProcessGroup):
     """Says what another rank finds: no newer checkpoint than one of a turn."""
 
     def __init__(self, turn: int) -> None:
@@ -168,7 +168,7 @@ def test_all_ranks_go_on_from_the_newest_checkpoint_that_each_finds_sound(
     session_of: Make,
 ) -> None:
     _with_two_checkpoints(session_of)
-    session = session_of(ranks=OtherRank(1))
+    session = session_of(process_group=OtherRank(1))
     assert session.resume()
     assert session.counters.updates == 1
 
@@ -176,7 +176,7 @@ def test_all_ranks_go_on_from_the_newest_checkpoint_that_each_finds_sound(
 def test_ranks_that_do_not_see_the_same_checkpoints_do_not_begin_anew(session_of: Make) -> None:
     _with_two_checkpoints(session_of)
     with pytest.raises(CheckpointError, match="others none") as error:
-        session_of(ranks=OtherRank(-1)).resume()
+        session_of(process_group=OtherRank(-1)).resume()
     assert "all machines see the same" in error.value.repair
 
 
@@ -185,8 +185,8 @@ def test_the_logger_is_told_again_what_the_checkpoint_holds(session_of: Make) ->
     train(session_of(logger=lost))
     assert session_of(logger=found).resume()
     merged: dict[int, dict[str, float]] = {}
-    for update, measures in lost.rows:
-        merged.setdefault(update, {}).update(measures)
+    for update, metrics in lost.rows:
+        merged.setdefault(update, {}).update(metrics)
     assert found.rows == list(merged.items())
     assert found.pictures == lost.pictures
     assert found.pictures
@@ -232,20 +232,22 @@ def test_rollouts_while_the_policy_waits_are_not_lost_with_the_process(
     session_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = (
-        "training.turns={type: when_fooled, policy_waits: true}",
+        "training.turns={type: when_outscored, pause_policy: true}",
         "training.checkpoint_every_updates=2",
         "training.updates=1",
     )
     killed_in: int | None = None
 
-    def fooled_three_times(session: Session, generated: GeneratedFeatures) -> dict[str, float]:
+    def fooled_three_times(
+        session: TrainingState, generated: GeneratedFeatures
+    ) -> dict[str, float]:
         turns = session.counters.turns
         if turns == killed_in:
             raise RuntimeError("killed")
         margin = -1.0 if turns < 3 else 1.0
-        return told_apart_measures(session, generated) | {"discriminator/margin": margin}
+        return discriminator_metrics(session, generated) | {"discriminator/margin": margin}
 
-    monkeypatch.setattr("advgrpo.training.loop.told_apart_measures", fooled_three_times)
+    monkeypatch.setattr("advgrpo.training.loop.discriminator_metrics", fooled_three_times)
     straight = session_of(*settings, folder="straight")
     train(straight)
     assert (straight.counters.turns, straight.counters.updates) == (4, 1)
@@ -284,10 +286,10 @@ def test_a_frozen_discriminator_stays_as_it_was(session_of: Make) -> None:
 
 def test_two_optimizer_steps_share_a_rollout_in_whole_groups(session_of: Make) -> None:
     session = session_of("training.optimizer_steps_per_update=2", "training.updates=1")
-    measures = take_turn(session)
+    metrics = take_turn(session)
     assert float(session.engine.state()["step"]) == 2
     # The second step is off-policy by one step.
-    assert measures["policy/ratio_std"] > 0
+    assert metrics["policy/ratio_std"] > 0
 
 
 def test_divergence_from_the_base_is_zero_at_first_and_then_pulls_back(session_of: Make) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from advgrpo.errors import ConfigError
 from advgrpo.training.loop import take_turn
-from advgrpo.training.state import Session
+from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 from tests.training.rollout_program import WAYS
 
@@ -61,21 +61,21 @@ def test_images_and_rewards_do_not_depend_on_microbatches_or_ranks(
     ids=str,
 )
 def test_an_update_takes_the_same_step_however_its_images_pass(
-    session_of: Callable[..., Session], overrides: list[str]
+    session_of: Callable[..., TrainingState], overrides: list[str]
 ) -> None:
     guided = "training.sampling.guidance_scale=2"
 
     def gradients(*settings: str, folder: str) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         session = session_of(guided, *settings, folder=folder)
-        measures, state = take_turn(session), session.engine.state()
-        return measures, {k: v for k, v in state.items() if k.startswith("exp_avg.")}
+        metrics, state = take_turn(session), session.engine.state()
+        return metrics, {k: v for k, v in state.items() if k.startswith("exp_avg.")}
 
-    expected_measures, expected = gradients(folder="plain")
-    measures, found = gradients(*overrides, folder="other")
+    expected_metrics, expected = gradients(folder="plain")
+    metrics, found = gradients(*overrides, folder="other")
 
-    assert measures["policy/ratio_error_before_step"] < 1e-5
+    assert metrics["policy/ratio_error_before_step"] < 1e-5
     for name in ("reward/discriminator", "policy/gradient_norm"):
-        assert measures[name] == pytest.approx(expected_measures[name], rel=2e-2)
+        assert metrics[name] == pytest.approx(expected_metrics[name], rel=2e-2)
     for name, value in expected.items():
         assert float((found[name] - value).norm()) <= 0.03 * float(value.norm()) + 1e-8, name
 

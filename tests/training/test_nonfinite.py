@@ -12,18 +12,18 @@ from typer.testing import CliRunner
 from advgrpo.cli.main import app
 from advgrpo.errors import CheckpointError, NonFiniteError, StorageFullError
 from advgrpo.storage import upload_folder
-from advgrpo.training import guard
-from advgrpo.training.nonfinite import first_not_finite
+from advgrpo.training import nonfinite
 from advgrpo.training.loop import take_turn, train
+from advgrpo.training.nonfinite import first_not_finite
 from advgrpo.training.nonfinite_dump import keep, read_kept, reproduce
-from advgrpo.training.state import Session
+from advgrpo.training.state import TrainingState
 from tests.training.test_loop import assert_same, weights
 
-Make = Callable[..., Session]
+Make = Callable[..., TrainingState]
 NAN = float("nan")
 
 
-def spoil(session: Session, *, rollouts: set[int]) -> None:
+def spoil(session: TrainingState, *, rollouts: set[int]) -> None:
     """Let the discriminator reward the second image of some rollouts with NaN."""
     terms = session.reward.terms
     made = -1
@@ -39,7 +39,7 @@ def spoil(session: Session, *, rollouts: set[int]) -> None:
     session.reward.terms = spoiled  # type: ignore[method-assign]
 
 
-def break_adapter(session: Session) -> None:
+def break_adapter(session: TrainingState) -> None:
     """Make a weight infinite: latents follow."""
     parameter = next(iter(session.policy.trainable_parameters().values()))
     parameter.data.flatten()[0] = float("inf")
@@ -119,9 +119,9 @@ def test_a_discriminator_whose_gradient_is_not_finite_is_left_alone(session_of: 
     parameter = next(iter(session.discriminator.trainable_parameters().values()))
     parameter.register_hook(lambda gradient: gradient * NAN)
     before = parameter.detach().clone()
-    measures = take_turn(session)
+    metrics = take_turn(session)
     assert torch.equal(parameter.detach(), before)
-    assert measures["cost/rollouts_left_out"] == 1
+    assert metrics["cost/rollouts_left_out"] == 1
     assert session.counters.updates == 1
 
 
@@ -145,7 +145,7 @@ def test_told_to_skip_a_run_leaves_the_rollout_out_and_goes_on(
 def test_a_run_that_leaves_many_rollouts_out_keeps_the_first_ones_only(
     session_of: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(guard, "MOST_KEPT", 1)
+    monkeypatch.setattr(nonfinite, "MOST_KEPT", 1)
     session = session_of("training.non_finite.action=skip")
     spoil(session, rollouts={0, 2})
     with caplog.at_level(logging.WARNING, "advgrpo"):

@@ -3,7 +3,7 @@ import torch
 
 from advgrpo.config import resolve
 from advgrpo.models.policies import load_policy
-from advgrpo.training.nonfinite_dump import ADAPTER, Kept, reproduce
+from advgrpo.training.nonfinite_dump import ADAPTER, NonFiniteDump, reproduce
 
 PROMPTS = ("a red circle on a blue background", "two green squares")
 
@@ -13,7 +13,7 @@ def test_the_divergence_from_the_base_is_part_of_the_loss_that_is_computed_anew(
         "pocket",
         [
             "training.loss.kl_weight=0.5",
-            "training.sampling.denoising_steps=3",
+            "training.sampling.num_inference_steps=3",
             "training.sampling.window={type: fixed, start: 1, length: 1}",
         ],
     )
@@ -23,7 +23,7 @@ def test_the_divergence_from_the_base_is_part_of_the_loss_that_is_computed_anew(
         name: torch.randn(value.shape, generator=generator) * 0.1
         for name, value in policy.trainable_parameters().items()
     }
-    kept = Kept(
+    kept = NonFiniteDump(
         what="a test",
         seed=0,
         rollout=0,

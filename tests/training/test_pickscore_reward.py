@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from advgrpo.training.loop import take_turn, train
-from advgrpo.training.state import Session
+from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 
-Make = Callable[..., Session]
+Make = Callable[..., TrainingState]
 
 
 @pytest.fixture
@@ -24,21 +24,21 @@ def tuned(world: World) -> list[str]:
     ]
 
 
-def blocks(session: Session) -> dict[str, torch.Tensor]:
+def blocks(session: TrainingState) -> dict[str, torch.Tensor]:
     parameters = session.discriminator.trainable_parameters()
     return {name: p.detach().clone() for name, p in parameters.items()}
 
 
-def changed(session: Session, before: dict[str, torch.Tensor]) -> bool:
+def changed(session: TrainingState, before: dict[str, torch.Tensor]) -> bool:
     return any(not torch.equal(before[name], value) for name, value in blocks(session).items())
 
 
 def test_policy_and_vision_blocks_are_both_trained(session_of: Make, tuned: list[str]) -> None:
     session = session_of(*tuned, "training.turns={type: every_rollout, discriminator_steps: 2}")
     before = blocks(session)
-    measures = take_turn(session)
-    assert measures["policy/ratio_error_before_step"] == 0
-    assert measures["policy/gradient_norm"] > 0
+    metrics = take_turn(session)
+    assert metrics["policy/ratio_error_before_step"] == 0
+    assert metrics["policy/gradient_norm"] > 0
     assert changed(session, before)
 
 
@@ -46,9 +46,9 @@ def test_policy_and_vision_blocks_are_both_trained(session_of: Make, tuned: list
 def test_it_learns_only_while_it_is_fooled(
     session_of: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, fooled: bool
 ) -> None:
-    session = session_of(*tuned, "training.turns={type: when_fooled}")
+    session = session_of(*tuned, "training.turns={type: when_outscored}")
     margin = {"discriminator/margin": -1.0 if fooled else 1.0}
-    monkeypatch.setattr("advgrpo.training.loop.told_apart_measures", lambda *_: margin)
+    monkeypatch.setattr("advgrpo.training.loop.discriminator_metrics", lambda *_: margin)
     before = blocks(session)
     assert ("discriminator/loss" in take_turn(session)) is fooled
     assert changed(session, before) is fooled
@@ -58,12 +58,12 @@ def test_it_learns_only_while_it_is_fooled(
 def test_the_policy_may_wait_until_it_is_no_longer_fooled(
     session_of: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, fooled: bool
 ) -> None:
-    session = session_of(*tuned, "training.turns={type: when_fooled, policy_waits: true}")
+    session = session_of(*tuned, "training.turns={type: when_outscored, pause_policy: true}")
     margin = {"discriminator/margin": -1.0 if fooled else 1.0}
-    monkeypatch.setattr("advgrpo.training.loop.told_apart_measures", lambda *_: margin)
-    measures = take_turn(session)
-    assert ("discriminator/loss" in measures) is fooled
-    assert ("policy/loss" in measures) is not fooled
+    monkeypatch.setattr("advgrpo.training.loop.discriminator_metrics", lambda *_: margin)
+    metrics = take_turn(session)
+    assert ("discriminator/loss" in metrics) is fooled
+    assert ("policy/loss" in metrics) is not fooled
     assert session.counters.updates == (0 if fooled else 1)
     assert session.counters.turns == 1
 

@@ -5,34 +5,34 @@ import torch
 from advgrpo.data.prompts import read_prompts
 from advgrpo.models.discriminators import DinoDiscriminator
 from advgrpo.models.policies import load_policy
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage import cache_folder
 from advgrpo.training.pretraining import pretrain_discriminator
-from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 from tests.training.conftest import World
 
 
 def pretrained(world: World, *overrides: str) -> tuple[DinoDiscriminator, list[dict[str, float]]]:
     config = world.config("discriminator.pretraining.images=32", *overrides)
-    ranks, prompts = Ranks(), read_prompts(str(world.prompts))
-    discriminator = DinoDiscriminator(config.discriminator, ranks.device, seed=0)
+    process_group, prompts = ProcessGroup(), read_prompts(str(world.prompts))
+    discriminator = DinoDiscriminator(config.discriminator, process_group.device, seed=0)
     references = ReferenceFeatures(
         world.reference_images,
         prompts,
         discriminator,
         held_out_fraction=config.discriminator.held_out_fraction,
         store=str(cache_folder()),
-        ranks=ranks,
+        process_group=process_group,
     )
     history = pretrain_discriminator(
-        load_policy(config.policy, ranks.device),
+        load_policy(config.policy, process_group.device),
         discriminator,
         references,
         prompts,
         config=config.discriminator,
         sampling=config.training.sampling,
         batch_size=16,
-        ranks=ranks,
+        process_group=process_group,
         seed=0,
     )
     return discriminator, history

@@ -4,15 +4,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from advgrpo.data.image_loading import load_images
 from advgrpo.data.prompts import read_prompts
-from advgrpo.reference_images.image_set import load_images
-from advgrpo.reference_images.shared_images import ANY_PROMPT, deal_for_training
 from advgrpo.models.discriminators import Discriminator, build_discriminator
 from advgrpo.models.discriminators.base import Features
 from advgrpo.records import ReferenceImageSet
+from advgrpo.reference_images.shared_images import ANY_PROMPT, deal_for_training
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage import list_files
 from advgrpo.training import feature_shards
-from advgrpo.runtime.process_group import Ranks
 from advgrpo.training.reference_features import ReferenceFeatures
 from tests.training.conftest import World
 
@@ -29,7 +29,7 @@ def features(
     images: ReferenceImageSet,
     discriminator: Discriminator,
     store: Path,
-    ranks: Ranks | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> ReferenceFeatures:
     return ReferenceFeatures(
         images,
@@ -37,7 +37,7 @@ def features(
         discriminator,
         held_out_fraction=0.3,
         store=str(store),
-        ranks=ranks or Ranks(),
+        process_group=process_group or ProcessGroup(),
     )
 
 
@@ -73,7 +73,7 @@ def test_features_of_a_gpu_are_not_taken_for_those_of_the_cpu(
 ) -> None:
     features(world, world.reference_images, discriminator, tmp_path)
     before = list_files(str(tmp_path))
-    elsewhere = Ranks()
+    elsewhere = ProcessGroup()
     elsewhere.device = torch.device("meta")
     features(world, world.reference_images, discriminator, tmp_path, elsewhere)
     assert len(list_files(str(tmp_path))) == 2 * len(before)

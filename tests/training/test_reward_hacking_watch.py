@@ -12,16 +12,16 @@ import torch
 from advgrpo.config import resolve
 from advgrpo.errors import ConfigError, Preempted
 from advgrpo.models.policies.base import Policy
-from advgrpo.records import ALARM_MEASURE
+from advgrpo.records import ALARM_METRIC
 from advgrpo.tasks.train import _metrics
 from advgrpo.tasks.train_worker import write_results
 from advgrpo.testing import RecordingLogger
-from advgrpo.training.loop import train
 from advgrpo.training.held_out import HeldOut, Rewards
-from advgrpo.training.state import Session
+from advgrpo.training.loop import train
 from advgrpo.training.reward_hacking_watch import alarms, stopped_early, tag_alarms
+from advgrpo.training.state import TrainingState
 
-Make = Callable[..., Session]
+Make = Callable[..., TrainingState]
 
 MEASURED = ("training.updates=4", "training.monitoring.held_out_every_updates=1")
 STOP = (*MEASURED, "training.monitoring.watch.action=stop")
@@ -32,9 +32,9 @@ HACKED = (50.0, 1.0, 5.0, 6.0, 0.5)
 class ScriptedMonitor:
     """Stands where the held-out monitor stands; distances are given, nothing is drawn."""
 
-    reference_measures: Mapping[str, float] = {}
+    reference_metrics: Mapping[str, float] = {}
 
-    def __init__(self, session: Session, distances: Sequence[float], reward: float) -> None:
+    def __init__(self, session: TrainingState, distances: Sequence[float], reward: float) -> None:
         self._distances, self._counters = distances, session.counters
         prompts = len(session.reference_rewards.values()["discriminator"])
         self._rewards = {
@@ -42,18 +42,18 @@ class ScriptedMonitor:
         }
 
     def measure(self, policy: Policy, rewards: Rewards) -> HeldOut:  # noqa: ARG002
-        measures = {
+        metrics = {
             "held_out/distance": self._distances[self._counters.updates],
             "held_out/order.critic": 0.95,
             "held_out/brightness.mean": 0.5,
             "held_out/reward": 0.0,
         }
-        return HeldOut(measures, torch.zeros(0, 3, 32, 32), self._rewards)
+        return HeldOut(metrics, torch.zeros(0, 3, 32, 32), self._rewards)
 
 
 @pytest.fixture
 def scripted(session_of: Make) -> Make:
-    def make(*overrides: str, reward: float = 1e3, **arguments: object) -> Session:
+    def make(*overrides: str, reward: float = 1e3, **arguments: object) -> TrainingState:
         session = session_of(*overrides, **arguments)
         return replace(session, monitor=ScriptedMonitor(session, HACKED, reward))
 
@@ -74,11 +74,11 @@ def test_an_alarm_is_said_logged_and_tagged_and_the_run_goes_on(
     train(session)
     assert session.counters.updates == 4
     assert not stopped_early(session)
-    rows = [row for row in session.history if ALARM_MEASURE in row]
-    raised = {int(row["update"]): row[ALARM_MEASURE] for row in rows}
+    rows = [row for row in session.history if ALARM_METRIC in row]
+    raised = {int(row["update"]): row[ALARM_METRIC] for row in rows}
     assert raised == {1: 0, 2: 1, 3: 1, 4: 0}
-    assert [update for update, row in logger.rows if row.get(ALARM_MEASURE)] == [2, 3]
-    assert "hacked at update 3" in logger.facts[ALARM_MEASURE]
+    assert [update for update, row in logger.rows if row.get(ALARM_METRIC)] == [2, 3]
+    assert "hacked at update 3" in logger.facts[ALARM_METRIC]
     assert "hacked at update 2: a fresh critic puts" in said()
     # A run that goes on from a checkpoint tags itself with the alarms of its history.
     again = RecordingLogger()
@@ -104,7 +104,7 @@ def test_an_alarm_can_end_the_run_which_hands_on_the_best_adapter(
     session = scripted(*STOP)
     train(session)
     assert session.counters.updates == 2
-    assert session.best.measures["held_out/distance"] == 1.0
+    assert session.best.metrics["held_out/distance"] == 1.0
     assert "training ends" in said()
 
     write_results(session, tmp_path / "result")
@@ -157,7 +157,7 @@ def test_the_watch_can_be_left_out(scripted: Make, said: Callable[[], str]) -> N
     session = scripted(*MEASURED, "training.monitoring.watch.action=none")
     train(session)
     assert session.counters.updates == 4
-    assert not any(ALARM_MEASURE in row for row in session.history)
+    assert not any(ALARM_METRIC in row for row in session.history)
     assert "looks hacked" not in said()
 
 
@@ -173,12 +173,12 @@ def test_collapse_is_said_once_with_the_setting_to_look_at(
 
 
 def test_stopping_without_keeping_the_best_is_refused() -> None:
-    with pytest.raises(ConfigError, match="hand_on=last does not keep"):
+    with pytest.raises(ConfigError, match="select_adapter=last does not keep"):
         resolve(
             "pocket",
             [
                 "training.monitoring.watch.action=stop",
-                "training.monitoring.hand_on=last",
+                "training.monitoring.select_adapter=last",
             ],
         )
 
@@ -193,6 +193,6 @@ def test_real_held_out_measures_hold_what_the_alarm_reads(
     assert 0 <= last["held_out/order.reward"] <= 1
     assert {"held_out/order.discriminator", "held_out/order.pickscore"} <= last.keys()
     assert {"held_out/image.edge_density", "held_out/image.dark_fraction"} <= last.keys()
-    assert last[ALARM_MEASURE] == 0
+    assert last[ALARM_METRIC] == 0
     assert "held_out/order.critic" not in last
     assert "3 held-out prompts are too few" in said()

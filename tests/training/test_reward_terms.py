@@ -9,16 +9,16 @@ import torch
 
 from advgrpo.config import resolve
 from advgrpo.config.reward import RewardConfig
-from advgrpo.reference_images.image_set import load_images
+from advgrpo.data.image_loading import load_images
 from advgrpo.errors import ConfigError
 from advgrpo.models.scorers.ocr import Ocr
 from advgrpo.tasks.preflight import check_prompt_files
 from advgrpo.training.loop import take_turn
 from advgrpo.training.reward import Reward
-from advgrpo.training.state import Session
+from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 
-Make = Callable[..., Session]
+Make = Callable[..., TrainingState]
 OTHER_ALIGNMENT = (
     "evaluation.scorers=[{type: clip_score, weights: {location: clip}}]",
     "evaluation.alignment=clip_score.score",
@@ -42,12 +42,12 @@ def test_each_term_is_logged_apart_and_all_train_the_policy(
     session_of: Make, mixed: list[str]
 ) -> None:
     session = session_of(*mixed)
-    measures = take_turn(session)
+    metrics = take_turn(session)
     for name in ("pocket_judge", "reference_similarity", "discriminator"):
-        assert measures[f"reward/{name}_std_in_group"] > 0
-    assert 0 <= measures["reward/pocket_judge"] <= 1
-    assert -1 <= measures["reward/reference_similarity"] <= 1
-    assert measures["policy/gradient_norm"] > 0
+        assert metrics[f"reward/{name}_std_in_group"] > 0
+    assert 0 <= metrics["reward/pocket_judge"] <= 1
+    assert -1 <= metrics["reward/reference_similarity"] <= 1
+    assert metrics["policy/gradient_norm"] > 0
     assert session.reward.weights == [2, 0.5, 0.25]
 
 
@@ -83,7 +83,7 @@ class Reads:
         return self._text if picture.mean() > 128 else ""
 
 
-def ocr_reward(scorer: object, session: Session) -> Reward:
+def ocr_reward(scorer: object, session: TrainingState) -> Reward:
     config = RewardConfig.model_validate({"terms": [{"type": "ocr"}, {"type": "discriminator"}]})
     return Reward(config, session.discriminator, {"ocr": scorer})  # type: ignore[dict-item]
 

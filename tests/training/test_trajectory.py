@@ -20,7 +20,7 @@ from advgrpo.training.loop import train
 from tests.training.conftest import PACKAGED, World
 
 RECORDED = Path(__file__).parent / "trajectory.json"
-MEASURES = (
+METRICS = (
     "reward/discriminator",
     "reward/pickscore",
     "policy/loss",
@@ -50,7 +50,7 @@ def trajectory(folder: Path) -> list[dict[str, float]]:
         folder, "training.updates=3", "training.sampling.guidance_scale=1.5"
     )
     train(session)
-    return [{name: row[name] for name in MEASURES if name in row} for row in session.history]
+    return [{name: row[name] for name in METRICS if name in row} for row in session.history]
 
 
 @pytest.mark.slow

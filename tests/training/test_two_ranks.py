@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from advgrpo.training.loop import train
 from advgrpo.training.metrics import measure_held_out
-from advgrpo.training.state import Session
+from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 
 pytestmark = pytest.mark.slow
@@ -47,7 +47,9 @@ def test_the_discriminator_has_the_same_bits_on_both_ranks(two_ranks: Path) -> N
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
 
 
-def test_two_ranks_train_as_one_does(two_ranks: Path, session_of: Callable[..., Session]) -> None:
+def test_two_ranks_train_as_one_does(
+    two_ranks: Path, session_of: Callable[..., TrainingState]
+) -> None:
     alone = session_of()
     train(alone)
     together = load_file(two_ranks / "rank-0-of-2.safetensors")
@@ -68,7 +70,7 @@ def test_two_ranks_train_as_one_does(two_ranks: Path, session_of: Callable[..., 
 
 
 def test_both_ranks_measure_what_one_does_so_that_they_judge_alike(
-    two_ranks: Path, session_of: Callable[..., Session]
+    two_ranks: Path, session_of: Callable[..., TrainingState]
 ) -> None:
     first, second = (
         json.loads((two_ranks / f"held-out-{rank}.json").read_text("utf-8")) for rank in (0, 1)

@@ -56,8 +56,8 @@ def test_every_stage_takes_the_same_optimizer_step(trained: Path, stage: str) ->
         elif "weight" in name and not in_half:
             # Adam divides a gradient by its own size: rounding turns those that are nearly zero.
             assert float(((spread[name] - value).abs() > 2e-4).float().mean()) < 0.02, name
-    measures = json.loads((trained / stage / "measures.json").read_text("utf-8"))
-    assert measures["policy/ratio_error_before_step"] == 0
+    metrics = json.loads((trained / stage / "measures.json").read_text("utf-8"))
+    assert metrics["policy/ratio_error_before_step"] == 0
 
 
 @pytest.mark.parametrize("stage", RESUMED)

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 
 from advgrpo.data.prompts import read_prompts
 from advgrpo.reference_images.image_set import validate_reference_images
+from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import TinyModels
 from advgrpo.training.engine import connect, free_port
 from advgrpo.training.loop import take_turn
 from advgrpo.training.metrics import measure_held_out
-from advgrpo.runtime.process_group import Ranks
-from advgrpo.training.state import Session
+from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 
 RANKS = 2
@@ -38,7 +38,7 @@ STAGES = {
 RESUMED = ("2, offloaded", "3", "3, offloaded, in bfloat16")
 
 
-def state(session: Session) -> dict[str, torch.Tensor]:
+def state(session: TrainingState) -> dict[str, torch.Tensor]:
     """What a run must have equal to go on equally."""
     tensors = {f"policy.{k}": v for k, v in session.engine.state().items()}
     tensors |= {f"adapter.{k}": v for k, v in session.engine.adapter().items()}
@@ -49,19 +49,19 @@ def run_rank(world: World, output: Path, rank: int) -> None:
     """Take two turns in each stage, undisturbed and with a stop between them."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
-    ranks = Ranks()
-    connect(ranks)
+    process_group = ProcessGroup()
+    connect(process_group)
     for name, overrides in STAGES.items():
         settings = [*overrides, "training.sampling.guidance_scale=2"]
-        session = world.session(output / name, *settings, ranks=ranks)
-        measures = take_turn(session)
-        session.note(measures)
+        session = world.session(output / name, *settings, process_group=process_group)
+        metrics = take_turn(session)
+        session.note(metrics)
         states = {"before-measuring": state(session)}
         if name in RESUMED:
             measure_held_out(session)
             states["saved"] = state(session)
             session.save()
-            again = world.session(output / name, *settings, ranks=ranks)
+            again = world.session(output / name, *settings, process_group=process_group)
             assert again.resume()
             states["resumed"] = state(again)
             take_turn(session)
@@ -71,7 +71,7 @@ def run_rank(world: World, output: Path, rank: int) -> None:
         if rank == 0:
             for moment, tensors in states.items():
                 save_file(tensors, output / name / f"{moment}.safetensors")
-            (output / name / "measures.json").write_text(json.dumps(measures), "utf-8")
+            (output / name / "measures.json").write_text(json.dumps(metrics), "utf-8")
     torch.distributed.destroy_process_group()
 
 

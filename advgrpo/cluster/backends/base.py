@@ -4,9 +4,9 @@ from enum import Enum
 from typing import Protocol
 
 from advgrpo.cluster.api import Json
+from advgrpo.cluster.job_request import JobRequest
 from advgrpo.cluster.resources import Resource
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.job_request import Work
 
 
 class JobState(Enum):
@@ -34,7 +34,7 @@ class JobBackend(Protocol):
 
     resource: Resource
 
-    def manifest(self, work: Work, settings: ClusterSettings) -> Json:
+    def manifest(self, work: JobRequest, settings: ClusterSettings) -> Json:
         """Write the job, without what belongs to one attempt to run it.
 
         Raises:

@@ -14,10 +14,10 @@ from kubernetes import client
 
 from advgrpo.cluster.api import Json
 from advgrpo.cluster.backends.base import JobState
+from advgrpo.cluster.job_request import JobRequest, shape_of
 from advgrpo.cluster.pod_template import labels_of, pod_template
 from advgrpo.cluster.resources import Resource
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.job_request import Work, shape_of
 
 _BACKSTOP_SECONDS = 900
 """How much later than the launcher the operator ends a job that takes too long."""
@@ -31,7 +31,7 @@ class PyTorchJobs:
 
     resource = Resource("kubeflow.org", "v1", "pytorchjobs")
 
-    def manifest(self, work: Work, settings: ClusterSettings) -> Json:
+    def manifest(self, work: JobRequest, settings: ClusterSettings) -> Json:
         """Write the job, without what belongs to one attempt to run it.
 
         Raises:
@@ -97,7 +97,7 @@ def _run_policy(settings: ClusterSettings) -> KubeflowOrgV1RunPolicy:
         backoff_limit=settings.restarts,
         # Ended pods stay: they say why.
         clean_pod_policy="Running",
-        ttl_seconds_after_finished=settings.keep_seconds,
+        ttl_seconds_after_finished=settings.ttl_seconds_after_finished,
     )
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from advgrpo.errors import WeightsError
-from advgrpo.strict_json import parsed
 from advgrpo.storage import content_sha256
+from advgrpo.strict_json import parsed
 
 M = TypeVar("M", bound=PreTrainedModel)
 

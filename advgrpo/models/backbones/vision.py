@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from advgrpo.config import Weights
+from advgrpo.errors import WeightsError
 from advgrpo.models.backbones.dino import Dino3Backbone, DinoBackbone, DinoWithRegistersBackbone
 from advgrpo.models.backbones.loading import model_type_of
 from advgrpo.models.backbones.siglip import Siglip2Backbone, SiglipBackbone
 from advgrpo.models.backbones.vit import Vit
-from advgrpo.config import Weights
-from advgrpo.errors import WeightsError
 from advgrpo.storage import local_folder
 
 BACKBONES: tuple[type[Vit], ...] = (

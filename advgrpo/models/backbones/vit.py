@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from advgrpo.config import Weights
+from advgrpo.errors import ConfigError
 from advgrpo.models.backbones.loading import fingerprint, load_frozen, weights_files
 from advgrpo.models.backbones.preprocessing import (
     IMAGENET_MEAN,
@@ -16,8 +18,6 @@ from advgrpo.models.backbones.preprocessing import (
     Preprocessing,
     read_preprocessing,
 )
-from advgrpo.config import Weights
-from advgrpo.errors import ConfigError
 from advgrpo.storage import local_folder
 
 

@@ -21,11 +21,11 @@ from advgrpo.algorithm.discriminator_loss import (
 )
 from advgrpo.algorithm.randomness import generator_for
 from advgrpo.algorithm.seeds import seed_for
+from advgrpo.config import DinoDiscriminatorConfig
+from advgrpo.errors import ConfigError
 from advgrpo.models.backbones.clip import ClipTextEncoder
 from advgrpo.models.backbones.vision import load_vision_backbone
-from advgrpo.config import DinoDiscriminatorConfig
 from advgrpo.models.discriminators.base import Features
-from advgrpo.errors import ConfigError
 
 
 class DinoHead(nn.Module):
@@ -69,8 +69,9 @@ class DinoHead(nn.Module):
 class DinoDiscriminator:
     """Rewards images whose tokens look like those of reference images.
 
-    The tokens are those of a frozen DINOv2 or of another backbone of `advgrpo.models.backbones.vision`,
-    after its last block or after several, each of which has a head of its own.
+    The tokens are those of a frozen DINOv2 or of another backbone of
+    `advgrpo.models.backbones.vision`, after its last block or after several, each of which has a
+    head of its own.
 
     Args:
         config: Its settings.

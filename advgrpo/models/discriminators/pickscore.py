@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from advgrpo.algorithm.discriminator_loss import pairwise_loss
-from advgrpo.models.backbones.clip import PICKSCORE_UNIT, ClipBackbone
 from advgrpo.config import PickScoreDiscriminatorConfig
-from advgrpo.models.discriminators.base import Features
 from advgrpo.errors import ConfigError
+from advgrpo.models.backbones.clip import PICKSCORE_UNIT, ClipBackbone
+from advgrpo.models.discriminators.base import Features
 
 
 class PickScoreDiscriminator:

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from advgrpo.models.discriminators.base import Discriminator
 from advgrpo.errors import WeightsError
-from advgrpo.strict_json import parsed_object
+from advgrpo.models.discriminators.base import Discriminator
 from advgrpo.storage.tensors import read_tensors
+from advgrpo.strict_json import parsed_object
 
 WEIGHTS_FILE = "discriminator.safetensors"
 FACTS_FILE = "discriminator.json"

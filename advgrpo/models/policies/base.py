@@ -27,8 +27,8 @@ class Policy(Protocol):
 
     device: torch.device
 
-    def sigmas(self, denoising_steps: int) -> Float[Tensor, "step_plus_one"]:
-        """The noise schedule: falls from 1 to 0 in `denoising_steps` steps."""
+    def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
+        """The noise schedule: falls from 1 to 0 in `num_inference_steps` steps."""
         ...
 
     def embed(self, prompts: Sequence[str]) -> PromptEmbeddings:

@@ -12,10 +12,8 @@ from safetensors import SafetensorError, safe_open
 
 from advgrpo.config import Sd3PolicyConfig
 from advgrpo.errors import StorageNotFoundError
-from advgrpo.strict_json import parsed
 from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.models.policies.sd3_text_encoders import CPU, TextEncoders
-from advgrpo.telemetry.progress import Progress
 from advgrpo.storage import (
     join,
     list_files,
@@ -26,6 +24,8 @@ from advgrpo.storage import (
     write_bytes,
 )
 from advgrpo.storage.tensors import save_tensors
+from advgrpo.strict_json import parsed
+from advgrpo.telemetry.progress import Progress
 
 PROMPTS_PER_SHARD = 64
 

@@ -7,11 +7,11 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors import SafetensorError, safe_open
 
-from advgrpo.models.backbones.loading import weights_files
 from advgrpo.config import Sd3PolicyConfig
 from advgrpo.errors import WeightsError
-from advgrpo.strict_json import parsed_object
+from advgrpo.models.backbones.loading import weights_files
 from advgrpo.storage import local_folder
+from advgrpo.strict_json import parsed_object
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INDEX_FILE = "model_index.json"

@@ -18,7 +18,7 @@ def sample_images(
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
-    denoising_steps: int,
+    num_inference_steps: int,
     guidance_scale: float,
 ) -> Float[Tensor, "batch 3 height width"]:
     """Draw one image per prompt and seed, all at once.
@@ -27,14 +27,14 @@ def sample_images(
         policy: With its adapter on, or off within `policy.base_policy()`.
         prompts: One per image.
         seeds: One per image; the image depends on nothing else.
-        denoising_steps: Steps from noise to image.
+        num_inference_steps: Steps from noise to image.
         guidance_scale: Weight of classifier-free guidance; 1 switches it off.
 
     Returns:
         RGB in [0, 1], on the policy's device.
     """
     embeddings = policy.embed(prompts)
-    sigmas = policy.sigmas(denoising_steps).tolist()
+    sigmas = policy.sigmas(num_inference_steps).tolist()
     latents = gaussian_noise(seeds, policy.latent_shape).to(policy.device)
     for sigma, next_sigma in pairwise(sigmas):
         velocity = policy.velocity(latents, sigma, embeddings, guidance_scale=guidance_scale)

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from advgrpo.config import AdapterConfig, Weights
 from advgrpo.errors import WeightsError
-from advgrpo.strict_json import parsed_object
 from advgrpo.storage import local_folder
 from advgrpo.storage.tensors import read_tensors
+from advgrpo.strict_json import parsed_object
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_SETTINGS = "adapter_config.json"

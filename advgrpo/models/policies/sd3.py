@@ -68,10 +68,10 @@ class Sd3Policy:
         self._shift = float(pipeline.scheduler.config.shift)
         self._training_steps = int(pipeline.scheduler.config.num_train_timesteps)
 
-    def sigmas(self, denoising_steps: int) -> Float[Tensor, "step_plus_one"]:
+    def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
         """The noise schedule with the shift of the model's own scheduler."""
         return flow_match_sigmas(
-            denoising_steps, shift=self._shift, training_steps=self._training_steps
+            num_inference_steps, shift=self._shift, training_steps=self._training_steps
         )
 
     def embed(self, prompts: Sequence[str]) -> PromptEmbeddings:

@@ -3,8 +3,8 @@
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import device, no_grad
 
-from advgrpo.models.backbones.loading import fingerprint
 from advgrpo.config import Sd3PolicyConfig
+from advgrpo.models.backbones.loading import fingerprint
 from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.models.policies.loading import (
     DTYPES,

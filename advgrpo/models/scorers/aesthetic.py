@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from advgrpo.models.backbones.clip import ClipBackbone
-from advgrpo.models.backbones.loading import weights_files
 from advgrpo.config import Weights
 from advgrpo.errors import WeightsError
+from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.models.backbones.loading import weights_files
 from advgrpo.storage import local_folder
 from advgrpo.storage.tensors import read_tensors
 

@@ -37,7 +37,7 @@ class PartialScorer(Scorer, Protocol):
     """A scorer that cannot measure each prompt; `score` is never asked about those it cannot."""
 
     @property
-    def measures(self) -> tuple[str, ...]:
+    def metrics(self) -> tuple[str, ...]:
         """What `score` returns."""
         ...
 
@@ -75,26 +75,26 @@ def measured(
     possible = [i for i, prompt in enumerate(prompts) if not why_missing(scorer, prompt)]
     if isinstance(scorer, PartialScorer) and len(possible) < len(prompts):
         blank = torch.full((len(prompts),), torch.nan)
-        values = {measure: blank.clone() for measure in scorer.measures}
+        values = {metric: blank.clone() for metric in scorer.metrics}
         if possible:
             scores = scorer.score(images[possible], [prompts[i] for i in possible])
-            for measure, value in scores.items():
-                values[measure][possible] = value.float()
+            for metric, value in scores.items():
+                values[metric][possible] = value.float()
     else:
         values = dict(scorer.score(images, prompts))
-    named = {f"{scorer.name}.{measure}": value for measure, value in values.items()}
-    for measure, value in named.items():
-        check_finite(measure, value[possible], [(prompts[i], _at(origins, i)) for i in possible])
+    named = {f"{scorer.name}.{metric}": value for metric, value in values.items()}
+    for metric, value in named.items():
+        check_finite(metric, value[possible], [(prompts[i], _at(origins, i)) for i in possible])
     return named
 
 
 def check_finite(
-    measure: str, values: Float[Tensor, "batch"], images: Sequence[tuple[str, str]]
+    metric: str, values: Float[Tensor, "batch"], images: Sequence[tuple[str, str]]
 ) -> None:
     """Refuse a value that is no number.
 
     Args:
-        measure: As `scorer.measure`.
+        metric: As `scorer.measure`.
         values: One per image.
         images: Prompt and origin of each.
 
@@ -106,7 +106,7 @@ def check_finite(
         return
     prompt, origin = images[faulty[0]]
     raise NonFiniteError(
-        f"{measure} of an image for {prompt!r}{f' ({origin})' if origin else ''} is not a finite "
+        f"{metric} of an image for {prompt!r}{f' ({origin})' if origin else ''} is not a finite "
         "number",
         repair="look at the images; a model that draws NaN cannot be measured",
     )
@@ -125,17 +125,17 @@ def missing_in_words(scorers: Iterable[Scorer], prompts: Sequence[str]) -> dict[
         reasons = Counter(filter(None, (scorer.why_missing(prompt) for prompt in prompts)))
         if reasons:
             text = f"no value for {reasons.total()} of {len(prompts)} prompts: {'; '.join(reasons)}"
-            words |= {f"{scorer.name}.{measure}": text for measure in scorer.measures}
+            words |= {f"{scorer.name}.{metric}": text for metric in scorer.metrics}
     return words
 
 
-def check_measures_all(
-    measure: str, scorers: Iterable[Scorer], prompts: Sequence[str], *, setting: str
+def check_metrics_cover(
+    metric: str, scorers: Iterable[Scorer], prompts: Sequence[str], *, setting: str
 ) -> None:
     """Refuse a measure that a decision rests on and that has no value for some prompts.
 
     Args:
-        measure: As `scorer.measure`.
+        metric: As `scorer.measure`.
         scorers: The frozen measures.
         prompts: What is drawn.
         setting: What names the measure.
@@ -143,9 +143,9 @@ def check_measures_all(
     Raises:
         ConfigError: If a prompt has no value; says how many have none, and why.
     """
-    if words := missing_in_words(scorers, prompts).get(measure):
+    if words := missing_in_words(scorers, prompts).get(metric):
         raise ConfigError(
-            f"{setting}={measure} has {words}",
+            f"{setting}={metric} has {words}",
             repair="name a measure that each prompt has, or leave those prompts out",
         )
 

@@ -8,10 +8,10 @@ _STATISTIC = "this package"
 
 
 @dataclass(frozen=True)
-class MeasureFacts:
+class MetricFacts:
     """One measure, for a reader."""
 
-    measure: str
+    metric: str
     """As `scorer.measure`; a last part `*` stands for names of the user's."""
 
     label: str
@@ -31,9 +31,9 @@ class MeasureFacts:
     """What it cannot see."""
 
 
-IMAGE_MEASURES = (
-    MeasureFacts(
-        measure="pickscore.score",
+IMAGE_METRICS = (
+    MetricFacts(
+        metric="pickscore.score",
         label="PickScore",
         note="preference of people, for the prompt",
         range="about 0.6 to 0.9; no bound",
@@ -44,8 +44,8 @@ IMAGE_MEASURES = (
         blind_to="small or repeated details, counts and places of things; likes what its voters "
         "liked, saturated and centred pictures",
     ),
-    MeasureFacts(
-        measure="hps.score",
+    MetricFacts(
+        metric="hps.score",
         label="HPS v2.1",
         note="preference of people who ranked, for the prompt",
         range="-1 to 1; 0.2 to 0.35 for generated images",
@@ -56,8 +56,8 @@ IMAGE_MEASURES = (
         blind_to="as PickScore, which learned the same way, so that the two may agree and both be "
         "wrong; values of different prompts cannot be compared",
     ),
-    MeasureFacts(
-        measure="clip_score.score",
+    MetricFacts(
+        metric="clip_score.score",
         label="CLIP score",
         note="fit of image and prompt",
         range="0 to 2.5; near 0.8 for a fitting photograph",
@@ -68,8 +68,8 @@ IMAGE_MEASURES = (
         blind_to="quality, counts, places, which attribute belongs to which thing; sees at most 77 "
         "tokens of the prompt",
     ),
-    MeasureFacts(
-        measure="aesthetic.score",
+    MetricFacts(
+        metric="aesthetic.score",
         label="Aesthetic score",
         note="rating of the look alone",
         range="about 1 to 10; no bound",
@@ -79,8 +79,8 @@ IMAGE_MEASURES = (
         licence="predictor: Apache-2.0; CLIP: MIT",
         blind_to="the prompt; prefers paintings, and pictures that policies overdo under it",
     ),
-    MeasureFacts(
-        measure="ocr.accuracy",
+    MetricFacts(
+        metric="ocr.accuracy",
         label="OCR accuracy",
         note="quoted text that can be read",
         range="0 to 1",
@@ -91,8 +91,8 @@ IMAGE_MEASURES = (
         blind_to="all but text: black letters on white score best; text beside the quoted one; "
         "prompts that quote nothing",
     ),
-    MeasureFacts(
-        measure="reference_similarity.mean",
+    MetricFacts(
+        metric="reference_similarity.mean",
         label="Similarity to reference images",
         note="of the same prompt",
         range="-1 to 1",
@@ -103,8 +103,8 @@ IMAGE_MEASURES = (
         blind_to="text and fine detail; whether a different picture would be as good; prompts "
         "without reference images",
     ),
-    MeasureFacts(
-        measure="external_judge.*",
+    MetricFacts(
+        metric="external_judge.*",
         label="External judge",
         note="verdict of another program",
         range="0 to 1",
@@ -114,8 +114,8 @@ IMAGE_MEASURES = (
         licence="the judge's",
         blind_to="what its judge does not check; prompts that its metadata file does not have",
     ),
-    MeasureFacts(
-        measure="pocket_judge.attribute_accuracy",
+    MetricFacts(
+        metric="pocket_judge.attribute_accuracy",
         label="Attribute accuracy",
         note="by the pocket judge",
         range="0 to 1",
@@ -125,8 +125,8 @@ IMAGE_MEASURES = (
         licence="this package: MIT",
         blind_to="everything but the pocket world's captions",
     ),
-    MeasureFacts(
-        measure="pocket_judge.all_attributes",
+    MetricFacts(
+        metric="pocket_judge.all_attributes",
         label="All attributes",
         note="by the pocket judge",
         range="0 to 1",
@@ -136,8 +136,8 @@ IMAGE_MEASURES = (
         licence="this package: MIT",
         blind_to="everything but the pocket world's captions",
     ),
-    MeasureFacts(
-        measure="image.dark_fraction",
+    MetricFacts(
+        metric="image.dark_fraction",
         label="Dark pixels",
         note="share of the image",
         range="0 to 1",
@@ -147,8 +147,8 @@ IMAGE_MEASURES = (
         licence=_PIXELS,
         blind_to="what is shown",
     ),
-    MeasureFacts(
-        measure="image.edge_density",
+    MetricFacts(
+        metric="image.edge_density",
         label="Edges",
         note="share of the image",
         range="0 to 1",
@@ -158,8 +158,8 @@ IMAGE_MEASURES = (
         licence=_PIXELS,
         blind_to="what is shown",
     ),
-    MeasureFacts(
-        measure="image.colour_entropy",
+    MetricFacts(
+        metric="image.colour_entropy",
         label="Colour entropy",
         note="bits",
         range="0 to 9",
@@ -169,8 +169,8 @@ IMAGE_MEASURES = (
         licence=_PIXELS,
         blind_to="what is shown, and where",
     ),
-    MeasureFacts(
-        measure="image.high_frequency_share",
+    MetricFacts(
+        metric="image.high_frequency_share",
         label="High frequencies",
         note="share of the luminance's variance",
         range="0 to 1",
@@ -180,8 +180,8 @@ IMAGE_MEASURES = (
         licence=_PIXELS,
         blind_to="whether it is detail or noise",
     ),
-    MeasureFacts(
-        measure="image.high_frequency_peak",
+    MetricFacts(
+        metric="image.high_frequency_peak",
         label="Strongest high frequency",
         note="share of the luminance's variance; high for grids",
         range="0 to 1",
@@ -194,9 +194,9 @@ IMAGE_MEASURES = (
 )
 """Measures that each image has by itself; the report shows their mean over prompts."""
 
-SET_MEASURES = (
-    MeasureFacts(
-        measure="distance.frechet",
+SET_METRICS = (
+    MetricFacts(
+        metric="distance.frechet",
         label="Frechet distance",
         note="to the reference images; lower is better",
         range="0 and above; above 0 for equal distributions, the more so the fewer images",
@@ -206,8 +206,8 @@ SET_MEASURES = (
         licence=_DINO,
         blind_to="all but mean and covariance; the prompts: images may be exchanged among them",
     ),
-    MeasureFacts(
-        measure="distance.kernel",
+    MetricFacts(
+        metric="distance.kernel",
         label="Kernel distance",
         note="to the reference images; lower is better",
         range="near 0 for equal distributions, and possibly below",
@@ -217,8 +217,8 @@ SET_MEASURES = (
         licence=_DINO,
         blind_to="the prompts, as above; spreads more than the Frechet distance",
     ),
-    MeasureFacts(
-        measure="distance.cmmd",
+    MetricFacts(
+        metric="distance.cmmd",
         label="CMMD",
         note="to the reference images, by CLIP; lower is better",
         range="near 0 for equal distributions, and possibly below",
@@ -229,8 +229,8 @@ SET_MEASURES = (
         licence="CLIP: MIT",
         blind_to="the prompts, as above; fine detail, which CLIP hardly sees",
     ),
-    MeasureFacts(
-        measure="manifold.precision",
+    MetricFacts(
+        metric="manifold.precision",
         label="Precision",
         note="images that look like reference images",
         range="0 to 1",
@@ -240,8 +240,8 @@ SET_MEASURES = (
         licence=_DINO,
         blind_to="missing variety; fooled by outliers among the reference images",
     ),
-    MeasureFacts(
-        measure="manifold.recall",
+    MetricFacts(
+        metric="manifold.recall",
         label="Recall",
         note="reference images that the model might have drawn",
         range="0 to 1",
@@ -251,8 +251,8 @@ SET_MEASURES = (
         licence=_DINO,
         blind_to="bad images; rises with outliers among the generated images",
     ),
-    MeasureFacts(
-        measure="manifold.density",
+    MetricFacts(
+        metric="manifold.density",
         label="Density",
         note="reference images around each image",
         range="0 and above; near 1 for equal distributions",
@@ -262,8 +262,8 @@ SET_MEASURES = (
         licence=_DINO,
         blind_to="missing variety: a model that draws only what is commonest is above 1",
     ),
-    MeasureFacts(
-        measure="manifold.coverage",
+    MetricFacts(
+        metric="manifold.coverage",
         label="Coverage",
         note="reference images with a generated one near",
         range="0 to 1",
@@ -273,8 +273,8 @@ SET_MEASURES = (
         licence=_DINO,
         blind_to="bad images beside good ones",
     ),
-    MeasureFacts(
-        measure="diversity.in_group",
+    MetricFacts(
+        metric="diversity.in_group",
         label="Diversity",
         note="distance between images of one prompt",
         range="0 and above",
@@ -287,9 +287,9 @@ SET_MEASURES = (
 )
 """Measures of all images together."""
 
-_BY_NAME = {facts.measure: facts for facts in (*IMAGE_MEASURES, *SET_MEASURES)}
+_BY_NAME = {facts.metric: facts for facts in (*IMAGE_METRICS, *SET_METRICS)}
 
 
-def facts_of(measure: str) -> MeasureFacts | None:
+def facts_of(metric: str) -> MetricFacts | None:
     """Find what is known of a measure; None if it is a user's own."""
-    return _BY_NAME.get(measure)
+    return _BY_NAME.get(metric)

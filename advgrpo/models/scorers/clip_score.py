@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.config import Weights
+from advgrpo.models.backbones.clip import ClipBackbone
 
 CLIP_SCORE_FACTOR = 2.5
 """Stretches the cosines that occur, up to about 0.4, over [0, 1]."""

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from advgrpo.models.scorers.catalogue import IMAGE_MEASURES, SET_MEASURES, MeasureFacts
+from advgrpo.models.scorers.catalogue import IMAGE_METRICS, SET_METRICS, MetricFacts
 
 _HEAD = """# Measures
 
@@ -100,16 +100,16 @@ _DIRECTIONS = {True: "higher", False: "lower", None: "neither"}
 
 def markdown() -> str:
     """Describe every measure: range, unit, direction, source, licence and what it cannot see."""
-    images, sets = _table(IMAGE_MEASURES), _table(SET_MEASURES)
+    images, sets = _table(IMAGE_METRICS), _table(SET_METRICS)
     return "\n".join([_HEAD + _IMAGES, *images, _SETS, *sets, _TAIL])
 
 
-def _table(measures: Iterable[MeasureFacts]) -> Iterator[str]:
+def _table(metrics: Iterable[MetricFacts]) -> Iterator[str]:
     yield "| measure | what | range | unit | better | source | weights' licence | cannot see |"
     yield "|---|---|---|---|---|---|---|---|"
-    for facts in measures:
+    for facts in metrics:
         cells = (
-            f"`{facts.measure}`",
+            f"`{facts.metric}`",
             f"{facts.label}: {facts.note}",
             facts.range,
             facts.unit,

@@ -58,7 +58,7 @@ class ExternalJudge:
         metadata: Mapping[str, Mapping[str, Any]] | None,
         timeout_seconds: float,
     ) -> None:
-        self.measures = tuple(verdicts)
+        self.metrics = tuple(verdicts)
         self._command, self._metadata = list(command), metadata
         self._timeout_seconds = timeout_seconds
         self._program: _Program | None = None
@@ -92,7 +92,7 @@ class ExternalJudge:
                 self._verdicts(answer, str(file), prompt)
                 for answer, file, prompt in zip(answers, files, prompts, strict=True)
             ]
-        return {measure: torch.tensor([row[measure] for row in rows]) for measure in self.measures}
+        return {metric: torch.tensor([row[metric] for row in rows]) for metric in self.metrics}
 
     def _request(self, file: Path, prompt: str) -> str:
         metadata = {} if self._metadata is None else self._metadata[prompt]
@@ -101,22 +101,22 @@ class ExternalJudge:
     def _verdicts(self, answer: str, image: str, prompt: str) -> dict[str, float]:
         where = f"the external judge answered {answer[:200]!r} for {prompt!r}"
         repair = (
-            f'answer {{"image": ..., "verdicts": {{"{self.measures[0]}": ...}}}} with true, false '
+            f'answer {{"image": ..., "verdicts": {{"{self.metrics[0]}": ...}}}} with true, false '
             "or numbers from 0 to 1, and log to standard error only"
         )
         try:
             said = parsed(answer)
-            verdicts = {measure: said["verdicts"][measure] for measure in self.measures}
+            verdicts = {metric: said["verdicts"][metric] for metric in self.metrics}
             named = said["image"]
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{where}: {error!r}", repair=repair) from error
         if named != image:
             raise DataError(f"{where}, which is about another image than {image}", repair=repair)
-        for measure, value in verdicts.items():
+        for metric, value in verdicts.items():
             # NaN, which compares false with everything, is refused too.
             if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
-                raise DataError(f"{where}: {measure} is {value!r}", repair=repair)
-        return {measure: float(value) for measure, value in verdicts.items()}
+                raise DataError(f"{where}: {metric} is {value!r}", repair=repair)
+        return {metric: float(value) for metric, value in verdicts.items()}
 
 
 def parse_metadata(lines: str, *, where: str) -> dict[str, dict[str, Any]]:

@@ -34,7 +34,7 @@ class Ocr:
     """
 
     name = "ocr"
-    measures = ("accuracy",)
+    metrics = ("accuracy",)
 
     def __init__(self, read: Reader) -> None:
         self._read = read

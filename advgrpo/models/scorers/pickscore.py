@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.models.backbones.clip import PICKSCORE_UNIT, ClipBackbone
 from advgrpo.config import Weights
+from advgrpo.models.backbones.clip import PICKSCORE_UNIT, ClipBackbone
 
 
 class PickScore:

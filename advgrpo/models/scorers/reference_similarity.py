@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from advgrpo.models.backbones.dino import DinoBackbone
+from advgrpo.data.image_loading import load_images
 from advgrpo.data.images import to_uint8
-from advgrpo.reference_images.image_set import load_images
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.records import ReferenceImageSet
 
 
@@ -31,7 +31,7 @@ class ReferenceSimilarity:
     """
 
     name = "reference_similarity"
-    measures = ("mean",)
+    metrics = ("mean",)
 
     def __init__(self, backbone: DinoBackbone, reference_images: ReferenceImageSet) -> None:
         self._backbone, self._reference_images = backbone, reference_images

@@ -29,9 +29,9 @@
 {{- end -}}
 {{- include "advgrpo.checkUrl" (dict "name" "s3.endpoint" "url" .endpoint) -}}
 {{- $workspace := include "advgrpo.workspace" $ -}}
-{{- $below := include "advgrpo.writesBelow" $ | trimSuffix "/" -}}
+{{- $below := include "advgrpo.writePrefix" $ | trimSuffix "/" -}}
 {{- if not (hasPrefix (printf "%s/" $below) (printf "%s/" $workspace)) -}}
-{{- fail (printf "s3.writesBelow=%s does not hold the workspace %s, which s3.bucket and s3.prefix name: no run could write there" .writesBelow $workspace) -}}
+{{- fail (printf "s3.writePrefix=%s does not hold the workspace %s, which s3.bucket and s3.prefix name: no run could write there" .writePrefix $workspace) -}}
 {{- end -}}
 {{- $created := or .accessKeyId .secretAccessKey -}}
 {{- if and .existingSecret $created -}}

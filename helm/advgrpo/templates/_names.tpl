@@ -74,8 +74,8 @@ s3://{{ .Values.s3.bucket }}{{ with .Values.s3.prefix }}/{{ . }}{{ end }}
 {{- end }}
 
 {{/* Outside of it no run writes. */}}
-{{- define "advgrpo.writesBelow" -}}
-{{ default (include "advgrpo.workspace" .) .Values.s3.writesBelow }}
+{{- define "advgrpo.writePrefix" -}}
+{{ default (include "advgrpo.workspace" .) .Values.s3.writePrefix }}
 {{- end }}
 
 {{/* Whether something of promotion runs, and whether it starts runs of a pipeline. */}}

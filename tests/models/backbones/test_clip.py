@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from advgrpo.models.backbones.clip import ClipBackbone, ClipTextEncoder
 from advgrpo.config import Weights
 from advgrpo.errors import WeightsError
+from advgrpo.models.backbones.clip import ClipBackbone, ClipTextEncoder
 
 CPU = torch.device("cpu")
 PROMPTS = ["a small red circle", "a large blue ring on a tan background left"]

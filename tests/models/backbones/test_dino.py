@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import Dinov2Model
 
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import Weights
 from advgrpo.errors import ConfigError, WeightsError
+from advgrpo.models.backbones.dino import DinoBackbone
 
 CPU = torch.device("cpu")
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import Weights
 from advgrpo.errors import WeightsError
+from advgrpo.models.backbones.dino import DinoBackbone
 
 
 def load(folder: Path) -> DinoBackbone:

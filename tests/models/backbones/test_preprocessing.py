@@ -6,8 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from advgrpo.models.backbones.preprocessing import Preprocessing, read_preprocessing, resize
 from advgrpo.errors import WeightsError
+from advgrpo.models.backbones.preprocessing import Preprocessing, read_preprocessing, resize
 
 
 def picture_with_hard_edges(side: int) -> np.ndarray:

@@ -11,9 +11,9 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from advgrpo.models.backbones.vision import BACKBONES, VisionBackbone, load_vision_backbone
 from advgrpo.config import Weights
 from advgrpo.errors import ConfigError, WeightsError
+from advgrpo.models.backbones.vision import BACKBONES, VisionBackbone, load_vision_backbone
 from advgrpo.testing import TINY_BACKBONES, write_tiny_backbone
 
 CPU = torch.device("cpu")

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from advgrpo.config import DinoDiscriminatorConfig
+from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.models.discriminators import (
     DinoDiscriminator,
     build_discriminator,
     load_discriminator,
     save_discriminator,
 )
-from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.testing import TINY_BACKBONES, write_tiny_backbone
-from advgrpo.training.discriminator_update import told_apart
+from advgrpo.training.discriminator_update import separation_metrics
 
 CPU = torch.device("cpu")
 PROMPTS = ["a"] * 8
@@ -66,7 +66,7 @@ def test_heads_on_each_backbone_learn_to_tell_images_apart_that_they_have_not_se
 ) -> None:
     discriminator = trained(discriminator_on(folders[kind], layers=layers))
     unseen = [features(discriminator, 3, 0.0), features(discriminator, 4, 0.5)]
-    assert told_apart(discriminator, *unseen)["discriminator/held_out_accuracy"] == 1.0
+    assert separation_metrics(discriminator, *unseen)["discriminator/held_out_accuracy"] == 1.0
     for parameter in discriminator.trainable_parameters().values():
         assert parameter.dtype == torch.float32
         assert parameter.grad is not None

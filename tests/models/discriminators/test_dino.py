@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from advgrpo.models.discriminators import DinoDiscriminator, load_discriminator, save_discriminator
 from advgrpo.errors import ConfigError, WeightsError
+from advgrpo.models.discriminators import DinoDiscriminator, load_discriminator, save_discriminator
 from advgrpo.testing import TinyModels, write_tiny_models
 
 CPU = torch.device("cpu")

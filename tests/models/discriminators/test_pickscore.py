@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from advgrpo.config import PickScoreConfig, PickScoreDiscriminatorConfig, Weights
+from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.models.discriminators import (
     PickScoreDiscriminator,
     build_discriminator,
     load_discriminator,
     save_discriminator,
 )
-from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.models.scorers.pickscore import PickScore
 from advgrpo.testing import TinyModels, write_tiny_models
-from advgrpo.training.discriminator_update import told_apart
+from advgrpo.training.discriminator_update import separation_metrics
 
 CPU = torch.device("cpu")
 PROMPTS = ["a small red circle on a white background left", "a large blue ring"]
@@ -74,16 +74,16 @@ def test_training_makes_it_prefer_what_it_is_shown_as_reference(tiny: TinyModels
         discriminator.loss(real, fake, real).backward()
         optimizer.step()
     assert (discriminator.rewards(real) > discriminator.rewards(fake)).all()
-    measures = told_apart(discriminator, real, fake)
-    assert measures["discriminator/margin"] > 0
-    assert "discriminator/calibration_error" not in measures
+    metrics = separation_metrics(discriminator, real, fake)
+    assert metrics["discriminator/margin"] > 0
+    assert "discriminator/calibration_error" not in metrics
 
 
 def test_without_a_boundary_accuracy_is_the_share_of_pairs_in_order(tiny: TinyModels) -> None:
     discriminator = discriminator_of(tiny)
     real = features(discriminator, images(8), PROMPTS * 4)
     # Of an image against itself neither is preferred, of the other pairs one half each way.
-    accuracy = told_apart(discriminator, real, real)["discriminator/held_out_accuracy"]
+    accuracy = separation_metrics(discriminator, real, real)["discriminator/held_out_accuracy"]
     assert accuracy == pytest.approx(28 / 64)
 
 

@@ -56,7 +56,7 @@ def test_a_policy_with_stored_embeddings_draws_the_same_bits_and_needs_no_text_e
     def drawn(stored: StoredEmbeddings | None) -> torch.Tensor:
         policy = load_policy(config, CPU, embeddings=stored)
         return sample_images(
-            policy, PROMPTS[1:], [1, 2, 3, 4], denoising_steps=3, guidance_scale=2.5
+            policy, PROMPTS[1:], [1, 2, 3, 4], num_inference_steps=3, guidance_scale=2.5
         )
 
     expected = drawn(None)

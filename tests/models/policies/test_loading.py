@@ -81,7 +81,7 @@ def test_weights_that_do_not_fit_their_configuration_are_refused(
     assert "policy.weights" in refusal(tiny, folder)
 
 
-MEASURE = """
+METRIC = """
 import sys, threading
 from pathlib import Path
 import torch
@@ -122,7 +122,7 @@ def test_weights_are_read_once_without_a_second_copy(tmp_path: Path) -> None:
     # Another precision than is asked for: the hardest case.
     transformer.save_pretrained(tiny.pipeline / "transformer")
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", METRIC, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     size, grown = map(int, done.stdout.split()[-2:])

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from advgrpo.algorithm.randomness import gaussian_noise
 from advgrpo.config import Weights
 from advgrpo.config.policy import SD3_ATTENTION
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import AdvGrpoError, ConfigError, WeightsError
 from advgrpo.models.policies import Sd3Policy, load_policy
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.models.policies.saved_adapter import adapter_folder, read_shape
 from advgrpo.storage import upload_folder
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.testing import TinyModels
 from tests.models.policies.plain import drawn_plainly
 
@@ -74,7 +74,7 @@ def started(tiny: TinyModels, location: Path | str, subfolder: str = "", *more: 
 
 
 def drawn(policy: Sd3Policy) -> torch.Tensor:
-    return sample_images(policy, PROMPTS, SEEDS, denoising_steps=4, guidance_scale=2.5)
+    return sample_images(policy, PROMPTS, SEEDS, num_inference_steps=4, guidance_scale=2.5)
 
 
 def test_a_published_adapter_predicts_and_draws_what_it_does_in_plain_peft_and_diffusers(
@@ -141,7 +141,7 @@ def test_it_is_trained_further_and_saved_for_plain_diffusers(
 def test_it_loads_from_an_object_store(
     tiny: TinyModels,
     repository: Path,
-    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    stores: EmbeddedServers,  # noqa: ARG001 - must run
     tmp_path: Path,
 ) -> None:
     location = f"s3://advgrpo/adapters/{tmp_path.name}"

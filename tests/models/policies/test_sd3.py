@@ -31,7 +31,9 @@ SEEDS = [1, 2, 3]
 
 
 def draw(policy: Sd3Policy, guidance_scale: float = 2.5) -> torch.Tensor:
-    return sample_images(policy, PROMPTS, SEEDS, denoising_steps=4, guidance_scale=guidance_scale)
+    return sample_images(
+        policy, PROMPTS, SEEDS, num_inference_steps=4, guidance_scale=guidance_scale
+    )
 
 
 def test_only_the_adapter_is_trainable(policy: Sd3Policy) -> None:
@@ -75,7 +77,9 @@ def test_images_are_those_of_the_plain_pipeline(
 
 
 def test_an_image_does_not_depend_on_its_batch(trained: Sd3Policy) -> None:
-    alone = sample_images(trained, PROMPTS[1:2], SEEDS[1:2], denoising_steps=4, guidance_scale=2.5)
+    alone = sample_images(
+        trained, PROMPTS[1:2], SEEDS[1:2], num_inference_steps=4, guidance_scale=2.5
+    )
     torch.testing.assert_close(draw(trained)[1:2], alone, atol=1.5 / 255, rtol=0)
 
 

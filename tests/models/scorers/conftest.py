@@ -14,8 +14,8 @@ from transformers import (
     Dinov2Model,
 )
 
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.config import Weights
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.pocket.tokenizers import build_clip_tokenizer
 
 SIDE = 16

@@ -5,9 +5,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.config import Weights
 from advgrpo.errors import WeightsError
+from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.scorers.aesthetic import Aesthetic
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from advgrpo.errors import ConfigError, NonFiniteError
-from advgrpo.models.scorers.base import check_measures_all, measured, missing_in_words
+from advgrpo.models.scorers.base import check_metrics_cover, measured, missing_in_words
 from advgrpo.testing import BrightnessScorer
 
 PROMPTS = ["a dog", "a cat", "a dog", "a tree"]
@@ -15,7 +15,7 @@ class DogScorer:
     """Measures dogs only, and would fail if asked about anything else."""
 
     name = "dogs"
-    measures = ("brightness", "one")
+    metrics = ("brightness", "one")
 
     def why_missing(self, prompt: str) -> str:
         return "" if "dog" in prompt else "it has no dog"
@@ -69,7 +69,7 @@ def test_what_is_missing_is_said_in_words() -> None:
 
 
 def test_a_decision_rests_on_no_measure_that_lacks_values() -> None:
-    check_measures_all("dogs.one", [DogScorer()], ["a dog"], setting="evaluation.alignment")
+    check_metrics_cover("dogs.one", [DogScorer()], ["a dog"], setting="evaluation.alignment")
 
     with pytest.raises(ConfigError, match=r"evaluation\.alignment=dogs\.one has no value for 2"):
-        check_measures_all("dogs.one", [DogScorer()], PROMPTS, setting="evaluation.alignment")
+        check_metrics_cover("dogs.one", [DogScorer()], PROMPTS, setting="evaluation.alignment")

@@ -1,13 +1,13 @@
 from pathlib import Path
 from typing import get_args
 
-from advgrpo.config.scorers import ExternalJudgeConfig, Scorer, measures_of
-from advgrpo.models.scorers.catalogue import IMAGE_MEASURES, SET_MEASURES, facts_of
+from advgrpo.config.scorers import ExternalJudgeConfig, Scorer, metrics_of
+from advgrpo.models.scorers.catalogue import IMAGE_METRICS, SET_METRICS, facts_of
 from advgrpo.models.scorers.documentation import markdown
 from advgrpo.models.scorers.statistics import image_statistics
 from tests.models.scorers.test_statistics import flat
 
-PAGE = Path(__file__).parents[2] / "docs" / "scorers.md"
+PAGE = Path(__file__).parents[3] / "docs" / "scorers.md"
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -21,8 +21,8 @@ def test_every_measure_that_can_be_asked_for_is_in_the_catalogue() -> None:
             assert facts_of("external_judge.*") is not None
             continue
         # What it measures depends on its type alone.
-        for measure in measures_of(kind.model_construct()):
-            assert facts_of(measure) is not None, measure
+        for metric in metrics_of(kind.model_construct()):
+            assert facts_of(metric) is not None, metric
 
 
 def test_every_statistic_is_in_the_catalogue_without_a_direction() -> None:
@@ -33,5 +33,5 @@ def test_every_statistic_is_in_the_catalogue_without_a_direction() -> None:
 
 
 def test_no_cell_of_the_page_breaks_its_table() -> None:
-    for facts in (*IMAGE_MEASURES, *SET_MEASURES):
+    for facts in (*IMAGE_METRICS, *SET_METRICS):
         assert "|" not in "".join(str(value) for value in vars(facts).values())

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.cli.main import app
 from advgrpo.config import Weights
 from advgrpo.errors import WeightsError
+from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.scorers.aesthetic import load_predictor
 from advgrpo.models.scorers.conversion import convert_aesthetic, convert_hps
 from tests.models.scorers.conftest import EMBEDDING, SIDE, WIDTH

@@ -6,8 +6,8 @@ import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from advgrpo.config import Weights
-from advgrpo.pocket.tokenizers import build_clip_tokenizer
 from advgrpo.models.scorers.pickscore import PickScore
+from advgrpo.pocket.tokenizers import build_clip_tokenizer
 
 PROMPTS = ["a small red circle", "a large blue ring on a tan background left", "a small red circle"]
 

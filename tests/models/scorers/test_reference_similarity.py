@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.data.images import decode_image, encode_png
-from advgrpo.records import ReferenceImageSet
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.scorers.reference_similarity import ReferenceSimilarity
+from advgrpo.records import ReferenceImageSet
 from tests.models.scorers.conftest import SIDE
 
 

@@ -3,24 +3,24 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.reference_images.image_set import validate_reference_images
+from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import RankFailedError, ReferenceImageError
 from advgrpo.reference_images import (
     generate_packed_reference_images,
     generate_reference_images,
 )
+from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.reference_images.journal import JOURNAL_FILE
+from advgrpo.runtime.processes import launch_processes
 from advgrpo.storage import delete, list_files
-from advgrpo.demo.servers import EmbeddedStores
 from advgrpo.storage.archives import unpacked
-from advgrpo.runtime.processes import run_ranks
 from tests.reference_images.test_generation import PIXELS, NoiseSource, settings
 from tests.reference_images.worker_program import PROMPTS
 
 
 def draw_together(location: str, notes: Path, *, processes: int = 3, fate: str = "lives") -> None:
     notes.mkdir(exist_ok=True)
-    run_ranks(
+    launch_processes(
         "tests.reference_images.worker_program",
         [location, str(notes), fate],
         processes=processes,
@@ -74,7 +74,7 @@ def test_what_a_dead_worker_did_is_kept_and_what_it_held_is_drawn_again(tmp_path
 
 def test_workers_of_an_object_store_leave_nothing_on_their_disk(
     tmp_path: Path,
-    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    stores: EmbeddedServers,  # noqa: ARG001 - must run
 ) -> None:
     location = f"s3://advgrpo/team/{tmp_path.name}"
     draw_together(location, tmp_path / "notes", processes=2)
@@ -86,7 +86,7 @@ def test_workers_of_an_object_store_leave_nothing_on_their_disk(
 
 def test_an_archive_that_was_not_written_whole_is_drawn_again(
     tmp_path: Path,
-    stores: EmbeddedStores,  # noqa: ARG001 - must run
+    stores: EmbeddedServers,  # noqa: ARG001 - must run
 ) -> None:
     location = f"s3://advgrpo/half/{tmp_path.name}"
 

@@ -6,12 +6,12 @@ import torch
 from safetensors.torch import save_file
 
 from advgrpo.config import resolve
-from advgrpo.config.scorers import measures_of
+from advgrpo.config.scorers import metrics_of
 from advgrpo.data.images import encode_png
 from advgrpo.errors import DataError, WeightsError
-from advgrpo.records import ReferenceImageSet
 from advgrpo.models.scorers.base import Scorer, measured, why_missing
-from advgrpo.tasks.inputs import build_scorers
+from advgrpo.models.scorers.build import build_scorers
+from advgrpo.records import ReferenceImageSet
 from advgrpo.testing import SIDE_PIXELS, TinyModels, write_tiny_models
 
 CPU = torch.device("cpu")
@@ -82,7 +82,7 @@ def test_every_scorer_is_built_and_measures_what_its_settings_say(
     assert len(scorers) == 8
     for config, scorer in zip(configs, scorers, strict=True):
         values = measured(scorer, images, PROMPTS)
-        assert tuple(values) == measures_of(config)
+        assert tuple(values) == metrics_of(config)
         for value in values.values():
             expected = [bool(why_missing(scorer, prompt)) for prompt in PROMPTS]
             assert value.isnan().tolist() == expected

@@ -1,13 +1,10 @@
-"""What several tasks read: prompts, reference images and frozen measures."""
+"""Frozen scorers, built from their settings."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 
-from advgrpo.models.backbones.dino import DinoBackbone
-from advgrpo.config import PickScoreConfig, PromptsConfig
+from advgrpo.config import PickScoreConfig
 from advgrpo.config.reward import RewardConfig
 from advgrpo.config.scorers import (
     AestheticConfig,
@@ -19,10 +16,8 @@ from advgrpo.config.scorers import (
     ReferenceSimilarityConfig,
 )
 from advgrpo.config.scorers import Scorer as ScorerConfig
-from advgrpo.data.prompts import check_disjoint, read_prompts
 from advgrpo.errors import ConfigError, WeightsError
-from advgrpo.pocket.judge import PocketJudgeScorer
-from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.scorers.aesthetic import Aesthetic
 from advgrpo.models.scorers.base import Scorer
 from advgrpo.models.scorers.clip_score import ClipScore
@@ -31,35 +26,11 @@ from advgrpo.models.scorers.hps import Hps
 from advgrpo.models.scorers.ocr import Ocr, rapid_reader
 from advgrpo.models.scorers.pickscore import PickScore
 from advgrpo.models.scorers.reference_similarity import ReferenceSimilarity
-from advgrpo.storage import local_file, local_folder, scheme
-
-FEATURES = "features"
-"""Where a workspace keeps features of reference images."""
+from advgrpo.pocket.judge import PocketJudgeScorer
+from advgrpo.records import ReferenceImageSet
+from advgrpo.storage import local_file, local_folder
 
 POCKET_JUDGE = "package://advgrpo.pocket/weights/judge"
-
-
-@dataclass(frozen=True)
-class Prompts:
-    """A run's prompts."""
-
-    train: PromptSet
-    test: PromptSet
-
-
-def read_run_prompts(config: PromptsConfig) -> Prompts:
-    """Read both prompt files.
-
-    Raises:
-        PromptFileError: If one cannot be used or was changed, or a prompt stands in both.
-        StorageError: If one cannot be fetched.
-    """
-    prompts = Prompts(
-        train=read_prompts(config.train, sha256=config.train_sha256),
-        test=read_prompts(config.test, sha256=config.test_sha256),
-    )
-    check_disjoint(prompts.train, prompts.test)
-    return prompts
 
 
 def build_scorers(
@@ -157,29 +128,3 @@ def _external_judge(config: ExternalJudgeConfig) -> ExternalJudge:
         metadata=metadata,
         timeout_seconds=config.timeout_seconds,
     )
-
-
-def device() -> torch.device:
-    """Name the device of a task that is one process: the GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """Within it, the CPU works with one thread if it is the device.
-
-    How many threads share a sum decides its last bits, and numbers should be equal however many
-    processes there are.
-    """
-    threads = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def is_local(location: str) -> bool:
-    """Tell whether a location is a path of this machine."""
-    return not scheme(location)

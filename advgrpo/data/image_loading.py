@@ -1,0 +1,49 @@
+"""Access to the images of a validated reference image set."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from advgrpo.data.images import read_image
+from advgrpo.errors import ReferenceImageError
+from advgrpo.records import ReferenceImageSet
+from advgrpo.storage import join
+
+
+def load_images(
+    reference_images: ReferenceImageSet, prompt: str, variations: Sequence[int]
+) -> Float[Tensor, "variation 3 height width"]:
+    """Read reference images of a prompt.
+
+    Args:
+        reference_images: A validated set.
+        prompt: One of its prompts.
+        variations: Positions among the images of the prompt.
+
+    Returns:
+        RGB in [0, 1], in the order asked for.
+
+    Raises:
+        ReferenceImageError: If the set has no such prompt or variation, or a file was damaged
+            since the set was validated.
+        StorageError: If a file cannot be read.
+    """
+    files = reference_images.files.get(prompt, ())
+    beyond = [variation for variation in variations if not 0 <= variation < len(files)]
+    if beyond or not variations:
+        raise ReferenceImageError(
+            f"reference images {list(variations)} of {prompt!r} were asked for, but the set in "
+            f"{reference_images.root} has {len(files)}",
+            repair="lower images_per_prompt, or draw more reference images",
+        )
+    return torch.stack(
+        [
+            read_image(
+                join(str(reference_images.root), files[variation]),
+                reference_images.resolution_pixels,
+            )
+            for variation in variations
+        ]
+    )
