@@ -32,7 +32,6 @@ CONFIG_KEYS = (
 LABELS = {"app.kubernetes.io/component": "task", "app.kubernetes.io/part-of": "advgrpo"}
 """Labels of the pods of tasks, by which the chart's network policies find them."""
 
-S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 MLFLOW_KEYS = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
@@ -50,6 +49,8 @@ def on_cluster(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
         task: Changed in place.
         name: What the UI calls it.
     """
+    from advgrpo.storage.credentials import S3_KEYS
+
     task.set_display_name(name)
     task.set_cpu_request("250m").set_memory_request("512Mi").set_memory_limit("4Gi")
     for label, value in LABELS.items():

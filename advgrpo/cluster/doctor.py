@@ -13,8 +13,7 @@ from advgrpo.cluster.pod_template import MLFLOW_KEYS
 from advgrpo.cluster.roles import LAUNCHER_RULES, Rule
 from advgrpo.cluster.settings import CLUSTER, ClusterSettings, parse_cluster_settings
 from advgrpo.errors import ClusterError, ClusterUnavailableError, ConfigError
-
-S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+from advgrpo.storage.credentials import S3_REQUIRED_KEYS
 
 DOCTOR_RULES: tuple[Rule, ...] = (
     {"apiGroups": [""], "resources": ["configmaps", "serviceaccounts"], "verbs": ["get"]},
@@ -169,7 +168,7 @@ class _Examination:
 
     def settings(self, settings: ClusterSettings) -> Iterator[Check]:
         """Look for what the chart's settings name."""
-        yield self._secret(settings.s3_secret, S3_KEYS, all_of_them=True)
+        yield self._secret(settings.s3_secret, S3_REQUIRED_KEYS, all_of_them=True)
         yield self._secret(settings.mlflow_secret, MLFLOW_KEYS, all_of_them=False)
         yield from self.needed(settings)
         yield self._image(settings.image)

@@ -7,6 +7,7 @@ from advgrpo import __version__
 from advgrpo.cluster.job_request import JobRequest, Placement
 from advgrpo.cluster.settings import CLUSTER, ClusterSettings, Rdma
 from advgrpo.storage import CACHE_VARIABLE, LIMIT_VARIABLE
+from advgrpo.storage.credentials import S3_KEYS
 
 CONTAINER = "pytorch"
 """The name by which the training operator knows the container."""
@@ -18,7 +19,6 @@ TASK = "advgrpo/task"
 WORKFLOW = "advgrpo/workflow"
 VERSION = "app.kubernetes.io/version"
 
-S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 MLFLOW_KEYS = (
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",

@@ -7,11 +7,12 @@ import pytest
 from kubernetes.client import Configuration
 
 from advgrpo.cluster import api_queries as questions_module
-from advgrpo.cluster.doctor import DOCTOR_RULES, S3_KEYS, Check, examine, require_ready
+from advgrpo.cluster.doctor import DOCTOR_RULES, Check, examine, require_ready
 from advgrpo.cluster.pod_template import MLFLOW_KEYS
 from advgrpo.cluster.roles import LAUNCHER_RULES, Rule
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.errors import ClusterError, ClusterUnavailableError
+from advgrpo.storage.credentials import S3_REQUIRED_KEYS
 from advgrpo.testing import FakeCluster, Fault
 from advgrpo.testing.cluster_objects import Target
 from components import cluster as component
@@ -40,7 +41,7 @@ def _install(cluster: FakeCluster, settings: dict[str, Any] = SETTINGS) -> None:
     cluster.store.create(Target("", "v1", "namespaces"), _named("ml"))
     data = {"ADVGRPO_CLUSTER": json.dumps(settings), "MLFLOW_TRACKING_URI": "http://mlflow"}
     cluster.create("configmaps", _named("advgrpo") | {"data": data}, namespace="ml")
-    for secret, keys in (("advgrpo-s3", S3_KEYS), ("advgrpo-mlflow", MLFLOW_KEYS[:1])):
+    for secret, keys in (("advgrpo-s3", S3_REQUIRED_KEYS), ("advgrpo-mlflow", MLFLOW_KEYS[:1])):
         body = _named(secret) | {"data": dict.fromkeys(keys, "eA==")}
         cluster.create("secrets", body, namespace="ml")
     cluster.create("secrets", _named("registry-key"), namespace="ml")
@@ -292,7 +293,6 @@ def test_a_run_is_refused_that_could_start_no_job(cluster: FakeCluster) -> None:
 
 
 def test_the_keys_are_those_that_the_pipelines_tasks_read() -> None:
-    assert component.S3_KEYS == S3_KEYS
     assert component.MLFLOW_KEYS == MLFLOW_KEYS
 
 

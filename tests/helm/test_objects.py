@@ -17,6 +17,7 @@ from advgrpo.cluster.job_request import JobRequest
 from advgrpo.cluster.settings import ClusterSettings, parse_cluster_settings
 from advgrpo.errors import ConfigError
 from advgrpo.storage import WRITES_BELOW
+from advgrpo.storage.credentials import S3_REQUIRED_KEYS
 from advgrpo.storage.write_guard import check_may_write
 from components import cluster as task_settings
 from helm.chart import CHART, EXAMPLES, OFFLINE, Values, lint
@@ -148,7 +149,7 @@ def test_settings_have_the_keys_that_tasks_read() -> None:
 
 def test_secrets_have_the_keys_that_tasks_read() -> None:
     made = of_kind(release("created-secrets"), "Secret")
-    assert sorted(made["advgrpo-s3"]["data"]) == sorted(task_settings.S3_KEYS)
+    assert sorted(made["advgrpo-s3"]["data"]) == sorted(S3_REQUIRED_KEYS)
     by_token = of_kind(release("everything"), "Secret")
     keys = {*made["advgrpo-mlflow"]["data"], *by_token["advgrpo-mlflow"]["data"]}
     assert sorted(keys) == sorted(task_settings.MLFLOW_KEYS)

@@ -13,9 +13,10 @@ import yaml
 
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.job_request import JobRequest
-from advgrpo.cluster.pod_template import MLFLOW_KEYS, S3_KEYS
+from advgrpo.cluster.pod_template import MLFLOW_KEYS
 from advgrpo.cluster.roles import JANITOR_RULES, LAUNCHER_RULES, Rule
 from advgrpo.cluster.settings import parse_cluster_settings
+from advgrpo.storage.credentials import S3_KEYS
 from components import cluster as task_settings
 from helm.chart import OFFLINE
 from tests.helm.pod_security import violations
@@ -247,7 +248,7 @@ def test_jobs_see_the_keys_of_s3_and_mlflow_and_no_other_secret(title: str) -> N
 
 
 def test_tasks_see_the_keys_of_s3_and_mlflow_and_no_other_secret() -> None:
-    expected = {f"advgrpo-s3/{key}" for key in task_settings.S3_KEYS}
+    expected = {f"advgrpo-s3/{key}" for key in S3_KEYS}
     expected |= {f"advgrpo-mlflow/{key}" for key in task_settings.MLFLOW_KEYS}
     for executor in _executors():
         seen = {
