@@ -12,9 +12,10 @@ from advgrpo.config.independence import Independence
 from advgrpo.config.locations import locations, pretrained_weights
 from advgrpo.config.parsing import parse
 from advgrpo.config.policy import AdapterConfig, SamplingConfig, Sd3PolicyConfig
+from advgrpo.config.preset_files import portable_preset, preset_names, preset_title
 from advgrpo.config.promotion import Gate, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
-from advgrpo.config.resolution import preset_names, preset_title, resolve
+from advgrpo.config.resolution import resolve
 from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers import PickScoreConfig
 from advgrpo.config.training import TrainingConfig
@@ -43,6 +44,7 @@ __all__ = [
     "Weights",
     "locations",
     "parse",
+    "portable_preset",
     "preset_names",
     "preset_title",
     "pretrained_weights",

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
 from advgrpo.config.base import Section
-from advgrpo.config.resolution import preset_names
+from advgrpo.config.preset_files import preset_names
 from advgrpo.config.run import RunConfig
 
 _HEAD = """# Configuration

@@ -2,29 +2,13 @@
 
 import reprlib
 from collections.abc import Iterable
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
-import yaml
-
 from advgrpo.config.parsing import parse
+from advgrpo.config.preset_files import YAML_ERRORS, load_yaml, read_preset
 from advgrpo.config.required import fill_placeholders, require_all_given
 from advgrpo.config.run import RunConfig
 from advgrpo.errors import ConfigError
-
-_LONGEST_YAML = 2**20
-_MOST_VALUES = 10_000
-# Dates that there are not, numbers of thousands of digits and lists in lists in lists are no
-# errors of YAML's own.
-_YAML_FAULTS = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
-
-
-def preset_names() -> list[str]:
-    """List the presets that ship with the package."""
-    folder = resources.files("advgrpo.config") / "presets"
-    names = [file.name for file in folder.iterdir()]
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def resolve(preset: str, overrides: Iterable[str] = (), *, is_draft: bool = False) -> RunConfig:
@@ -43,72 +27,15 @@ def resolve(preset: str, overrides: Iterable[str] = (), *, is_draft: bool = Fals
         ConfigError: If the preset is unknown, or a setting is missing or wrong; names key, value
             and repair.
     """
-    settings = _read_preset(preset)
+    preset_file = read_preset(preset)
+    settings = preset_file.settings
     for override in overrides:
         _apply(settings, override)
     if is_draft:
         fill_placeholders(settings)
     else:
-        require_all_given(settings, where=preset_title(preset))
-    return parse(RunConfig, settings, where=preset_title(preset))
-
-
-def preset_title(preset: str) -> str:
-    """Give a preset a short name: its own, its path, or a text's comment in its first line."""
-    if not _is_text(preset):
-        return preset
-    first = preset.strip().splitlines()[0]
-    return first.removeprefix("#").strip()[:60] if first.startswith("#") else "custom"
-
-
-def _is_text(preset: str) -> bool:
-    return "\n" in preset.strip()
-
-
-def _read_preset(preset: str) -> dict[str, Any]:
-    title = preset_title(preset)
-    if _is_text(preset):
-        text = preset
-    elif preset in preset_names():
-        text = (resources.files("advgrpo.config") / "presets" / f"{preset}.yaml").read_text("utf-8")
-    elif preset.endswith((".yaml", ".yml")):
-        try:
-            text = Path(preset).read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"preset file {preset!r} cannot be read: {error}",
-                repair="give the path of a YAML file in UTF-8",
-            ) from error
-    else:
-        raise ConfigError(
-            f"there is no preset {preset!r}",
-            repair=f"use one of {', '.join(preset_names())}, or the path of a YAML file",
-        )
-    try:
-        settings = _read_yaml(text)
-    except _YAML_FAULTS as error:
-        raise ConfigError(f"preset {title!r} is not YAML: {error}", repair="correct it") from error
-    if not isinstance(settings, dict):
-        raise ConfigError(
-            f"preset {title!r} holds no settings", repair="write sections such as `training:`"
-        )
-    return settings
-
-
-def _read_yaml(text: str) -> Any:  # noqa: ANN401 - a tree of YAML values
-    if len(text) > _LONGEST_YAML:
-        raise ValueError(f"it has {len(text)} characters, more than {_LONGEST_YAML}")
-    value = yaml.safe_load(text)
-    # By its aliases a short text can be a tree without end, or of more values than fit anywhere.
-    waiting, count = [value], 0
-    while waiting:
-        here = waiting.pop()
-        count += 1
-        if count > _MOST_VALUES:
-            raise ValueError(f"it holds more than {_MOST_VALUES} values")
-        if isinstance(here, dict | list):
-            waiting += here.values() if isinstance(here, dict) else here
-    return value
+        require_all_given(settings, where=preset_file.titles[0])
+    return parse(RunConfig, settings, where=preset_file.description)
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:
@@ -120,8 +47,8 @@ def _apply(settings: dict[str, Any], override: str) -> None:
             repair="write for instance --set training.updates=10",
         )
     try:
-        value = _read_yaml(text)
-    except _YAML_FAULTS as error:
+        value = load_yaml(text)
+    except YAML_ERRORS as error:
         raise ConfigError(
             f"the value of override {override!r} is not YAML: {error}",
             repair="quote texts that contain special characters",

@@ -1,15 +1,14 @@
 """A run's parameters, found right before they are sent."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-from advgrpo.config import locations, preset_names, resolve
+from advgrpo.config import locations, portable_preset, resolve
 from advgrpo.errors import ConfigError
 from advgrpo.kfp_client.runs import Arguments
 from advgrpo.storage import scheme
 from advgrpo.tasks.preflight import check_processes, check_prompt_files, check_reachable
 
-_LONGEST_PRESET = 64 * 1024
+_MAX_PRESET_CHARACTERS = 64 * 1024
 
 
 def run_arguments(
@@ -35,7 +34,13 @@ def run_arguments(
         ConfigError: If a setting is wrong, or the cluster could not do it.
         PromptFileError: If a prompt file that ships with advgrpo cannot be used.
     """
-    text = preset if preset in preset_names() else _text_of(preset)
+    text = portable_preset(preset)
+    if len(text) > _MAX_PRESET_CHARACTERS:
+        raise ConfigError(
+            f"preset={preset}: has {len(text)} characters; a pipeline's parameter takes "
+            f"{_MAX_PRESET_CHARACTERS}",
+            repair="remove settings that equal the defaults, or write `extends:` and what differs",
+        )
     config = resolve(text, overrides)
     check_reachable(config, workspace)
     check_processes(config, processes)
@@ -58,23 +63,3 @@ def paths_in_image(preset: str, overrides: Sequence[str]) -> dict[str, str]:
         for key, location in locations(resolve(preset, overrides)).items()
         if location.startswith("/")
     }
-
-
-def _text_of(preset: str) -> str:
-    path = Path(preset)
-    if not path.is_file():
-        return preset
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"preset file {preset!r} cannot be read: {error}",
-            repair="give the path of a YAML file in UTF-8",
-        ) from error
-    if len(text) > _LONGEST_PRESET:
-        raise ConfigError(
-            f"preset file {preset!r} has {len(text)} characters; a pipeline's parameter takes "
-            f"{_LONGEST_PRESET}",
-            repair="remove what is not needed; only what differs from the defaults must be there",
-        )
-    return f"# {path.name}\n{text}"

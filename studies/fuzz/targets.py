@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from advgrpo.config import resolve
-from advgrpo.config.resolution import preset_names
+from advgrpo.config.preset_files import preset_names
 from advgrpo.records import Comparison, EvaluationReport, Interval
 from advgrpo.training.nonfinite_dump import NonFiniteDump
 from studies.fuzz import documents, files, webhook

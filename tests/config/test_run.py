@@ -90,9 +90,13 @@ def test_a_setting_without_a_default_must_be_given(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"\xff\xfe", "cannot be read"), (b"a: [", "is not YAML"), (b"- 1", "holds no settings")],
+    [
+        (b"\xff\xfe", "cannot be read"),
+        (b"a: [", "is not valid YAML"),
+        (b"- 1", "does not hold settings"),
+    ],
 )
-def test_a_preset_file_that_is_no_mapping_is_refused(
+def test_a_preset_file_that_is_not_a_mapping_is_refused(
     content: bytes, said: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "run.yaml"
@@ -144,7 +148,7 @@ def test_a_preset_has_a_short_name(preset: str, title: str) -> None:
 def test_an_error_in_a_text_does_not_quote_all_of_it() -> None:
     with pytest.raises(ConfigError, match="settings of custom cannot be used"):
         resolve(resolve("pocket").to_yaml() + "\nunknown: 1\n")
-    with pytest.raises(ConfigError, match="preset 'custom' is not YAML"):
+    with pytest.raises(ConfigError, match="preset 'custom' is not valid YAML"):
         resolve("a: [\nb: {")
 
 

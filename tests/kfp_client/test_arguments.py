@@ -39,6 +39,17 @@ def test_a_file_of_this_machine_is_sent_as_its_text(tmp_path: Path) -> None:
     assert preset_title(preset) == "mine.yaml"
 
 
+def test_a_file_that_extends_another_file_is_sent_merged(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("extends: pocket\ntraining: {updates: 7}\n")
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: base.yaml\nseed: 3\n")
+    sent = str(_arguments(str(file))["preset"])
+    assert resolve(sent) == resolve("pocket", ["training.updates=7", "seed=3"])
+    assert preset_title(sent) == "mine.yaml"
+    file.write_text("extends: pocket\nseed: 3\n")
+    assert _arguments(str(file))["preset"] == "# mine.yaml\nextends: pocket\nseed: 3\n"
+
+
 def test_a_file_of_one_line_is_a_text_too(tmp_path: Path) -> None:
     file = tmp_path / "one.yaml"
     file.write_text(str(resolve("pocket").model_dump(mode="json")).replace("None", "null"))
@@ -48,7 +59,7 @@ def test_a_file_of_one_line_is_a_text_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"preset": "pockt"}, "there is no preset 'pockt'"),
+        ({"preset": "pockt"}, "preset=pockt: there is no such preset; did you mean pocket"),
         ({"preset": "none.yaml"}, "cannot be read"),
         ({"processes": 3}, "3 training processes cannot share"),
         ({"workspace": "workspace"}, "workspace='workspace' cannot be reached"),
