@@ -35,7 +35,7 @@ ARMS = {
             "frozen",
             (
                 *(*MEASURING, CLOSELY, ALONE, CONSTANT),
-                "training.turns={type: frozen}",
+                "training.update_schedule={type: frozen}",
                 "training.updates=36",
             ),
         ),

@@ -40,7 +40,7 @@ ARMS = {
             "frozen",
             (
                 *COMMON,
-                "training.turns={type: frozen}",
+                "training.update_schedule={type: frozen}",
                 "training.updates=80",
                 "training.monitoring.held_out_every_updates=8",
             ),
@@ -49,7 +49,7 @@ ARMS = {
             "released-turns",
             (
                 *COMMON,
-                "training.turns={type: released, discriminator_rollouts: 9}",
+                "training.update_schedule={type: released, discriminator_rollouts: 9}",
                 "training.updates=12",
                 "training.monitoring.held_out_every_updates=2",
             ),

@@ -6,7 +6,6 @@ from pydantic import Field
 
 from advgrpo.config.base import (
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -89,67 +88,6 @@ class Sd3PolicyConfig(Section):
     """Recompute activations in the update: less memory, about a third more time."""
 
 
-class CpsSampler(Section):
-    """Coefficients-preserving sampling, arXiv:2509.05952."""
-
-    type: Literal["cps"] = "cps"
-
-    noise_level: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """0 is the ODE; 1 replaces all of a step's noise."""
-
-
-class FlowSdeSampler(Section):
-    """The stochastic sampler of Flow-GRPO, arXiv:2505.05470."""
-
-    type: Literal["flow_sde"] = "flow_sde"
-
-    noise_level: PositiveFloat = 0.7
-    """Multiple of the noise that keeps the marginals of the ODE."""
-
-
-Sampler = Annotated[CpsSampler | FlowSdeSampler, Field(discriminator="type")]
-
-
-class FixedWindow(Section):
-    """The same denoising steps are trained in every update."""
-
-    type: Literal["fixed"] = "fixed"
-
-    start: NonNegativeInt = 0
-    """First trained denoising step."""
-
-    length: PositiveInt = 2
-    """How many denoising steps are trained."""
-
-    @property
-    def end(self) -> int:
-        """One past the last denoising step that can be trained."""
-        return self.start + self.length
-
-
-class RandomWindow(Section):
-    """The trained denoising steps are drawn anew for each update, the same for all images."""
-
-    type: Literal["random"] = "random"
-
-    first_start: NonNegativeInt = 0
-    """Earliest first trained denoising step."""
-
-    last_start: NonNegativeInt = 4
-    """Latest first trained denoising step."""
-
-    length: PositiveInt = 2
-    """How many denoising steps are trained."""
-
-    @property
-    def end(self) -> int:
-        """One past the last denoising step that can be trained."""
-        return self.last_start + self.length
-
-
-Window = Annotated[FixedWindow | RandomWindow, Field(discriminator="type")]
-
-
 class SamplingConfig(Section):
     """How images are sampled in training."""
 
@@ -158,13 +96,3 @@ class SamplingConfig(Section):
 
     guidance_scale: NonNegativeFloat = 4.5
     """Weight of classifier-free guidance, in rollout and update alike; 1 switches it off."""
-
-    sampler: Sampler = CpsSampler()
-    """How a trained denoising step draws its noise."""
-
-    window: Window = FixedWindow()
-    """Which denoising steps are stochastic and trained; all others follow the ODE."""
-
-    shared_prefix: bool = False
-    """Let the images of a group share the denoising steps before the window: fewer forward passes,
-    less variety within a group."""

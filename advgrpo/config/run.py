@@ -37,18 +37,8 @@ class RunConfig(Section):
     promotion: PromotionConfig = PromotionConfig()
 
     @model_validator(mode="after")
-    def _window_fits_the_steps(self) -> Self:
-        sampling = self.training.sampling
-        # The last step's noise is almost nothing; its log-prob would drown all others.
-        last = sampling.num_inference_steps - 1
-        if sampling.window.end > last:
-            raise ValueError(
-                f"training.sampling.window ends after denoising step {sampling.window.end}, but of "
-                f"training.sampling.num_inference_steps={sampling.num_inference_steps} only "
-                "the first "
-                f"{last} can be trained (the last one is nearly noiseless): start the window "
-                "earlier, shorten it, or take more denoising steps"
-            )
+    def _sampling_suits_the_algorithm(self) -> Self:
+        self.training.algorithm.check_sampling(self.training.sampling.num_inference_steps)
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from advgrpo.config.algorithms import AlgorithmConfig, GrpoConfig
 from advgrpo.config.base import (
     Fraction,
     NonNegativeFloat,
@@ -32,7 +33,7 @@ class RolloutConfig(Section):
     update_microbatch_size: PositiveInt | None = None
     """Images that pass the transformer at once in the update, which keeps activations. If it is not
     `microbatch_size`, ratios before the first step are 1 only up to rounding, up to 2e-4 in
-    bfloat16: keep `loss.clip_range` above that."""
+    bfloat16: keep `algorithm.clip_range` above that."""
 
     @property
     def microbatch_of_update(self) -> int:
@@ -54,26 +55,6 @@ class PolicyOptimizerConfig(Section):
     """Gradients of a larger norm are scaled down to it."""
 
 
-class PolicyLossConfig(Section):
-    """The clipped policy loss."""
-
-    clip_range: PositiveFloat = 1e-5
-    """A ratio further than this from 1 gives no more gradient in its direction."""
-
-    log_prob: Literal["gaussian", "released"] = "gaussian"
-    """The mean log-density, or the negative squared distance of the released code."""
-
-    kl_weight: NonNegativeFloat = 0.0
-    """Weight of the divergence from the base policy."""
-
-    advantage_normalization: Literal["group", "batch", "none"] = "batch"
-    """What centred rewards are divided by: the standard deviation of the group, of the whole
-    rollout, or nothing."""
-
-    advantage_clip: PositiveFloat = 5.0
-    """Advantages are clamped to plus and minus this."""
-
-
 class EveryRollout(Section):
     """Every rollout updates the policy, then the discriminator."""
 
@@ -83,7 +64,7 @@ class EveryRollout(Section):
     """Optimizer steps of the discriminator for each rollout."""
 
 
-class ReleasedTurns(Section):
+class ReleasedSchedule(Section):
     """The released schedule: some rollouts for the discriminator alone, then one for the policy."""
 
     type: Literal["released"] = "released"
@@ -114,8 +95,9 @@ class FrozenDiscriminator(Section):
     type: Literal["frozen"] = "frozen"
 
 
-Turns = Annotated[
-    EveryRollout | ReleasedTurns | WhenOutscored | FrozenDiscriminator, Field(discriminator="type")
+UpdateSchedule = Annotated[
+    EveryRollout | ReleasedSchedule | WhenOutscored | FrozenDiscriminator,
+    Field(discriminator="type"),
 ]
 
 
@@ -229,15 +211,16 @@ class TrainingConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     rollout: RolloutConfig = RolloutConfig()
     optimizer: PolicyOptimizerConfig = PolicyOptimizerConfig()
-    loss: PolicyLossConfig = PolicyLossConfig()
+    algorithm: AlgorithmConfig = GrpoConfig()
     reward: RewardConfig = RewardConfig()
-    turns: Turns = EveryRollout()
+    update_schedule: UpdateSchedule = EveryRollout()
     monitoring: MonitoringConfig = MonitoringConfig()
     non_finite: NonFiniteConfig = NonFiniteConfig()
     hangs: HangsConfig = HangsConfig()
 
-    ratio_tolerance: PositiveFloat = 1e-3
-    """Largest |ratio - 1| that is accepted before the first optimizer step on a rollout."""
+    advantage_normalization: Literal["group", "batch", "none"] = "batch"
+    """What centred rewards are divided by: the standard deviation of the group, of the whole
+    rollout, or nothing."""
 
     compile: Literal["none", "inductor", "aot_eager", "eager"] = "none"
     """Whether `torch.compile` makes the transformer faster, in rollout and update alike; the first
@@ -284,8 +267,8 @@ class TrainingConfig(Section):
     @property
     def rollouts(self) -> int | None:
         """Rollouts of the whole run; None if the discriminator decides how many there are."""
-        match self.turns:
-            case ReleasedTurns(discriminator_rollouts=others):
+        match self.update_schedule:
+            case ReleasedSchedule(discriminator_rollouts=others):
                 return self.updates * (others + 1)
             case WhenOutscored(pause_policy=True):
                 return None

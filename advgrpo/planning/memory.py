@@ -185,7 +185,7 @@ def _discriminator(run: RunConfig | TrainingSettings, models: Models) -> list[Pa
 def _rollout(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> Part:
     images, pixels = images_per_gpu(run, gpus), run.policy.resolution_pixels
     channels = models.transformer.in_channels if models.transformer else 16
-    steps = run.training.sampling.window.length + 1
+    steps = run.training.algorithm.recorded_latents
     latents = steps * channels * _latent_side(run, models) ** 2 * FLOAT32
     features = feature_bytes(run, models)
     each = latents + 3 * pixels**2 * FLOAT32 + (features or 0)

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 
 from advgrpo.config import RunConfig
-from advgrpo.config.policy import RandomWindow
-from advgrpo.config.training import EveryRollout, ReleasedTurns, WhenOutscored
+from advgrpo.config.training import EveryRollout, ReleasedSchedule, WhenOutscored
 from advgrpo.planning.memory import guided, images_per_gpu
 
 
@@ -46,8 +45,8 @@ def work_of(run: RunConfig, gpus: int) -> Work:
     training = run.training
     rollouts, steps, note = _turns(run)
     rollout_images = images_per_gpu(run, gpus) * gpus
-    trained = rollout_images * training.sampling.window.length * guided(run)
-    again = int(run.policy.gradient_checkpointing) + int(training.loss.kl_weight > 0)
+    trained = rollout_images * training.algorithm.trained_steps * guided(run)
+    again = int(run.policy.gradient_checkpointing) + training.algorithm.extra_passes
     return Work(
         updates=training.updates,
         rollouts_per_update=rollouts,
@@ -66,10 +65,10 @@ def work_of(run: RunConfig, gpus: int) -> Work:
 
 def _turns(run: RunConfig) -> tuple[int, int, str]:
     """Count rollouts and discriminator steps of an update."""
-    match run.training.turns:
+    match run.training.update_schedule:
         case EveryRollout(discriminator_steps=steps):
             return 1, steps, ""
-        case ReleasedTurns(discriminator_rollouts=rollouts):
+        case ReleasedSchedule(discriminator_rollouts=rollouts):
             return rollouts + 1, rollouts, ""
         case WhenOutscored(discriminator_steps=steps, pause_policy=False):
             return 1, steps, "the discriminator takes its steps only while it is fooled: at most so"
@@ -82,19 +81,12 @@ def _turns(run: RunConfig) -> tuple[int, int, str]:
 def rollout_passes(run: RunConfig, gpus: int) -> float:
     """Count the forward passes of a rollout over all GPUs; a mean if the window's start is random.
 
-    Images of a group in one microbatch may share the denoising steps before the window.
+    Images of a group in one microbatch may share their first denoising steps.
     """
-    sampling = run.training.sampling
+    steps = run.training.sampling.num_inference_steps
+    shared = run.training.algorithm.shared_steps
     images = images_per_gpu(run, gpus) * gpus
-    if not sampling.shared_prefix:
-        return float(images * sampling.num_inference_steps * guided(run))
-    window = sampling.window
-    if isinstance(window, RandomWindow):
-        prefix = (window.first_start + window.last_start) / 2
-    else:
-        prefix = float(window.start)
-    leaders = _leaders(run, gpus)
-    return (leaders * prefix + images * (sampling.num_inference_steps - prefix)) * guided(run)
+    return (_leaders(run, gpus) * shared + images * (steps - shared)) * guided(run)
 
 
 def _leaders(run: RunConfig, gpus: int) -> int:

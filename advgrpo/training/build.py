@@ -110,7 +110,7 @@ def build_training_state(
         store=inputs.features,
         process_group=process_group,
     )
-    denoiser = Denoiser(policy, config.sampling, config.loss)
+    denoiser = Denoiser(policy, config.sampling, config.algorithm)
     average = MovingAverage(engine.adapter(), limit=inputs.policy.adapter.ema_decay)
     texts = inputs.prompts.texts
     held_out = _held_out_prompts(config, references, process_group)
@@ -215,4 +215,4 @@ def backwards_per_step(config: TrainingConfig, process_group: ProcessGroup) -> i
     rollout = config.rollout
     images = rollout.prompts_per_update * rollout.group_size // config.optimizer_steps_per_update
     microbatches = images // process_group.world_size // rollout.microbatch_of_update
-    return microbatches * config.sampling.window.length
+    return microbatches * config.algorithm.trained_steps

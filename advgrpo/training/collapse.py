@@ -43,7 +43,7 @@ def _equal_rewards(rows: Sequence[Row]) -> str | None:
         return None
     return (
         f"{share:.0%} of groups have equal rewards and teach nothing; look at "
-        "training.sampling.sampler.noise_level, training.rollout.group_size and training.reward"
+        "training.algorithm.sampler.noise_level, training.rollout.group_size and training.reward"
     )
 
 
@@ -57,8 +57,8 @@ def _saturated(rows: Sequence[Row]) -> str | None:
         return None
     return (
         f"the discriminator tells all images apart by {margin:.3g}, while rewards differ by "
-        f"{_mean(rows, spread):.3g} within a group; look at training.turns.discriminator_steps and "
-        "discriminator.optimizer.learning_rate"
+        f"{_mean(rows, spread):.3g} within a group; look at "
+        "training.update_schedule.discriminator_steps and discriminator.optimizer.learning_rate"
     )
 
 
@@ -68,7 +68,7 @@ def _lost_diversity(newest: Sequence[Row], first: Sequence[Row]) -> str | None:
         return None
     return (
         f"images of a group differ by {now:.3g}, once by {then:.3g}; look at "
-        "training.optimizer.learning_rate and training.loss.kl_weight"
+        "training.optimizer.learning_rate and training.algorithm.kl_weight"
     )
 
 

@@ -21,7 +21,7 @@ from advgrpo.training.metrics import (
 from advgrpo.training.reward_hacking_watch import stopped_early, watch
 from advgrpo.training.rollout import generate_rollout
 from advgrpo.training.state import TrainingState
-from advgrpo.training.update_schedule import Turn, rollouts_per_update, turn_at
+from advgrpo.training.update_schedule import UpdatePlan, plan_updates, rollouts_per_update
 
 
 def train(session: TrainingState) -> None:
@@ -91,7 +91,7 @@ def take_turn(session: TrainingState) -> dict[str, float]:
     """
     counters = session.counters
     skipped = counters.skipped
-    turn = turn_at(session.config, counters.turns)
+    turn = plan_updates(session.config, counters.turns)
     try:
         metrics, generated = _take_turn(session, turn)
     except NonFiniteError as fault:
@@ -105,7 +105,9 @@ def take_turn(session: TrainingState) -> dict[str, float]:
     return metrics | cost_metrics(session)
 
 
-def _take_turn(session: TrainingState, turn: Turn) -> tuple[dict[str, float], GeneratedFeatures]:
+def _take_turn(
+    session: TrainingState, turn: UpdatePlan
+) -> tuple[dict[str, float], GeneratedFeatures]:
     config, counters, process_group = session.config, session.counters, session.process_group
     prompt_ids = prompts_of_rollout(
         session.references.training_ids,
@@ -155,7 +157,7 @@ def _take_turn(session: TrainingState, turn: Turn) -> tuple[dict[str, float], Ge
             session.reward.weights,
             standardize=session.reward.standardize,
         )
-        advantages = group_advantages(rewards, normalization=config.loss.advantage_normalization)
+        advantages = group_advantages(rewards, normalization=config.advantage_normalization)
         mine = advantages.flatten()[[plan.position for plan in plans]].to(process_group.device)
         with counters.timed("policy update"):
             metrics |= session.policy_updater.update(
@@ -166,10 +168,10 @@ def _take_turn(session: TrainingState, turn: Turn) -> tuple[dict[str, float], Ge
 
 
 def _update_discriminator(
-    session: TrainingState, turn: Turn, generated: GeneratedFeatures, *, is_fooled: bool
+    session: TrainingState, turn: UpdatePlan, generated: GeneratedFeatures, *, is_fooled: bool
 ) -> dict[str, float]:
     metrics: dict[str, float] = {}
-    if turn.discriminator_steps and (is_fooled or not turn.only_if_fooled):
+    if turn.discriminator_steps and (is_fooled or not turn.only_when_outscored):
         with session.counters.timed("discriminator update"):
             try:
                 metrics = session.discriminator_updater.update(

@@ -185,7 +185,7 @@ class NonFiniteGuard:
             advantages=None if advantages is None else tuple(advantages[chosen].tolist()),
             policy=self._policy.config,
             sampling=self._config.sampling,
-            loss=self._config.loss,
+            algorithm=self._config.algorithm,
         )
         tensors = {f"adapter.{key}": value for key, value in adapter.items()}
         tensors |= {"latents": rollout.latents[chosen], "log_probs": rollout.log_probs[chosen]}

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from advgrpo.config import SamplingConfig, Sd3PolicyConfig
+from advgrpo.config.algorithms import AlgorithmConfig
 from advgrpo.config.base import Section
-from advgrpo.config.training import PolicyLossConfig
 from advgrpo.data.sampler import ImagePlan
 from advgrpo.errors import CheckpointError
 from advgrpo.models.policies.adapter import copy_into
@@ -41,7 +41,7 @@ class NonFiniteDump(Section):
     advantages: tuple[float, ...] | None
     policy: Sd3PolicyConfig
     sampling: SamplingConfig
-    loss: PolicyLossConfig
+    algorithm: AlgorithmConfig
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def reproduce(
         yield _report(f"weight of {name}", parameter.detach())
     plans = [ImagePlan(i, prompt, sample) for i, (prompt, sample, _) in enumerate(kept.images)]
     texts = {prompt: text for prompt, _, text in kept.images}
-    denoiser = Denoiser(policy, kept.sampling, kept.loss)
+    denoiser = Denoiser(policy, kept.sampling, kept.algorithm)
     rollout = generate_rollout(
         policy,
         denoiser,
@@ -134,7 +134,7 @@ def reproduce(
     yield _report("images", rollout.images)
     advantages = torch.tensor(kept.advantages or [1.0] * len(plans), device=policy.device)
     parameters = policy.trainable_parameters()
-    for loss in step_losses(policy, denoiser, kept.loss, rollout, advantages, embeddings):
+    for loss in step_losses(policy, denoiser, kept.algorithm, rollout, advantages, embeddings):
         where = f"at denoising step {loss.step}"
         if loss.divergence is not None:
             yield _report(f"divergence from the base policy {where}", loss.divergence.detach())

@@ -147,7 +147,7 @@ class PolicyUpdater:
         return step_losses(
             self._policy,
             self._denoiser,
-            self._config.loss,
+            self._config.algorithm,
             rollout,
             advantages,
             embeddings,
@@ -163,11 +163,12 @@ class PolicyUpdater:
         if math.isinf(error):
             return  # not a number: what it came from is named at the optimizer step
         record.ratio_error = max(record.ratio_error, error)
-        if not error <= self._config.ratio_tolerance:
+        tolerance = self._config.algorithm.ratio_tolerance
+        if not error <= tolerance:
             raise RatioError(
                 f"|ratio - 1| is {error:.2e} before the first optimizer step on a rollout, more "
-                f"than training.ratio_tolerance={self._config.ratio_tolerance:g}: rollout and "
-                "update do not compute the same policy",
+                f"than training.algorithm.ratio_tolerance={tolerance:g}: "
+                "rollout and update do not compute the same policy",
                 repair="use one precision, one microbatch size and one compile state for both",
             )
 

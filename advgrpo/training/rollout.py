@@ -12,8 +12,7 @@ from advgrpo.algorithm.randomness import gaussian_noise, generator_for
 from advgrpo.algorithm.schedule import window_start
 from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import SamplingConfig
-from advgrpo.config.policy import FlowSdeSampler, RandomWindow
-from advgrpo.config.training import PolicyLossConfig
+from advgrpo.config.algorithms import FlowSdeSampler, GrpoConfig, RandomWindow
 from advgrpo.data.sampler import ImagePlan
 from advgrpo.models.policies.base import Policy, PromptEmbeddings
 
@@ -48,15 +47,13 @@ class Denoiser:
     Args:
         policy: The model being trained.
         sampling: Steps, guidance and sampler.
-        log_prob: How a step is scored.
+        algorithm: The sampler, and how a step is scored.
     """
 
-    def __init__(
-        self, policy: Policy, sampling: SamplingConfig, log_prob: PolicyLossConfig
-    ) -> None:
+    def __init__(self, policy: Policy, sampling: SamplingConfig, algorithm: GrpoConfig) -> None:
         self._policy = policy
         self._sampling = sampling
-        self._log_prob = log_prob.log_prob
+        self.algorithm = algorithm
         self._sigmas = policy.sigmas(sampling.num_inference_steps).tolist()
 
     def follow_ode(self, latents: Tensor, step: int, embeddings: PromptEmbeddings) -> Tensor:
@@ -74,7 +71,7 @@ class Denoiser:
         """The policy's distribution of the next latents at a trained step."""
         velocity = self._velocity(latents, step, embeddings)
         sigma, next_sigma = self._sigmas[step], self._sigmas[step + 1]
-        sampler = self._sampling.sampler
+        sampler = self.algorithm.sampler
         if isinstance(sampler, FlowSdeSampler):
             return sde.flow_sde_step(
                 latents,
@@ -94,7 +91,7 @@ class Denoiser:
 
     def log_prob(self, next_latents: Tensor, step: sde.GaussianStep) -> Tensor:
         """Score next latents as the run is configured to."""
-        if self._log_prob == "released":
+        if self.algorithm.log_prob == "released":
             return sde.released_log_prob(next_latents, step)
         return sde.gaussian_log_prob(next_latents, step)
 
@@ -107,9 +104,9 @@ class Denoiser:
         )
 
 
-def start_of_window(sampling: SamplingConfig, *, seed: int, rollout: int) -> int:
+def start_of_window(algorithm: GrpoConfig, *, seed: int, rollout: int) -> int:
     """Find the first trained denoising step of a rollout, the same for all images and ranks."""
-    window = sampling.window
+    window = algorithm.window
     if isinstance(window, RandomWindow):
         generator = generator_for(seed, "window", rollout)
         return window_start(window.first_start, window.last_start, generator=generator)
@@ -145,18 +142,19 @@ def generate_rollout(
     Returns:
         The rollout, in the order of the plans.
     """
-    start = start_of_window(sampling, seed=seed, rollout=rollout)
-    trained = range(start, start + sampling.window.length)
+    algorithm = denoiser.algorithm
+    start = start_of_window(algorithm, seed=seed, rollout=rollout)
+    trained = range(start, start + algorithm.window.length)
     latents, log_probs, images = [], [], []
     for first in range(0, len(plans), microbatch_size):
         batch = plans[first : first + microbatch_size]
         embeddings = policy.embed([prompts[plan.prompt_id] for plan in batch])
-        seeds = _Seeds(batch, seed=seed, rollout=rollout, shared=sampling.shared_prefix)
+        seeds = _Seeds(batch, seed=seed, rollout=rollout, shared=algorithm.shared_prefix)
         current = gaussian_noise(seeds.start(), policy.latent_shape).to(policy.device)
-        if sampling.shared_prefix:
+        if algorithm.shared_prefix:
             current = _shared_prefix(denoiser, current, embeddings, seeds.groups(), steps=start)
         stored, scores = [current], []
-        first_step = start if sampling.shared_prefix else 0
+        first_step = start if algorithm.shared_prefix else 0
         for step in range(first_step, sampling.num_inference_steps):
             if step not in trained:
                 current = denoiser.follow_ode(current, step, embeddings)

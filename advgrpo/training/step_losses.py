@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advgrpo.algorithm.policy_loss import PolicyLoss, clipped_policy_loss
 from advgrpo.algorithm.sde import gaussian_divergence
-from advgrpo.config.training import PolicyLossConfig
+from advgrpo.config.algorithms import AlgorithmConfig
 from advgrpo.models.policies.base import Policy, PromptEmbeddings
 from advgrpo.training.rollout import Denoiser, Rollout
 
@@ -30,7 +30,7 @@ class StepLoss:
 def step_losses(
     policy: Policy,
     denoiser: Denoiser,
-    config: PolicyLossConfig,
+    config: AlgorithmConfig,
     rollout: Rollout,
     advantages: Float[Tensor, "image"],
     embeddings: PromptEmbeddings,

@@ -129,7 +129,7 @@ class ComparisonLoop:
             context, pooled = self._encode(batch.texts)
             shape = (size, *self._world.session.policy.latent_shape)
             latents = torch.randn(shape, device=self._device).to(self._half)
-            trained = self._training.sampling.window.length
+            trained = self._training.algorithm.window.length
             for index in range(self._training.sampling.num_inference_steps):
                 step = self._step(latents, index, context, pooled, ode=index >= trained)
                 following = sde.draw(step, torch.randn(shape, device=self._device))
@@ -161,7 +161,7 @@ class ComparisonLoop:
             without + sampling.guidance_scale * (given - without),
             sigma=sigma,
             next_sigma=next_sigma,
-            noise_level=0.0 if ode else sampling.sampler.noise_level,
+            noise_level=0.0 if ode else self._training.algorithm.sampler.noise_level,
         )
 
     def _encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:

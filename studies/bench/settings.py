@@ -33,7 +33,7 @@ def compare_settings(rounds: int) -> None:
 
     def rolled_out(*overrides: str, microbatch: int = rollout.microbatch_size) -> Callable[[], int]:
         training = resolve("pocket", overrides).training
-        denoiser = Denoiser(policy, training.sampling, training.loss)
+        denoiser = Denoiser(policy, training.sampling, training.algorithm)
 
         def once() -> int:
             generate_rollout(
@@ -61,8 +61,8 @@ def compare_settings(rounds: int) -> None:
         )
         return len(texts)
 
-    own_prefix = "training.sampling.shared_prefix=false"
-    fixed = "training.sampling.window={type: fixed, start: 4, length: 2}"
+    own_prefix = "training.algorithm.shared_prefix=false"
+    fixed = "training.algorithm.window={type: fixed, start: 4, length: 2}"
     compare(
         {
             "rollout, shared prefix, window at step 4": rolled_out(fixed),

@@ -44,8 +44,8 @@ class Size:
 _LIKE = (
     "training.sampling.guidance_scale=4.5",
     "training.sampling.num_inference_steps=10",
-    "training.sampling.shared_prefix=false",
-    "training.sampling.window={type: fixed, start: 0, length: 2}",
+    "training.algorithm.shared_prefix=false",
+    "training.algorithm.window={type: fixed, start: 0, length: 2}",
     "training.optimizer_steps_per_update=2",
     "discriminator.held_out_fraction=0.25",
     "training.monitoring.held_out_prompts=8",

@@ -164,7 +164,7 @@ def _kept() -> list[bytes]:
     kept = NonFiniteDump(
         what="images are not finite", seed=0, rollout=1, images=((0, 0, "a cat"),),
         advantages=(1.0,), policy=config.policy, sampling=config.training.sampling,
-        loss=config.training.loss,
+        algorithm=config.training.algorithm,
     )  # fmt: skip
     return [kept.model_dump_json().encode()]
 

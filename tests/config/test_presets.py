@@ -1,10 +1,11 @@
 import pytest
 
 from advgrpo.config import RunConfig, preset_names, resolve
+from advgrpo.config.algorithms import CpsSampler, FixedWindow
 from advgrpo.config.discriminator import DinoDiscriminatorConfig, PickScoreDiscriminatorConfig
-from advgrpo.config.policy import SD3_ATTENTION, CpsSampler, FixedWindow
+from advgrpo.config.policy import SD3_ATTENTION
 from advgrpo.config.reference_images import DiffusersSource
-from advgrpo.config.training import ReleasedTurns, WhenOutscored
+from advgrpo.config.training import ReleasedSchedule, WhenOutscored
 from advgrpo.errors import ConfigError
 from tests.config.given import COMMIT, given
 
@@ -96,6 +97,7 @@ def _released(preset: str) -> RunConfig:
 def test_a_released_preset_samples_and_updates_as_the_released_code(preset: str) -> None:
     config = _released(preset)
     training, sampling = config.training, config.training.sampling
+    algorithm = training.algorithm
     assert config.policy.adapter.rank == 32
     assert config.policy.adapter.alpha == 64
     assert config.policy.adapter.target_modules == SD3_ATTENTION
@@ -105,17 +107,17 @@ def test_a_released_preset_samples_and_updates_as_the_released_code(preset: str)
     assert training.rollout.group_size == 16
     assert sampling.num_inference_steps == 10
     assert sampling.guidance_scale == 4.5
-    assert sampling.sampler == CpsSampler(noise_level=0.8)
-    assert sampling.window == FixedWindow(start=0, length=2)
-    assert not sampling.shared_prefix
+    assert algorithm.sampler == CpsSampler(noise_level=0.8)
+    assert algorithm.window == FixedWindow(start=0, length=2)
+    assert not algorithm.shared_prefix
     assert training.optimizer_steps_per_update == 2
     optimizer = training.optimizer
     assert (optimizer.learning_rate, optimizer.decay) == (3e-4, "constant")
     assert (optimizer.betas, optimizer.epsilon) == ((0.9, 0.999), 1e-8)
     assert (optimizer.weight_decay, optimizer.max_grad_norm) == (1e-4, 1.0)
-    loss = training.loss
-    assert (loss.clip_range, loss.log_prob, loss.kl_weight) == (1e-5, "released", 0)
-    assert (loss.advantage_normalization, loss.advantage_clip) == ("batch", 5)
+    losses = (algorithm.clip_range, algorithm.log_prob, algorithm.kl_weight)
+    assert losses == (1e-5, "released", 0)
+    assert (training.advantage_normalization, algorithm.advantage_clip) == ("batch", 5)
     assert config.discriminator.pretraining.steps == 0
     assert config.discriminator.optimizer.betas == (0.5, 0.999)
     assert config.discriminator.optimizer.replay_images == 0
@@ -133,13 +135,13 @@ def test_a_released_preset_draws_reference_images_as_the_released_code(preset: s
     assert (references.images_per_prompt, references.resolution_pixels) == (8, 512)
 
 
-def test_the_released_dino_preset_takes_the_released_turns() -> None:
+def test_the_released_dino_preset_follows_the_released_schedule() -> None:
     config = _released("sd35m_dino_released")
-    discriminator, turns = config.discriminator, config.training.turns
+    discriminator, schedule = config.discriminator, config.training.update_schedule
     assert isinstance(discriminator, DinoDiscriminatorConfig)
-    assert isinstance(turns, ReleasedTurns)
-    assert turns.discriminator_rollouts == 9
-    assert config.training.updates * (turns.discriminator_rollouts + 1) == 910
+    assert isinstance(schedule, ReleasedSchedule)
+    assert schedule.discriminator_rollouts == 9
+    assert config.training.updates * (schedule.discriminator_rollouts + 1) == 910
     assert config.training.optimizer_steps == 182
     assert (discriminator.hidden_width, discriminator.resolution_pixels) == (512, 518)
     assert (discriminator.cls_loss_weight, discriminator.patch_loss_weight) == (1.0, 0.3)
@@ -152,7 +154,9 @@ def test_the_released_pickscore_preset_trains_its_discriminator_only_while_foole
     config = _released("sd35m_pickscore_released")
     discriminator = config.discriminator
     assert isinstance(discriminator, PickScoreDiscriminatorConfig)
-    assert config.training.turns == WhenOutscored(discriminator_steps=1, pause_policy=True)
+    assert config.training.update_schedule == WhenOutscored(
+        discriminator_steps=1, pause_policy=True
+    )
     assert discriminator.trained_blocks == 1
     assert discriminator.optimizer.learning_rate == 5e-6
 

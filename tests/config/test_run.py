@@ -36,7 +36,10 @@ def test_an_override_reaches_into_a_list() -> None:
 
 
 def test_a_number_in_scientific_notation_is_a_number() -> None:
-    assert resolve("pocket", ["training.loss.clip_range=1e-4"]).training.loss.clip_range == 1e-4
+    assert (
+        resolve("pocket", ["training.algorithm.clip_range=1e-4"]).training.algorithm.clip_range
+        == 1e-4
+    )
 
 
 def test_overrides_make_a_section_that_the_preset_leaves_out() -> None:
@@ -49,8 +52,8 @@ def test_overrides_make_a_section_that_the_preset_leaves_out() -> None:
     [
         ("training.updats=7", "did you mean training.updates?"),
         (
-            "training.turns.type=frozen",
-            "to change the type, set all of it, as in --set 'training.turns={",
+            "training.update_schedule.type=frozen",
+            "to change the type, set all of it, as in --set 'training.update_schedule={",
         ),
         ("training.updates=many", "training.updates='many'"),
         ("training.updates=0", "training.updates=0"),
@@ -59,11 +62,11 @@ def test_overrides_make_a_section_that_the_preset_leaves_out() -> None:
         ("training.reward.terms.9.weight=1", "'9' is no position in a list of 2"),
         ("policy.weights.location=ftp://x/y", "is not a kind of location"),
         ("policy.resolution_pixels=64", "reference_images.resolution_pixels=32"),
-        ("training.sampling.num_inference_steps=5", "training.sampling.window ends after"),
+        ("training.sampling.num_inference_steps=5", "training.algorithm.window ends after"),
         ("training.optimizer_steps_per_update=3", "would split a group"),
         ("training.rollout.microbatch_size=48", "training.rollout.microbatch_size=48"),
         ("evaluation.alignment=clip.score", "names no scorer"),
-        ("training.turns={type: never}", "training.turns"),
+        ("training.update_schedule={type: never}", "training.update_schedule"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name_and_value(override: str, said: str) -> None:

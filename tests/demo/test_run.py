@@ -35,7 +35,7 @@ def _command(folder: Path, models: Path) -> list[str]:
         "discriminator.optimizer.batch_size=16",
         f"training.updates={UPDATES}",
         "training.checkpoint_every_updates=2",
-        "training.turns.discriminator_steps=1",
+        "training.update_schedule.discriminator_steps=1",
         "training.sampling.num_inference_steps=7",
         "training.rollout.prompts_per_update=2",
         "training.rollout.group_size=4",

@@ -51,7 +51,7 @@ def test_the_released_run_is_as_large_as_it_was() -> None:
     plain = draft("sd35m_dino_released", "policy.gradient_checkpointing=false")
     assert work.extra_passes_per_update == work.update_passes_per_update
     assert work_of(plain, 8).extra_passes_per_update == 0
-    anchored = draft("sd35m_dino_released", "training.loss.kl_weight=0.1")
+    anchored = draft("sd35m_dino_released", "training.algorithm.kl_weight=0.1")
     assert work_of(anchored, 8).extra_passes_per_update == 2 * work.update_passes_per_update
 
 
@@ -72,7 +72,7 @@ def test_work_does_not_depend_on_the_number_of_gpus() -> None:
 def test_turns_decide_rollouts_and_discriminator_steps(
     turns: str, rollouts: int, steps: int, said: str
 ) -> None:
-    work = work_of(draft("pocket", f"training.turns={turns}"), 1)
+    work = work_of(draft("pocket", f"training.update_schedule={turns}"), 1)
     assert (work.rollouts_per_update, work.discriminator_steps_per_update) == (rollouts, steps)
     assert said in work.note
 
@@ -121,8 +121,8 @@ def test_a_rollout_takes_as_many_passes_as_planned(
 ) -> None:
     config = draft(
         "sd35m_dino",
-        f"training.sampling.shared_prefix={shared}",
-        "training.sampling.window={type: fixed, start: 3, length: 2}",
+        f"training.algorithm.shared_prefix={shared}",
+        "training.algorithm.window={type: fixed, start: 3, length: 2}",
         "training.rollout.prompts_per_update=6",
         "training.rollout.group_size=8",
         f"training.rollout.microbatch_size={microbatch}",
@@ -133,7 +133,7 @@ def test_a_rollout_takes_as_many_passes_as_planned(
         steps = share_of_rank(ids, group_size=8, optimizer_steps=2, ranks=ranks, rank=rank)
         generate_rollout(
             policy,
-            Denoiser(policy, training.sampling, training.loss),
+            Denoiser(policy, training.sampling, training.algorithm),
             [plan for step in steps for plan in step],
             ["a prompt"] * 9,
             sampling=training.sampling,
@@ -145,9 +145,9 @@ def test_a_rollout_takes_as_many_passes_as_planned(
 
 
 def test_a_random_window_counts_by_its_mean_start() -> None:
-    fixed = "training.sampling.window={type: fixed, start: 2, length: 2}"
-    drawn = "training.sampling.window={type: random, first_start: 0, last_start: 4, length: 2}"
-    shared = "training.sampling.shared_prefix=true"
+    fixed = "training.algorithm.window={type: fixed, start: 2, length: 2}"
+    drawn = "training.algorithm.window={type: random, first_start: 0, last_start: 4, length: 2}"
+    shared = "training.algorithm.shared_prefix=true"
     assert rollout_passes(draft("pocket", shared, fixed), 1) == rollout_passes(
         draft("pocket", shared, drawn), 1
     )
@@ -286,7 +286,7 @@ def test_embeddings_are_stored_of_the_prompts_that_are_drawn() -> None:
     each = ((77 + 256) * 4096 + 2048) * 2
     assert stored() == (182 * 48 + 256 + 100 + 1) * each
     assert stored(train_prompts=1000) == (1000 + 100 + 1) * each
-    waiting = "training.turns={type: when_outscored, pause_policy: true}"
+    waiting = "training.update_schedule={type: when_outscored, pause_policy: true}"
     assert stored(waiting) == (25_000 + 100 + 1) * each
 
 

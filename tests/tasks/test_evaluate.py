@@ -101,7 +101,7 @@ def world(tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> World:
         f"prompts.train={folder / 'train.txt'}",
         f"prompts.test={folder / 'test.txt'}",
         "training.sampling.num_inference_steps=3",
-        "training.sampling.window.last_start=0",
+        "training.algorithm.window.last_start=0",
         "training.sampling.guidance_scale=1.5",
         "reference_images.test_images_per_prompt=2",
         "evaluation.batch_size=3",

@@ -44,8 +44,8 @@ COMMON = (
     "training.rollout.prompts_per_update=4",
     "training.sampling.num_inference_steps=4",
     "training.sampling.guidance_scale=2.5",
-    "training.sampling.shared_prefix=true",
-    "training.sampling.window={type: fixed, start: 1, length: 2}",
+    "training.algorithm.shared_prefix=true",
+    "training.algorithm.window={type: fixed, start: 1, length: 2}",
 )
 
 
@@ -68,7 +68,7 @@ def roll_out(tiny: TinyModels, texts: tuple[str, ...], overrides: list[str]) -> 
     )
     rollout = generate_rollout(
         policy,
-        Denoiser(policy, training.sampling, training.loss),
+        Denoiser(policy, training.sampling, training.algorithm),
         plans,
         texts,
         sampling=training.sampling,

@@ -30,7 +30,7 @@ def test_a_sound_run_shows_no_sign() -> None:
         (
             "saturated",
             {"discriminator__held_out_accuracy": 1.0, "discriminator__margin": 9.0},
-            "training.turns.discriminator_steps",
+            "training.update_schedule.discriminator_steps",
         ),
         ("lost_diversity", {"rollout__diversity_in_group": 0.5}, "kl_weight"),
     ],

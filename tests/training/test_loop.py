@@ -49,9 +49,9 @@ def test_before_the_first_optimizer_step_the_ratio_is_exactly_one(session_of: Ma
     [
         ["training.sampling.guidance_scale=2.5"],
         [
-            "training.sampling.sampler={type: flow_sde}",
+            "training.algorithm.sampler={type: flow_sde}",
         ],
-        ["training.sampling.shared_prefix=true", "training.sampling.window.first_start=0"],
+        ["training.algorithm.shared_prefix=true", "training.algorithm.window.first_start=0"],
         ["policy.gradient_checkpointing=true"],
     ],
     ids=str,
@@ -65,7 +65,7 @@ def test_latents_that_were_rounded_after_scoring_stop_the_run(
 ) -> None:
     from dataclasses import replace
 
-    session = session_of("training.ratio_tolerance=1e-7")
+    session = session_of("training.algorithm.ratio_tolerance=1e-7")
 
     def rounded(*args: object, **kwargs: object) -> object:
         rollout = generate_rollout(*args, **kwargs)
@@ -212,7 +212,7 @@ def test_the_released_turns_train_the_discriminator_alone_between_updates(
     session_of: Make,
 ) -> None:
     session = session_of(
-        "training.turns={type: released, discriminator_rollouts: 2}", "training.updates=1"
+        "training.update_schedule={type: released, discriminator_rollouts: 2}", "training.updates=1"
     )
     before = weights(session)
     take_turn(session)
@@ -232,7 +232,7 @@ def test_rollouts_while_the_policy_waits_are_not_lost_with_the_process(
     session_of: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = (
-        "training.turns={type: when_outscored, pause_policy: true}",
+        "training.update_schedule={type: when_outscored, pause_policy: true}",
         "training.checkpoint_every_updates=2",
         "training.updates=1",
     )
@@ -275,7 +275,7 @@ def test_all_work_on_a_rollout_goes_by_the_rollouts_number(session_of: Make) -> 
 
 
 def test_a_frozen_discriminator_stays_as_it_was(session_of: Make) -> None:
-    session = session_of("training.turns={type: frozen}", "training.updates=1")
+    session = session_of("training.update_schedule={type: frozen}", "training.updates=1")
     before = weights(session)
     train(session)
     after = weights(session)
@@ -293,7 +293,7 @@ def test_two_optimizer_steps_share_a_rollout_in_whole_groups(session_of: Make) -
 
 
 def test_divergence_from_the_base_is_zero_at_first_and_then_pulls_back(session_of: Make) -> None:
-    session = session_of("training.loss.kl_weight=0.1")
+    session = session_of("training.algorithm.kl_weight=0.1")
     first, second = take_turn(session), take_turn(session)
     assert first["policy/divergence_from_base"] == 0
     assert second["policy/divergence_from_base"] > 0

@@ -165,7 +165,7 @@ def test_a_run_stops_after_too_many_left_out_in_a_row(session_of: Make) -> None:
 def test_only_rollouts_left_out_one_after_the_other_are_in_a_row(session_of: Make) -> None:
     session = session_of(
         "training.non_finite={action: skip, most_in_a_row: 2}",
-        "training.turns={type: released, discriminator_rollouts: 3}",
+        "training.update_schedule={type: released, discriminator_rollouts: 3}",
     )
     # No rollout between these trains the policy, and all of them are sound.
     spoil(session, rollouts={0, 2, 4})

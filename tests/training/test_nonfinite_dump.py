@@ -12,9 +12,9 @@ def test_the_divergence_from_the_base_is_part_of_the_loss_that_is_computed_anew(
     config = resolve(
         "pocket",
         [
-            "training.loss.kl_weight=0.5",
+            "training.algorithm.kl_weight=0.5",
             "training.sampling.num_inference_steps=3",
-            "training.sampling.window={type: fixed, start: 1, length: 1}",
+            "training.algorithm.window={type: fixed, start: 1, length: 1}",
         ],
     )
     policy = load_policy(config.policy, torch.device("cpu"), seed=0)
@@ -31,7 +31,7 @@ def test_the_divergence_from_the_base_is_part_of_the_loss_that_is_computed_anew(
         advantages=None,
         policy=config.policy,
         sampling=config.training.sampling,
-        loss=config.training.loss,
+        algorithm=config.training.algorithm,
     )
     tensors = {ADAPTER + name: value for name, value in adapter.items()}
     found = {report.name: report.largest for report in reproduce(kept, tensors, policy)}
@@ -40,7 +40,9 @@ def test_the_divergence_from_the_base_is_part_of_the_loss_that_is_computed_anew(
     # The ratio is 1 and each advantage 1, so without the divergence it is -1.
     assert found["loss at denoising step 1"] == pytest.approx(abs(0.5 * divergence - 1))
 
-    free = kept.model_copy(update={"loss": kept.loss.model_copy(update={"kl_weight": 0.0})})
+    free = kept.model_copy(
+        update={"algorithm": kept.algorithm.model_copy(update={"kl_weight": 0.0})}
+    )
     without = {report.name: report.largest for report in reproduce(free, tensors, policy)}
     assert without["loss at denoising step 1"] == pytest.approx(1)
     gradients = [name for name in found if name.startswith("gradient of")]

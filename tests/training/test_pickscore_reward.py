@@ -34,7 +34,9 @@ def changed(session: TrainingState, before: dict[str, torch.Tensor]) -> bool:
 
 
 def test_policy_and_vision_blocks_are_both_trained(session_of: Make, tuned: list[str]) -> None:
-    session = session_of(*tuned, "training.turns={type: every_rollout, discriminator_steps: 2}")
+    session = session_of(
+        *tuned, "training.update_schedule={type: every_rollout, discriminator_steps: 2}"
+    )
     before = blocks(session)
     metrics = take_turn(session)
     assert metrics["policy/ratio_error_before_step"] == 0
@@ -46,7 +48,7 @@ def test_policy_and_vision_blocks_are_both_trained(session_of: Make, tuned: list
 def test_it_learns_only_while_it_is_fooled(
     session_of: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, fooled: bool
 ) -> None:
-    session = session_of(*tuned, "training.turns={type: when_outscored}")
+    session = session_of(*tuned, "training.update_schedule={type: when_outscored}")
     margin = {"discriminator/margin": -1.0 if fooled else 1.0}
     monkeypatch.setattr("advgrpo.training.loop.discriminator_metrics", lambda *_: margin)
     before = blocks(session)
@@ -58,7 +60,9 @@ def test_it_learns_only_while_it_is_fooled(
 def test_the_policy_may_wait_until_it_is_no_longer_fooled(
     session_of: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, fooled: bool
 ) -> None:
-    session = session_of(*tuned, "training.turns={type: when_outscored, pause_policy: true}")
+    session = session_of(
+        *tuned, "training.update_schedule={type: when_outscored, pause_policy: true}"
+    )
     margin = {"discriminator/margin": -1.0 if fooled else 1.0}
     monkeypatch.setattr("advgrpo.training.loop.discriminator_metrics", lambda *_: margin)
     metrics = take_turn(session)
@@ -69,7 +73,7 @@ def test_the_policy_may_wait_until_it_is_no_longer_fooled(
 
 
 def test_going_on_equals_not_stopping(session_of: Make, tuned: list[str]) -> None:
-    settings = [*tuned, "training.turns={type: every_rollout, discriminator_steps: 2}"]
+    settings = [*tuned, "training.update_schedule={type: every_rollout, discriminator_steps: 2}"]
     straight = session_of(*settings, folder="straight")
     train(straight)
     stopped = session_of(*settings, folder="stopped")

@@ -168,7 +168,7 @@ def test_collapse_is_said_once_with_the_setting_to_look_at(
     session = scripted(*MEASURED, reward=-1e3)
     monkeypatch.setattr(session.reward, "terms", lambda images, _f, _p: torch.ones(len(images), 2))
     train(session)
-    assert said().count("training.sampling.sampler.noise_level") == 1
+    assert said().count("training.algorithm.sampler.noise_level") == 1
     assert session.history[-1]["watch/equal_rewards"] == 1
 
 
