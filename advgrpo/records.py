@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class PromptSet:
 class ReferenceImageSet:
     """Reference images, complete and validated."""
 
-    root: Path | str
+    root: str
     """Folder of the files, or their `s3://` location."""
 
     files: Mapping[str, tuple[str, ...]]

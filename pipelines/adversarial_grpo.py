@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from kfp import compiler, dsl
 
+from advgrpo.runtime.pipeline_tasks import PIPELINE_TASKS
 from components.cluster import on_cluster
 from components.evaluate.component import evaluate
 from components.pretrain_reward.component import pretrain_reward
@@ -102,18 +103,12 @@ def adversarial_grpo(
         evaluation=evaluation.outputs["Output"],
         parent_run_id=run_id,
     )
-    names = {
-        "Resolve config": config,
-        "Reference images": images,
-        "Pre-train reward": reward,
-        "Train": trained,
-        "Evaluate": evaluation,
-        "Register": version,
-    }
-    for name, task in names.items():
-        on_cluster(task, name)
-        # A container may be lost with its node; the job that it waits for goes on meanwhile. What
-        # the first task refuses is refused at once.
+    for described, task in zip(
+        PIPELINE_TASKS, (config, images, reward, trained, evaluation, version), strict=True
+    ):
+        on_cluster(task, described.title)
+        # A container may be lost with its node; its job keeps running meanwhile. Settings that the
+        # first task refuses would be refused again.
         if task is not config:
             task.set_retry(num_retries=2, backoff_duration="30s")
     return Outputs(

@@ -14,9 +14,6 @@ _OBJECTS = {
 }
 """Variables that name what the compiled pipeline reads its environment from, by its own name."""
 
-_FOLLOWING = ("reference-images", "pretrain-reward", "train", "evaluate")
-"""Tasks that follow a job, and serve metrics meanwhile."""
-
 
 def kfp_access(
     endpoint: str,
@@ -59,10 +56,13 @@ def pipeline_document(
     """Read the compiled pipeline, with the images and objects of this installation."""
     from advgrpo.kfp_client import PipelineDocument
     from advgrpo.kfp_client.compiled import PIPELINE
+    from advgrpo.runtime.pipeline_tasks import JOB_TASKS
 
     document = PipelineDocument.read(pipeline or PIPELINE)
     names = {name: os.environ.get(variable, "") for name, variable in _OBJECTS.items()}
-    document = document.with_objects(names).with_annotations(_annotations(), tasks=_FOLLOWING)
+    # The launchers of jobs serve metrics while their jobs run.
+    launchers = [task.name for task in JOB_TASKS]
+    document = document.with_objects(names).with_annotations(_annotations(), tasks=launchers)
     return document.with_images(launcher=launcher_image, trainer=trainer_image)
 
 

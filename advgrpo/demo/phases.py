@@ -7,15 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-TITLES = {
-    "stores": "Stores",
-    "resolve-config": "Settings",
-    "reference-images": "Reference images",
-    "reward-pretraining": "Reward pre-training",
-    "train": "Adversarial training",
-    "evaluate": "Evaluation",
-    "register": "Registration",
-}
+from advgrpo.runtime.pipeline_tasks import PIPELINE_TASKS
+
+TITLES = {"stores": "Stores"} | {task.name: task.title for task in PIPELINE_TASKS}
 """Task -> title, in order."""
 
 KEYS = {task: title.lower().replace(" ", "_").replace("-", "_") for task, title in TITLES.items()}

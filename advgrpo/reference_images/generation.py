@@ -24,7 +24,7 @@ from advgrpo.reference_images.manifest import (
     read_manifest,
     read_provenance,
 )
-from advgrpo.runtime.work_queue import SingleWorker, WorkQueue
+from advgrpo.runtime.work_queue import SingleWorker, WorkQueue, claim_with_progress
 from advgrpo.telemetry.progress import Progress
 
 
@@ -110,7 +110,7 @@ def generate_reference_images(
     files, provenance = read_manifest(output), read_provenance(output)
     assert provenance is not None
     return ReferenceImageSet(
-        root=output,
+        root=str(output),
         files=files,
         resolution_pixels=origin.resolution_pixels,
         digest=digest_of(files, provenance.files),
@@ -170,8 +170,9 @@ def _draw_all(
     progress.resume_at(len(plan) - len(missing))
     lease = shelf.batches_per_lease * config.batch_size
     with shelf.open(queue.worker):
-        for number in queue.claim(-(-len(missing) // lease)):
-            images = missing[number * lease : (number + 1) * lease]
+        leases = [missing[start : start + lease] for start in range(0, len(missing), lease)]
+        for number in claim_with_progress(queue, [len(images) for images in leases], progress):
+            images = leases[number]
             files: dict[str, bytes] = {}
             for start in range(0, len(images), config.batch_size):
                 batch = images[start : start + config.batch_size]
@@ -180,7 +181,6 @@ def _draw_all(
             # The whole set is looked through at the end; a source at fault is seen at once.
             _refuse_repeated(images, {name: sha256_of(data) for name, data in files.items()})
             shelf.keep(files)
-            progress.advance(len(images))
     queue.wait("drawn")
     if queue.worker == 0:
         _complete(plan, shelf, origin)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -33,7 +33,7 @@ from advgrpo.reference_images.manifest import (
     read_manifests,
     read_provenance,
 )
-from advgrpo.storage import file_sha256, scheme, storage_for
+from advgrpo.storage import file_sha256, storage_for
 
 _LISTED = 12
 _OF_PROMPTS = {ProblemKind.ABSENT_PROMPT, ProblemKind.UNKNOWN_PROMPT}
@@ -237,7 +237,7 @@ def inspect_reference_images(
         for prompt, files in listed.items()
     }
     reference_images = ReferenceImageSet(
-        root=root if scheme(root) else Path(root),
+        root=root,
         files=chosen,
         resolution_pixels=pixels,
         digest=digest_of(chosen, sha256),
@@ -268,20 +268,6 @@ def content_digest(location: str | Path) -> str:
         else {name: file_sha256(Path(location) / name) for name in names}
     )
     return digest_of(manifest, sha256)
-
-
-def write_validated(reference_images: ReferenceImageSet, path: Path) -> None:
-    """Write what validation found, for other processes of this machine."""
-    facts = {**asdict(reference_images), "root": str(reference_images.root)}
-    path.write_text(json.dumps(facts), encoding="utf-8")
-
-
-def read_validated(path: Path) -> ReferenceImageSet:
-    """Read what `write_validated` wrote; nothing is checked again."""
-    facts = json.loads(path.read_text(encoding="utf-8"))
-    files = {prompt: tuple(names) for prompt, names in facts.pop("files").items()}
-    root = facts.pop("root")
-    return ReferenceImageSet(root=root if scheme(root) else Path(root), files=files, **facts)
 
 
 def digest_of(files: Mapping[str, Sequence[str]], sha256: Mapping[str, str]) -> str:

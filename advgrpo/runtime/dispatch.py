@@ -1,15 +1,17 @@
-"""Run a task where its work belongs: in this process, or as a job of the cluster.
+"""Dispatch of a task: to this process, or to a job of the cluster.
 
-On a cluster a task's container has neither a GPU nor torch. It starts a PyTorchJob whose pods run
+On a cluster a task's container has neither a GPU nor torch. It starts a job whose pods run
 `advgrpo.runtime.worker`; arguments and outcome go through the workspace.
 """
 
 import hashlib
-import importlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import Any, Literal, overload
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from advgrpo.errors import (
     AdvGrpoError,
@@ -19,50 +21,42 @@ from advgrpo.errors import (
     StorageNotFoundError,
 )
 from advgrpo.runtime.failures import Failure
-from advgrpo.runtime.results import ReferenceImageLocations, TaskResult
+from advgrpo.runtime.pipeline_tasks import JobTask
+from advgrpo.runtime.remote_call import (
+    WORKER,
+    call,
+    load_function,
+    read_arguments,
+    write_arguments,
+)
 from advgrpo.runtime.task_context import report_failure
 from advgrpo.storage import confined, join, list_files, read_bytes, scheme, write_bytes
 
-ARGUMENTS_FILE = "arguments.json"
 OUTCOME_FILE = "outcome.json"
 FAILURE_PREFIX = "failure-"
-"""Start of the names of the files in which a job's machines say why they failed."""
+"""Start of the names of the files with the failures of a job's machines."""
 
-_FUNCTIONS = {
-    "reference-images": ("advgrpo.tasks.reference_images", "make_reference_images"),
-    "pretrain-reward": ("advgrpo.tasks.pretrain_reward", "pretrain_reward"),
-    "train": ("advgrpo.tasks.train", "train"),
-    "evaluate": ("advgrpo.tasks.evaluate", "evaluate"),
-}
-
-Result = TaskResult | ReferenceImageLocations
 Arguments = Mapping[str, Any]
-Measured = Literal["pretrain-reward", "train", "evaluate"]
+R = TypeVar("R")
 
 
-@overload
-def run_task(name: Measured, arguments: Arguments, *, run_id: str) -> TaskResult: ...
-@overload
-def run_task(
-    name: Literal["reference-images"], arguments: Arguments, *, run_id: str
-) -> ReferenceImageLocations: ...
-def run_task(name: str, arguments: Arguments, *, run_id: str) -> Result:
-    """Run a task here, or as a PyTorchJob where the environment describes a cluster.
+def run_task(task: JobTask[R], arguments: Arguments, *, run_id: str) -> R:
+    """Run a task in this process, or as a job where the environment describes a cluster.
 
     Args:
-        name: `reference-images`, `pretrain-reward`, `train` or `evaluate`.
-        arguments: What the task's function takes; `workspace` among them, and `processes` if it
+        task: One of `pipeline_tasks`.
+        arguments: Arguments of the task's function; `workspace` among them, and `processes` if it
             can use more than one.
-        run_id: The pipeline run. Repeated in the same run with the same arguments, a job that is
-            still there is taken up, not started twice.
+        run_id: The pipeline run. A call in the same run with the same arguments adopts a job that
+            still exists and does not start a second one.
 
     Returns:
-        What the task's function returns.
+        The result of the task's function.
 
     Raises:
         ConfigError: If the workspace cannot be reached from a cluster's pods.
         ClusterError: If the job could not be run.
-        AdvGrpoError: What the task failed with.
+        AdvGrpoError: The error that the task failed with.
     """
     # The package `kubernetes` takes a second to load, and a laptop does without it.
     from advgrpo.cluster.settings import cluster_settings  # noqa: PLC0415
@@ -70,57 +64,58 @@ def run_task(name: str, arguments: Arguments, *, run_id: str) -> Result:
     settings = cluster_settings()
     if settings is None:
         with confined(str(arguments["workspace"])):
-            return _function(name)(**arguments)
+            result: R = _load_function(task.name, task.function)(**arguments)
+            return result
     from advgrpo.cluster.launcher import JobRequest, run_job  # noqa: PLC0415
 
     parent_run_id, workspace = (str(arguments.get(k, "")) for k in ("parent_run_id", "workspace"))
     with (
-        report_failure(name, parent_run_id, workspace, role="launcher"),
+        report_failure(task.name, parent_run_id, workspace, role="launcher"),
         confined(str(arguments["workspace"])),
     ):
-        folder = _job_folder(name, arguments, run_id)
-        write_bytes(join(folder, ARGUMENTS_FILE), json.dumps(dict(arguments)).encode())
+        folder = _job_folder(task.name, arguments, run_id)
+        write_arguments(folder, arguments)
         work = JobRequest(
-            task=name,
+            task=task.name,
             run_key=folder,
-            command=("python", "-u", "-m", "advgrpo.runtime.worker", name, folder),
+            command=("python", "-u", "-m", WORKER, "--pod", task.name, task.function, folder),
             processes=int(arguments.get("processes", 1)),
         )
         try:
             run_job(work, settings)
         except JobFailedError as error:
             raise _cause(folder) or error from error
-        return _outcome(name, folder)
+        return _read_outcome(task, folder)
 
 
-def run_in_pod(name: str, folder: str) -> None:
-    """Run a task in a job's pod, with the arguments that `run_task` left.
+def run_in_pod(task: str, function: str, folder: str) -> None:
+    """Run a task in a job's pod, with the arguments that `run_task` wrote.
 
     Args:
-        name: The task.
-        folder: Location of its arguments, which gets its outcome.
+        task: Name of the task.
+        function: `module:name` of its function.
+        folder: Location of its arguments and of its outcome.
 
     Raises:
-        AdvGrpoError: What the task failed with; `run_task` finds it in the folder.
+        AdvGrpoError: The error that the task failed with; `run_task` reads it from the folder.
     """
     # Here and not above: the pod that starts the job does not need it.
     from advgrpo.runtime.nodes import nodes  # noqa: PLC0415
 
     machine = nodes()
     failure_file = join(folder, f"{FAILURE_PREFIX}{machine.rank}.json")
-    arguments = json.loads(read_bytes(join(folder, ARGUMENTS_FILE)))
-    # What an earlier attempt failed with is no longer so.
+    arguments = read_arguments(folder)
+    # A retried pod must not report the failure of the attempt before.
     write_bytes(failure_file, b"null")
     try:
         with confined(str(arguments["workspace"])):
-            result = _function(name)(**arguments)
+            result = call(_load_function(task, function), arguments)
     except AdvGrpoError as error:
-        failure = Failure(name, type(error).__name__, error.message, error.repair)
+        failure = Failure(task, type(error).__name__, error.message, error.repair)
         write_bytes(failure_file, json.dumps(asdict(failure)).encode())
         raise
     if machine.is_first:
-        made = result._asdict() if isinstance(result, ReferenceImageLocations) else asdict(result)
-        write_bytes(join(folder, OUTCOME_FILE), json.dumps(made).encode())
+        write_bytes(join(folder, OUTCOME_FILE), to_json(result))
 
 
 def _job_folder(name: str, arguments: Arguments, run_id: str) -> str:
@@ -136,17 +131,15 @@ def _job_folder(name: str, arguments: Arguments, run_id: str) -> str:
     return join(workspace, "jobs", f"{name}-{key[:16]}")
 
 
-def _function(name: str) -> Callable[..., Result]:
-    module, function = _FUNCTIONS[name]
+def _load_function(task: str, function: str) -> Callable[..., Any]:
     try:
-        found: Callable[..., Result] = getattr(importlib.import_module(module), function)
+        return load_function(function)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"the task {name} would run in this container, which lacks {error.name}",
-            repair="on a cluster, set ADVGRPO_CLUSTER, as the chart's ConfigMap does: is advgrpo's "
-            "chart installed in this namespace? Elsewhere: pip install 'advgrpo[train]'",
+            f"the task {task} would run in this container, which lacks {error.name}",
+            repair="on a cluster, install advgrpo's chart in this namespace: its ConfigMap sets "
+            "ADVGRPO_CLUSTER; elsewhere: pip install 'advgrpo[train]'",
         ) from error
-    return found
 
 
 def _cause(folder: str) -> AdvGrpoError | None:
@@ -165,13 +158,13 @@ def _cause(folder: str) -> AdvGrpoError | None:
     return next(told, None)
 
 
-def _outcome(name: str, folder: str) -> Result:
+def _read_outcome(task: JobTask[R], folder: str) -> R:
     try:
-        made: dict[str, Any] = json.loads(read_bytes(join(folder, OUTCOME_FILE)))
+        outcome = read_bytes(join(folder, OUTCOME_FILE))
     except StorageNotFoundError as error:
         raise JobFailedError(
-            f"the job of the task {name} ended well but left no result in {folder}",
+            f"the job of the task {task.name} succeeded but left no result in {folder}",
             repair="its image may be of another release of advgrpo: install the chart again with "
-            "one tag for both images",
+            "the same tag for both images",
         ) from error
-    return ReferenceImageLocations(**made) if name == "reference-images" else TaskResult(**made)
+    return TypeAdapter(task.result).validate_json(outcome)

@@ -4,9 +4,10 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 
 import torch
@@ -25,6 +26,7 @@ from advgrpo.runtime.environment import environment
 from advgrpo.runtime.exit_with_parent import lifeline
 from advgrpo.runtime.failures import FAILURE_FILE, read_failure
 from advgrpo.runtime.nodes import Nodes, nodes
+from advgrpo.runtime.remote_call import WORKER, check_arguments, reference_to, write_arguments
 from advgrpo.telemetry.logging import as_json, inherited, words_of_all
 
 _STOP_SECONDS = 600
@@ -51,6 +53,37 @@ ONE_MACHINE_ENVIRONMENT = {
     "GLOO_SOCKET_IFNAME": "lo",
 }
 """Variables of ranks that are all on one machine."""
+
+
+def run_in_processes(
+    function: Callable[..., None], arguments: Mapping[str, object], *, task: str, processes: int
+) -> None:
+    """Call a function in several processes under torchrun, and wait for their end.
+
+    `advgrpo.runtime.worker` makes the call: with logging, progress, heartbeat and failures of the
+    task, in a process that ends with this one.
+
+    Args:
+        function: A function of a module, whose parameters are annotated.
+        arguments: Plain data, dataclasses and pydantic models by parameter.
+        task: Name of the task in logs and errors.
+        processes: How many ranks on all machines of the job; with GPUs, one each.
+
+    Raises:
+        ConfigError: If there are fewer GPUs than ranks.
+        Preempted: If the ranks were asked to stop; they have saved their state.
+        AdvGrpoError: The error that a rank ended with, if it was one of ours.
+        RankFailedError: If a rank died of anything else.
+    """
+    check_arguments(function, arguments)
+    with TemporaryDirectory() as scratch:
+        write_arguments(scratch, arguments)
+        launch_processes(
+            WORKER,
+            [task, reference_to(function), scratch],
+            processes=processes,
+            logs=Path(scratch, "logs"),
+        )
 
 
 def launch_processes(module: str, arguments: Sequence[str], *, processes: int, logs: Path) -> None:

@@ -12,28 +12,18 @@ from advgrpo.errors import AdvGrpoError, ConfigError, StorageNotFoundError
 from advgrpo.records import ALARM_METRIC
 from advgrpo.runtime.heartbeat import RUN_FILE, RUNS, WITHOUT_MLFLOW
 from advgrpo.runtime.heartbeat_schema import Heartbeat, RunInfo
+from advgrpo.runtime.pipeline_tasks import PIPELINE_TASKS
 from advgrpo.runtime.run_status import CheckpointStatus, Progress, RunStatus, TaskStatus, Warned
 from advgrpo.runtime.task_context import FAILURE_TAG
 from advgrpo.storage import join, scheme, storage_for
 
-TASKS = (
-    "resolve-config",
-    "reference-images",
-    "reward-pretraining",
-    "train",
-    "evaluate",
-    "register",
-)
-"""The pipeline's tasks, in order."""
+TASKS = tuple(task.name for task in PIPELINE_TASKS)
 
 SILENT_SECONDS = 150.0
 """Time without a sign of life from which on a process is taken for dead."""
 
 _PAUSE_SECONDS = 900.0
 """Time that may pass between two tasks, for instance while a pod waits for its node."""
-
-_ALIASES = {"pretrain-reward": "reward-pretraining"}
-"""What the launcher calls a task by another name."""
 
 _OF_MLFLOW = {
     "RUNNING": "running",
@@ -159,7 +149,7 @@ def _tasks(files: Mapping[str, Any], found: Any, now: datetime) -> tuple[TaskSta
     for name, content in files.items():
         task, _, _ = name.partition("/")
         if name != RUN_FILE:
-            by_task.setdefault(_ALIASES.get(task, task), []).append(content)
+            by_task.setdefault(task, []).append(content)
     tasks = {task: _merged(task, signs, now) for task, signs in by_task.items()}
     for one in found.tasks if found else ():
         if one.task in tasks:

@@ -1,11 +1,13 @@
 """Workers that draw one set together: who takes what, and when all is done."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 import torch.distributed as dist
+
+from advgrpo.telemetry.progress import Progress
 
 _PATIENCE = timedelta(hours=6)
 """Longest wait for the others; the first worker may have 60 GB of images to look through."""
@@ -95,3 +97,23 @@ def open_work_queue(name: str) -> WorkQueue:
     """
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return TorchrunWorkQueue(name) if together else SingleWorker()
+
+
+def claim_with_progress(
+    queue: WorkQueue, sizes: Sequence[int], progress: Progress
+) -> Iterator[int]:
+    """Claim pieces of work until none is left.
+
+    Args:
+        queue: The workers that share the work.
+        sizes: Units of progress in each piece.
+        progress: Counts a piece when the caller asks for the next one. Pieces that other workers
+            claimed in the meantime count as done, too.
+    """
+    counted = 0
+    for number in queue.claim(len(sizes)):
+        yield number
+        progress.advance(sum(sizes[counted : number + 1]))
+        counted = number + 1
+    if counted < len(sizes):
+        progress.advance(sum(sizes[counted:]))

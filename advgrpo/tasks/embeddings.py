@@ -1,9 +1,6 @@
 """Encode the prompts of a task once, before the processes that need them are started."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
@@ -18,7 +15,8 @@ from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.runtime.devices import device, one_thread
 from advgrpo.runtime.environment import environment
 from advgrpo.runtime.nodes import ALONE, nodes
-from advgrpo.runtime.processes import launch_processes
+from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.runtime.processes import run_in_processes
 from advgrpo.storage import join
 from advgrpo.training.pretraining import prompts_of_base_images
 
@@ -108,19 +106,27 @@ def encode_in_processes(
     Raises:
         AdvGrpoError: What a process ended with.
     """
-    with TemporaryDirectory() as scratch:
-        settings, listed = Path(scratch) / "policy.json", Path(scratch) / "prompts.json"
-        settings.write_text(policy.model_dump_json(), encoding="utf-8")
-        listed.write_text(json.dumps(prompts), encoding="utf-8")
-        arguments = ["--policy", str(settings), "--prompts", str(listed), "--store", store]
-        # The other machines have shares of their own.
-        with environment(ALONE):
-            launch_processes(
-                "advgrpo.tasks.encode_worker",
-                arguments,
-                processes=processes,
-                logs=Path(scratch) / "logs",
-            )
+    # The other machines have shares of their own.
+    with environment(ALONE):
+        run_in_processes(
+            encode_rank,
+            {"policy": policy, "prompts": prompts, "store": store},
+            task="encode prompts",
+            processes=processes,
+        )
+
+
+def encode_rank(policy: Sd3PolicyConfig, prompts: Sequence[str], store: str) -> None:
+    """Encode this rank's share of the prompts."""
+    process_group = ProcessGroup()
+    encode_prompts(
+        policy,
+        prompts,
+        store=store,
+        device=process_group.device,
+        share=process_group.rank,
+        shares=process_group.world_size,
+    )
 
 
 def _split(task: TrainingSettings | PretrainingSettings, prompts: PromptSet) -> PromptSplit:

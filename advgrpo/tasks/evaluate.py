@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from advgrpo import __version__
 from advgrpo.config import EvaluationConfig, PromotionConfig, RunConfig
@@ -19,11 +18,11 @@ from advgrpo.evaluation.saving import write_evaluation
 from advgrpo.models.discriminators.saving import WEIGHTS_FILE
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
 from advgrpo.records import EvaluationReport, GateResult, ReferenceImageSet
-from advgrpo.reference_images.image_set import write_validated
 from advgrpo.runtime.devices import device, one_thread
 from advgrpo.runtime.failures import failures_noted
 from advgrpo.runtime.nodes import nodes
-from advgrpo.runtime.processes import launch_processes
+from advgrpo.runtime.pipeline_tasks import EVALUATE
+from advgrpo.runtime.processes import run_in_processes
 from advgrpo.runtime.results import (
     LINEAGE_FILE,
     TaskResult,
@@ -41,7 +40,7 @@ from advgrpo.tasks.cache_key import by_content
 from advgrpo.tasks.champion import FoundChampion, find_champion
 from advgrpo.tasks.costs import phase_costs
 from advgrpo.tasks.embeddings import encoded, evaluation_prompts
-from advgrpo.tasks.evaluate_worker import TASK, Plan, bench_arguments
+from advgrpo.tasks.evaluate_worker import Plan, bench_arguments, evaluate_rank
 from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.telemetry.progress import Progress
 from advgrpo.tracking import TaskRun
@@ -82,16 +81,16 @@ def evaluate(
         AdvGrpoError: If an input cannot be used or a measure is not finite.
     """
     if not nodes().is_first:
-        with failures_noted(TASK):
+        with failures_noted(EVALUATE.name):
             config = parse_json(RunConfig, settings, where="the settings")
             images = _open_images(config, reference_images, workspace)
             embeddings = _encoded(config, workspace)
             _measure_in_processes(
-                settings, local_folder(trained), images, None, processes, embeddings
+                config, local_folder(trained), images, None, processes, embeddings
             )
             return TaskResult(join(workspace, "evaluations"), {})
     cost = Cost(processes)
-    with tracked_task(TASK, parent_run_id, workspace) as run:
+    with tracked_task(EVALUATE.name, parent_run_id, workspace) as run:
         config = parse_json(RunConfig, settings, where="the settings")
         result = local_folder(trained)
         champion = find_champion(config, workspace=workspace)
@@ -114,7 +113,7 @@ def evaluate(
             told: Progress | None = None
             if processes > 1:
                 # They tell of their progress themselves.
-                _measure_in_processes(settings, result, images, plan, processes, embeddings)
+                _measure_in_processes(config, result, images, plan, processes, embeddings)
             else:
                 told = Progress("evaluation", sampled, "images")
             evaluation = _evaluated(config, result, images, plan, told, embeddings)
@@ -180,32 +179,22 @@ def _untold(_images: int) -> None:
 
 
 def _measure_in_processes(
-    settings: str,
+    config: RunConfig,
     trained: Path,
     images: ReferenceImageSet,
     plan: Plan | None,
     processes: int,
     embeddings: str,
 ) -> None:
-    """Measure in as many processes; the first machine has the plan."""
-    with TemporaryDirectory() as scratch:
-        files = {
-            "--settings": settings,
-            "--plan": plan.to_json() if plan is not None else "",
-        }
-        arguments = ["--trained", str(trained), "--embeddings", embeddings]
-        for number, (option, text) in enumerate(files.items()):
-            file = Path(scratch, f"{number}.json")
-            file.write_text(text, encoding="utf-8")
-            arguments += [option, str(file)]
-        validated = Path(scratch, "set.json")
-        write_validated(images, validated)
-        launch_processes(
-            "advgrpo.tasks.evaluate_worker",
-            [*arguments, "--reference-images", str(validated)],
-            processes=processes,
-            logs=Path(scratch) / "logs",
-        )
+    """Measure in several processes; the first machine has the plan."""
+    arguments = {
+        "config": config,
+        "trained": trained,
+        "reference_images": images,
+        "embeddings": embeddings,
+        "plan": plan,
+    }
+    run_in_processes(evaluate_rank, arguments, task=EVALUATE.name, processes=processes)
 
 
 def _open_images(config: RunConfig, location: str, workspace: str) -> ReferenceImageSet:

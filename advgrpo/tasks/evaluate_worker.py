@@ -1,9 +1,7 @@
 """What every process that evaluates does: load the models and measure its share of the batches."""
 
-import argparse
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -12,10 +10,9 @@ import torch
 from torch import Tensor
 
 from advgrpo.config import EvaluationConfig, RunConfig, SamplingConfig
-from advgrpo.config.tasks import parse_json
 from advgrpo.data.prompts import read_run_prompts
 from advgrpo.evaluation.batch_cache import KeptInWorkspace
-from advgrpo.evaluation.batches import Champion, Part, missing_parts, sampled_images
+from advgrpo.evaluation.batches import Champion, missing_parts, sampled_images
 from advgrpo.evaluation.evaluator import Evaluator, chosen_prompts
 from advgrpo.evaluation.metrics import Reward
 from advgrpo.models.backbones.clip import ClipBackbone
@@ -27,19 +24,13 @@ from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.scorers.base import Scorer
 from advgrpo.models.scorers.build import build_scorers
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_images.image_set import read_validated
 from advgrpo.reference_images.shared_images import deal_for_measuring
 from advgrpo.runtime.devices import one_thread
-from advgrpo.runtime.failures import failures_noted, run_as_process
-from advgrpo.runtime.heartbeat import rank_heartbeat
 from advgrpo.runtime.process_group import ProcessGroup
-from advgrpo.runtime.work_queue import WorkQueue, open_work_queue
+from advgrpo.runtime.work_queue import WorkQueue, claim_with_progress, open_work_queue
 from advgrpo.tasks.champion import FoundChampion
 from advgrpo.tasks.embeddings import evaluation_prompts
-from advgrpo.telemetry.logging import configure_rank
-from advgrpo.telemetry.progress import PROGRESS_FILE, Progress
-
-TASK = "evaluate"
+from advgrpo.telemetry.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -116,36 +107,28 @@ def bench_arguments(
     }
 
 
-def measure_share(bench: Evaluator, measured: str, workers: Callable[[str], WorkQueue]) -> None:
-    """Measure batches that nobody measured yet, together with the other processes.
+def measure_share(bench: Evaluator, measured: str, open_queue: Callable[[str], WorkQueue]) -> None:
+    """Measure the batches that are not in the cache yet, together with the other processes.
 
     Args:
         bench: This process's models.
         measured: Location of the measured batches.
-        workers: Finds the processes that share the work, by the name of what is shared.
+        open_queue: Opens the queue of the processes that share the work, by the work's name.
     """
-    kept, others = KeptInWorkspace(measured), workers("evaluation batches")
+    kept, queue = KeptInWorkspace(measured), open_queue("evaluation batches")
     parts = bench.parts
-    found = ""
-    if others.worker == 0:
-        # The others take the first one's word: what is missing changes as they measure.
+    text = ""
+    if queue.worker == 0:
+        # The first process decides: what is missing changes as the others measure.
         names = {part.name for part in missing_parts(parts, kept)}
-        found = json.dumps([position for position, p in enumerate(parts) if p.name in names])
-    missing = [parts[position] for position in json.loads(others.broadcast(found))]
+        text = json.dumps([position for position, p in enumerate(parts) if p.name in names])
+    missing = [parts[position] for position in json.loads(queue.broadcast(text))]
     progress = Progress("evaluation", sampled_images(parts), "images")
     progress.resume_at(sampled_images(parts) - sampled_images(missing))
-    bench.measure(_leased(missing, others, progress), kept)
-    others.wait("measured")
-
-
-def _leased(missing: Sequence[Part], others: WorkQueue, progress: Progress) -> Iterator[Part]:
-    """Take batches until none is left; what others took meanwhile counts as done, too."""
-    told = 0
-    for number in others.claim(len(missing)):
-        progress.advance(sampled_images(missing[told:number]))
-        told = number
-        yield missing[number]
-    progress.advance(sampled_images(missing[told:]))
+    sizes = [sampled_images([part]) for part in missing]
+    claims = claim_with_progress(queue, sizes, progress)
+    bench.measure((missing[number] for number in claims), kept)
+    queue.wait("measured")
 
 
 def _trained_reward(config: RunConfig, folder: Path, device: torch.device) -> Reward:
@@ -159,40 +142,27 @@ def _trained_reward(config: RunConfig, folder: Path, device: torch.device) -> Re
     return reward
 
 
-def main() -> None:
-    """Measure this process's share; what the task evaluate starts for each GPU."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--settings", type=Path, required=True, help="RunConfig as JSON")
-    parser.add_argument("--trained", type=Path, required=True, help="training's result")
-    parser.add_argument(
-        "--reference-images", type=Path, required=True, help="what was validated, as JSON"
-    )
-    parser.add_argument("--embeddings", required=True, help="folder or s3:// location")
-    parser.add_argument("--plan", type=Path, help="what the first machine found out, as JSON")
-    arguments = parser.parse_args()
-    configure_rank()
-    process_group = ProcessGroup()
-    if not process_group.is_first:
-        os.environ.pop(PROGRESS_FILE, None)
-    with failures_noted(TASK), rank_heartbeat(), one_thread(process_group.device):
-        text = arguments.plan.read_text(encoding="utf-8") if process_group.is_first else ""
+def evaluate_rank(
+    config: RunConfig,
+    trained: Path,
+    reference_images: ReferenceImageSet,
+    embeddings: str,
+    plan: Plan | None,
+) -> None:
+    """Measure this rank's share of the batches.
+
+    Args:
+        config: The run's settings.
+        trained: The training's result.
+        reference_images: Of the test prompts.
+        embeddings: Location of the prompts' embeddings.
+        plan: The first machine's plan; None on the others, whose ranks get it from its first rank.
+    """
+    device = ProcessGroup().device
+    with one_thread(device):
         queue = open_work_queue("evaluation plan")
-        plan = Plan.from_json(queue.broadcast(text))
-        settings = arguments.settings.read_text(encoding="utf-8")
-        config = parse_json(RunConfig, settings, where=str(arguments.settings))
-        images = read_validated(arguments.reference_images)
+        plan = Plan.from_json(queue.broadcast("" if plan is None else plan.to_json()))
         bench = Evaluator(
-            **bench_arguments(
-                config,
-                arguments.trained,
-                images,
-                plan.champion,
-                process_group.device,
-                arguments.embeddings,
-            )
+            **bench_arguments(config, trained, reference_images, plan.champion, device, embeddings)
         )
         measure_share(bench, plan.measured, open_work_queue)
-
-
-if __name__ == "__main__":
-    run_as_process(main)

@@ -1,8 +1,5 @@
 """Draw images with a trained adapter, for people to look at."""
 
-import argparse
-import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -17,10 +14,14 @@ from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS, read_shape
 from advgrpo.runtime.devices import one_thread
-from advgrpo.runtime.failures import failures_noted, run_as_process
 from advgrpo.runtime.process_group import ProcessGroup
-from advgrpo.runtime.processes import launch_processes
-from advgrpo.runtime.work_queue import SingleWorker, WorkQueue, open_work_queue
+from advgrpo.runtime.processes import run_in_processes
+from advgrpo.runtime.work_queue import (
+    SingleWorker,
+    WorkQueue,
+    claim_with_progress,
+    open_work_queue,
+)
 from advgrpo.storage import (
     check_writable,
     content_of,
@@ -34,8 +35,7 @@ from advgrpo.tasks.adapters import named_adapter, tracking_uri_for
 from advgrpo.tasks.embeddings import UNGUIDED, encoded
 from advgrpo.tasks.generation_plan import GenerationPlan, batches_left, count_images
 from advgrpo.tasks.generation_sheets import check_sheets, write_sheets
-from advgrpo.telemetry.logging import configure_rank
-from advgrpo.telemetry.progress import PROGRESS_FILE, Progress
+from advgrpo.telemetry.progress import Progress
 
 TASK = "generate"
 
@@ -106,7 +106,9 @@ def generate(
     if left:
         with _encoded_before(order, left) as ready:
             if processes > 1:
-                _draw_in_processes(ready, left, processes)
+                run_in_processes(
+                    draw_rank, {"order": ready, "left": left}, task=TASK, processes=processes
+                )
             else:
                 draw_share(ready, left, SingleWorker())
     write_sheets(order)
@@ -129,9 +131,9 @@ def draw_share(order: GenerationPlan, left: Sequence[int], workers: WorkQueue) -
     embeddings = StoredEmbeddings(order.embeddings, [UNGUIDED, *drawn])
     policy = load_policy(order.config.policy, device, folder, embeddings=embeddings)
     sampling = order.config.training.sampling
-    told = 0
+    sizes = [len(batches[position]) for position in left]
     with one_thread(device):
-        for number in workers.claim(len(left)):
+        for number in claim_with_progress(workers, sizes, progress):
             batch = batches[left[number]]
             with policy.base_policy() if batch[0].is_base else nullcontext():
                 images = sample_images(
@@ -145,11 +147,6 @@ def draw_share(order: GenerationPlan, left: Sequence[int], workers: WorkQueue) -
                 location = join(order.output, planned.name)
                 if not exists(location):
                     write_bytes(location, encode_png(image, order.facts(planned)))
-            # What others took meanwhile counts as done, too.
-            progress.advance(count_images(order, left[told : number + 1]))
-            told = number + 1
-    if told < len(left):
-        progress.advance(count_images(order, left[told:]))
 
 
 @contextmanager
@@ -202,34 +199,6 @@ def _with_shape(config: RunConfig, folder: Path | None) -> RunConfig:
     return config.model_copy(update={"policy": policy})
 
 
-def _draw_in_processes(order: GenerationPlan, left: Sequence[int], processes: int) -> None:
-    with TemporaryDirectory() as scratch:
-        order_file, left_file = Path(scratch, "order.json"), Path(scratch, "left.json")
-        order_file.write_text(order.to_json(), encoding="utf-8")
-        left_file.write_text(json.dumps(left), encoding="utf-8")
-        launch_processes(
-            "advgrpo.tasks.generate",
-            ["--order", str(order_file), "--left", str(left_file)],
-            processes=processes,
-            logs=Path(scratch) / "logs",
-        )
-
-
-def main() -> None:
-    """Draw this process's share; what `generate` starts for each GPU."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--order", type=Path, required=True, help="GenerationPlan as JSON")
-    parser.add_argument("--left", type=Path, required=True, help="positions of batches, as JSON")
-    arguments = parser.parse_args()
-    configure_rank()
-    if not ProcessGroup().is_first:
-        os.environ.pop(PROGRESS_FILE, None)
-    with failures_noted(TASK):
-        order = GenerationPlan.from_json(arguments.order.read_text(encoding="utf-8"))
-        draw_share(
-            order, json.loads(arguments.left.read_text(encoding="utf-8")), open_work_queue(TASK)
-        )
-
-
-if __name__ == "__main__":
-    run_as_process(main)
+def draw_rank(order: GenerationPlan, left: Sequence[int]) -> None:
+    """Draw this rank's share of the batches."""
+    draw_share(order, left, open_work_queue(TASK))

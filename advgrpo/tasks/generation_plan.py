@@ -1,8 +1,7 @@
 """What `advgrpo generate` is to draw, and what of it is there already."""
 
-import json
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 
 from advgrpo.config import RunConfig
@@ -61,16 +60,6 @@ class GenerationPlan:
     def config(self) -> RunConfig:
         """The settings."""
         return parse_json(RunConfig, self.settings, where="the settings")
-
-    def to_json(self) -> str:
-        """Write it as text."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "GenerationPlan":
-        """Read what `to_json` wrote."""
-        facts = json.loads(text)
-        return cls(**{**facts, "prompts": tuple(facts["prompts"])})
 
     def images(self, *, is_base: bool) -> list[PlannedImage]:
         """List the images of one model, prompt by prompt."""

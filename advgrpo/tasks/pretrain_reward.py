@@ -7,6 +7,7 @@ from advgrpo.models.discriminators import build_discriminator, save_discriminato
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.reference_images.shared_images import deal_for_training
+from advgrpo.runtime.pipeline_tasks import PRETRAIN_REWARD
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.runtime.results import (
     TaskResult,
@@ -43,7 +44,7 @@ def pretrain_reward(
         AdvGrpoError: If an input cannot be used or training cannot go on.
     """
     cost = Cost()
-    with tracked_task("reward-pretraining", parent_run_id, workspace) as run:
+    with tracked_task(PRETRAIN_REWARD.name, parent_run_id, workspace) as run:
         task = parse_json(PretrainingSettings, settings, where="the settings")
         run.parameters(task.model_dump(mode="json"))
         prompts = read_run_prompts(task.prompts)

@@ -1,13 +1,11 @@
 """Make reference images, or validate those that there are."""
 
-import argparse
 import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from advgrpo.config import RunConfig
 from advgrpo.config.reference_images import DiffusersSource as DiffusersSourceConfig
@@ -30,20 +28,20 @@ from advgrpo.reference_images.image_store import FolderShelf, PackedShelf
 from advgrpo.reference_images.import_existing import existing_set, is_archived, readable, take_up
 from advgrpo.reference_images.import_folder import folder_digest, import_folder, origin_of
 from advgrpo.reference_images.shared_images import inspect_shared_images
-from advgrpo.runtime.failures import failures_noted, run_as_process
-from advgrpo.runtime.heartbeat import rank_heartbeat
+from advgrpo.runtime.failures import failures_noted
 from advgrpo.runtime.nodes import nodes
+from advgrpo.runtime.pipeline_tasks import REFERENCE_IMAGES
 from advgrpo.runtime.process_group import ProcessGroup
-from advgrpo.runtime.processes import launch_processes
+from advgrpo.runtime.processes import run_in_processes
 from advgrpo.runtime.results import ReferenceImageLocations
 from advgrpo.runtime.task_context import tracked_task
 from advgrpo.runtime.timing import Elapsed, read_spent, time_spent
 from advgrpo.runtime.work_queue import WorkQueue, open_work_queue
 from advgrpo.storage import cache_folder, is_local, join, local_folder
 from advgrpo.storage.archives import unpacked
-from advgrpo.telemetry.logging import configure_rank, quiet
+from advgrpo.telemetry.logging import quiet
 
-TASK = "reference-images"
+TASK = REFERENCE_IMAGES.name
 _SETS = ("train", "test")
 
 logger = logging.getLogger(__name__)
@@ -81,14 +79,14 @@ def make_reference_images(
         with failures_noted(TASK):
             missing = _sets_to_draw(task)
             if missing:
-                _draw_in_processes(settings, missing, workspace, processes)
+                _draw_in_processes(task, missing, workspace, processes)
             return _locations(task, workspace)
     with tracked_task(TASK, parent_run_id, workspace) as run:
         _take_up_existing(task, workspace)
         missing = _sets_to_draw(task)
         open_work_queue(TASK).broadcast(json.dumps(missing))
         if missing and processes > 1:
-            _draw_in_processes(settings, missing, workspace, processes)
+            _draw_in_processes(task, missing, workspace, processes)
         else:
             draw_sets(task, missing, workspace=workspace)
         made = _locations(task, workspace)
@@ -278,16 +276,11 @@ def _location(task: ReferenceImagesSettings, name: str, workspace: str) -> str:
     return join(workspace, "reference_images", digest(task, content), name)
 
 
-def _draw_in_processes(settings: str, names: Sequence[str], workspace: str, processes: int) -> None:
-    with TemporaryDirectory() as scratch:
-        file = Path(scratch) / "settings.json"
-        file.write_text(settings, encoding="utf-8")
-        launch_processes(
-            "advgrpo.tasks.reference_images",
-            ["--settings", str(file), "--workspace", workspace, "--sets", *names],
-            processes=processes,
-            logs=Path(scratch) / "logs",
-        )
+def _draw_in_processes(
+    task: ReferenceImagesSettings, names: Sequence[str], workspace: str, processes: int
+) -> None:
+    arguments = {"task": task, "names": names, "workspace": workspace}
+    run_in_processes(draw_sets, arguments, task=TASK, processes=processes)
 
 
 def _source(task: ReferenceImagesSettings) -> ReferenceImageSource:
@@ -300,21 +293,3 @@ def _source(task: ReferenceImagesSettings) -> ReferenceImageSource:
             config.source, resolution_pixels=config.resolution_pixels, device=ProcessGroup().device
         )
     return PocketRenderer()
-
-
-def main() -> None:
-    """Draw this process's share; what `make_reference_images` starts for each GPU."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--settings", type=Path, required=True, help="settings as JSON")
-    parser.add_argument("--workspace", required=True, help="folder or s3:// location")
-    parser.add_argument("--sets", nargs="+", choices=_SETS, required=True, help="what to draw")
-    arguments = parser.parse_args()
-    configure_rank()
-    with failures_noted(TASK), rank_heartbeat():
-        text = arguments.settings.read_text(encoding="utf-8")
-        task = parse_json(ReferenceImagesSettings, text, where=str(arguments.settings))
-        draw_sets(task, arguments.sets, workspace=arguments.workspace)
-
-
-if __name__ == "__main__":
-    run_as_process(main)

@@ -13,6 +13,7 @@ from advgrpo.config.tasks import (
 )
 from advgrpo.runtime.failures import failures_noted
 from advgrpo.runtime.heartbeat import write_run_info
+from advgrpo.runtime.pipeline_tasks import RESOLVE_CONFIG
 from advgrpo.runtime.task_context import TRACKING_URI
 from advgrpo.tasks.preflight import (
     check_cluster,
@@ -58,7 +59,7 @@ def resolve_config(
         ClusterError: If the cluster lacks what the run's jobs need.
         TrackingError: If MLflow is not available.
     """
-    with failures_noted("resolve-config"):
+    with failures_noted(RESOLVE_CONFIG.name):
         config = resolve(preset, overrides)
         check_processes(config, processes)
         check_cluster(config, workspace)

@@ -12,9 +12,10 @@ from advgrpo.config.tasks import TrainingSettings, parse_json
 from advgrpo.data.prompts import read_run_prompts
 from advgrpo.models.discriminators.saving import WEIGHTS_FILE
 from advgrpo.models.policies.saved_adapter import adapter_folder
-from advgrpo.reference_images.image_set import content_digest, write_validated
+from advgrpo.reference_images.image_set import content_digest
 from advgrpo.runtime.nodes import nodes
-from advgrpo.runtime.processes import launch_processes
+from advgrpo.runtime.pipeline_tasks import TRAIN
+from advgrpo.runtime.processes import run_in_processes
 from advgrpo.runtime.results import (
     LINEAGE_FILE,
     TOTALS_FILE,
@@ -32,6 +33,7 @@ from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import encoded, training_prompts
 from advgrpo.tasks.memory import check_host_memory, free_host_memory
 from advgrpo.tasks.reference_images import open_reference_images
+from advgrpo.tasks.train_worker import Locations, train_rank
 from advgrpo.training.reference_features import FEATURES
 
 
@@ -63,7 +65,7 @@ def train(
         Preempted: If training was asked to stop; its state is saved.
         AdvGrpoError: If an input cannot be used or training cannot go on.
     """
-    with report_failure("train", parent_run_id, workspace):
+    with report_failure(TRAIN.name, parent_run_id, workspace):
         task = parse_json(TrainingSettings, settings, where="the settings")
         prompts = read_run_prompts(task.prompts)
         if (initial := task.policy.adapter.initial_adapter) is not None:
@@ -96,25 +98,21 @@ def train(
         embeddings = encoded(
             task.policy, training_prompts(task, prompts.train), workspace=workspace
         )
-        with TemporaryDirectory() as scratch, _output(join(location, "result")) as folder:
-            settings_file, images_file = Path(scratch) / "settings.json", Path(scratch) / "set.json"
-            settings_file.write_text(settings, encoding="utf-8")
-            write_validated(images, images_file)
-            launch_processes(
-                "advgrpo.tasks.train_worker",
-                [
-                    *("--settings", str(settings_file)),
-                    *("--reference-images", str(images_file)),
-                    *("--discriminator", str(pretrained)),
-                    *("--output", str(folder)),
-                    *("--checkpoints", join(location, "checkpoints")),
-                    *("--features", join(workspace, FEATURES)),
-                    *("--embeddings", embeddings),
-                    *("--parent-run-id", parent_run_id),
-                ],
-                processes=processes,
-                logs=Path(scratch) / "logs",
+        with _output(join(location, "result")) as folder:
+            places = Locations(
+                discriminator=pretrained,
+                output=folder,
+                checkpoints=join(location, "checkpoints"),
+                features=join(workspace, FEATURES),
+                embeddings=embeddings,
             )
+            arguments = {
+                "settings": task,
+                "reference_images": images,
+                "locations": places,
+                "parent_run_id": parent_run_id,
+            }
+            run_in_processes(train_rank, arguments, task=TRAIN.name, processes=processes)
             if not nodes().is_first:
                 return TaskResult(join(location, "result"), {})
             metrics = _metrics(folder / TOTALS_FILE) | {
@@ -148,7 +146,7 @@ def _output(location: str) -> Iterator[Path]:
 def _record_again(done: TaskResult, parent_run_id: str) -> None:
     """Record what the ranks of an earlier attempt may not have had the time to."""
     if nodes().is_first:
-        with recorded_task("train", parent_run_id) as run:
+        with recorded_task(TRAIN.name, parent_run_id) as run:
             record_history(run, done.location, step="update")
 
 

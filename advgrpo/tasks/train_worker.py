@@ -1,17 +1,17 @@
 """One training process; torchrun starts as many as there are GPUs."""
 
-import argparse
 import json
 import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
-from advgrpo.config.tasks import TrainingSettings, parse_json
+from advgrpo.config.tasks import TrainingSettings
 from advgrpo.data.prompts import read_run_prompts
 from advgrpo.errors import RankFailedError
 from advgrpo.models.discriminators import save_discriminator
@@ -20,10 +20,9 @@ from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.scorers.build import build_reward_scorers, build_scorers
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_images.image_set import read_validated
 from advgrpo.reference_images.shared_images import deal_for_training
-from advgrpo.runtime.failures import failures_noted, note_failure, run_as_process
-from advgrpo.runtime.heartbeat import rank_heartbeat
+from advgrpo.runtime.failures import note_failure
+from advgrpo.runtime.pipeline_tasks import TRAIN
 from advgrpo.runtime.process_group import ProcessGroup, losses_of_ranks
 from advgrpo.runtime.results import TOTALS_FILE, write_history
 from advgrpo.runtime.task_context import tracked_task
@@ -32,8 +31,7 @@ from advgrpo.storage import file_sha256
 from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import training_prompts
 from advgrpo.tasks.memory import check_gpu_memory, free_gpu_memory
-from advgrpo.telemetry.logging import configure_rank, event, log_error
-from advgrpo.telemetry.progress import PROGRESS_FILE
+from advgrpo.telemetry.logging import event, log_error
 from advgrpo.training.build import Inputs, build_training_state
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.engine import connect
@@ -62,39 +60,51 @@ class Silent:
         return []
 
 
-def main() -> None:
-    """Train, and let the first rank write the results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--settings", type=Path, required=True, help="TrainingSettings as JSON")
-    parser.add_argument(
-        "--reference-images", type=Path, required=True, help="what was validated, as JSON"
-    )
-    parser.add_argument("--discriminator", type=Path, required=True, help="pre-trained one")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the results")
-    parser.add_argument("--checkpoints", required=True, help="folder or s3:// location")
-    parser.add_argument("--features", required=True, help="folder or s3:// location")
-    parser.add_argument("--embeddings", required=True, help="folder or s3:// location")
-    parser.add_argument("--parent-run-id", default="", help="MLflow run to nest in")
-    arguments = parser.parse_args()
-    configure_rank()
-    with failures_noted("train"), rank_heartbeat():
-        process_group = ProcessGroup()
-        if not process_group.is_first:
-            os.environ.pop(PROGRESS_FILE, None)
-        with (
-            _logger(process_group, arguments.parent_run_id) as sink,
-            TemporaryDirectory() as scratch,
-            losses_of_ranks(process_group.monitor.in_words),
-        ):
-            settings = read_settings(arguments.settings)
-            hangs = settings.training.hangs
-            connect(process_group, timeout_seconds=hangs.timeout_seconds)
-            session = _session(settings, arguments, process_group, sink, Path(scratch))
-            with Watchdog(process_group.monitor, hangs, give_up=end_hanging):
-                train(session)
-            if process_group.is_first:
-                write_results(session, arguments.output)
-            process_group.barrier()
+@dataclass(frozen=True)
+class Locations:
+    """What the ranks of a training read and write."""
+
+    discriminator: Path
+    """Folder of the pre-trained discriminator."""
+
+    output: Path
+    """Folder that the first rank writes the results to."""
+
+    checkpoints: str
+    features: str
+    embeddings: str
+
+
+def train_rank(
+    settings: TrainingSettings,
+    reference_images: ReferenceImageSet,
+    locations: Locations,
+    parent_run_id: str,
+) -> None:
+    """Train as one rank of a process group; the first one writes the results.
+
+    Args:
+        settings: The task's settings.
+        reference_images: Validated images of the training prompts.
+        locations: What to read and where to write.
+        parent_run_id: MLflow run to nest in; empty for a run of its own.
+    """
+    process_group = ProcessGroup()
+    with (
+        _logger(process_group, parent_run_id) as sink,
+        TemporaryDirectory() as scratch,
+        losses_of_ranks(process_group.monitor.in_words),
+    ):
+        hangs = settings.training.hangs
+        connect(process_group, timeout_seconds=hangs.timeout_seconds)
+        session = _session(
+            settings, reference_images, locations, process_group, sink, Path(scratch)
+        )
+        with Watchdog(process_group.monitor, hangs, give_up=end_hanging):
+            train(session)
+        if process_group.is_first:
+            write_results(session, locations.output)
+        process_group.barrier()
 
 
 @contextmanager
@@ -102,14 +112,8 @@ def _logger(process_group: ProcessGroup, parent_run_id: str) -> Iterator[Logger]
     if not process_group.is_first:
         yield Silent()
         return
-    with tracked_task("train", parent_run_id) as run:
+    with tracked_task(TRAIN.name, parent_run_id) as run:
         yield run
-
-
-def read_settings(path: Path) -> TrainingSettings:
-    """Read the settings that the task wrote for its ranks."""
-    text = path.read_text(encoding="utf-8")
-    return parse_json(TrainingSettings, text, where=str(path))
 
 
 def end_hanging(reason: str) -> NoReturn:
@@ -120,7 +124,7 @@ def end_hanging(reason: str) -> NoReturn:
         "again, look at the stacks in the log; if a part takes longer than that by nature, raise "
         "training.hangs.timeout_seconds",
     )
-    note_failure("train", error)
+    note_failure(TRAIN.name, error)
     log_error(error)
     sys.stderr.flush()
     os._exit(error.exit_code)
@@ -128,7 +132,8 @@ def end_hanging(reason: str) -> NoReturn:
 
 def _session(
     settings: TrainingSettings,
-    arguments: argparse.Namespace,
+    reference_images: ReferenceImageSet,
+    locations: Locations,
     process_group: ProcessGroup,
     sink: Logger,
     scratch: Path,
@@ -137,13 +142,13 @@ def _session(
         check_gpu_memory(settings, processes=process_group.world_size, free=free)
     prompts = read_run_prompts(settings.prompts)
     reference_images = deal_for_training(
-        read_validated(arguments.reference_images),
+        reference_images,
         prompts.train.texts,
         held_out_fraction=settings.discriminator.held_out_fraction,
     )
     checkpoints = Checkpoints(
-        arguments.checkpoints,
-        run_digest=run_digest(settings, prompts.train, reference_images, arguments.discriminator),
+        locations.checkpoints,
+        run_digest=run_digest(settings, prompts.train, reference_images, locations.discriminator),
         kept=settings.training.checkpoints_kept,
         scratch=scratch,
     )
@@ -160,10 +165,10 @@ def _session(
         ),
         prompts=prompts.train,
         reference_images=reference_images,
-        pretrained_discriminator=arguments.discriminator,
-        features=arguments.features,
+        pretrained_discriminator=locations.discriminator,
+        features=locations.features,
         embeddings=StoredEmbeddings(
-            arguments.embeddings, training_prompts(settings, prompts.train)
+            locations.embeddings, training_prompts(settings, prompts.train)
         ),
     )
     session = build_training_state(
@@ -173,7 +178,7 @@ def _session(
     if session.resume() and process_group.is_first:
         tag_alarms(session)
         counters = session.counters
-        facts = {"update": counters.updates, "turn": counters.turns, "place": arguments.checkpoints}
+        facts = {"update": counters.updates, "turn": counters.turns, "place": locations.checkpoints}
         logger.info("going on from update %d", counters.updates, extra=event("resumed", **facts))
     return session
 
@@ -222,7 +227,3 @@ def write_results(session: TrainingState, output: Path) -> None:
         "alarms": [{"update": alarm.update, "reason": alarm.reason} for alarm in alarms(session)],
     }
     (output / TOTALS_FILE).write_text(json.dumps(totals, indent=1), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    run_as_process(main)

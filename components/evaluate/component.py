@@ -36,6 +36,7 @@ def evaluate(
         Location of the evaluation.
     """
     from advgrpo.runtime.dispatch import run_task
+    from advgrpo.runtime.pipeline_tasks import EVALUATE
 
     arguments = {
         "settings": settings,
@@ -46,7 +47,7 @@ def evaluate(
         "processes": processes,
         "parent_run_id": parent_run_id,
     }
-    result = run_task("evaluate", arguments, run_id=run_id)
+    result = run_task(EVALUATE, arguments, run_id=run_id)
     result.copy(report.path, "report.html")
     metrics.metadata.update(result.write_metrics(metrics.path))
     return result.location

@@ -28,6 +28,7 @@ def pretrain_reward(
         Location of the discriminator.
     """
     from advgrpo.runtime.dispatch import run_task
+    from advgrpo.runtime.pipeline_tasks import PRETRAIN_REWARD
 
     arguments = {
         "settings": settings,
@@ -35,6 +36,6 @@ def pretrain_reward(
         "workspace": workspace,
         "parent_run_id": parent_run_id,
     }
-    result = run_task("pretrain-reward", arguments, run_id=run_id)
+    result = run_task(PRETRAIN_REWARD, arguments, run_id=run_id)
     metrics.metadata.update(result.write_metrics(metrics.path))
     return result.location

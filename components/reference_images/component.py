@@ -26,6 +26,7 @@ def reference_images(
         Locations of the two sets.
     """
     from advgrpo.runtime.dispatch import run_task
+    from advgrpo.runtime.pipeline_tasks import REFERENCE_IMAGES
 
     arguments = {
         "settings": settings,
@@ -33,4 +34,4 @@ def reference_images(
         "processes": processes,
         "parent_run_id": parent_run_id,
     }
-    return run_task("reference-images", arguments, run_id=run_id)
+    return run_task(REFERENCE_IMAGES, arguments, run_id=run_id)

@@ -34,6 +34,7 @@ def train(
         Location of the training's result.
     """
     from advgrpo.runtime.dispatch import run_task
+    from advgrpo.runtime.pipeline_tasks import TRAIN
 
     arguments = {
         "settings": settings,
@@ -43,7 +44,7 @@ def train(
         "processes": processes,
         "parent_run_id": parent_run_id,
     }
-    result = run_task("train", arguments, run_id=run_id)
+    result = run_task(TRAIN, arguments, run_id=run_id)
     result.copy(adapter.path, "adapter")
     metrics.metadata.update(result.write_metrics(metrics.path))
     return result.location

@@ -11,6 +11,8 @@ Source:
     The schedule and the order of work of Adv-GRPO's public code, arXiv:2511.20256.
 """
 
+from pathlib import Path
+
 import torch
 from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
@@ -190,7 +192,7 @@ class ComparisonLoop:
     def _tokens_of_file(self, text: str) -> Tensor:
         images = self._world.reference_images
         name = images.files[text][0]
-        return self._tokens(decode_image((images.root / name).read_bytes())[None])
+        return self._tokens(decode_image(Path(images.root, name).read_bytes())[None])
 
     def _texts(self) -> list[str]:
         rollout = self._training.rollout

@@ -18,6 +18,7 @@ import psutil
 
 from advgrpo.demo.servers import BUCKET
 from advgrpo.runtime.processes import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
+from advgrpo.runtime.remote_call import WORKER
 from advgrpo.storage import CACHE_VARIABLE, local_file
 from advgrpo.telemetry.progress import PROGRESS_FILE
 from studies.crash import client
@@ -149,7 +150,7 @@ class Attempt:
                 words = process.cmdline()
                 if client.__file__ in words and "-m" in words:
                     module = words[words.index("-m") + 1]
-                    if module.startswith("advgrpo.tasks."):
+                    if module == WORKER:
                         found[True].append(process)
                     elif module == "kfp.dsl.executor_main":
                         found[False].append(process)

@@ -47,7 +47,7 @@ LOADED = (
     "advgrpo.kfp_client.local",
     "advgrpo.storage.s3",
     "advgrpo.tasks.evaluate",
-    "advgrpo.runtime.dispatch",
+    "advgrpo.runtime.worker",
     "advgrpo.tasks.pretrain_reward",
     "advgrpo.tasks.register",
     "advgrpo.tasks.resolve_config",

@@ -7,7 +7,16 @@ from advgrpo.cluster.job_request import JobRequest, shape_of
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.errors import ConfigError
 
-COMMAND = ("python", "-u", "-m", "advgrpo.runtime.worker", "train", "s3://bucket/folder")
+COMMAND = (
+    "python",
+    "-u",
+    "-m",
+    "advgrpo.runtime.worker",
+    "--pod",
+    "train",
+    "m:train",
+    "s3://b/folder",
+)
 
 
 def manifest(processes: int = 16, **changes: Any) -> dict[str, Any]:  # noqa: ANN401

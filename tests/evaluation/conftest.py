@@ -96,4 +96,4 @@ def reference_images(tmp_path_factory: pytest.TempPathFactory) -> ReferenceImage
             image = (colour_of(prompt)[:, None, None] + noise).clamp(0, 1)
             (root / name).write_bytes(encode_png(image))
         files[prompt] = names
-    return ReferenceImageSet(root=root, files=files, resolution_pixels=SIDE, digest="1" * 64)
+    return ReferenceImageSet(root=str(root), files=files, resolution_pixels=SIDE, digest="1" * 64)

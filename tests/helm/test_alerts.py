@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -28,7 +28,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from advgrpo.cluster.api import Patience
 from advgrpo.cluster.backends.base import JobState
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.runtime.dispatch import Measured
+from advgrpo.runtime.pipeline_tasks import JOB_TASKS
 from advgrpo.telemetry.prometheus import (
     LAUNCHER,
     PODS_RUNNING,
@@ -116,7 +116,7 @@ def test_a_rule_asks_for_metrics_that_are_served_with_their_labels(
         assert set(matchers) <= served[name]
         for state in matchers.get("state", "running").split("|"):
             assert JobState(state)
-        assert matchers.get("task", "train") in get_args(Measured)
+        assert matchers.get("task", "train") in {task.name for task in JOB_TASKS}
     having = set.union(*(served[name] for name, _ in selectors)) | OF_SCRAPING
     for listed in re.findall(r"\bon \(([^)]*)\)", rule["expr"]):
         assert {label.strip() for label in listed.split(",")} <= having

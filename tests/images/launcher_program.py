@@ -76,6 +76,7 @@ def main() -> None:
 
     from advgrpo.errors import JobFailedError, TrainingError
     from advgrpo.runtime.dispatch import FAILURE_PREFIX, OUTCOME_FILE, run_task
+    from advgrpo.runtime.pipeline_tasks import EVALUATE, TRAIN
     from advgrpo.storage import join, write_bytes
     from advgrpo.tasks.resolve_config import resolve_config
 
@@ -92,10 +93,10 @@ def main() -> None:
     resolved = resolve_config("pocket", [], processes=1, workspace=workspace, run_key="")
     arguments = {"workspace": workspace, "parent_run_id": resolved.parent_run_id}
     cluster_that(succeed)
-    result = run_task("train", arguments, run_id="1")
+    result = run_task(TRAIN, arguments, run_id="1")
     cluster_that(fail)
     try:
-        run_task("evaluate", arguments, run_id="1")
+        run_task(EVALUATE, arguments, run_id="1")
     except TrainingError as error:
         failure = type(error).__name__
     made = {

@@ -74,7 +74,7 @@ def problems(folder: Path, images_per_prompt: int | None = 2) -> list[str]:
 def test_a_set_of_the_released_shape_loads_unchanged(folder: Path) -> None:
     before = {path: path.read_bytes() for path in folder.iterdir()}
     reference_images = validate(folder)
-    assert reference_images.root == folder
+    assert reference_images.root == str(folder)
     assert reference_images.files == {prompt: tuple(f) for prompt, f in RELEASED_SHAPE.items()}
     assert reference_images.resolution_pixels == PIXELS
     assert reference_images.provenance == {}

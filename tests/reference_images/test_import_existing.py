@@ -94,7 +94,7 @@ def test_a_folder_is_used_where_it_lies_and_nothing_is_written_there(
     images = opened(config, sets.train, tmp_path / "work")
 
     assert {path: path.stat().st_mtime_ns for path in (released, *released.iterdir())} == before
-    assert images.root == released
+    assert images.root == str(released)
     assert images.files["a cat"] == ("0_0.png", "0_1.png")
     assert len(images.files["一只狗"]) == 2
     assert load_images(images, "一只狗", [1, 0]).shape == (2, 3, 32, 32)

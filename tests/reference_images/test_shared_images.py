@@ -54,7 +54,7 @@ def test_whether_an_image_measures_depends_on_its_content_alone(tmp_path: Path) 
 
 
 def test_a_set_whose_images_belong_to_prompts_stays_as_it_is(tmp_path: Path) -> None:
-    paired = ReferenceImageSet(tmp_path, {"a": ("a.png",)}, 4, "0" * 64)
+    paired = ReferenceImageSet(str(tmp_path), {"a": ("a.png",)}, 4, "0" * 64)
     assert deal_for_training(paired, ["a"], held_out_fraction=0.1) is paired
     assert deal_for_measuring(paired, ["a"]) is paired
 

@@ -11,6 +11,7 @@ from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.errors import AdvGrpoError, JobFailedError, NonFiniteError
 from advgrpo.runtime.dispatch import FAILURE_PREFIX, run_task
 from advgrpo.runtime.failures import Failure
+from advgrpo.runtime.pipeline_tasks import TRAIN
 from advgrpo.storage import join, write_bytes
 from advgrpo.testing import FakeCluster, JobInHand, Step
 
@@ -59,4 +60,4 @@ def test_the_cause_that_tells_most_is_raised(
         (Step(0, JobInHand.add_pods), Step(0, JobInHand.run), Step(0.2, fail))
     )
     with pytest.raises(raised, match=said):
-        run_task("train", {"workspace": f"s3://{BUCKET}/{tmp_path.name}"}, run_id="1")
+        run_task(TRAIN, {"workspace": f"s3://{BUCKET}/{tmp_path.name}"}, run_id="1")

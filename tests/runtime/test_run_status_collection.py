@@ -161,13 +161,13 @@ def test_the_launchers_word_counts_when_its_job_came_to_an_end(tmp_path: Path) -
     ):
         note = event("job_state", state="running")
         logger.info("job-1: running, 1 of 2 pods run", extra=note)
-        with pytest.raises(Preempted), heartbeat("reward-pretraining", workspace, RUN):
+        with pytest.raises(Preempted), heartbeat("pretrain-reward", workspace, RUN):
             raise Preempted("asked to stop")
         between = _asked(tmp_path)
         raise StorageUnavailableError("the job failed", repair="look at it")
     assert between.state == "running"
     status = _asked(tmp_path)
-    assert [task.task for task in status.tasks] == ["reward-pretraining"]
+    assert [task.task for task in status.tasks] == ["pretrain-reward"]
     assert status.current.wrong == "the job failed"
     assert status.current.job == "job-1: running, 1 of 2 pods run"
 

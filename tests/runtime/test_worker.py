@@ -19,8 +19,16 @@ from advgrpo.config import resolve
 from advgrpo.config.tasks import PretrainingSettings, ReferenceImagesSettings, TrainingSettings
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import Preempted
-from advgrpo.runtime.dispatch import ARGUMENTS_FILE, FAILURE_PREFIX, OUTCOME_FILE, run_in_pod
-from advgrpo.storage import join, list_files, local_folder, read_bytes, write_bytes
+from advgrpo.runtime.dispatch import FAILURE_PREFIX, OUTCOME_FILE, run_in_pod
+from advgrpo.runtime.pipeline_tasks import (
+    EVALUATE,
+    PRETRAIN_REWARD,
+    REFERENCE_IMAGES,
+    TRAIN,
+    JobTask,
+)
+from advgrpo.runtime.remote_call import WORKER, write_arguments
+from advgrpo.storage import join, list_files, local_folder, read_bytes
 from advgrpo.tasks.evaluate import evaluate
 from advgrpo.tasks.train import train
 
@@ -55,7 +63,9 @@ class Pods:
         self._folder = folder
         self.started: list[subprocess.Popen[bytes]] = []
 
-    def start(self, task: str, job: str, *, count: int = 2) -> list[subprocess.Popen[bytes]]:
+    def start(
+        self, task: JobTask[Any], job: str, *, count: int = 2
+    ) -> list[subprocess.Popen[bytes]]:
         with socket.socket() as probe:
             probe.bind(("localhost", 0))
             port = str(probe.getsockname()[1])
@@ -74,10 +84,10 @@ class Pods:
             }
             # Machines share no disk.
             own = {"ADVGRPO_CACHE": str(self._folder / f"disk-{rank}"), "GLOO_SOCKET_IFNAME": "lo"}
-            log = (self._folder / f"{task}-{rank}.log").open("ab")
+            log = (self._folder / f"{task.name}-{rank}.log").open("ab")
             pods.append(
                 subprocess.Popen(
-                    [sys.executable, "-m", "advgrpo.runtime.worker", task, job],
+                    (sys.executable, "-m", WORKER, "--pod", task.name, task.function, job),
                     cwd=ROOT,
                     env={**os.environ, **operator, **own},
                     stdout=log,
@@ -118,7 +128,7 @@ def few(source: Path, target: Path, step: int) -> Path:
 
 def placed(workspace: str, name: str, arguments: dict[str, Any]) -> str:
     job = join(workspace, "jobs", name)
-    write_bytes(join(job, ARGUMENTS_FILE), json.dumps(arguments).encode())
+    write_arguments(job, arguments)
     return job
 
 
@@ -151,8 +161,8 @@ def test_machines_that_share_no_disk_work_as_one_does_also_when_one_is_lost(
             "processes": 2,
         },
     )
-    assert ended(pods.start("reference-images", job)) == [0, 0], pods.log("reference-images")
-    images, test_images = outcome(job)["train"], outcome(job)["test"]
+    assert ended(pods.start(REFERENCE_IMAGES, job)) == [0, 0], pods.log("reference-images")
+    images, test_images = outcome(job)
 
     job = placed(
         workspace,
@@ -163,7 +173,7 @@ def test_machines_that_share_no_disk_work_as_one_does_also_when_one_is_lost(
             "workspace": workspace,
         },
     )
-    run_in_pod("pretrain-reward", job)
+    run_in_pod(PRETRAIN_REWARD.name, PRETRAIN_REWARD.function, job)
     arguments = {
         "settings": TrainingSettings.of(config).model_dump_json(),
         "reference_images": images,
@@ -174,7 +184,7 @@ def test_machines_that_share_no_disk_work_as_one_does_also_when_one_is_lost(
     undisturbed = train(**{**arguments, "workspace": str(tmp_path / "undisturbed")})
 
     job = placed(workspace, "train", arguments)
-    master, worker = pods.start("train", job)
+    master, worker = pods.start(TRAIN, job)
     while not _checkpoints(workspace):
         assert master.poll() is worker.poll() is None, pods.log("train")
         time.sleep(0.05)
@@ -184,7 +194,7 @@ def test_machines_that_share_no_disk_work_as_one_does_also_when_one_is_lost(
     failure = json.loads(read_bytes(join(job, f"{FAILURE_PREFIX}0.json")))
     assert failure["kind"] == "RankFailedError"
 
-    assert ended(pods.start("train", job)) == [0, 0], pods.log("train")
+    assert ended(pods.start(TRAIN, job)) == [0, 0], pods.log("train")
     assert "going on from update" in pods.log("train")
     result = outcome(job)
     assert result["metrics"]["policy_updates"] == 20
@@ -205,7 +215,7 @@ def test_machines_that_share_no_disk_work_as_one_does_also_when_one_is_lost(
         "processes": 2,
     }
     job = placed(workspace, "evaluate", arguments)
-    assert ended(pods.start("evaluate", job)) == [0, 0], pods.log("evaluate")
+    assert ended(pods.start(EVALUATE, job)) == [0, 0], pods.log("evaluate")
     # One machine finds whole what two have left.
     assert evaluate(**{**arguments, "processes": 1}).metrics == outcome(job)["metrics"]
 
@@ -220,7 +230,7 @@ def test_a_pod_that_is_asked_to_stop_before_its_processes_run_ends(tmp_path: Pat
         }
         with (tmp_path / "log").open("wb") as log:
             pod = subprocess.Popen(
-                [sys.executable, "-m", "advgrpo.runtime.worker", "train", "s3://bucket/job"],
+                [sys.executable, "-m", WORKER, "--pod", "train", TRAIN.function, "s3://bucket/job"],
                 cwd=ROOT,
                 env=environment,
                 stderr=log,
@@ -232,7 +242,7 @@ def test_a_pod_that_is_asked_to_stop_before_its_processes_run_ends(tmp_path: Pat
         finally:
             kill(pod)
         connection.close()
-    assert "the task train was asked to stop" in (tmp_path / "log").read_text("utf-8")
+    assert "the task train was stopped" in (tmp_path / "log").read_text("utf-8")
 
 
 def _checkpoints(workspace: str) -> list[str]:

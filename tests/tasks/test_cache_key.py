@@ -80,7 +80,7 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], di
             processes=1,
         )
         prompts = read_run_prompts(config.prompts).train
-        images = ReferenceImageSet(tmp_path, {}, resolution_pixels=32, digest="images")
+        images = ReferenceImageSet(str(tmp_path), {}, resolution_pixels=32, digest="images")
         return {
             "pre-training": looked[-2],
             "training": looked[-1],

@@ -99,7 +99,7 @@ def test_an_existing_set_is_used_and_what_it_lacks_is_drawn(
         other_prompts=read_prompts(config.prompts.test),
         workspace=str(tmp_path / "second"),
     )
-    assert taken_up.root == Path(first.train)
+    assert taken_up.root == first.train
     assert taken_up.digest == inspect(first.train, config, test=False).validated().digest
     assert not list(Path(made.train).glob("*.png"))
     assert len(list(Path(made.test).glob("*.png"))) == 12

@@ -79,7 +79,7 @@ def evaluated(config: RunConfig, trained: Path, tmp_path_factory: pytest.TempPat
     names = ("a.png", "b.png")
     for name in names:
         (root / name).write_bytes(encode_png(torch.rand(3, 32, 32, generator=generator)))
-    references = ReferenceImageSet(root, dict.fromkeys(prompts.texts, names), 32, "0" * 64)
+    references = ReferenceImageSet(str(root), dict.fromkeys(prompts.texts, names), 32, "0" * 64)
     wanted = config.evaluation
     evaluation = evaluate(
         load_policy(config.policy, CPU, adapter=trained / "adapter"),

@@ -36,7 +36,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 def reference_images(tmp_path: Path) -> ReferenceImageSet:
     (tmp_path / "a.png").write_bytes(encode_png(torch.rand(3, SIDE_PIXELS, SIDE_PIXELS)))
     return ReferenceImageSet(
-        root=tmp_path,
+        root=str(tmp_path),
         files={PROMPTS[0]: ("a.png",)},
         resolution_pixels=SIDE_PIXELS,
         digest="0" * 64,

@@ -19,11 +19,13 @@ def reference_images(tmp_path: Path) -> ReferenceImageSet:
         for name in names:
             image = torch.rand(3, SIDE, SIDE, generator=generator)
             (tmp_path / name).write_bytes(encode_png(image))
-    return ReferenceImageSet(root=tmp_path, files=files, resolution_pixels=SIDE, digest="0" * 64)
+    return ReferenceImageSet(
+        root=str(tmp_path), files=files, resolution_pixels=SIDE, digest="0" * 64
+    )
 
 
 def read(reference_images: ReferenceImageSet, name: str) -> torch.Tensor:
-    return decode_image((reference_images.root / name).read_bytes())
+    return decode_image(Path(reference_images.root, name).read_bytes())
 
 
 def cosines(dino: DinoBackbone, one: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
