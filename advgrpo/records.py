@@ -13,7 +13,10 @@ class PromptSet:
     """SHA-256 of the texts, in hexadecimal."""
 
     location: str = field(default="", compare=False)
-    """The file that they were read from, for errors."""
+    """File that they were read from, for errors."""
+
+    file_sha256: str = field(default="", compare=False)
+    """SHA-256 of the file, in hexadecimal."""
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -40,7 +40,7 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("p.txt", b"", "holds no prompt"),
+        ("p.txt", b"", "is empty"),
         ("p.txt", b"a cat\n\na dog", "line 2 is empty"),
         ("p.txt", b"a cat\na cat", "lines 1, 2 are the same prompt 'a cat'"),
         ("p.txt", b"a \x00cat", "line 1 holds the control character '\\x00'"),
@@ -74,7 +74,7 @@ def test_a_prompt_file_that_cannot_be_used(
         ([" "], "prompt 1 is empty"),
         (["a cat", "a cat "], "prompts 1, 2 are the same prompt"),
         (["a\ncat"], "prompt 1 holds the control character"),
-        (["a \udcff"], "prompt 1 holds bytes that are no UTF-8"),
+        (["a \udcff"], "prompt 1 holds bytes that are not UTF-8"),
     ],
 )
 def test_prompts_that_cannot_be_drawn(

@@ -60,8 +60,9 @@ def test_settings_are_shown_as_yaml_that_is_read_back(tmp_path: Path) -> None:
         (["config", "show", "--set", "training.updats=1"], "did you mean training.updates?"),
         (["config", "show", "--preset", "nothing"], "there is no preset 'nothing'"),
         (["config", "validate", "--processes", "3"], "3 training processes cannot share"),
-        (["tracking", "send"], "there is no MLflow server"),
-        (["registry", "list"], "there is no MLflow server"),
+        (["pipeline", "run"], "MLFLOW_TRACKING_URI is not set"),
+        (["tracking", "send"], "MLFLOW_TRACKING_URI is not set"),
+        (["registry", "list"], "MLFLOW_TRACKING_URI is not set"),
         (["registry", "promote", "x", "--override"], "--override and --reason go together"),
         (["registry", "promote", "x", "--reason", "y"], "--reason is for --override"),
         (["demo-ui", "--folder", "nowhere"], "no demo has run in nowhere yet"),
@@ -84,6 +85,15 @@ def test_an_error_of_ours_is_a_message_with_a_repair_and_an_exit_status(
     assert said in shown
     assert "repair: " in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("command", [["config", "validate"], ["pipeline", "run"]])
+def test_prompts_of_another_hash_are_refused_before_anything_starts(command: list[str]) -> None:
+    wrong = f"prompts.train_sha256={'ab' * 32}"
+    refused = run(app, [*command, "--set", wrong])
+    assert isinstance(refused.exception, PromptFileError)
+    assert wrong in refused.exception.message
+    assert "set prompts.train_sha256=" in refused.exception.repair
 
 
 def test_a_fault_keeps_its_traceback(tmp_path: Path) -> None:

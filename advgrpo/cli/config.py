@@ -32,8 +32,12 @@ def validate(
     overrides: Overrides = [],  # noqa: B006 - typer copies it
     processes: Processes = 1,
 ) -> None:
-    """Check settings, and that so many processes can share an update."""
+    """Check settings, the number of processes, and the prompt files if this machine has them."""
     from advgrpo.config import resolve
+    from advgrpo.tasks.preflight import check_prompts, prompts_are_local
 
-    resolve(preset, overrides).check_ranks(processes)
+    config = resolve(preset, overrides)
+    config.check_ranks(processes)
+    if prompts_are_local(config):
+        check_prompts(config, processes)
     print(f"{preset}: the settings are valid for {processes} training processes")

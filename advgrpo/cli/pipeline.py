@@ -68,7 +68,10 @@ def run(
     """Run all tasks on this machine, one after the other; started again, it goes on."""
     from advgrpo.kfp_client.compiled import PIPELINE
     from advgrpo.kfp_client.local import run_pipeline
+    from advgrpo.tasks.preflight import check_local_run
 
+    if pipeline is None:
+        check_local_run(preset, overrides, processes)
     outputs = run_pipeline(
         pipeline or PIPELINE,
         {

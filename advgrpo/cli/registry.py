@@ -211,16 +211,9 @@ def subscribe(
 
 
 def _tracking_uri() -> str:
-    from advgrpo.errors import ConfigError
-    from advgrpo.runtime.task_context import TRACKING_URI
+    from advgrpo.tracking.address import require_tracking_uri
 
-    tracking_uri = os.environ.get(TRACKING_URI)
-    if not tracking_uri:
-        raise ConfigError(
-            "there is no MLflow server whose registry is meant",
-            repair=f"set {TRACKING_URI} to its address",
-        )
-    return tracking_uri
+    return require_tracking_uri("the registry is part of an MLflow server")
 
 
 def _user() -> str:

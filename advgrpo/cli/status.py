@@ -23,7 +23,7 @@ def status(
 
     from advgrpo.runtime.run_status_collection import run_status
     from advgrpo.runtime.run_status_text import status_lines
-    from advgrpo.runtime.task_context import TRACKING_URI
+    from advgrpo.tracking.address import TRACKING_URI
 
     found = run_status(run, tracking_uri=os.environ.get(TRACKING_URI, ""))
     if as_json:

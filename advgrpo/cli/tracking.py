@@ -1,6 +1,5 @@
 """`advgrpo tracking`: records that MLflow has not got yet."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -16,14 +15,10 @@ def send(
     ] = None,
 ) -> None:
     """Send what tasks recorded while MLflow was not available."""
-    from advgrpo.errors import ConfigError
-    from advgrpo.runtime.task_context import TRACKING_URI, outbox
+    from advgrpo.runtime.task_context import outbox
+    from advgrpo.tracking.address import require_tracking_uri
     from advgrpo.tracking.uploader import send_outbox
 
-    tracking_uri = os.environ.get(TRACKING_URI)
-    if not tracking_uri:
-        raise ConfigError(
-            "there is no MLflow server to send to", repair=f"set {TRACKING_URI} to its address"
-        )
+    tracking_uri = require_tracking_uri("there is no server to send the records to")
     send_outbox(folder or outbox(), tracking_uri)
     print("everything is sent")

@@ -109,6 +109,15 @@ class TrainingSettings(Section):
         return self.model_copy(update={"training": self.training.model_copy(update=defaults)})
 
 
+def without_prompt_files(settings: S) -> S:
+    """Return settings without the prompt files, for a digest that takes the prompts' instead.
+
+    Prompts in another file, or in a file saved in another way, then have the same saved state.
+    """
+    unnamed = PromptsConfig(train="prompts", test="prompts")
+    return settings.model_copy(update={"prompts": unnamed})
+
+
 def parse_json(section: type[S], text: str, *, where: str) -> S:
     """Read a task's settings from JSON text.
 

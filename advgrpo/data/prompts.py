@@ -3,99 +3,118 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from advgrpo.config import PromptsConfig
+from advgrpo.config import PromptsConfig, RunConfig
 from advgrpo.errors import PromptFileError, StorageNotFoundError
 from advgrpo.records import PromptSet
 from advgrpo.storage import local_file
 
 LONGEST_PROMPT = 10_000
-"""Characters; no text encoder reads as many, so a longer line is none that was meant."""
+"""Characters. No text encoder reads as many: a longer line is not a prompt but a broken file."""
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
 
 _LISTED = 12
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
-# The last one is a byte order mark, which files that were put together have in their middle.
+# U+FEFF is a byte order mark; concatenated files have one in the middle.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ufeff]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CJK_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 
 
-def read_prompts(location: str | Path, *, sha256: str | None = None) -> PromptSet:
+def read_prompts(
+    location: str | Path, *, setting: str = "prompts.train", sha256: str | None = None
+) -> PromptSet:
     """Read a prompt file.
 
-    White space around a prompt does not count; prompts are compared without it. A byte order mark
-    and empty lines at the end are accepted, empty lines before the last prompt are not.
+    White space around a prompt is ignored. A byte order mark and empty lines at the end are
+    accepted, empty lines before the last prompt are not.
 
     Args:
         location: A local path, `s3://bucket/key` or `package://python.package/name`.
-        sha256: What the file's hash must be, in hexadecimal; none accepts any.
+        setting: Setting that names the file, for errors.
+        sha256: Expected hash of the file, in hexadecimal; None accepts any.
 
     Returns:
-        At least one prompt, in the order of the file, no two equal.
+        At least one prompt, in the order of the file, without duplicates.
 
     Raises:
-        PromptFileError: If the file is missing, another than expected, not UTF-8, empty, or holds
-            empty lines, control characters, lines that are too long or the same prompt twice. Names
-            the file and the lines.
+        PromptFileError: If the file does not exist, has another hash, is not UTF-8, is empty, or
+            holds empty lines, control characters, lines that are too long or duplicate prompts.
+            Names the file and the lines.
         StorageError: If the file cannot be fetched.
     """
-    lines = _read_text(location, sha256).rstrip().split("\n")
+    try:
+        data = local_file(str(location)).read_bytes()
+    except StorageNotFoundError as error:
+        raise PromptFileError(
+            f"prompt file {location} does not exist",
+            repair=f"set {setting} to the location of a UTF-8 file with one prompt per line",
+        ) from error
+    file_sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 is not None and file_sha256 != sha256:
+        raise PromptFileError(
+            f"{setting}_sha256={sha256}: prompt file {location} has SHA-256 {file_sha256}",
+            repair=f"restore the file, or set {setting}_sha256={file_sha256}",
+        )
+    lines = _decode(data, location).rstrip().split("\n")
     texts = tuple(line.strip() for line in lines)
     if texts == ("",):
         raise PromptFileError(
-            f"prompt file {location} holds no prompt", repair="write one prompt a line"
+            f"prompt file {location} is empty", repair="write one prompt per line"
         )
-    return checked_prompts(
+    prompts = checked_prompts(
         texts,
         where=f"prompt file {location}",
         unit="line",
-        repair="remove these lines, or write each prompt once on a line of its own",
+        repair="remove these lines, or write each prompt once on its own line",
         location=str(location),
     )
+    return replace(prompts, file_sha256=file_sha256)
 
 
 def checked_prompts(
     texts: Sequence[str], *, where: str, unit: str, repair: str, location: str = ""
 ) -> PromptSet:
-    """Refuse prompts that cannot be drawn, or that are there twice.
+    """Return prompts as a set, after checking each.
 
     Args:
         texts: The prompts.
-        where: What holds them, for the error.
-        unit: What each stands in, for instance "line".
-        repair: What the user can do.
-        location: The file that holds them, if there is one.
+        where: Source of the prompts, for the error.
+        unit: Where each prompt is in it, for instance "line".
+        repair: Repair for the error.
+        location: File of the prompts, if there is one.
 
     Raises:
-        PromptFileError: If one is empty, there twice, too long, or holds control characters or
-            bytes that are no text. Names the first dozen by their number.
+        PromptFileError: If a prompt is empty, a duplicate, too long, or holds control characters
+            or bytes that are not text. Lists the first dozen by number.
     """
     problems = _problems(texts, unit)
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems[:_LISTED])
         more = len(problems) - _LISTED
         raise PromptFileError(
-            f"{where} cannot be used:{listed}"
-            + (f"\n  and {more} more like these" if more > 0 else ""),
+            f"{where} cannot be used:{listed}" + (f"\n  and {more} more" if more > 0 else ""),
             repair=repair,
         )
     return PromptSet(texts=tuple(texts), digest=_digest(texts), location=location)
 
 
 def quoted_texts(prompt: str) -> list[str]:
-    """List the texts that a prompt quotes; those of nothing but spaces do not count."""
+    """Return the quoted texts of a prompt, without blank ones."""
     texts = (plain or typographic for plain, typographic in _QUOTED.findall(prompt))
     return [text for text in texts if text.strip()]
 
 
 def check_disjoint(train: PromptSet, test: PromptSet) -> None:
-    """Refuse prompts that would be both trained on and measured on.
+    """Raise an error if a prompt is both trained and evaluated on.
 
     Raises:
-        PromptFileError: If a prompt stands in both sets. Names the prompts and their lines.
+        PromptFileError: If a prompt is in both sets. Names the prompts and their lines.
     """
     train_lines = {text: number for number, text in enumerate(train.texts, start=1)}
     shared = [
@@ -107,31 +126,18 @@ def check_disjoint(train: PromptSet, test: PromptSet) -> None:
     if shared:
         listed = "".join(f"\n  - {line}" for line in shared[:_LISTED])
         raise PromptFileError(
-            f"{len(shared)} of the {len(test)} prompts of prompts.test are trained on:{listed}",
-            repair="remove them from the file of prompts.train or of prompts.test",
+            f"{len(shared)} of the {len(test)} prompts of prompts.test are also in prompts.train:"
+            f"{listed}",
+            repair="remove them from one of the two files",
         )
 
 
 def language_of(prompt: str) -> Literal["en", "zh"]:
-    """Tell a prompt's language: Chinese if it has a CJK ideograph, else English."""
+    """Return a prompt's language: Chinese if it has a CJK ideograph, else English."""
     return "zh" if _CJK_IDEOGRAPH.search(prompt) else "en"
 
 
-def _read_text(location: str | Path, sha256: str | None) -> str:
-    try:
-        data = local_file(str(location)).read_bytes()
-    except StorageNotFoundError as error:
-        raise PromptFileError(
-            f"there is no prompt file {location}",
-            repair="give the location of a UTF-8 file with one prompt a line",
-        ) from error
-    found = hashlib.sha256(data).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise PromptFileError(
-            f"prompt file {location} is not the one that the settings name: its SHA-256 is "
-            f"{found}, not {sha256}",
-            repair="restore the file, or correct prompts.train_sha256 or prompts.test_sha256",
-        )
+def _decode(data: bytes, location: str | Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -152,7 +158,7 @@ def _problems(texts: Sequence[str], unit: str) -> list[str]:
         elif character := _CONTROL_CHARACTER.search(text):
             problems.append(f"{unit} {number} holds the control character {character[0]!r}")
         elif _SURROGATE.search(text):
-            problems.append(f"{unit} {number} holds bytes that are no UTF-8")
+            problems.append(f"{unit} {number} holds bytes that are not UTF-8")
         elif len(text) > LONGEST_PROMPT:
             problems.append(
                 f"{unit} {number} has {len(text)} characters, more than {LONGEST_PROMPT}"
@@ -172,22 +178,41 @@ def _digest(texts: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Prompts:
-    """A run's prompts."""
+    """The two prompt sets of a run."""
 
     train: PromptSet
     test: PromptSet
 
+    def of(self, split: Split) -> PromptSet:
+        """Return the prompts of a split."""
+        return self.train if split == "train" else self.test
+
+    def other_than(self, split: Split) -> PromptSet:
+        """Return the prompts of the other split."""
+        return self.test if split == "train" else self.train
+
+    def resolve(self, config: RunConfig) -> RunConfig:
+        """Return settings that pin both prompt files to what was read of them."""
+        pinned = config.prompts.model_copy(
+            update={
+                "train_sha256": self.train.file_sha256,
+                "test_sha256": self.test.file_sha256,
+            }
+        )
+        return config.model_copy(update={"prompts": pinned})
+
 
 def read_run_prompts(config: PromptsConfig) -> Prompts:
-    """Read both prompt files.
+    """Read both prompt files of a run.
 
     Raises:
-        PromptFileError: If one cannot be used or was changed, or a prompt stands in both.
-        StorageError: If one cannot be fetched.
+        PromptFileError: If a file cannot be used or has another hash than the settings give, or if
+            a prompt is in both.
+        StorageError: If a file cannot be fetched.
     """
     prompts = Prompts(
-        train=read_prompts(config.train, sha256=config.train_sha256),
-        test=read_prompts(config.test, sha256=config.test_sha256),
+        train=read_prompts(config.train, setting="prompts.train", sha256=config.train_sha256),
+        test=read_prompts(config.test, setting="prompts.test", sha256=config.test_sha256),
     )
     check_disjoint(prompts.train, prompts.test)
     return prompts

@@ -1,4 +1,4 @@
-"""Which training prompts are held out; needs no torch."""
+"""The split of training prompts into trained and held-out ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from advgrpo.errors import ConfigError
 
 @dataclass(frozen=True)
 class PromptSplit:
-    """Training prompts by what their reference images are for."""
+    """Training prompts by the use of their reference images."""
 
     training: tuple[int, ...]
-    """Prompts that rollouts draw from, in the file's order."""
+    """Positions of the prompts that rollouts sample, in the file's order."""
 
     held_out: tuple[int, ...]
-    """Prompts that only measure, in an order that has nothing to do with the file's, so that the
-    first few stand for all."""
+    """Positions of the prompts for metrics only, in an order independent of the file's: a file
+    sorted by topic would otherwise have one topic in the first few."""
 
 
 def split_prompts(texts: Sequence[str], held_out_fraction: float) -> PromptSplit:
-    """Split prompts into those that train and those that measure.
+    """Split prompts into those to train on and those to compute metrics on.
 
     Args:
         texts: All training prompts.
-        held_out_fraction: Share that is held out, in (0, 1).
+        held_out_fraction: Share to hold out, in (0, 1).
     """
     held = [is_held_out(text, held_out_fraction) for text in texts]
     ids = range(len(texts))
@@ -36,43 +36,43 @@ def split_prompts(texts: Sequence[str], held_out_fraction: float) -> PromptSplit
     )
 
 
-def check_prompts(
+def check_split(
     texts: Sequence[str], *, held_out_fraction: float, prompts_per_update: int, world_size: int
 ) -> None:
-    """Refuse prompts that are too few for a rollout, or for measuring.
+    """Raise an error if there are too few prompts for a rollout or for held-out metrics.
 
     Args:
         texts: All training prompts.
-        held_out_fraction: Share that is held out.
-        prompts_per_update: Prompts of a rollout.
-        world_size: Training processes; each measures at least two held-out prompts.
+        held_out_fraction: Share to hold out.
+        prompts_per_update: Prompts per rollout.
+        world_size: Training processes; each needs at least two held-out prompts.
 
     Raises:
-        ConfigError: With the numbers and the settings to change.
+        ConfigError: If so. Names the numbers and the settings to change.
     """
     split = split_prompts(texts, held_out_fraction)
     if len(split.training) < prompts_per_update:
         raise ConfigError(
             f"training.rollout.prompts_per_update={prompts_per_update} is more than the "
             f"{len(split.training)} training prompts that are not held out",
-            repair="lower it, or add prompts to the file in prompts.train",
+            repair="lower it, or add prompts to prompts.train",
         )
     if len(split.held_out) < 2 * world_size:
         raise ConfigError(
             f"discriminator.held_out_fraction={held_out_fraction} leaves {len(split.held_out)} of "
-            f"{len(texts)} training prompts to measure on; "
+            f"{len(texts)} training prompts for metrics; "
             f"{world_size} processes need {2 * world_size}",
-            repair="raise it, or add prompts to the file in prompts.train",
+            repair="raise it, or add prompts to prompts.train",
         )
 
 
 def is_held_out(prompt: str, fraction: float) -> bool:
-    """Tell whether a training prompt's reference images only measure the discriminator.
+    """Return whether a training prompt's reference images never train the discriminator.
 
-    The answer depends on the prompt alone, so it survives other prompt files and orders.
+    The result depends on the prompt alone, so it is the same in other files and other orders.
 
     Args:
         prompt: Its text.
-        fraction: Share of prompts that are held out, in (0, 1).
+        fraction: Share of prompts to hold out, in (0, 1).
     """
     return seed_for("held out", prompt) < fraction * 2**63

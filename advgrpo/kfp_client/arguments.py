@@ -6,7 +6,7 @@ from advgrpo.config import locations, portable_preset, resolve
 from advgrpo.errors import ConfigError
 from advgrpo.kfp_client.runs import Arguments
 from advgrpo.storage import scheme
-from advgrpo.tasks.preflight import check_processes, check_prompt_files, check_reachable
+from advgrpo.tasks.preflight import check_processes, check_prompts, check_reachable
 
 _MAX_PRESET_CHARACTERS = 64 * 1024
 
@@ -46,7 +46,7 @@ def run_arguments(
     check_processes(config, processes)
     # Those on S3 are read by the run's first task, which has the keys.
     if {scheme(config.prompts.train), scheme(config.prompts.test)} == {"package"}:
-        check_prompt_files(config, processes)
+        check_prompts(config, processes)
     return {
         "workspace": workspace,
         "preset": text,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from advgrpo.cluster.doctor import Check, examine
 from advgrpo.errors import AdvGrpoError, ConfigError
 from advgrpo.kfp_client import Access, KfpRefusedError, KfpServer, endpoint_of
-from advgrpo.runtime.task_context import TRACKING_URI
 from advgrpo.storage import check_writable
+from advgrpo.tracking.address import TRACKING_URI
 
 _NOT_FROM_HERE = "helm test looks at it from inside the cluster"
 

@@ -15,9 +15,7 @@ from advgrpo.runtime.nodes import nodes
 from advgrpo.storage import cache_folder
 from advgrpo.telemetry.logging import bind
 from advgrpo.tracking import TaskRun, task_run
-
-TRACKING_URI = "MLFLOW_TRACKING_URI"
-"""Environment variable that names the MLflow server; without it nothing is sent."""
+from advgrpo.tracking.address import TRACKING_URI
 
 FAILURE_TAG = "advgrpo.failure"
 """Tag of a task's MLflow run: why it failed last."""

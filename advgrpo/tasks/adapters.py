@@ -1,15 +1,14 @@
 """Adapters as the command line names them."""
 
 import hashlib
-import os
 import re
 from pathlib import Path
 
 from advgrpo.config import Weights
 from advgrpo.errors import ConfigError
 from advgrpo.models.policies.saved_adapter import adapter_folder
-from advgrpo.runtime.task_context import TRACKING_URI
 from advgrpo.storage import cache_folder, scheme
+from advgrpo.tracking.address import require_tracking_uri
 
 _HUB = re.compile(r"hub://(?P<name>[^/@]+/[^/@]+)(?:/(?P<subfolder>[^@]+))?(?:@(?P<commit>.+))?")
 
@@ -61,25 +60,10 @@ def named_adapter(text: str) -> Path:
     """
     if not text.startswith("models:/"):
         return adapter_folder(adapter_place(text))
-    tracking_uri = tracking_uri_for(text)
+    tracking_uri = require_tracking_uri(f"{text} is a registered model")
     # MLflow takes seconds to load.
     from advgrpo.registry.versions import registered_adapter  # noqa: PLC0415
 
     key = hashlib.sha256(f"{tracking_uri} {text}".encode()).hexdigest()
     target = cache_folder() / "registered" / key
     return registered_adapter(text, target, tracking_uri=tracking_uri)
-
-
-def tracking_uri_for(model: str) -> str:
-    """Name the MLflow server that a registered adapter lies in.
-
-    Raises:
-        ConfigError: If none is named.
-    """
-    tracking_uri = os.environ.get(TRACKING_URI)
-    if not tracking_uri:
-        raise ConfigError(
-            f"{model} lies in an MLflow server, but none is named",
-            repair=f"set {TRACKING_URI} to its address",
-        )
-    return tracking_uri

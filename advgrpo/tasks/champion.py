@@ -12,8 +12,8 @@ from advgrpo.errors import PromotionError, TrackingError
 from advgrpo.evaluation.batches import Champion
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
 from advgrpo.models.policies.sd3 import Sd3Policy
-from advgrpo.runtime.task_context import TRACKING_URI
 from advgrpo.storage import commit_of, file_sha256, join, local_folder, upload_folder
+from advgrpo.tracking.address import TRACKING_URI
 
 if TYPE_CHECKING:
     from advgrpo.registry.versions import Champion as RegisteredChampion

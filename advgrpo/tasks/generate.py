@@ -31,11 +31,12 @@ from advgrpo.storage import (
     scheme,
     write_bytes,
 )
-from advgrpo.tasks.adapters import named_adapter, tracking_uri_for
+from advgrpo.tasks.adapters import named_adapter
 from advgrpo.tasks.embeddings import UNGUIDED, encoded
 from advgrpo.tasks.generation_plan import GenerationPlan, batches_left, count_images
 from advgrpo.tasks.generation_sheets import check_sheets, write_sheets
 from advgrpo.telemetry.progress import Progress
+from advgrpo.tracking.address import require_tracking_uri
 
 TASK = "generate"
 
@@ -172,7 +173,7 @@ def registered_run(model: str) -> tuple[RunConfig, str]:
         ConfigError: If no MLflow server is named.
         TrackingError: If there is no such version, or its files are not those that were registered.
     """
-    tracking_uri = tracking_uri_for(model)
+    tracking_uri = require_tracking_uri(f"{model} is a registered model")
     # MLflow takes seconds to load.
     from advgrpo.registry.evidence import read_settings  # noqa: PLC0415
     from advgrpo.registry.versions import (  # noqa: PLC0415

@@ -1,20 +1,27 @@
-"""What a run would fail on later, found out before anything is made."""
+"""Checks of a run's settings and surroundings, before anything is created."""
+
+from collections.abc import Iterable
+from pathlib import Path
 
 from advgrpo.cluster.job_request import shape_of
 from advgrpo.cluster.settings import cluster_settings
-from advgrpo.config import RunConfig, locations, pretrained_weights
+from advgrpo.config import RunConfig, locations, pretrained_weights, resolve
 from advgrpo.config.reward import OcrReward
-from advgrpo.data.prompts import check_disjoint, quoted_texts, read_prompts
-from advgrpo.data.splits import check_prompts
+from advgrpo.data.prompts import Prompts, quoted_texts, read_run_prompts
+from advgrpo.data.splits import check_split
 from advgrpo.errors import ConfigError, StorageNotFoundError
 from advgrpo.storage import check_writable, exists, list_files, pinned, scheme
+from advgrpo.tracking.address import require_tracking_uri
+
+REGISTRY_NEEDED = "the task register creates a model version in its registry"
+"""Why a pipeline run needs an MLflow server."""
 
 
 def check_processes(config: RunConfig, processes: int) -> None:
-    """Refuse a number of training processes that cannot share an update or fill their nodes.
+    """Raise an error if training processes cannot share an update evenly or fill their nodes.
 
     Raises:
-        ConfigError: If so; names numbers that work.
+        ConfigError: If so. Names numbers that work.
     """
     config.check_ranks(processes)
     cluster = cluster_settings()
@@ -22,84 +29,113 @@ def check_processes(config: RunConfig, processes: int) -> None:
         shape_of(processes, cluster)
 
 
-def check_prompt_files(config: RunConfig, processes: int) -> None:
-    """Read both prompt files, and see that there are enough prompts for a run.
+def check_prompts(config: RunConfig, processes: int) -> Prompts:
+    """Read both prompt files and check that there are enough prompts for a run.
+
+    Returns:
+        The prompts.
 
     Raises:
-        ConfigError: If there are too few, or a term of the reward cannot measure some.
-        PromptFileError: If a file cannot be used.
+        ConfigError: If there are too few, or a reward term cannot score some of them.
+        PromptFileError: If a file cannot be used or has another hash than the settings give.
+        StorageError: If a file cannot be fetched.
     """
-    train, test = read_prompts(config.prompts.train), read_prompts(config.prompts.test)
-    check_disjoint(train, test)
-    check_prompts(
+    prompts = read_run_prompts(config.prompts)
+    train = prompts.train
+    check_split(
         train.texts,
         held_out_fraction=config.discriminator.held_out_fraction,
         prompts_per_update=config.training.rollout.prompts_per_update,
         world_size=processes,
     )
     for setting, term in config.training.reward.scorers.items():
-        bare = [text for text in train.texts if not quoted_texts(text)]
-        if isinstance(term, OcrReward) and bare:
+        unquoted = [text for text in train.texts if not quoted_texts(text)]
+        if isinstance(term, OcrReward) and unquoted:
             raise ConfigError(
-                f"{setting} (ocr) cannot reward {len(bare)} of the {len(train)} prompts of "
-                f"{config.prompts.train}, which quote no text, for instance {bare[0]!r}",
-                repair="put what is to be written into quotation marks, as in: a sign that says "
-                '"open", or take those prompts out',
+                f"{setting} (ocr) cannot score {len(unquoted)} of the {len(train)} prompts in "
+                f"{config.prompts.train}: they quote no text, for instance {unquoted[0]!r}",
+                repair="put the text to write into quotation marks, as in: a sign that says "
+                '"open", or remove these prompts from prompts.train',
             )
+    return prompts
+
+
+def check_local_run(preset: str, overrides: Iterable[str], processes: int) -> None:
+    """Check the settings, prompts and MLflow server of a pipeline run on this machine.
+
+    Raises:
+        ConfigError: If a setting is wrong, or `MLFLOW_TRACKING_URI` is not set.
+        PromptFileError: If a prompt file cannot be used.
+        StorageError: If a prompt file cannot be fetched.
+    """
+    config = resolve(preset, overrides)
+    check_processes(config, processes)
+    check_prompts(config, processes)
+    require_tracking_uri(REGISTRY_NEEDED)
+
+
+def prompts_are_local(config: RunConfig) -> bool:
+    """Return whether this machine can read both prompt files without credentials."""
+    return all(
+        scheme(location) == "package" or (not scheme(location) and Path(location).is_file())
+        for location in (config.prompts.train, config.prompts.test)
+    )
 
 
 def check_cluster(config: RunConfig, workspace: str) -> None:
-    """On a cluster, see that jobs can be started and reach what they need; else do nothing.
+    """On a cluster, check that jobs can be started and reach all locations; else do nothing.
 
     Raises:
-        ConfigError: If a cluster's pods cannot reach a location.
+        ConfigError: If pods cannot reach a location.
         ClusterUnavailableError: If the API server does not answer.
-        ClusterError: If jobs could not be started.
+        ClusterError: If jobs cannot be started.
     """
     cluster = cluster_settings()
     if cluster is None:
         return
-    # The package `kubernetes` takes a second to load, and a laptop does without it.
+    # Loads the package `kubernetes`, which takes a second and is not needed on a laptop.
     from advgrpo.cluster.doctor import require_ready  # noqa: PLC0415
 
     check_reachable(config, workspace)
     require_ready(cluster)
 
 
-def check_places(config: RunConfig, workspace: str) -> None:
-    """See that results can be kept, and that what settings name in an object store is there.
+def check_locations(config: RunConfig, workspace: str) -> None:
+    """Check that the workspace is writable and that objects named in settings exist.
 
     Raises:
         ConfigError: If weights are not pinned.
-        StorageError: If the workspace cannot be written, or something is missing.
+        StorageError: If the workspace cannot be written, or an object does not exist.
     """
     check_writable(workspace)
     for weights in pretrained_weights(config).values():
         if scheme(weights.location) == "hub":
             pinned(weights)
     for key, location in locations(config).items():
+        # A location is one object or a prefix of several.
         if scheme(location) == "s3" and not (exists(location) or list_files(location)):
             raise StorageNotFoundError(
-                f"{key}={location}: there is nothing", repair="check the location"
+                f"{key}={location}: does not exist",
+                repair=f"upload it, or set {key} to the location of what was uploaded",
             )
 
 
 def check_reachable(config: RunConfig, workspace: str) -> None:
-    """Refuse locations that mean nothing in a cluster's pods.
+    """Raise an error if a cluster's pods cannot reach a location.
 
-    An absolute path may be one of the image's.
+    An absolute path is accepted: it may be part of the image.
 
     Raises:
-        ConfigError: If the workspace is not on S3, or a relative path is named.
+        ConfigError: If the workspace is not on S3, or a setting is a relative path.
     """
     if scheme(workspace) != "s3":
         raise ConfigError(
             f"workspace={workspace!r} cannot be reached from the pods of a cluster",
-            repair="use an s3:// location",
+            repair="set workspace to an s3://bucket/folder location",
         )
     for key, location in locations(config).items():
         if not scheme(location) and not location.startswith("/"):
             raise ConfigError(
-                f"{key}={location} is a path that the pods of a cluster do not have",
-                repair="upload it and give its s3:// location",
+                f"{key}={location} is a local path, which the pods of a cluster do not have",
+                repair=f"upload it and set {key} to its s3:// location",
             )

@@ -2,17 +2,17 @@
 
 import json
 import logging
-import os
 
 from advgrpo.config import RunConfig
 from advgrpo.config.tasks import digest, parse_json
-from advgrpo.errors import ConfigError
 from advgrpo.evaluation.gates import check_gates
 from advgrpo.evaluation.records import read_evaluated_prompts, read_report
 from advgrpo.runtime.pipeline_tasks import REGISTER
 from advgrpo.runtime.results import LINEAGE_FILE, read_metrics, read_training
-from advgrpo.runtime.task_context import TRACKING_URI, tracked_task
+from advgrpo.runtime.task_context import tracked_task
 from advgrpo.storage import local_folder
+from advgrpo.tasks.preflight import REGISTRY_NEEDED
+from advgrpo.tracking.address import require_tracking_uri
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,7 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
         TrackingError: If MLflow is not available or refuses.
         WeightsError: If the adapter is not whole.
     """
-    tracking_uri = os.environ.get(TRACKING_URI)
-    if not tracking_uri:
-        raise ConfigError(
-            "there is no MLflow server to register the adapter with",
-            repair=f"set {TRACKING_URI} to its address",
-        )
+    tracking_uri = require_tracking_uri(REGISTRY_NEEDED)
     # MLflow takes seconds to load.
     from advgrpo.registry.evidence import Evidence  # noqa: PLC0415
     from advgrpo.registry.registration import register_adapter  # noqa: PLC0415

@@ -1,6 +1,5 @@
-"""Validate a run's settings, hand each task its share, and open the MLflow run."""
+"""The task resolve-config: validated settings for each task, and the MLflow run."""
 
-import os
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -14,14 +13,15 @@ from advgrpo.config.tasks import (
 from advgrpo.runtime.failures import failures_noted
 from advgrpo.runtime.heartbeat import write_run_info
 from advgrpo.runtime.pipeline_tasks import RESOLVE_CONFIG
-from advgrpo.runtime.task_context import TRACKING_URI
 from advgrpo.tasks.preflight import (
+    REGISTRY_NEEDED,
     check_cluster,
-    check_places,
+    check_locations,
     check_processes,
-    check_prompt_files,
+    check_prompts,
 )
 from advgrpo.telemetry.logging import bind
+from advgrpo.tracking.address import require_tracking_uri
 
 EXPERIMENT = "advgrpo"
 
@@ -33,29 +33,31 @@ class ResolvedRun(NamedTuple):
     pretraining: str
     training: str
     run: str
-    """All of them, for evaluation and registration."""
+    """All settings, for evaluation and registration."""
 
     parent_run_id: str
-    """MLflow run that the tasks' runs are nested in; empty without an MLflow server."""
+    """MLflow run that the tasks' runs are nested in."""
 
 
 def resolve_config(
     preset: str, overrides: Iterable[str], *, processes: int, run_key: str, workspace: str
 ) -> ResolvedRun:
-    """Resolve a run's settings, and find out what it would fail on, before anything is made.
+    """Resolve a run's settings and check what it needs, before anything is created.
+
+    The prompt files are pinned: the settings that the tasks get hold the files' hashes.
 
     Args:
         preset: Name of a shipped preset, path of a YAML file, or the text of one.
         overrides: Texts such as `training.updates=10`.
         processes: Training processes, which must be able to share an update.
-        run_key: If an MLflow run was opened with this key, it is taken up again; empty opens one.
-        workspace: Where the run's results will be kept.
+        run_key: Key of the MLflow run. A run that was opened with it is resumed; empty opens one.
+        workspace: Where the run's results are stored.
 
     Raises:
-        ConfigError: If a setting is wrong, or the prompts are too few for it.
+        ConfigError: If a setting is wrong, there are too few prompts, or `MLFLOW_TRACKING_URI` is
+            not set.
         PromptFileError: If a prompt file cannot be used.
-        StorageError: If the workspace cannot be written, or something that a setting names is
-            missing.
+        StorageError: If the workspace cannot be written, or a location does not exist.
         ClusterError: If the cluster lacks what the run's jobs need.
         TrackingError: If MLflow is not available.
     """
@@ -63,10 +65,12 @@ def resolve_config(
         config = resolve(preset, overrides)
         check_processes(config, processes)
         check_cluster(config, workspace)
-        check_places(config, workspace)
-        check_prompt_files(config, processes)
-        parent_run_id = _open_run(config, preset, run_key, workspace)
-        bind(run=parent_run_id or None)
+        check_locations(config, workspace)
+        config = check_prompts(config, processes).resolve(config)
+        # Registration is the last task: without a server, hours of training would end in an error.
+        tracking_uri = require_tracking_uri(REGISTRY_NEEDED)
+        parent_run_id = _open_run(config, preset, run_key, workspace, tracking_uri)
+        bind(run=parent_run_id)
         write_run_info(
             workspace,
             parent_run_id,
@@ -85,10 +89,9 @@ def resolve_config(
         )
 
 
-def _open_run(config: RunConfig, preset: str, run_key: str, workspace: str) -> str:
-    tracking_uri = os.environ.get(TRACKING_URI)
-    if not tracking_uri:
-        return ""
+def _open_run(
+    config: RunConfig, preset: str, run_key: str, workspace: str, tracking_uri: str
+) -> str:
     # MLflow takes seconds to load.
     from advgrpo.tracking.run_lookup import WORKSPACE_TAG  # noqa: PLC0415
     from advgrpo.tracking.runs import open_parent_run  # noqa: PLC0415

@@ -5,7 +5,29 @@ from urllib.parse import urlsplit
 
 from advgrpo.errors import ConfigError
 
+TRACKING_URI = "MLFLOW_TRACKING_URI"
+"""Environment variable with the address of the MLflow server; without it, nothing is sent."""
+
 _INSECURE = "MLFLOW_TRACKING_INSECURE_TLS"
+
+
+def require_tracking_uri(purpose: str) -> str:
+    """Return the address of the MLflow server.
+
+    Args:
+        purpose: Why one is needed, for the error: a clause.
+
+    Raises:
+        ConfigError: If `MLFLOW_TRACKING_URI` is not set.
+    """
+    tracking_uri = os.environ.get(TRACKING_URI)
+    if not tracking_uri:
+        raise ConfigError(
+            f"{TRACKING_URI} is not set: {purpose}",
+            repair=f"set {TRACKING_URI} to the address of an MLflow server, for instance "
+            "http://localhost:5000",
+        )
+    return tracking_uri
 
 
 def check_address(tracking_uri: str) -> None:

@@ -1,9 +1,11 @@
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from advgrpo.config import PromptsConfig
+from advgrpo.config import PromptsConfig, resolve
 from advgrpo.data.prompts import check_disjoint, language_of, read_prompts, read_run_prompts
 from advgrpo.errors import PromptFileError
 from advgrpo.records import PromptSet
@@ -46,7 +48,7 @@ def test_characters_that_only_look_like_line_ends_stay_in_the_prompt(file: Path)
 @pytest.mark.parametrize("content", [b"", b"\n\n", b" \t\r\n", b"\xef\xbb\xbf"])
 def test_a_file_without_prompts_is_refused(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    with pytest.raises(PromptFileError, match=r"prompts\.txt holds no prompt"):
+    with pytest.raises(PromptFileError, match=r"prompts\.txt is empty"):
         read_prompts(file)
 
 
@@ -84,7 +86,7 @@ def test_utf16_is_refused(file: Path) -> None:
 
 
 def test_a_missing_file_is_named(file: Path) -> None:
-    with pytest.raises(PromptFileError, match=r"there is no prompt file .*prompts\.txt"):
+    with pytest.raises(PromptFileError, match=r"prompts\.txt does not exist"):
         read_prompts(file)
 
 
@@ -99,10 +101,10 @@ def test_a_file_with_another_hash_is_refused_with_both(file: Path) -> None:
     file.write_bytes(b"a red circle\n")
     found, wanted = hashlib.sha256(b"a red circle\n").hexdigest(), "ab" * 32
 
-    with pytest.raises(PromptFileError, match=f"{found}, not {wanted}") as refusal:
-        read_prompts(file, sha256=wanted)
+    with pytest.raises(PromptFileError, match=f"test_sha256={wanted}: .* {found}") as refusal:
+        read_prompts(file, setting="prompts.test", sha256=wanted)
 
-    assert "prompts.test_sha256" in refusal.value.repair
+    assert f"prompts.test_sha256={found}" in refusal.value.repair
 
 
 def test_the_settings_hashes_are_checked(file: Path) -> None:
@@ -111,8 +113,28 @@ def test_the_settings_hashes_are_checked(file: Path) -> None:
     other.write_text("a blue square")
     config = PromptsConfig(train=str(file), test=str(other), test_sha256="ab" * 32)
 
-    with pytest.raises(PromptFileError, match=r"other\.txt is not the one"):
+    with pytest.raises(PromptFileError, match=r"^prompts\.test_sha256=abab.*other\.txt"):
         read_run_prompts(config)
+
+
+def test_resolved_settings_pin_both_files(file: Path) -> None:
+    other = file.with_name("other.txt")
+    file.write_text("a red circle")
+    other.write_text("a blue square")
+    config = resolve("pocket", [f"prompts.train={file}", f"prompts.test={other}"])
+
+    pinned = read_run_prompts(config.prompts).resolve(config).prompts
+
+    assert pinned.train_sha256 == hashlib.sha256(b"a red circle").hexdigest()
+    assert pinned.test_sha256 == hashlib.sha256(b"a blue square").hexdigest()
+    file.write_text("a red square")
+    with pytest.raises(PromptFileError, match=r"prompts\.train_sha256"):
+        read_run_prompts(pinned)
+
+
+def test_reading_prompts_loads_no_torch() -> None:
+    code = "import sys, advgrpo.data.prompts; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_prompts_to_train_on_are_not_measured_on() -> None:

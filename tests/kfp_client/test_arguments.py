@@ -79,7 +79,7 @@ def test_a_wrong_setting_is_refused_here() -> None:
 
 
 def test_a_relative_path_is_refused_with_the_key() -> None:
-    with pytest.raises(ConfigError, match=r"prompts\.train=prompts\.txt is a path"):
+    with pytest.raises(ConfigError, match=r"prompts\.train=prompts\.txt is a local path"):
         _arguments("pocket", "prompts.train=prompts.txt")
 
 
@@ -91,8 +91,15 @@ def test_an_absolute_path_may_be_one_of_the_image() -> None:
 
 def test_prompts_that_ship_are_read_here() -> None:
     shared = "prompts.test=package://advgrpo.pocket/prompts/train.txt"
-    with pytest.raises(PromptFileError, match="test prompts"):
+    with pytest.raises(PromptFileError, match=r"prompts\.test"):
         _arguments("pocket", shared)
+
+
+def test_a_wrong_hash_of_prompts_that_ship_is_refused_here() -> None:
+    wrong = f"prompts.train_sha256={'ab' * 32}"
+    with pytest.raises(PromptFileError, match=wrong) as refusal:
+        _arguments("pocket", wrong)
+    assert "set prompts.train_sha256=" in refusal.value.repair
 
 
 def test_nodes_that_would_be_half_empty_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

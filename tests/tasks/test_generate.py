@@ -289,5 +289,5 @@ def test_an_adapter_is_named_in_full(
 
 
 def test_a_registered_adapter_needs_a_server(tiny: TinyModels, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="none is named"):
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set"):
         _generate(tiny, tmp_path, adapter="models:/advgrpo@candidate")

@@ -7,6 +7,7 @@ import pytest
 
 from advgrpo.config import RunConfig, resolve
 from advgrpo.config.tasks import TrainingSettings, parse_json
+from advgrpo.data.prompts import read_run_prompts
 from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.errors import (
     ClusterError,
@@ -51,11 +52,34 @@ def resolve_config(
     return task(preset, overrides, processes=processes, run_key=run_key, workspace=workspace)
 
 
+def resolved(overrides: list[str]) -> RunConfig:
+    """Return settings as the tasks get them."""
+    config = resolve("pocket", overrides)
+    return read_run_prompts(config.prompts).resolve(config)
+
+
+@pytest.mark.usefixtures("stores")
 def test_each_task_gets_its_share() -> None:
     run = resolve_config("pocket", ["training.updates=7"], processes=1, run_key="")
-    assert parse_json(TrainingSettings, run.training, where="x").training.updates == 7
-    assert parse_json(RunConfig, run.run, where="x") == resolve("pocket", ["training.updates=7"])
-    assert run.parent_run_id == ""
+    config = resolved(["training.updates=7"])
+    assert parse_json(TrainingSettings, run.training, where="x") == TrainingSettings.of(config)
+    assert parse_json(RunConfig, run.run, where="x") == config
+    assert config.prompts.train_sha256
+    assert run.parent_run_id
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_wrong_hash_of_prompts_is_refused_with_its_setting(split: str) -> None:
+    wrong = f"prompts.{split}_sha256={'ab' * 32}"
+    with pytest.raises(PromptFileError, match=wrong) as refusal:
+        resolve_config("pocket", [wrong])
+    assert f"set prompts.{split}_sha256=" in refusal.value.repair
+
+
+def test_a_run_that_could_not_be_registered_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="MLFLOW_TRACKING_URI is not set") as refusal:
+        resolve_config("pocket", [], workspace=str(tmp_path / "workspace"))
+    assert "set MLFLOW_TRACKING_URI" in refusal.value.repair
 
 
 def test_processes_that_cannot_share_an_update_are_refused() -> None:
@@ -98,12 +122,11 @@ def test_it_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.usefixtures("stores")
 def test_a_preset_may_be_given_as_its_text() -> None:
     text = resolve("pocket", ["training.updates=7"]).to_yaml()
     run = resolve_config(text, ["seed=3"])
-    assert parse_json(RunConfig, run.run, where="x") == resolve(
-        "pocket", ["training.updates=7", "seed=3"]
-    )
+    assert parse_json(RunConfig, run.run, where="x") == resolved(["training.updates=7", "seed=3"])
 
 
 def test_a_workspace_that_cannot_be_written_is_refused_before_anything_is_made(
@@ -114,9 +137,10 @@ def test_a_workspace_that_cannot_be_written_is_refused_before_anything_is_made(
         resolve_config("pocket", [], workspace=str(tmp_path / "file" / "workspace"))
 
 
+@pytest.mark.usefixtures("stores")
 def test_trying_the_workspace_leaves_nothing_there(tmp_path: Path) -> None:
     resolve_config("pocket", [], workspace=str(tmp_path / "workspace"))
-    # Beside the task's own signs of life.
+    # Apart from the run's own record.
     assert [path.name for path in (tmp_path / "workspace").iterdir()] == ["runs"]
 
 
@@ -145,7 +169,7 @@ def test_a_ready_cluster_is_no_obstacle(
     ("overrides", "processes", "workspace", "said"),
     [
         ([], 2, "workspace", "workspace='workspace' cannot be reached"),
-        (["prompts.train=prompts.txt"], 2, WORKSPACE, "prompts.train=prompts.txt is a path"),
+        (["prompts.train=prompts.txt"], 2, WORKSPACE, "prompts.train=prompts.txt is a local path"),
         (
             ["training.rollout.microbatch_size=1", "discriminator.optimizer.batch_size=96",
              "training.rollout.prompts_per_update=6"],
