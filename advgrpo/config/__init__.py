@@ -17,7 +17,6 @@ from advgrpo.config.promotion import Gate, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.resolution import resolve
 from advgrpo.config.run import RunConfig
-from advgrpo.config.scorers import PickScoreConfig
 from advgrpo.config.training import TrainingConfig
 
 __all__ = [
@@ -30,7 +29,6 @@ __all__ = [
     "Gate",
     "Independence",
     "Location",
-    "PickScoreConfig",
     "PickScoreDiscriminatorConfig",
     "PromotionConfig",
     "PromptConditioningConfig",

@@ -42,6 +42,7 @@ _PLAIN = {
     float: "number",
     bool: "true or false",
     type(None): "none",
+    dict: "mapping",
 }
 
 
@@ -122,7 +123,7 @@ def _annotation_name(annotation: Any, titles: dict[type[Section], str]) -> str: 
         anchor = re.sub(r"[^a-z0-9_ -]", "", titles[annotation].lower()).replace(" ", "-")
         kind = annotation.model_fields.get("type")
         return f"[{kind.default if kind else 'section'}](#{anchor})"
-    return _PLAIN[annotation]
+    return _PLAIN[origin or annotation]
 
 
 def _default(field: FieldInfo) -> str:

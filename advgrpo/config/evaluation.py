@@ -1,11 +1,12 @@
-"""What is measured of a trained adapter, and on what."""
+"""Evaluation of a trained adapter: prompts, images, metrics and the report."""
 
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
 from advgrpo.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Weights
-from advgrpo.config.scorers import FrozenWeights, Scorer, metrics_of
+from advgrpo.config.scorers import ScorerConfig
+from advgrpo.config.scorers.base import FrozenWeights
 
 
 class DistanceConfig(Section):
@@ -43,14 +44,14 @@ class EvaluationConfig(Section):
 
     distance: DistanceConfig
     cmmd: CmmdConfig | None = None
-    """A second distance, which assumes nothing about the sets' shapes; none leaves it out."""
+    """A second distance, without assumptions on the shape of the distributions; none omits it."""
 
-    scorers: tuple[Scorer, ...] = ()
-    """Frozen measures, at most one of each type. The report sets apart those that the run's reward
+    scorers: tuple[ScorerConfig, ...] = ()
+    """Frozen scorers, at most one of each type. The report separates those that the run's reward
     was trained on."""
 
     alignment: str
-    """Which measure stands for prompt alignment in the summary, as `scorer.measure`."""
+    """Metric of prompt alignment in the summary, as `scorer.metric`."""
 
     bootstrap_samples: PositiveInt = 1000
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -58,29 +59,29 @@ class EvaluationConfig(Section):
     """Prompts shown in the report's image grids."""
 
     price_per_hour: NonNegativeFloat | None = None
-    """Price of an hour of one GPU, or of one process where there is none; with it, the report tells
-    what the run cost."""
+    """Price of an hour of one GPU, or of one process on a machine without any; with it, the report
+    includes the cost of the run."""
 
     currency: Annotated[str, Field(min_length=1)] = "USD"
     """Currency of the price."""
 
     @model_validator(mode="after")
-    def _scorers_can_be_told_apart(self) -> Self:
-        types = [scorer.type for scorer in self.scorers]
-        if twice := sorted({name for name in types if types.count(name) > 1}):
+    def _names_of_scorers_are_unique(self) -> Self:
+        names = [scorer.metric_prefix for scorer in self.scorers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
-                f"evaluation.scorers has {twice[0]} more than once: measures are named by the type "
-                "of their scorer, so keep one"
+                f"evaluation.scorers has {twice[0]} more than once: the names of its metrics would "
+                "be equal, so remove one"
             )
         return self
 
     @model_validator(mode="after")
     def _alignment_is_a_metric_of_its_scorer(self) -> Self:
         for scorer in self.scorers:
-            known = metrics_of(scorer)
-            if self.alignment.partition(".")[0] == scorer.type and self.alignment not in known:
+            name, known = scorer.metric_prefix, scorer.metric_names
+            if self.alignment.partition(".")[0] == name and self.alignment not in known:
                 raise ValueError(
-                    f"evaluation.alignment={self.alignment!r} is no measure of {scorer.type}: use "
+                    f"evaluation.alignment={self.alignment!r} is not a metric of {name}: use "
                     f"{' or '.join(known)}"
                 )
         return self

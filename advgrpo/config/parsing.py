@@ -71,9 +71,13 @@ def _path(location: Iterable[str | int], settings: Mapping[str, Any]) -> str:
     """Write the place of a problem as the keys that lead there, without the types of unions."""
     parts: list[str] = []
     here: Any = settings
+    entered = True
     for part in location:
-        if isinstance(here, Mapping) and part not in here and here.get("type") == part:
+        # Pydantic puts the type of a union's member first; a key may have the same name.
+        if entered and isinstance(here, Mapping) and here.get("type") == part:
+            entered = False
             continue
+        entered = True
         parts.append(str(part))
         if isinstance(here, Mapping):
             here = here.get(part)

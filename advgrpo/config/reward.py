@@ -5,137 +5,96 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from advgrpo.config.base import PositiveFloat, Section
-from advgrpo.config.scorers import (
-    AestheticConfig,
-    ClipScoreConfig,
-    ExternalJudgeConfig,
-    HpsConfig,
-    OcrConfig,
-    PickScoreConfig,
-    PocketJudgeConfig,
-    ReferenceSimilarityConfig,
-    metrics_of,
-)
+from advgrpo.config.scorers import ScorerConfig
 
 
-class DiscriminatorReward(Section):
+class DiscriminatorTerm(Section):
     """The discriminator being trained."""
 
     type: Literal["discriminator"] = "discriminator"
     weight: PositiveFloat = 1.0
 
-
-class PickScoreReward(PickScoreConfig):
-    """A frozen PickScore."""
-
-    weight: PositiveFloat = 1.0
-
-
-class ClipScoreReward(ClipScoreConfig):
-    """A frozen CLIP score."""
-
-    weight: PositiveFloat = 1.0
+    @property
+    def name(self) -> str:
+        """Name of the term in logged metrics."""
+        return self.type
 
 
-class HpsReward(HpsConfig):
-    """A frozen HPS v2.1."""
+class ScorerTerm(Section):
+    """A metric of a frozen scorer."""
 
-    weight: PositiveFloat = 1.0
+    type: Literal["scorer"] = "scorer"
+    scorer: ScorerConfig
+    """The scorer; [scorers.md](scorers.md) describes its metrics."""
 
-
-class AestheticReward(AestheticConfig):
-    """LAION's frozen aesthetic predictor."""
-
-    weight: PositiveFloat = 1.0
-
-
-class OcrReward(OcrConfig):
-    """Share of the text quoted in the prompt that can be read; every prompt must quote some."""
-
-    weight: PositiveFloat = 1.0
-
-
-class ReferenceSimilarityReward(ReferenceSimilarityConfig):
-    """Mean cosine of DINOv2 class tokens to the reference images of the prompt."""
-
-    weight: PositiveFloat = 1.0
-
-
-class ExternalJudgeReward(ExternalJudgeConfig):
-    """A verdict of a program that judges images."""
-
-    metric: str = "correct"
-    """Which of its `verdicts`."""
+    metric: str | None = None
+    """Which of the scorer's metrics, without the scorer's name; none if it has only one."""
 
     weight: PositiveFloat = 1.0
 
     @model_validator(mode="after")
-    def _measure_is_a_verdict(self) -> Self:
-        if self.metric not in self.verdicts:
+    def _metric_is_one_of_the_scorer(self) -> Self:
+        known = self.scorer.metrics_without_prefix
+        if self.metric is None and len(known) > 1:
             raise ValueError(
-                f"measure={self.metric!r} is none of the judge's verdicts "
-                f"({', '.join(self.verdicts)})"
+                f"{self.name} has several metrics: set `metric` to {' or '.join(known)}"
+            )
+        if self.metric is not None and self.metric not in known:
+            raise ValueError(
+                f"metric={self.metric!r} is not a metric of {self.name}: use {' or '.join(known)}"
             )
         return self
 
+    @property
+    def name(self) -> str:
+        """Name of the term in logged metrics."""
+        return self.scorer.metric_prefix
 
-class PocketJudgeReward(PocketJudgeConfig):
-    """The judge of the pocket world."""
+    @property
+    def metric_without_prefix(self) -> str:
+        """The rewarded metric, as a key of what the scorer returns."""
+        return self.metric or self.scorer.metrics_without_prefix[0]
 
-    metric: Literal["attribute_accuracy", "all_attributes"] = "attribute_accuracy"
-    """The share of right attributes, or whether all five are right."""
+    @property
+    def metric_name(self) -> str:
+        """The rewarded metric, as `scorer.metric`."""
+        return f"{self.name}.{self.metric_without_prefix}"
 
-    weight: PositiveFloat = 1.0
 
-
-ScorerReward = (
-    PickScoreReward
-    | ClipScoreReward
-    | HpsReward
-    | AestheticReward
-    | OcrReward
-    | ReferenceSimilarityReward
-    | ExternalJudgeReward
-    | PocketJudgeReward
-)
-"""A frozen measure that rewards."""
-
-RewardTerm = Annotated[DiscriminatorReward | ScorerReward, Field(discriminator="type")]
+RewardTerm = Annotated[DiscriminatorTerm | ScorerTerm, Field(discriminator="type")]
 
 
 class RewardConfig(Section):
     """The reward: a weighted sum of terms."""
 
-    terms: Annotated[tuple[RewardTerm, ...], Field(min_length=1)] = (DiscriminatorReward(),)
-    """At most one of each type. What rewards cannot be the evaluation's measure of alignment."""
+    terms: Annotated[tuple[RewardTerm, ...], Field(min_length=1)] = (DiscriminatorTerm(),)
+    """The discriminator and any scorers, each at most once. A scorer that rewards cannot be
+    `evaluation.alignment`."""
 
     standardize: bool = False
     """Divide each term, centred on its group, by its standard deviation over the rollout, so that
-    the weights compare like with like."""
+    weights do not depend on the scale of the terms."""
 
     @model_validator(mode="after")
-    def _terms_can_be_told_apart(self) -> Self:
-        types = [term.type for term in self.terms]
-        if twice := sorted({name for name in types if types.count(name) > 1}):
+    def _names_of_terms_are_unique(self) -> Self:
+        names = [term.name for term in self.terms]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
-                f"reward.terms has {twice[0]} more than once: terms are logged by their type, so "
-                "keep one"
+                f"reward.terms has {twice[0]} more than once: metrics of a term are logged by its "
+                "name, so remove one"
             )
         return self
 
     @property
-    def scorers(self) -> dict[str, ScorerReward]:
-        """The frozen measures among the terms, by the setting that asks for them."""
+    def scorer_terms(self) -> dict[str, ScorerTerm]:
+        """Terms with a frozen scorer, by their setting's key."""
         return {
             f"training.reward.terms.{position}": term
             for position, term in enumerate(self.terms)
-            if not isinstance(term, DiscriminatorReward)
+            if isinstance(term, ScorerTerm)
         }
 
-
-def rewarded_metric(term: ScorerReward) -> str:
-    """Name what a frozen measure rewards, as `scorer.measure`."""
-    if isinstance(term, ExternalJudgeReward | PocketJudgeReward):
-        return f"{term.type}.{term.metric}"
-    (metric,) = metrics_of(term)
-    return metric
+    @property
+    def scorers(self) -> dict[str, ScorerConfig]:
+        """Frozen scorers of the terms, by their setting's key."""
+        return {f"{setting}.scorer": term.scorer for setting, term in self.scorer_terms.items()}

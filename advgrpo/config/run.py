@@ -13,13 +13,9 @@ from advgrpo.config.independence import Independence, independence
 from advgrpo.config.policy import Sd3PolicyConfig
 from advgrpo.config.promotion import ALWAYS_MEASURED, STAND_INS, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
-from advgrpo.config.scorers import PocketJudgeConfig
 from advgrpo.config.training import TrainingConfig
 from advgrpo.config.unpaired import pairing_problems
 from advgrpo.errors import ConfigError
-
-POCKET_PIXELS = 32
-"""Side length of the pocket world's pictures."""
 
 
 class RunConfig(Section):
@@ -90,24 +86,25 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _pocket_judge_sees_pocket_pictures(self) -> Self:
+    def _scorers_can_read_the_resolution(self) -> Self:
         pixels = self.policy.resolution_pixels
-        metrics = {
+        scorers = {
             **{f"evaluation.scorers.{n}": s for n, s in enumerate(self.evaluation.scorers)},
             **self.training.reward.scorers,
         }
-        for setting, metric in metrics.items():
-            if isinstance(metric, PocketJudgeConfig) and pixels != POCKET_PIXELS:
+        for setting, scorer in scorers.items():
+            if scorer.only_resolution_pixels not in {None, pixels}:
                 raise ValueError(
-                    f"{setting} is pocket_judge, which reads pictures of {POCKET_PIXELS} pixels, "
-                    f"but policy.resolution_pixels={pixels}: leave it out"
+                    f"{setting} is {scorer.type}, which reads images of "
+                    f"{scorer.only_resolution_pixels} pixels, but "
+                    f"policy.resolution_pixels={pixels}: remove it"
                 )
         return self
 
     @model_validator(mode="after")
     def _alignment_is_measured(self) -> Self:
         scorer = self.evaluation.alignment.partition(".")[0]
-        known = [scorer.type for scorer in self.evaluation.scorers]
+        known = [scorer.metric_prefix for scorer in self.evaluation.scorers]
         if scorer not in known:
             raise ValueError(
                 f"evaluation.alignment={self.evaluation.alignment!r} names no scorer of "
@@ -117,11 +114,11 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _gates_can_be_judged(self) -> Self:
-        terms = (term.type for term in self.training.reward.terms)
+        terms = (term.name for term in self.training.reward.terms)
         rewarded = {"discriminator", *terms, *self.independence.trained_on}
-        known = {*ALWAYS_MEASURED, *(scorer.type for scorer in self.evaluation.scorers)}
+        known = {*ALWAYS_MEASURED, *(s.metric_prefix for s in self.evaluation.scorers)}
         for position, gate in enumerate(self.promotion.gates):
-            name = f"promotion.gates.{position}.measure={gate.metric!r}"
+            name = f"promotion.gates.{position}.metric={gate.metric!r}"
             is_alignment = gate.metric == "alignment"
             metric = self.evaluation.alignment if is_alignment else gate.metric
             family, dot, _ = metric.partition(".")

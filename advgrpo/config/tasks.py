@@ -16,7 +16,7 @@ from advgrpo.config.parsing import parse
 from advgrpo.config.policy import SamplingConfig, Sd3PolicyConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.run import RunConfig
-from advgrpo.config.scorers import Scorer
+from advgrpo.config.scorers import ScorerConfig
 from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import ConfigError
 from advgrpo.strict_json import parsed
@@ -79,7 +79,7 @@ class TrainingSettings(Section):
     distance: DistanceConfig
     """Distance that is watched on held-out training prompts."""
 
-    scorers: tuple[Scorer, ...]
+    scorers: tuple[ScorerConfig, ...]
     """Frozen measures that are watched on held-out training prompts."""
 
     alignment: str

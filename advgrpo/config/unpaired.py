@@ -4,7 +4,6 @@ from advgrpo.config.discriminator import DiscriminatorConfig, PickScoreDiscrimin
 from advgrpo.config.evaluation import EvaluationConfig
 from advgrpo.config.reference_images import ReferenceImagesConfig
 from advgrpo.config.reward import RewardConfig
-from advgrpo.config.scorers import ReferenceSimilarityConfig
 
 
 def pairing_problems(
@@ -39,9 +38,8 @@ def pairing_problems(
         **reward.scorers,
     }
     problems += [
-        f"{setting} (reference_similarity) compares with the reference images of a prompt: leave "
-        "it out"
+        f"{setting} ({scorer.type}) compares with the reference images of a prompt: remove it"
         for setting, scorer in comparing.items()
-        if isinstance(scorer, ReferenceSimilarityConfig)
+        if scorer.needs_reference_images
     ]
     return problems

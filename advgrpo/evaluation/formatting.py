@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from advgrpo.models.scorers.catalogue import facts_of
+from advgrpo.models.scorers.catalogue import find_facts
 from advgrpo.records import Interval
 
 MINUS = "\N{MINUS SIGN}"
@@ -16,7 +16,7 @@ def label(metric: str) -> str:
     """Name a measure for a reader; one without a name of its own is spelled out."""
     if metric == _REWARD:
         return "Discriminator"
-    facts = facts_of(metric)
+    facts = find_facts(metric)
     return facts.label if facts else _spelled(metric)[1].capitalize()
 
 
@@ -24,7 +24,7 @@ def note(metric: str) -> str:
     """Say in a few words what a measure is."""
     if metric == _REWARD:
         return "what it thinks of the images"
-    facts = facts_of(metric)
+    facts = find_facts(metric)
     return facts.note if facts else f"by the {_spelled(metric)[0]}"
 
 

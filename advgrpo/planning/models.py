@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from advgrpo.config import DinoDiscriminatorConfig, RunConfig, Weights
-from advgrpo.config.scorers import Scorer, weights_of
+from advgrpo.config.scorers import ScorerConfig
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.planning.architectures import (
     Autoencoder,
@@ -83,18 +83,22 @@ def _scorers(run: RunConfig | TrainingSettings) -> dict[str, int | None]:
     measured = run.evaluation if isinstance(run, RunConfig) else run
     distance = _read(measured.distance.weights, "", read_dino)
     found = {"distance": None if distance is None else distance.parameters}
-    found |= {f"scorer {scorer.type}": _scorer(scorer) for scorer in measured.scorers}
-    found |= {f"reward {term.type}": _scorer(term) for term in run.training.reward.scorers.values()}
+    found |= {f"scorer {scorer.metric_prefix}": _scorer(scorer) for scorer in measured.scorers}
+    rewarding = run.training.reward.scorers.values()
+    found |= {f"reward {scorer.metric_prefix}": _scorer(scorer) for scorer in rewarding}
     return found
 
 
-def _scorer(scorer: Scorer) -> int | None:
-    weights = weights_of(scorer)
-    if not weights:
-        # OCR and the pocket judge are small; an external judge has its own memory.
-        return 0
-    if scorer.type == "reference_similarity":
-        dino = _read(weights[0], "", read_dino)
-        return None if dino is None else dino.parameters
-    clip = _read(weights[0], "", Clip.read)
-    return None if clip is None else clip.parameters
+def _scorer(scorer: ScorerConfig) -> int | None:
+    match scorer.backbone:
+        case "dino":
+            dino = _read(scorer.all_weights[0], "", read_dino)
+            return None if dino is None else dino.parameters
+        case "clip":
+            clip = _read(scorer.all_weights[0], "", Clip.read)
+            return None if clip is None else clip.parameters
+        case "unknown":
+            return None
+        case None:
+            # OCR and the pocket judge are small; an external judge has its own memory.
+            return 0

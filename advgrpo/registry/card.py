@@ -78,7 +78,7 @@ def _of_each(images: int | None) -> str:
 
 def _training(settings: RunConfig, record: TrainingRecord) -> str:
     training, adapter = settings.training, settings.policy.adapter
-    terms = ", ".join(f"{term.type} (weight {term.weight:g})" for term in training.reward.terms)
+    terms = ", ".join(f"{term.name} (weight {term.weight:g})" for term in training.reward.terms)
     return (
         f"Adv-GRPO (arXiv:2511.20256): {_updates(training.updates, record)} updates of "
         f"{training.rollout.prompts_per_update} prompts x {training.rollout.group_size} images, "

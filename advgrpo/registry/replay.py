@@ -39,7 +39,7 @@ def repeat_prompts(
     images = torch.cat([batch.images.cpu() for batch in drawer.all_batches()])
     groups = images.split(config.evaluation.images_per_prompt)
     family, _, metric = config.evaluation.alignment.partition(".")
-    wanted = [scorer for scorer in config.evaluation.scorers if scorer.type == family]
+    wanted = [scorer for scorer in config.evaluation.scorers if scorer.metric_prefix == family]
     (scorer,) = build_scorers(wanted, where)
     differences = []
     for prompt, drawn in zip(sample, groups, strict=True):

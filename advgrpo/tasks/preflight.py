@@ -6,7 +6,6 @@ from pathlib import Path
 from advgrpo.cluster.job_request import shape_of
 from advgrpo.cluster.settings import cluster_settings
 from advgrpo.config import RunConfig, locations, pretrained_weights, resolve
-from advgrpo.config.reward import OcrReward
 from advgrpo.data.prompts import Prompts, quoted_texts, read_run_prompts
 from advgrpo.data.splits import check_split
 from advgrpo.errors import ConfigError, StorageNotFoundError
@@ -48,12 +47,13 @@ def check_prompts(config: RunConfig, processes: int) -> Prompts:
         prompts_per_update=config.training.rollout.prompts_per_update,
         world_size=processes,
     )
-    for setting, term in config.training.reward.scorers.items():
+    for setting, scorer in config.training.reward.scorers.items():
         unquoted = [text for text in train.texts if not quoted_texts(text)]
-        if isinstance(term, OcrReward) and unquoted:
+        if scorer.needs_quoted_text and unquoted:
             raise ConfigError(
-                f"{setting} (ocr) cannot score {len(unquoted)} of the {len(train)} prompts in "
-                f"{config.prompts.train}: they quote no text, for instance {unquoted[0]!r}",
+                f"{setting} ({scorer.type}) cannot score {len(unquoted)} of the {len(train)} "
+                f"prompts in {config.prompts.train}: they quote no text, for instance "
+                f"{unquoted[0]!r}",
                 repair="put the text to write into quotation marks, as in: a sign that says "
                 '"open", or remove these prompts from prompts.train',
             )

@@ -59,7 +59,7 @@ class TinyModels:
             f"evaluation.distance.weights.location={self.dino}",
             f"{text}.text_encoder.location={self.pipeline}",
             f"{text}.tokenizer.location={self.pipeline}",
-            f"training.reward.terms.1.weights.location={self.pickscore}",
+            f"training.reward.terms.1.scorer.weights.location={self.pickscore}",
         ]
 
     def config(self, *overrides: str) -> RunConfig:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.advantage import combined_rewards
-from advgrpo.config.reward import RewardConfig, rewarded_metric
+from advgrpo.config.reward import RewardConfig
 from advgrpo.data.image_loading import load_images
 from advgrpo.models.discriminators.base import Discriminator, Features
 from advgrpo.models.scorers.base import Scorer, check_metrics_cover
@@ -24,18 +24,18 @@ class Reward:
     Args:
         config: The terms and their weights.
         discriminator: The trained one.
-        scorers: The frozen measure of each term, by the term's type.
+        scorers: The frozen measure of each term, by the term's name.
     """
 
     def __init__(
         self, config: RewardConfig, discriminator: Discriminator, scorers: Mapping[str, Scorer]
     ) -> None:
         self.weights = [term.weight for term in config.terms]
-        self.names: list[str] = [term.type for term in config.terms]
+        self.names: list[str] = [term.name for term in config.terms]
         self.standardize = config.standardize
         self._discriminator = discriminator
-        self._terms = config.scorers
-        self._scorers = {term.type: scorers[term.type] for term in self._terms.values()}
+        self._terms = config.scorer_terms
+        self._scorers = {term.name: scorers[term.name] for term in self._terms.values()}
 
     @property
     def has_scorers(self) -> bool:
@@ -49,8 +49,8 @@ class Reward:
             ConfigError: Names the term, how many prompts, and why.
         """
         for setting, term in self._terms.items():
-            scorer = self._scorers[term.type]
-            check_metrics_cover(rewarded_metric(term), [scorer], prompts, setting=setting)
+            scorer = self._scorers[term.name]
+            check_metrics_cover(term.metric_name, [scorer], prompts, setting=setting)
 
     def values(
         self,
@@ -93,9 +93,8 @@ class Reward:
         """Score images by each frozen scorer, on the CPU."""
         values: dict[str, Tensor] = {}
         for term in self._terms.values():
-            _, _, metric = rewarded_metric(term).partition(".")
-            scores = self._scorers[term.type].score(images, prompts)
-            values[term.type] = scores[metric].float().cpu()
+            scores = self._scorers[term.name].score(images, prompts)
+            values[term.name] = scores[term.metric_without_prefix].float().cpu()
         return values
 
     def order(

@@ -64,7 +64,7 @@ def test_what_sees_through_the_discriminators_backbone_is_related() -> None:
 
     related = config.independence.related
     assert config.independence.trained_on == frozenset()
-    assert related["reference_similarity"] == "sees through the discriminator's backbone"
+    assert related["reference_similarity"] == "uses the discriminator's backbone"
     assert set(related) == {
         "reference_similarity", "distance.frechet", "distance.kernel", "manifold", "diversity"
     }  # fmt: skip
@@ -78,7 +78,8 @@ def test_another_backbone_makes_the_distances_independent() -> None:
 
 def test_another_commit_is_another_model() -> None:
     one, two = "1" * 40, "2" * 40
-    term = f"[{{type: pickscore, weights: {{location: hub://a/b, revision: '{one}'}}}}]"
+    pickscore = f"{{type: pickscore, weights: {{location: hub://a/b, revision: '{one}'}}}}"
+    term = f"[{{type: scorer, scorer: {pickscore}}}]"
 
     same = run(
         f"{{type: hps, weights: {{location: hub://a/b, revision: '{one}'}}}}",

@@ -28,7 +28,7 @@ def test_all_that_looks_like_a_location_is_one() -> None:
 def test_each_pretrained_model_is_listed() -> None:
     found = pretrained_weights(resolve("pocket"))
     assert found["discriminator.weights"].location.endswith("weights/dino")
-    assert "training.reward.terms.1.weights" in found
+    assert "training.reward.terms.1.scorer.weights" in found
 
 
 def test_other_models_take_the_place_of_each() -> None:

@@ -171,7 +171,7 @@ def test_gates_measure_what_the_reward_was_not_trained_on(preset: str) -> None:
 
 def test_the_ocr_preset_mixes_text_with_likeness_and_keeps_its_measures_apart() -> None:
     config = _released("sd35m_ocr")
-    weights = {term.type: term.weight for term in config.training.reward.terms}
+    weights = {term.name: term.weight for term in config.training.reward.terms}
     assert weights == {"ocr": 0.5, "reference_similarity": 0.25, "discriminator": 0.25}
     assert config.training.reward.standardize
     assert config.independence.trained_on == {"ocr", "reference_similarity"}
@@ -203,7 +203,10 @@ def test_a_style_folder_that_is_given_is_no_longer_asked_for() -> None:
         ),
         ("discriminator={type: pickscore, weights: {location: a}}", "discriminator.type=pickscore"),
         (
-            "training.reward.terms=[{type: reference_similarity, weights: {location: a}}]",
+            (
+                "training.reward.terms=[{type: scorer, scorer: {type: reference_similarity, "
+                "weights: {location: a}}}]"
+            ),
             "training.reward.terms.0",
         ),
         (

@@ -330,15 +330,29 @@ def test_too_few_images_have_no_coverage(run: Run, config: EvaluationConfig) -> 
 
 
 def test_every_direction_is_that_of_the_catalogue(run: Run, clip: ClipBackbone) -> None:
-    from advgrpo.models.scorers.catalogue import facts_of
+    from advgrpo.models.scorers.catalogue import find_facts
 
     comparisons = run(scorers=(ColourJudge(),), clip=clip).report.comparisons
-    known = [(c, facts_of(c.metric)) for c in comparisons if c.metric != "judge.colour"]
+    known = [(c, find_facts(c.metric)) for c in comparisons if c.metric != "judge.colour"]
 
     assert len(known) == 3 + 4 + 5 + 1
     for comparison, facts in known:
         assert facts is not None, comparison.metric
         assert comparison.higher_is_better == facts.higher_is_better
+
+
+def test_a_scorer_of_another_package_is_compared_and_reported(run: Run) -> None:
+    from advgrpo.config.scorers import PythonScorerConfig
+    from advgrpo.models.scorers.build import build_scorers
+
+    toy = PythonScorerConfig(
+        path="tests.models.scorers.toy_scorer:Contrast", name="contrast", metrics=("spread",)
+    )
+    scorers = build_scorers([toy], torch.device("cpu"))
+    comparison = run(scorers=(ColourJudge(), *scorers)).report.comparison("contrast.spread")
+
+    # The trained model's images have the colour of the prompt, the base model's are grey.
+    assert comparison.trained.mean > comparison.base.mean
 
 
 def test_cmmd_is_measured_in_the_embeddings_of_a_clip(

@@ -77,8 +77,8 @@ def roll_out(tiny: TinyModels, texts: tuple[str, ...], overrides: list[str]) -> 
         seed=0,
     )
     features = discriminator.image_features(rollout.images)
-    terms = training.reward.scorers.values()
-    scorers = {term.type: PickScore(term.weights, process_group.device) for term in terms}
+    terms = training.reward.scorer_terms.values()
+    scorers = {term.name: PickScore(term.scorer.weights, process_group.device) for term in terms}
     rewards = Reward(training.reward, discriminator, scorers).terms(
         rollout.images, features, [texts[plan.prompt_id] for plan in plans]
     )

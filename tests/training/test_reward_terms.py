@@ -27,11 +27,13 @@ OTHER_ALIGNMENT = (
 
 @pytest.fixture
 def mixed(world: World) -> list[str]:
-    similarity = f"{{location: {world.tiny.dino}}}, resolution_pixels: 32, weight: 0.5"
+    similarity = f"{{location: {world.tiny.dino}}}, resolution_pixels: 32"
     return [
         (
-            "training.reward={standardize: true, terms: [{type: pocket_judge, weight: 2}, "
-            f"{{type: reference_similarity, weights: {similarity}}}, "
+            "training.reward={standardize: true, terms: [{type: scorer, "
+            "scorer: {type: pocket_judge}, metric: attribute_accuracy, weight: 2}, "
+            f"{{type: scorer, scorer: {{type: reference_similarity, weights: {similarity}}}, "
+            "weight: 0.5}, "
             "{type: discriminator, weight: 0.25}]}"
         ),
         *OTHER_ALIGNMENT,
@@ -73,6 +75,18 @@ def test_reference_images_are_put_above_generated_ones_by_each_term(
     assert float(values["pocket_judge"].mean()) == pytest.approx(1.0)
 
 
+def test_a_scorer_of_another_package_is_a_term_of_the_reward(session_of: Make) -> None:
+    toy = "{type: python, path: 'tests.models.scorers.toy_scorer:Contrast', name: contrast, "
+    session = session_of(
+        "training.reward.terms=[{type: discriminator}, {type: scorer, weight: 0.5, scorer: "
+        f"{toy} metrics: [spread], options: {{gain: 2}}}}}}]"
+    )
+    metrics = take_turn(session)
+    assert metrics["reward/contrast"] > 0
+    assert metrics["reward/contrast_std_in_group"] > 0
+    assert session.reward.weights == [1, 0.5]
+
+
 class Reads:
     """A reader that reads one text in bright pictures, and nothing in dark ones."""
 
@@ -84,7 +98,9 @@ class Reads:
 
 
 def ocr_reward(scorer: object, session: TrainingState) -> Reward:
-    config = RewardConfig.model_validate({"terms": [{"type": "ocr"}, {"type": "discriminator"}]})
+    config = RewardConfig.model_validate(
+        {"terms": [{"type": "scorer", "scorer": {"type": "ocr"}}, {"type": "discriminator"}]}
+    )
     return Reward(config, session.discriminator, {"ocr": scorer})  # type: ignore[dict-item]
 
 
@@ -107,10 +123,14 @@ def test_prompts_that_quote_nothing_are_refused_before_anything_is_made(tmp_path
         lines = [f'{name} a sign that says "{n}"' for n in range(200)]
         (tmp_path / f"{name}.txt").write_text("\n".join(lines), encoding="utf-8")
     settings = [f"prompts.{name}={tmp_path}/{name}.txt" for name in ("train", "test")]
-    config = resolve("pocket", [*settings, "training.reward.terms=[{type: ocr}]"])
+    config = resolve(
+        "pocket", [*settings, "training.reward.terms=[{type: scorer, scorer: {type: ocr}}]"]
+    )
     check_prompt_files(config, 1)
     with (tmp_path / "train.txt").open("a", encoding="utf-8") as file:
         file.write("\na sign")
-    with pytest.raises(ConfigError, match=r"terms\.0 \(ocr\) cannot reward 1 of the 201") as caught:
+    with pytest.raises(
+        ConfigError, match=r"terms\.0\.scorer \(ocr\) cannot reward 1 of the 201"
+    ) as caught:
         check_prompt_files(config, 1)
     assert "'a sign'" in str(caught.value)

@@ -8,9 +8,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from advgrpo.config import Weights
+from advgrpo.config.scorers.aesthetic import AestheticConfig
 from advgrpo.errors import WeightsError
 from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.backbones.loading import weights_files
+from advgrpo.models.scorers.base import BuildContext
 from advgrpo.storage import local_folder
 from advgrpo.storage.tensors import read_tensors
 
@@ -61,6 +63,11 @@ class Aesthetic:
         """Predict how each image would be rated."""
         ratings: Tensor = self._predictor(self._clip.image_features(images))
         return {"score": ratings.squeeze(-1).cpu()}
+
+
+def build(config: AestheticConfig, context: BuildContext) -> Aesthetic:
+    """Load CLIP and predictor."""
+    return Aesthetic(config.clip, config.predictor, context.device)
 
 
 def load_predictor(folder: Path) -> nn.Sequential:

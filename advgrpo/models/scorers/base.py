@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,6 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.errors import ConfigError, NonFiniteError
+from advgrpo.records import ReferenceImageSet
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """Inputs of a scorer's `build` besides its settings."""
+
+    device: torch.device
+    reference_images: ReferenceImageSet | None
+    """Of the prompts that images are generated for; None if there are none."""
 
 
 @runtime_checkable

@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.config import Weights
+from advgrpo.config.scorers.clip_score import ClipScoreConfig
 from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.models.scorers.base import BuildContext
 
 CLIP_SCORE_FACTOR = 2.5
 """Stretches the cosines that occur, up to about 0.4, over [0, 1]."""
@@ -44,3 +46,8 @@ class ClipScore:
         texts = self._clip.text_features([self._prefix + prompt for prompt in prompts])
         cosines = (self._clip.image_features(images) * texts).sum(dim=-1)
         return {"score": (CLIP_SCORE_FACTOR * cosines.clamp_min(0)).cpu()}
+
+
+def build(config: ClipScoreConfig, context: BuildContext) -> ClipScore:
+    """Load the model."""
+    return ClipScore(config.weights, context.device, prefix=config.prefix)

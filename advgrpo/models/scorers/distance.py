@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from advgrpo.config.scorers.base import MetricFacts
+
 Kernel = Callable[
     [Float[Tensor, "image feature"], Float[Tensor, "other_image feature"]],
     Float[Tensor, "image other_image"],
@@ -23,6 +25,41 @@ CMMD_WIDTH = 10.0
 
 CMMD_SCALE = 1000.0
 """What the distance is multiplied by, to be read with ease."""
+
+_FRECHET = MetricFacts(
+    label="Frechet distance",
+    note="to the reference images; lower is better",
+    range="0 and above; above 0 for equal distributions, the more so the fewer images",
+    unit="squared feature",
+    higher_is_better=False,
+    source="arXiv:1706.08500, on DINOv2 class tokens",
+    licence="DINOv2: Apache-2.0",
+    blind_to="everything but mean and covariance; the prompts: images may be exchanged between "
+    "them",
+)
+_KERNEL = MetricFacts(
+    label="Kernel distance",
+    note="to the reference images; lower is better",
+    range="near 0 for equal distributions; may be negative",
+    unit="squared discrepancy",
+    higher_is_better=False,
+    source="KID, arXiv:1801.01401, over all pairs of different prompts, on DINOv2 class tokens",
+    licence="DINOv2: Apache-2.0",
+    blind_to="the prompts, as above; has a larger variance than the Frechet distance",
+)
+_CMMD = MetricFacts(
+    label="CMMD",
+    note="to the reference images, by CLIP; lower is better",
+    range="near 0 for equal distributions; may be negative",
+    unit="squared discrepancy x 1000",
+    higher_is_better=False,
+    source="arXiv:2401.09603, over pairs of different prompts; the published code also includes "
+    "pairs of an image with itself, which adds a little",
+    licence="CLIP: MIT",
+    blind_to="the prompts, as above; fine detail, which CLIP hardly represents",
+)
+FACTS = {"distance.frechet": _FRECHET, "distance.kernel": _KERNEL, "distance.cmmd": _CMMD}
+"""Facts about each distance."""
 
 
 def frechet_distance(

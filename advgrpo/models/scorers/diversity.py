@@ -4,6 +4,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from advgrpo.config.scorers.base import MetricFacts
+
+FACTS = {
+    "diversity.in_group": MetricFacts(
+        label="Diversity",
+        note="distance between images of one prompt",
+        range="0 and above",
+        unit="feature",
+        higher_is_better=None,
+        source="mean distance of DINOv2 class tokens within a prompt",
+        licence="DINOv2: Apache-2.0",
+        blind_to="the kind of difference: noise is diverse, too",
+    )
+}
+"""Facts about the diversity."""
+
 
 def in_group_distance(
     features: Float[Tensor, "prompt sample feature"],

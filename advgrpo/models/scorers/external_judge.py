@@ -14,8 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from advgrpo.config.scorers.external_judge import ExternalJudgeConfig
 from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError, DataError, EvaluationError
+from advgrpo.models.scorers.base import BuildContext
+from advgrpo.storage import local_file
 from advgrpo.strict_json import parsed, parsed_object
 
 _END = ""
@@ -117,6 +120,24 @@ class ExternalJudge:
             if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
                 raise DataError(f"{where}: {metric} is {value!r}", repair=repair)
         return {metric: float(value) for metric, value in verdicts.items()}
+
+
+def build(config: ExternalJudgeConfig, _context: BuildContext) -> ExternalJudge:
+    """Read the metadata; the program starts with the first image.
+
+    Raises:
+        DataError: If a line of the metadata file cannot be used.
+    """
+    metadata = None
+    if config.metadata is not None:
+        text = local_file(config.metadata).read_text(encoding="utf-8")
+        metadata = parse_metadata(text, where=config.metadata)
+    return ExternalJudge(
+        config.command,
+        verdicts=config.verdicts,
+        metadata=metadata,
+        timeout_seconds=config.timeout_seconds,
+    )
 
 
 def parse_metadata(lines: str, *, where: str) -> dict[str, dict[str, Any]]:

@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.config import Weights
+from advgrpo.config.scorers.hps import HpsConfig
 from advgrpo.models.backbones.clip import ClipBackbone
+from advgrpo.models.scorers.base import BuildContext
 
 
 class Hps:
@@ -40,3 +42,8 @@ class Hps:
         """Measure how well each image would be ranked for its prompt."""
         texts = self._clip.text_features(prompts)
         return {"score": (self._clip.image_features(images) * texts).sum(dim=-1).cpu()}
+
+
+def build(config: HpsConfig, context: BuildContext) -> Hps:
+    """Load the model."""
+    return Hps(config.weights, context.device)

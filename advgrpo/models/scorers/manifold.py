@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from advgrpo.config.scorers.base import MetricFacts
+
 PRECISION_NEIGHBOURS = 3
 """Neighbours of the balls of precision and recall, as in their paper."""
 
@@ -24,6 +26,58 @@ ROWS_AT_ONCE = 1024
 
 _EQUAL = 1e-12
 """Squared distance, relative to the features, below which rounding cannot tell images apart."""
+
+
+def _facts(
+    label: str, note: str, range_: str, unit: str, source: str, blind_to: str
+) -> MetricFacts:
+    return MetricFacts(
+        label=label,
+        note=note,
+        range=range_,
+        unit=unit,
+        higher_is_better=True,
+        source=f"{source}, on DINOv2 class tokens",
+        licence="DINOv2: Apache-2.0",
+        blind_to=blind_to,
+    )
+
+
+FACTS = {
+    "manifold.precision": _facts(
+        "Precision",
+        "generated images that look like reference images",
+        "0 to 1",
+        "share of generated images",
+        "arXiv:1904.06991, k = 3",
+        "missing variety; misled by outliers among the reference images",
+    ),
+    "manifold.recall": _facts(
+        "Recall",
+        "reference images that the model could generate",
+        "0 to 1",
+        "share of reference images",
+        "arXiv:1904.06991, k = 3",
+        "bad images; rises with outliers among the generated images",
+    ),
+    "manifold.density": _facts(
+        "Density",
+        "reference images around each generated image",
+        "0 and above; near 1 for equal distributions",
+        "neighbourhoods / k",
+        "arXiv:2002.09797, k = 5",
+        "missing variety: above 1 for a model that generates only the most common images",
+    ),
+    "manifold.coverage": _facts(
+        "Coverage",
+        "reference images with a generated image nearby",
+        "0 to 1",
+        "share of reference images",
+        "arXiv:2002.09797, k = 5",
+        "bad images next to good ones",
+    ),
+}
+"""Facts about each metric."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from advgrpo.config.scorers.ocr import OcrConfig
 from advgrpo.data.images import to_numpy
 from advgrpo.data.prompts import quoted_texts
 from advgrpo.errors import ConfigError
+from advgrpo.models.scorers.base import BuildContext
 
 Reader = Callable[[UInt8[np.ndarray, "height width 3"]], str]
 """Reads all text of an RGB picture, line by line."""
@@ -53,6 +55,11 @@ class Ocr:
             accuracy = [text_accuracy(read, quoted) for quoted in quoted_texts(prompt)]
             accuracies.append(sum(accuracy) / len(accuracy))
         return {"accuracy": torch.tensor(accuracies)}
+
+
+def build(_config: OcrConfig, _context: BuildContext) -> Ocr:
+    """Load RapidOCR."""
+    return Ocr(rapid_reader())
 
 
 def text_accuracy(read: str, wanted: str) -> float:

@@ -7,7 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.config import Weights
+from advgrpo.config.scorers.pickscore import PickScoreConfig
 from advgrpo.models.backbones.clip import PICKSCORE_UNIT, ClipBackbone
+from advgrpo.models.scorers.base import BuildContext
 
 
 class PickScore:
@@ -39,3 +41,8 @@ class PickScore:
         texts = self._clip.text_features(prompts)
         cosines = (self._clip.image_features(images) * texts).sum(dim=-1)
         return {"score": (self._clip.logit_scale * cosines / PICKSCORE_UNIT).cpu()}
+
+
+def build(config: PickScoreConfig, context: BuildContext) -> PickScore:
+    """Load the model."""
+    return PickScore(config.weights, context.device)

@@ -8,9 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from advgrpo.config.scorers.reference_similarity import ReferenceSimilarityConfig
 from advgrpo.data.image_loading import load_images
 from advgrpo.data.images import to_uint8
+from advgrpo.errors import ConfigError
 from advgrpo.models.backbones.dino import DinoBackbone
+from advgrpo.models.scorers.base import BuildContext
 from advgrpo.records import ReferenceImageSet
 
 
@@ -65,6 +68,23 @@ class ReferenceSimilarity:
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch feature"]:
         return functional.normalize(self._backbone.tokens(images)[:, 0], dim=-1).cpu()
+
+
+def build(config: ReferenceSimilarityConfig, context: BuildContext) -> ReferenceSimilarity:
+    """Load the backbone.
+
+    Raises:
+        ConfigError: If there are no reference images.
+    """
+    if context.reference_images is None:
+        raise ConfigError(
+            f"{config.type} compares with reference images, and there are none here",
+            repair="use it in an evaluation",
+        )
+    backbone = DinoBackbone(
+        config.weights, resolution_pixels=config.resolution_pixels, device=context.device
+    )
+    return ReferenceSimilarity(backbone, context.reference_images)
 
 
 class _References:

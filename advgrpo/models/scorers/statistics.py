@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from advgrpo.config.scorers.base import MetricFacts
+
 LUMINANCE = (0.2126, 0.7152, 0.0722)
 """Shares of red, green and blue, of Rec. 709."""
 
@@ -24,6 +26,45 @@ EDGE = 0.1
 
 COLOUR_LEVELS = 8
 """Levels of each channel in the colour histogram."""
+
+
+def _facts(
+    label: str, note: str, unit: str, blind_to: str, *, range_: str = "0 to 1"
+) -> MetricFacts:
+    return MetricFacts(
+        label=label,
+        note=note,
+        range=range_,
+        unit=unit,
+        higher_is_better=None,
+        source="this package",
+        licence="no weights",
+        blind_to=blind_to,
+    )
+
+
+FACTS = {
+    "image.dark_fraction": _facts(
+        "Dark pixels", "share of the image", "share of pixels", "the content"
+    ),
+    "image.edge_density": _facts("Edges", "share of the image", "share of pixels", "the content"),
+    "image.colour_entropy": _facts(
+        "Colour entropy", "bits", "bits", "the content, and positions", range_="0 to 9"
+    ),
+    "image.high_frequency_share": _facts(
+        "High frequencies",
+        "share of the luminance's variance",
+        "share of variance",
+        "the difference between detail and noise",
+    ),
+    "image.high_frequency_peak": _facts(
+        "Strongest high frequency",
+        "share of the luminance's variance; high for grids",
+        "share of variance",
+        "grids that vary over the image",
+    ),
+}
+"""Facts about each statistic."""
 
 
 def image_statistics(

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from advgrpo.config import PickScoreConfig, PickScoreDiscriminatorConfig, Weights
+from advgrpo.config import PickScoreDiscriminatorConfig, Weights
 from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.models.discriminators import (
     PickScoreDiscriminator,
@@ -47,7 +47,7 @@ def test_before_training_the_reward_is_the_frozen_score(
     tiny: TinyModels, trained_blocks: int
 ) -> None:
     discriminator = discriminator_of(tiny, trained_blocks=trained_blocks)
-    frozen = PickScore(PickScoreConfig(weights=Weights(location=str(tiny.pickscore))).weights, CPU)
+    frozen = PickScore(Weights(location=str(tiny.pickscore)), CPU)
     reward = discriminator.rewards(features(discriminator, images(), PROMPTS))
     torch.testing.assert_close(reward, frozen.score(images(), PROMPTS)["score"])
 

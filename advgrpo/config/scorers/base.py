@@ -1,0 +1,101 @@
+"""What all scorers declare without loading a model: settings, metrics and facts about them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator
+
+from advgrpo.config.base import Section, Weights
+
+_COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
+
+
+def _check_pinned(weights: Weights) -> Weights:
+    is_hub = weights.location.startswith("hub://")
+    if is_hub and not _COMMIT_HASH.fullmatch(weights.revision or ""):
+        raise ValueError(
+            f"{weights.location} is not pinned to a commit, so its owner could change the metric; "
+            "set `revision` to the full hash of a commit, 40 characters"
+        )
+    if not is_hub and weights.revision is not None:
+        raise ValueError(f"{weights.location} has no revisions; only hub:// locations have")
+    return weights
+
+
+FrozenWeights = Annotated[Weights, AfterValidator(_check_pinned)]
+"""Weights of a scorer, pinned to a commit if they come from a hub."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricFacts:
+    """Description of one metric for reports and documentation."""
+
+    label: str
+    note: str
+    """Short description that follows the label."""
+
+    range: str
+    unit: str
+    higher_is_better: bool | None
+    """None if neither direction is better."""
+
+    source: str
+    licence: str
+    """Licence of the weights."""
+
+    blind_to: str
+    """Properties of images that the metric does not measure."""
+
+
+class BaseScorerConfig(Section):
+    """Settings of one scorer, and the facts that need no model.
+
+    `advgrpo/models/scorers/<type>.py` holds the class that computes the metrics and the function
+    `build`, which loads it from these settings. They are separate files because settings are also
+    validated where torch is not installed.
+    """
+
+    type: str
+
+    facts: ClassVar[Mapping[str, MetricFacts]] = {}
+    """Facts of each metric; `*` stands for metrics that the user names."""
+
+    backbone: ClassVar[Literal["clip", "dino", "unknown"] | None] = None
+    """Architecture of its (first) weights; none for scorers without weights."""
+
+    needs_quoted_text: ClassVar[bool] = False
+    """Whether prompts without quoted text have no value."""
+
+    needs_reference_images: ClassVar[bool] = False
+    """Whether prompts without reference images have no value."""
+
+    only_resolution_pixels: ClassVar[int | None] = None
+    """The only resolution of images that it can read; none if it reads any."""
+
+    @property
+    def metric_prefix(self) -> str:
+        """First part of the names of its metrics."""
+        return self.type
+
+    @property
+    def metrics_without_prefix(self) -> tuple[str, ...]:
+        """Names of its metrics, as its `score` returns them."""
+        return tuple(self.facts)
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of its metrics, as `scorer.metric`."""
+        return tuple(f"{self.metric_prefix}.{name}" for name in self.metrics_without_prefix)
+
+    @property
+    def implementation(self) -> str:
+        """Identifier of the code that computes it, for `config.independence`."""
+        return self.type
+
+    @property
+    def all_weights(self) -> tuple[Weights, ...]:
+        """Weights that its values depend on."""
+        values = (getattr(self, name) for name in type(self).model_fields)
+        return tuple(value for value in values if isinstance(value, Weights))

@@ -1,0 +1,52 @@
+"""A scorer class of another installed package: settings."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, JsonValue
+
+from advgrpo.config.promotion import ALWAYS_MEASURED
+from advgrpo.config.scorers.base import BaseScorerConfig
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+def _check_not_reserved(name: str) -> str:
+    if name in {"discriminator", "reward", *ALWAYS_MEASURED}:
+        raise ValueError(f"name={name} is the name of built-in metrics: use another")
+    return name
+
+
+class PythonScorerConfig(BaseScorerConfig):
+    """A scorer class of another installed package; docs/scorers.md shows one."""
+
+    type: Literal["python"] = "python"
+
+    path: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
+    """The class, as `package.module:Class`. It is imported when the scorer is built, so the package
+    must be installed in the images that train and evaluate."""
+
+    name: Annotated[Name, AfterValidator(_check_not_reserved)]
+    """First part of its metrics' names: `name.metric`."""
+
+    metrics: Annotated[tuple[Name, ...], Field(min_length=1)] = ("score",)
+    """Keys of the mapping that its `score` returns; higher is better."""
+
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """Keyword arguments of the class, in addition to `device`."""
+
+    backbone = "unknown"
+
+    @property
+    def metric_prefix(self) -> str:
+        """The name that the user chose."""
+        return self.name
+
+    @property
+    def metrics_without_prefix(self) -> tuple[str, ...]:
+        """The names that the user chose."""
+        return self.metrics
+
+    @property
+    def implementation(self) -> str:
+        """The import path: two names of one class are one scorer."""
+        return self.path
