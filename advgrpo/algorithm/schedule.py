@@ -8,11 +8,11 @@ from torch import Tensor
 def flow_match_sigmas(
     num_inference_steps: int, *, shift: float, training_steps: int = 1000
 ) -> Float[Tensor, "step_plus_one"]:
-    """Compute the sigmas that Stable Diffusion 3 is sampled with.
+    """Return the sigmas of flow matching with a shift that depends on no resolution.
 
     Args:
         num_inference_steps: Number of steps, at least 1.
-        shift: Resolution shift; 3 for Stable Diffusion 3.5, 1 for none.
+        shift: Shift towards noise; 1 for none.
         training_steps: Steps of the schedule that the model was trained with.
 
     Returns:

@@ -11,7 +11,13 @@ from advgrpo.config.evaluation import CmmdConfig, DistanceConfig, EvaluationConf
 from advgrpo.config.independence import Independence
 from advgrpo.config.locations import locations, pretrained_weights
 from advgrpo.config.parsing import parse
-from advgrpo.config.policy import AdapterConfig, SamplingConfig, Sd3PolicyConfig
+from advgrpo.config.policy import (
+    AdapterConfig,
+    AnyPolicyConfig,
+    PolicyConfig,
+    SamplingConfig,
+    Sd3PolicyConfig,
+)
 from advgrpo.config.preset_files import portable_preset, preset_names, preset_title
 from advgrpo.config.promotion import Gate, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
@@ -21,6 +27,7 @@ from advgrpo.config.training import TrainingConfig
 
 __all__ = [
     "AdapterConfig",
+    "AnyPolicyConfig",
     "CmmdConfig",
     "DinoDiscriminatorConfig",
     "DiscriminatorConfig",
@@ -30,6 +37,7 @@ __all__ = [
     "Independence",
     "Location",
     "PickScoreDiscriminatorConfig",
+    "PolicyConfig",
     "PromotionConfig",
     "PromptConditioningConfig",
     "PromptsConfig",

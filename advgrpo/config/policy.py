@@ -12,17 +12,6 @@ from advgrpo.config.base import (
     Weights,
 )
 
-SD3_ATTENTION = (
-    "attn.to_q",
-    "attn.to_k",
-    "attn.to_v",
-    "attn.to_out.0",
-    "attn.add_q_proj",
-    "attn.add_k_proj",
-    "attn.add_v_proj",
-    "attn.to_add_out",
-)
-
 
 class AdapterConfig(Section):
     """The LoRA adapter."""
@@ -33,7 +22,7 @@ class AdapterConfig(Section):
     alpha: PositiveFloat = 64.0
     """Scale; the update is multiplied by alpha / rank."""
 
-    target_modules: tuple[str, ...] = SD3_ATTENTION
+    target_modules: tuple[str, ...]
     """Modules of the transformer that get an update, matched at the end of their names."""
 
     initial_adapter: Weights | None = None
@@ -45,15 +34,17 @@ class AdapterConfig(Section):
     step s."""
 
 
-class Sd3PolicyConfig(Section):
-    """A Stable Diffusion 3 model with an adapter."""
+class PolicyConfig(Section):
+    """A flow model with an adapter: the settings that all families have."""
 
-    type: Literal["sd3"] = "sd3"
+    type: str
+    """The model's family."""
 
     weights: Weights
     """The pipeline in diffusers' layout."""
 
-    adapter: AdapterConfig = AdapterConfig()
+    adapter: AdapterConfig
+    """The LoRA adapter."""
 
     resolution_pixels: PositiveInt = 512
     """Height and width of generated images."""
@@ -68,16 +59,16 @@ class Sd3PolicyConfig(Section):
     """Images that the VAE decodes at once: its largest maps are as wide as the image. Without it,
     as many as were sampled at once."""
 
-    max_sequence_length: PositiveInt = 256
-    """Tokens that the T5 encoder sees of a prompt."""
+    max_sequence_length: PositiveInt = 512
+    """Most tokens of a prompt that its last text encoder sees."""
 
     text_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the text encoders; bfloat16 takes half the memory."""
 
     text_device: Literal["cpu", "gpu"] = "cpu"
     """Where a task encodes its prompts before its models are loaded. On the GPUs it is done by
-    processes of their own, which then end; a machine without a GPU does it on its CPU. T5-XXL takes
-    seconds for a prompt on a CPU."""
+    separate processes, which then end; a machine without a GPU does it on its CPU. Large encoders
+    such as T5-XXL take seconds for a prompt on a CPU."""
 
     guidance: Literal["one_batch", "two_passes"] = "one_batch"
     """Whether the guided and the unguided image pass the transformer side by side, or one after the
@@ -86,6 +77,38 @@ class Sd3PolicyConfig(Section):
 
     gradient_checkpointing: bool = False
     """Recompute activations in the update: less memory, about a third more time."""
+
+
+class Sd3AdapterConfig(AdapterConfig):
+    """The LoRA adapter."""
+
+    target_modules: tuple[str, ...] = (
+        "attn.to_q",
+        "attn.to_k",
+        "attn.to_v",
+        "attn.to_out.0",
+        "attn.add_q_proj",
+        "attn.add_k_proj",
+        "attn.add_v_proj",
+        "attn.to_add_out",
+    )
+    """Modules of the transformer that get an update, matched at the end of their names."""
+
+
+class Sd3PolicyConfig(PolicyConfig):
+    """A Stable Diffusion 3 model with an adapter."""
+
+    type: Literal["sd3"] = "sd3"
+
+    adapter: Sd3AdapterConfig = Sd3AdapterConfig()
+
+    max_sequence_length: PositiveInt = 256
+    """Tokens that the T5 encoder sees of a prompt."""
+
+
+AnyPolicyConfig = Sd3PolicyConfig
+"""Settings of any family. pydantic refuses a discriminated union of one; with a second member it is
+`Annotated[Sd3PolicyConfig | OtherPolicyConfig, Field(discriminator="type")]`."""
 
 
 class SamplingConfig(Section):

@@ -10,7 +10,7 @@ from advgrpo.config.base import NonNegativeInt, Section
 from advgrpo.config.discriminator import DiscriminatorConfig
 from advgrpo.config.evaluation import EvaluationConfig
 from advgrpo.config.independence import Independence, independence
-from advgrpo.config.policy import Sd3PolicyConfig
+from advgrpo.config.policy import AnyPolicyConfig
 from advgrpo.config.promotion import ALWAYS_MEASURED, STAND_INS, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.training import TrainingConfig
@@ -25,7 +25,7 @@ class RunConfig(Section):
     """Every random draw of the run follows from it."""
 
     prompts: PromptsConfig
-    policy: Sd3PolicyConfig
+    policy: AnyPolicyConfig
     reference_images: ReferenceImagesConfig
     discriminator: DiscriminatorConfig
     training: TrainingConfig

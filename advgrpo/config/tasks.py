@@ -13,7 +13,7 @@ from advgrpo.config.base import NonNegativeInt, PositiveInt, Section
 from advgrpo.config.discriminator import DiscriminatorConfig
 from advgrpo.config.evaluation import DistanceConfig
 from advgrpo.config.parsing import parse
-from advgrpo.config.policy import SamplingConfig, Sd3PolicyConfig
+from advgrpo.config.policy import AnyPolicyConfig, SamplingConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers import ScorerConfig
@@ -42,7 +42,7 @@ class PretrainingSettings(Section):
 
     seed: NonNegativeInt
     prompts: PromptsConfig
-    policy: Sd3PolicyConfig
+    policy: AnyPolicyConfig
     sampling: SamplingConfig
     discriminator: DiscriminatorConfig
     images_per_prompt: PositiveInt | None
@@ -70,7 +70,7 @@ class TrainingSettings(Section):
 
     seed: NonNegativeInt
     prompts: PromptsConfig
-    policy: Sd3PolicyConfig
+    policy: AnyPolicyConfig
     discriminator: DiscriminatorConfig
     training: TrainingConfig
     images_per_prompt: PositiveInt | None

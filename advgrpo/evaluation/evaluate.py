@@ -23,7 +23,7 @@ from advgrpo.evaluation.examples import Example, pick_examples
 from advgrpo.evaluation.metrics import MeasuredImages, Reward
 from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.backbones.dino import DinoBackbone
-from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.base import FlowModel
 from advgrpo.models.scorers.base import Scorer
 from advgrpo.records import Comparison, EvaluationReport, PromptSet, ReferenceImageSet
 
@@ -37,7 +37,7 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Policy,
+    policy: FlowModel,
     prompts: PromptSet,
     reference_images: ReferenceImageSet,
     *,

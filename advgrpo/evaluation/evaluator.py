@@ -11,7 +11,7 @@ from advgrpo.evaluation.images import Drawer, Library
 from advgrpo.evaluation.metrics import Measurer, Reward
 from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.backbones.dino import DinoBackbone
-from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.base import FlowModel
 from advgrpo.models.scorers.base import Scorer, check_metrics_cover, missing_in_words
 from advgrpo.records import PromptSet, ReferenceImageSet
 
@@ -46,7 +46,7 @@ class Evaluator:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: FlowModel,
         prompts: PromptSet,
         reference_images: ReferenceImageSet,
         *,

@@ -10,7 +10,7 @@ from advgrpo.config import EvaluationConfig, SamplingConfig
 from advgrpo.data.image_loading import load_images
 from advgrpo.errors import ReferenceImageError
 from advgrpo.evaluation.metrics import Batch
-from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.base import FlowModel
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.records import ReferenceImageSet
 
@@ -20,7 +20,7 @@ class Drawer:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: FlowModel,
         texts: Sequence[str],
         config: EvaluationConfig,
         sampling: SamplingConfig,

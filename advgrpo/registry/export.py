@@ -60,7 +60,7 @@ def _write_comfyui(version: Path, target: Path, label: str) -> None:
     """Write one file with diffusers' names, and with the scale, which ComfyUI reads as a tensor.
 
     Source:
-        ComfyUI, `comfy/lora.py` (`model_lora_keys_unet`, names of SD3) and
+        ComfyUI, `comfy/lora.py` (`model_lora_keys_unet`, diffusers' names) and
         `comfy/weight_adapter/lora.py` (`lora_A`, `lora_B`, `alpha`; without alpha the scale is 1).
     """
     import torch  # noqa: PLC0415 - the other layouts do without

@@ -15,7 +15,7 @@ import mlflow
 import yaml
 
 from advgrpo import __version__
-from advgrpo.config import SamplingConfig, Sd3PolicyConfig
+from advgrpo.config import PolicyConfig, SamplingConfig
 from advgrpo.records import LIBRARIES
 from advgrpo.registry.versions import ADAPTER_FOLDER
 
@@ -25,7 +25,7 @@ _CODE = "served_model.py"
 def write_served_files(
     folder: Path,
     *,
-    policy: Sd3PolicyConfig,
+    policy: PolicyConfig,
     sampling: SamplingConfig,
     versions: Mapping[str, str],
     run_id: str,
@@ -63,7 +63,7 @@ def write_served_files(
 
 
 def _model(
-    policy: Sd3PolicyConfig, sampling: SamplingConfig, python: str, run_id: str, model_id: str
+    policy: PolicyConfig, sampling: SamplingConfig, python: str, run_id: str, model_id: str
 ) -> dict[str, object]:
     flavor = {
         "loader_module": "mlflow.pyfunc.loaders.code_model",

@@ -26,12 +26,13 @@ class AdapterModel(PythonModel):
         from pathlib import Path  # noqa: PLC0415
 
         import torch  # noqa: PLC0415
+        from pydantic import TypeAdapter  # noqa: PLC0415
 
-        from advgrpo.config import Sd3PolicyConfig  # noqa: PLC0415
+        from advgrpo.config import AnyPolicyConfig  # noqa: PLC0415
         from advgrpo.models.policies import load_policy  # noqa: PLC0415
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        config = Sd3PolicyConfig.model_validate(context.model_config["policy"])
+        config = TypeAdapter(AnyPolicyConfig).validate_python(context.model_config["policy"])
         self.policy = load_policy(config, device, adapter=Path(context.artifacts["adapter"]))
 
     def predict(

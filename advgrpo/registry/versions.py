@@ -14,10 +14,10 @@ import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from advgrpo import storage
-from advgrpo.config import AdapterConfig, Sd3PolicyConfig
+from advgrpo.config import AdapterConfig, AnyPolicyConfig, PolicyConfig
 from advgrpo.errors import PromotionError, TrackingError
 from advgrpo.storage.local import replaced_folder
 from advgrpo.tracking.connection import FAULTS, connect, explained, misses
@@ -122,7 +122,7 @@ def fetched_version(version: ModelVersion, tracking_uri: str) -> Iterator[Path]:
 
 
 def current_champion(
-    registered_model: str, *, tracking_uri: str, policy: Sd3PolicyConfig
+    registered_model: str, *, tracking_uri: str, policy: PolicyConfig
 ) -> Champion | None:
     """Fetch the adapter that a new one has to beat.
 
@@ -172,14 +172,14 @@ def aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
         raise
 
 
-def registered_policy(version: ModelVersion) -> Sd3PolicyConfig:
+def registered_policy(version: ModelVersion) -> PolicyConfig:
     """Read which base model a version is for, and the shape of its adapter.
 
     Raises:
         TrackingError: If the version does not say.
     """
     try:
-        return Sd3PolicyConfig.model_validate_json(version.tags.get(POLICY_TAG, ""))
+        return TypeAdapter(AnyPolicyConfig).validate_json(version.tags.get(POLICY_TAG, ""))
     except ValidationError as error:
         raise TrackingError(
             f"{uri_of(version)} does not say which base model it is for: "
@@ -235,7 +235,7 @@ def parsed_uri(uri: str) -> tuple[str, str]:
     return match[1], match[2] or match[3]
 
 
-def with_absolute_paths(policy: Sd3PolicyConfig) -> Sd3PolicyConfig:
+def with_absolute_paths(policy: PolicyConfig) -> PolicyConfig:
     """Make a policy's settings mean the same in every folder."""
     location = policy.weights.location
     if storage.scheme(location):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from advgrpo.config import AdapterConfig, RunConfig
 from advgrpo.errors import PromotionError, TrackingError
 from advgrpo.evaluation.batches import Champion
+from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
-from advgrpo.models.policies.sd3 import Sd3Policy
 from advgrpo.storage import commit_of, file_sha256, join, local_folder, upload_folder
 from advgrpo.tracking.address import TRACKING_URI
 
@@ -44,7 +44,7 @@ class FoundChampion:
     missing: str = ""
     """Why the champion that there is cannot be used, in words."""
 
-    def for_policy(self, policy: Sd3Policy) -> Champion | None:
+    def for_policy(self, policy: Policy) -> Champion | None:
         """Let a policy draw as this champion; None if there is none."""
         if self.version is None:
             return None

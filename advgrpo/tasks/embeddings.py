@@ -4,13 +4,17 @@ from collections.abc import Sequence
 
 import torch
 
-from advgrpo.config import RunConfig, Sd3PolicyConfig
+from advgrpo.config import AnyPolicyConfig, PolicyConfig, RunConfig
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.sampler import prompts_of_run
 from advgrpo.data.splits import PromptSplit, split_prompts
 from advgrpo.evaluation.evaluator import chosen_prompts
-from advgrpo.models.policies.embeddings import encode_prompts, not_encoded
-from advgrpo.models.policies.sd3_text_encoders import TextEncoders
+from advgrpo.models.policies.embeddings import not_encoded
+from advgrpo.models.policies.encoding import (
+    embeddings_location,
+    encode_prompts,
+    unconditional_prompt,
+)
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.runtime.devices import device, one_thread
 from advgrpo.runtime.environment import environment
@@ -22,9 +26,6 @@ from advgrpo.training.pretraining import prompts_of_base_images
 
 EMBEDDINGS = "embeddings"
 """Where a workspace keeps embeddings of prompts."""
-
-UNGUIDED = ""
-"""What guidance leads away from."""
 
 _ROLLOUTS_PER_LEFT_OUT = 10
 """Of so many rollouts, one may be left out before a prompt is met that was not encoded."""
@@ -44,7 +45,8 @@ def training_prompts(task: TrainingSettings, prompts: PromptSet) -> list[str]:
         seed=task.seed,
     )
     held_out = split.held_out[: training.monitoring.held_out_prompts]
-    return [UNGUIDED, *(prompts.texts[position] for position in (*drawn, *held_out))]
+    texts = [prompts.texts[position] for position in (*drawn, *held_out)]
+    return [unconditional_prompt(task.policy), *texts]
 
 
 def pretraining_prompts(
@@ -62,15 +64,16 @@ def pretraining_prompts(
     drawn = prompts_of_base_images(
         split.training, held_out, config=wanted, world_size=1, seed=task.seed
     )
-    return [UNGUIDED, *(prompts.texts[position] for position in drawn)]
+    texts = [prompts.texts[position] for position in drawn]
+    return [unconditional_prompt(task.policy), *texts]
 
 
 def evaluation_prompts(config: RunConfig, prompts: PromptSet) -> list[str]:
     """List the prompts that an evaluation draws."""
-    return [UNGUIDED, *chosen_prompts(prompts, config.evaluation)]
+    return [unconditional_prompt(config.policy), *chosen_prompts(prompts, config.evaluation)]
 
 
-def encoded(policy: Sd3PolicyConfig, prompts: Sequence[str], *, workspace: str) -> str:
+def encoded(policy: PolicyConfig, prompts: Sequence[str], *, workspace: str) -> str:
     """Encode this machine's share of the prompts that nobody encoded yet.
 
     The text encoders are in this process, or in processes that end here, and are gone when training
@@ -87,7 +90,7 @@ def encoded(policy: Sd3PolicyConfig, prompts: Sequence[str], *, workspace: str) 
     machines, store = nodes(), join(workspace, EMBEDDINGS)
     gpus = torch.cuda.device_count() if policy.text_device == "gpu" else 0
     if gpus:
-        location = join(store, TextEncoders(policy, device()).fingerprint())
+        location = embeddings_location(policy, store, device())
         mine = list(dict.fromkeys(prompts))[machines.rank :: machines.count]
         if not_encoded(mine, location):
             encode_in_processes(policy, mine, store=store, processes=gpus)
@@ -99,7 +102,7 @@ def encoded(policy: Sd3PolicyConfig, prompts: Sequence[str], *, workspace: str) 
 
 
 def encode_in_processes(
-    policy: Sd3PolicyConfig, prompts: Sequence[str], *, store: str, processes: int
+    policy: PolicyConfig, prompts: Sequence[str], *, store: str, processes: int
 ) -> None:
     """Encode prompts in several processes of this machine: on its GPUs, if it has some.
 
@@ -116,7 +119,7 @@ def encode_in_processes(
         )
 
 
-def encode_rank(policy: Sd3PolicyConfig, prompts: Sequence[str], store: str) -> None:
+def encode_rank(policy: AnyPolicyConfig, prompts: Sequence[str], store: str) -> None:
     """Encode this rank's share of the prompts."""
     process_group = ProcessGroup()
     encode_prompts(

@@ -11,6 +11,7 @@ from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.models.policies.encoding import unconditional_prompt
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS, read_shape
 from advgrpo.runtime.devices import one_thread
@@ -32,7 +33,7 @@ from advgrpo.storage import (
     write_bytes,
 )
 from advgrpo.tasks.adapters import named_adapter
-from advgrpo.tasks.embeddings import UNGUIDED, encoded
+from advgrpo.tasks.embeddings import encoded
 from advgrpo.tasks.generation_plan import GenerationPlan, batches_left, count_images
 from advgrpo.tasks.generation_sheets import check_sheets, write_sheets
 from advgrpo.telemetry.progress import Progress
@@ -129,8 +130,10 @@ def draw_share(order: GenerationPlan, left: Sequence[int], workers: WorkQueue) -
     progress.resume_at(count_images(order) - count_images(order, left))
     folder = Path(order.adapter_folder) if order.adapter else None
     drawn = dict.fromkeys(image.prompt for position in left for image in batches[position])
-    embeddings = StoredEmbeddings(order.embeddings, [UNGUIDED, *drawn])
-    policy = load_policy(order.config.policy, device, folder, embeddings=embeddings)
+    config = order.config.policy
+    needed = [unconditional_prompt(config), *drawn]
+    embeddings = StoredEmbeddings(order.embeddings, needed)
+    policy = load_policy(config, device, folder, embeddings=embeddings)
     sampling = order.config.training.sampling
     sizes = [len(batches[position]) for position in left]
     with one_thread(device):
@@ -156,7 +159,7 @@ def _encoded_before(order: GenerationPlan, left: Sequence[int]) -> Iterator[Gene
     batches = order.batches()
     prompts = dict.fromkeys(image.prompt for position in left for image in batches[position])
     with TemporaryDirectory() as scratch:
-        needed = [UNGUIDED, *prompts]
+        needed = [unconditional_prompt(order.config.policy), *prompts]
         yield replace(order, embeddings=encoded(order.config.policy, needed, workspace=scratch))
 
 
@@ -195,8 +198,10 @@ def registered_run(model: str) -> tuple[RunConfig, str]:
 def _with_shape(config: RunConfig, folder: Path | None) -> RunConfig:
     """Give a run's settings the shape of an adapter that is drawn with, or none to start from."""
     own = config.policy.adapter.model_copy(update={"initial_adapter": None})
-    shape = read_shape(folder) if folder else own
-    policy = config.policy.model_copy(update={"adapter": shape})
+    if folder:
+        # Keeps the class, which is the family's.
+        own = own.model_copy(update=dict(read_shape(folder)))
+    policy = config.policy.model_copy(update={"adapter": own})
     return config.model_copy(update={"policy": policy})
 
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
-from advgrpo.config import Sd3PolicyConfig
 from advgrpo.config.tasks import parse_json
 from advgrpo.models.policies import load_policy
 from advgrpo.runtime.devices import device
-from advgrpo.training.nonfinite_dump import TensorReport, read_kept
+from advgrpo.training.nonfinite_dump import NonFiniteDump, TensorReport, read_kept
 from advgrpo.training.nonfinite_dump import reproduce as compute
 
 
@@ -32,6 +31,6 @@ def reproduce(
     config = kept.policy
     if forward_dtype is not None:
         changed = config.model_copy(update={"forward_dtype": forward_dtype})
-        text = changed.model_dump_json(warnings=False)
-        config = parse_json(Sd3PolicyConfig, text, where="--forward-dtype")
+        text = kept.model_copy(update={"policy": changed}).model_dump_json(warnings=False)
+        config = parse_json(NonFiniteDump, text, where="--forward-dtype").policy
     return kept.what, compute(kept, tensors, load_policy(config, device(), seed=kept.seed))

@@ -42,7 +42,7 @@ class TinyModels:
     """Folders of tiny models with random weights."""
 
     pipeline: Path
-    """A `StableDiffusion3Pipeline`."""
+    """The policy: a pipeline in diffusers' layout."""
 
     dino: Path
     """A `Dinov2Model`."""

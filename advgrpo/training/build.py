@@ -8,7 +8,7 @@ from pathlib import Path
 from advgrpo.config import (
     DiscriminatorConfig,
     DistanceConfig,
-    Sd3PolicyConfig,
+    PolicyConfig,
     TrainingConfig,
 )
 from advgrpo.errors import ConfigError
@@ -63,7 +63,7 @@ class Inputs:
     """
 
     seed: int
-    policy: Sd3PolicyConfig
+    policy: PolicyConfig
     discriminator: DiscriminatorConfig
     training: TrainingConfig
     distance: DistanceConfig

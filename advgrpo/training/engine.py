@@ -21,7 +21,7 @@ from torch import Tensor
 
 from advgrpo.config.training import PolicyOptimizerConfig, TrainingConfig
 from advgrpo.models.policies.adapter import copy_into
-from advgrpo.models.policies.sd3 import Sd3Policy
+from advgrpo.models.policies.base import Policy
 from advgrpo.runtime.process_group import ProcessGroup
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -39,7 +39,7 @@ class PolicyEngine:
 
     def __init__(
         self,
-        policy: Sd3Policy,
+        policy: Policy,
         config: TrainingConfig,
         process_group: ProcessGroup,
         *,
@@ -58,7 +58,7 @@ class PolicyEngine:
             ),
             dist_init_required=False,
         )
-        policy.forward_module = self._engine
+        policy.use_engine(self._engine)
         self._zero = config.zero_stage > 0
         self._dropped, self._norm = False, 0.0
         self._spreads_weights = config.zero_stage == 3

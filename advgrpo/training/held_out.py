@@ -12,7 +12,7 @@ from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import SamplingConfig
 from advgrpo.data.image_loading import load_images
 from advgrpo.models.backbones.dino import DinoBackbone
-from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.base import FlowModel
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.models.scorers.base import Scorer, measured
 from advgrpo.models.scorers.critic import fresh_critic_order
@@ -77,7 +77,7 @@ class Monitor(Protocol):
         """Measures of the reference images of these prompts."""
         ...
 
-    def measure(self, policy: Policy, rewards: Rewards) -> HeldOut:
+    def measure(self, policy: FlowModel, rewards: Rewards) -> HeldOut:
         """Draw images and measure them; every rank must call it."""
         ...
 
@@ -135,7 +135,7 @@ class HeldOutMonitor:
             metrics[f"held_out/{REFERENCE_STATISTICS}.{name}_deviation"] = deviation
         return metrics
 
-    def measure(self, policy: Policy, rewards: Rewards) -> HeldOut:
+    def measure(self, policy: FlowModel, rewards: Rewards) -> HeldOut:
         """Draw one image per prompt and measure them; every rank must call it.
 
         Args:
@@ -182,7 +182,7 @@ class HeldOutMonitor:
             .flatten(0, 1)
         )
 
-    def _draw(self, policy: Policy, prompts: Sequence[str]) -> Tensor:
+    def _draw(self, policy: FlowModel, prompts: Sequence[str]) -> Tensor:
         images = sample_images(
             policy,
             prompts,

@@ -7,14 +7,15 @@ them; so either all of them stop, or all leave the same rollout out.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.config import TrainingConfig
+from advgrpo.config import AnyPolicyConfig, TrainingConfig
 from advgrpo.errors import NonFiniteError, StorageError
-from advgrpo.models.policies.sd3 import Sd3Policy
+from advgrpo.models.policies.base import Policy
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage import join
 from advgrpo.telemetry.logging import event
@@ -57,7 +58,7 @@ class NonFiniteGuard:
 
     def __init__(
         self,
-        policy: Sd3Policy,
+        policy: Policy,
         engine: PolicyEngine,
         prompts: Sequence[str],
         config: TrainingConfig,
@@ -183,7 +184,7 @@ class NonFiniteGuard:
                 )
             ),
             advantages=None if advantages is None else tuple(advantages[chosen].tolist()),
-            policy=self._policy.config,
+            policy=cast("AnyPolicyConfig", self._policy.config),
             sampling=self._config.sampling,
             algorithm=self._config.algorithm,
         )

@@ -8,13 +8,13 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from advgrpo.config import SamplingConfig, Sd3PolicyConfig
+from advgrpo.config import AnyPolicyConfig, SamplingConfig
 from advgrpo.config.algorithms import AlgorithmConfig
 from advgrpo.config.base import Section
 from advgrpo.data.sampler import ImagePlan
 from advgrpo.errors import CheckpointError
 from advgrpo.models.policies.adapter import copy_into
-from advgrpo.models.policies.sd3 import Sd3Policy
+from advgrpo.models.policies.base import Policy
 from advgrpo.storage import download_folder, upload_folder
 from advgrpo.storage.local import disk_errors
 from advgrpo.storage.tensors import read_tensors, save_tensors
@@ -39,7 +39,7 @@ class NonFiniteDump(Section):
     """Prompt id, position in the group and prompt of each image."""
 
     advantages: tuple[float, ...] | None
-    policy: Sd3PolicyConfig
+    policy: AnyPolicyConfig
     sampling: SamplingConfig
     algorithm: AlgorithmConfig
 
@@ -96,7 +96,7 @@ def read_kept(location: str) -> tuple[NonFiniteDump, dict[str, Tensor]]:
 
 
 def reproduce(
-    kept: NonFiniteDump, tensors: Mapping[str, Tensor], policy: Sd3Policy
+    kept: NonFiniteDump, tensors: Mapping[str, Tensor], policy: Policy
 ) -> Iterator[TensorReport]:
     """Compute a kept microbatch anew, first the rollout and then the gradients.
 
@@ -128,7 +128,9 @@ def reproduce(
         seed=kept.seed,
     )
     embeddings = policy.embed([text for _, _, text in kept.images])
-    yield _report("prompt embeddings", embeddings.context)
+    for name in embeddings.prompts[0]:
+        for position, tensor in enumerate(embeddings.tensors(name)):
+            yield _report(f"embedding {name} of prompt {position}", tensor)
     yield _report("latents", rollout.latents)
     yield _report("log-probabilities", rollout.log_probs)
     yield _report("images", rollout.images)

@@ -11,7 +11,7 @@ from torch import Tensor
 from advgrpo.algorithm.policy_loss import PolicyLoss
 from advgrpo.config import TrainingConfig
 from advgrpo.errors import RatioError
-from advgrpo.models.policies import Sd3Policy
+from advgrpo.models.policies import Policy
 from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.training.engine import PolicyEngine
@@ -35,7 +35,7 @@ class PolicyUpdater:
 
     def __init__(
         self,
-        policy: Sd3Policy,
+        policy: Policy,
         engine: PolicyEngine,
         denoiser: Denoiser,
         average: MovingAverage,

@@ -11,7 +11,7 @@ from advgrpo.config import DiscriminatorConfig, SamplingConfig
 from advgrpo.config.discriminator import PretrainingConfig
 from advgrpo.models.discriminators.base import Discriminator, concatenate
 from advgrpo.models.discriminators.replay import ReplayPool
-from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.base import FlowModel
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.records import PromptSet
 from advgrpo.runtime.process_group import ProcessGroup
@@ -28,7 +28,7 @@ STEPS_BETWEEN_METRICS = 4
 
 
 def pretrain_discriminator(
-    policy: Policy,
+    policy: FlowModel,
     discriminator: Discriminator,
     references: ReferenceFeatures,
     prompts: PromptSet,
@@ -134,7 +134,7 @@ def _drawn(prompt_ids: Sequence[int], count: int, world_size: int, seed: int) ->
 
 
 def _base_images(
-    policy: Policy,
+    policy: FlowModel,
     discriminator: Discriminator,
     prompts: PromptSet,
     prompt_ids: Sequence[int],

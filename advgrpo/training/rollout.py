@@ -14,7 +14,7 @@ from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import SamplingConfig
 from advgrpo.config.algorithms import FlowSdeSampler, GrpoConfig, RandomWindow
 from advgrpo.data.sampler import ImagePlan
-from advgrpo.models.policies.base import Policy, PromptEmbeddings
+from advgrpo.models.policies.base import FlowModel, PromptEmbeddings
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Denoiser:
         algorithm: The sampler, and how a step is scored.
     """
 
-    def __init__(self, policy: Policy, sampling: SamplingConfig, algorithm: GrpoConfig) -> None:
+    def __init__(self, policy: FlowModel, sampling: SamplingConfig, algorithm: GrpoConfig) -> None:
         self._policy = policy
         self._sampling = sampling
         self.algorithm = algorithm
@@ -115,7 +115,7 @@ def start_of_window(algorithm: GrpoConfig, *, seed: int, rollout: int) -> int:
 
 @torch.no_grad()
 def generate_rollout(
-    policy: Policy,
+    policy: FlowModel,
     denoiser: Denoiser,
     plans: Sequence[ImagePlan],
     prompts: Sequence[str],
@@ -214,7 +214,7 @@ def _shared_prefix(
 ) -> Tensor:
     leaders = sorted(set(groups))
     leading = latents[leaders]
-    theirs = PromptEmbeddings(embeddings.context[leaders], embeddings.pooled[leaders])
+    theirs = embeddings[leaders]
     for step in range(steps):
         leading = denoiser.follow_ode(leading, step, theirs)
     return leading[[leaders.index(group) for group in groups]]

@@ -12,7 +12,7 @@ from advgrpo.config import TrainingConfig
 from advgrpo.errors import CheckpointError
 from advgrpo.models.discriminators import Discriminator
 from advgrpo.models.discriminators.replay import ReplayPool
-from advgrpo.models.policies import Sd3Policy
+from advgrpo.models.policies import Policy
 from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.records import PromptSet
 from advgrpo.runtime.process_group import ProcessGroup
@@ -44,7 +44,7 @@ class TrainingState:
     seed: int
     prompts: PromptSet
     process_group: ProcessGroup
-    policy: Sd3Policy
+    policy: Policy
     engine: PolicyEngine
     denoiser: Denoiser
     average: MovingAverage

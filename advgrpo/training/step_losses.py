@@ -10,7 +10,7 @@ from torch import Tensor
 from advgrpo.algorithm.policy_loss import PolicyLoss, clipped_policy_loss
 from advgrpo.algorithm.sde import gaussian_divergence
 from advgrpo.config.algorithms import AlgorithmConfig
-from advgrpo.models.policies.base import Policy, PromptEmbeddings
+from advgrpo.models.policies.base import FlowModel, PromptEmbeddings
 from advgrpo.training.rollout import Denoiser, Rollout
 
 
@@ -28,7 +28,7 @@ class StepLoss:
 
 
 def step_losses(
-    policy: Policy,
+    policy: FlowModel,
     denoiser: Denoiser,
     config: AlgorithmConfig,
     rollout: Rollout,

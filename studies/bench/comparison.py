@@ -26,7 +26,7 @@ from advgrpo.data.images import decode_image, from_pil, to_pil
 from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.discriminators.dino import DinoHead
 from advgrpo.models.policies.adapter import add_adapter, trainable_parameters
-from advgrpo.models.policies.sd3 import DTYPES
+from advgrpo.models.policies.pipeline_parts import DTYPES
 from studies.bench.world import World
 
 DISCRIMINATOR_ROLLOUTS = 9

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from advgrpo.models.policies.sd3 import DTYPES
+from advgrpo.models.policies.pipeline_parts import DTYPES
 from advgrpo.training.counters import peak_memory_mib
 from advgrpo.training.loop import take_turn
 from advgrpo.training.metrics import measure_held_out

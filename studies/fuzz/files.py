@@ -5,17 +5,18 @@ import json
 from functools import cache
 from pathlib import Path
 
-from advgrpo.config import Sd3PolicyConfig, Weights, resolve
+from advgrpo.config import PolicyConfig, Weights, resolve
 from advgrpo.data.images import decode_image, encode_png, read_image
 from advgrpo.models.backbones.loading import model_type_of
 from advgrpo.models.backbones.preprocessing import PREPROCESSOR_FILE, read_preprocessing
-from advgrpo.models.policies.loading import INDEX_FILE, pipeline_folder
+from advgrpo.models.policies.pipeline_parts import INDEX_FILE
 from advgrpo.models.policies.saved_adapter import (
     PEFT_SETTINGS,
     PEFT_WEIGHTS,
     read_adapter,
     read_shape,
 )
+from advgrpo.models.policies.sd3 import PARTS
 from advgrpo.planning.reading import configuration
 from advgrpo.reference_images.diffusers_source import _read_index
 from advgrpo.storage import COMMIT_FILE
@@ -83,13 +84,13 @@ def model_folder(data: bytes, place: Path) -> None:
     policy = _pocket().model_copy(update={"weights": weights})
     refused(lambda: model_type_of(place), place)
     refused(lambda: read_preprocessing(place, resolution_pixels=224), place)
-    refused(lambda: pipeline_folder(policy), place)
+    refused(lambda: PARTS.folder(policy), place)
     refused(lambda: _read_index(place), place)
     refused(lambda: _patterns(place), place)
 
 
 @cache
-def _pocket() -> Sd3PolicyConfig:
+def _pocket() -> PolicyConfig:
     return resolve("pocket").policy
 
 

@@ -3,7 +3,7 @@ import pytest
 from advgrpo.config import RunConfig, preset_names, resolve
 from advgrpo.config.algorithms import CpsSampler, FixedWindow
 from advgrpo.config.discriminator import DinoDiscriminatorConfig, PickScoreDiscriminatorConfig
-from advgrpo.config.policy import SD3_ATTENTION
+from advgrpo.config.policy import Sd3AdapterConfig
 from advgrpo.config.reference_images import DiffusersSource
 from advgrpo.config.training import ReleasedSchedule, WhenOutscored
 from advgrpo.errors import ConfigError
@@ -100,7 +100,7 @@ def test_a_released_preset_samples_and_updates_as_the_released_code(preset: str)
     algorithm = training.algorithm
     assert config.policy.adapter.rank == 32
     assert config.policy.adapter.alpha == 64
-    assert config.policy.adapter.target_modules == SD3_ATTENTION
+    assert config.policy.adapter.target_modules == Sd3AdapterConfig().target_modules
     assert config.policy.adapter.ema_decay == 0.9
     assert config.policy.resolution_pixels == 512
     assert training.rollout.prompts_per_update * training.rollout.group_size == 768

@@ -31,14 +31,13 @@ class ColourPolicy:
         return torch.linspace(1, 0, num_inference_steps + 1)
 
     def embed(self, prompts: Sequence[str]) -> PromptEmbeddings:
-        colours = torch.stack([colour_of(prompt) for prompt in prompts])
-        return PromptEmbeddings(context=colours[:, None], pooled=colours)
+        return PromptEmbeddings(tuple({"colour": colour_of(prompt)} for prompt in prompts))
 
     def velocity(
         self, latents: Tensor, sigma: float, embeddings: PromptEmbeddings, *, guidance_scale: float
     ) -> Tensor:
         strength = self.strength if self.adapted else 0.2
-        target = strength * embeddings.pooled + (1 - strength) * 0.5
+        target = strength * embeddings.stack("colour") + (1 - strength) * 0.5
         return guidance_scale * (latents - target[:, :, None, None]) / max(sigma, 0.25)
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from advgrpo.config.policy import SD3_ATTENTION
+from advgrpo.config.policy import Sd3AdapterConfig
 from advgrpo.planning.architectures import (
     Autoencoder,
     Clip,
@@ -23,6 +23,7 @@ from advgrpo.planning.architectures import (
 )
 from advgrpo.planning.published import PUBLISHED
 
+ATTENTION = Sd3AdapterConfig().target_modules
 SD35 = {
     size: PUBLISHED[f"hub://stabilityai/stable-diffusion-3.5-{size}"]
     for size in ("medium", "large")
@@ -87,9 +88,9 @@ def test_an_adapter_has_as_many_parameters_as_counted() -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     model = sd3(TINY_SD3)
-    adapted = inject_adapter_in_model(LoraConfig(r=4, target_modules=list(SD3_ATTENTION)), model)
+    adapted = inject_adapter_in_model(LoraConfig(r=4, target_modules=list(ATTENTION)), model)
     own = sum(p.numel() for name, p in adapted.named_parameters() if "lora_" in name)
-    assert Sd3Transformer.read(TINY_SD3).adapter_parameters(4, SD3_ATTENTION) == own
+    assert Sd3Transformer.read(TINY_SD3).adapter_parameters(4, ATTENTION) == own
     assert Sd3Transformer.read(TINY_SD3).adapter_parameters(4, ("ff.net.2",)) is None
 
 

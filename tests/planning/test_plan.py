@@ -15,7 +15,8 @@ from advgrpo.errors import ConfigError
 from advgrpo.models.discriminators import build_discriminator
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.base import PromptEmbeddings
-from advgrpo.models.policies.embeddings import StoredEmbeddings, encode_prompts
+from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.models.policies.encoding import encode_prompts
 from advgrpo.planning import Plan, plan_run
 from advgrpo.planning.memory import (
     adapter_parameters,
@@ -90,7 +91,7 @@ class CountingPolicy:
         return torch.linspace(1, 0, num_inference_steps + 1)
 
     def embed(self, prompts: list[str]) -> PromptEmbeddings:
-        return PromptEmbeddings(torch.zeros(len(prompts), 1, 1), torch.zeros(len(prompts), 1))
+        return PromptEmbeddings(({},) * len(prompts))
 
     def velocity(
         self,
@@ -293,11 +294,11 @@ def test_embeddings_are_stored_of_the_prompts_that_are_drawn() -> None:
 def test_embeddings_are_as_large_as_planned(tmp_path: Path) -> None:
     config = draft("pocket")
     location = encode_prompts(config.policy, ["a small red circle"], store=str(tmp_path))
-    taken = StoredEmbeddings(location, ["a small red circle"]).take("a small red circle")
+    taken = StoredEmbeddings(location, ["a small red circle"]).take("a small red circle").prompts[0]
     planned = plan_run(config, 1, train_prompts=1, test_prompts=1)
     # The training prompt, the test prompt and the empty one. The pocket's CLIP sees fewer tokens.
-    spare = (77 - (taken.context.shape[1] - config.policy.max_sequence_length)) * 64 * 4
-    bytes_each = taken.context.nbytes + taken.pooled.nbytes + spare
+    spare = (77 - (taken["context"].shape[0] - config.policy.max_sequence_length)) * 64 * 4
+    bytes_each = taken["context"].nbytes + taken["pooled"].nbytes + spare
     assert sizes(planned.storage)["prompt embeddings"] == 3 * bytes_each
 
 

@@ -12,8 +12,9 @@ from advgrpo.errors import AdvGrpoError, WeightsError
 from advgrpo.models.discriminators import build_discriminator
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.base import PromptEmbeddings
-from advgrpo.models.policies.embeddings import StoredEmbeddings, encode_prompts, not_encoded
-from advgrpo.models.policies.sd3_text_encoders import TextEncoders
+from advgrpo.models.policies.embeddings import StoredEmbeddings, not_encoded
+from advgrpo.models.policies.encoding import encode_prompts
+from advgrpo.models.policies.sd3 import Sd3TextEncoders
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.tasks.embeddings import (
     encode_in_processes,
@@ -39,10 +40,10 @@ def config(world: World) -> RunConfig:
 def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """From here on, encoding a prompt is an error."""
 
-    def refuse(_self: TextEncoders, prompt: str) -> PromptEmbeddings:
+    def refuse(_self: Sd3TextEncoders, prompt: str) -> PromptEmbeddings:
         raise WeightsError(f"{prompt!r} was not encoded before")
 
-    monkeypatch.setattr(TextEncoders, "encode", refuse)
+    monkeypatch.setattr(Sd3TextEncoders, "encode", refuse)
 
 
 def stored(config: RunConfig, prompts: list[str], workspace: Path) -> StoredEmbeddings:
@@ -65,7 +66,8 @@ def test_processes_encode_what_one_does_and_leave_what_is_there(
     assert not_encoded([*prompts, "f"], shared) == ["f"]
     ours, theirs = StoredEmbeddings(shared, prompts), StoredEmbeddings(alone, prompts)
     for prompt in prompts:
-        assert torch.equal(ours.take(prompt).context, theirs.take(prompt).context)
+        mine, other = ours.take(prompt), theirs.take(prompt)
+        assert torch.equal(mine.stack("context"), other.stack("context"))
 
 
 def test_a_process_that_cannot_encode_says_why(config: RunConfig, tmp_path: Path) -> None:

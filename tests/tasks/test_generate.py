@@ -13,7 +13,7 @@ from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.base import PromptEmbeddings
-from advgrpo.models.policies.sd3_text_encoders import TextEncoders
+from advgrpo.models.policies.sd3 import Sd3TextEncoders
 from advgrpo.storage import content_of, file_sha256, list_files, read_bytes
 from advgrpo.tasks import generate as module
 from advgrpo.tasks.generate import generate
@@ -93,11 +93,11 @@ def test_who_draws_encodes_no_prompt(
 ) -> None:
     draw = module.draw_share
 
-    def refuse(_self: TextEncoders, prompt: str) -> PromptEmbeddings:
+    def refuse(_self: Sd3TextEncoders, prompt: str) -> PromptEmbeddings:
         raise WeightsError(f"{prompt!r} was not encoded before")
 
     def without_encoders(*arguments: object) -> None:
-        monkeypatch.setattr(TextEncoders, "encode", refuse)
+        monkeypatch.setattr(Sd3TextEncoders, "encode", refuse)
         draw(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "draw_share", without_encoders)

@@ -1,6 +1,6 @@
-"""The flow model being trained."""
+"""The flow model being trained: its interface, its families and its adapter."""
 
-from advgrpo.models.policies.base import Policy
-from advgrpo.models.policies.sd3 import Sd3Policy, load_policy
+from advgrpo.models.policies.base import FlowModel, Policy, PromptEmbeddings
+from advgrpo.models.policies.loading import load_policy
 
-__all__ = ["Policy", "Sd3Policy", "load_policy"]
+__all__ = ["FlowModel", "Policy", "PromptEmbeddings", "load_policy"]

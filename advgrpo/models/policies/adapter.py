@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
+from diffusers.loaders import PeftAdapterMixin
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig
 from safetensors.torch import save_file
 from torch import Tensor
@@ -31,9 +32,7 @@ _SIZE_BYTES = 8
 """A safetensors file begins with the size of its header, and aligns the header to it."""
 
 
-def add_adapter(
-    transformer: SD3Transformer2DModel, config: AdapterConfig, *, seed: int = 0
-) -> None:
+def add_adapter(transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: int = 0) -> None:
     """Put a fresh adapter on a frozen transformer; it changes no output yet.
 
     Args:
@@ -65,7 +64,7 @@ def add_adapter(
             parameter.data.copy_(drawn)
 
 
-def trainable_parameters(transformer: SD3Transformer2DModel) -> dict[str, torch.nn.Parameter]:
+def trainable_parameters(transformer: PeftAdapterMixin) -> dict[str, torch.nn.Parameter]:
     """Find the adapter's parameters.
 
     Returns:
@@ -105,12 +104,23 @@ def save_adapter(folder: Path, values: Mapping[str, Tensor], config: AdapterConf
     text = json.dumps({**settings, "target_modules": names}, indent=2)
     (folder / PEFT_SETTINGS).write_text(text, encoding="utf-8")
     save_file({PEFT_PREFIX + name: value for name, value in tensors.items()}, folder / PEFT_WEIGHTS)
-    StableDiffusion3Pipeline.save_lora_weights(
-        folder,
-        transformer_lora_layers=tensors,
-        transformer_lora_adapter_metadata={**lora.to_dict(), "target_modules": names},
+    _save_for_diffusers(
+        folder / DIFFUSERS_WEIGHTS, tensors, {**lora.to_dict(), "target_modules": names}
     )
-    _order_metadata(folder / DIFFUSERS_WEIGHTS)
+
+
+def _save_for_diffusers(
+    path: Path, tensors: Mapping[str, Tensor], settings: Mapping[str, object]
+) -> None:
+    """Write what the `save_lora_weights` of any pipeline writes for its transformer."""
+    metadata = {f"transformer.{name}": value for name, value in settings.items()}
+    text = json.dumps(metadata, indent=2, sort_keys=True)
+    save_file(
+        {f"transformer.{name}": value for name, value in tensors.items()},
+        path,
+        metadata={"format": "pt", LORA_ADAPTER_METADATA_KEY: text},
+    )
+    _order_metadata(path)
 
 
 def _order_metadata(path: Path) -> None:
@@ -125,7 +135,7 @@ def _order_metadata(path: Path) -> None:
     path.write_bytes(len(text).to_bytes(_SIZE_BYTES, "little") + text + data[start:])
 
 
-def load_adapter(transformer: SD3Transformer2DModel, folder: Path, config: AdapterConfig) -> None:
+def load_adapter(transformer: PeftAdapterMixin, folder: Path, config: AdapterConfig) -> None:
     """Give a transformer's adapter the values of a saved one.
 
     Args:
@@ -144,7 +154,7 @@ def load_adapter(transformer: SD3Transformer2DModel, folder: Path, config: Adapt
 
 @contextmanager
 def other_adapter(
-    transformer: SD3Transformer2DModel, folder: Path, config: AdapterConfig
+    transformer: PeftAdapterMixin, folder: Path, config: AdapterConfig
 ) -> Iterator[None]:
     """Within it, a saved adapter takes the place of the transformer's own.
 

@@ -1,26 +1,62 @@
-"""The interface of the model being trained."""
+"""Interfaces of the model being trained, and the embeddings that condition it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from advgrpo.config import AdapterConfig
+from advgrpo.config.policy import PolicyConfig
+
 
 @dataclass(frozen=True)
 class PromptEmbeddings:
-    """What the policy knows of prompts."""
+    """Embeddings of prompts: named tensors of each prompt, in the order of the prompts.
 
-    context: Float[Tensor, "prompt token width"]
-    pooled: Float[Tensor, "prompt pooled_width"]
+    Tensors have no batch axis, because prompts may have different numbers of tokens. A family
+    batches them as its transformer needs: `stack`, padding with a mask, or the list itself.
+    """
+
+    prompts: tuple[Mapping[str, Tensor], ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, positions: Sequence[int] | slice) -> "PromptEmbeddings":
+        """Select prompts by their positions."""
+        if isinstance(positions, slice):
+            return PromptEmbeddings(self.prompts[positions])
+        return PromptEmbeddings(tuple(self.prompts[position] for position in positions))
+
+    def __add__(self, other: "PromptEmbeddings") -> "PromptEmbeddings":
+        return PromptEmbeddings(self.prompts + other.prompts)
+
+    def tensors(self, name: str) -> list[Tensor]:
+        """Return one of the tensors of each prompt."""
+        return [prompt[name] for prompt in self.prompts]
+
+    def stack(self, name: str) -> Float[Tensor, "prompt ..."]:
+        """Batch one of the tensors, which must have the same shape for all prompts."""
+        return torch.stack(self.tensors(name))
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "PromptEmbeddings":
+        """Move all tensors; only floating-point ones change their type, so masks stay masks."""
+        return self._map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "PromptEmbeddings":
+        return PromptEmbeddings(
+            tuple({name: change(t) for name, t in prompt.items()} for prompt in self.prompts)
+        )
 
 
 @runtime_checkable
-class Policy(Protocol):
-    """A flow model with an adapter, in float32 latents of `velocity = noise - image`."""
+class FlowModel(Protocol):
+    """A text-to-image flow model, in float32 latents of `velocity = noise - image`."""
 
     latent_shape: tuple[int, int, int]
     """Channel, height and width of one image's latents."""
@@ -28,11 +64,11 @@ class Policy(Protocol):
     device: torch.device
 
     def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
-        """The noise schedule: falls from 1 to 0 in `num_inference_steps` steps."""
+        """Return the noise schedule, which falls from 1 to 0 in `num_inference_steps` steps."""
         ...
 
     def embed(self, prompts: Sequence[str]) -> PromptEmbeddings:
-        """Encode prompts; each is encoded once and remembered."""
+        """Encode prompts; each is encoded once and cached."""
         ...
 
     def velocity(
@@ -43,7 +79,14 @@ class Policy(Protocol):
         *,
         guidance_scale: float,
     ) -> Float[Tensor, "batch channel height width"]:
-        """Predict noise minus image, guided away from the empty prompt if the scale is not 1."""
+        """Predict noise minus image, in float32, with the family's kind of guidance.
+
+        Args:
+            latents: At `sigma`.
+            sigma: In (0, 1].
+            embeddings: Of one prompt per image.
+            guidance_scale: Weight of the guidance; 1 switches it off.
+        """
         ...
 
     def decode(
@@ -53,9 +96,58 @@ class Policy(Protocol):
         ...
 
     def base_policy(self) -> AbstractContextManager[None]:
-        """Within it, the adapter is off."""
+        """Disable the adapter within the context."""
+        ...
+
+
+@runtime_checkable
+class Policy(FlowModel, Protocol):
+    """A flow model with a LoRA adapter that is trained."""
+
+    transformer: torch.nn.Module
+    """The module that carries the adapter; a training engine wraps it."""
+
+    @property
+    def config(self) -> PolicyConfig:
+        """The settings that it was loaded from."""
         ...
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The adapter's parameters, float32, by a name that is stable across versions."""
+        """Return the adapter's parameters, float32, by a name that is stable across versions."""
+        ...
+
+    def compile(self, backend: str) -> None:
+        """Compile the transformer with a backend of `torch.compile` at its next forward pass."""
+        ...
+
+    def use_engine(self, engine: torch.nn.Module) -> None:
+        """Route forward passes through an engine that wraps `transformer`."""
+        ...
+
+    def without_engine(self) -> AbstractContextManager[None]:
+        """Route forward passes past the engine within the context."""
+        ...
+
+    def other_adapter(self, folder: Path, config: AdapterConfig) -> AbstractContextManager[None]:
+        """Replace the adapter by a saved one within the context."""
+        ...
+
+
+@runtime_checkable
+class TextEncoders(Protocol):
+    """The text encoders of a policy, loaded when the first prompt is encoded."""
+
+    def __init__(self, config: Any, device: torch.device) -> None:  # noqa: ANN401
+        ...
+
+    def encode(self, prompt: str) -> PromptEmbeddings:
+        """Encode one prompt, on the CPU and in the precision that the transformer takes."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hash all that an embedding depends on besides the prompt."""
+        ...
+
+    def release(self) -> None:
+        """Free their memory."""
         ...

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from advgrpo.algorithm.randomness import gaussian_noise
 from advgrpo.algorithm.sde import euler_step
-from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.base import FlowModel
 
 
 @torch.no_grad()
 def sample_images(
-    policy: Policy,
+    policy: FlowModel,
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,

@@ -1,222 +1,99 @@
-"""The Stable Diffusion 3 family as a policy."""
+"""Stable Diffusion 3 and 3.5."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any, Unpack
 
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.schedule import flow_match_sigmas
-from advgrpo.config import AdapterConfig, Sd3PolicyConfig
-from advgrpo.models.policies.adapter import (
-    add_adapter,
-    load_adapter,
-    other_adapter,
-    trainable_parameters,
-)
+from advgrpo.config import Sd3PolicyConfig
 from advgrpo.models.policies.base import PromptEmbeddings
-from advgrpo.models.policies.compilation import compile_in_place, compiler_errors
-from advgrpo.models.policies.embeddings import StoredEmbeddings
-from advgrpo.models.policies.loading import DTYPES, load_models
-from advgrpo.models.policies.saved_adapter import adapter_folder, refuse_foreign
-from advgrpo.models.policies.sd3_text_encoders import TextEncoders
+from advgrpo.models.policies.pipeline_parts import PipelineParts
+from advgrpo.models.policies.text_encoders import PipelineTextEncoders
+from advgrpo.models.policies.transformer_policy import PolicyOptions, TransformerPolicy
 
-REMEMBERED_BYTES = 2**30
-"""Most memory for embeddings of prompts that lie in no store."""
+PARTS = PipelineParts(
+    pipeline_class=StableDiffusion3Pipeline,
+    models={"transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL"},
+    text_encoders={
+        "text_encoder": "CLIPTextModelWithProjection",
+        "text_encoder_2": "CLIPTextModelWithProjection",
+        "text_encoder_3": "T5EncoderModel",
+    },
+    tokenizers=("tokenizer", "tokenizer_2", "tokenizer_3"),
+)
 
 
-class Sd3Policy:
+class Sd3TextEncoders(PipelineTextEncoders):
+    """Two CLIP text encoders and a T5, which a published pipeline may lack."""
+
+    parts = PARTS
+
+    def _load(self) -> StableDiffusion3Pipeline:
+        pipeline = super()._load()
+        if pipeline.text_encoder_3 is None:
+            # The pipeline then pads with zeros as wide as the transformer's input, which it reads
+            # from the transformer's settings.
+            folder, _ = PARTS.folder(self._config)
+            settings = SD3Transformer2DModel.load_config(folder / "transformer")
+            with torch.device("meta"):
+                pipeline.transformer = SD3Transformer2DModel.from_config(settings)
+        return pipeline
+
+    def _encode(self, pipeline: Any, prompt: str) -> Mapping[str, Tensor]:  # noqa: ANN401
+        context, _, pooled, _ = pipeline.encode_prompt(
+            prompt=[prompt],
+            prompt_2=[prompt],
+            prompt_3=[prompt],
+            device=self._device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self._config.max_sequence_length,
+        )
+        return {"context": context[0], "pooled": pooled[0]}
+
+
+class Sd3Policy(TransformerPolicy):
     """A `StableDiffusion3Pipeline` whose transformer carries a LoRA adapter.
 
     Args:
-        pipeline: With transformer, VAE and scheduler; frozen here.
         config: The policy's settings.
-        device: Where transformer and VAE work.
-        seed: Of a fresh adapter.
-        embeddings: Of the prompts that are expected; others are encoded here, by text encoders that
-            are loaded only then.
-    """
-
-    def __init__(
-        self,
-        pipeline: StableDiffusion3Pipeline,
-        config: Sd3PolicyConfig,
-        device: torch.device,
-        *,
-        seed: int = 0,
-        embeddings: StoredEmbeddings | None = None,
-    ) -> None:
-        self.config = config
-        self.device = device
-        self._text = TextEncoders(config)
-        self._stored = embeddings
-        self._remembered: dict[str, PromptEmbeddings] = {}
-        self.transformer = pipeline.transformer.to(device)
-        self.vae = pipeline.vae.to(device)
-        add_adapter(self.transformer, config.adapter, seed=seed)
-        if config.gradient_checkpointing:
-            self.transformer.enable_gradient_checkpointing()
-        # DeepSpeed's engine takes the transformer's place here, so that rollout and update run the
-        # very same module.
-        self.forward_module: torch.nn.Module = self.transformer
-        side = config.resolution_pixels // pipeline.vae_scale_factor
-        self.latent_shape = (self.transformer.config.in_channels, side, side)
-        self._shift = float(pipeline.scheduler.config.shift)
-        self._training_steps = int(pipeline.scheduler.config.num_train_timesteps)
-
-    def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
-        """The noise schedule with the shift of the model's own scheduler."""
-        return flow_match_sigmas(
-            num_inference_steps, shift=self._shift, training_steps=self._training_steps
-        )
-
-    def embed(self, prompts: Sequence[str]) -> PromptEmbeddings:
-        """Read or encode prompts; each is encoded once, and alone."""
-        known = {prompt: self._embedding(prompt) for prompt in dict.fromkeys(prompts)}
-        dtype = DTYPES[self.config.forward_dtype]
-        return PromptEmbeddings(
-            context=torch.cat([known[p].context for p in prompts]).to(self.device, dtype),
-            pooled=torch.cat([known[p].pooled for p in prompts]).to(self.device, dtype),
-        )
-
-    def _embedding(self, prompt: str) -> PromptEmbeddings:
-        if self._stored is not None and prompt in self._stored:
-            return self._stored.take(prompt)
-        if prompt not in self._remembered:
-            encoded = self._text.encode(prompt)
-            bytes_each = encoded.context.nbytes + encoded.pooled.nbytes
-            if (len(self._remembered) + 1) * bytes_each > REMEMBERED_BYTES:
-                self._remembered.clear()
-            self._remembered[prompt] = encoded
-        return self._remembered[prompt]
-
-    @cached_property
-    def _empty(self) -> PromptEmbeddings:
-        return self.embed([""])
-
-    def velocity(
-        self,
-        latents: Float[Tensor, "batch channel height width"],
-        sigma: float,
-        embeddings: PromptEmbeddings,
-        *,
-        guidance_scale: float,
-    ) -> Float[Tensor, "batch channel height width"]:
-        """Predict noise minus image in float32; guidance takes two passes, or one twice as large.
-
-        Source:
-            Classifier-free guidance, arXiv:2207.12598.
-        """
-        count = latents.shape[0]
-        if guidance_scale == 1:
-            return self._forward(latents, sigma, embeddings)
-        empty = self._empty
-        context, pooled = empty.context.expand(count, -1, -1), empty.pooled.expand(count, -1)
-        if self.config.guidance == "two_passes":
-            without = self._forward(latents, sigma, PromptEmbeddings(context, pooled))
-            given = self._forward(latents, sigma, embeddings)
-        else:
-            both = PromptEmbeddings(
-                context=torch.cat([context, embeddings.context]),
-                pooled=torch.cat([pooled, embeddings.pooled]),
-            )
-            without, given = self._forward(torch.cat([latents, latents]), sigma, both).chunk(2)
-        return without + guidance_scale * (given - without)
-
-    def compile(self, backend: str) -> None:
-        """Let `torch.compile` make the transformer faster from its next pass on.
-
-        Args:
-            backend: `inductor`, or one that helps to find faults.
-        """
-        compile_in_place(self.transformer, backend)
-
-    def _forward(self, latents: Tensor, sigma: float, embeddings: PromptEmbeddings) -> Tensor:
-        with compiler_errors():
-            (velocity,) = self.forward_module(
-                hidden_states=latents.to(DTYPES[self.config.forward_dtype]),
-                timestep=torch.full((latents.shape[0],), 1000 * sigma, device=self.device),
-                encoder_hidden_states=embeddings.context,
-                pooled_projections=embeddings.pooled,
-                return_dict=False,
-            )
-        predicted: Tensor = velocity.float()
-        return predicted
-
-    def decode(
-        self, latents: Float[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, "batch 3 image_height image_width"]:
-        """Decode latents into RGB in [0, 1], in steps of 1/255.
-
-        Reference images come from 8-bit files; unrounded images could be told apart by that alone.
-        """
-        scaled = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
-        slices = scaled.to(self.vae.dtype).split(self.config.decode_batch_size or len(scaled))
-        with torch.no_grad():
-            decoded = [self.vae.decode(part, return_dict=False)[0].float() for part in slices]
-        images = torch.cat(decoded)
-        return ((images / 2 + 0.5).clamp(0, 1) * 255).round() / 255
-
-    @contextmanager
-    def without_engine(self) -> Iterator[None]:
-        """Within it, forward passes are not DeepSpeed's: their gradients are nobody's business."""
-        engine, self.forward_module = self.forward_module, self.transformer
-        try:
-            yield
-        finally:
-            self.forward_module = engine
-
-    @contextmanager
-    def base_policy(self) -> Iterator[None]:
-        """Within it, the adapter is off."""
-        self.transformer.disable_adapters()
-        try:
-            yield
-        finally:
-            self.transformer.enable_adapters()
-
-    def other_adapter(self, folder: Path, config: AdapterConfig) -> AbstractContextManager[None]:
-        """Within it, a saved adapter takes the place of this one; see `adapter.other_adapter`."""
-        return other_adapter(self.transformer, folder, config)
-
-    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The adapter's parameters by their names in peft's layout."""
-        return trainable_parameters(self.transformer)
-
-
-def load_policy(
-    config: Sd3PolicyConfig,
-    device: torch.device,
-    adapter: Path | None = None,
-    *,
-    seed: int = 0,
-    embeddings: StoredEmbeddings | None = None,
-) -> Sd3Policy:
-    """Load the base model and put an adapter on it.
-
-    Args:
-        config: The policy's settings.
-        device: Where transformer and VAE work.
-        adapter: Folder of a trained adapter in peft's layout; none gives a fresh one, which changes
-            nothing yet (or `config.adapter.initial_adapter`).
-        seed: Of a fresh adapter.
-        embeddings: Of the prompts that are expected; without them, text encoders are loaded when
-            the first prompt comes.
+        device: Device of transformer and VAE.
+        options: Adapter, seed and stored embeddings.
 
     Raises:
-        WeightsError: If weights are missing, damaged or of another architecture, or the adapter is
-            for other modules or of another rank or alpha than the settings say.
+        WeightsError: If weights are missing, damaged, pickled or of another architecture, or the
+            adapter does not fit.
     """
-    if adapter is None and config.adapter.initial_adapter is not None:
-        adapter = adapter_folder(config.adapter.initial_adapter)
-    pipeline = load_models(config)
-    if adapter is not None:
-        refuse_foreign(dict(pipeline.transformer.named_modules()), adapter)
-    policy = Sd3Policy(pipeline, config, device, seed=seed, embeddings=embeddings)
-    if adapter is not None:
-        load_adapter(policy.transformer, adapter, config.adapter)
-    return policy
+
+    text_encoders = Sd3TextEncoders
+
+    def __init__(
+        self, config: Sd3PolicyConfig, device: torch.device, **options: Unpack[PolicyOptions]
+    ) -> None:
+        pipeline = PARTS.load_models(config)
+        side = config.resolution_pixels // pipeline.vae_scale_factor
+        shape = (pipeline.transformer.config.in_channels, side, side)
+        super().__init__(config, device, pipeline.transformer, pipeline.vae, shape, **options)
+        self._schedule = pipeline.scheduler.config
+
+    def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
+        """Return the noise schedule with the shift of the model's own scheduler."""
+        return flow_match_sigmas(
+            num_inference_steps,
+            shift=float(self._schedule.shift),
+            training_steps=int(self._schedule.num_train_timesteps),
+        )
+
+    def _predict(self, latents: Tensor, sigma: float, embeddings: PromptEmbeddings) -> Tensor:
+        (velocity,) = self.forward_module(
+            hidden_states=latents,
+            timestep=torch.full((len(latents),), 1000 * sigma, device=self.device),
+            encoder_hidden_states=embeddings.stack("context"),
+            pooled_projections=embeddings.stack("pooled"),
+            return_dict=False,
+        )
+        predicted: Tensor = velocity
+        return predicted

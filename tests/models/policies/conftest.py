@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from advgrpo.models.policies import Sd3Policy, load_policy
+from advgrpo.models.policies import Policy, load_policy
 from advgrpo.testing import TinyModels, write_tiny_models
 
 CPU = torch.device("cpu")
@@ -15,12 +15,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 
 
 @pytest.fixture
-def policy(tiny: TinyModels) -> Sd3Policy:
+def policy(tiny: TinyModels) -> Policy:
     return load_policy(tiny.config().policy, CPU)
 
 
 @pytest.fixture
-def trained(policy: Sd3Policy) -> Sd3Policy:
+def trained(policy: Policy) -> Policy:
     """A policy whose adapter changes its images."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -30,7 +30,7 @@ def trained(policy: Sd3Policy) -> Sd3Policy:
 
 
 @pytest.fixture
-def adapter(trained: Sd3Policy, tmp_path: Path) -> Path:
+def adapter(trained: Policy, tmp_path: Path) -> Path:
     from advgrpo.models.policies.adapter import save_adapter
 
     folder = tmp_path / "adapter"

@@ -6,7 +6,7 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 
 from advgrpo.algorithm.randomness import gaussian_noise
-from advgrpo.models.policies import Sd3Policy
+from advgrpo.models.policies import Policy
 
 
 def drawn_plainly(
@@ -14,7 +14,7 @@ def drawn_plainly(
     prompts: Sequence[str],
     seeds: Sequence[int],
     *,
-    like: Sd3Policy,
+    like: Policy,
     guidance_scale: float = 2.5,
 ) -> torch.Tensor:
     """Draw what a policy draws with the same prompts and seeds, in 4 steps."""

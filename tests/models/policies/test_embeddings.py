@@ -6,13 +6,13 @@ import torch
 
 from advgrpo.config import Sd3PolicyConfig
 from advgrpo.errors import StorageNotFoundError, WeightsError
-from advgrpo.models.policies import embeddings as module
+from advgrpo.models.policies import encoding as module
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.base import PromptEmbeddings
-from advgrpo.models.policies.embeddings import StoredEmbeddings, encode_prompts
-from advgrpo.models.policies.loading import TEXT_ENCODERS, TOKENIZERS
+from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.models.policies.encoding import encode_prompts
 from advgrpo.models.policies.sampling import sample_images
-from advgrpo.models.policies.sd3_text_encoders import TextEncoders
+from advgrpo.models.policies.sd3 import PARTS, Sd3TextEncoders
 from advgrpo.testing import TinyModels
 
 CPU = torch.device("cpu")
@@ -35,18 +35,18 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Prompts in the order in which they are encoded."""
     told: list[str] = []
-    encode = TextEncoders.encode
+    encode = Sd3TextEncoders.encode
 
-    def telling(self: TextEncoders, prompt: str) -> PromptEmbeddings:
+    def telling(self: Sd3TextEncoders, prompt: str) -> PromptEmbeddings:
         told.append(prompt)
         return encode(self, prompt)
 
-    monkeypatch.setattr(TextEncoders, "encode", telling)
+    monkeypatch.setattr(Sd3TextEncoders, "encode", telling)
     return told
 
 
 def without_text_encoders(config: Sd3PolicyConfig) -> None:
-    for name in (*TEXT_ENCODERS, *TOKENIZERS):
+    for name in (*PARTS.text_encoders, *PARTS.tokenizers):
         shutil.rmtree(Path(config.weights.location, name))
 
 
@@ -93,8 +93,8 @@ def test_a_shard_that_was_not_written_whole_is_encoded_again(
 
     assert encoded in (PROMPTS[:2], PROMPTS[2:4])
     after = StoredEmbeddings(location, PROMPTS[:4]).take(PROMPTS[1])
-    assert torch.equal(before.context, after.context)
-    assert torch.equal(before.pooled, after.pooled)
+    assert torch.equal(before.stack("context"), after.stack("context"))
+    assert torch.equal(before.stack("pooled"), after.stack("pooled"))
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "json"])
@@ -122,18 +122,20 @@ def test_machines_share_the_prompts_whatever_the_others_have_done(
         location = encode_prompts(config, PROMPTS, store=str(tmp_path), share=share, shares=3)
     assert sorted(encoded) == sorted(PROMPTS)
     stored = StoredEmbeddings(location, PROMPTS)
-    alone = TextEncoders(config)
+    alone = Sd3TextEncoders(config)
     for prompt in PROMPTS:
-        assert torch.equal(stored.take(prompt).context, alone.encode(prompt).context)
+        assert torch.equal(
+            stored.take(prompt).stack("context"), alone.encode(prompt).stack("context")
+        )
 
 
 def test_embeddings_are_kept_apart_by_what_they_depend_on(
     tiny: TinyModels, config: Sd3PolicyConfig
 ) -> None:
     def place(**settings: object) -> str:
-        return TextEncoders(config.model_copy(update=settings)).fingerprint()
+        return Sd3TextEncoders(config.model_copy(update=settings)).fingerprint()
 
-    assert place() == TextEncoders(tiny.config().policy).fingerprint()
+    assert place() == Sd3TextEncoders(tiny.config().policy).fingerprint()
     assert place(resolution_pixels=64) == place()
     others = [
         place(max_sequence_length=5),
@@ -152,9 +154,11 @@ def test_they_have_the_precision_that_the_transformer_takes(
     half = config.model_copy(update={"forward_dtype": "bfloat16", "text_dtype": "bfloat16"})
     location = encode_prompts(half, PROMPTS, store=str(tmp_path))
     taken = StoredEmbeddings(location, PROMPTS).take(PROMPTS[1])
-    assert {taken.context.dtype, taken.pooled.dtype} == {torch.bfloat16}
-    whole = TextEncoders(config).encode(PROMPTS[1])
-    torch.testing.assert_close(taken.context.float(), whole.context, atol=0.05, rtol=0.05)
+    assert {taken.stack("context").dtype, taken.stack("pooled").dtype} == {torch.bfloat16}
+    whole = Sd3TextEncoders(config).encode(PROMPTS[1])
+    torch.testing.assert_close(
+        taken.stack("context").float(), whole.stack("context"), atol=0.05, rtol=0.05
+    )
 
 
 def test_a_prompt_that_was_not_encoded_is_missed_at_once(
@@ -185,8 +189,8 @@ def test_without_t5_zeros_take_its_place_as_in_the_library(
         max_sequence_length=without.max_sequence_length,
     )
     ours = load_policy(without, CPU).embed(PROMPTS[1:2])
-    assert torch.equal(ours.context, theirs)
-    assert torch.equal(ours.pooled, pooled)
+    assert torch.equal(ours.stack("context"), theirs)
+    assert torch.equal(ours.stack("pooled"), pooled)
 
 
 @pytest.mark.usefixtures("stores")
@@ -197,5 +201,7 @@ def test_of_an_s3_store_only_the_shards_that_are_needed_are_fetched(
     location = encode_prompts(config, PROMPTS[:4], store=store)
     assert encode_prompts(config, PROMPTS[:4], store=store) == location
     taken = StoredEmbeddings(location, PROMPTS[:2]).take(PROMPTS[1])
-    assert torch.equal(taken.context, TextEncoders(config).encode(PROMPTS[1]).context)
+    assert torch.equal(
+        taken.stack("context"), Sd3TextEncoders(config).encode(PROMPTS[1]).stack("context")
+    )
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from advgrpo.algorithm.randomness import gaussian_noise
 from advgrpo.config import Weights
-from advgrpo.config.policy import SD3_ATTENTION
+from advgrpo.config.policy import Sd3AdapterConfig
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import AdvGrpoError, ConfigError, WeightsError
-from advgrpo.models.policies import Sd3Policy, load_policy
+from advgrpo.models.policies import Policy, load_policy
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.models.policies.saved_adapter import adapter_folder, read_shape
@@ -36,7 +36,7 @@ def publish(folder: Path, transformer: Path, *, seed: int, **changes: object) ->
         "r": 8,
         "lora_alpha": 16,
         "init_lora_weights": "gaussian",
-        "target_modules": list(SD3_ATTENTION),
+        "target_modules": list(Sd3AdapterConfig().target_modules),
         **changes,
     }
     model = get_peft_model(
@@ -67,13 +67,13 @@ def dino(repository: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(repository / "DINO", tmp_path / "DINO"))
 
 
-def started(tiny: TinyModels, location: Path | str, subfolder: str = "", *more: str) -> Sd3Policy:
+def started(tiny: TinyModels, location: Path | str, subfolder: str = "", *more: str) -> Policy:
     initial = f"{{location: '{location}', subfolder: '{subfolder}'}}"
     config = tiny.config(*SHAPE, f"policy.adapter.initial_adapter={initial}", *more)
     return load_policy(config.policy, CPU)
 
 
-def drawn(policy: Sd3Policy) -> torch.Tensor:
+def drawn(policy: Policy) -> torch.Tensor:
     return sample_images(policy, PROMPTS, SEEDS, num_inference_steps=4, guidance_scale=2.5)
 
 
@@ -88,8 +88,8 @@ def test_a_published_adapter_predicts_and_draws_what_it_does_in_plain_peft_and_d
         (predicted,) = theirs(
             hidden_states=latents,
             timestep=torch.full((2,), 500.0),
-            encoder_hidden_states=embeddings.context,
-            pooled_projections=embeddings.pooled,
+            encoder_hidden_states=embeddings.stack("context"),
+            pooled_projections=embeddings.stack("pooled"),
             return_dict=False,
         )
         torch.testing.assert_close(
@@ -130,8 +130,8 @@ def test_it_is_trained_further_and_saved_for_plain_diffusers(
         (theirs,) = plain.transformer(
             hidden_states=latents,
             timestep=torch.full((2,), 500.0),
-            encoder_hidden_states=embeddings.context,
-            pooled_projections=embeddings.pooled,
+            encoder_hidden_states=embeddings.stack("context"),
+            pooled_projections=embeddings.stack("pooled"),
             return_dict=False,
         )
         ours = policy.velocity(latents, 0.5, embeddings, guidance_scale=1.0)
@@ -154,7 +154,7 @@ def test_it_loads_from_an_object_store(
 def test_its_shape_is_read_from_its_own_files(repository: Path, tiny: TinyModels) -> None:
     shape = read_shape(repository / "DINO")
     assert (shape.rank, shape.alpha) == (8, 16.0)
-    assert set(shape.target_modules) == set(SD3_ATTENTION)
+    assert set(shape.target_modules) == set(Sd3AdapterConfig().target_modules)
     policy = load_policy(
         tiny.config().policy.model_copy(update={"adapter": shape}), CPU, repository / "DINO"
     )

@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from advgrpo.algorithm.randomness import gaussian_noise
-from advgrpo.config import AdapterConfig
+from advgrpo.config.policy import Sd3AdapterConfig
 from advgrpo.errors import WeightsError
-from advgrpo.models.policies import Sd3Policy, load_policy
+from advgrpo.models.policies import Policy, load_policy
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.testing import TinyModels
@@ -30,13 +30,13 @@ PROMPTS = [
 SEEDS = [1, 2, 3]
 
 
-def draw(policy: Sd3Policy, guidance_scale: float = 2.5) -> torch.Tensor:
+def draw(policy: Policy, guidance_scale: float = 2.5) -> torch.Tensor:
     return sample_images(
         policy, PROMPTS, SEEDS, num_inference_steps=4, guidance_scale=guidance_scale
     )
 
 
-def test_only_the_adapter_is_trainable(policy: Sd3Policy) -> None:
+def test_only_the_adapter_is_trainable(policy: Policy) -> None:
     adapter = policy.trainable_parameters()
     assert len(adapter) > 0
     assert all(".lora_" in name for name in adapter)
@@ -45,14 +45,14 @@ def test_only_the_adapter_is_trainable(policy: Sd3Policy) -> None:
     assert len(trainable) == len(adapter)
 
 
-def test_a_fresh_adapter_changes_no_image(policy: Sd3Policy) -> None:
+def test_a_fresh_adapter_changes_no_image(policy: Policy) -> None:
     with policy.base_policy():
         base = draw(policy)
     assert torch.equal(draw(policy), base)
 
 
 def test_a_trained_adapter_changes_images_and_the_base_policy_does_not_have_it(
-    policy: Sd3Policy,
+    policy: Policy,
 ) -> None:
     base = draw(policy)
     with torch.no_grad():
@@ -67,7 +67,7 @@ def test_a_trained_adapter_changes_images_and_the_base_policy_does_not_have_it(
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 2.5])
 def test_images_are_those_of_the_plain_pipeline(
-    policy: Sd3Policy, tiny: TinyModels, guidance_scale: float
+    policy: Policy, tiny: TinyModels, guidance_scale: float
 ) -> None:
     plain = StableDiffusion3Pipeline.from_pretrained(tiny.pipeline)
     theirs = drawn_plainly(plain, PROMPTS, SEEDS, like=policy, guidance_scale=guidance_scale)
@@ -76,20 +76,20 @@ def test_images_are_those_of_the_plain_pipeline(
     torch.testing.assert_close(ours, theirs, atol=0.5 / 255 + 1e-4, rtol=0)
 
 
-def test_an_image_does_not_depend_on_its_batch(trained: Sd3Policy) -> None:
+def test_an_image_does_not_depend_on_its_batch(trained: Policy) -> None:
     alone = sample_images(
         trained, PROMPTS[1:2], SEEDS[1:2], num_inference_steps=4, guidance_scale=2.5
     )
     torch.testing.assert_close(draw(trained)[1:2], alone, atol=1.5 / 255, rtol=0)
 
 
-def test_images_have_only_the_values_of_eight_bit_files(policy: Sd3Policy) -> None:
+def test_images_have_only_the_values_of_eight_bit_files(policy: Policy) -> None:
     levels = draw(policy) * 255
     torch.testing.assert_close(levels, levels.round(), atol=1e-4, rtol=0)
 
 
 def test_a_saved_adapter_draws_the_same_images_in_plain_diffusers(
-    trained: Sd3Policy, adapter: Path, tiny: TinyModels
+    trained: Policy, adapter: Path, tiny: TinyModels
 ) -> None:
     plain = StableDiffusion3Pipeline.from_pretrained(tiny.pipeline)
     plain.load_lora_weights(adapter)
@@ -98,15 +98,13 @@ def test_a_saved_adapter_draws_the_same_images_in_plain_diffusers(
 
 
 def test_an_adapter_loads_again_into_another_policy(
-    trained: Sd3Policy, adapter: Path, tiny: TinyModels
+    trained: Policy, adapter: Path, tiny: TinyModels
 ) -> None:
     other = load_policy(tiny.config().policy, CPU, adapter)
     assert torch.equal(draw(other), draw(trained))
 
 
-def test_an_adapter_loads_in_plain_peft(
-    trained: Sd3Policy, adapter: Path, tiny: TinyModels
-) -> None:
+def test_an_adapter_loads_in_plain_peft(trained: Policy, adapter: Path, tiny: TinyModels) -> None:
     from diffusers import SD3Transformer2DModel
     from peft import PeftModel
 
@@ -118,8 +116,8 @@ def test_an_adapter_loads_in_plain_peft(
         (theirs,) = plain(
             hidden_states=latents,
             timestep=torch.full((3,), 500.0),
-            encoder_hidden_states=embeddings.context,
-            pooled_projections=embeddings.pooled,
+            encoder_hidden_states=embeddings.stack("context"),
+            pooled_projections=embeddings.stack("pooled"),
             return_dict=False,
         )
         ours = trained.velocity(latents, 0.5, embeddings, guidance_scale=1.0)
@@ -143,9 +141,9 @@ def test_equal_adapters_are_saved_alike_in_every_process(tmp_path: Path) -> None
     code = """
 import sys, torch
 from pathlib import Path
-from advgrpo.config.policy import AdapterConfig
+from advgrpo.config.policy import Sd3AdapterConfig
 from advgrpo.models.policies.adapter import save_adapter
-save_adapter(Path(sys.argv[1]), {"a.lora_A.weight": torch.ones(2, 2)}, AdapterConfig())
+save_adapter(Path(sys.argv[1]), {"a.lora_A.weight": torch.ones(2, 2)}, Sd3AdapterConfig())
 """
     contents = []
     for hash_seed in ("1", "2"):
@@ -158,7 +156,7 @@ save_adapter(Path(sys.argv[1]), {"a.lora_A.weight": torch.ones(2, 2)}, AdapterCo
 
 def test_metadata_has_a_fixed_order_which_the_library_would_draw(tmp_path: Path) -> None:
     for number in range(8):
-        save_adapter(tmp_path / str(number), {"a.lora_A.weight": torch.ones(2)}, AdapterConfig())
+        save_adapter(tmp_path / str(number), {"a.lora_A.weight": torch.ones(2)}, Sd3AdapterConfig())
     contents = {path.read_bytes() for path in tmp_path.glob("*/pytorch_lora_weights.safetensors")}
     assert len(contents) == 1
     with safe_open(tmp_path / "0" / "pytorch_lora_weights.safetensors", framework="pt") as file:
@@ -222,11 +220,11 @@ def test_weights_that_lack_a_tensor_are_refused_with_its_name(
         load_policy(tiny.config(f"policy.weights.location={folder}").policy, CPU).embed(PROMPTS)
 
 
-def test_each_prompt_is_encoded_once(policy: Sd3Policy) -> None:
+def test_each_prompt_is_encoded_once(policy: Policy) -> None:
     first = policy.embed(PROMPTS)
     again = policy.embed([PROMPTS[2], PROMPTS[0]])
-    assert torch.equal(again.context[1], first.context[0])
-    assert torch.equal(again.pooled[0], first.pooled[2])
+    assert torch.equal(again.stack("context")[1], first.stack("context")[0])
+    assert torch.equal(again.stack("pooled")[0], first.stack("pooled")[2])
 
 
 def test_an_embedding_does_not_depend_on_what_was_encoded_before(tiny: TinyModels) -> None:
@@ -235,12 +233,12 @@ def test_an_embedding_does_not_depend_on_what_was_encoded_before(tiny: TinyModel
 
     first, second = together.embed(PROMPTS), apart.embed(PROMPTS)
 
-    assert torch.equal(first.context, second.context)
-    assert torch.equal(first.pooled, second.pooled)
+    assert torch.equal(first.stack("context"), second.stack("context"))
+    assert torch.equal(first.stack("pooled"), second.stack("pooled"))
 
 
 def test_another_adapter_draws_as_it_does_in_its_own_policy_and_leaves_no_trace(
-    trained: Sd3Policy, tiny: TinyModels, tmp_path: Path
+    trained: Policy, tiny: TinyModels, tmp_path: Path
 ) -> None:
     before = draw(trained)
     own = load_policy(
@@ -270,7 +268,7 @@ def test_another_adapter_draws_as_it_does_in_its_own_policy_and_leaves_no_trace(
     ],
 )
 def test_another_adapter_that_does_not_fit_is_refused_and_leaves_no_trace(
-    trained: Sd3Policy, tiny: TinyModels, adapter: Path, override: str, named: str
+    trained: Policy, tiny: TinyModels, adapter: Path, override: str, named: str
 ) -> None:
     before = draw(trained)
     other = tiny.config(override).policy.adapter

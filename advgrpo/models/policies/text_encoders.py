@@ -1,0 +1,83 @@
+"""Text encoders of diffusers' pipelines, loaded only while they are needed."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from torch import Tensor, device, no_grad
+
+from advgrpo.config.policy import PolicyConfig
+from advgrpo.models.backbones.loading import fingerprint
+from advgrpo.models.policies.base import PromptEmbeddings
+from advgrpo.models.policies.pipeline_parts import DTYPES, PipelineParts
+
+CPU = device("cpu")
+
+
+class PipelineTextEncoders(ABC):
+    """Encodes prompts one at a time with a pipeline's own text encoders.
+
+    In a batch, a prompt's last bits would depend on the other prompts.
+
+    Args:
+        config: The policy's settings.
+        device: Device of the encoders. Next to a transformer in training a T5 does not fit on a
+            GPU: there it is the CPU.
+    """
+
+    parts: ClassVar[PipelineParts]
+
+    def __init__(self, config: PolicyConfig, device: device = CPU) -> None:
+        self._config, self._device = config, device
+        self._pipeline: Any = None
+
+    @abstractmethod
+    def _encode(self, pipeline: Any, prompt: str) -> Mapping[str, Tensor]:  # noqa: ANN401
+        """Encode one prompt into named tensors without a batch axis."""
+
+    def encode(self, prompt: str) -> PromptEmbeddings:
+        """Encode a prompt in the precision that the transformer takes, loading the encoders first.
+
+        Raises:
+            WeightsError: If weights are missing, damaged, pickled or of another architecture.
+        """
+        if self._pipeline is None:
+            self._pipeline = self._load()
+        with no_grad():
+            tensors = self._encode(self._pipeline, prompt)
+        return PromptEmbeddings((tensors,)).to(CPU, DTYPES[self._config.forward_dtype])
+
+    def release(self) -> None:
+        """Free their memory."""
+        self._pipeline = None
+
+    def fingerprint(self) -> str:
+        """Hash all that an embedding depends on besides the prompt."""
+        folder, _ = self.parts.folder(self._config)
+        files = [
+            path
+            for name in (*self.parts.text_encoders, *self.parts.tokenizers)
+            for path in sorted((folder / name).rglob("*"))
+            # Published repositories also hold half-precision copies, which are not loaded.
+            if path.is_file() and ".fp16." not in path.name
+        ]
+        names = [path.relative_to(folder).as_posix() for path in files]
+        config = self._config
+        facts = (
+            # Families may share text encoders and use other layers of them.
+            config.type,
+            names,
+            config.max_sequence_length,
+            config.text_dtype,
+            config.forward_dtype,
+            # A GPU's last bits are not the CPU's.
+            *([self._device.type] if self._device != CPU else []),
+        )
+        return fingerprint(files, *facts)
+
+    def _load(self) -> Any:  # noqa: ANN401 - diffusers has no types
+        pipeline = self.parts.load_text_encoders(self._config)
+        for name in self.parts.text_encoders:
+            if pipeline.components[name] is not None:
+                pipeline.components[name].to(self._device)
+        return pipeline

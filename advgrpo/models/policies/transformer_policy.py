@@ -1,0 +1,232 @@
+"""A transformer with a LoRA adapter and a VAE: what all policy families share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, TypedDict, Unpack
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from advgrpo.config import AdapterConfig
+from advgrpo.config.policy import PolicyConfig
+from advgrpo.models.policies.adapter import (
+    add_adapter,
+    load_adapter,
+    other_adapter,
+    trainable_parameters,
+)
+from advgrpo.models.policies.base import PromptEmbeddings, TextEncoders
+from advgrpo.models.policies.compilation import compile_in_place, compiler_errors
+from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.models.policies.pipeline_parts import DTYPES
+from advgrpo.models.policies.saved_adapter import refuse_foreign
+
+CACHED_BYTES = 2**30
+"""Most memory for embeddings of prompts that are not in a store."""
+
+
+class PolicyOptions(TypedDict, total=False):
+    """Arguments that every family passes on to `TransformerPolicy`."""
+
+    adapter: Path | None
+    """Folder of a trained adapter in peft's layout; without it the adapter is a fresh one."""
+
+    seed: int
+    """Of a fresh adapter; 0 by default."""
+
+    embeddings: StoredEmbeddings | None
+    """Of the prompts that are expected; others are encoded when they are first used."""
+
+
+class TransformerPolicy(ABC):
+    """A frozen transformer with a trainable adapter, a VAE, and text encoders.
+
+    A family's class loads its models and defines `sigmas`, `_predict`, and where they differ from
+    what is here, `_guide` or `velocity` and `_decode`.
+
+    Args:
+        config: The policy's settings.
+        device: Device of transformer and VAE.
+        transformer: Frozen, of diffusers; gets the adapter.
+        vae: Frozen, of diffusers.
+        latent_shape: Channel, height and width of one image's latents.
+        options: Adapter, seed and stored embeddings.
+
+    Raises:
+        WeightsError: If the adapter is for another model, or of another rank or alpha than the
+            settings say.
+    """
+
+    text_encoders: ClassVar[type[TextEncoders]]
+    """The family's text encoders."""
+
+    unconditional_prompt: ClassVar[str] = ""
+    """The prompt that classifier-free guidance leads away from."""
+
+    def __init__(
+        self,
+        config: PolicyConfig,
+        device: torch.device,
+        transformer: Any,  # noqa: ANN401 - diffusers has no types
+        vae: Any,  # noqa: ANN401
+        latent_shape: tuple[int, int, int],
+        **options: Unpack[PolicyOptions],
+    ) -> None:
+        self.config, self.device, self.latent_shape = config, device, latent_shape
+        self.dtype = DTYPES[config.forward_dtype]
+        self._text: TextEncoders = type(self).text_encoders(config, torch.device("cpu"))
+        self._stored = options.get("embeddings")
+        self._cached: dict[str, PromptEmbeddings] = {}
+        self.transformer, self.vae = transformer.to(device), vae.to(device)
+        adapter = options.get("adapter")
+        if adapter is not None:
+            # The adapter's layers would hide the names of the modules that they wrap.
+            refuse_foreign(dict(self.transformer.named_modules()), adapter)
+        add_adapter(self.transformer, config.adapter, seed=options.get("seed", 0))
+        if adapter is not None:
+            load_adapter(self.transformer, adapter, config.adapter)
+        if config.gradient_checkpointing:
+            self.transformer.enable_gradient_checkpointing()
+        # Rollout and update must run the very same module, which DeepSpeed's engine wraps.
+        self.forward_module: torch.nn.Module = self.transformer
+
+    @abstractmethod
+    def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
+        """Return the noise schedule of the model's own scheduler."""
+
+    @abstractmethod
+    def _predict(
+        self,
+        latents: Float[Tensor, "batch channel height width"],
+        sigma: float,
+        embeddings: PromptEmbeddings,
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Predict noise minus image by one pass of `forward_module`, without guidance.
+
+        Args:
+            latents: In the transformer's precision.
+            sigma: In (0, 1].
+            embeddings: Of one prompt per image, on the policy's device.
+        """
+
+    def _guide(
+        self, unconditional: Tensor, conditional: Tensor, guidance_scale: float
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Combine both predictions of classifier-free guidance."""
+        return unconditional + guidance_scale * (conditional - unconditional)
+
+    def _decode(
+        self, latents: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch 3 image_height image_width"]:
+        """Decode latents of an `AutoencoderKL` into RGB in [-1, 1]."""
+        scaling, shift = self.vae.config.scaling_factor, self.vae.config.shift_factor
+        scaled = (latents / scaling + (shift or 0.0)).to(self.vae.dtype)
+        images: Tensor = self.vae.decode(scaled, return_dict=False)[0]
+        return images
+
+    def embed(self, prompts: Sequence[str]) -> PromptEmbeddings:
+        """Read or encode prompts; each is encoded once, and alone."""
+        known = {
+            prompt: self._embedding(prompt).to(self.device, self.dtype)
+            for prompt in dict.fromkeys(prompts)
+        }
+        return PromptEmbeddings(tuple(known[prompt].prompts[0] for prompt in prompts))
+
+    def _embedding(self, prompt: str) -> PromptEmbeddings:
+        if self._stored is not None and prompt in self._stored:
+            return self._stored.take(prompt)
+        if prompt not in self._cached:
+            encoded = self._text.encode(prompt)
+            bytes_each = sum(tensor.nbytes for tensor in encoded.prompts[0].values())
+            if (len(self._cached) + 1) * bytes_each > CACHED_BYTES:
+                self._cached.clear()
+            self._cached[prompt] = encoded
+        return self._cached[prompt]
+
+    @cached_property
+    def _unconditional(self) -> PromptEmbeddings:
+        return self.embed([self.unconditional_prompt])
+
+    def velocity(
+        self,
+        latents: Float[Tensor, "batch channel height width"],
+        sigma: float,
+        embeddings: PromptEmbeddings,
+        *,
+        guidance_scale: float,
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Predict noise minus image in float32; guidance takes two passes, or one twice as large.
+
+        A family whose transformer takes the scale as an input overrides this.
+
+        Source:
+            Classifier-free guidance, arXiv:2207.12598.
+        """
+        if guidance_scale == 1:
+            return self._forward(latents, sigma, embeddings)
+        unconditional = self._unconditional[[0] * len(latents)]
+        if self.config.guidance == "two_passes":
+            without = self._forward(latents, sigma, unconditional)
+            given = self._forward(latents, sigma, embeddings)
+        else:
+            both = self._forward(torch.cat([latents, latents]), sigma, unconditional + embeddings)
+            without, given = both.chunk(2)
+        return self._guide(without, given, guidance_scale)
+
+    def _forward(self, latents: Tensor, sigma: float, embeddings: PromptEmbeddings) -> Tensor:
+        with compiler_errors():
+            return self._predict(latents.to(self.dtype), sigma, embeddings).float()
+
+    def decode(
+        self, latents: Float[Tensor, "batch channel height width"]
+    ) -> Float[Tensor, "batch 3 image_height image_width"]:
+        """Decode latents into RGB in [0, 1], in steps of 1/255.
+
+        Reference images come from 8-bit files; unrounded images could be told apart by that alone.
+        """
+        parts = latents.split(self.config.decode_batch_size or len(latents))
+        with torch.no_grad():
+            images = torch.cat([self._decode(part).float() for part in parts])
+        return ((images / 2 + 0.5).clamp(0, 1) * 255).round() / 255
+
+    def compile(self, backend: str) -> None:
+        """Compile the transformer with a backend of `torch.compile` at its next forward pass."""
+        compile_in_place(self.transformer, backend)
+
+    def use_engine(self, engine: torch.nn.Module) -> None:
+        """Route forward passes through an engine that wraps `transformer`."""
+        self.forward_module = engine
+
+    @contextmanager
+    def without_engine(self) -> Iterator[None]:
+        """Route forward passes past the engine within the context.
+
+        The engine counts passes and accumulates gradients, so a pass whose gradients are only
+        inspected must not go through it.
+        """
+        engine, self.forward_module = self.forward_module, self.transformer
+        try:
+            yield
+        finally:
+            self.forward_module = engine
+
+    @contextmanager
+    def base_policy(self) -> Iterator[None]:
+        """Disable the adapter within the context."""
+        self.transformer.disable_adapters()
+        try:
+            yield
+        finally:
+            self.transformer.enable_adapters()
+
+    def other_adapter(self, folder: Path, config: AdapterConfig) -> AbstractContextManager[None]:
+        """Replace the adapter by a saved one within the context; see `adapter.other_adapter`."""
+        return other_adapter(self.transformer, folder, config)
+
+    def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """Return the adapter's parameters by their names in peft's layout."""
+        return trainable_parameters(self.transformer)

@@ -1,0 +1,104 @@
+"""Shards: files of named tensors by key, each with the hash of its content."""
+
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from advgrpo.storage.base import join
+from advgrpo.storage.fetch import local_files
+from advgrpo.storage.files import storage_for
+from advgrpo.storage.tensors import save_tensors
+
+SUFFIX = ".safetensors"
+
+CONTENT = "content"
+"""Metadata key of the hash of a shard's content."""
+
+
+class Shards:
+    """Shards on the local disk, memory-mapped: a process reads only the tensors that it takes.
+
+    Args:
+        location: Local folder or `s3://` location, of which only these shards are fetched.
+        shards: File name -> keys.
+
+    Raises:
+        StorageNotFoundError: If a shard does not exist.
+        StorageError: If one cannot be fetched.
+    """
+
+    def __init__(self, location: str, shards: Mapping[str, Collection[str]]) -> None:
+        self.folder = local_files(location, list(shards))
+        files = {
+            name: safe_open(self.folder / name, framework="pt", device="cpu") for name in shards
+        }
+        self._files = {key: files[name] for name, keys in shards.items() for key in keys}
+        # All tensors of a store have the same names.
+        self._names = sorted(
+            {key.partition(" ")[2] for file in list(files.values())[:1] for key in file.keys()}  # noqa: SIM118
+        )
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._files
+
+    def take(self, key: str) -> dict[str, Tensor]:
+        """Read the tensors of a key, by name."""
+        file = self._files[key]
+        return {name: file.get_tensor(f"{key} {name}") for name in self._names}
+
+
+def shard_name(keys: Sequence[str]) -> str:
+    """Name a shard's file by its keys."""
+    return hashlib.sha256(" ".join(keys).encode()).hexdigest() + SUFFIX
+
+
+def write_shard(location: str, rows: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """Write a shard, whole or not at all.
+
+    Args:
+        location: Local folder or `s3://` location.
+        rows: Key, without spaces -> tensors by name, on the CPU; names are the same for all keys.
+
+    Returns:
+        The name of its file.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
+    tensors = {
+        # A row that is a view of a batch would share its memory with the others.
+        f"{key} {name}": tensor.clone(memory_format=torch.contiguous_format)
+        for key, row in rows.items()
+        for name, tensor in row.items()
+    }
+    name = shard_name(list(rows))
+    with TemporaryDirectory() as scratch:
+        path = Path(scratch) / "shard"
+        save_tensors(tensors, path, metadata={CONTENT: _content_hash(tensors)})
+        storage_for(location).upload_file(path, join(location, name))
+    return name
+
+
+def shard_damage(path: Path) -> str:
+    """Describe what is wrong with a shard's file; empty if its content is what was written."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+            recorded = (file.metadata() or {}).get(CONTENT)
+    except (OSError, SafetensorError) as error:
+        return str(error)
+    return "" if recorded == _content_hash(tensors) else "its content is not what was written"
+
+
+def _content_hash(tensors: Mapping[str, Tensor]) -> str:
+    """Hash names, shapes, types and values."""
+    digest = hashlib.sha256()
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        digest.update(value.contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
