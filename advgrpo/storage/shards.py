@@ -1,7 +1,7 @@
 """Shards: files of named tensors by key, each with the hash of its content."""
 
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,7 +10,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from advgrpo.storage.base import join
-from advgrpo.storage.fetch import local_files
 from advgrpo.storage.files import storage_for
 from advgrpo.storage.tensors import save_tensors
 
@@ -24,19 +23,12 @@ class Shards:
     """Shards on the local disk, memory-mapped: a process reads only the tensors that it takes.
 
     Args:
-        location: Local folder or `s3://` location, of which only these shards are fetched.
-        shards: File name -> keys.
-
-    Raises:
-        StorageNotFoundError: If a shard does not exist.
-        StorageError: If one cannot be fetched.
+        folder: Local folder that holds the shards.
+        shards: File name -> keys that will be taken.
     """
 
-    def __init__(self, location: str, shards: Mapping[str, Collection[str]]) -> None:
-        self.folder = local_files(location, list(shards))
-        files = {
-            name: safe_open(self.folder / name, framework="pt", device="cpu") for name in shards
-        }
+    def __init__(self, folder: Path, shards: Mapping[str, Collection[str]]) -> None:
+        files = {name: safe_open(folder / name, framework="pt", device="cpu") for name in shards}
         self._files = {key: files[name] for name, keys in shards.items() for key in keys}
         # All tensors of a store have the same names.
         self._names = sorted(
@@ -52,9 +44,9 @@ class Shards:
         return {name: file.get_tensor(f"{key} {name}") for name in self._names}
 
 
-def shard_name(keys: Sequence[str]) -> str:
-    """Name a shard's file by its keys."""
-    return hashlib.sha256(" ".join(keys).encode()).hexdigest() + SUFFIX
+def shard_name(keys: Collection[str]) -> str:
+    """Return the name of the file of a shard with these keys, in any order."""
+    return hashlib.sha256(" ".join(sorted(keys)).encode()).hexdigest() + SUFFIX
 
 
 def write_shard(location: str, rows: Mapping[str, Mapping[str, Tensor]]) -> str:
@@ -76,7 +68,7 @@ def write_shard(location: str, rows: Mapping[str, Mapping[str, Tensor]]) -> str:
         for key, row in rows.items()
         for name, tensor in row.items()
     }
-    name = shard_name(list(rows))
+    name = shard_name(rows)
     with TemporaryDirectory() as scratch:
         path = Path(scratch) / "shard"
         save_tensors(tensors, path, metadata={CONTENT: _content_hash(tensors)})
@@ -92,7 +84,10 @@ def shard_damage(path: Path) -> str:
             recorded = (file.metadata() or {}).get(CONTENT)
     except (OSError, SafetensorError) as error:
         return str(error)
-    return "" if recorded == _content_hash(tensors) else "its content is not what was written"
+    keys = {name.partition(" ")[0] for name in tensors}
+    if recorded == _content_hash(tensors) and path.name == shard_name(keys):
+        return ""
+    return "its content is not what was written"
 
 
 def _content_hash(tensors: Mapping[str, Tensor]) -> str:

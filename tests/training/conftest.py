@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from advgrpo.config import RunConfig
+from advgrpo.config import PolicyConfig, RunConfig
 from advgrpo.data.prompts import read_prompts
 from advgrpo.models.discriminators import build_discriminator, save_discriminator
 from advgrpo.models.policies.embeddings import StoredEmbeddings
@@ -67,13 +67,14 @@ class World:
         logger: RecordingLogger | None = None,
         run_digest: str = "run",
         embeddings: StoredEmbeddings | None = None,
+        policy: PolicyConfig | None = None,
     ) -> TrainingState:
         config = self.config(*overrides)
         process_group = process_group or ProcessGroup()
         pretrained = self.pretrained(folder, *overrides)
         inputs = Inputs(
             seed=config.seed,
-            policy=config.policy,
+            policy=policy or config.policy,
             discriminator=config.discriminator,
             training=config.training,
             distance=config.evaluation.distance,

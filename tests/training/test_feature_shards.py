@@ -10,6 +10,7 @@ import torch
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage import join, list_files, read_bytes, write_bytes
+from advgrpo.storage.shards import shard_name
 from advgrpo.training.feature_shards import FeatureShards, plan_shards
 
 
@@ -39,9 +40,9 @@ def built(images: Sequence[str], location: Path | str, counting: Counting) -> Fe
 def test_every_image_is_in_one_shard_whatever_their_order() -> None:
     images = hashes(3000)
     shards = plan_shards(images, mean=64, most=128)
-    assert sorted(image for shard in shards for image in shard.images) == sorted(images)
+    assert sorted(image for shard in shards for image in shard) == sorted(images)
     assert shards == plan_shards([*reversed(images), images[0]], mean=64, most=128)
-    assert max(len(shard.images) for shard in shards) <= 128
+    assert max(len(shard) for shard in shards) <= 128
     assert 20 < len(shards) < 100
 
 
@@ -110,26 +111,26 @@ def test_a_damaged_shard_is_named_and_computed_again(
     images = hashes(1500)
     before = built(images, tmp_path, Counting()).take(images)
     victim = plan_shards(images)[1]
-    path = tmp_path / victim.name
+    path = tmp_path / shard_name(victim)
     path.write_bytes(damage(path.read_bytes()))  # type: ignore[operator]
     counting = Counting()
     with caplog.at_level(logging.WARNING, "advgrpo"):
         after = built(images, tmp_path, counting).take(images)
-    assert counting.images == len(victim.images)
+    assert counting.images == len(victim)
     assert torch.equal(after["tokens"], before["tokens"])
     (said,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert str(path) in said
-    assert "computed again" in said
+    assert "computing them again" in said
 
 
 def test_a_shard_of_other_images_under_its_name_is_found_out(tmp_path: Path) -> None:
     images = hashes(1500)
     built(images, tmp_path, Counting())
     one, other = plan_shards(images)[:2]
-    (tmp_path / one.name).write_bytes((tmp_path / other.name).read_bytes())
+    (tmp_path / shard_name(one)).write_bytes((tmp_path / shard_name(other)).read_bytes())
     counting = Counting()
     built(images, tmp_path, counting)
-    assert counting.images == len(one.images)
+    assert counting.images == len(one)
 
 
 def test_two_runs_at_once_leave_whole_shards(tmp_path: Path) -> None:
@@ -152,9 +153,9 @@ def test_shards_in_an_object_store_are_shared_and_repaired(
     built([*images, *hashes(1, 9000)], location, more)
     assert 0 < more.images < 1200
     victim = plan_shards(images)[0]
-    where = join(location, victim.name)
+    where = join(location, shard_name(victim))
     write_bytes(where, torn(read_bytes(where)))
     counting = Counting()
     after = built(images, location, counting).take(images)
-    assert counting.images == len(victim.images)
+    assert counting.images == len(victim)
     assert torch.equal(after["tokens"], before["tokens"])

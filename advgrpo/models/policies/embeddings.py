@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from advgrpo.errors import StorageNotFoundError
 from advgrpo.models.policies.base import PromptEmbeddings
-from advgrpo.storage import join, list_files, read_bytes, scheme, write_bytes
+from advgrpo.storage import join, list_files, local_files, read_bytes, scheme, write_bytes
 from advgrpo.storage.shards import SUFFIX, Shards, write_shard
 from advgrpo.strict_json import parsed
 
@@ -41,7 +41,7 @@ class StoredEmbeddings:
         needed: dict[str, list[str]] = {}
         for key in sorted(wanted):
             needed.setdefault(shards[key], []).append(key)
-        self._shards = Shards(location, needed)
+        self._shards = Shards(local_files(location, needed), needed)
 
     def __contains__(self, prompt: object) -> bool:
         return isinstance(prompt, str) and _key(prompt) in self._shards
