@@ -105,7 +105,7 @@ def test_a_place_that_cannot_be_written(said: Callable[..., str], tmp_path: Path
         ("hub://owner/name@v1", "is not pinned to a commit"),
         ("FOLDER", "is not an adapter: it has no adapter_config.json"),
         ("FOLDER/nowhere", "nowhere"),
-        ("gs://bucket/x", "names no adapter"),
+        ("gs://bucket/x", "does not name an adapter"),
     ],
 )
 def test_an_adapter_that_is_none(

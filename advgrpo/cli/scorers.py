@@ -25,10 +25,11 @@ def convert_hps(
     ] = None,
 ) -> None:
     """Write HPS v2.1 as the folder that the scorer `hps` reads."""
-    from advgrpo.config import Weights
+    from advgrpo.config import Weights, parse
     from advgrpo.models.scorers import conversion
 
-    conversion.convert_hps(checkpoint, Weights(location=base, revision=revision), output)
+    weights = parse(Weights, {"location": base, "revision": revision}, where="--base")
+    conversion.convert_hps(checkpoint, weights, output)
     print(f"set weights.location of the scorer hps to {output}")
 
 

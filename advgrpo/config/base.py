@@ -1,8 +1,9 @@
 """What all sections of the configuration share."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 
 class Section(BaseModel):
@@ -54,8 +55,11 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
+_COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
+
+
 class Weights(Section):
-    """Where a pre-trained model lies."""
+    """The location of a pre-trained model; on a hub, pinned to a commit."""
 
     location: Location
     """Folder in the library's own `save_pretrained` layout, or a hub id."""
@@ -65,3 +69,18 @@ class Weights(Section):
 
     subfolder: str = ""
     """Folder inside the location."""
+
+    @model_validator(mode="after")
+    def _check_pin(self) -> Self:
+        is_hub = self.location.startswith("hub://")
+        if is_hub and not _COMMIT_HASH.fullmatch(self.revision or ""):
+            raise ValueError(
+                f"{self.location} is not pinned to a commit (revision={self.revision!r}), so its "
+                "owner could change it; set `revision` to the full hash of a commit, 40 characters"
+            )
+        if not is_hub and self.revision is not None:
+            raise ValueError(
+                f"{self.location} has no revisions (revision={self.revision!r}); only hub:// "
+                "locations have one"
+            )
+        return self

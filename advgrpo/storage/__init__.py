@@ -13,7 +13,6 @@ from advgrpo.storage.fetch import (
     local_file,
     local_files,
     local_folder,
-    pinned,
 )
 from advgrpo.storage.files import (
     delete,
@@ -61,7 +60,6 @@ __all__ = [
     "local_file",
     "local_files",
     "local_folder",
-    "pinned",
     "read_bytes",
     "scheme",
     "scratch_folder",

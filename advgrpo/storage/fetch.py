@@ -1,7 +1,6 @@
 """Bring whatever a location names to the local disk."""
 
 import hashlib
-import re
 from collections.abc import Collection, Mapping
 from importlib import resources
 from pathlib import Path
@@ -12,8 +11,6 @@ from advgrpo.storage.base import FileState, join, scheme
 from advgrpo.storage.cache import cache_folder, cached_folder
 from advgrpo.storage.files import storage_for, write_bytes
 from advgrpo.storage.folders import download_files, download_folder
-
-_COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 
 
 def local_folder(place: Weights | str) -> Path:
@@ -27,7 +24,6 @@ def local_folder(place: Weights | str) -> Path:
         place: A model's weights, or a location other than a hub.
 
     Raises:
-        ConfigError: If a hub location pins no commit, or another location has a revision.
         WeightsError: If there are no such weights.
         StorageNotFoundError: If there is no such folder.
         StorageError: If it cannot be fetched.
@@ -98,12 +94,8 @@ def _weights_folder(weights: Weights) -> Path:
         # Slow to import, and seldom needed.
         from advgrpo.storage.hub import hub_folder  # noqa: PLC0415
 
-        root = hub_folder(location, pinned(weights), weights.subfolder, cache_folder() / "hub")
-    elif weights.revision is not None:
-        raise ConfigError(
-            f"{location} has no revisions, but revision={weights.revision!r} is set",
-            repair="remove the revision; only hub:// locations have one",
-        )
+        assert weights.revision is not None  # Weights pins each hub location
+        root = hub_folder(location, weights.revision, weights.subfolder, cache_folder() / "hub")
     else:
         try:
             root = local_folder(location)
@@ -118,22 +110,6 @@ def _weights_folder(weights: Weights) -> Path:
             repair="check location and subfolder of the weights",
         )
     return folder
-
-
-def pinned(weights: Weights) -> str:
-    """Give the commit that weights of a hub are pinned to.
-
-    Raises:
-        ConfigError: If they are not.
-    """
-    revision = weights.revision
-    if revision is None or not _COMMIT_HASH.fullmatch(revision):
-        raise ConfigError(
-            f"{weights.location} is not pinned to a commit (revision={revision!r}): its owner "
-            "could change what is trained",
-            repair="set `revision` beside `location` to the full hash of a commit, 40 characters",
-        )
-    return revision
 
 
 def _path(location: str) -> Path:

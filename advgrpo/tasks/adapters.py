@@ -4,45 +4,42 @@ import hashlib
 import re
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from advgrpo.config import Weights
 from advgrpo.errors import ConfigError
 from advgrpo.models.policies.saved_adapter import adapter_folder
-from advgrpo.storage import cache_folder, scheme
+from advgrpo.storage import cache_folder
 from advgrpo.tracking.address import require_tracking_uri
 
 _HUB = re.compile(r"hub://(?P<name>[^/@]+/[^/@]+)(?:/(?P<subfolder>[^@]+))?(?:@(?P<commit>.+))?")
 
 
 def adapter_place(text: str) -> Weights:
-    """Read where an adapter lies.
+    """Parse the location of an adapter.
 
     Args:
         text: A folder, an `s3://` location or `hub://owner/name/folder@COMMIT`.
 
     Raises:
-        ConfigError: If a hub repository is not pinned to a commit, or the text is no location.
+        ConfigError: If the text is not a location, or a hub repository is not pinned to a commit.
     """
-    if scheme(text) != "hub":
-        try:
-            return Weights(location=text)
-        except ValueError as error:
-            raise ConfigError(
-                f"{text!r} names no adapter",
-                repair="give a folder, s3://bucket/folder, hub://owner/name/folder@COMMIT or "
-                "models:/name@alias",
-            ) from error
     match = _HUB.fullmatch(text)
-    if match is None or match["commit"] is None:
-        raise ConfigError(
-            f"{text} is not pinned to a commit: its owner could change what is loaded",
-            repair="write hub://owner/name/folder@COMMIT with the full hash of a commit, 40 "
-            "characters",
+    try:
+        if match is None:
+            return Weights(location=text)
+        return Weights(
+            location=f"hub://{match['name']}",
+            subfolder=match["subfolder"] or "",
+            revision=match["commit"],
         )
-    return Weights(
-        location=f"hub://{match['name']}",
-        subfolder=match["subfolder"] or "",
-        revision=match["commit"],
-    )
+    except ValidationError as error:
+        reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
+        raise ConfigError(
+            f"{text!r} does not name an adapter: {reason}",
+            repair="give a folder, s3://bucket/folder, hub://owner/name/folder@COMMIT with the "
+            "full hash of a commit, or models:/name@alias",
+        ) from error
 
 
 def named_adapter(text: str) -> Path:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from advgrpo.cluster.job_request import shape_of
 from advgrpo.cluster.settings import cluster_settings
-from advgrpo.config import RunConfig, locations, pretrained_weights, resolve
+from advgrpo.config import RunConfig, locations, resolve
 from advgrpo.data.prompts import Prompts, quoted_texts, read_run_prompts
 from advgrpo.data.splits import check_split
 from advgrpo.errors import ConfigError, StorageNotFoundError
-from advgrpo.storage import check_writable, exists, list_files, pinned, scheme
+from advgrpo.storage import check_writable, exists, list_files, scheme
 from advgrpo.tracking.address import require_tracking_uri
 
 REGISTRY_NEEDED = "the task register creates a model version in its registry"
@@ -104,13 +104,9 @@ def check_locations(config: RunConfig, workspace: str) -> None:
     """Check that the workspace is writable and that objects named in settings exist.
 
     Raises:
-        ConfigError: If weights are not pinned.
         StorageError: If the workspace cannot be written, or an object does not exist.
     """
     check_writable(workspace)
-    for weights in pretrained_weights(config).values():
-        if scheme(weights.location) == "hub":
-            pinned(weights)
     for key, location in locations(config).items():
         # A location is one object or a prefix of several.
         if scheme(location) == "s3" and not (exists(location) or list_files(location)):

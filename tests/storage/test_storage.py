@@ -328,17 +328,6 @@ def test_a_place_that_is_not_there_is_named(location: str) -> None:
         storage.local_folder(Weights(location=location))
 
 
-def test_a_revision_belongs_to_a_hub_alone(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="has no revisions"):
-        storage.local_folder(Weights(location=str(tmp_path), revision=COMMIT))
-
-
-@pytest.mark.parametrize("revision", [None, "main", "abc123"])
-def test_a_hub_model_must_be_pinned_to_a_commit(revision: str | None) -> None:
-    with pytest.raises(ConfigError, match="not pinned"):
-        storage.local_folder(Weights(location="hub://owner/name", revision=revision))
-
-
 @pytest.mark.parametrize("location", ["hub://owner/name", "package://advgrpo.config/x"])
 def test_only_local_and_s3_locations_are_written(location: str) -> None:
     with pytest.raises(ConfigError, match="not a local path or an s3"):

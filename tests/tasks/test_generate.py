@@ -278,7 +278,7 @@ def test_an_adapter_of_another_base_model_is_refused(tiny: TinyModels, tmp_path:
         ("hub://owner/name/DINO", "is not pinned to a commit"),
         ("hub://owner/name/DINO@main", "is not pinned to a commit"),
         ("hub://owner", "is not pinned to a commit"),
-        ("ftp://somewhere", "names no adapter"),
+        ("ftp://somewhere", "does not name an adapter"),
     ],
 )
 def test_an_adapter_is_named_in_full(

@@ -44,7 +44,6 @@ def adapter_folder(place: Weights) -> Path:
 
     Raises:
         WeightsError: If there is no adapter in it, or one in another layout or a pickle.
-        ConfigError: If a hub repository is not pinned to a commit.
         StorageError: If it cannot be fetched.
     """
     folder = local_folder(place)

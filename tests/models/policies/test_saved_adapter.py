@@ -267,8 +267,6 @@ def test_what_is_no_usable_adapter_is_refused_with_its_file(
         ({"location": "REPOSITORY"}, "is not an adapter, but has some: DINO, PickScore"),
         ({"location": "REPOSITORY", "subfolder": "SigLIP"}, "has no folder 'SigLIP'"),
         ({"location": "REPOSITORY/nowhere"}, "nowhere"),
-        ({"location": "hub://owner/name"}, "is not pinned to a commit"),
-        ({"location": "hub://owner/name", "revision": "main"}, "is not pinned to a commit"),
     ],
 )
 def test_a_place_without_an_adapter_is_refused(
