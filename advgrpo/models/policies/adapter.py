@@ -1,4 +1,4 @@
-"""The LoRA adapter on a transformer: made, trained, saved in two layouts and loaded again."""
+"""The LoRA adapter of a transformer, and its files in two layouts."""
 
 import json
 import warnings
@@ -29,16 +29,16 @@ OTHER = "other"
 
 DIFFUSERS_WEIGHTS = "pytorch_lora_weights.safetensors"
 _SIZE_BYTES = 8
-"""A safetensors file begins with the size of its header, and aligns the header to it."""
+"""Size of the header's length, with which a safetensors file begins, and the header's alignment."""
 
 
 def add_adapter(transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: int = 0) -> None:
-    """Put a fresh adapter on a frozen transformer; it changes no output yet.
+    """Add a fresh adapter to a frozen transformer; it does not change the output yet.
 
     Args:
         transformer: Its own parameters stay frozen.
         config: Rank, alpha and target modules.
-        seed: Of the random half of each update; the other half is zero.
+        seed: Of the `lora_A` matrices; the `lora_B` matrices are zero.
 
     Raises:
         WeightsError: If the transformer has no module of the given names.
@@ -47,25 +47,26 @@ def add_adapter(transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: i
         LoRA, arXiv:2106.09685.
     """
     try:
-        # peft draws from the global generator; what it draws is overwritten below.
+        # peft draws from the global generator; the values are replaced below.
         with torch.random.fork_rng(devices=[]):
             transformer.add_adapter(_lora_config(config), adapter_name=ADAPTER)
     except ValueError as error:
         raise WeightsError(
-            f"policy.adapter.target_modules: {error}", repair="name modules of the transformer"
+            f"policy.adapter.target_modules: {error}",
+            repair="remove the setting to use the family's own, or list modules of the transformer",
         ) from error
-    # New LoRA layers are in training mode even on a model that is not.
+    # peft adds LoRA layers in training mode, even to a model in evaluation mode.
     transformer.eval()
     generator = generator_for("adapter", seed)
     for name, parameter in trainable_parameters(transformer).items():
         parameter.data = parameter.data.float()
         if ".lora_A." in name:
-            drawn = torch.randn(parameter.shape, generator=generator) / config.rank
-            parameter.data.copy_(drawn)
+            values = torch.randn(parameter.shape, generator=generator) / config.rank
+            parameter.data.copy_(values)
 
 
 def trainable_parameters(transformer: PeftAdapterMixin) -> dict[str, torch.nn.Parameter]:
-    """Find the adapter's parameters.
+    """Return the adapter's parameters.
 
     Returns:
         Parameters by their names in peft's layout without its prefix, for instance
@@ -86,7 +87,7 @@ def copy_into(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str,
 
 
 def save_adapter(folder: Path, values: Mapping[str, Tensor], config: AdapterConfig) -> None:
-    """Write an adapter so that peft, plain diffusers and this package can read it.
+    """Write an adapter in the layouts of peft and of diffusers.
 
     Args:
         folder: Gets `adapter_model.safetensors` and `adapter_config.json` (peft's layout), and
@@ -98,7 +99,7 @@ def save_adapter(folder: Path, values: Mapping[str, Tensor], config: AdapterConf
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in values.items()}
     lora = _lora_config(config)
     lora.save_pretrained(str(folder))
-    # peft keeps the names as a set, in another order in each process.
+    # peft stores the names as a set, whose order differs between processes; files must not.
     names = sorted(config.target_modules)
     settings = json.loads((folder / PEFT_SETTINGS).read_text(encoding="utf-8"))
     text = json.dumps({**settings, "target_modules": names}, indent=2)
@@ -124,7 +125,10 @@ def _save_for_diffusers(
 
 
 def _order_metadata(path: Path) -> None:
-    """Give a safetensors file's metadata a fixed order; else the library draws one."""
+    """Sort the metadata of a safetensors file, which the library writes in random order.
+
+    Registered files are compared by their hashes, so equal adapters must give equal bytes.
+    """
     data = path.read_bytes()
     size = int.from_bytes(data[:_SIZE_BYTES], "little")
     start = _SIZE_BYTES + size
@@ -136,12 +140,12 @@ def _order_metadata(path: Path) -> None:
 
 
 def load_adapter(transformer: PeftAdapterMixin, folder: Path, config: AdapterConfig) -> None:
-    """Give a transformer's adapter the values of a saved one.
+    """Load a saved adapter's values into the adapter of a transformer.
 
     Args:
         transformer: With an adapter.
-        folder: Holds the saved one in peft's layout.
-        config: Rank, alpha and target modules of the transformer's.
+        folder: The saved adapter, in peft's layout.
+        config: Rank, alpha and target modules of the transformer's adapter.
 
     Raises:
         WeightsError: If the saved adapter is damaged, for other modules, or of another rank or
@@ -149,25 +153,25 @@ def load_adapter(transformer: PeftAdapterMixin, folder: Path, config: AdapterCon
     """
     refuse_other_shape(folder, config)
     parameters = trainable_parameters(transformer)
-    copy_into(parameters, _fitting(parameters, folder))
+    copy_into(parameters, _matching_values(parameters, folder))
 
 
 @contextmanager
 def other_adapter(
     transformer: PeftAdapterMixin, folder: Path, config: AdapterConfig
 ) -> Iterator[None]:
-    """Within it, a saved adapter takes the place of the transformer's own.
+    """Replace the transformer's adapter by a saved one within the context.
 
     Args:
-        transformer: With its own adapter, which is left as it is.
-        folder: Holds the other adapter in peft's layout.
+        transformer: With its own adapter, which is not changed.
+        folder: The other adapter, in peft's layout.
         config: Rank, alpha and target modules of the other adapter.
 
     Raises:
         WeightsError: If the saved adapter is damaged, of another shape, or for another base model.
     """
     try:
-        # peft warns of every second adapter.
+        # peft warns whenever a model gets a second adapter.
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             transformer.add_adapter(_lora_config(config), adapter_name=OTHER)
@@ -187,31 +191,33 @@ def other_adapter(
         }
         for parameter in parameters.values():
             parameter.data = parameter.data.float()
-        copy_into(parameters, _fitting(parameters, folder))
+        copy_into(parameters, _matching_values(parameters, folder))
         yield
     finally:
         transformer.set_adapter(ADAPTER)
         transformer.delete_adapters(OTHER)
 
 
-def _fitting(parameters: Mapping[str, torch.nn.Parameter], folder: Path) -> dict[str, Tensor]:
-    """Read a saved adapter and refuse one that is for other parameters."""
+def _matching_values(
+    parameters: Mapping[str, torch.nn.Parameter], folder: Path
+) -> dict[str, Tensor]:
+    """Read a saved adapter; raise if it is for other parameters."""
     values = read_adapter(folder)
     if parameters.keys() != values.keys():
         ours, theirs = parameters.keys() - values.keys(), values.keys() - parameters.keys()
         example = next(iter(sorted(theirs or ours)))
         raise WeightsError(
-            f"the adapter in {folder} is for other modules: it lacks {len(ours)} and has "
-            f"{len(theirs)} that policy.adapter does not name, for instance {example}",
-            repair="set policy.adapter.target_modules as the adapter was trained",
+            f"the adapter in {folder} is for other modules: it lacks {len(ours)} parameters of "
+            f"policy.adapter and has {len(theirs)} others, for instance {example}",
+            repair="set policy.adapter.target_modules to the modules that it was trained with",
         )
     for name, value in values.items():
         if value.shape != parameters[name].shape:
             raise WeightsError(
                 f"the adapter in {folder} has {name} of shape {tuple(value.shape)}, not "
                 f"{tuple(parameters[name].shape)}",
-                repair="set policy.adapter.rank as the adapter was trained, and check that it "
-                "belongs to the base model in policy.weights",
+                repair="set policy.adapter.rank to the rank that it was trained with, and "
+                "policy.weights to its base model",
             )
     return values
 

@@ -1,4 +1,4 @@
-"""`torch.compile` for the transformer, and what its errors mean."""
+"""Compilation of the transformer with `torch.compile`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,20 +9,20 @@ from torch._dynamo.exc import TorchDynamoException
 from advgrpo.errors import ConfigError
 
 MOST_VARIANTS = 32
-"""Compiled variants of the transformer: batch sizes, with gradients and without, with adapter and
-without."""
+"""Limit of the compiled variants of a transformer: one for each combination of batch size,
+gradients and adapter."""
 
-_WORDS = 300
+_MESSAGE_LENGTH = 300
 
 
 def compile_in_place(module: torch.nn.Module, backend: str) -> None:
     """Compile a module's forward pass when it is next called.
 
     Args:
-        module: Stays the same object, so that whoever holds it runs the compiled pass as well.
-        backend: One of torch's.
+        module: Stays the same object, so that all references to it run the compiled pass.
+        backend: A backend of torch.
     """
-    # Beyond the limit torch would go on uncompiled, and rollout and update would round apart.
+    # Beyond the limit torch would continue uncompiled, and rollout and update would round apart.
     torch._dynamo.config.recompile_limit = MOST_VARIANTS
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     module.compile(backend=backend)
@@ -30,19 +30,19 @@ def compile_in_place(module: torch.nn.Module, backend: str) -> None:
 
 @contextmanager
 def compiler_errors() -> Iterator[None]:
-    """Say of what the compiler raises which setting it is about.
+    """Convert errors of the compiler, which name no setting.
 
     Raises:
-        ConfigError: In place of the compiler's own error.
+        ConfigError: Instead of the compiler's own error.
     """
     try:
         yield
     except TorchDynamoException as error:
-        said = str(error).strip()
-        without = "No working C" in said or "Failed to find C compiler" in said
+        message = str(error).strip()
+        no_compiler = "No working C" in message or "Failed to find C compiler" in message
         raise ConfigError(
             "training.compile: the transformer cannot be compiled: "
-            + ("there is no working C++ compiler here" if without else said[:_WORDS]),
-            repair=("install one, such as g++, or " if without else "")
+            + ("there is no working C++ compiler" if no_compiler else message[:_MESSAGE_LENGTH]),
+            repair=("install one, such as g++, or " if no_compiler else "")
             + "set training.compile=none",
         ) from error

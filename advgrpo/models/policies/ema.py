@@ -1,4 +1,4 @@
-"""The adapter's moving average: what is evaluated and handed on."""
+"""The moving average of the adapter, which is evaluated and saved as the result."""
 
 from collections.abc import Mapping
 
@@ -21,10 +21,10 @@ class MovingAverage:
         self.limit = limit
 
     def update(self, parameters: Mapping[str, Tensor], *, step: int) -> None:
-        """Move towards the present values.
+        """Move the average towards the current values.
 
         Args:
-            parameters: Of the same names as at the start.
+            parameters: With the same names as the start values.
             step: Optimizer steps of the policy so far.
         """
         decay = ema_decay(step, limit=self.limit)

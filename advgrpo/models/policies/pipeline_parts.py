@@ -129,7 +129,10 @@ class PipelineParts:
 
 
 def _stored_names(folder: Path) -> set[str]:
-    """List the tensors of a model folder from the heads of its files, which say their length."""
+    """List the tensors of a model folder from the headers of its files.
+
+    Opening a file also checks its length, so a truncated download is found before loading starts.
+    """
     try:
         files = weights_files(folder)
     except WeightsError as error:
@@ -141,20 +144,20 @@ def _stored_names(folder: Path) -> set[str]:
                 names.update(file.keys())
         except (OSError, SafetensorError) as error:
             raise WeightsError(
-                f"policy.weights: {path} is cut short or damaged: {error}",
-                repair="fetch the file again, whole",
+                f"policy.weights: {path} is truncated or damaged: {error}",
+                repair=f"replace {path} by a complete copy",
             ) from error
     return names
 
 
 def _refuse_missing_tensors(part: torch.nn.Module, stored: set[str], folder: Path) -> None:
-    # The libraries fill what a file lacks with random numbers and only warn.
+    # The libraries initialize missing tensors randomly, and only log a warning.
     state = part.state_dict()
-    # Tied tensors share their memory with one that is stored.
+    # A tied tensor is stored once, under the name of the tensor whose memory it shares.
     tied = {tensor.data_ptr() for key, tensor in state.items() if key in stored}
     missing = [key for key, tensor in state.items() if tensor.data_ptr() not in tied]
     if missing:
         raise WeightsError(
             f"policy.weights: {folder} lacks {len(missing)} tensors, for instance {missing[0]}",
-            repair="fetch the weights again, whole",
+            repair=f"replace {folder} by a complete copy",
         )

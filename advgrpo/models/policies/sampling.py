@@ -1,4 +1,4 @@
-"""Images for prompts, by the plain ODE."""
+"""Sampling of images with the ODE, without added noise."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,10 +21,10 @@ def sample_images(
     num_inference_steps: int,
     guidance_scale: float,
 ) -> Float[Tensor, "batch 3 height width"]:
-    """Draw one image per prompt and seed, all at once.
+    """Sample one image per prompt and seed, in one batch.
 
     Args:
-        policy: With its adapter on, or off within `policy.base_policy()`.
+        policy: With its adapter enabled, or disabled within `policy.base_policy()`.
         prompts: One per image.
         seeds: One per image; the image depends on nothing else.
         num_inference_steps: Steps from noise to image.

@@ -1,4 +1,4 @@
-"""Adapters on disk in peft's layout, ours or those of others: found, read, and judged."""
+"""Adapters on disk in peft's layout: reading, and checks of their base model and shape."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ PEFT_PREFIX = "base_model.model."
 _PICKLE = "adapter_model.bin"
 _OTHER_LAYOUT = "pytorch_lora_weights.safetensors"
 _PLAIN = {"peft_type": "LORA", "bias": "none"}
-_UNREAD = (
+_UNSUPPORTED = (
     "alpha_pattern",
     "fan_in_fan_out",
     "lora_bias",
@@ -30,11 +30,11 @@ _UNREAD = (
     "use_dora",
     "use_rslora",
 )
-"""Settings of peft that change what an adapter does, and that plain LoRA does without."""
+"""Settings of peft that change the output of an adapter; plain LoRA leaves them empty."""
 
 
 def adapter_folder(place: Weights) -> Path:
-    """Bring an adapter to the local disk.
+    """Fetch an adapter to the local disk.
 
     Args:
         place: Folder, `s3://` location or hub repository, and the folder in it.
@@ -43,7 +43,7 @@ def adapter_folder(place: Weights) -> Path:
         A folder with `adapter_config.json` and `adapter_model.safetensors`.
 
     Raises:
-        WeightsError: If there is no adapter in it, or one in another layout or a pickle.
+        WeightsError: If it does not hold an adapter in peft's layout as safetensors.
         StorageError: If it cannot be fetched.
     """
     folder = local_folder(place)
@@ -56,40 +56,40 @@ def _not_an_adapter(folder: Path, place: Weights) -> WeightsError:
     where = f"{place.location}/{place.subfolder}".rstrip("/")
     if (folder / _PICKLE).is_file() and not (folder / PEFT_WEIGHTS).is_file():
         return WeightsError(
-            f"the adapter in {where} is a pickle ({_PICKLE}), which is never read",
+            f"the adapter in {where} is a pickle ({_PICKLE}), which can run code when it is loaded",
             repair="save it again with peft as safetensors: "
             "save_pretrained(folder, safe_serialization=True)",
         )
     inner = sorted(path.parent.name for path in folder.glob(f"*/{PEFT_SETTINGS}"))
     if inner:
         return WeightsError(
-            f"{where} is not an adapter, but has some: {', '.join(inner)}",
-            repair=f"name one of them, as {where}/{inner[0]} on the command line or as `subfolder` "
-            "in settings",
+            f"{where} is not an adapter, but contains some: {', '.join(inner)}",
+            repair=f"choose one, as {where}/{inner[0]} on the command line or as `subfolder` in "
+            "settings",
         )
     lacking = [name for name in (PEFT_SETTINGS, PEFT_WEIGHTS) if not (folder / name).is_file()]
     other = f"; {_OTHER_LAYOUT} is another layout" if (folder / _OTHER_LAYOUT).is_file() else ""
     return WeightsError(
         f"{where} is not an adapter: it has no {' and no '.join(lacking)}{other}",
-        repair="give a folder in peft's layout with safetensors weights",
+        repair="use a folder in peft's layout with safetensors weights",
     )
 
 
 def read_shape(folder: Path) -> AdapterConfig:
-    """Read rank, alpha and target modules of an adapter from its own files.
+    """Read the rank, alpha and target modules of an adapter from its own files.
 
     Raises:
-        WeightsError: If its settings are damaged, or it is no plain LoRA.
+        WeightsError: If its settings are damaged, or it is not a plain LoRA.
     """
     path = folder / PEFT_SETTINGS
     try:
         settings = parsed_object(path.read_text(encoding="utf-8"))
-        _refuse_unread(settings, path)
+        _check_supported(settings, path)
         modules = settings["target_modules"]
         return AdapterConfig(
             rank=settings["r"],
             alpha=settings["lora_alpha"],
-            # A pattern, which peft allows too, says less than the weights.
+            # peft also allows a pattern, which would match modules that have no weights.
             target_modules=tuple(
                 sorted(modules if isinstance(modules, list) else _modules(folder))
             ),
@@ -98,7 +98,7 @@ def read_shape(folder: Path) -> AdapterConfig:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise WeightsError(
             f"{path} does not describe an adapter: {type(error).__name__}: {reason}",
-            repair="copy it from where the adapter came from",
+            repair=f"copy {PEFT_SETTINGS} from where the adapter came from",
         ) from error
 
 
@@ -120,69 +120,69 @@ def read_adapter(folder: Path) -> dict[str, Tensor]:
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"{path} is not an adapter: {error}",
-            repair="give a folder in peft's layout with safetensors weights",
+            repair="use a folder in peft's layout with safetensors weights",
         ) from error
     values = {name.removeprefix(PEFT_PREFIX): value.float() for name, value in tensors.items()}
     for name, value in values.items():
         if not bool(torch.isfinite(value).all()):
             raise WeightsError(
-                f"{path} holds values that are not finite, in {name}",
-                repair="use another checkpoint of the training that it comes from",
+                f"{path}: {name} has values that are not finite",
+                repair="use an earlier checkpoint of the training that it comes from",
             )
     return values
 
 
 def refuse_foreign(modules: Mapping[str, torch.nn.Module], folder: Path) -> None:
-    """Refuse an adapter that is for another model.
+    """Raise an error if an adapter is for another model.
 
     Args:
         modules: Of the transformer, by name.
         folder: The adapter.
 
     Raises:
-        WeightsError: If the transformer lacks a module that the adapter changes.
+        WeightsError: If the transformer lacks a module that the adapter modifies.
     """
     wanted = _modules(folder)
     foreign = [name for name in wanted if name not in modules]
     if foreign:
         raise WeightsError(
             f"the adapter in {folder} is for another base model: of the {len(wanted)} modules that "
-            f"it changes, the transformer of policy.weights lacks {len(foreign)}, for instance "
+            f"it modifies, the transformer of policy.weights lacks {len(foreign)}, for instance "
             f"{foreign[0]}",
             repair="use an adapter that was trained on the base model in policy.weights",
         )
 
 
 def refuse_other_shape(folder: Path, config: AdapterConfig) -> None:
-    """Refuse an adapter whose rank or alpha is not what the settings say.
+    """Raise an error if an adapter's rank or alpha differs from the settings.
 
     Raises:
-        WeightsError: Names both, and the settings that it would need.
+        WeightsError: With both values, and the settings that the adapter needs.
     """
     found = read_shape(folder)
     if (found.rank, found.alpha) != (config.rank, config.alpha):
         raise WeightsError(
             f"the adapter in {folder} has rank {found.rank} and alpha {found.alpha:g}, but "
             f"policy.adapter.rank={config.rank} and policy.adapter.alpha={config.alpha:g}",
-            repair="set both as the adapter was trained: --set "
-            f"policy.adapter.rank={found.rank} --set policy.adapter.alpha={found.alpha:g}",
+            repair=f"add --set policy.adapter.rank={found.rank} --set "
+            f"policy.adapter.alpha={found.alpha:g}",
         )
 
 
 def _modules(folder: Path) -> list[str]:
-    """Name the modules that an adapter changes, whole."""
+    """List the full names of the modules that an adapter modifies."""
     return sorted({name.rpartition(".lora_")[0] or name for name in read_adapter(folder)})
 
 
-def _refuse_unread(settings: Mapping[str, Any], path: Path) -> None:
-    odd = [f"{name}={settings[name]!r}" for name in _UNREAD if settings.get(name)]
-    odd += [
+def _check_supported(settings: Mapping[str, Any], path: Path) -> None:
+    unsupported = [f"{name}={settings[name]!r}" for name in _UNSUPPORTED if settings.get(name)]
+    unsupported += [
         f"{name}={settings[name]!r}"
         for name, plain in _PLAIN.items()
         if settings.get(name, plain) != plain
     ]
-    if odd:
+    if unsupported:
         raise WeightsError(
-            f"{path} describes more than a plain LoRA: {', '.join(odd)}",
-            repair="use an adapter without these",
+            f"{path} describes more than a plain LoRA: {', '.join(unsupported)}",
+            repair="use an adapter that was trained without these settings",
         )

@@ -61,7 +61,7 @@ def test_a_folder_without_an_index_is_no_pipeline(tiny: TinyModels, folder: Path
 def test_a_file_that_is_cut_short_is_named(tiny: TinyModels, folder: Path, part: str) -> None:
     path = next((folder / part).glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-100])
-    assert f"{path} is cut short or damaged" in refusal(tiny, folder)
+    assert f"{path} is truncated or damaged" in refusal(tiny, folder)
 
 
 @pytest.mark.parametrize("part", ["transformer", "text_encoder"])

@@ -236,9 +236,9 @@ def _cut(name: str, length: int) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (_as_pickle, "is a pickle (adapter_model.bin), which is never read"),
+        (_as_pickle, "is a pickle (adapter_model.bin), which can run code"),
         (_renamed, "is for another base model: of the"),
-        (_not_finite, "holds values that are not finite"),
+        (_not_finite, "has values that are not finite"),
         (_beyond_count, "adapter_model.safetensors is not an adapter: reshape()"),
         (_cut("adapter_model.safetensors", 1000), "adapter_model.safetensors is not an adapter"),
         (_cut("adapter_model.safetensors", 0), "adapter_model.safetensors is not an adapter"),
@@ -264,7 +264,7 @@ def test_what_is_no_usable_adapter_is_refused_with_its_file(
 @pytest.mark.parametrize(
     ("place", "said"),
     [
-        ({"location": "REPOSITORY"}, "is not an adapter, but has some: DINO, PickScore"),
+        ({"location": "REPOSITORY"}, "is not an adapter, but contains some: DINO, PickScore"),
         ({"location": "REPOSITORY", "subfolder": "SigLIP"}, "has no folder 'SigLIP'"),
         ({"location": "REPOSITORY/nowhere"}, "nowhere"),
     ],
