@@ -6,7 +6,6 @@ from pydantic import Field, model_validator
 
 from advgrpo.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Weights
 from advgrpo.config.scorers import ScorerConfig
-from advgrpo.config.scorers.base import FrozenWeights
 
 
 class DistanceConfig(Section):
@@ -22,7 +21,7 @@ class DistanceConfig(Section):
 class CmmdConfig(Section):
     """CMMD, arXiv:2401.09603: distance between two sets of images by their CLIP embeddings."""
 
-    weights: FrozenWeights
+    weights: Weights
     """A CLIP model with its processor's and tokenizer's files; ViT-L/14 at 336 pixels in the
     paper."""
 

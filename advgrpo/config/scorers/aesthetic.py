@@ -2,7 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from advgrpo.config.scorers.base import BaseScorerConfig, FrozenWeights, MetricFacts
+from advgrpo.config.base import Weights
+from advgrpo.config.scorers.base import BaseScorerConfig, MetricFacts
 
 
 class AestheticConfig(BaseScorerConfig):
@@ -10,11 +11,11 @@ class AestheticConfig(BaseScorerConfig):
 
     type: Literal["aesthetic"] = "aesthetic"
 
-    clip: FrozenWeights
+    clip: Weights
     """The CLIP that the predictor was trained on, ViT-L/14, with its processor's and tokenizer's
     files."""
 
-    predictor: FrozenWeights
+    predictor: Weights
     """The folder that `advgrpo scorers convert-aesthetic` wrote."""
 
     backbone = "clip"

@@ -1,31 +1,10 @@
 """What all scorers declare without loading a model: settings, metrics and facts about them."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
-
-from pydantic import AfterValidator
+from typing import ClassVar, Literal
 
 from advgrpo.config.base import Section, Weights
-
-_COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
-
-
-def _check_pinned(weights: Weights) -> Weights:
-    is_hub = weights.location.startswith("hub://")
-    if is_hub and not _COMMIT_HASH.fullmatch(weights.revision or ""):
-        raise ValueError(
-            f"{weights.location} is not pinned to a commit, so its owner could change the metric; "
-            "set `revision` to the full hash of a commit, 40 characters"
-        )
-    if not is_hub and weights.revision is not None:
-        raise ValueError(f"{weights.location} has no revisions; only hub:// locations have")
-    return weights
-
-
-FrozenWeights = Annotated[Weights, AfterValidator(_check_pinned)]
-"""Weights of a scorer, pinned to a commit if they come from a hub."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from advgrpo.config.scorers.base import BaseScorerConfig, FrozenWeights, MetricFacts
+from advgrpo.config.base import Weights
+from advgrpo.config.scorers.base import BaseScorerConfig, MetricFacts
 
 
 class ClipScoreConfig(BaseScorerConfig):
@@ -10,7 +11,7 @@ class ClipScoreConfig(BaseScorerConfig):
 
     type: Literal["clip_score"] = "clip_score"
 
-    weights: FrozenWeights
+    weights: Weights
     """A CLIP model with its processor's and tokenizer's files; ViT-B/32 in the paper."""
 
     prefix: str = "A photo depicts "

@@ -2,7 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from advgrpo.config.scorers.base import BaseScorerConfig, FrozenWeights, MetricFacts
+from advgrpo.config.base import Weights
+from advgrpo.config.scorers.base import BaseScorerConfig, MetricFacts
 
 
 class HpsConfig(BaseScorerConfig):
@@ -10,7 +11,7 @@ class HpsConfig(BaseScorerConfig):
 
     type: Literal["hps"] = "hps"
 
-    weights: FrozenWeights
+    weights: Weights
     """The folder that `advgrpo scorers convert-hps` wrote."""
 
     backbone = "clip"

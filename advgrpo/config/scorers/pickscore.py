@@ -2,7 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from advgrpo.config.scorers.base import BaseScorerConfig, FrozenWeights, MetricFacts
+from advgrpo.config.base import Weights
+from advgrpo.config.scorers.base import BaseScorerConfig, MetricFacts
 
 
 class PickScoreConfig(BaseScorerConfig):
@@ -10,7 +11,7 @@ class PickScoreConfig(BaseScorerConfig):
 
     type: Literal["pickscore"] = "pickscore"
 
-    weights: FrozenWeights
+    weights: Weights
     """A CLIP model with its processor's and tokenizer's files."""
 
     backbone = "clip"

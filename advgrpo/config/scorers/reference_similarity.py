@@ -2,8 +2,8 @@
 
 from typing import ClassVar, Literal
 
-from advgrpo.config.base import PositiveInt
-from advgrpo.config.scorers.base import BaseScorerConfig, FrozenWeights, MetricFacts
+from advgrpo.config.base import PositiveInt, Weights
+from advgrpo.config.scorers.base import BaseScorerConfig, MetricFacts
 
 
 class ReferenceSimilarityConfig(BaseScorerConfig):
@@ -11,7 +11,7 @@ class ReferenceSimilarityConfig(BaseScorerConfig):
 
     type: Literal["reference_similarity"] = "reference_similarity"
 
-    weights: FrozenWeights
+    weights: Weights
     """A DINOv2 backbone."""
 
     resolution_pixels: PositiveInt = 518
