@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from advgrpo.testing import FakeCluster
-from advgrpo.testing.training_operator import JobInHand
+from advgrpo.testing import FakeCluster, FakeJob
 
 ROOT = Path(__file__).parents[1]
 INHERITED = (
@@ -61,7 +60,7 @@ class Kubelet:
         for one in started:
             one.result()
 
-    def _carry_out(self, job: JobInHand) -> None:
+    def _carry_out(self, job: FakeJob) -> None:
         with self._cluster.lock:
             job.add_pods()
             job.run()
@@ -79,7 +78,7 @@ class Kubelet:
             else:
                 job.succeed()
 
-    def _run(self, job: JobInHand, pod: Json) -> int:
+    def _run(self, job: FakeJob, pod: Json) -> int:
         (container,) = pod["spec"]["containers"]
         volumes = self._folder / job.name
         volumes.mkdir(parents=True)
@@ -95,7 +94,7 @@ class Kubelet:
             assert process.stdout is not None
             for line in process.stdout:
                 with self._cluster.lock:
-                    job.say(line.rstrip("\n"))
+                    job.log(line.rstrip("\n"))
             return process.wait()
 
     def _environment(self, container: Json, namespace: str, volumes: Path) -> dict[str, str]:

@@ -11,8 +11,7 @@ from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.kfp_client.compiled import PIPELINE
 from advgrpo.kfp_client.local import run_pipeline
 from advgrpo.storage import list_files, write_bytes
-from advgrpo.testing import FakeCluster
-from advgrpo.testing.training_operator import JobInHand
+from advgrpo.testing import FakeCluster, FakeJob
 from helm.chart import OFFLINE
 from tests.helm.releases import objects, of_kind
 from tests.kubelet import Kubelet
@@ -31,7 +30,7 @@ class Ran:
     folder: Path
     workspace: str
     outputs: dict[str, str]
-    jobs: list[JobInHand]
+    jobs: list[FakeJob]
     codes: dict[str, int]
     said: str
 
@@ -127,7 +126,7 @@ def test_the_whole_pipeline_runs_as_jobs_of_a_cluster(
     for job in ran.jobs:
         (owner,) = job.body["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["name"]) == ("Workflow", "run-1")
-    assert any("adversarial training" in line for line in ran.jobs[2].said)
+    assert any("adversarial training" in line for line in ran.jobs[2].log_lines)
     for name, value in running_stores.environment().items():
         monkeypatch.setenv(name, value)
     assert list_files(f"{ran.workspace}/features")
@@ -140,7 +139,7 @@ def test_what_a_run_leaves_holds_no_secret(ran: Ran, running_stores: EmbeddedSer
     secrets = [*PLANTED.values(), there["AWS_ACCESS_KEY_ID"], there["AWS_SECRET_ACCESS_KEY"]]
     stores = [path for path in running_stores.folder.iterdir() if path.name != "credentials.json"]
     manifests = [json.dumps(job.body) + json.dumps(job.pods) for job in ran.jobs]
-    logs = ["\n".join(job.said) for job in ran.jobs]
+    logs = ["\n".join(job.log_lines) for job in ran.jobs]
     # Workspace, MLflow's database and artifacts, both servers' logs, the pods' disks, the
     # pipeline's artifacts, the jobs' manifests and logs, and what the tasks said.
     assert leaks(secrets, *stores, ran.folder, *manifests, *logs, ran.said) == []

@@ -1,11 +1,13 @@
-"""Fakes behind the real protocols, and tiny models of the real classes; for our tests and yours.
+"""Fake servers behind the real clients, and tiny models of the real classes, for tests.
 
-Nothing here needs the network or weights.
+A distribution of its own: `pip install advgrpo-testing`, or `pip install ./advgrpo/testing` from a
+checkout. The `advgrpo` wheel does not contain it. No network and no downloaded weights are needed.
 """
 
 from advgrpo.testing.cluster import FakeCluster
 from advgrpo.testing.cluster_faults import Call, Fault
-from advgrpo.testing.kfp import KfpFault, KfpRequest, StubKfp
+from advgrpo.testing.kfp import StubKfp
+from advgrpo.testing.kfp_requests import KfpFault, KfpRequest
 from advgrpo.testing.models import (
     SIDE_PIXELS,
     TINY_BACKBONES,
@@ -15,7 +17,8 @@ from advgrpo.testing.models import (
     write_tiny_backbone,
     write_tiny_models,
 )
-from advgrpo.testing.training_operator import JobInHand, Step, runs_to
+from advgrpo.testing.training_jobs import FakeJob, Step, run_until
+from advgrpo.testing.training_operator import TrainingOperator
 
 __all__ = [
     "SIDE_PIXELS",
@@ -23,15 +26,16 @@ __all__ = [
     "BrightnessScorer",
     "Call",
     "FakeCluster",
+    "FakeJob",
     "Fault",
-    "JobInHand",
     "KfpFault",
     "KfpRequest",
     "RecordingLogger",
     "Step",
     "StubKfp",
     "TinyModels",
-    "runs_to",
+    "TrainingOperator",
+    "run_until",
     "write_tiny_backbone",
     "write_tiny_models",
 ]

@@ -1,4 +1,4 @@
-"""What goes wrong between a client and a pretended API server, and when."""
+"""Faults between a client and the fake API server, and their schedule."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,12 +17,12 @@ FaultKind = Literal[
 
 @dataclass(frozen=True)
 class Call:
-    """A request, as roles name it."""
+    """A request in the terms of RBAC rules."""
 
     verb: str
     group: str
     resource: str
-    """With its subresource, for instance `pods/log`."""
+    """Includes the subresource, for instance `pods/log`."""
 
     namespace: str = ""
     name: str = ""
@@ -30,58 +30,58 @@ class Call:
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that happens to requests.
+    """A fault that matching requests meet.
 
-    `status` answers with an HTTP status and does nothing else. `reset_before` breaks the
-    connection, `reset_after` does so when the request was carried out. `silence` takes the request
-    and never answers, `silence_after` carries it out first. `slow` answers late. `cut` ends an
-    answer in its middle, `cut_quietly` so that the client cannot see that it is not whole.
+    `status` answers with an HTTP status and does nothing else. `reset_before` resets the
+    connection, `reset_after` does so once the request was carried out. `silence` accepts the
+    request and never answers, `silence_after` carries it out first. `slow` delays the answer. `cut`
+    truncates the answer, `cut_quietly` truncates it undetectably: without a Content-Length.
     """
 
     kind: FaultKind
     skip: int = 0
-    """How many requests that it could happen to pass before it does."""
+    """Matching requests that succeed before the first one fails."""
 
     times: int = 1
-    """To how many requests it then happens, one after the other."""
+    """Number of consecutive requests that fail after those."""
 
     verb: str = ""
-    """Only to requests with this verb; empty for all."""
+    """Matches only requests with this verb; empty matches all."""
 
     resource: str = ""
-    """Only to requests for this resource; empty for all."""
+    """Matches only requests for this resource; empty matches all."""
 
     status: int = 503
     retry_after_seconds: int | None = None
     seconds: float | int = 0
-    """How much later a slow answer comes, in real time."""
+    """Delay of a slow answer, in real time."""
 
-    def concerns(self, call: Call) -> bool:
-        """Say whether it could happen to a request."""
+    def matches(self, call: Call) -> bool:
+        """Return whether the fault applies to a request."""
         return self.verb in {"", call.verb} and self.resource in {"", call.resource}
 
 
 @dataclass
 class Faults:
-    """A schedule of faults, which counts requests. Of two that are due, the earlier one happens."""
+    """A schedule of faults by request counts; the first planned one that is due wins."""
 
     planned: list[Fault] = field(default_factory=list)
     _seen: dict[int, int] = field(default_factory=dict)
 
     def plan(self, *faults: Fault) -> None:
-        """Add faults; they count requests from now on."""
+        """Add faults, which count requests from now on."""
         self.planned.extend(faults)
 
     def clear(self) -> None:
-        """Let everything go right from now on."""
+        """Remove all faults."""
         self.planned.clear()
         self._seen.clear()
 
     def next_for(self, call: Call) -> Fault | None:
-        """Count a request, and say what happens to it."""
+        """Count a request and return the fault that it meets, or None."""
         due = None
         for index, fault in enumerate(self.planned):
-            if not fault.concerns(call):
+            if not fault.matches(call):
                 continue
             seen = self._seen.get(index, 0)
             self._seen[index] = seen + 1

@@ -1,4 +1,4 @@
-"""The objects of a pretended Kubernetes: kept, found, changed and deleted as an API server does."""
+"""The object store of the fake API server, with Kubernetes' semantics of deletion and patches."""
 
 import copy
 import itertools
@@ -13,7 +13,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Target:
-    """What a request is about."""
+    """The resource or object that a request addresses."""
 
     group: str
     """API group; empty for the core."""
@@ -28,12 +28,12 @@ class Target:
 
     @property
     def api_version(self) -> str:
-        """Group and version as objects state them."""
+        """Group and version, as in an object's `apiVersion`."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
 
 class RefusedError(Exception):
-    """A request that is answered by a `Status` that says why not."""
+    """A refusal, answered with a Kubernetes `Status`."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -49,11 +49,11 @@ class RefusedError(Exception):
 
 
 def timestamp(seconds: float | int, digits: int = 0) -> str:
-    """Write a moment as Kubernetes does.
+    """Format a timestamp as Kubernetes does.
 
     Args:
         seconds: Since 1970, UTC.
-        digits: Of the fraction: none in objects, nine in logs.
+        digits: Digits of the fraction: none in objects, nine in logs.
     """
     whole = datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%S")
     fraction = f"{seconds % 1:.{digits}f}"[1:] if digits else ""
@@ -61,11 +61,11 @@ def timestamp(seconds: float | int, digits: int = 0) -> str:
 
 
 def matches(selector: str, labels: Mapping[str, str]) -> bool:
-    """Say whether labels meet a selector of `key=value`, `key!=value`, `key` and `!key`."""
-    return all(_meets(part.strip(), labels) for part in selector.split(",") if part.strip())
+    """Return whether labels match a selector of `key=value`, `key!=value`, `key` and `!key`."""
+    return all(_matches_part(part.strip(), labels) for part in selector.split(",") if part.strip())
 
 
-def _meets(part: str, labels: Mapping[str, str]) -> bool:
+def _matches_part(part: str, labels: Mapping[str, str]) -> bool:
     if "!=" in part:
         key, _, value = part.partition("!=")
         return labels.get(key.strip()) != value.strip()
@@ -75,7 +75,7 @@ def _meets(part: str, labels: Mapping[str, str]) -> bool:
     return part[1:] not in labels if part.startswith("!") else part in labels
 
 
-def merged(old: object, patch: object) -> object:
+def merge(old: object, patch: object) -> object:
     """Apply a merge patch (RFC 7386)."""
     if not isinstance(patch, dict):
         return copy.deepcopy(patch)
@@ -84,7 +84,7 @@ def merged(old: object, patch: object) -> object:
         if value is None:
             result.pop(key, None)
         else:
-            result[key] = merged(result.get(key), value)
+            result[key] = merge(result.get(key), value)
     return result
 
 
@@ -93,30 +93,30 @@ class ObjectStore:
     """All objects, by resource, namespace and name.
 
     Args:
-        clock: Gives seconds since 1970.
+        clock: Returns seconds since 1970.
     """
 
     clock: Callable[[], float]
     deletion_seconds: float | int = 0
-    """How long a deleted object with dependents, and its pods, take to go."""
+    """Grace period of pods and of objects deleted in the foreground."""
 
     moment: float | None = None
-    """The present while something is done late that was due earlier; None for the clock's."""
+    """Due time of the step being carried out; None uses the clock."""
 
     _objects: dict[tuple[str, str, str, str], Json] = field(default_factory=dict)
-    _going: dict[str, float] = field(default_factory=dict)
+    _deletions: dict[str, float] = field(default_factory=dict)
     _numbers: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
     def now(self) -> float:
-        """Give seconds since 1970."""
+        """Return the current time, in seconds since 1970."""
         return self.clock() if self.moment is None else self.moment
 
     def find(self, group: str, resource: str, namespace: str, name: str) -> Json | None:
-        """Give an object itself, not a copy, or None."""
+        """Return an object itself, not a copy, or None."""
         return self._objects.get((group, resource, namespace, name))
 
     def all(self, group: str, resource: str, namespace: str = "") -> list[Json]:
-        """Give all objects of a resource, in one namespace or in all."""
+        """Return all objects of a resource, in one namespace or in all."""
         return [
             found
             for (its_group, its_resource, its_namespace, _), found in self._objects.items()
@@ -124,10 +124,10 @@ class ObjectStore:
         ]
 
     def create(self, target: Target, body: Json) -> Json:
-        """Keep a new object.
+        """Store a new object.
 
         Raises:
-            RefusedError: If there is one of that name, or its name is missing.
+            RefusedError: If the name exists already, or is missing.
         """
         made = copy.deepcopy(body)
         meta = made.setdefault("metadata", {})
@@ -159,18 +159,18 @@ class ObjectStore:
         """Apply a merge patch.
 
         Raises:
-            RefusedError: If there is no such object.
+            RefusedError: If the object does not exist.
         """
-        found = self.named(target)
-        found.update(merged(found, change))  # type: ignore[call-overload]
+        found = self.get(target)
+        found.update(merge(found, change))  # type: ignore[call-overload]
         self.touch(found)
         return found
 
-    def named(self, target: Target) -> Json:
-        """Give an object itself.
+    def get(self, target: Target) -> Json:
+        """Return an object itself, not a copy.
 
         Raises:
-            RefusedError: If there is no such object.
+            RefusedError: If the object does not exist.
         """
         found = self.find(target.group, target.resource, target.namespace, target.name)
         if found is None:
@@ -179,16 +179,16 @@ class ObjectStore:
         return found
 
     def touch(self, changed: Json) -> None:
-        """Give an object that was changed in place another resource version."""
+        """Bump the resource version of an object that was changed in place."""
         changed["metadata"]["resourceVersion"] = str(next(self._numbers))
 
     def delete(self, target: Target, options: Json) -> Json:
-        """Delete an object and what it owns, at once or after `deletion_seconds`.
+        """Delete an object and its dependents, at once or after `deletion_seconds`.
 
         Raises:
-            RefusedError: If there is no such object, or a precondition does not hold.
+            RefusedError: If the object does not exist, or a precondition fails.
         """
-        found = self.named(target)
+        found = self.get(target)
         meta = found["metadata"]
         for part, wanted in (options.get("preconditions") or {}).items():
             if wanted and meta[part] != wanted:
@@ -197,15 +197,15 @@ class ObjectStore:
         foreground = options.get("propagationPolicy") == "Foreground"
         is_pod = target.resource == "pods" and not target.group
         if (foreground or is_pod) and self.deletion_seconds > 0:
-            self._go_later(found)
+            self._delete_later(found)
             for dependent in self.owned_by(meta["uid"]):
-                self._go_later(dependent)
+                self._delete_later(dependent)
         else:
             self.remove(found)
         return found
 
     def owned_by(self, uid: str) -> list[Json]:
-        """Give the objects that name an owner."""
+        """Return the objects that an owner reference ties to this uid."""
         return [
             one
             for one in self._objects.values()
@@ -213,9 +213,9 @@ class ObjectStore:
         ]
 
     def remove(self, gone: Json) -> None:
-        """Let an object be gone, and what only it owns."""
+        """Remove an object and the dependents that have no other owner."""
         uid = gone["metadata"]["uid"]
-        self._going.pop(uid, None)
+        self._deletions.pop(uid, None)
         self._objects = {key: one for key, one in self._objects.items() if one is not gone}
         present = {one["metadata"]["uid"] for one in self._objects.values()}
         for dependent in self.owned_by(uid):
@@ -224,27 +224,27 @@ class ObjectStore:
                 self.remove(dependent)
 
     def collect(self) -> None:
-        """Let the objects be gone whose time has come."""
-        due = {uid for uid, when in self._going.items() if when <= self.now()}
+        """Remove the objects whose grace period is over."""
+        due = {uid for uid, when in self._deletions.items() if when <= self.now()}
         for one in list(self._objects.values()):
             if one["metadata"]["uid"] in due:
                 self.remove(one)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything."""
         self._objects.clear()
-        self._going.clear()
+        self._deletions.clear()
 
-    def _go_later(self, going: Json) -> None:
-        meta = going["metadata"]
-        if meta["uid"] not in self._going:
+    def _delete_later(self, deleted: Json) -> None:
+        meta = deleted["metadata"]
+        if meta["uid"] not in self._deletions:
             meta["deletionTimestamp"] = timestamp(self.now())
-            self._going[meta["uid"]] = self.now() + self.deletion_seconds
-            self.touch(going)
+            self._deletions[meta["uid"]] = self.now() + self.deletion_seconds
+            self.touch(deleted)
 
 
 def page(found: list[Json], target: Target, parameters: Mapping[str, str]) -> Json:
-    """List objects as an API server does: those that the selectors choose, `limit` of them."""
+    """Return one page of a list: the objects that the selectors match, `limit` of them."""
     fields = parameters.get("fieldSelector", "")
     chosen = [
         one

@@ -12,7 +12,7 @@ from advgrpo.cluster.api import Api
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.cancellation import Cancelling
 from advgrpo.errors import Preempted
-from advgrpo.testing import FakeCluster, Fault, JobInHand, Step
+from advgrpo.testing import FakeCluster, FakeJob, Fault, Step
 from advgrpo.testing.cluster_faults import FaultKind
 
 RESOURCE = PyTorchJobs.resource
@@ -43,7 +43,7 @@ def test_a_process_that_is_terminated_deletes_its_job_at_once_and_exits_143(
     real_time: FakeCluster, tmp_path: Path
 ) -> None:
     cluster = real_time
-    cluster.operator.plans.append((Step(0, JobInHand.add_pods), Step(0, JobInHand.run)))
+    cluster.operator.plans.append((Step(0, FakeJob.add_pods), Step(0, FakeJob.run)))
     variables = {"KUBECONFIG": str(cluster.kubeconfig(tmp_path / "kubeconfig"))}
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM],

@@ -22,12 +22,12 @@ from advgrpo.errors import (
     RankFailedError,
 )
 from advgrpo.telemetry.prometheus import LAUNCHER
-from advgrpo.testing import FakeCluster, Fault, JobInHand, Step, runs_to
+from advgrpo.testing import FakeCluster, FakeJob, Fault, Step, run_until
 from advgrpo.testing.cluster_faults import FaultKind
 from tests.cluster.clock import Clock
 from tests.cluster.launching import SETTINGS, WORK, Launching
 
-START = (Step(1, JobInHand.add_pods), Step(2, JobInHand.run))
+START = (Step(1, FakeJob.add_pods), Step(2, FakeJob.run))
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def told(caplog: pytest.LogCaptureFixture) -> str:
 def test_a_job_that_succeeds_ends_well_and_its_log_is_told(
     launching: Launching, caplog: pytest.LogCaptureFixture
 ) -> None:
-    launching.cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    launching.cluster.operator.plans.append(run_until(FakeJob.succeed))
     launching.run()
     assert output(caplog) == ["hello", "world"]
     assert "running, 2 of 2 pods run" in told(caplog)
@@ -60,7 +60,7 @@ def test_nothing_is_asked_that_the_role_does_not_allow(launching: Launching) -> 
     cluster = launching.cluster
     cluster.operator.plans += [
         (*START, Step(9, lambda job: job.exit_pod(1))),
-        runs_to(JobInHand.succeed),
+        run_until(FakeJob.succeed),
     ]
     with pytest.raises(JobFailedError):
         launching.run()
@@ -84,7 +84,10 @@ def test_a_failure_names_pod_container_exit_status_last_lines_and_cause(
     launching.cluster.operator.plans.append(
         (
             *START,
-            Step(3, lambda job: job.say("reading settings", "error: training.updats is unknown")),
+            Step(
+                3,
+                lambda job: job.log("reading settings", "error: training.updats is unknown"),
+            ),
             Step(20, lambda job: job.exit_pod(2)),
         )
     )
@@ -103,7 +106,8 @@ def test_a_failure_of_a_worker_quotes_the_workers_log(launching: Launching) -> N
         (
             *START,
             Step(
-                3, lambda job: job.say("torch.OutOfMemoryError: CUDA out of memory", pod="worker-0")
+                3,
+                lambda job: job.log("torch.OutOfMemoryError: CUDA out of memory", pod="worker-0"),
             ),
             Step(20, lambda job: job.exit_pod(1, pod="worker-0")),
         )
@@ -117,7 +121,7 @@ def test_a_failure_of_a_worker_quotes_the_workers_log(launching: Launching) -> N
 
 def test_a_job_that_exists_with_the_same_spec_is_taken_up(launching: Launching) -> None:
     cluster = launching.cluster
-    cluster.operator.plans.append((*START, Step(50, JobInHand.succeed)))
+    cluster.operator.plans.append((*START, Step(50, FakeJob.succeed)))
     with pytest.raises(ClusterUnavailableError):
         interrupted = Launching(
             cluster, launching.clock, patience=Patience(budget_seconds=3.0, read_seconds=0.3)
@@ -132,7 +136,7 @@ def test_a_job_that_exists_with_the_same_spec_is_taken_up(launching: Launching) 
 
 def test_another_spec_under_the_name_is_refused_and_stays(launching: Launching) -> None:
     cluster = launching.cluster
-    cluster.operator.plans.append((*START, Step(500, JobInHand.succeed)))
+    cluster.operator.plans.append((*START, Step(500, FakeJob.succeed)))
     other = SETTINGS.model_copy(update={"image": "other", "deadline_seconds": 10})
     with pytest.raises(ClusterUnavailableError):
         cluster.faults.plan(Fault("status", verb="get", resource="pytorchjobs", skip=2, times=99))
@@ -158,7 +162,7 @@ def test_after_a_failed_attempt_the_job_is_made_anew_once_the_old_one_is_gone(
     cluster.store.deletion_seconds = 60
     cluster.operator.plans += [
         (*START, Step(9, lambda job: job.exit_pod(1))),
-        runs_to(JobInHand.succeed),
+        run_until(FakeJob.succeed),
     ]
     with pytest.raises(JobFailedError):
         launching.run()
@@ -170,7 +174,7 @@ def test_after_a_failed_attempt_the_job_is_made_anew_once_the_old_one_is_gone(
 
 
 def test_an_earlier_success_is_taken_as_ours(launching: Launching) -> None:
-    launching.cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    launching.cluster.operator.plans.append(run_until(FakeJob.succeed))
     launching.run()
     launching.run()
     assert len(launching.cluster.operator.jobs) == 1
@@ -181,7 +185,7 @@ def test_an_answer_to_create_that_is_lost_makes_no_second_job(
     launching: Launching, kind: FaultKind
 ) -> None:
     cluster = launching.cluster
-    cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    cluster.operator.plans.append(run_until(FakeJob.succeed))
     cluster.faults.plan(Fault(kind, verb="create", times=3))
     launching.run()
     assert len(cluster.operator.jobs) == 1
@@ -192,7 +196,7 @@ def test_a_job_that_we_created_and_that_failed_at_once_is_not_run_again(
 ) -> None:
     cluster = launching.cluster
     cluster.operator.plans.append(
-        (Step(0, JobInHand.add_pods), Step(0, JobInHand.run), Step(0, lambda j: j.exit_pod(3)))
+        (Step(0, FakeJob.add_pods), Step(0, FakeJob.run), Step(0, lambda j: j.exit_pod(3)))
     )
     cluster.faults.plan(Fault("reset_after", verb="create"))
     with pytest.raises(JobFailedError, match="exit status 3"):
@@ -202,7 +206,7 @@ def test_a_job_that_we_created_and_that_failed_at_once_is_not_run_again(
 
 def test_a_server_that_says_when_to_come_back_is_obeyed(launching: Launching) -> None:
     cluster, before = launching.cluster, launching.clock()
-    cluster.operator.plans.append(runs_to(JobInHand.succeed, seconds=5))
+    cluster.operator.plans.append(run_until(FakeJob.succeed, seconds=5))
     cluster.faults.plan(Fault("status", verb="create", status=429, retry_after_seconds=77))
     launching.run()
     assert launching.clock() - before >= 77
@@ -211,7 +215,7 @@ def test_a_server_that_says_when_to_come_back_is_obeyed(launching: Launching) ->
 @pytest.mark.parametrize("status", [410, 429, 500, 502, 503, 504])
 def test_a_server_that_is_away_for_a_while_is_waited_for(launching: Launching, status: int) -> None:
     cluster = launching.cluster
-    cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    cluster.operator.plans.append(run_until(FakeJob.succeed))
     cluster.faults.plan(Fault("status", skip=1, times=10, status=status))
     launching.run()
 
@@ -220,7 +224,7 @@ def test_a_server_that_stays_away_is_an_error_that_may_pass_and_leaves_the_job(
     launching: Launching,
 ) -> None:
     cluster = launching.cluster
-    cluster.operator.plans.append((*START, Step(5000, JobInHand.succeed)))
+    cluster.operator.plans.append((*START, Step(5000, FakeJob.succeed)))
     cluster.faults.plan(Fault("status", skip=3, times=10_000))
     before = launching.clock()
     with pytest.raises(ClusterUnavailableError, match="did not answer for") as error:
@@ -238,15 +242,15 @@ def test_time_in_the_queue_does_not_count(
     )
     launching.cluster.operator.plans.append(
         (
-            Step(0, JobInHand.suspend),
-            Step(5000, JobInHand.resume),
-            Step(5001, JobInHand.add_pods),
-            Step(5002, JobInHand.run),
-            Step(5030, JobInHand.suspend),
-            Step(9000, JobInHand.resume),
-            Step(9001, JobInHand.add_pods),
-            Step(9002, JobInHand.run),
-            Step(9030, JobInHand.succeed),
+            Step(0, FakeJob.suspend),
+            Step(5000, FakeJob.resume),
+            Step(5001, FakeJob.add_pods),
+            Step(5002, FakeJob.run),
+            Step(5030, FakeJob.suspend),
+            Step(9000, FakeJob.resume),
+            Step(9001, FakeJob.add_pods),
+            Step(9002, FakeJob.run),
+            Step(9030, FakeJob.succeed),
         )
     )
     Launching(launching.cluster, launching.clock, settings).run()
@@ -256,7 +260,7 @@ def test_time_in_the_queue_does_not_count(
 
 def test_a_job_that_takes_too_long_is_deleted(launching: Launching) -> None:
     settings = SETTINGS.model_copy(update={"deadline_seconds": 100})
-    launching.cluster.operator.plans.append((*START, Step(5000, JobInHand.succeed)))
+    launching.cluster.operator.plans.append((*START, Step(5000, FakeJob.succeed)))
     with pytest.raises(JobDeadlineError, match="deadline_seconds=100"):
         Launching(launching.cluster, launching.clock, settings).run()
     assert jobs(launching.cluster) == []
@@ -265,7 +269,7 @@ def test_a_job_that_takes_too_long_is_deleted(launching: Launching) -> None:
 def test_the_time_before_a_job_was_taken_up_counts(launching: Launching) -> None:
     cluster, clock = launching.cluster, launching.clock
     settings = SETTINGS.model_copy(update={"deadline_seconds": 1000})
-    cluster.operator.plans.append((*START, Step(5000, JobInHand.succeed)))
+    cluster.operator.plans.append((*START, Step(5000, FakeJob.succeed)))
     cluster.faults.plan(Fault("status", verb="get", resource="pytorchjobs", skip=3, times=99))
     with pytest.raises(ClusterUnavailableError):
         Launching(cluster, clock, settings, Patience(budget_seconds=3.0)).run()
@@ -281,7 +285,7 @@ def test_pods_for_which_there_is_no_node_are_told_at_once_and_given_up_in_time(
     launching: Launching, caplog: pytest.LogCaptureFixture
 ) -> None:
     launching.cluster.operator.plans.append(
-        (Step(1, JobInHand.add_pods), Step(2, lambda job: job.wait_for_node("0/5: no GPU h900")))
+        (Step(1, FakeJob.add_pods), Step(2, lambda job: job.wait_for_node("0/5: no GPU h900")))
     )
     before = launching.clock()
     with pytest.raises(JobDeadlineError, match=r"startup_timeout_seconds=1800.*no GPU h900"):
@@ -304,7 +308,7 @@ def test_a_container_that_cannot_start_fails_the_job_soon(
 ) -> None:
     launching.cluster.operator.plans.append(
         (
-            Step(1, JobInHand.add_pods),
+            Step(1, FakeJob.add_pods),
             Step(2, lambda job: job.wait_in_container(reason, message)),
         )
     )
@@ -320,7 +324,7 @@ def test_a_job_that_gets_no_pods_says_why(
     launching: Launching, caplog: pytest.LogCaptureFixture
 ) -> None:
     launching.cluster.operator.plans.append(
-        (Step(1, lambda job: job.tell_event("FailedCreatePod", "exceeded quota: gpus")),)
+        (Step(1, lambda job: job.record_event("FailedCreatePod", "exceeded quota: gpus")),)
     )
     with pytest.raises(JobDeadlineError, match="exceeded quota: gpus"):
         launching.run()
@@ -335,7 +339,7 @@ def test_an_evicted_pod_is_started_again_as_often_as_it_takes(
         for number in range(1, 15)
     ]
     launching.cluster.operator.restart_seconds = 8
-    launching.cluster.operator.plans.append((*START, *evictions, Step(400, JobInHand.succeed)))
+    launching.cluster.operator.plans.append((*START, *evictions, Step(400, FakeJob.succeed)))
     launching.run()
     assert "started again: the pod was preempted or evicted (Evicted: node was" in told(caplog)
 
@@ -355,9 +359,9 @@ def test_prometheus_reads_where_the_job_stands_and_how_far_it_is(launching: Laun
     launching.cluster.operator.plans.append(
         (
             *START,
-            Step(9, lambda job: job.say(json.dumps(line))),
+            Step(9, lambda job: job.log(json.dumps(line))),
             Step(20, lambda job: job.evict()),
-            Step(90, JobInHand.succeed),
+            Step(90, FakeJob.succeed),
         )
     )
     launching.run()
@@ -370,7 +374,7 @@ def test_prometheus_reads_where_the_job_stands_and_how_far_it_is(launching: Laun
 
 def test_pods_that_never_started_again_are_counted_as_none(launching: Launching) -> None:
     work = JobRequest("evaluate", "s3://bucket/jobs/evaluate-1", ("python",), processes=16)
-    launching.cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    launching.cluster.operator.plans.append(run_until(FakeJob.succeed))
     launching.run(work)
     assert LAUNCHER.get_sample_value("advgrpo_launcher_restarts_total", {"task": "evaluate"}) == 0
 
@@ -385,7 +389,7 @@ def test_pods_that_fail_for_want_of_an_evicted_one_are_not_to_blame(launching: L
         )
     ]
     launching.cluster.operator.restart_seconds = 8
-    launching.cluster.operator.plans.append((*START, *steps, Step(400, JobInHand.succeed)))
+    launching.cluster.operator.plans.append((*START, *steps, Step(400, FakeJob.succeed)))
     launching.run()
 
 
@@ -405,7 +409,7 @@ def test_an_eviction_excuses_one_end_of_another_pod_and_no_more(launching: Launc
 def test_a_pod_that_fails_again_and_again_ends_the_job(launching: Launching) -> None:
     deaths = [Step(20 * n, lambda job: job.exit_pod(137, reason="OOMKilled")) for n in range(1, 9)]
     launching.cluster.operator.restart_seconds = 8
-    launching.cluster.operator.plans.append((*START, *deaths, Step(4000, JobInHand.succeed)))
+    launching.cluster.operator.plans.append((*START, *deaths, Step(4000, FakeJob.succeed)))
     settings = SETTINGS.model_copy(update={"restarts": 3})
     with pytest.raises(JobFailedError, match="more memory than it may") as error:
         Launching(launching.cluster, launching.clock, settings).run()
@@ -431,13 +435,13 @@ def test_pods_that_start_anew_after_the_queue_are_no_restarts(launching: Launchi
         Step(100 * turn + seconds, act)
         for turn in range(5)
         for seconds, act in (
-            (0, JobInHand.suspend),
-            (20, JobInHand.resume),
-            (21, JobInHand.add_pods),
-            (22, JobInHand.run),
+            (0, FakeJob.suspend),
+            (20, FakeJob.resume),
+            (21, FakeJob.add_pods),
+            (22, FakeJob.run),
         )
     ]
-    launching.cluster.operator.plans.append((*turns, Step(600, JobInHand.succeed)))
+    launching.cluster.operator.plans.append((*turns, Step(600, FakeJob.succeed)))
     settings = SETTINGS.model_copy(update={"restarts": 1})
     Launching(launching.cluster, launching.clock, settings).run()
 
@@ -455,9 +459,9 @@ def test_a_death_that_was_not_seen_is_told_by_the_operator(launching: Launching)
         launching.run()
 
 
-@pytest.mark.parametrize("act", [JobInHand.delete, JobInHand.replace])
+@pytest.mark.parametrize("act", [FakeJob.delete, FakeJob.replace])
 def test_a_job_that_somebody_deletes_or_replaces_may_be_tried_again(
-    launching: Launching, act: Callable[[JobInHand], None]
+    launching: Launching, act: Callable[[FakeJob], None]
 ) -> None:
     launching.cluster.operator.plans.append((*START, Step(30, act)))
     with pytest.raises(JobRetryableError, match="by somebody else"):
@@ -467,7 +471,7 @@ def test_a_job_that_somebody_deletes_or_replaces_may_be_tried_again(
 def test_a_signal_deletes_the_job_first(launching: Launching) -> None:
     cluster = launching.cluster
 
-    cluster.operator.plans.append((*START, Step(30, JobInHand.succeed)))
+    cluster.operator.plans.append((*START, Step(30, FakeJob.succeed)))
     before = signal.getsignal(signal.SIGTERM)
     nap = launching.clock.sleep
 
@@ -499,7 +503,7 @@ def test_the_job_belongs_to_the_pods_workflow(
         "pods", {"metadata": {"name": "me", "ownerReferences": [pods_owner | {"uid": "flow-1"}]}}
     )
     monkeypatch.setenv("KFP_POD_NAME", "me")
-    cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    cluster.operator.plans.append(run_until(FakeJob.succeed))
     launching.run()
     meta = jobs(cluster)[0]["metadata"]
     assert meta["ownerReferences"] == [
@@ -517,7 +521,7 @@ def test_a_job_that_is_taken_up_gets_the_new_workflow_as_its_owner(
     for uid in ("1", "2"):
         owners = [flow | {"uid": uid}]
         cluster.create("pods", {"metadata": {"name": f"me-{uid}", "ownerReferences": owners}})
-    cluster.operator.plans.append((*START, Step(5000, JobInHand.succeed)))
+    cluster.operator.plans.append((*START, Step(5000, FakeJob.succeed)))
     monkeypatch.setenv("KFP_POD_NAME", "me-1")
     cluster.faults.plan(Fault("status", verb="get", resource="pytorchjobs", skip=3, times=99))
     with pytest.raises(ClusterUnavailableError):
@@ -555,7 +559,7 @@ def test_a_missing_role_for_what_is_not_essential_is_told_and_the_job_goes_on(
     launching: Launching, resource: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     launching.cluster.denied |= {("list", resource), ("get", resource)}
-    launching.cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    launching.cluster.operator.plans.append(run_until(FakeJob.succeed))
     launching.run()
     if resource != "events":
         assert told(caplog).count(f"{resource.replace('/log', '')}") > 0

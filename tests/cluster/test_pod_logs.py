@@ -6,7 +6,7 @@ import pytest
 from advgrpo.cluster.api import Api
 from advgrpo.cluster.pod_logs import LogFollower, tail
 from advgrpo.errors import ClusterUnavailableError
-from advgrpo.testing import FakeCluster, Fault, JobInHand, Step
+from advgrpo.testing import FakeCluster, FakeJob, Fault, Step
 from advgrpo.testing.cluster_faults import FaultKind
 from tests.cluster.clock import Clock
 
@@ -23,17 +23,17 @@ def told() -> list[str]:
 
 
 @pytest.fixture
-def job(cluster: FakeCluster, api: Api) -> JobInHand:
+def job(cluster: FakeCluster, api: Api) -> FakeJob:
     from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 
-    cluster.operator.plans.append((Step(0, JobInHand.add_pods), Step(0, JobInHand.run)))
+    cluster.operator.plans.append((Step(0, FakeJob.add_pods), Step(0, FakeJob.run)))
     api.create(PyTorchJobs.resource, JOB)
     api.list(PyTorchJobs.resource)
     return cluster.operator.jobs[0]
 
 
 @pytest.fixture
-def poll(api: Api, job: JobInHand, clock: Clock, told: list[str]) -> Callable[..., None]:
+def poll(api: Api, job: FakeJob, clock: Clock, told: list[str]) -> Callable[..., None]:
     follower = LogFollower(api, "job-master-0", told.append)
 
     def ask(*, at_end: bool = False) -> None:
@@ -46,43 +46,43 @@ def poll(api: Api, job: JobInHand, clock: Clock, told: list[str]) -> Callable[..
 
 
 def test_each_line_is_told_once(
-    job: JobInHand, poll: Callable[..., None], told: list[str], clock: Clock
+    job: FakeJob, poll: Callable[..., None], told: list[str], clock: Clock
 ) -> None:
     for number in range(20):
-        job.say(f"line {number}", "the same line")
+        job.log(f"line {number}", "the same line")
         clock.sleep(0.3)
         if number % 3 == 0:
             poll()
             poll()
     poll(at_end=True)
-    assert told == job.said
+    assert told == job.log_lines
 
 
 @pytest.mark.parametrize("kind", ["cut", "cut_quietly", "reset_after", "silence", "status"])
 def test_an_answer_that_breaks_off_costs_no_line_and_repeats_none(
     cluster: FakeCluster,
-    job: JobInHand,
+    job: FakeJob,
     poll: Callable[..., None],
     told: list[str],
     kind: FaultKind,
 ) -> None:
-    job.say("one", "a longer line, in which the answer is cut off", "x")
+    job.log("one", "a longer line, in which the answer is cut off", "x")
     cluster.faults.plan(Fault(kind, skip=1, times=2, resource="pods/log"))
     poll()
-    job.say("four", "a line that is longer than all of the others together " * 4, "six")
+    job.log("four", "a line that is longer than all of the others together " * 4, "six")
     for _ in range(4):
         with suppress(ClusterUnavailableError):
             poll()
-    assert told == job.said
+    assert told == job.log_lines
 
 
 def test_a_pod_of_the_same_name_is_read_from_its_beginning(
-    job: JobInHand, poll: Callable[..., None], told: list[str], clock: Clock
+    job: FakeJob, poll: Callable[..., None], told: list[str], clock: Clock
 ) -> None:
-    job.say("first pod")
+    job.log("first pod")
     poll()
-    job.remake("master-0")
-    job.say("second pod", "second pod")
+    job.restart_pod("master-0")
+    job.log("second pod", "second pod")
     clock.sleep(5)
     poll()
     poll(at_end=True)
@@ -90,40 +90,40 @@ def test_a_pod_of_the_same_name_is_read_from_its_beginning(
 
 
 def test_an_answer_from_the_new_pod_that_was_taken_for_the_old_ones_repeats_nothing(
-    job: JobInHand, api: Api, told: list[str], clock: Clock
+    job: FakeJob, api: Api, told: list[str], clock: Clock
 ) -> None:
     follower = LogFollower(api, "job-master-0", told.append)
     follower.poll("old", "pytorch")
     for _ in range(3):
-        job.say("a", "b")
+        job.log("a", "b")
         clock.sleep(3)
     follower.poll("old", "pytorch")
-    job.say("c")
+    job.log("c")
     follower.poll("new", "pytorch")
     follower.poll("new", "pytorch")
-    assert told == job.said
+    assert told == job.log_lines
 
 
 def test_bytes_that_are_no_text_are_told_as_far_as_they_are(
-    job: JobInHand, poll: Callable[..., None], told: list[str]
+    job: FakeJob, poll: Callable[..., None], told: list[str]
 ) -> None:
-    job.say("größer ▇▇ 50%\r60%")
+    job.log("größer ▇▇ 50%\r60%")
     poll()
     assert told == ["größer ▇▇ 50%\r60%"]
 
 
-def test_a_tail_that_cannot_be_had_is_empty(cluster: FakeCluster, job: JobInHand, api: Api) -> None:
-    job.say(*map(str, range(9)))
+def test_a_tail_that_cannot_be_had_is_empty(cluster: FakeCluster, job: FakeJob, api: Api) -> None:
+    job.log(*map(str, range(9)))
     assert tail(api, "job-master-0", "pytorch", 2) == "7\n8\n"
     cluster.denied.add(("get", "pods/log"))
     assert tail(api, "job-master-0", "pytorch") == ""
 
 
 def test_lines_that_are_json_are_quoted_as_words(
-    job: JobInHand, api: Api, poll: Callable[..., None], told: list[str]
+    job: FakeJob, api: Api, poll: Callable[..., None], told: list[str]
 ) -> None:
     line = '{"time": "t", "event": "error", "message": "no room", "repair": "free some"}'
-    job.say(line)
+    job.log(line)
     poll(at_end=True)
     assert told == [line]
     assert tail(api, "job-master-0", "pytorch") == "no room\n  repair: free some\n"

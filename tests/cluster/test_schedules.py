@@ -27,7 +27,7 @@ from advgrpo.errors import (
     JobRetryableError,
     Preempted,
 )
-from advgrpo.testing import FakeCluster, Fault, JobInHand, Step
+from advgrpo.testing import FakeCluster, FakeJob, Fault, Step
 from advgrpo.testing.cluster_faults import FaultKind
 from tests.cluster.clock import Clock
 from tests.cluster.launching import SETTINGS, WORK, Launching, api_of
@@ -175,9 +175,9 @@ class World:
         cluster.faults.plan(*schedule.faults)
 
     def _plan(self) -> list[Step]:
-        plan = [Step(0, self._count), Step(1, JobInHand.add_pods), Step(2, JobInHand.run)]
+        plan = [Step(0, self._count), Step(1, FakeJob.add_pods), Step(2, FakeJob.run)]
         plan += [
-            Step(at, lambda job, at=at: job.say(f"{job.uid} {at} {self.clock()} line", "…" * 9))
+            Step(at, lambda job, at=at: job.log(f"{job.uid} {at} {self.clock()} line", "…" * 9))
             for at in range(2, 300, 7)
         ]
         plan += [Step(at, partial(self._happen, what)) for at, what in self.schedule.happenings]
@@ -186,11 +186,11 @@ class World:
             plan.append(Step(at, partial(self._end, end)))
         return plan
 
-    def _count(self, job: JobInHand) -> None:
+    def _count(self, job: FakeJob) -> None:
         others = [one for one in self.cluster.operator.jobs if one is not job]
         self.at_once = max(self.at_once, 1 + sum(one.exists or bool(one.pods) for one in others))
 
-    def _happen(self, what: str, job: JobInHand) -> None:
+    def _happen(self, what: str, job: FakeJob) -> None:
         if what in {"delete", "replace"}:
             # A job that replaces another one has the same plan: there must be an end to it.
             if self.meddled < 3:
@@ -207,14 +207,14 @@ class World:
             code, pod = what.split()
             job.exit_pod(int(code), pod=pod)
 
-    def _end(self, end: str, job: JobInHand) -> None:
+    def _end(self, end: str, job: FakeJob) -> None:
         if end in {"succeed", "fail"}:
             getattr(job, end)()
         else:
             job.exit_pod(int(end))
 
     @property
-    def job(self) -> JobInHand | None:
+    def job(self) -> FakeJob | None:
         """The latest job."""
         return next(reversed(self.cluster.operator.jobs), None)
 
@@ -284,7 +284,9 @@ def check_log(world: World, lines: list[str], *, complete: bool) -> None:
     if complete and job is not None and world.longest_outage() < 0.5 * PATIENCE.budget_seconds:
         pod = job.pod()
         assert pod is not None
-        said = [text for _, text in world.cluster.operator.logs.get(pod["metadata"]["uid"], ())]
+        said = [
+            text for _, text in world.cluster.operator.logs.lines.get(pod["metadata"]["uid"], ())
+        ]
         assert lines[len(lines) - len(said) :] == said, "a line was lost"
 
 

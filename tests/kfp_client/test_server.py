@@ -101,7 +101,7 @@ def test_a_passing_fault_is_tried_again(stub: StubKfp, server: KfpServer, fault:
 
 def test_a_lasting_fault_is_said_with_the_servers_words(stub: StubKfp, server: KfpServer) -> None:
     stub.fail("GET", "/experiments", 503, times=99)
-    with pytest.raises(ClusterUnavailableError, match="answers 503: this was asked for"):
+    with pytest.raises(ClusterUnavailableError, match="answers 503: a planned fault"):
         experiment_named(server, "e")
 
 

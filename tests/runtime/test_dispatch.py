@@ -13,7 +13,7 @@ from advgrpo.runtime.dispatch import FAILURE_PREFIX, run_task
 from advgrpo.runtime.failures import Failure
 from advgrpo.runtime.pipeline_tasks import TRAIN
 from advgrpo.storage import join, write_bytes
-from advgrpo.testing import FakeCluster, JobInHand, Step
+from advgrpo.testing import FakeCluster, FakeJob, Step
 
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2 GiB"
 
@@ -47,17 +47,17 @@ def test_the_cause_that_tells_most_is_raised(
     raised: type[AdvGrpoError],
     said: str,
 ) -> None:
-    def fail(job: JobInHand) -> None:
+    def fail(job: FakeJob) -> None:
         master = job.body["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]
         folder = master["containers"][0]["command"][-1]
         failure = json.dumps(asdict(Failure("train", kind, "why the rank failed", "")))
         write_bytes(join(folder, f"{FAILURE_PREFIX}0.json"), failure.encode())
-        job.say(OUT_OF_MEMORY if kind == "OutOfMemoryError" else "the end")
+        job.log(OUT_OF_MEMORY if kind == "OutOfMemoryError" else "the end")
         job.exit_pod(code, reason=reason)
 
     cluster.operator.restart_seconds = 0.3
     cluster.operator.plans.append(
-        (Step(0, JobInHand.add_pods), Step(0, JobInHand.run), Step(0.2, fail))
+        (Step(0, FakeJob.add_pods), Step(0, FakeJob.run), Step(0.2, fail))
     )
     with pytest.raises(raised, match=said):
         run_task(TRAIN, {"workspace": f"s3://{BUCKET}/{tmp_path.name}"}, run_id="1")

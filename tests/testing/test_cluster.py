@@ -7,7 +7,7 @@ import pytest
 import urllib3
 from kubernetes import client, config
 
-from advgrpo.testing import Call, FakeCluster, Fault, JobInHand, Step, runs_to
+from advgrpo.testing import Call, FakeCluster, FakeJob, Fault, Step, run_until
 from advgrpo.testing.cluster_faults import FaultKind
 from tests.cluster.clock import Clock
 
@@ -126,7 +126,7 @@ def test_deleting_in_the_foreground_takes_its_time(
     cluster: FakeCluster, clock: Clock, jobs: client.CustomObjectsApi, core: client.CoreV1Api
 ) -> None:
     cluster.store.deletion_seconds = 30
-    cluster.operator.plans.append(runs_to(JobInHand.succeed))
+    cluster.operator.plans.append(run_until(FakeJob.succeed))
     uid = jobs.create_namespaced_custom_object(*JOB, manifest())["metadata"]["uid"]
     clock.sleep(5)
     assert len(core.list_namespaced_pod("default").items) == 2
@@ -166,8 +166,8 @@ def test_a_job_goes_its_way_as_time_passes(
     cluster: FakeCluster, clock: Clock, jobs: client.CustomObjectsApi, core: client.CoreV1Api
 ) -> None:
     cluster.operator.plans.append(
-        (Step(0, JobInHand.suspend), Step(10, JobInHand.resume), *runs_to(JobInHand.succeed)[:0],
-         Step(11, JobInHand.add_pods), Step(12, JobInHand.run), Step(40, JobInHand.succeed))
+        (Step(0, FakeJob.suspend), Step(10, FakeJob.resume), *run_until(FakeJob.succeed)[:0],
+         Step(11, FakeJob.add_pods), Step(12, FakeJob.run), Step(40, FakeJob.succeed))
     )  # fmt: skip
     jobs.create_namespaced_custom_object(*JOB, manifest())
     seen = []
@@ -188,8 +188,8 @@ def test_an_exit_status_of_128_or_more_starts_a_pod_again_and_a_lower_one_fails_
 ) -> None:
     cluster.operator.plans.append(
         (
-            Step(0, JobInHand.add_pods),
-            Step(0, JobInHand.run),
+            Step(0, FakeJob.add_pods),
+            Step(0, FakeJob.run),
             Step(5, lambda job: job.exit_pod(137, reason="OOMKilled")),
             Step(20, lambda job: job.evict(pod="worker-0")),
             Step(40, lambda job: job.exit_pod(2, message="bad settings")),
@@ -222,10 +222,10 @@ def test_a_log_has_times_and_a_beginning(
 ) -> None:
     cluster.operator.plans.append(
         (
-            Step(0, JobInHand.add_pods),
-            Step(1, JobInHand.run),
-            Step(2, lambda job: job.say("one", "two")),
-            Step(9, lambda job: job.say("three")),
+            Step(0, FakeJob.add_pods),
+            Step(1, FakeJob.run),
+            Step(2, lambda job: job.log("one", "two")),
+            Step(9, lambda job: job.log("three")),
         )
     )
     jobs.create_namespaced_custom_object(*JOB, manifest())
@@ -254,11 +254,11 @@ def test_a_log_can_be_followed() -> None:
         settings = client.Configuration(host=cluster.url)
         cluster.operator.plans.append(
             (
-                Step(0, JobInHand.add_pods),
-                Step(0, JobInHand.run),
-                Step(0, lambda job: job.say("one")),
-                Step(0.2, lambda job: job.say("two")),
-                Step(0.3, JobInHand.succeed),
+                Step(0, FakeJob.add_pods),
+                Step(0, FakeJob.run),
+                Step(0, lambda job: job.log("one")),
+                Step(0.2, lambda job: job.log("two")),
+                Step(0.3, FakeJob.succeed),
             )
         )
         with client.ApiClient(settings) as api:
@@ -308,7 +308,7 @@ def test_an_answer_can_be_slow_or_be_cut_without_a_sign(
 def test_somebody_else_can_delete_or_replace_a_job(
     cluster: FakeCluster, clock: Clock, jobs: client.CustomObjectsApi
 ) -> None:
-    cluster.operator.plans += [(Step(5, JobInHand.replace),), (Step(5, JobInHand.delete),)]
+    cluster.operator.plans += [(Step(5, FakeJob.replace),), (Step(5, FakeJob.delete),)]
     uid = jobs.create_namespaced_custom_object(*JOB, manifest())["metadata"]["uid"]
     clock.sleep(6)
     assert jobs.get_namespaced_custom_object(*JOB, "job")["metadata"]["uid"] != uid

@@ -1,0 +1,139 @@
+"""State of the fake API server, and its answers before they become HTTP."""
+
+import json
+import threading
+import time
+from collections.abc import Callable
+
+from advgrpo.testing.cluster_faults import Call, Faults
+from advgrpo.testing.cluster_objects import Json, ObjectStore, RefusedError, Target, page
+from advgrpo.testing.training_operator import TrainingOperator
+
+_REVIEWS = {"selfsubjectaccessreviews", "localsubjectaccessreviews"}
+_KINDS = {
+    "kubeflow.org/v1": "pytorchjobs",
+    "argoproj.io/v1alpha1": "workflows",
+    "kueue.x-k8s.io/v1beta1": "localqueues",
+}
+
+
+class ClusterApi:
+    """Objects, permissions, training operator and planned faults of a cluster.
+
+    Args:
+        clock: Returns seconds since 1970.
+        namespaces: Namespaces that exist.
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.time,
+        namespaces: tuple[str, ...] = ("default",),
+    ) -> None:
+        self.clock = clock
+        self.namespaces = set(namespaces)
+        self.store = ObjectStore(clock)
+        self.operator = TrainingOperator(self.store)
+        self.faults = Faults()
+        self.calls: list[Call] = []
+        """Every request so far."""
+
+        self.denied: set[tuple[str, str]] = set()
+        """Verb and resource (`pods/log`) of forbidden requests."""
+
+        self.missing_resources: set[str] = set()
+        """Resources whose CustomResourceDefinition is not installed, for instance `pytorchjobs`."""
+
+        self.lock = threading.RLock()
+
+    def create(self, resource: str, body: Json, *, group: str = "", namespace: str = "") -> Json:
+        """Create an object as another client would, in namespace `default` unless named."""
+        meta = body.setdefault("metadata", {})
+        namespace = namespace or meta.get("namespace", "default")
+        with self.lock:
+            return self.store.create(Target(group, "v1", resource, namespace), body)
+
+    def clear(self) -> None:
+        """Remove all objects, faults, plans and recorded calls."""
+        self.store.clear()
+        self.store.deletion_seconds = 0
+        self.operator.clear()
+        self.faults.clear()
+        self.calls.clear()
+        self.denied.clear()
+        self.missing_resources.clear()
+
+    def answer(
+        self,
+        call: Call,
+        target: Target | None,
+        parameters: dict[str, str],
+        body: Json,
+        *,
+        path: str,
+        content_type: str,
+    ) -> tuple[int, str, bytes]:
+        """Carry out a request.
+
+        Returns:
+            HTTP status, content type and content of the answer.
+        """
+        if target is None and (discovered := self._discover(path)):
+            return 200, "application/json", json.dumps(discovered).encode()
+        if target is None or target.resource in self.missing_resources:
+            return 404, "text/plain", b"404 page not found\n"
+        try:
+            if (call.verb, call.resource) in self.denied:
+                raise RefusedError(403, "Forbidden", _forbidden(call))
+            if call.resource == "pods/log":
+                text = self.operator.log(target.namespace, target.name, parameters)
+                return 200, "text/plain", text.encode()
+            # Custom resources have no schema for strategic merges.
+            if call.verb == "patch" and target.group and "/merge-patch" not in content_type:
+                raise RefusedError(415, "UnsupportedMediaType", content_type)
+            result = self._carry_out(call.verb, target, parameters, body)
+        except RefusedError as error:
+            return error.code, "application/json", json.dumps(error.body).encode()
+        code = 201 if call.verb == "create" else 200
+        return code, "application/json", json.dumps(result).encode()
+
+    def _discover(self, path: str) -> Json | None:
+        if path == "/version":
+            return {"gitVersion": "v1.33.0"}
+        for version, plural in _KINDS.items():
+            if plural in self.missing_resources:
+                continue
+            if path == f"/apis/{version}":
+                return {"groupVersion": version, "resources": [{"name": plural}]}
+            if path == f"/apis/{version.partition('/')[0]}":
+                return {"preferredVersion": {"groupVersion": version}}
+        return None
+
+    def _carry_out(self, verb: str, target: Target, parameters: dict[str, str], body: Json) -> Json:
+        if target.resource in _REVIEWS:
+            attributes = body["spec"].get("resourceAttributes", {})
+            parts = (attributes["resource"], attributes.get("subresource"))
+            resource = "/".join(filter(None, parts))
+            return body | {"status": {"allowed": (attributes["verb"], resource) not in self.denied}}
+        if target.namespace and target.namespace not in self.namespaces and verb == "create":
+            raise RefusedError(404, "NotFound", f'namespaces "{target.namespace}" not found')
+        if verb == "list":
+            objects = self.store.all(target.group, target.resource, target.namespace)
+            return page(objects, target, parameters)
+        if verb == "create":
+            created = self.store.create(target, body)
+            self.operator.on_create(target, created)
+            return created
+        if verb == "delete":
+            return self.store.delete(target, body)
+        return self.store.patch(target, body) if verb == "patch" else self.store.get(target)
+
+
+def _forbidden(call: Call) -> str:
+    resource = f"{call.resource}.{call.group}".rstrip(".")
+    return (
+        f'{resource} "{call.name}" is forbidden: User "system:serviceaccount:default:test" cannot '
+        f'{call.verb} resource "{call.resource}" in API group "{call.group}" in the namespace '
+        f'"{call.namespace}"'
+    )
