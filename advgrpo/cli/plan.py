@@ -61,7 +61,7 @@ def plan(
 def _count(location: str) -> int | None:
     from advgrpo.config.required import is_given
     from advgrpo.data.prompts import read_prompts
-    from advgrpo.storage import local_file
+    from advgrpo.storage.fetch import local_file
 
     return len(read_prompts(local_file(location))) if is_given(location) else None
 

@@ -40,7 +40,8 @@ def check(
 ) -> None:
     """Check a prompt file; print how many prompts it has and its SHA-256."""
     from advgrpo.data.prompts import read_prompts
-    from advgrpo.storage import file_sha256, local_file
+    from advgrpo.storage import file_sha256
+    from advgrpo.storage.fetch import local_file
 
     prompts = read_prompts(location)
     print(f"{location}: {len(prompts)} prompts, SHA-256 {file_sha256(local_file(location))}")

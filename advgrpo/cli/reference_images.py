@@ -31,7 +31,7 @@ def generate(
     from advgrpo.config import resolve
     from advgrpo.config.tasks import ReferenceImagesSettings
     from advgrpo.storage import upload_folder
-    from advgrpo.storage.archives import unpacked
+    from advgrpo.storage.archives import extract
     from advgrpo.tasks.reference_images import make_reference_images
 
     settings = ReferenceImagesSettings.of(resolve(preset, overrides))
@@ -44,7 +44,7 @@ def generate(
     for name, location in (("train", made.train), ("test", made.test)):
         print(f"{name}: {location}")
         if output is not None:
-            upload_folder(unpacked(location), str(output / name))
+            upload_folder(extract(location), str(output / name))
 
 
 @app.command("validate")

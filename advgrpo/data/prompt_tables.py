@@ -10,7 +10,7 @@ from typing import NoReturn
 from advgrpo.data.prompts import checked_prompts, read_prompts
 from advgrpo.errors import PromptFileError
 from advgrpo.records import PromptSet
-from advgrpo.storage import local_file
+from advgrpo.storage.fetch import local_file
 from advgrpo.strict_json import parsed
 
 _DELIMITERS = {".tsv": "\t", ".tab": "\t", ".csv": ","}

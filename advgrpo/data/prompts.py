@@ -10,7 +10,7 @@ from typing import Literal
 from advgrpo.config import PromptsConfig, RunConfig
 from advgrpo.errors import PromptFileError, StorageNotFoundError
 from advgrpo.records import PromptSet
-from advgrpo.storage import local_file
+from advgrpo.storage.fetch import local_file
 
 LONGEST_PROMPT = 10_000
 """Characters. No text encoder reads as many: a longer line is not a prompt but a broken file."""

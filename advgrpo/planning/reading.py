@@ -6,7 +6,8 @@ from typing import Any
 from advgrpo.config import Weights
 from advgrpo.errors import StorageError
 from advgrpo.planning.published import PUBLISHED
-from advgrpo.storage import join, local_file, scheme
+from advgrpo.storage import join, scheme
+from advgrpo.storage.fetch import local_file
 from advgrpo.strict_json import parsed_object
 
 

@@ -17,7 +17,7 @@ from advgrpo.config import reference_images as settings
 from advgrpo.data.prompts import language_of
 from advgrpo.errors import ConfigError, ReferenceImageError, WeightsError
 from advgrpo.models.backbones.loading import fingerprint
-from advgrpo.storage import local_folder
+from advgrpo.storage.fetch import local_folder
 from advgrpo.strict_json import parsed_object
 
 _INDEX_FILE = "model_index.json"

@@ -20,8 +20,9 @@ from advgrpo.reference_images.manifest import (
     write_manifest,
     write_provenance,
 )
-from advgrpo.storage import exists, join, local_folder, scheme
-from advgrpo.storage.archives import is_packed, unpacked
+from advgrpo.storage import exists, join, scheme
+from advgrpo.storage.archives import extract, is_packed
+from advgrpo.storage.fetch import local_folder
 
 _SOURCE = "existing"
 
@@ -102,7 +103,7 @@ def is_archived(location: str) -> bool:
 def readable(location: str) -> str:
     """Name a set so that it means the same in every folder; unpack one of our archives."""
     if is_archived(location):
-        return str(unpacked(location))
+        return str(extract(location))
     return location if scheme(location) == "s3" else str(local_folder(location).absolute())
 
 

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from advgrpo import storage
 from advgrpo.config import AdapterConfig, AnyPolicyConfig, PolicyConfig
 from advgrpo.errors import PromotionError, TrackingError
-from advgrpo.storage.local import replaced_folder
+from advgrpo.storage.local import atomic_folder
 from advgrpo.tracking.connection import FAULTS, connect, explained, misses
 
 ADAPTER_FILES = (
@@ -97,7 +97,7 @@ def registered_adapter(uri: str, destination: Path, *, tracking_uri: str) -> Pat
         with _download(found, tracking_uri, ADAPTER_FOLDER) as fetched:
             for file in ADAPTER_FILES:
                 _check(fetched / file, found.tags.get(ADAPTER_TAG.format(file)), uri)
-            with replaced_folder(destination) as partial:
+            with atomic_folder(destination) as partial:
                 for file in ADAPTER_FILES:
                     shutil.copyfile(fetched / file, partial / file)
     except FAULTS as error:

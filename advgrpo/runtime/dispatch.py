@@ -30,7 +30,7 @@ from advgrpo.runtime.remote_call import (
     write_arguments,
 )
 from advgrpo.runtime.task_context import report_failure
-from advgrpo.storage import confined, join, list_files, read_bytes, scheme, write_bytes
+from advgrpo.storage import join, list_files, read_bytes, restrict_writes, scheme, write_bytes
 
 OUTCOME_FILE = "outcome.json"
 FAILURE_PREFIX = "failure-"
@@ -63,7 +63,7 @@ def run_task(task: JobTask[R], arguments: Arguments, *, run_id: str) -> R:
 
     settings = cluster_settings()
     if settings is None:
-        with confined(str(arguments["workspace"])):
+        with restrict_writes(str(arguments["workspace"])):
             result: R = _load_function(task.name, task.function)(**arguments)
             return result
     from advgrpo.cluster.launcher import JobRequest, run_job  # noqa: PLC0415
@@ -71,7 +71,7 @@ def run_task(task: JobTask[R], arguments: Arguments, *, run_id: str) -> R:
     parent_run_id, workspace = (str(arguments.get(k, "")) for k in ("parent_run_id", "workspace"))
     with (
         report_failure(task.name, parent_run_id, workspace, role="launcher"),
-        confined(str(arguments["workspace"])),
+        restrict_writes(str(arguments["workspace"])),
     ):
         folder = _job_folder(task.name, arguments, run_id)
         write_arguments(folder, arguments)
@@ -108,7 +108,7 @@ def run_in_pod(task: str, function: str, folder: str) -> None:
     # A retried pod must not report the failure of the attempt before.
     write_bytes(failure_file, b"null")
     try:
-        with confined(str(arguments["workspace"])):
+        with restrict_writes(str(arguments["workspace"])):
             result = call(_load_function(task, function), arguments)
     except AdvGrpoError as error:
         failure = Failure(task, type(error).__name__, error.message, error.repair)

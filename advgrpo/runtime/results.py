@@ -11,14 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from advgrpo.records import ALARM_METRIC, LIBRARIES, Alarm, TrainingRecord
-from advgrpo.storage import (
-    commit_of,
-    join,
-    local_folder,
-    read_bytes,
-    scratch_folder,
-    upload_folder,
-)
+from advgrpo.storage import join, read_bytes, read_commit, scratch_folder, upload_folder
+from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.local import disk_errors
 from advgrpo.telemetry.logging import quiet
 from advgrpo.tracking import TaskRun
@@ -68,7 +62,7 @@ class TaskResult:
 
 def finished_result(location: str) -> TaskResult | None:
     """Find the result of an earlier run of a task; None if it did not come to its end."""
-    if commit_of(location) is None:
+    if read_commit(location) is None:
         return None
     metrics = json.loads(read_bytes(join(location, METRICS_FILE)))
     logger.info("the result is there", extra=quiet("result_found", place=location))

@@ -1,18 +1,15 @@
-"""Files and folders on local disks and S3 servers, and model weights wherever they lie."""
+"""Files and folders on local disks and S3 servers.
 
-from advgrpo.storage.base import FileState, Storage, is_local, join, scheme
+`fetch` and `weights_hash` are imported by name: the rest of the package needs neither of them.
+"""
+
+from advgrpo.storage.base import FileState, Storage
 from advgrpo.storage.cache import (
     CACHE_VARIABLE,
     LIMIT_VARIABLE,
     cache_folder,
     cached_folder,
     scratch_folder,
-)
-from advgrpo.storage.fetch import (
-    fetched_name,
-    local_file,
-    local_files,
-    local_folder,
 )
 from advgrpo.storage.files import (
     delete,
@@ -25,42 +22,36 @@ from advgrpo.storage.files import (
 from advgrpo.storage.folders import (
     COMMIT_FILE,
     CommittedFile,
-    commit_of,
     download_folder,
-    file_sha256,
+    read_commit,
     upload_folder,
 )
+from advgrpo.storage.local import file_sha256
+from advgrpo.storage.locations import is_local, join, scheme
 from advgrpo.storage.probe import check_writable
-from advgrpo.storage.weights_hash import content_of, content_sha256
-from advgrpo.storage.write_guard import WRITES_BELOW, confined
+from advgrpo.storage.write_guard import WRITE_PREFIX, restrict_writes
 
 __all__ = [
     "CACHE_VARIABLE",
     "COMMIT_FILE",
     "LIMIT_VARIABLE",
-    "WRITES_BELOW",
+    "WRITE_PREFIX",
     "CommittedFile",
     "FileState",
     "Storage",
     "cache_folder",
     "cached_folder",
     "check_writable",
-    "commit_of",
-    "confined",
-    "content_of",
-    "content_sha256",
     "delete",
     "download_folder",
     "exists",
-    "fetched_name",
     "file_sha256",
     "is_local",
     "join",
     "list_files",
-    "local_file",
-    "local_files",
-    "local_folder",
     "read_bytes",
+    "read_commit",
+    "restrict_writes",
     "scheme",
     "scratch_folder",
     "storage_for",

@@ -1,4 +1,4 @@
-"""Folders fetched from elsewhere: kept until room is needed, safe for several processes."""
+"""A cache of downloaded folders with a size limit, safe for several processes."""
 
 import fcntl
 import os
@@ -13,19 +13,19 @@ from advgrpo.storage.base import PARTIAL_PREFIX
 from advgrpo.storage.local import disk_errors
 
 CACHE_VARIABLE = "ADVGRPO_CACHE"
-"""Environment variable that names the folder for downloads; else it is the user's cache."""
+"""Environment variable with the folder for downloads; by default it is in the user's cache."""
 
 LIMIT_VARIABLE = "ADVGRPO_CACHE_GIB"
-"""Environment variable that bounds the fetched folders, in GiB; without it they may fill the disk.
-Models from a hub are not counted: they lie in the hub's own cache below the folder."""
+"""Environment variable with the size limit of the cached folders, in GiB; by default there is none.
+Models from a hub do not count: they are stored in the hub's own cache below the folder."""
 
 _GIB = 2**30
 _held: dict[Path, int] = {}
-"""Folders that this process uses, each with a shared lock that ends with the process."""
+"""Descriptors of the shared locks on the folders in use; the kernel releases them at exit."""
 
 
 def cache_folder() -> Path:
-    """Name the folder that downloads are kept in."""
+    """Return the folder for downloads."""
     if named := os.environ.get(CACHE_VARIABLE):
         return Path(named)
     caches = os.environ.get("XDG_CACHE_HOME")
@@ -33,31 +33,31 @@ def cache_folder() -> Path:
 
 
 def cached_folder(name: str, size: int, fill: Callable[[Path], object]) -> Path:
-    """Give a folder of the cache, filling it if it is not there.
+    """Return a folder of the cache, filled on a cache miss.
 
-    Of several processes that ask at the same time the first one fills it. It stays at least until
-    this process ends; after that it goes when others need the room, the least recently used first.
+    Of several concurrent processes, one fills it. It stays at least until this process ends; later
+    it is evicted when room is needed, the least recently used folder first.
 
     Args:
-        name: Its name in the cache, which says what is in it.
-        size: Bytes that it takes.
-        fill: Makes the folder, whole or not at all.
+        name: Key in the cache, which identifies the content.
+        size: Size of the folder in bytes.
+        fill: Creates the folder atomically.
 
     Raises:
-        StorageFullError: If it does not fit into the cache beside what is being used.
+        StorageFullError: If it does not fit into the cache together with the folders in use.
     """
     folder = cache_folder() / "folders" / name
     if folder in _held:
         if folder.is_dir():
             return folder
-        # Somebody emptied the cache.
+        # The cache was emptied by hand.
         os.close(_held.pop(folder))
-    lock = _opened(folder.with_suffix(".lock"))
+    lock = _open_lock(folder.with_suffix(".lock"))
     try:
         fcntl.flock(lock, fcntl.LOCK_SH)
         if not folder.is_dir():
-            # A lock of its own: of two that both went on from a shared lock to an exclusive one,
-            # the second would wait for the first, which keeps its shared lock to its end.
+            # A separate lock: upgrading the shared lock would deadlock, as two processes would
+            # each wait for the other's shared lock, which they hold until they exit.
             with _locked(folder.with_suffix(".filling")):
                 if not folder.is_dir():
                     _remove(folder)
@@ -73,19 +73,19 @@ def cached_folder(name: str, size: int, fill: Callable[[Path], object]) -> Path:
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """Give an empty folder in the cache that goes with the block.
+    """Yield an empty folder in the cache, which is deleted after the block.
 
-    What processes left that were killed goes when the next one asks.
+    It also deletes the folders that killed processes left.
 
     Raises:
-        StorageError: If it cannot be made.
+        StorageError: If it cannot be created.
     """
     root = cache_folder() / "scratch"
     with _locked(root / "all.lock"), disk_errors("write", root):
-        for left in {path.with_suffix("") for path in root.iterdir()} - {root / "all"}:
-            _remove_if_left(left)
+        for folder in {path.with_suffix("") for path in root.iterdir()} - {root / "all"}:
+            _remove_if_abandoned(folder)
         folder = Path(mkdtemp(dir=root))
-        lock = _opened(folder.with_suffix(".lock"))
+        lock = _open_lock(folder.with_suffix(".lock"))
         fcntl.flock(lock, fcntl.LOCK_EX)
     try:
         yield folder
@@ -95,8 +95,8 @@ def scratch_folder() -> Iterator[Path]:
         os.close(lock)
 
 
-def _remove_if_left(folder: Path) -> None:
-    """Remove a scratch folder, unless its process lives."""
+def _remove_if_abandoned(folder: Path) -> None:
+    """Remove a scratch folder, unless its process is alive."""
     path = folder.with_suffix(".lock")
     with _locked_if_unused(path) as lock:
         if lock is not None:
@@ -105,44 +105,44 @@ def _remove_if_left(folder: Path) -> None:
 
 
 def _reserve(lock: int, size: int, folder: Path) -> None:
-    """Note what a folder takes, after making room for it."""
+    """Record the size of a folder, after evicting others to make room for it."""
     limit = _limit()
     with _locked(folder.parent / "all.lock"):
-        _note(lock, 0)
+        _write_size(lock, 0)
         locks = sorted(folder.parent.glob("*.lock"), key=lambda path: path.stat().st_mtime_ns)
         for path in locks:
-            if limit is None or _taken(locks) + size <= limit:
+            if limit is None or _used(locks) + size <= limit:
                 break
             _evict(path)
-        if limit is not None and (taken := _taken(locks)) + size > limit:
+        if limit is not None and (used := _used(locks)) + size > limit:
             raise StorageFullError(
-                f"{_gib(size)} do not fit into the cache {folder.parents[1]}: of {_gib(limit)} "
-                f"({LIMIT_VARIABLE}) {_gib(taken)} are in use",
-                repair=f"raise {LIMIT_VARIABLE}, on a cluster with the chart's "
-                "cluster.node.ephemeral_storage or a larger volume for the cache",
+                f"{_gib(size)} do not fit into the cache {folder.parents[1]}: "
+                f"{LIMIT_VARIABLE}={limit / _GIB:.3g}, and {_gib(used)} are in use",
+                repair=f"raise {LIMIT_VARIABLE}; on a cluster, raise the chart's "
+                "cluster.node.ephemeral_storage or use a larger volume for the cache",
             )
-        _note(lock, size)
+        _write_size(lock, size)
 
 
 def _evict(path: Path) -> None:
-    """Remove a folder, unless a process uses it."""
+    """Evict a folder, unless a process uses it."""
     with _locked_if_unused(path) as lock:
         if lock is not None:
             _remove(path.with_suffix(""))
-            _note(lock, 0)
+            _write_size(lock, 0)
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder and what killed processes left beside it; the caller has its lock."""
+    """Remove a folder and the partial ones of killed processes; the caller holds its lock."""
     for path in (folder, *folder.parent.glob(f"{PARTIAL_PREFIX}*-{folder.name}*")):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _taken(locks: list[Path]) -> int:
+def _used(locks: list[Path]) -> int:
     return sum(int(path.read_bytes() or b"0") for path in locks)
 
 
-def _note(lock: int, size: int) -> None:
+def _write_size(lock: int, size: int) -> None:
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(size).encode(), 0)
 
@@ -153,11 +153,12 @@ def _limit() -> int | None:
         return int(float(text) * _GIB) if text else None
     except (ValueError, OverflowError) as error:
         raise ConfigError(
-            f"{LIMIT_VARIABLE}={text!r} is no number of GiB", repair="set it to, say, 100"
+            f"{LIMIT_VARIABLE}={text!r}: not a number of GiB",
+            repair=f"set it to a number, for instance {LIMIT_VARIABLE}=100",
         ) from error
 
 
-def _opened(path: Path) -> int:
+def _open_lock(path: Path) -> int:
     with disk_errors("lock", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -165,7 +166,7 @@ def _opened(path: Path) -> int:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    lock = _opened(path)
+    lock = _open_lock(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -175,8 +176,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked_if_unused(path: Path) -> Iterator[int | None]:
-    """Lock a file; gives its descriptor, or None while another process has it locked."""
-    lock = _opened(path)
+    """Lock a file and yield its descriptor, or None if another process holds the lock."""
+    lock = _open_lock(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Sums of content, and what S3 servers say of them."""
+"""Checksums of content, and their comparison with what an S3 server reports."""
 
 import base64
 import hashlib
@@ -8,14 +8,18 @@ from pathlib import Path
 
 _CHUNK = 2**20
 _METADATA = "advgrpo-sha256"
-"""Name of the metadata that keeps an object's SHA-256. Some servers forget it."""
+"""Key of the object metadata that holds the SHA-256. Some servers drop metadata."""
 
 _MD5_DIGITS = 32
 
 
+class DamagedError(Exception):
+    """Content that differs from what was written, or an answer that cannot be parsed."""
+
+
 @dataclass(frozen=True)
-class Sums:
-    """Sums of one content."""
+class Checksums:
+    """Size and digests of one content."""
 
     size: int
     sha256: str
@@ -23,59 +27,60 @@ class Sums:
 
     @property
     def content_md5(self) -> str:
-        """The header by which a server sees whether it got what was sent."""
+        """Value of the header `Content-MD5`, by which a server checks what it received."""
         return base64.b64encode(self.md5).decode()
 
     @property
     def metadata(self) -> dict[str, str]:
-        """What is kept beside an object, so that a reader sees whether it got what was written."""
+        """Object metadata by which a reader checks what it received."""
         return {_METADATA: self.sha256}
 
 
-def sums_of(chunks: Iterable[bytes]) -> Sums:
-    """Sum content that comes in pieces."""
-    # Against damage, not against forgery: that is what https and credentials are for.
-    sha256, md5, count = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+def checksums(chunks: Iterable[bytes]) -> Checksums:
+    """Compute the checksums of content that comes in chunks."""
+    # MD5 detects damage, not forgery: HTTPS and credentials protect against that.
+    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
     for chunk in chunks:
         sha256.update(chunk)
         md5.update(chunk)
-        count += len(chunk)
-    return Sums(count, sha256.hexdigest(), md5.digest())
+        size += len(chunk)
+    return Checksums(size, sha256.hexdigest(), md5.digest())
 
 
-def sums_of_file(path: Path) -> Sums:
-    """Sum a file's content."""
+def file_checksums(path: Path) -> Checksums:
+    """Compute the checksums of a file."""
     with path.open("rb") as file:
-        return sums_of(iter(lambda: file.read(_CHUNK), b""))
+        return checksums(iter(lambda: file.read(_CHUNK), b""))
 
 
-def difference(found: Sums, answer: Mapping[str, object], *, etags_are_md5: bool) -> str:
-    """Compare content with what the server says of it.
+def find_mismatch(received: Checksums, answer: Mapping[str, object], *, etags_are_md5: bool) -> str:
+    """Compare received content with the server's answer.
 
-    An object of ours is compared with the SHA-256 that was kept when it was written. Others, and
-    ours where the server forgot it, with their ETag, which is the MD5 sum of what was put in one
-    piece without a key of the owner's.
+    Objects that advgrpo wrote are compared with the SHA-256 in their metadata. Other objects, and
+    those whose metadata the server dropped, are compared with their ETag, which is the MD5 of
+    content that was put in one piece and without a customer key.
 
     Args:
-        found: Of the content that came.
-        answer: What the server answered to the GET or HEAD.
-        etags_are_md5: Whether the server's ETags of 32 digits are MD5 sums.
+        received: Checksums of the content.
+        answer: The server's answer to the GET or HEAD.
+        etags_are_md5: Whether the server's ETags of 32 digits are MD5 digests.
 
     Returns:
-        How they differ; empty if they do not, or there is nothing to compare with.
+        The mismatch; empty if there is none, or nothing to compare with.
     """
     length = answer.get("ContentLength")
-    if length is not None and found.size != length:
-        return f"{found.size} bytes of {length} came"
+    if length is not None and received.size != length:
+        return f"received {received.size} of {length} bytes"
     metadata = answer.get("Metadata")
-    kept = metadata if isinstance(metadata, Mapping) else {}
-    for name, value in kept.items():
+    for name, value in (metadata if isinstance(metadata, Mapping) else {}).items():
+        # Servers change the case of metadata keys.
         if str(name).lower() == _METADATA:
-            return "" if value == found.sha256 else "its content has another SHA-256 than was put"
+            return "" if value == received.sha256 else "its SHA-256 is not the one that was written"
     etag = str(answer.get("ETag", "")).strip('"').lower()
-    owners_key = str(answer.get("ServerSideEncryption", "")).startswith("aws:kms") or answer.get(
+    # With KMS or customer keys, S3 computes the ETag of the encrypted content.
+    has_key = str(answer.get("ServerSideEncryption", "")).startswith("aws:kms") or answer.get(
         "SSECustomerAlgorithm"
     )
-    if not etags_are_md5 or owners_key or len(etag) != _MD5_DIGITS or not etag.isalnum():
+    if not etags_are_md5 or has_key or len(etag) != _MD5_DIGITS or not etag.isalnum():
         return ""
-    return "" if etag == found.md5.hex() else "its content is not what its ETag is the MD5 sum of"
+    return "" if etag == received.md5.hex() else "its MD5 is not its ETag"

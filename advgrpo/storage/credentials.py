@@ -1,7 +1,6 @@
-"""Environment variables with the credentials of an S3 server, also the keys of the Secret."""
+"""Environment variables with S3 credentials, which are also the keys of the chart's Secret."""
 
 S3_REQUIRED_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
-# Temporary credentials are refused without their session token.
 S3_KEYS = (*S3_REQUIRED_KEYS, "AWS_SESSION_TOKEN")
-"""All that a process which reaches S3 may be given; the token is optional."""
+"""All of them; servers refuse temporary credentials without their session token."""

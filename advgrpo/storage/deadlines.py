@@ -1,4 +1,4 @@
-"""Work that ends in time, whatever a server does."""
+"""Deadlines for blocking calls, whatever a server does."""
 
 import threading
 import time
@@ -11,55 +11,55 @@ T = TypeVar("T")
 
 
 class DeadlineExceededError(Exception):
-    """Work took longer than it may."""
+    """A call that took longer than its deadline."""
 
 
 class Deadline:
-    """When work must have ended; it can be told to take longer, or to stop at once.
+    """The time by which a call must return; it can be extended or cancelled.
 
     Args:
-        seconds: How long it may take.
-        whole: The deadline of what it is a part of, which then is the one that counts.
+        seconds: Time allowed from now.
+        parent: A deadline that replaces `seconds` and that extensions go to.
     """
 
-    def __init__(self, seconds: float = 0.0, *, whole: "Deadline | None" = None) -> None:
+    def __init__(self, seconds: float = 0.0, *, parent: "Deadline | None" = None) -> None:
         self._seconds = seconds
         self._start = time.monotonic()
-        self._whole = whole
-        self._stopped = False
+        self._parent = parent
+        self._cancelled = False
 
-    def allow(self, seconds: float) -> None:
-        """Let the work take so much longer."""
-        if self._whole is None:
+    def extend(self, seconds: float) -> None:
+        """Allow more time."""
+        if self._parent is None:
             self._seconds += seconds
         else:
-            self._whole.allow(seconds)
+            self._parent.extend(seconds)
 
-    def stop(self) -> None:
-        """Have the work end at its next look, because nobody wants its outcome."""
-        self._stopped = True
+    def cancel(self) -> None:
+        """Make every later check fail; the result is no longer needed."""
+        self._cancelled = True
 
     @property
     def remaining(self) -> float:
-        """Seconds that are left; none or less if the time is over."""
-        if self._stopped:
+        """Remaining time in seconds; zero or negative once it is over."""
+        if self._cancelled:
             return 0.0
-        if self._whole is not None:
-            return self._whole.remaining
+        if self._parent is not None:
+            return self._parent.remaining
         return self._start + self._seconds - time.monotonic()
 
     def wait(self, seconds: float) -> None:
-        """Wait for so long, or as long as there is time."""
+        """Sleep, but no longer than the remaining time."""
         time.sleep(max(0.0, min(seconds, self.remaining)))
 
     def check(self) -> None:
-        """Look whether time is left.
+        """Check that time remains.
 
         Raises:
-            DeadlineExceededError: If none is.
+            DeadlineExceededError: If none does.
         """
         if self.remaining <= 0:
-            raise DeadlineExceededError("it takes longer than it may")
+            raise DeadlineExceededError("deadline exceeded")
 
 
 class _Current(threading.local):
@@ -70,65 +70,64 @@ _current = _Current()
 
 
 def check_current() -> None:
-    """Look whether the work that this thread does, if any, has time left.
+    """Check the deadline of the call that this thread runs, if any.
 
     Raises:
-        DeadlineExceededError: If it has none.
+        DeadlineExceededError: If it is over.
     """
     if _current.deadline is not None:
         _current.deadline.check()
 
 
 def run_with_deadline(
-    whole: Deadline, works: Sequence[Callable[[Deadline], T]], *, threads: int = 1
+    deadline: Deadline, calls: Sequence[Callable[[Deadline], T]], *, threads: int = 1
 ) -> list[T]:
-    """Do work, and stop waiting for it when its time is over.
+    """Run calls in threads, and stop waiting for them at the deadline.
 
-    A socket's time-out bounds each silence of a server, not the whole: one that sends a byte now
-    and then could go on for ever. So the work is done by threads, which do not keep the process
-    alive and are left to themselves when they are late; whatever they do must look at the deadline
-    before it changes anything.
+    A socket timeout bounds each pause of a server, not the whole transfer: a server that sends a
+    byte now and then could block for ever. Calls therefore run in daemon threads, which are
+    abandoned when they are late; a call must check its deadline before it changes anything.
 
     Args:
-        whole: When it must have ended.
-        works: What to do. Each is given its deadline, which is over once nobody waits.
-        threads: How much of it at the same time.
+        deadline: When all calls must have returned.
+        calls: Functions of a deadline that is cancelled once the result is no longer needed.
+        threads: Calls to run at the same time.
 
     Returns:
-        What the works return, in their order.
+        Results in the order of the calls.
 
     Raises:
         DeadlineExceededError: If the time is over.
-        Exception: The first that one of the works raises.
+        Exception: The first exception of a call.
     """
-    deadline = Deadline(whole=whole)
-    waiting = deque(enumerate(works))
+    own = Deadline(parent=deadline)
+    waiting = deque(enumerate(calls))
     results: dict[int, T] = {}
     errors: list[BaseException] = []
     changed = threading.Condition()
 
     def work() -> None:
-        _current.deadline = deadline
-        # Of several threads, the last to look finds nothing left.
+        _current.deadline = own
+        # Another thread may take the last call between the check and popleft().
         with suppress(IndexError):
             while not errors:
-                place, one = waiting.popleft()
+                index, call = waiting.popleft()
                 try:
-                    results[place] = one(deadline)
-                except BaseException as error:  # noqa: BLE001 - raised by who waits
+                    results[index] = call(own)
+                except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
                     errors.append(error)
                 with changed:
                     changed.notify()
 
-    for _ in range(min(threads, len(works))):
+    for _ in range(min(threads, len(calls))):
         threading.Thread(target=work, name="storage", daemon=True).start()
     try:
         with changed:
-            while len(results) < len(works) and not errors:
-                deadline.check()
-                changed.wait(deadline.remaining)
+            while len(results) < len(calls) and not errors:
+                own.check()
+                changed.wait(own.remaining)
     finally:
-        deadline.stop()
+        own.cancel()
     if errors:
         raise errors[0]
-    return [results[place] for place in range(len(works))]
+    return [results[index] for index in range(len(calls))]

@@ -1,4 +1,4 @@
-"""Bring whatever a location names to the local disk."""
+"""Local copies of files, folders and model weights from any location."""
 
 import hashlib
 from collections.abc import Collection, Mapping
@@ -7,43 +7,46 @@ from pathlib import Path
 
 from advgrpo.config.base import Weights
 from advgrpo.errors import ConfigError, StorageNotFoundError, WeightsError
-from advgrpo.storage.base import FileState, join, scheme
+from advgrpo.storage.base import FileState
 from advgrpo.storage.cache import cache_folder, cached_folder
 from advgrpo.storage.files import storage_for, write_bytes
 from advgrpo.storage.folders import download_files, download_folder
+from advgrpo.storage.locations import join, scheme
 
 
-def local_folder(place: Weights | str) -> Path:
-    """Bring a folder to the local disk.
+def local_folder(source: Weights | str) -> Path:
+    """Return a local folder with the content of a location.
 
-    Local and packaged folders are used where they lie. S3 folders are copied to the cache once and
-    again when they change; files are checked against the folder's commit file if it has one. Of a
-    hub repository, only safetensors, configuration and tokenizer files are fetched.
+    Local and packaged folders are used in place. S3 folders are copied to the cache, again when
+    they change, and checked against their commit file if they have one. Of a hub repository, only
+    safetensors, configuration and tokenizer files are downloaded.
 
     Args:
-        place: A model's weights, or a location other than a hub.
+        source: A model's weights, or a location other than a hub.
 
     Raises:
-        WeightsError: If there are no such weights.
-        StorageNotFoundError: If there is no such folder.
-        StorageError: If it cannot be fetched.
+        WeightsError: If the weights do not exist.
+        StorageNotFoundError: If the folder does not exist.
+        StorageError: If it cannot be downloaded.
     """
-    if isinstance(place, Weights):
-        return _weights_folder(place)
-    if scheme(place) == "s3":
-        return _fetched_folder(place)
-    path = _path(place)
+    if isinstance(source, Weights):
+        return _weights_folder(source)
+    if scheme(source) == "s3":
+        return _cached_s3_folder(source)
+    path = _path(source)
     if not path.is_dir():
-        raise StorageNotFoundError(f"there is no folder {place}", repair="check the location")
+        raise StorageNotFoundError(
+            f"{source} is not a folder", repair="use the location of an existing folder"
+        )
     return path
 
 
 def local_file(location: str) -> Path:
-    """Bring a file, such as a prompt file, to the local disk.
+    """Return a local file with the content of a location, for instance of a prompt file.
 
     Raises:
-        StorageNotFoundError: If there is no such file.
-        StorageError: If it cannot be fetched.
+        StorageNotFoundError: If it does not exist.
+        StorageError: If it cannot be downloaded.
     """
     if scheme(location) == "s3":
         data = storage_for(location).read_bytes(location)
@@ -54,47 +57,53 @@ def local_file(location: str) -> Path:
         return path
     path = _path(location)
     if not path.is_file():
-        raise StorageNotFoundError(f"there is no file {location}", repair="check the location")
+        raise StorageNotFoundError(
+            f"{location} is not a file", repair="use the location of an existing file"
+        )
     return path
 
 
 def local_files(location: str, names: Collection[str]) -> Path:
-    """Bring some files of a folder to the local disk.
+    """Return a local folder that has some files of a location.
 
     Args:
-        location: Local folder, used where it lies, or `s3://` location, of which only these files
-            are copied to the cache.
+        location: Local folder, used in place, or `s3://` folder, of which only these files are
+            copied to the cache.
         names: Names below the folder.
 
-    Returns:
-        A folder that holds them.
-
     Raises:
-        StorageNotFoundError: If there is no such file.
-        StorageError: If one cannot be fetched.
+        StorageNotFoundError: If a file does not exist.
+        StorageError: If a file cannot be downloaded.
     """
     if scheme(location) != "s3":
         return local_folder(location)
     listing = storage_for(location).list_files(location)
-    if absent := sorted(set(names) - listing.keys()):
+    if missing := sorted(set(names) - listing.keys()):
         raise StorageNotFoundError(
-            f"there is no file {join(location, absent[0])}", repair="check the location"
+            f"{join(location, missing[0])} does not exist",
+            repair="use the location of a folder that has the file",
         )
-    wanted = {name: listing[name] for name in sorted(names)}
+    selected = {name: listing[name] for name in sorted(names)}
     return cached_folder(
-        fetched_name(location, wanted),
-        sum(file.bytes for file in wanted.values()),
-        lambda folder: download_files(location, folder, list(wanted)),
+        cache_entry_name(location, selected),
+        sum(file.bytes for file in selected.values()),
+        lambda folder: download_files(location, folder, list(selected)),
     )
+
+
+def cache_entry_name(location: str, listing: Mapping[str, FileState]) -> str:
+    """Return the name of a cache entry, which changes with the location's content."""
+    state = repr((location, [(name, *file) for name, file in sorted(listing.items())]))
+    return hashlib.sha256(state.encode()).hexdigest()
 
 
 def _weights_folder(weights: Weights) -> Path:
     location = weights.location
     if scheme(location) == "hub":
-        # Slow to import, and seldom needed.
+        # huggingface_hub is slow to import and seldom needed.
         from advgrpo.storage.hub import hub_folder  # noqa: PLC0415
 
-        assert weights.revision is not None  # Weights pins each hub location
+        assert weights.revision is not None  # `Weights` requires a commit for a hub
         root = hub_folder(location, weights.revision, weights.subfolder, cache_folder() / "hub")
     else:
         try:
@@ -107,7 +116,7 @@ def _weights_folder(weights: Weights) -> Path:
     if not folder.is_dir():
         raise WeightsError(
             f"{location} has no folder {weights.subfolder!r}",
-            repair="check location and subfolder of the weights",
+            repair="set `subfolder` to a folder of that location, or leave it empty",
         )
     return folder
 
@@ -126,7 +135,8 @@ def _path(location: str) -> Path:
         root = resources.files(package)
     except (ModuleNotFoundError, ValueError) as error:
         raise StorageNotFoundError(
-            f"{location}: there is no package {package!r}", repair="check the location"
+            f"{location}: package {package!r} is not installed",
+            repair=f"install {package!r}, or use another location",
         ) from error
     if not isinstance(root, Path):
         raise StorageNotFoundError(
@@ -135,18 +145,14 @@ def _path(location: str) -> Path:
     return Path(join(str(root), name))
 
 
-def _fetched_folder(location: str) -> Path:
+def _cached_s3_folder(location: str) -> Path:
     listing = storage_for(location).list_files(location)
     if not listing:
-        raise StorageNotFoundError(f"{location} is empty or absent", repair="check the location")
+        raise StorageNotFoundError(
+            f"{location} does not exist", repair="use the location of an existing folder"
+        )
     return cached_folder(
-        fetched_name(location, listing),
+        cache_entry_name(location, listing),
         sum(file.bytes for file in listing.values()),
         lambda folder: download_folder(location, folder, must_be_committed=False),
     )
-
-
-def fetched_name(location: str, listing: Mapping[str, FileState]) -> str:
-    """Name a folder of the cache by where it comes from and the state it is in there."""
-    state = repr((location, [(name, *file) for name, file in sorted(listing.items())]))
-    return hashlib.sha256(state.encode()).hexdigest()

@@ -1,6 +1,5 @@
-"""Folders that are whole or absent: a list of their files is written last and checked."""
+"""Folders that are complete or absent: a commit file lists their files, and is written last."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,46 +8,33 @@ from pathlib import Path
 from typing import Any
 
 from advgrpo.errors import StorageDamagedError, StorageNotFoundError
-from advgrpo.storage.base import PARTIAL_PREFIX, join, scheme
+from advgrpo.storage.base import PARTIAL_PREFIX
 from advgrpo.storage.files import storage_for
-from advgrpo.storage.local import LocalStorage, disk_errors, replaced_folder
+from advgrpo.storage.local import LocalStorage, atomic_folder, disk_errors, file_sha256
+from advgrpo.storage.locations import join, scheme
 
 COMMIT_FILE = "commit.json"
-"""Lists a folder's files with sizes and SHA-256. A folder without it was not written whole."""
+"""Size and SHA-256 of each file of a folder. A folder without it is incomplete."""
 
 _THREADS = 8
-_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
 class CommittedFile:
-    """What a file of a committed folder must be."""
+    """Expected size and digest of a file in a committed folder."""
 
     bytes: int
     sha256: str
 
 
-def file_sha256(path: Path) -> str:
-    """Hash a file's content.
+def read_commit(location: str) -> dict[str, CommittedFile] | None:
+    """Read the commit file of a folder.
 
     Returns:
-        SHA-256 in hexadecimal.
-    """
-    digest = hashlib.sha256()
-    with disk_errors("read", path), path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def commit_of(location: str) -> dict[str, CommittedFile] | None:
-    """Read the list of a folder's files.
-
-    Returns:
-        Name -> what the file must be; None if the folder was not written whole.
+        Expected state of each file by name; None if the folder is incomplete.
 
     Raises:
-        StorageDamagedError: If the list is damaged.
+        StorageDamagedError: If the commit file is damaged.
         StorageError: If it cannot be read.
     """
     try:
@@ -65,7 +51,8 @@ def commit_of(location: str) -> dict[str, CommittedFile] | None:
         ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
     ) as error:  # fmt: skip
         raise StorageDamagedError(
-            f"{join(location, COMMIT_FILE)} is damaged: {error}", repair="write the folder anew"
+            f"{join(location, COMMIT_FILE)} is damaged: {error}",
+            repair="delete the folder and run again the task that wrote it",
         ) from error
     for name in files:
         join(location, name)  # refuses names that lead out of the folder
@@ -73,23 +60,24 @@ def commit_of(location: str) -> dict[str, CommittedFile] | None:
 
 
 def upload_folder(folder: Path, location: str) -> None:
-    """Copy a local folder so that readers find it whole or not at all.
+    """Copy a local folder so that readers see it complete or not at all.
 
     Args:
-        folder: What to copy; its own commit file, if any, is replaced.
-        location: Local path or S3 location that becomes a copy; what lay there is gone.
+        folder: The folder to copy; a commit file in it is ignored.
+        location: Local path or S3 location of the copy, which replaces what is there.
 
     Raises:
-        StorageError: If it cannot be copied; a local `location` is then as before.
+        StorageError: If it cannot be copied; a local `location` is then unchanged.
     """
     names = _names(folder)
     storage = storage_for(location)
     if not scheme(location):
-        with replaced_folder(Path(location)) as partial:
+        with atomic_folder(Path(location)) as partial:
             _copy(names, lambda name: storage.upload_file(folder / name, str(partial / name)))
             storage.write_bytes(str(partial / COMMIT_FILE), _commit(partial, names))
         return
     commit = _commit(folder, names)
+    # S3 has no rename: the folder is incomplete from here until the new commit file is written.
     storage.delete(join(location, COMMIT_FILE))
     stale = set(storage.list_files(location)) - set(names)
     _copy(names, lambda name: storage.upload_file(folder / name, join(location, name)))
@@ -103,14 +91,14 @@ def download_files(location: str, folder: Path, names: Sequence[str]) -> None:
 
     Args:
         location: Local path or S3 location of the folder.
-        folder: Holds these files afterwards, all or none; what lay there is gone.
+        folder: Replaced by a folder with all of these files, or unchanged.
         names: Names below the folder.
 
     Raises:
-        StorageError: If one cannot be fetched.
+        StorageError: If a file cannot be downloaded.
     """
     storage = storage_for(location)
-    with replaced_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         _copy(names, lambda name: storage.download_file(join(location, name), partial / name))
 
 
@@ -118,26 +106,26 @@ def download_folder(location: str, folder: Path, *, must_be_committed: bool = Tr
     """Copy a folder to the local disk and check every file.
 
     Args:
-        location: Local path or S3 location of what to copy.
-        folder: Becomes a copy, whole or not at all; what lay there is gone.
-        must_be_committed: Whether a folder without a commit file is refused. If not, it is copied
-            as it is listed, and nothing is checked.
+        location: Local path or S3 location of the folder.
+        folder: Replaced by a complete copy, or unchanged.
+        must_be_committed: Whether to refuse a folder without a commit file. If not, such a folder
+            is copied as listed, without checks.
 
     Raises:
-        StorageNotFoundError: If there is no such folder, or it was not written whole.
-        StorageDamagedError: If a file is not what the commit file says.
-        StorageError: If it cannot be fetched.
+        StorageNotFoundError: If the folder does not exist or is incomplete.
+        StorageDamagedError: If a file differs from the commit file.
+        StorageError: If a file cannot be downloaded.
     """
     storage = storage_for(location)
-    commit = commit_of(location)
+    commit = read_commit(location)
     names = list(storage.list_files(location) if commit is None else commit)
     if commit is None and (must_be_committed or not names):
-        problem = f"not whole: it has no {COMMIT_FILE}" if names else "empty or absent"
+        problem = f"is incomplete: it has no {COMMIT_FILE}" if names else "does not exist"
         raise StorageNotFoundError(
-            f"{location} is {problem}",
-            repair="check the location; if its writer was interrupted, let it run again",
+            f"{location} {problem}",
+            repair="run again the task that writes it, or use the location of an existing folder",
         )
-    with replaced_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         _copy(names, lambda name: storage.download_file(join(location, name), partial / name))
         if commit is not None:
             _check(partial, commit, location)
@@ -147,24 +135,27 @@ def download_folder(location: str, folder: Path, *, must_be_committed: bool = Tr
 def _check(folder: Path, commit: Mapping[str, CommittedFile], source: str) -> None:
     for name, expected in commit.items():
         path = folder / name
-        found = path.stat().st_size if path.is_file() else None
-        if found is None:
+        size = path.stat().st_size if path.is_file() else None
+        if size is None:
             problem = "is missing"
-        elif found != expected.bytes:
-            problem = f"has {found} bytes instead of {expected.bytes}"
+        elif size != expected.bytes:
+            problem = f"has {size} bytes instead of {expected.bytes}"
         elif file_sha256(path) != expected.sha256:
-            problem = "has another content than was written"
+            problem = f"does not have the SHA-256 in {COMMIT_FILE}"
         else:
             continue
         raise StorageDamagedError(
-            f"{join(source, name)} {problem}", repair="write the folder anew, or restore the file"
+            f"{join(source, name)} {problem}",
+            repair="restore the file, or delete the folder and run again the task that wrote it",
         )
 
 
 def _names(folder: Path) -> list[str]:
     with disk_errors("list", folder):
         if not folder.is_dir():
-            raise StorageNotFoundError(f"{folder} is no folder", repair="check the path")
+            raise StorageNotFoundError(
+                f"{folder} is not a folder", repair="use the path of an existing folder"
+            )
         return sorted(
             name.as_posix()
             for path in folder.rglob("*")
@@ -184,8 +175,8 @@ def _commit(folder: Path, names: Iterable[str]) -> bytes:
 
 
 def _as_json(files: Mapping[str, CommittedFile]) -> bytes:
-    plain = {name: {"bytes": file.bytes, "sha256": file.sha256} for name, file in files.items()}
-    return json.dumps({"files": plain}, indent=1).encode()
+    entries = {name: vars(file) for name, file in files.items()}
+    return json.dumps({"files": entries}, indent=1).encode()
 
 
 def _copy(names: Sequence[str], copy: Callable[[str], None]) -> None:
@@ -194,5 +185,6 @@ def _copy(names: Sequence[str], copy: Callable[[str], None]) -> None:
             for _ in pool.map(copy, names):
                 pass
         except BaseException:
+            # Leaving the block waits for all submitted copies otherwise.
             pool.shutdown(cancel_futures=True)
             raise

@@ -1,4 +1,4 @@
-"""Fetch models from a model hub: pinned, and without anything that runs code when it is read."""
+"""Downloads from a model hub, at a pinned commit and without pickles."""
 
 import os
 from pathlib import Path
@@ -14,8 +14,9 @@ from huggingface_hub.errors import (
 )
 
 from advgrpo.errors import StorageUnavailableError, WeightsError
-from advgrpo.storage.base import READ_SUFFIXES, join
+from advgrpo.storage.base import READ_SUFFIXES
 from advgrpo.storage.local import disk_errors
+from advgrpo.storage.locations import join
 from advgrpo.strict_json import parsed_object
 
 _WANTED = tuple(f"*{suffix}" for suffix in READ_SUFFIXES)
@@ -24,17 +25,17 @@ _PIPELINE_INDEX = "model_index.json"
 
 
 def hub_folder(location: str, revision: str, subfolder: str, cache: Path) -> Path:
-    """Fetch a repository, or find it in the cache.
+    """Download a repository, or return it from the cache.
 
     Args:
         location: `hub://owner/name`.
         revision: Commit hash.
-        subfolder: Fetch only this folder; empty fetches the whole model.
+        subfolder: Download only this folder; empty downloads the whole model.
         cache: Folder for downloads.
 
     Returns:
         The repository's root on the local disk, without pickles, half-precision variants and the
-        single-file checkpoints that lie beside a pipeline's folders.
+        single-file checkpoints in a pipeline's root.
 
     Raises:
         WeightsError: If repository, commit or files do not exist, or access is refused.
@@ -46,17 +47,18 @@ def hub_folder(location: str, revision: str, subfolder: str, cache: Path) -> Pat
         if subfolder:
             patterns = [f"{subfolder}/{pattern}" for pattern in _WANTED]
         else:
-            # A pipeline's root may hold the same weights again, in a single file.
-            patterns = _patterns(_fetched(name, revision, cache, [_PIPELINE_INDEX, "config.json"]))
-        root = _fetched(name, revision, cache, patterns)
+            # A pipeline's root often has the same weights again, in a single file.
+            patterns = _patterns(_download(name, revision, cache, [_PIPELINE_INDEX, "config.json"]))
+        root = _download(name, revision, cache, patterns)
     if not any(Path(join(str(root), subfolder)).rglob("*.json")):
         raise WeightsError(
-            f"{location} has no model in {subfolder or 'its root'!r}", repair="check the subfolder"
+            f"{location} has no model in {subfolder or 'its root'!r}",
+            repair="set `subfolder` to a folder of the repository with a config.json",
         )
     return root
 
 
-def _fetched(name: str, revision: str, cache: Path, patterns: list[str]) -> Path:
+def _download(name: str, revision: str, cache: Path, patterns: list[str]) -> Path:
     try:
         folder = snapshot_download(
             name,
@@ -64,22 +66,24 @@ def _fetched(name: str, revision: str, cache: Path, patterns: list[str]) -> Path
             cache_dir=cache,
             allow_patterns=patterns,
             ignore_patterns=list(_UNWANTED),
-            # The library would read the variable once, when it is loaded.
+            # The library reads the variable only once, when it is imported.
             endpoint=os.environ.get("HF_ENDPOINT"),
         )
     except GatedRepoError as error:
         raise WeightsError(
-            f"hub://{name} is gated: {error}", repair="accept its terms and set HF_TOKEN"
+            f"hub://{name} is gated: {error}",
+            repair="accept its terms on the hub and set HF_TOKEN",
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise WeightsError(
             f"hub://{name} has no commit {revision}: {error}",
-            repair="check location and revision",
+            repair="set `location` to hub://owner/name and `revision` to a commit of it",
         ) from error
     except (LocalEntryNotFoundError, HfHubHTTPError) as error:
         raise StorageUnavailableError(
             f"cannot fetch hub://{name}: {error}",
-            repair="check the network, or copy the model to S3 or a folder and name that",
+            repair="check the network and HF_ENDPOINT, or copy the model to S3 or a folder and use "
+            "that location",
         ) from error
     return Path(folder)
 

@@ -1,6 +1,7 @@
-"""Files on a local disk."""
+"""The backend for local disks, and atomic writes of files and folders."""
 
 import errno
+import hashlib
 import os
 import shutil
 import uuid
@@ -20,16 +21,16 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 @contextmanager
 def disk_errors(action: str, path: Path | str) -> Iterator[None]:
-    """Turn the operating system's errors into ours.
+    """Convert `OSError`s into storage errors.
 
     Args:
-        action: What is being done, as in "cannot {action} {path}".
-        path: The file or folder it is done to.
+        action: The attempted action, as in "cannot {action} {path}".
+        path: The file or folder.
 
     Raises:
         StorageFullError: If the disk or quota is full.
         StorageNotFoundError: If the path does not exist.
-        StorageError: If anything else is wrong with it.
+        StorageError: For any other reason.
     """
     try:
         yield
@@ -41,20 +42,23 @@ def disk_errors(action: str, path: Path | str) -> Iterator[None]:
                 message, repair="free some space or raise the quota, then run again"
             ) from error
         if isinstance(error, FileNotFoundError):
-            raise StorageNotFoundError(message, repair="check the path") from error
+            raise StorageNotFoundError(
+                message, repair="create it, or use the path of an existing one"
+            ) from error
         raise StorageError(
-            message, repair="check the path, its permissions and the disk"
+            message, repair="check the path's owner and permissions, and the disk with dmesg"
         ) from error
 
 
 @contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` that takes its place once the block succeeds."""
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the same folder, which is renamed to `path` on success."""
     with disk_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.parent / f"{PARTIAL_PREFIX}{uuid.uuid4().hex}-{path.name}"
         try:
             yield partial
+            # Without fsync, a power cut can leave the renamed file empty.
             with partial.open("rb+") as file:
                 os.fsync(file.fileno())
             partial.replace(path)
@@ -63,8 +67,8 @@ def replaced_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def replaced_folder(path: Path) -> Iterator[Path]:
-    """Give an empty folder beside `path` that takes its place once the block succeeds."""
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder in the same parent, which is renamed to `path` on success."""
     with disk_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.parent / f"{PARTIAL_PREFIX}{uuid.uuid4().hex}-{path.name}"
@@ -72,13 +76,23 @@ def replaced_folder(path: Path) -> Iterator[Path]:
         partial.mkdir()
         try:
             yield partial
-            # A folder that is not empty cannot be renamed over.
+            # rename() does not replace a folder that is not empty.
             if path.exists():
                 path.rename(old)
             partial.rename(path)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        StorageError: If it cannot be read.
+    """
+    with disk_errors("read", path), path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class LocalStorage:
@@ -89,15 +103,15 @@ class LocalStorage:
             return Path(location).read_bytes()
 
     def write_bytes(self, location: str, data: bytes) -> None:
-        with replaced_file(Path(location)) as partial:
+        with atomic_file(Path(location)) as partial:
             partial.write_bytes(data)
 
     def upload_file(self, source: Path, location: str) -> None:
-        with replaced_file(Path(location)) as partial:
+        with atomic_file(Path(location)) as partial:
             shutil.copyfile(source, partial)
 
     def download_file(self, location: str, target: Path) -> None:
-        with replaced_file(target) as partial:
+        with atomic_file(target) as partial:
             shutil.copyfile(location, partial)
 
     def exists(self, location: str) -> bool:
@@ -105,18 +119,18 @@ class LocalStorage:
 
     def list_files(self, location: str) -> dict[str, FileState]:
         folder = Path(location)
-        found: dict[str, FileState] = {}
+        files: dict[str, FileState] = {}
         with disk_errors("list", location):
-            for path in sorted(_files_below(folder)):
+            for path in sorted(_walk(folder)):
                 name = path.relative_to(folder)
                 if any(part.startswith(PARTIAL_PREFIX) for part in name.parts):
                     continue
-                # A link that leads in a circle is no file, and no error.
+                # A file may be deleted during the walk; a symlink loop is not a file.
                 with suppress(FileNotFoundError):
                     if path.is_file():
                         state = path.stat()
-                        found[name.as_posix()] = FileState(state.st_size, str(state.st_mtime_ns))
-        return found
+                        files[name.as_posix()] = FileState(state.st_size, str(state.st_mtime_ns))
+        return files
 
     def delete(self, location: str) -> None:
         path = Path(location)
@@ -127,16 +141,17 @@ class LocalStorage:
                 path.unlink(missing_ok=True)
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """List what is no folder, without what goes meanwhile, as old checkpoints do."""
+def _walk(folder: Path) -> list[Path]:
+    """List all paths below a folder that are not folders."""
 
-    def refuse(error: OSError) -> None:
+    def on_error(error: OSError) -> None:
+        # Other processes delete folders during the walk, old checkpoints for instance.
         is_gone = isinstance(error, FileNotFoundError | NotADirectoryError)
-        # As the folder lost+found at the root of a disk.
-        is_others = isinstance(error, PermissionError) and error.filename != str(folder)
-        if not (is_gone or is_others):
+        # The root of a disk has a folder lost+found that only root may list.
+        is_private = isinstance(error, PermissionError) and error.filename != str(folder)
+        if not (is_gone or is_private):
             raise error
 
     return [
-        Path(root, name) for root, _, names in os.walk(folder, onerror=refuse) for name in names
+        Path(root, name) for root, _, names in os.walk(folder, onerror=on_error) for name in names
     ]

@@ -1,10 +1,11 @@
-"""Find out early whether a place can be used."""
+"""An early check that a location can be written."""
 
 import uuid
 
 from advgrpo.errors import StorageError
-from advgrpo.storage.base import PARTIAL_PREFIX, join
+from advgrpo.storage.base import PARTIAL_PREFIX
 from advgrpo.storage.files import delete, read_bytes, write_bytes
+from advgrpo.storage.locations import join
 
 
 def check_writable(location: str) -> None:
@@ -15,7 +16,7 @@ def check_writable(location: str) -> None:
 
     Raises:
         StorageUnavailableError: If the server does not answer.
-        StorageError: If the file cannot be written, read as it was written, or deleted.
+        StorageError: If the file cannot be written, read back unchanged, or deleted.
         ConfigError: If nothing can be written to such a location.
     """
     probe = join(location, f"{PARTIAL_PREFIX}probe-{uuid.uuid4().hex}")
@@ -24,8 +25,9 @@ def check_writable(location: str) -> None:
     try:
         if read_bytes(probe) != content:
             raise StorageError(
-                f"{location} does not give back what was written to it",
-                repair="use another server; advgrpo relies on reading what it wrote",
+                f"{location} returns other content than was just written",
+                repair="use a server with read-after-write consistency, and no cache in front of "
+                "it",
             )
     finally:
         delete(probe)

@@ -1,7 +1,7 @@
-"""Objects on an S3 server: AWS, SeaweedFS, rclone or any other.
+"""The backend for S3 servers: AWS, SeaweedFS, rclone or any other.
 
-The only place that reaches S3. It relies on nothing beyond plain gets, puts, lists and deletes:
-conditional writes are ignored by some servers, and metadata forgotten.
+No other module accesses S3. It relies on plain gets, puts, lists and deletes alone, because some
+servers ignore conditional writes or drop metadata.
 """
 
 import os
@@ -17,11 +17,18 @@ from botocore.config import Config
 
 from advgrpo.errors import ConfigError, StorageError, StorageNotFoundError
 from advgrpo.storage.base import FileState
-from advgrpo.storage.checksums import Sums, difference, sums_of, sums_of_file
+from advgrpo.storage.checksums import (
+    Checksums,
+    DamagedError,
+    checksums,
+    file_checksums,
+    find_mismatch,
+)
+from advgrpo.storage.credentials import S3_REQUIRED_KEYS
 from advgrpo.storage.deadlines import Deadline, check_current, run_with_deadline
-from advgrpo.storage.local import disk_errors, replaced_file
-from advgrpo.storage.s3_errors import FAULTS, MISSING, DamagedError, explained, may_pass
-from advgrpo.storage.s3_parts import Place, get_parts, put_parts, store
+from advgrpo.storage.local import atomic_file, disk_errors
+from advgrpo.storage.s3_errors import FAULTS, MISSING, describe_error, is_transient
+from advgrpo.storage.s3_parts import ObjectKey, download_parts, upload_parts, write_body
 from advgrpo.storage.write_guard import check_may_write
 
 if TYPE_CHECKING:
@@ -30,12 +37,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 OPAQUE_ETAGS = "ADVGRPO_S3_OPAQUE_ETAGS"
-"""Environment variable; `true` for a server whose ETags have 32 digits and are no MD5 sums."""
+"""Environment variable; `true` for a server whose ETags of 32 digits are not MD5 digests."""
 
 _CHUNK = 2**18
 _DELETE_LIMIT = 1000
 _FIRST_PAUSE_SECONDS = 0.1
-# Slower than this is a fault.
+# The slowest transfer that is not a failure.
 _BYTES_PER_SECOND = 100_000
 
 
@@ -43,15 +50,16 @@ class S3Storage:
     """Objects on an S3 server.
 
     Endpoint, region, credentials and the certificates of the server's authority (`AWS_CA_BUNDLE`)
-    come from the usual AWS variables and files. Each operation is tried again where that may help,
-    and has an end: it succeeds with the right bytes or raises.
+    come from the usual AWS variables and files. Each operation retries transient errors, and has a
+    deadline: it returns the right bytes or raises.
 
     Args:
-        connect_timeout_seconds: Longest wait for a connection.
-        read_timeout_seconds: Longest silence of the server within a request.
-        attempts: How often a request is tried in all, and how often the whole operation is where
-            content breaks off or comes damaged.
-        operation_seconds: Longest time of an operation, besides what its bytes take at 100 kB/s.
+        connect_timeout_seconds: Timeout of a connection.
+        read_timeout_seconds: Timeout between two packets of a response.
+        attempts: Attempts at a request, and at a whole operation whose content is truncated or
+            damaged.
+        operation_seconds: Timeout of an operation, in addition to the time that its bytes take at
+            100 kB/s.
         part_bytes: Larger files are copied in parts of this size.
     """
 
@@ -65,8 +73,8 @@ class S3Storage:
         part_bytes: int = 64 * 2**20,
     ) -> None:
         config = Config(
-            # rclone and others fail on the checksums that boto3 adds by default. Ours are plain
-            # MD5 sums, which are as old as S3.
+            # rclone and others fail on the checksums that boto3 adds by default. Content-MD5 is as
+            # old as S3.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             s3={"addressing_style": "path"},
@@ -81,11 +89,12 @@ class S3Storage:
             self._client: S3Client = session.client("s3", region_name=region, config=config)
         except (faults.BotoCoreError, ValueError) as error:
             raise StorageError(
-                f"the settings of S3 access cannot be used: {error}",
-                repair="correct the environment variables that start with AWS_",
+                f"the environment variables AWS_* are invalid: {error}",
+                repair="set AWS_ENDPOINT_URL_S3 to an http:// or https:// address, and AWS_PROFILE "
+                "and AWS_CA_BUNDLE, if set, to what exists",
             ) from error
         _check_endpoint(self._client.meta.endpoint_url)
-        # What nobody waits for any more sends no further request.
+        # An abandoned thread must not send further requests.
         self._client.meta.events.register("before-send.s3", lambda **_: check_current())
         self._attempts = attempts
         self._operation_seconds = operation_seconds
@@ -93,110 +102,110 @@ class S3Storage:
         self._etags_are_md5 = os.environ.get(OPAQUE_ETAGS, "").lower() != "true"
 
     def read_bytes(self, location: str) -> bytes:
-        place = _place(location)
+        key = _parse(location)
 
         def read(deadline: Deadline) -> bytes:
-            answer = self._get(place, deadline)
+            answer = self._get(key, deadline)
             data = b"".join(iter(lambda: answer["Body"].read(_CHUNK), b""))
-            self._check(sums_of([data]), answer)
+            self._check(checksums([data]), answer)
             return data
 
-        return self._done("read", location, read)
+        return self._run("read", location, read)
 
     def write_bytes(self, location: str, data: bytes) -> None:
-        place = _place(location)
+        key = _parse(location)
         check_may_write(location)
-        sums = sums_of([data])
+        sums = checksums([data])
 
         def write(deadline: Deadline) -> None:
-            deadline.allow(sums.size / _BYTES_PER_SECOND)
-            self._put(place, data, sums)
+            deadline.extend(sums.size / _BYTES_PER_SECOND)
+            self._put(key, data, sums)
 
-        self._done("write", location, write)
+        self._run("write", location, write)
 
     def upload_file(self, source: Path, location: str) -> None:
-        place = _place(location)
+        key = _parse(location)
         check_may_write(location)
 
         def upload(deadline: Deadline) -> None:
-            sums = sums_of_file(source)
-            deadline.allow(sums.size / _BYTES_PER_SECOND)
+            sums = file_checksums(source)
+            deadline.extend(sums.size / _BYTES_PER_SECOND)
             if sums.size > self._part_bytes:
-                put_parts(self._client, place, source, sums, self._part_bytes, deadline)
+                upload_parts(self._client, key, source, sums, self._part_bytes, deadline)
                 return
             with source.open("rb") as file:
-                self._put(place, file, sums)
+                self._put(key, file, sums)
 
         with disk_errors("read", source):
-            self._done("write", location, upload)
+            self._run("write", location, upload)
 
     def download_file(self, location: str, target: Path) -> None:
-        place = _place(location)
-        with replaced_file(target) as fresh:
+        key = _parse(location)
+        with atomic_file(target) as fresh:
 
             def download(deadline: Deadline) -> None:
-                # Another file: a thread of an attempt that was given up may still write its own.
+                # A new inode: an abandoned thread may still write the old one.
                 fresh.unlink(missing_ok=True)
                 fresh.touch()
-                answer = self._get(place, deadline)
+                answer = self._get(key, deadline)
                 if answer["ContentLength"] > self._part_bytes:
                     answer["Body"].close()
-                    get_parts(self._client, place, fresh, answer, self._part_bytes, deadline)
+                    download_parts(self._client, key, fresh, answer, self._part_bytes, deadline)
                 else:
-                    store(answer, fresh, 0, deadline)
-                self._check(sums_of_file(fresh), answer)
+                    write_body(answer, fresh, 0, deadline)
+                self._check(file_checksums(fresh), answer)
 
-            self._done("read", location, download)
+            self._run("read", location, download)
 
     def exists(self, location: str) -> bool:
-        bucket, key = _place(location)
+        bucket, key = _parse(location)
 
-        def look(_deadline: Deadline) -> None:
+        def head(_deadline: Deadline) -> None:
             self._client.head_object(Bucket=bucket, Key=key)
 
         try:
-            self._done("look up", location, look)
+            self._run("look up", location, head)
         except StorageNotFoundError:
             return False
         return True
 
     def list_files(self, location: str) -> dict[str, FileState]:
-        bucket, key = _place(location)
+        bucket, key = _parse(location)
         prefix = f"{key}/" if key else ""
 
-        def listed(deadline: Deadline) -> dict[str, FileState]:
-            found: dict[str, FileState] = {}
+        def list_pages(deadline: Deadline) -> dict[str, FileState]:
+            files: dict[str, FileState] = {}
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=bucket, Prefix=prefix):
-                deadline.allow(self._operation_seconds / 10)
+                deadline.extend(self._operation_seconds / 10)
                 for item in page.get("Contents", []):
                     if not item["Key"].startswith(prefix):
-                        raise DamagedError(f"the server lists {item['Key']!r}, which is elsewhere")
+                        raise DamagedError(f"the server lists {item['Key']!r}, which is outside")
                     name = item["Key"].removeprefix(prefix)
-                    # Some tools make empty objects that stand for folders.
+                    # Some tools create empty objects as folders.
                     if name and not name.endswith("/"):
-                        found[name] = FileState(item["Size"], item["ETag"])
-            return dict(sorted(found.items()))
+                        files[name] = FileState(item["Size"], item["ETag"])
+            return dict(sorted(files.items()))
 
         try:
-            return self._done("list", location, listed)
+            return self._run("list", location, list_pages)
         except StorageNotFoundError:
             return {}
 
     def delete(self, location: str) -> None:
-        bucket, key = _place(location)
+        bucket, key = _parse(location)
         check_may_write(location)
         prefix = f"{key}/" if key else ""
         keys = [prefix + name for name in self.list_files(location)] + ([key] if key else [])
         for start in range(0, len(keys), _DELETE_LIMIT):
             batch = keys[start : start + _DELETE_LIMIT]
-            answer = self._done("delete", location, partial(self._delete, bucket, batch))
+            answer = self._run("delete", location, partial(self._delete, bucket, batch))
             refused = [e for e in answer.get("Errors", []) if e.get("Code") not in MISSING]
             if refused:
                 raise StorageError(
                     f"cannot delete s3://{bucket}/{refused[0].get('Key')}: "
                     f"{refused[0].get('Message')}",
-                    repair="check that the credentials may delete objects",
+                    repair="give the owner of the credentials the permission s3:DeleteObject",
                 )
 
     def _delete(self, bucket: str, keys: list[str], _deadline: Deadline) -> Any:  # noqa: ANN401
@@ -204,71 +213,70 @@ class S3Storage:
             Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys], "Quiet": True}
         )
 
-    def _get(self, place: Place, deadline: Deadline) -> Any:  # noqa: ANN401
-        answer = self._client.get_object(Bucket=place.bucket, Key=place.key)
-        deadline.allow(answer["ContentLength"] / _BYTES_PER_SECOND)
+    def _get(self, key: ObjectKey, deadline: Deadline) -> Any:  # noqa: ANN401
+        answer = self._client.get_object(Bucket=key.bucket, Key=key.key)
+        deadline.extend(answer["ContentLength"] / _BYTES_PER_SECOND)
         return answer
 
-    def _put(self, place: Place, body: bytes | IO[bytes], sums: Sums) -> None:
+    def _put(self, key: ObjectKey, body: bytes | IO[bytes], sums: Checksums) -> None:
         self._client.put_object(
-            Bucket=place.bucket,
-            Key=place.key,
+            Bucket=key.bucket,
+            Key=key.key,
             Body=body,
             ContentLength=sums.size,
             ContentMD5=sums.content_md5,
             Metadata=sums.metadata,
         )
 
-    def _check(self, found: Sums, answer: Any) -> None:  # noqa: ANN401
-        if problem := difference(found, answer, etags_are_md5=self._etags_are_md5):
+    def _check(self, received: Checksums, answer: Any) -> None:  # noqa: ANN401
+        if problem := find_mismatch(received, answer, etags_are_md5=self._etags_are_md5):
             raise DamagedError(problem)
 
-    def _done(self, action: str, location: str, work: Callable[[Deadline], T]) -> T:
+    def _run(self, action: str, location: str, work: Callable[[Deadline], T]) -> T:
         try:
             deadline = Deadline(self._operation_seconds)
-            return run_with_deadline(deadline, [partial(self._tried, work)])[0]
+            return run_with_deadline(deadline, [partial(self._retry, work)])[0]
         except FAULTS as error:
-            where = f"{location} at {self._client.meta.endpoint_url}"
-            raise explained(error, f"cannot {action} {where}") from error
+            action = f"cannot {action} {location} at {self._client.meta.endpoint_url}"
+            raise describe_error(error, action) from error
 
-    def _tried(self, work: Callable[[Deadline], T], deadline: Deadline) -> T:
-        """Do the whole work again where botocore, which tries requests again, cannot help."""
+    def _retry(self, work: Callable[[Deadline], T], deadline: Deadline) -> T:
+        """Retry the whole operation for errors that botocore's retries of requests cannot fix."""
         pause = _FIRST_PAUSE_SECONDS
         for _ in range(self._attempts - 1):
             try:
-                return _understood(work, deadline)
+                return _call(work, deadline)
             except FAULTS as error:
-                if not may_pass(error):
+                if not is_transient(error):
                     raise
                 deadline.wait(pause)
                 deadline.check()
                 pause *= 2
-        return _understood(work, deadline)
+        return _call(work, deadline)
 
 
-def _understood(work: Callable[[Deadline], T], deadline: Deadline) -> T:
+def _call(work: Callable[[Deadline], T], deadline: Deadline) -> T:
     try:
         return work(deadline)
     except (LookupError, TypeError, ValueError) as error:
-        # Of an answer whose fields are missing or cannot be read.
+        # Raised for an answer with missing or malformed fields.
         raise DamagedError(
-            f"the server's answer cannot be understood: {type(error).__name__}: {error}"
+            f"the server's answer cannot be parsed: {type(error).__name__}: {error}"
         ) from error
 
 
-def _place(location: str) -> Place:
+def _parse(location: str) -> ObjectKey:
     bucket, _, key = location.removeprefix("s3://").partition("/")
     if not location.startswith("s3://") or not bucket or "@" in bucket:
         raise ConfigError(
             f"{location!r} is not an S3 location", repair="write s3://bucket/folder/name"
         )
-    return Place(bucket, key.rstrip("/"))
+    return ObjectKey(bucket, key.rstrip("/"))
 
 
 def _check_endpoint(endpoint: str) -> None:
     if "@" in urlsplit(endpoint).netloc:
         raise ConfigError(
-            "the address of the S3 server holds a user or a password, which would get into logs",
-            repair="leave them out of AWS_ENDPOINT_URL_S3; set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY",
+            "AWS_ENDPOINT_URL_S3 contains a user or a password, which would appear in logs",
+            repair="remove them, and set " + " and ".join(S3_REQUIRED_KEYS),
         )

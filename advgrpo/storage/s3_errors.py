@@ -1,4 +1,4 @@
-"""What failures of S3 access mean."""
+"""Errors of S3 access: which are transient, and what they mean."""
 
 import botocore.exceptions as faults
 import urllib3.exceptions
@@ -10,22 +10,20 @@ from advgrpo.errors import (
     StorageNotFoundError,
     StorageUnavailableError,
 )
+from advgrpo.storage.checksums import DamagedError
+from advgrpo.storage.credentials import S3_REQUIRED_KEYS
 from advgrpo.storage.deadlines import DeadlineExceededError
 
 MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "404", "NotFound"})
-"""Codes of answers that say that there is no such object."""
+"""Error codes for a missing object or bucket."""
 
 _NO_ROOM = {"InsufficientStorage", "XMinioStorageFull", "QuotaExceeded"}
 _LATE = {"SlowDown", "RequestTimeout", "BadDigest", "IncompleteBody", "NoSuchUpload"}
 _BUSY_STATUS = 429
 _NO_ROOM_STATUS = 507
 _SERVER_FAULT = 500
-_CHECK = "check that the server runs and that AWS_ENDPOINT_URL_S3 is right, then run again"
-
-
-class DamagedError(Exception):
-    """Content is not what was written, or an answer cannot be understood."""
-
+_CHECK = "check that the server runs and that AWS_ENDPOINT_URL_S3 is its address, then run again"
+_KEYS = " and ".join(S3_REQUIRED_KEYS)
 
 FAULTS = (
     faults.BotoCoreError,
@@ -35,11 +33,11 @@ FAULTS = (
     DamagedError,
     DeadlineExceededError,
 )
-"""What a failed request raises."""
+"""Exceptions of a failed request."""
 
 
-def may_pass(error: Exception) -> bool:
-    """Tell whether the same once more may succeed, of what botocore does not try again itself."""
+def is_transient(error: Exception) -> bool:
+    """Return whether a retry may succeed, for errors that botocore does not retry itself."""
     if isinstance(error, faults.ClientError):
         return error.response.get("Error", {}).get("Code") in _LATE
     return isinstance(
@@ -52,51 +50,49 @@ def may_pass(error: Exception) -> bool:
     )
 
 
-def explained(error: Exception, what: str) -> StorageError:
-    """Say what was attempted, why it failed and what to do.
+def describe_error(error: Exception, action: str) -> StorageError:
+    """Return a storage error with the failed action, its cause and a repair.
 
     Args:
         error: One of `FAULTS`.
-        what: What was attempted, as in "cannot read s3://...".
+        action: The failed action, as in "cannot read s3://...".
     """
     if isinstance(error, faults.ClientError):
-        return _explained_answer(error, what)
+        return _describe_answer(error, action)
     if isinstance(error, faults.NoCredentialsError | faults.PartialCredentialsError):
-        return StorageError(
-            f"{what}: no credentials", repair="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-        )
+        return StorageError(f"{action}: no credentials", repair=f"set {_KEYS}")
     if isinstance(error, faults.ParamValidationError):
-        return StorageError(f"{what}: {error}", repair="check the location")
+        return StorageError(f"{action}: {error}", repair="write s3://bucket/folder/name")
     if isinstance(error, faults.SSLError):
         return StorageError(
-            f"{what}: {error}",
-            repair="name the file with the certificates of the server's authority in "
-            "AWS_CA_BUNDLE; if the server speaks plain HTTP, begin AWS_ENDPOINT_URL_S3 with "
-            "http://",
+            f"{action}: {error}",
+            repair="set AWS_CA_BUNDLE to the file with the certificates of the server's authority; "
+            "if the server uses plain HTTP, set AWS_ENDPOINT_URL_S3 to http://...",
         )
     if isinstance(error, DamagedError):
         return StorageError(
-            f"{what}: {error}",
-            repair="something between here and the server's disk changes bytes: use https, look "
-            "at proxies and disks, then run again; if it stays, write the object anew",
+            f"{action}: {error}",
+            repair="the content changes on the network or on the server's disk: use https, check "
+            "proxies and disks, then run again; if the error persists, write the object again",
         )
-    return StorageUnavailableError(f"{what}: {error}", repair=_CHECK)
+    return StorageUnavailableError(f"{action}: {error}", repair=_CHECK)
 
 
-def _explained_answer(error: faults.ClientError, what: str) -> StorageError:
+def _describe_answer(error: faults.ClientError, action: str) -> StorageError:
     code = error.response.get("Error", {}).get("Code", "")
     text = error.response.get("Error", {}).get("Message", "") or code
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    message = f"{what}: the server answers {status} {code}: {text}"
+    message = f"{action}: the server answers {status} {code}: {text}"
     if status == _NO_ROOM_STATUS or code in _NO_ROOM or "no space left" in text.lower():
         return StorageFullError(message, repair="free space on the server, then run again")
     if code in MISSING:
-        return StorageNotFoundError(message, repair="check bucket and name")
+        return StorageNotFoundError(message, repair="use the bucket and name of an existing object")
     if status >= _SERVER_FAULT or status == _BUSY_STATUS or code in _LATE:
         return StorageUnavailableError(
-            message, repair="read the server's log (its disk may be full), then run again"
+            message, repair="check the server's log and its disk, then run again"
         )
     return StorageError(
         message,
-        repair="check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what their owner may do",
+        repair=f"check {_KEYS}, with AWS_SESSION_TOKEN if they are temporary, and the permissions "
+        "of their owner",
     )

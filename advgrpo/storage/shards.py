@@ -9,8 +9,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from advgrpo.storage.base import join
 from advgrpo.storage.files import storage_for
+from advgrpo.storage.locations import join
 from advgrpo.storage.tensors import save_tensors
 
 SUFFIX = ".safetensors"

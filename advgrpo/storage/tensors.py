@@ -1,4 +1,4 @@
-"""Tensors on the local disk."""
+"""Safetensors files on the local disk."""
 
 import os
 import re
@@ -22,22 +22,23 @@ def save_tensors(
 
     Args:
         tensors: Contiguous, on the CPU, no two in the same memory.
-        path: The file; its folder is there.
-        metadata: Words for the file's head.
+        path: The file; its folder exists.
+        metadata: Strings for the file's header.
 
     Raises:
         StorageFullError: If the disk is full.
-        StorageError: If it cannot be written for another reason.
+        StorageError: If it cannot be written for any other reason.
     """
     with disk_errors("write", path):
         try:
             save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
         except SafetensorError as error:
-            # The library hides the operating system's errors in its own.
-            if found := _NUMBER.search(str(error)):
-                raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from error
+            # The library has no errno, only "os error 28" in the message.
+            if match := _NUMBER.search(str(error)):
+                raise OSError(int(match[1]), os.strerror(int(match[1])), str(path)) from error
             raise StorageError(
-                f"cannot write {path}: {error}", repair="check the path and the disk"
+                f"cannot write {path}: {error}",
+                repair="check the path's permissions and the disk's free space",
             ) from error
 
 
@@ -49,11 +50,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         OSError: If the file is missing or cannot be read.
-        ValueError: If it is damaged, or is no safetensors.
+        ValueError: If it is damaged or is not a safetensors file.
     """
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, TypeError, RuntimeError, OverflowError) as error:
-        # Of a shape that torch cannot count it says so with its own stack, in many lines.
+        # torch appends a C++ stack trace to some messages.
         raise ValueError(str(error).partition("\n")[0]) from error
     return tensors

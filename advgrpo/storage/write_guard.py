@@ -1,56 +1,53 @@
-"""Where on S3 this process may write."""
+"""A limit on where this process may write on S3, besides the server's own permissions."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from advgrpo.errors import ConfigError
-from advgrpo.storage.base import scheme
 
-WRITES_BELOW = "ADVGRPO_WRITE_PREFIX"
-"""Environment variable with the `s3://` folder that all writes and deletions must be in; without
-it, the S3 server alone decides. Processes that are started inherit it."""
+WRITE_PREFIX = "ADVGRPO_WRITE_PREFIX"
+"""Environment variable with the `s3://` folder that all writes and deletions must be inside; if it
+is unset, the S3 server alone decides. Child processes inherit it."""
 
 
 def check_may_write(location: str) -> None:
-    """Refuse to write outside of the folder that writes are confined to.
+    """Check that a location is inside the folder that writes are restricted to.
 
     Raises:
-        ConfigError: If the location is elsewhere.
+        ConfigError: If it is outside.
     """
-    run_with_deadline = os.environ.get(WRITES_BELOW, "").rstrip("/")
-    inside = f"{location.rstrip('/')}/".startswith(
-        f"{run_with_deadline}/"
-    ) and ".." not in location.split("/")
-    if run_with_deadline and not inside:
+    prefix = os.environ.get(WRITE_PREFIX, "").rstrip("/")
+    # S3 keys may contain "..", which other tools resolve.
+    inside = f"{location.rstrip('/')}/".startswith(f"{prefix}/") and ".." not in location.split("/")
+    if prefix and not inside:
         raise ConfigError(
-            f"{location} may not be written: this process writes below {run_with_deadline} alone "
-            f"({WRITES_BELOW})",
-            repair="use a workspace inside that folder, or correct the variable",
+            f"{WRITE_PREFIX}={prefix}: {location} is outside, so this process may not write it",
+            repair=f"use a workspace inside {prefix}, or change {WRITE_PREFIX} (in the chart, "
+            "s3.writePrefix)",
         )
 
 
 @contextmanager
-def confined(location: str) -> Iterator[None]:
-    """Let this process write below an `s3://` location alone while the block runs.
+def restrict_writes(location: str) -> Iterator[None]:
+    """Restrict this process's writes on S3 to a folder for the duration of the block.
 
     Args:
-        location: Must be inside the folder that writes are confined to already. A local path
-            confines nothing.
+        location: An `s3://` folder inside the present restriction; a local path restricts nothing.
 
     Raises:
-        ConfigError: If it is not.
+        ConfigError: If it is outside the present restriction.
     """
-    if scheme(location) != "s3":
+    if not location.startswith("s3://"):
         yield
         return
     check_may_write(location)
-    before = os.environ.get(WRITES_BELOW)
-    os.environ[WRITES_BELOW] = location
+    before = os.environ.get(WRITE_PREFIX)
+    os.environ[WRITE_PREFIX] = location
     try:
         yield
     finally:
         if before is None:
-            del os.environ[WRITES_BELOW]
+            del os.environ[WRITE_PREFIX]
         else:
-            os.environ[WRITES_BELOW] = before
+            os.environ[WRITE_PREFIX] = before

@@ -7,7 +7,8 @@ from advgrpo.config.base import Section
 from advgrpo.config.locations import with_weights
 from advgrpo.config.tasks import digest
 from advgrpo.errors import WeightsError
-from advgrpo.storage import content_of, scheme
+from advgrpo.storage import scheme
+from advgrpo.storage.weights_hash import weights_digest
 
 S = TypeVar("S", bound=Section)
 
@@ -45,6 +46,6 @@ def _content(weights: Weights) -> Weights:
     if scheme(weights.location) == "hub":
         return weights
     try:
-        return Weights(location=f"content {content_of(weights)}")
+        return Weights(location=f"content {weights_digest(weights)}")
     except WeightsError:
         return weights

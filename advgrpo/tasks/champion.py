@@ -12,7 +12,8 @@ from advgrpo.errors import PromotionError, TrackingError
 from advgrpo.evaluation.batches import Champion
 from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
-from advgrpo.storage import commit_of, file_sha256, join, local_folder, upload_folder
+from advgrpo.storage import file_sha256, join, read_commit, upload_folder
+from advgrpo.storage.fetch import local_folder
 from advgrpo.tracking.address import TRACKING_URI
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def find_champion(config: RunConfig, *, workspace: str) -> FoundChampion:
         return FoundChampion()
     digest = file_sha256(champion.adapter / PEFT_WEIGHTS)
     location = join(workspace, "champions", digest[:16])
-    if commit_of(location) is None:
+    if read_commit(location) is None:
         upload_folder(champion.adapter, location)
     return FoundChampion(
         champion.version, digest, location, champion.adapter_config.model_dump_json()

@@ -7,7 +7,7 @@ from advgrpo.config import RunConfig
 from advgrpo.evaluation.costs import PhaseCost
 from advgrpo.runtime.results import read_metrics
 from advgrpo.runtime.timing import read_spent
-from advgrpo.storage import local_folder
+from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.reference_images import spent_on_reference_images
 
 

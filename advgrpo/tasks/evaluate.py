@@ -35,7 +35,8 @@ from advgrpo.runtime.results import (
 )
 from advgrpo.runtime.task_context import Cost, tracked_task
 from advgrpo.runtime.timing import time_spent
-from advgrpo.storage import file_sha256, join, local_folder
+from advgrpo.storage import file_sha256, join
+from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.cache_key import by_content
 from advgrpo.tasks.champion import FoundChampion, find_champion
 from advgrpo.tasks.costs import phase_costs

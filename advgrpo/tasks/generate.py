@@ -23,15 +23,8 @@ from advgrpo.runtime.work_queue import (
     claim_with_progress,
     open_work_queue,
 )
-from advgrpo.storage import (
-    check_writable,
-    content_of,
-    exists,
-    file_sha256,
-    join,
-    scheme,
-    write_bytes,
-)
+from advgrpo.storage import check_writable, exists, file_sha256, join, scheme, write_bytes
+from advgrpo.storage.weights_hash import weights_digest
 from advgrpo.tasks.adapters import named_adapter
 from advgrpo.tasks.embeddings import encoded
 from advgrpo.tasks.generation_plan import GenerationPlan, batches_left, count_images
@@ -95,7 +88,7 @@ def generate(
         prompts=tuple(prompts),
         images_per_prompt=images_per_prompt,
         seed=seed,
-        model_content="" if scheme(weights.location) == "hub" else content_of(weights),
+        model_content="" if scheme(weights.location) == "hub" else weights_digest(weights),
         adapter=adapter,
         adapter_folder=str(folder or ""),
         adapter_sha256=file_sha256(folder / PEFT_WEIGHTS) if folder else "",

@@ -18,7 +18,8 @@ from advgrpo.runtime.results import (
     write_history,
     write_metrics,
 )
-from advgrpo.storage import file_sha256, join, local_folder
+from advgrpo.storage import file_sha256, join
+from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.adapters import named_adapter
 
 

@@ -37,8 +37,9 @@ from advgrpo.runtime.results import ReferenceImageLocations
 from advgrpo.runtime.task_context import tracked_task
 from advgrpo.runtime.timing import Elapsed, read_spent, time_spent
 from advgrpo.runtime.work_queue import WorkQueue, open_work_queue
-from advgrpo.storage import cache_folder, is_local, join, local_folder
-from advgrpo.storage.archives import unpacked
+from advgrpo.storage import cache_folder, is_local, join
+from advgrpo.storage.archives import extract
+from advgrpo.storage.fetch import local_folder
 from advgrpo.telemetry.logging import quiet
 
 TASK = REFERENCE_IMAGES.name
@@ -205,10 +206,10 @@ def open_reference_images(
     Without `images_per_prompt`, it is a set whose images serve any prompt.
     """
     if images_per_prompt is None:
-        folder = unpacked(location)
+        folder = extract(location)
         return inspect_shared_images(folder, resolution_pixels=resolution_pixels).validated()
     return validate_reference_images(
-        unpacked(location),
+        extract(location),
         prompts,
         images_per_prompt,
         resolution_pixels,
@@ -229,7 +230,7 @@ def inspect(location: str, config: RunConfig, *, test: bool) -> ReferenceImageRe
     prompts, wanted = read_run_prompts(config.prompts), config.reference_images
     if wanted.serve_any_prompt:
         pixels = wanted.resolution_pixels
-        return inspect_shared_images(unpacked(location), resolution_pixels=pixels)
+        return inspect_shared_images(extract(location), resolution_pixels=pixels)
     return inspect_reference_images(
         readable(location),
         prompts.test if test else prompts.train,

@@ -10,7 +10,7 @@ from advgrpo.evaluation.records import read_evaluated_prompts, read_report
 from advgrpo.runtime.pipeline_tasks import REGISTER
 from advgrpo.runtime.results import LINEAGE_FILE, read_metrics, read_training
 from advgrpo.runtime.task_context import tracked_task
-from advgrpo.storage import local_folder
+from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.preflight import REGISTRY_NEEDED
 from advgrpo.tracking.address import require_tracking_uri
 

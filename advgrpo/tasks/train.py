@@ -27,8 +27,9 @@ from advgrpo.runtime.results import (
     write_metrics,
 )
 from advgrpo.runtime.task_context import recorded_task, report_failure
-from advgrpo.storage import file_sha256, join, local_folder
-from advgrpo.storage.archives import unpacked
+from advgrpo.storage import file_sha256, join
+from advgrpo.storage.archives import extract
+from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import encoded, training_prompts
 from advgrpo.tasks.memory import check_host_memory, free_host_memory
@@ -123,7 +124,7 @@ def train(
             lineage = {
                 "prompts.train": prompts.train.digest,
                 "prompts.test": prompts.test.digest,
-                "reference_images": content_digest(unpacked(reference_images)),
+                "reference_images": content_digest(extract(reference_images)),
                 "discriminator": file_sha256(pretrained / WEIGHTS_FILE),
                 "training_settings": key,
                 **library_versions(),

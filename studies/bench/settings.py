@@ -13,7 +13,7 @@ from advgrpo.data.prompts import read_prompts
 from advgrpo.data.sampler import share_of_rank
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.sampling import sample_images
-from advgrpo.storage import local_file
+from advgrpo.storage.fetch import local_file
 from advgrpo.training.rollout import Denoiser, generate_rollout
 
 

@@ -27,7 +27,7 @@ from transformers import (
 
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.pocket.tokenizers import build_clip_tokenizer, build_t5_tokenizer
-from advgrpo.storage.local import replaced_folder
+from advgrpo.storage.local import atomic_folder
 
 M = TypeVar("M", bound=nn.Module)
 Shape = Mapping[str, Any]
@@ -105,7 +105,7 @@ def save_models(shapes: Shapes, folder: Path, device: torch.device) -> SavedMode
         _save_pipeline(shapes, saved.pipeline, device)
         # The last that is saved: its folder says that all is whole.
         dino = _drawn(lambda: Dinov2Model(Dinov2Config(**shapes.dino)), torch.float32, device)
-        with replaced_folder(saved.dino) as fresh:
+        with atomic_folder(saved.dino) as fresh:
             dino.save_pretrained(fresh)
     return saved
 

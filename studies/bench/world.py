@@ -16,7 +16,7 @@ from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.reference_images.manifest import write_manifest
 from advgrpo.runtime.process_group import ProcessGroup
-from advgrpo.storage import local_folder
+from advgrpo.storage.fetch import local_folder
 from advgrpo.testing import BrightnessScorer, RecordingLogger
 from advgrpo.training.build import Inputs, build_training_state
 from advgrpo.training.checkpoint import Checkpoints

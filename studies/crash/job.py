@@ -19,7 +19,8 @@ import psutil
 from advgrpo.demo.servers import BUCKET
 from advgrpo.runtime.processes import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
 from advgrpo.runtime.remote_call import WORKER
-from advgrpo.storage import CACHE_VARIABLE, local_file
+from advgrpo.storage import CACHE_VARIABLE
+from advgrpo.storage.fetch import local_file
 from advgrpo.telemetry.progress import PROGRESS_FILE
 from studies.crash import client
 from studies.crash.points import MARK_VARIABLE, POINT_VARIABLE

@@ -35,7 +35,7 @@ from advgrpo.runtime.heartbeat import RUN_FILE, RUNS
 from advgrpo.runtime.run_status_collection import run_status
 from advgrpo.runtime.run_status_text import status_lines
 from advgrpo.runtime.timing import read_spent
-from advgrpo.storage import COMMIT_FILE, commit_of, join
+from advgrpo.storage import COMMIT_FILE, join, read_commit
 from advgrpo.telemetry.logging import fields_of, words_of_all
 from studies.fuzz.contract import refused
 
@@ -68,7 +68,7 @@ def provenance(data: bytes, place: Path) -> None:
 def commit(data: bytes, place: Path) -> None:
     """The hashes of a folder."""
     (place / COMMIT_FILE).write_bytes(data)
-    refused(lambda: commit_of(str(place)), place)
+    refused(lambda: read_commit(str(place)), place)
 
 
 def settings(values: Mapping[Any, Any]) -> None:

@@ -16,7 +16,7 @@ from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.job_request import JobRequest
 from advgrpo.cluster.settings import ClusterSettings, parse_cluster_settings
 from advgrpo.errors import ConfigError
-from advgrpo.storage import WRITES_BELOW
+from advgrpo.storage import WRITE_PREFIX
 from advgrpo.storage.credentials import S3_REQUIRED_KEYS
 from advgrpo.storage.write_guard import check_may_write
 from components import cluster as task_settings
@@ -177,11 +177,11 @@ def test_runs_write_below_the_workspace_unless_more_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (settings,) = of_kind(objects({**MINIMAL, "s3": {**MINIMAL["s3"], **s3}}), "ConfigMap").values()
-    assert settings["data"][WRITES_BELOW] == below
-    monkeypatch.setenv(WRITES_BELOW, below)
+    assert settings["data"][WRITE_PREFIX] == below
+    monkeypatch.setenv(WRITE_PREFIX, below)
     check_may_write(inside)
     if outside:
-        with pytest.raises(ConfigError, match=WRITES_BELOW):
+        with pytest.raises(ConfigError, match=WRITE_PREFIX):
             check_may_write(outside)
 
 

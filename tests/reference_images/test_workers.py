@@ -13,7 +13,7 @@ from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.reference_images.journal import JOURNAL_FILE
 from advgrpo.runtime.processes import launch_processes
 from advgrpo.storage import delete, list_files
-from advgrpo.storage.archives import unpacked
+from advgrpo.storage.archives import extract
 from tests.reference_images.test_generation import PIXELS, NoiseSource, settings
 from tests.reference_images.worker_program import PROMPTS
 
@@ -79,7 +79,7 @@ def test_workers_of_an_object_store_leave_nothing_on_their_disk(
     location = f"s3://advgrpo/team/{tmp_path.name}"
     draw_together(location, tmp_path / "notes", processes=2)
     assert not (tmp_path / "cache").exists()
-    assert digest_at(unpacked(location)) == alone(tmp_path / "alone")
+    assert digest_at(extract(location)) == alone(tmp_path / "alone")
     draw_together(location, tmp_path / "again", processes=1)
     assert not drawn_by(tmp_path / "again")
 
@@ -106,4 +106,4 @@ def test_an_archive_that_was_not_written_whole_is_drawn_again(
     source = NoiseSource()
     draw(source)
     assert len(source.drawn) == 48 - 16
-    assert digest_at(unpacked(location)) == alone(tmp_path / "alone")
+    assert digest_at(extract(location)) == alone(tmp_path / "alone")

@@ -28,7 +28,8 @@ from advgrpo.runtime.pipeline_tasks import (
     JobTask,
 )
 from advgrpo.runtime.remote_call import WORKER, write_arguments
-from advgrpo.storage import join, list_files, local_folder, read_bytes
+from advgrpo.storage import join, list_files, read_bytes
+from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.evaluate import evaluate
 from advgrpo.tasks.train import train
 

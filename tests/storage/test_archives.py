@@ -8,7 +8,7 @@ import pytest
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import StorageError
 from advgrpo.storage import write_bytes
-from advgrpo.storage.archives import unpacked
+from advgrpo.storage.archives import extract
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def _part(**files: str) -> bytes:
 def test_parts_become_one_folder_and_a_later_one_wins(location: str) -> None:
     write_bytes(f"{location}/part-000000.tar", _part(kept="old", changed="old"))
     write_bytes(f"{location}/part-000001.tar", _part(changed="newer"))
-    folder = unpacked(location)
+    folder = extract(location)
     content = {p.relative_to(folder).as_posix(): p.read_text() for p in folder.rglob("*.txt")}
     assert content == {"sub/kept.txt": "old", "sub/changed.txt": "newer"}
 
@@ -37,14 +37,14 @@ def test_parts_become_one_folder_and_a_later_one_wins(location: str) -> None:
 def test_a_damaged_part_is_named(location: str) -> None:
     write_bytes(f"{location}/part-000000-x.tar", b"no archive" * 100)
     with pytest.raises(StorageError, match=r"part-000000-x\.tar is damaged"):
-        unpacked(location)
+        extract(location)
 
 
 def test_a_part_that_cannot_be_unpacked_is_named_by_where_it_lies(location: str) -> None:
     # A file, and then one that would lie in it.
     write_bytes(f"{location}/part-000000-x.tar", _part(**{"a": "", "a.txt/b": ""}))
-    with pytest.raises(StorageError, match=rf"cannot unpack {location}/part-000000-x\.tar: "):
-        unpacked(location)
+    with pytest.raises(StorageError, match=rf"cannot extract {location}/part-000000-x\.tar: "):
+        extract(location)
 
 
 @pytest.mark.parametrize(
@@ -58,8 +58,8 @@ def test_what_would_land_elsewhere_is_refused(location: str, name: str, kind: by
         header.type, header.linkname = kind, "/etc"
         archive.addfile(header)
     write_bytes(f"{location}/part-000000-x.tar", packed.getvalue())
-    with pytest.raises(StorageError, match=f"{name} is no plain file within it"):
-        unpacked(location)
+    with pytest.raises(StorageError, match=f"{name} is not a plain file inside the archive"):
+        extract(location)
 
 
 def _sparse() -> bytes:
@@ -75,8 +75,8 @@ def _sparse() -> bytes:
 def test_an_archive_that_would_grow_is_refused(location: str, bomb: bytes) -> None:
     write_bytes(f"{location}/part-000000-x.tar", bomb)
     with pytest.raises(StorageError, match=r"part-000000-x\.tar is damaged"):
-        unpacked(location)
+        extract(location)
 
 
 def test_a_plain_folder_is_used_where_it_lies(tmp_path: Path) -> None:
-    assert unpacked(str(tmp_path)) == tmp_path
+    assert extract(str(tmp_path)) == tmp_path

@@ -152,7 +152,7 @@ def test_what_a_killed_process_left_half_made_goes() -> None:
 @pytest.mark.parametrize("limit", ["lots", "inf"])
 def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, limit)
-    with pytest.raises(ConfigError, match=f"ADVGRPO_CACHE_GIB='{limit}' is no number of GiB"):
+    with pytest.raises(ConfigError, match=f"ADVGRPO_CACHE_GIB='{limit}': not a number of GiB"):
         cached_folder("a", MIB, refuses)
 
 

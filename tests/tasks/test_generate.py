@@ -14,7 +14,8 @@ from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.models.policies.sd3 import Sd3TextEncoders
-from advgrpo.storage import content_of, file_sha256, list_files, read_bytes
+from advgrpo.storage import file_sha256, list_files, read_bytes
+from advgrpo.storage.weights_hash import weights_digest
 from advgrpo.tasks import generate as module
 from advgrpo.tasks.generate import generate
 from advgrpo.testing import TinyModels, write_tiny_models
@@ -66,7 +67,7 @@ def test_each_image_says_what_it_is(tiny: TinyModels, tmp_path: Path) -> None:
             "prompt": PROMPTS[1],
             "seed": "4",
             "model": str(tiny.pipeline),
-            "model_content": content_of(Weights(location=str(tiny.pipeline))),
+            "model_content": weights_digest(Weights(location=str(tiny.pipeline))),
             "adapter": "none",
             "num_inference_steps": "8",
             "guidance_scale": "1",

@@ -9,7 +9,7 @@ from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ReferenceImageError
 from advgrpo.pocket.captions import all_captions
 from advgrpo.storage import list_files
-from advgrpo.storage.archives import unpacked
+from advgrpo.storage.archives import extract
 from advgrpo.tasks.reference_images import (
     inspect,
     make_reference_images,
@@ -59,7 +59,7 @@ def test_sets_in_an_object_store_are_a_few_objects(
     # Of each set one archive and the two lists, what is in either, and what drawing it took; and
     # the task's sign of life.
     assert len(list_files(workspace)) == 11
-    assert len(list(unpacked(made.train).glob("*.png"))) == 12
+    assert len(list(extract(made.train).glob("*.png"))) == 12
     assert inspect(made.test, config, test=True).validated().digest
 
 

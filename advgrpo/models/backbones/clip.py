@@ -15,7 +15,7 @@ from advgrpo.config import Weights
 from advgrpo.errors import WeightsError
 from advgrpo.models.backbones.loading import fingerprint, load_frozen, weights_files
 from advgrpo.models.backbones.preprocessing import PREPROCESSOR_FILE, read_preprocessing
-from advgrpo.storage import local_folder
+from advgrpo.storage.fetch import local_folder
 
 PICKSCORE_UNIT = 26.0
 """Logit of a PickScore that counts as a score of 1."""

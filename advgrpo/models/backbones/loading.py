@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from advgrpo.errors import WeightsError
-from advgrpo.storage import content_sha256
+from advgrpo.storage.file_hash import cached_file_sha256
 from advgrpo.strict_json import parsed
 
 M = TypeVar("M", bound=PreTrainedModel)
@@ -102,7 +102,7 @@ def fingerprint(files: Iterable[Path], *facts: object) -> str:
     """
     digest = hashlib.sha256(repr(facts).encode())
     for path in files:
-        digest.update(bytes.fromhex(content_sha256(path)))
+        digest.update(bytes.fromhex(cached_file_sha256(path)))
     return digest.hexdigest()
 
 

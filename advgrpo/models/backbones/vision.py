@@ -13,7 +13,7 @@ from advgrpo.models.backbones.dino import Dino3Backbone, DinoBackbone, DinoWithR
 from advgrpo.models.backbones.loading import model_type_of
 from advgrpo.models.backbones.siglip import Siglip2Backbone, SiglipBackbone
 from advgrpo.models.backbones.vit import Vit
-from advgrpo.storage import local_folder
+from advgrpo.storage.fetch import local_folder
 
 BACKBONES: tuple[type[Vit], ...] = (
     DinoBackbone,

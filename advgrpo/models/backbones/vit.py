@@ -18,7 +18,7 @@ from advgrpo.models.backbones.preprocessing import (
     Preprocessing,
     read_preprocessing,
 )
-from advgrpo.storage import local_folder
+from advgrpo.storage.fetch import local_folder
 
 
 class Vit(ABC):

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from advgrpo.config.policy import PolicyConfig
 from advgrpo.errors import WeightsError
 from advgrpo.models.backbones.loading import weights_files
-from advgrpo.storage import local_folder
+from advgrpo.storage.fetch import local_folder
 from advgrpo.strict_json import parsed_object
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advgrpo.config import AdapterConfig, Weights
 from advgrpo.errors import WeightsError
-from advgrpo.storage import local_folder
+from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.tensors import read_tensors
 from advgrpo.strict_json import parsed_object
 

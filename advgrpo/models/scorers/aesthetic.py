@@ -13,7 +13,7 @@ from advgrpo.errors import WeightsError
 from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.backbones.loading import weights_files
 from advgrpo.models.scorers.base import BuildContext
-from advgrpo.storage import local_folder
+from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.tensors import read_tensors
 
 AESTHETIC_LAYERS = (0, 2, 4, 6, 7)

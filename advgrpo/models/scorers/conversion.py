@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPModel
 from advgrpo.config import Weights
 from advgrpo.errors import WeightsError
 from advgrpo.models.scorers.aesthetic import predictor_of
-from advgrpo.storage import local_folder
+from advgrpo.storage.fetch import local_folder
 
 _WHOLE = {
     "logit_scale": "logit_scale",

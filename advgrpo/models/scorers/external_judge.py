@@ -18,7 +18,7 @@ from advgrpo.config.scorers.external_judge import ExternalJudgeConfig
 from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError, DataError, EvaluationError
 from advgrpo.models.scorers.base import BuildContext
-from advgrpo.storage import local_file
+from advgrpo.storage.fetch import local_file
 from advgrpo.strict_json import parsed, parsed_object
 
 _END = ""

@@ -3,7 +3,7 @@
 from advgrpo.config.scorers.pocket_judge import PocketJudgeConfig
 from advgrpo.models.scorers.base import BuildContext
 from advgrpo.pocket.judge import PocketJudgeScorer
-from advgrpo.storage import local_folder
+from advgrpo.storage.fetch import local_folder
 
 WEIGHTS = "package://advgrpo.pocket/weights/judge"
 
