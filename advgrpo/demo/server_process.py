@@ -7,10 +7,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from advgrpo.demo import server_guard
 from advgrpo.errors import StorageError, StorageUnavailableError
+from advgrpo.runtime import exit_with_parent
 
 _ADDRESS = re.compile(rb"http://127\.0\.0\.1:(\d+)")
 _STOP_SECONDS = 10.0
@@ -45,15 +46,17 @@ class Server:
     ) -> None:
         self._name = name
         self._log = log
+        self._lifeline = ExitStack()
+        variables = self._lifeline.enter_context(exit_with_parent.lifeline(folder))
         with log.open("ab") as output:
             self._log_start = output.tell()
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", server_guard.__file__, *command],
-                stdin=subprocess.PIPE,
+                [sys.executable, "-I", exit_with_parent.__file__, *command],
+                stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=folder,
-                env=dict(environment),
+                env={**environment, **variables},
                 # Ctrl-C in the terminal is for us; we then stop the server.
                 start_new_session=True,
             )
@@ -70,8 +73,7 @@ class Server:
 
     def stop(self) -> None:
         """End it; does nothing if it has ended."""
-        if self._guard.stdin is not None:
-            self._guard.stdin.close()
+        self._lifeline.close()
         try:
             self._guard.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -207,6 +207,7 @@ def _read_request(client: socket.socket) -> _Request | None:
 
 def _become(request: _Request) -> int:
     """Be the process that was asked for, and give its exit status."""
+    # Not `exit_with_parent`: a fork inherits the descriptor, and with it the lock.
     ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
     os.setsid()
     for target, file in enumerate(request.files):
