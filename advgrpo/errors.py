@@ -31,7 +31,7 @@ AdvGrpoError
 
 from typing import ClassVar
 
-from advgrpo.redaction import redacted
+from advgrpo.redaction import redact
 
 
 class AdvGrpoError(Exception):
@@ -47,9 +47,9 @@ class AdvGrpoError(Exception):
     """Exit status of a process that ends with this error. 128 and above mean: try again."""
 
     def __init__(self, message: str, *, repair: str = "") -> None:
-        super().__init__(redacted(message))
-        self.message = redacted(message)
-        self.repair = redacted(repair)
+        super().__init__(redact(message))
+        self.message = redact(message)
+        self.repair = redact(repair)
 
     def __str__(self) -> str:
         return f"{self.message}\n  repair: {self.repair}" if self.repair else self.message

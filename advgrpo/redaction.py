@@ -44,7 +44,7 @@ def hide(secret: str) -> None:
         _told.add(secret)
 
 
-def redacted(text: str) -> str:
+def redact(text: str) -> str:
     """Replace all secrets in a text."""
     text = _SIGNED.sub(rf"\1{MARK}", _USER_IN_ADDRESS.sub(f"{MARK}@", text))
     for form in _forms():
@@ -56,7 +56,7 @@ class RedactingFormatter(logging.Formatter):
     """Formats a record, its traceback included, without secrets."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return redacted(super().format(record))
+        return redact(super().format(record))
 
 
 def redact_tracebacks() -> None:
@@ -68,7 +68,7 @@ def redact_tracebacks() -> None:
 
 
 def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    sys.stderr.write(redacted("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _say_of_thread(fault: threading.ExceptHookArgs) -> None:

@@ -1,14 +1,14 @@
-"""JSON that others wrote, or that a power cut damaged."""
+"""JSON from files that other programs wrote or that a power cut damaged."""
 
 import json
 from typing import Any
 
 
-def parsed(text: str | bytes) -> Any:  # noqa: ANN401 - a tree of JSON values
-    """Read JSON; whatever is wrong with it is a `ValueError`.
+def load_json(text: str | bytes) -> Any:  # noqa: ANN401 - a tree of JSON values
+    """Parse JSON; every fault in it raises `ValueError`.
 
     Raises:
-        ValueError: If it is no JSON in UTF-8, or is nested deeper than Python goes.
+        ValueError: If the text is not JSON in UTF-8 or is nested too deeply.
     """
     try:
         return json.loads(text)
@@ -16,13 +16,13 @@ def parsed(text: str | bytes) -> Any:  # noqa: ANN401 - a tree of JSON values
         raise ValueError("it is nested too deeply") from error
 
 
-def parsed_object(text: str | bytes) -> dict[str, Any]:
-    """Read JSON that must be an object.
+def load_json_object(text: str | bytes) -> dict[str, Any]:
+    """Parse JSON that must be an object.
 
     Raises:
         ValueError: If it is not.
     """
-    found = parsed(text)
-    if not isinstance(found, dict):
-        raise ValueError("it is no object")
-    return found
+    value = load_json(text)
+    if not isinstance(value, dict):
+        raise ValueError("it is not a JSON object")
+    return value

@@ -16,7 +16,7 @@ from advgrpo.cli.main import main
 from advgrpo.cluster.settings import parse_cluster_settings
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ConfigError, StorageError
-from advgrpo.redaction import RedactingFormatter, hide, is_secret_name, redacted
+from advgrpo.redaction import RedactingFormatter, hide, is_secret_name, redact
 from advgrpo.testing import StubKfp
 from advgrpo.tracking import task_run
 from advgrpo.tracking.runs import open_parent_run
@@ -158,7 +158,7 @@ def test_a_server_that_repeats_the_token_is_not_quoted() -> None:
     with StubKfp(token="another") as stub, pytest.raises(ClusterError) as caught:
         KfpServer(Access(endpoint=stub.endpoint, token=token))
     assert leaks([token], str(caught.value)) == []
-    assert redacted(f"Bearer {token}") == "Bearer ***"
+    assert redact(f"Bearer {token}") == "Bearer ***"
 
 
 @pytest.mark.parametrize("raised", ["RuntimeError", "advgrpo.errors.StorageError"])
@@ -212,9 +212,9 @@ def test_a_log_record_holds_no_secret() -> None:
 
 def test_what_is_no_secret_stays() -> None:
     text = "s3://bucket/a@b/file at http://host:5000, user@example.org, TOKENIZERS_PARALLELISM"
-    assert redacted(text) == text
+    assert redact(text) == text
     hide("short")
-    assert redacted("a short text") == "a short text"
+    assert redact("a short text") == "a short text"
 
 
 def test_a_secret_among_the_variables_of_a_clusters_pods_is_refused() -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from advgrpo.telemetry.logging import say
+from advgrpo.telemetry.logging import report
 
 app = typer.Typer(help="Look after jobs on a cluster.", no_args_is_help=True)
 
@@ -35,7 +35,7 @@ def janitor(
     with closing(connect(namespace)) as api:
         done = clean(api, dry_run=dry_run)
     facts = asdict(done)
-    say(json.dumps(facts), "janitor_done", **facts)
+    report(json.dumps(facts), "janitor_done", **facts)
     if done.failed:
         raise ClusterError(
             f"jobs that could not be deleted: {', '.join(done.failed)}",

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from advgrpo.telemetry.logging import say
+from advgrpo.telemetry.logging import report
 
 app = typer.Typer(help="Which adapter is in use, and whether it may be.", no_args_is_help=True)
 
@@ -162,11 +162,11 @@ def reconcile(
     while True:
         try:
             for decided in task(tracking_uri, name=name, announce=announce):
-                say(decided, "decided")
+                report(decided, "decided")
         except AdvGrpoError as error:
             if not every:
                 raise
-            say(str(error), "reconciliation_failed")
+            report(str(error), "reconciliation_failed")
         if not every:
             return
         time.sleep(every)
@@ -193,7 +193,7 @@ def serve(
     secret = os.environ.get(SECRET_VARIABLE, "")
     taking = receiver(host, port, secret=secret, wake=reconciler.wake)
     with exposed(WEBHOOK), taking as server:
-        say(f"taking messages at http://{host}:{server.server_address[1]}{PATH}", "serving")
+        report(f"taking messages at http://{host}:{server.server_address[1]}{PATH}", "serving")
         # A change that has begun comes to its end.
         reconciler.run()
 

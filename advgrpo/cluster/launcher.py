@@ -23,7 +23,7 @@ from advgrpo.errors import (
     JobConflictError,
     JobRetryableError,
 )
-from advgrpo.telemetry.logging import event, quiet
+from advgrpo.telemetry.logging import event, machine_event
 from advgrpo.telemetry.prometheus import LAUNCHER, exposed
 
 __all__ = ["ATTEMPT", "SPEC_HASH", "JobRequest", "Launcher", "run_job"]
@@ -98,7 +98,7 @@ class Launcher:
                 following.to_end()
             except ClusterError as error:
                 lost = isinstance(error, JobRetryableError | ClusterUnavailableError)
-                note = quiet("job_lost" if lost else "job_failed", job=self._work.name)
+                note = machine_event("job_lost" if lost else "job_failed", job=self._work.name)
                 logger.error("%s", error.message, extra=note)
                 raise
 

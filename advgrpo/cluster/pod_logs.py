@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from advgrpo.cluster.api import Api
 from advgrpo.errors import ClusterError
-from advgrpo.telemetry.logging import words_of_all
+from advgrpo.telemetry.logging import lines_to_text
 
 _LINE = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)\S* (.*)", re.DOTALL)
 _OVERLAP = timedelta(seconds=1)
@@ -39,7 +39,7 @@ class LogFollower:
     @property
     def last_lines(self) -> str:
         """The last lines that were told."""
-        return words_of_all("\n".join(self._last))
+        return lines_to_text("\n".join(self._last))
 
     def poll(self, uid: str, container: str, *, at_end: bool = False) -> None:
         """Tell the lines that are new.
@@ -94,4 +94,4 @@ def tail(api: Api, pod: str, container: str, lines: int = _LINES_KEPT) -> str:
         answer = api.log(pod, container=container, tailLines=str(lines))
     except ClusterError:
         return ""
-    return words_of_all(answer.decode("utf-8", errors="replace"))
+    return lines_to_text(answer.decode("utf-8", errors="replace"))

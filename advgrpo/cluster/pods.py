@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from advgrpo.cluster.api import Json
-from advgrpo.telemetry.logging import words_of_all
+from advgrpo.telemetry.logging import lines_to_text
 
 _DISRUPTED = {"Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated"}
 """Reasons in the status of a pod that its node or a pod of higher priority threw out."""
@@ -79,7 +79,7 @@ def read_pod(pod: Json) -> Pod:
         container=str((ended or waits).get("container") or ""),
         exit_code=ended.get("exitCode"),
         exit_reason=str(ended.get("reason") or ""),
-        exit_message=words_of_all(str(ended.get("message") or "").strip()),
+        exit_message=lines_to_text(str(ended.get("message") or "").strip()),
         ended_at=str(ended.get("finishedAt") or ""),
     )
 

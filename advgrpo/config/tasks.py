@@ -19,7 +19,7 @@ from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers import ScorerConfig
 from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import ConfigError
-from advgrpo.strict_json import parsed
+from advgrpo.strict_json import load_json
 
 S = TypeVar("S", bound=Section)
 
@@ -130,7 +130,7 @@ def parse_json(section: type[S], text: str, *, where: str) -> S:
         ConfigError: If the text is not JSON or a setting is wrong.
     """
     try:
-        settings = parsed(text)
+        settings = load_json(text)
     except ValueError as error:
         raise ConfigError(
             f"{where} is not JSON: {error}",

@@ -11,7 +11,7 @@ from advgrpo.data.prompts import checked_prompts, read_prompts
 from advgrpo.errors import PromptFileError
 from advgrpo.records import PromptSet
 from advgrpo.storage.fetch import local_file
-from advgrpo.strict_json import parsed
+from advgrpo.strict_json import load_json
 
 _DELIMITERS = {".tsv": "\t", ".tab": "\t", ".csv": ","}
 _OBJECTS = ".jsonl"
@@ -135,7 +135,7 @@ def _rows_of_objects(text: str) -> list[list[str]]:
     """Turn objects, one a line, into rows under a row of all their keys."""
     objects: list[dict[str, object]] = []
     for number, line in enumerate(text.split("\n"), start=1):
-        entry = parsed(line) if line.strip() else {}
+        entry = load_json(line) if line.strip() else {}
         if not isinstance(entry, dict):
             raise ValueError(f"line {number} is {line[:_SHOWN]!r}")
         objects += [entry] if entry else []

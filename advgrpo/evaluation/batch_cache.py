@@ -11,7 +11,7 @@ from safetensors.torch import load, save
 from advgrpo.errors import StorageNotFoundError
 from advgrpo.evaluation.metrics import MeasuredImages
 from advgrpo.storage import join, read_bytes, write_bytes
-from advgrpo.strict_json import parsed_object
+from advgrpo.strict_json import load_json_object
 
 _VALUE = "value."
 
@@ -59,7 +59,7 @@ class KeptInWorkspace:
     def read(self, name: str) -> MeasuredImages | None:
         """Find a batch, and check its hash."""
         try:
-            listed = parsed_object(read_bytes(self._file(name, "json")))
+            listed = load_json_object(read_bytes(self._file(name, "json")))
             data = read_bytes(self._file(name, "safetensors"))
             if hashlib.sha256(data).hexdigest() != listed["sha256"]:
                 return None

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from advgrpo.errors import EvaluationError
 from advgrpo.records import EvaluatedPrompt, EvaluationReport
-from advgrpo.strict_json import parsed_object
+from advgrpo.strict_json import load_json_object
 
 _FILE = "evaluation.json"
 
@@ -47,7 +47,7 @@ def read_evaluated_prompts(folder: Path) -> tuple[EvaluatedPrompt, ...]:
 
 def _content(folder: Path) -> dict[str, Any]:
     try:
-        return parsed_object((folder / _FILE).read_bytes())
+        return load_json_object((folder / _FILE).read_bytes())
     except (OSError, ValueError) as error:
         raise _damaged(folder, error) from error
 

@@ -8,7 +8,7 @@ from advgrpo.errors import StorageError
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.storage import join, scheme
 from advgrpo.storage.fetch import local_file
-from advgrpo.strict_json import parsed_object
+from advgrpo.strict_json import load_json_object
 
 
 def configuration(weights: Weights, part: str = "") -> Mapping[str, Any] | None:
@@ -27,6 +27,6 @@ def configuration(weights: Weights, part: str = "") -> Mapping[str, Any] | None:
         return PUBLISHED.get(location, {}).get(folder)
     try:
         file = local_file(join(location, folder, "config.json"))
-        return parsed_object(file.read_text(encoding="utf-8"))
+        return load_json_object(file.read_text(encoding="utf-8"))
     except (StorageError, OSError, ValueError):
         return None

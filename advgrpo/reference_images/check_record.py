@@ -16,7 +16,7 @@ from advgrpo.storage import (
     scheme,
     write_bytes,
 )
-from advgrpo.strict_json import parsed
+from advgrpo.strict_json import load_json
 
 _FOLDER = "checked"
 
@@ -51,7 +51,7 @@ class CheckRecord:
         for part in list_files(self._location):
             for line in read_bytes(join(self._location, part)).splitlines():
                 try:
-                    name, size, version, sha256, height, width = parsed(line)
+                    name, size, version, sha256, height, width = load_json(line)
                     state = FileState(size, version)
                     if listing.get(name) == state:
                         known[name] = SoundFile(sha256, height, width)

@@ -18,7 +18,7 @@ from advgrpo.data.prompts import language_of
 from advgrpo.errors import ConfigError, ReferenceImageError, WeightsError
 from advgrpo.models.backbones.loading import fingerprint
 from advgrpo.storage.fetch import local_folder
-from advgrpo.strict_json import parsed_object
+from advgrpo.strict_json import load_json_object
 
 _INDEX_FILE = "model_index.json"
 _LIBRARIES = ("diffusers", "transformers")
@@ -111,7 +111,7 @@ class DiffusersSource:
 def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / _INDEX_FILE
     try:
-        return parsed_object(path.read_bytes())
+        return load_json_object(path.read_bytes())
     except FileNotFoundError as error:
         raise WeightsError(
             f"{folder} holds no pipeline: {_INDEX_FILE} is missing",

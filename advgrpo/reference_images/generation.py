@@ -169,7 +169,7 @@ def _draw_all(
     progress = Progress("reference images", len(plan), "images")
     progress.resume_at(len(plan) - len(missing))
     lease = shelf.batches_per_lease * config.batch_size
-    with shelf.open(queue.worker):
+    with shelf.open(queue.rank):
         leases = [missing[start : start + lease] for start in range(0, len(missing), lease)]
         for number in claim_with_progress(queue, [len(images) for images in leases], progress):
             images = leases[number]
@@ -181,10 +181,10 @@ def _draw_all(
             # The whole set is looked through at the end; a source at fault is seen at once.
             _refuse_repeated(images, {name: sha256_of(data) for name, data in files.items()})
             shelf.keep(files)
-    queue.wait("drawn")
-    if queue.worker == 0:
+    queue.barrier("drawn")
+    if queue.rank == 0:
         _complete(plan, shelf, origin)
-    queue.wait("complete")
+    queue.barrier("complete")
 
 
 def _missing(
@@ -192,7 +192,7 @@ def _missing(
 ) -> list[PlannedImage]:
     """Find what is left to draw; the first worker looks, the others take its word."""
     text = ""
-    if queue.worker == 0:
+    if queue.rank == 0:
         drawn = shelf.find({image.name for image in plan})
         left = [position for position, image in enumerate(plan) if image.name not in drawn]
         text = json.dumps(left)

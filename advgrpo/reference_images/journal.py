@@ -19,7 +19,7 @@ from advgrpo.reference_images.manifest import Origin, read_provenance
 from advgrpo.storage import list_files, write_bytes
 from advgrpo.storage.base import PARTIAL_PREFIX
 from advgrpo.storage.local import disk_errors
-from advgrpo.strict_json import parsed
+from advgrpo.strict_json import load_json
 
 JOURNAL_FILE = "journal.jsonl"
 """First the set's origin, then one `[file name, SHA-256]` a line; gone once the set is complete."""
@@ -141,7 +141,7 @@ def _entries(lines: bytes) -> dict[str, str]:
     entries: dict[str, str] = {}
     for line in lines.splitlines():
         try:
-            entry = parsed(line)
+            entry = load_json(line)
         except ValueError:
             entry = None
         match entry:

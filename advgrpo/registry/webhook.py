@@ -24,7 +24,7 @@ from typing import Final
 from advgrpo.errors import AdvGrpoError, ConfigError, TrackingError
 from advgrpo.redaction import hide
 from advgrpo.registry.promotion import REQUEST_TAG, Announce, reconcile
-from advgrpo.telemetry.logging import event, quiet
+from advgrpo.telemetry.logging import event, machine_event
 from advgrpo.telemetry.prometheus import DECISIONS, LAST_RECONCILIATION, MESSAGES, RECONCILIATIONS
 from advgrpo.tracking.connection import FAULTS, connect
 
@@ -274,7 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
             logger.warning("refused a message from %s: %s", sender, error, extra=note)
             self._answer(error.status, str(error))
         else:
-            note = quiet("message_taken", sender=self.client_address[0], model=name)
+            note = machine_event("message_taken", sender=self.client_address[0], model=name)
             logger.info("took a message about %s", name or "nothing that matters", extra=note)
             if name:
                 self.wake(name)

@@ -111,8 +111,7 @@ def run_in_pod(task: str, function: str, folder: str) -> None:
         with restrict_writes(str(arguments["workspace"])):
             result = call(_load_function(task, function), arguments)
     except AdvGrpoError as error:
-        failure = Failure(task, type(error).__name__, error.message, error.repair)
-        write_bytes(failure_file, json.dumps(asdict(failure)).encode())
+        write_bytes(failure_file, json.dumps(asdict(Failure.of(task, error))).encode())
         raise
     if machine.is_first:
         write_bytes(join(folder, OUTCOME_FILE), to_json(result))

@@ -1,4 +1,4 @@
-"""Keep why a task failed, for whoever started it in another process."""
+"""Failures of tasks, recorded for the process that started them."""
 
 import json
 import logging
@@ -12,19 +12,26 @@ from pathlib import Path
 from typing import NoReturn
 
 from advgrpo.errors import AdvGrpoError, PipelineError, Preempted
-from advgrpo.redaction import redact_tracebacks, redacted
+from advgrpo.redaction import redact, redact_tracebacks
 from advgrpo.runtime.exit_with_parent import end_with_parent
-from advgrpo.strict_json import parsed_object
-from advgrpo.telemetry.logging import as_json, bind, ensure_format, log_error, log_fault, quiet
-from advgrpo.telemetry.progress import tell
+from advgrpo.strict_json import load_json_object
+from advgrpo.telemetry.logging import (
+    as_json,
+    bind,
+    ensure_format,
+    log_error,
+    log_fault,
+    machine_event,
+)
+from advgrpo.telemetry.progress import publish
 
 FAILURE_FILE = "ADVGRPO_FAILURE_FILE"
 """Environment variable that names the file to which the first failure is written."""
 
-OUR_FAULT = "this is a fault of advgrpo; the log has the traceback"
-"""In place of a repair, of an error that is none of `errors.py`."""
+BUG_REPAIR = "this is a bug in advgrpo; report it with the traceback in the log"
+"""Repair of an exception that is not an `AdvGrpoError`."""
 
-# Tasks that this process is at, in case one is noted within itself.
+# Tasks that this process is running: blocks of one task may be nested.
 _running: list[str] = []
 
 logger = logging.getLogger(__name__)
@@ -32,18 +39,26 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task failed."""
+    """The exception that a task failed with."""
 
     task: str
     kind: str
-    """Name of the exception's class."""
+    """Class name of the exception."""
 
     message: str
     repair: str
 
+    @classmethod
+    def of(cls, task: str, error: BaseException) -> "Failure":
+        """Return the failure of a task that ends with an exception."""
+        if isinstance(error, AdvGrpoError):
+            return cls(task, type(error).__name__, error.message, error.repair)
+        repair = BUG_REPAIR if isinstance(error, Exception) else ""
+        return cls(task, type(error).__name__, redact(str(error)), repair)
+
     def error(self) -> AdvGrpoError:
-        """Make the error anew, as the class it was raised as where that is one of ours."""
-        kind = _kinds(AdvGrpoError).get(self.kind)
+        """Return the exception, of its own class if that is an `AdvGrpoError`."""
+        kind = _classes_by_name(AdvGrpoError).get(self.kind)
         if kind is None:
             return PipelineError(
                 f"the task {self.task} failed: {self.kind}: {self.message}", repair=self.repair
@@ -52,55 +67,58 @@ class Failure:
 
 
 @contextmanager
-def failures_noted(task: str) -> Iterator[None]:
-    """Tell that a task starts and ends; of what it raises, keep why, and let it pass.
+def record_failures(task: str) -> Iterator[None]:
+    """Publish start and end of a task, and record what it raises.
 
-    A task does not outlive the process that started it.
-
-    The start and end go to the progress file, why it failed to the file that `FAILURE_FILE` names.
+    Start and end go to the log and the progress file, the failure to the file that `FAILURE_FILE`
+    names. From now on this process ends with the one that started it.
 
     Args:
-        task: What to call the task.
+        task: Name of the task.
     """
     end_with_parent()
-    who = {"task": task, "process": os.getpid()}
+    process = {"task": task, "process": os.getpid()}
     ensure_format()
     bind(task=task)
-    # In a pipeline's pod kfp runs the task, and leaves the traceback to Python.
+    # In a pipeline's pod kfp runs the task and leaves the traceback to Python, which would print
+    # secrets.
     redact_tracebacks()
-    tell({**who, "state": "started"})
+    publish({**process, "state": "started"})
     try:
-        with _logged(task):
+        with _log_start_and_end(task):
             yield
-        tell({**who, "state": "finished"})
-    except AdvGrpoError as error:
-        note_failure(task, error)
-        raise
+        publish({**process, "state": "finished"})
     except Exception as error:
-        _note(Failure(task, type(error).__name__, redacted(str(error)), OUR_FAULT))
+        record_failure(task, error)
         raise
 
 
-def note_failure(task: str, error: AdvGrpoError) -> None:
-    """Keep why a task fails, if nobody has before.
+def record_failure(task: str, error: Exception) -> None:
+    """Write a task's failure, unless one was written before.
 
     Args:
-        task: What to call the task.
-        error: What it ends with.
+        task: Name of the task.
+        error: The error that ends it.
     """
-    _note(Failure(task, type(error).__name__, error.message, error.repair))
+    path = os.environ.get(FAILURE_FILE)
+    if not path:
+        return
+    # Mode "x": the first failure is the cause, later ones are its consequences. On a full disk the
+    # log still has it.
+    with suppress(OSError), Path(path).open("x", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(Failure.of(task, error))))
 
 
 def read_failure(path: Path) -> Failure | None:
-    """Read what a task wrote, or None if it wrote nothing."""
+    """Return the failure that a task wrote; None without one."""
     try:
-        return Failure(**parsed_object(path.read_text(encoding="utf-8")))
+        return Failure(**load_json_object(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
 def run_as_process(main: Callable[[], None]) -> NoReturn:
-    """Run a program; an error of ours becomes a message and an exit status, not a traceback."""
+    """Run a program; an `AdvGrpoError` becomes a message and an exit status, not a traceback."""
     redact_tracebacks()
     try:
         main()
@@ -116,47 +134,33 @@ def run_as_process(main: Callable[[], None]) -> NoReturn:
 
 
 @contextmanager
-def _logged(task: str) -> Iterator[None]:
-    """Log a task's start and end, once where it is noted within itself."""
+def _log_start_and_end(task: str) -> Iterator[None]:
+    """Log start and end of a task, once for nested blocks of the same task."""
     if task in _running:
         yield
         return
     _running.append(task)
     start = time.monotonic()
-    logger.info("the task %s starts", task, extra=quiet("task_started"))
-    name, facts = "task_failed", {}
+    logger.info("the task %s started", task, extra=machine_event("task_started"))
+    outcome = "failed"
+    fields: dict[str, object] = {}
     try:
         yield
-        name = "task_finished"
+        outcome = "finished"
     except BaseException as error:
-        facts = _facts(error)
-        name = "task_stopped" if isinstance(error, Preempted) else name
+        failure = Failure.of(task, error)
+        fields = {"kind": failure.kind, "reason": failure.message, "repair": failure.repair}
+        outcome = "stopped" if isinstance(error, Preempted) else outcome
         raise
     finally:
         _running.remove(task)
-        seconds = round(time.monotonic() - start, 3)
-        words = name.replace("task_", "")
-        logger.info("the task %s %s", task, words, extra=quiet(name, seconds=seconds, **facts))
+        fields["seconds"] = round(time.monotonic() - start, 3)
+        extra = machine_event(f"task_{outcome}", **fields)
+        logger.info("the task %s %s", task, outcome, extra=extra)
 
 
-def _facts(error: BaseException) -> dict[str, object]:
-    if isinstance(error, AdvGrpoError):
-        return {"kind": type(error).__name__, "reason": error.message, "repair": error.repair}
-    return {"kind": type(error).__name__, "reason": str(error), "repair": ""}
-
-
-def _note(failure: Failure) -> None:
-    path = os.environ.get(FAILURE_FILE)
-    if not path:
-        return
-    # Only the first failure is the cause; those after it are its consequences. On a full disk the
-    # log still has it.
-    with suppress(OSError), Path(path).open("x", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(failure)))
-
-
-def _kinds(root: type[AdvGrpoError]) -> dict[str, type[AdvGrpoError]]:
-    found = {root.__name__: root}
-    for kind in root.__subclasses__():
-        found |= _kinds(kind)
-    return found
+def _classes_by_name(root: type[AdvGrpoError]) -> dict[str, type[AdvGrpoError]]:
+    classes = {root.__name__: root}
+    for subclass in root.__subclasses__():
+        classes |= _classes_by_name(subclass)
+    return classes

@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from advgrpo.errors import AdvGrpoError, Preempted
-from advgrpo.redaction import redacted
-from advgrpo.runtime.failures import OUR_FAULT
+from advgrpo.redaction import redact
+from advgrpo.runtime.failures import BUG_REPAIR
 from advgrpo.storage import join, storage_for
 from advgrpo.telemetry import progress
 from advgrpo.telemetry.logging import event_of
@@ -155,9 +155,9 @@ class _HeartbeatWriter(logging.Handler):
             case "result_saved" | "result_found":
                 self._facts["result"] = fields["place"]
             case "job_state":
-                self._facts["job"] = redacted(record.getMessage())
+                self._facts["job"] = redact(record.getMessage())
             case _ if record.levelno >= logging.WARNING:
-                text = redacted(record.getMessage())[:_LONGEST_TEXT]
+                text = redact(record.getMessage())[:_LONGEST_TEXT]
                 self._warnings.append({"at": _now(), "event": name, "text": text})
             case _:
                 return
@@ -189,7 +189,7 @@ def _told_of(error: BaseException) -> dict[str, str]:
     if isinstance(error, AdvGrpoError):
         message, repair = error.message, error.repair
     else:
-        message, repair = redacted(str(error)), OUR_FAULT if isinstance(error, Exception) else ""
+        message, repair = redact(str(error)), BUG_REPAIR if isinstance(error, Exception) else ""
     return {"kind": type(error).__name__, "message": message[:_LONGEST_TEXT], "repair": repair}
 
 

@@ -1,4 +1,4 @@
-"""The training processes, and what they tell each other."""
+"""The process group of training: its ranks and their collective calls."""
 
 import os
 import time
@@ -13,16 +13,17 @@ from advgrpo.errors import RankFailedError
 from advgrpo.runtime.rank_status import RankMonitor
 
 _TEXT_BYTES = 4000
+
+# gloo raises a plain RuntimeError; only its text tells it from others.
 _GLOO = "/gloo/transport/"
-"""In the text of what gloo raises, which has no class of its own."""
 
 
 @contextmanager
-def losses_of_ranks(where: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Say of a collective call that failed what it means: another rank was lost.
+def translate_rank_loss(describe_ranks: Callable[[], str] = lambda: "") -> Iterator[None]:
+    """Raise `RankFailedError` for a collective call that fails because another rank was lost.
 
     Args:
-        where: Says where the processes stand.
+        describe_ranks: Returns the status of all ranks for the message.
 
     Raises:
         RankFailedError: In place of the communication library's error.
@@ -32,30 +33,30 @@ def losses_of_ranks(where: Callable[[], str] = lambda: "") -> Iterator[None]:
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and _GLOO not in str(error):
             raise
-        stands = _asked(where)
+        ranks = _describe(describe_ranks)
         raise RankFailedError(
-            f"another training process does not answer any more: {error}"
-            + (f" ({stands})" if stands else ""),
-            repair="look for the first failure in the logs of all machines; run it again to go on "
+            f"another training process stopped responding: {error}"
+            + (f" ({ranks})" if ranks else ""),
+            repair="find the first failure in the logs of all machines; run it again to resume "
             "from the last checkpoint",
         ) from error
 
 
-def _asked(where: Callable[[], str]) -> str:
+def _describe(describe_ranks: Callable[[], str]) -> str:
     try:
-        return where()
-    except RuntimeError:  # the process that keeps what the others told is the one that is lost
+        return describe_ranks()
+    except RuntimeError:  # The rank that serves the store is the one that was lost.
         return ""
 
 
 class ProcessGroup:
-    """This process among all training processes; a single one needs no launcher.
+    """The ranks of a training, seen from one of them; a single rank needs no launcher.
 
     Attributes:
-        rank: This process's number.
+        rank: Number of this process.
         world_size: Number of processes.
         device: Its GPU, or the CPU.
-        monitor: Where each process stands.
+        monitor: The status of each rank.
     """
 
     def __init__(self) -> None:
@@ -70,7 +71,7 @@ class ProcessGroup:
         self._waited_seconds = 0.0
 
     def busy_clock(self) -> float:
-        """Read a clock that stands still while this process waits for the others, in seconds."""
+        """Return the seconds of a clock that stops while this process waits for the others."""
         return time.monotonic() - self._waited_seconds
 
     @contextmanager
@@ -83,17 +84,17 @@ class ProcessGroup:
         self._waited_seconds += time.monotonic() - start
 
     def _finish_own_work(self) -> None:
-        # A GPU is behind its process: without this, its work would count as waiting.
+        # CUDA kernels run asynchronously: without this, their time would count as waiting.
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks for all."""
+        """Whether this is rank 0, which logs and writes results."""
         return self.rank == 0
 
     def gather(self, values: Tensor) -> Tensor:
-        """Join the ranks' tensors, of equal shapes, along the first axis."""
+        """Concatenate the ranks' tensors, of equal shapes, along the first axis."""
         if self.world_size == 1:
             return values
         values = values.contiguous()
@@ -105,11 +106,11 @@ class ProcessGroup:
     def gather_in_order(
         self, values: Mapping[str, Tensor], positions: Sequence[int]
     ) -> dict[str, Tensor]:
-        """Join the ranks' images and put them into the rollout's order, on the CPU.
+        """Concatenate the ranks' images in the order of the rollout, on the CPU.
 
         Args:
-            values: Tensors by name; the first axis is this rank's image.
-            positions: Of this rank's images in the rollout.
+            values: Tensors by name; the first axis counts this rank's images.
+            positions: Positions of this rank's images in the rollout.
         """
         order = self.gather(torch.tensor(positions, device=self.device)).argsort().cpu()
         return {
@@ -117,28 +118,29 @@ class ProcessGroup:
         }
 
     def all_reduce_mean(self, value: float) -> float:
-        """Average a number over the ranks."""
+        """Return the mean of a number over the ranks."""
         return float(self._reduce(value, dist.ReduceOp.SUM)) / self.world_size
 
     def all_reduce_max(self, value: float) -> float:
-        """Find the ranks' largest number."""
+        """Return the largest value of a number on any rank."""
         return self._reduce(value, dist.ReduceOp.MAX)
 
     def first_text(self, text: str) -> str:
-        """Give all ranks the text of the first rank that has one; at most 4,000 bytes of it."""
+        """Return the text of the first rank that has one; at most 4,000 bytes of it."""
         data = text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
         rows = self.gather(torch.tensor([list(data)], dtype=torch.uint8, device=self.device))
         texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in rows.tolist()]
-        return next((found for found in texts if found), "")
+        return next((text for text in texts if text), "")
 
     def all_reduce_min(self, value: float) -> float:
-        """Find the ranks' smallest number."""
+        """Return the smallest value of a number on any rank."""
         return self._reduce(value, dist.ReduceOp.MIN)
 
     def average_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Give all ranks the mean of their gradients, bit for bit the same on each."""
+        """Replace the gradients by their mean over the ranks, bit for bit the same on each."""
         if self.world_size == 1:
             return
+        # One all-reduce of all gradients, not one for each of hundreds of small tensors.
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         with self._collective():

@@ -27,7 +27,7 @@ from advgrpo.runtime.exit_with_parent import lifeline
 from advgrpo.runtime.failures import FAILURE_FILE, read_failure
 from advgrpo.runtime.nodes import Nodes, nodes
 from advgrpo.runtime.remote_call import WORKER, check_arguments, reference_to, write_arguments
-from advgrpo.telemetry.logging import as_json, inherited, words_of_all
+from advgrpo.telemetry.logging import as_json, lines_to_text, rank_environment
 
 _STOP_SECONDS = 600
 """Longest time that ranks get to save their state once they are asked to stop."""
@@ -115,7 +115,7 @@ def launch_processes(module: str, arguments: Sequence[str], *, processes: int, l
     launch = elastic_launch(_launch_config(machines, here, logs), sys.executable)
     variables = {
         FAILURE_FILE: str(failure_file),
-        **inherited(),
+        **rank_environment(),
         **({} if gpus else CPU_ENVIRONMENT),
     }
     if machines.count == 1:
@@ -196,7 +196,7 @@ def _last_lines(logs: Path, rank: int) -> str:
     lines = [
         line
         for path in sorted(logs.glob(f"*/attempt_0/{rank}/std*.log"))
-        for line in words_of_all(path.read_text(encoding="utf-8", errors="replace")).splitlines()
+        for line in lines_to_text(path.read_text(encoding="utf-8", errors="replace")).splitlines()
         if line.strip()
     ]
     return "\n".join(f"    {line}" for line in lines[-_LINES_QUOTED:]) or "    (it wrote nothing)"

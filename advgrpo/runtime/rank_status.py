@@ -1,4 +1,4 @@
-"""Where each training process stands, so that one can be named when the others wait for it."""
+"""The status of each rank, so that the one that the others wait for can be named."""
 
 import json
 import socket
@@ -10,94 +10,96 @@ from typing import Any
 
 from torch.distributed.distributed_c10d import _get_default_store
 
-_KEY = "advgrpo/whereabouts/"
+_KEY = "advgrpo/rank-status/"
 
 
 @dataclass(frozen=True)
 class RankStatus:
-    """What a process told last."""
+    """The last published status of a rank."""
 
     host: str
     part: str
-    """Of the work, for instance "rollout"."""
+    """Part of the work, for instance "rollout"."""
 
     rollout: int
     idle_seconds: float
-    """Since it last came further."""
+    """Seconds since its last progress."""
 
     waits: bool
-    """Whether it is waiting for the others."""
+    """Whether it is waiting for the other ranks."""
 
 
 class RankMonitor:
-    """Where this process stands, and what the others have told of themselves.
+    """The status of this rank, and the published status of the others.
 
     Args:
-        rank: This process.
-        count: Number of processes.
+        rank: Number of this process.
+        world_size: Number of processes.
     """
 
-    def __init__(self, rank: int, count: int) -> None:
-        self._rank, self._count = rank, count
+    def __init__(self, rank: int, world_size: int) -> None:
+        self._rank, self._world_size = rank, world_size
         self._part, self._rollout, self._waits = "its start", 0, False
-        self._beat = time.monotonic()
+        self._last_progress = time.monotonic()
         self._store: Any = None
 
     def connect(self) -> None:
-        """Reach the others; they have joined."""
-        if self._count > 1:
-            # The store through which the processes met; torch has no public name for it. A clone
-            # has a connection of its own: nobody who waits on it holds this one up.
+        """Connect to the other ranks, once the process group exists."""
+        if self._world_size > 1:
+            # torch has no public name for the store of the process group. A clone has its own
+            # connection, so a thread that blocks on the original does not delay the watchdog.
             store: Any = _get_default_store()
             self._store = store.clone()
 
     def enter(self, part: str, rollout: int) -> None:
-        """Note that a part of the work begins."""
+        """Record that a part of the work begins."""
         self._part, self._rollout = part, rollout
         self.beat()
 
     def beat(self) -> None:
-        """Note that the work goes on."""
-        self._beat = time.monotonic()
+        """Record progress."""
+        self._last_progress = time.monotonic()
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Within it, this process waits for the others."""
+        """Mark this rank as waiting for the others while the block runs."""
         self.beat()
         self._waits = True
-        yield  # who does not come back from it was waiting to the end
+        # No finally: a rank whose collective call failed was waiting until the end.
+        yield
         self._waits = False
         self.beat()
 
     @property
-    def stand(self) -> RankStatus:
-        """Where this process stands."""
-        idle = time.monotonic() - self._beat
+    def status(self) -> RankStatus:
+        """The current status of this rank."""
+        idle = time.monotonic() - self._last_progress
         return RankStatus(socket.gethostname(), self._part, self._rollout, idle, self._waits)
 
-    def tell(self) -> None:
-        """Tell the others."""
+    def publish(self) -> None:
+        """Publish the status of this rank to the others."""
         if self._store is not None:
-            self._store.set(_KEY + str(self._rank), json.dumps(asdict(self.stand)))
+            self._store.set(_KEY + str(self._rank), json.dumps(asdict(self.status)))
 
-    def in_words(self) -> str:
-        """Say where every process stands, as it last told."""
-        return "; ".join(_in_words(rank, self._stand_of(rank)) for rank in range(self._count))
+    def describe(self) -> str:
+        """Return the last published status of every rank as text."""
+        return "; ".join(_describe(rank, self._status_of(rank)) for rank in range(self._world_size))
 
-    def _stand_of(self, rank: int) -> RankStatus | None:
+    def _status_of(self, rank: int) -> RankStatus | None:
         if rank == self._rank:
-            return self.stand
+            return self.status
         key = _KEY + str(rank)
+        # Without the check, `get` blocks until the key exists.
         if self._store is None or not self._store.check([key]):
             return None
         return RankStatus(**json.loads(self._store.get(key)))
 
 
-def _in_words(rank: int, stand: RankStatus | None) -> str:
-    if stand is None:
-        return f"rank {rank} has not told where it is"
-    does = "waits for the others" if stand.waits else "works or hangs"
+def _describe(rank: int, status: RankStatus | None) -> str:
+    if status is None:
+        return f"rank {rank} has not published a status"
+    does = "waits for the others" if status.waits else "works or hangs"
     return (
-        f"rank {rank} on {stand.host} {does} in {stand.part} of rollout {stand.rollout}, "
-        f"{stand.idle_seconds:.0f} s without progress"
+        f"rank {rank} on {status.host} {does} in {status.part} of rollout {status.rollout}, "
+        f"{status.idle_seconds:.0f} s without progress"
     )

@@ -14,7 +14,7 @@ from advgrpo.records import ALARM_METRIC, LIBRARIES, Alarm, TrainingRecord
 from advgrpo.storage import join, read_bytes, read_commit, scratch_folder, upload_folder
 from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.local import disk_errors
-from advgrpo.telemetry.logging import quiet
+from advgrpo.telemetry.logging import machine_event
 from advgrpo.tracking import TaskRun
 
 METRICS_FILE = "metrics.json"
@@ -65,7 +65,7 @@ def finished_result(location: str) -> TaskResult | None:
     if read_commit(location) is None:
         return None
     metrics = json.loads(read_bytes(join(location, METRICS_FILE)))
-    logger.info("the result is there", extra=quiet("result_found", place=location))
+    logger.info("the result is there", extra=machine_event("result_found", place=location))
     return TaskResult(location, metrics)
 
 
@@ -79,7 +79,7 @@ def result_folder(location: str) -> Iterator[Path]:
     with scratch_folder() as folder:
         yield folder
         upload_folder(folder, location)
-    logger.info("the result is kept", extra=quiet("result_saved", place=location))
+    logger.info("the result is kept", extra=machine_event("result_saved", place=location))
 
 
 def library_versions() -> dict[str, str]:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from advgrpo.errors import AdvGrpoError, Preempted, TrackingError
-from advgrpo.runtime.failures import failures_noted
+from advgrpo.runtime.failures import record_failures
 from advgrpo.runtime.heartbeat import heartbeat
 from advgrpo.runtime.nodes import nodes
 from advgrpo.storage import cache_folder
@@ -110,7 +110,7 @@ def report_failure(
         bind(run=parent_run_id)
     tells = bool(workspace) and nodes().is_first
     signs = heartbeat(name, workspace, parent_run_id, role=role) if tells else nullcontext()
-    with failures_noted(name), signs:
+    with record_failures(name), signs:
         try:
             yield
         except Preempted:

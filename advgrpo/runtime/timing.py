@@ -1,4 +1,4 @@
-"""What a task took over all its attempts, kept beside its result."""
+"""The time that a task took over all its attempts, recorded next to its result."""
 
 import json
 import time
@@ -10,15 +10,15 @@ import torch
 
 from advgrpo.errors import StorageNotFoundError
 from advgrpo.storage import read_bytes, write_bytes
-from advgrpo.strict_json import parsed_object
+from advgrpo.strict_json import load_json_object
 
 
 @dataclass(frozen=True)
 class Elapsed:
-    """What something took so far."""
+    """The time that some work took so far."""
 
     seconds: float = 0.0
-    """Wall-clock time of all attempts; that of one that was killed is lost."""
+    """Wall-clock time of all attempts; that of a killed attempt is lost."""
 
     processes: int = 1
     """Processes that worked on it."""
@@ -30,26 +30,28 @@ class Elapsed:
     complete: bool = False
 
 
-def read_spent(location: str) -> Elapsed | None:
-    """Read what something took; None if nobody noted it."""
+def read_elapsed(location: str) -> Elapsed | None:
+    """Read what `record_elapsed` wrote; None if there is no readable record."""
     try:
-        return Elapsed(**parsed_object(read_bytes(location)))
+        return Elapsed(**load_json_object(read_bytes(location)))
     except (StorageNotFoundError, ValueError, TypeError):
         return None
 
 
 @contextmanager
-def time_spent(location: str, *, processes: int, images: int, once: bool = False) -> Iterator[None]:
-    """Note how long the block takes, on top of what was noted before.
+def record_elapsed(
+    location: str, *, processes: int, images: int, once: bool = False
+) -> Iterator[None]:
+    """Add the duration of the block to what earlier attempts took.
 
     Args:
-        location: JSON file that keeps it.
+        location: JSON file of the record.
         processes: How many work on it.
         images: How many images there are afterwards.
-        once: Whether nothing is added after an attempt that came to its end: what comes then only
-            looks at what is there.
+        once: Whether an attempt after a complete one adds nothing, because it only finds the
+            finished result.
     """
-    before, start = read_spent(location) or Elapsed(), time.monotonic()
+    before, start = read_elapsed(location) or Elapsed(), time.monotonic()
     complete = before.complete
     try:
         yield
@@ -58,5 +60,5 @@ def time_spent(location: str, *, processes: int, images: int, once: bool = False
         if not (once and before.complete):
             seconds = before.seconds + time.monotonic() - start
             on_gpu = torch.cuda.is_available()
-            spent = Elapsed(seconds, processes, on_gpu, images, complete)
-            write_bytes(location, json.dumps(asdict(spent)).encode())
+            elapsed = Elapsed(seconds, processes, on_gpu, images, complete)
+            write_bytes(location, json.dumps(asdict(elapsed)).encode())

@@ -1,4 +1,4 @@
-"""Workers that draw one set together: who takes what, and when all is done."""
+"""A queue of numbered pieces of work that the ranks of a job share."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -9,91 +9,93 @@ import torch.distributed as dist
 
 from advgrpo.telemetry.progress import Progress
 
-_PATIENCE = timedelta(hours=6)
-"""Longest wait for the others; the first worker may have 60 GB of images to look through."""
+# The first rank may have to check 60 GB of images while the others wait.
+_TIMEOUT = timedelta(hours=6)
 
 
 @runtime_checkable
 class WorkQueue(Protocol):
-    """The workers of a set."""
+    """A queue that the ranks of a job claim work from."""
 
-    worker: int
-    """This one's number; the first looks after what concerns all."""
+    rank: int
+    """Number of this process; rank 0 does what is done once for all."""
 
     def broadcast(self, text: str) -> str:
-        """Hand the first worker's text to all."""
+        """Return the text of rank 0 on all ranks."""
         ...
 
     def claim(self, count: int) -> Iterator[int]:
-        """Take numbers below `count` until none is left; each goes to one worker."""
+        """Yield numbers below `count` until none is left; each number goes to one rank."""
         ...
 
-    def wait(self, name: str) -> None:
-        """Wait until all have come to the point of this name."""
+    def barrier(self, name: str) -> None:
+        """Wait until all ranks have called `barrier` with this name."""
         ...
 
 
 class SingleWorker:
-    """A single worker."""
+    """The queue of a single process."""
 
-    worker = 0
+    rank = 0
 
     def broadcast(self, text: str) -> str:
         """Return the text."""
         return text
 
     def claim(self, count: int) -> Iterator[int]:
-        """Take all."""
+        """Yield all numbers below `count`."""
         yield from range(count)
 
-    def wait(self, name: str) -> None:
-        """Wait for nobody."""
+    def barrier(self, name: str) -> None:
+        """Return at once."""
 
 
 class TorchrunWorkQueue:
-    """The processes that torchrun started, on one node or several.
+    """The queue of processes that torchrun started, on one node or several.
 
-    Leases are numbers of a shared counter, so a slow worker delays no more than what it holds. The
-    counter lives in torchrun's own store, so no process group and no GPU is needed.
+    A shared counter hands out the numbers, so a slow rank delays no more than the piece that it
+    holds. The counter is in torchrun's own store, so neither a process group nor a GPU is needed.
 
     Args:
-        name: Tells the sets that one job draws from each other.
+        name: Name of the work, unique within a job.
     """
 
     def __init__(self, name: str) -> None:
-        self.worker, self._count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.rank, self._world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         store = dist.TCPStore(  # type: ignore[attr-defined]
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
         )
+        # torchrun keeps its store over restarts: without the attempt in the prefix, a restarted
+        # job would find the counter at its end and draw nothing.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         self._store = dist.PrefixStore(f"{name}/{attempt}", store)  # type: ignore[attr-defined]
 
     def broadcast(self, text: str) -> str:
-        """Hand the first worker's text to all."""
-        if self.worker == 0:
+        """Return the text of rank 0 on all ranks."""
+        if self.rank == 0:
             self._store.set("shared", text)
         return str(self._store.get("shared").decode())
 
     def claim(self, count: int) -> Iterator[int]:
-        """Take numbers below `count` until none is left; each goes to one worker."""
+        """Yield numbers below `count` until none is left; each number goes to one rank."""
         while (number := self._store.add("lease", 1) - 1) < count:
             yield number
 
-    def wait(self, name: str) -> None:
-        """Wait until all have come to the point of this name."""
-        if self._store.add(f"at {name}", 1) == self._count:
+    def barrier(self, name: str) -> None:
+        """Wait until all ranks have called `barrier` with this name."""
+        if self._store.add(f"at {name}", 1) == self._world_size:
             self._store.set(f"all at {name}", "yes")
-        self._store.wait([f"all at {name}"], _PATIENCE)
+        self._store.wait([f"all at {name}"], _TIMEOUT)
 
 
 def open_work_queue(name: str) -> WorkQueue:
-    """Return the queue that this process takes work from: torchrun's, or its own.
+    """Return the queue of this job's ranks, or that of a single process.
 
     Args:
-        name: Tells the sets that one job draws from each other.
+        name: Name of the work, unique within a job.
     """
     together = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return TorchrunWorkQueue(name) if together else SingleWorker()
@@ -102,13 +104,13 @@ def open_work_queue(name: str) -> WorkQueue:
 def claim_with_progress(
     queue: WorkQueue, sizes: Sequence[int], progress: Progress
 ) -> Iterator[int]:
-    """Claim pieces of work until none is left.
+    """Yield pieces of work, each to one rank, until none is left.
 
     Args:
-        queue: The workers that share the work.
+        queue: The queue to claim from.
         sizes: Units of progress in each piece.
-        progress: Counts a piece when the caller asks for the next one. Pieces that other workers
-            claimed in the meantime count as done, too.
+        progress: Counts a piece as done when the caller asks for the next one, together with the
+            pieces that other ranks claimed in the meantime.
     """
     counted = 0
     for number in queue.claim(len(sizes)):

@@ -11,7 +11,7 @@ import signal
 from advgrpo.errors import Preempted
 from advgrpo.runtime.dispatch import run_in_pod
 from advgrpo.runtime.environment import quiet_libraries
-from advgrpo.runtime.failures import failures_noted, run_as_process
+from advgrpo.runtime.failures import record_failures, run_as_process
 from advgrpo.runtime.heartbeat import rank_heartbeat
 from advgrpo.runtime.nodes import forget_ranks
 from advgrpo.runtime.remote_call import call, load_function, read_arguments
@@ -36,7 +36,7 @@ def _run_rank(task: str, function: str, folder: str) -> None:
     # The front end shows the progress of one process.
     if int(os.environ.get("RANK", "0")):
         os.environ.pop(PROGRESS_FILE, None)
-    with failures_noted(task), rank_heartbeat():
+    with record_failures(task), rank_heartbeat():
         call(load_function(function), read_arguments(folder))
 
 

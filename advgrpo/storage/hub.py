@@ -17,7 +17,7 @@ from advgrpo.errors import StorageUnavailableError, WeightsError
 from advgrpo.storage.base import READ_SUFFIXES
 from advgrpo.storage.local import disk_errors
 from advgrpo.storage.locations import join
-from advgrpo.strict_json import parsed_object
+from advgrpo.strict_json import load_json_object
 
 _WANTED = tuple(f"*{suffix}" for suffix in READ_SUFFIXES)
 _UNWANTED = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.bf16.safetensors", "*.onnx*")
@@ -93,7 +93,7 @@ def _patterns(root: Path) -> list[str]:
     if not index.exists():
         return list(_WANTED)
     try:
-        parts = [part for part in parsed_object(index.read_bytes()) if not part.startswith("_")]
+        parts = [part for part in load_json_object(index.read_bytes()) if not part.startswith("_")]
     except ValueError as error:
         raise WeightsError(f"{index} is damaged: {error}", repair="use another commit") from error
     return [_PIPELINE_INDEX, *(f"{part}/{pattern}" for part in parts for pattern in _WANTED)]

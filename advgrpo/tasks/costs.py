@@ -6,9 +6,9 @@ from pathlib import Path
 from advgrpo.config import RunConfig
 from advgrpo.evaluation.costs import PhaseCost
 from advgrpo.runtime.results import read_metrics
-from advgrpo.runtime.timing import read_spent
+from advgrpo.runtime.timing import read_elapsed
 from advgrpo.storage.fetch import local_folder
-from advgrpo.tasks.reference_images import spent_on_reference_images
+from advgrpo.tasks.reference_images import elapsed_of_reference_images
 
 
 def phase_costs(
@@ -42,7 +42,7 @@ def _reference_images(config: RunConfig, workspace: str) -> PhaseCost:
     name = "Reference images"
     if config.reference_images.existing is not None:
         return PhaseCost(name, None, note="an existing set")
-    sets = [one for one in spent_on_reference_images(config, workspace) if one is not None]
+    sets = [one for one in elapsed_of_reference_images(config, workspace) if one is not None]
     if len(sets) < 2:
         return PhaseCost(name, None, note="not recorded")
     return PhaseCost(
@@ -76,7 +76,7 @@ def _training(metrics: Mapping[str, float]) -> PhaseCost:
 
 
 def _evaluation(spent: str, metrics: Mapping[str, float]) -> PhaseCost:
-    noted = read_spent(spent)
+    noted = read_elapsed(spent)
     assert noted is not None
     return PhaseCost(
         "Evaluation",

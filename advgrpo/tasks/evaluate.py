@@ -19,7 +19,7 @@ from advgrpo.models.discriminators.saving import WEIGHTS_FILE
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
 from advgrpo.records import EvaluationReport, GateResult, ReferenceImageSet
 from advgrpo.runtime.devices import device, one_thread
-from advgrpo.runtime.failures import failures_noted
+from advgrpo.runtime.failures import record_failures
 from advgrpo.runtime.nodes import nodes
 from advgrpo.runtime.pipeline_tasks import EVALUATE
 from advgrpo.runtime.processes import run_in_processes
@@ -34,7 +34,7 @@ from advgrpo.runtime.results import (
     write_metrics,
 )
 from advgrpo.runtime.task_context import Cost, tracked_task
-from advgrpo.runtime.timing import time_spent
+from advgrpo.runtime.timing import record_elapsed
 from advgrpo.storage import file_sha256, join
 from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.cache_key import by_content
@@ -82,7 +82,7 @@ def evaluate(
         AdvGrpoError: If an input cannot be used or a measure is not finite.
     """
     if not nodes().is_first:
-        with failures_noted(EVALUATE.name):
+        with record_failures(EVALUATE.name):
             config = parse_json(RunConfig, settings, where="the settings")
             images = _open_images(config, reference_images, workspace)
             embeddings = _encoded(config, workspace)
@@ -109,7 +109,7 @@ def evaluate(
             models=2 if champion.version is None else 3,
         )
         spent = join(folder, "cost.json")
-        with time_spent(spent, processes=processes, images=sampled):
+        with record_elapsed(spent, processes=processes, images=sampled):
             embeddings = _encoded(config, workspace)
             told: Progress | None = None
             if processes > 1:

@@ -118,7 +118,7 @@ def measure_share(bench: Evaluator, measured: str, open_queue: Callable[[str], W
     kept, queue = KeptInWorkspace(measured), open_queue("evaluation batches")
     parts = bench.parts
     text = ""
-    if queue.worker == 0:
+    if queue.rank == 0:
         # The first process decides: what is missing changes as the others measure.
         names = {part.name for part in missing_parts(parts, kept)}
         text = json.dumps([position for position, p in enumerate(parts) if p.name in names])
@@ -128,7 +128,7 @@ def measure_share(bench: Evaluator, measured: str, open_queue: Callable[[str], W
     sizes = [sampled_images([part]) for part in missing]
     claims = claim_with_progress(queue, sizes, progress)
     bench.measure((missing[number] for number in claims), kept)
-    queue.wait("measured")
+    queue.barrier("measured")
 
 
 def _trained_reward(config: RunConfig, folder: Path, device: torch.device) -> Reward:

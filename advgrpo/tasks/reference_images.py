@@ -28,19 +28,19 @@ from advgrpo.reference_images.image_store import FolderShelf, PackedShelf
 from advgrpo.reference_images.import_existing import existing_set, is_archived, readable, take_up
 from advgrpo.reference_images.import_folder import folder_digest, import_folder, origin_of
 from advgrpo.reference_images.shared_images import inspect_shared_images
-from advgrpo.runtime.failures import failures_noted
+from advgrpo.runtime.failures import record_failures
 from advgrpo.runtime.nodes import nodes
 from advgrpo.runtime.pipeline_tasks import REFERENCE_IMAGES
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.runtime.processes import run_in_processes
 from advgrpo.runtime.results import ReferenceImageLocations
 from advgrpo.runtime.task_context import tracked_task
-from advgrpo.runtime.timing import Elapsed, read_spent, time_spent
+from advgrpo.runtime.timing import Elapsed, read_elapsed, record_elapsed
 from advgrpo.runtime.work_queue import WorkQueue, open_work_queue
 from advgrpo.storage import cache_folder, is_local, join
 from advgrpo.storage.archives import extract
 from advgrpo.storage.fetch import local_folder
-from advgrpo.telemetry.logging import quiet
+from advgrpo.telemetry.logging import machine_event
 
 TASK = REFERENCE_IMAGES.name
 _SETS = ("train", "test")
@@ -77,7 +77,7 @@ def make_reference_images(
         draw_sets(task, missing, workspace=workspace)
         return _locations(task, workspace)
     if not nodes().is_first:
-        with failures_noted(TASK):
+        with record_failures(TASK):
             missing = _sets_to_draw(task)
             if missing:
                 _draw_in_processes(task, missing, workspace, processes)
@@ -92,7 +92,9 @@ def make_reference_images(
             draw_sets(task, missing, workspace=workspace)
         made = _locations(task, workspace)
         run.parameters({**task.model_dump(mode="json"), **made._asdict()})
-        logger.info("they are in %s", made.train, extra=quiet("result_saved", place=made.train))
+        logger.info(
+            "they are in %s", made.train, extra=machine_event("result_saved", place=made.train)
+        )
         return made
 
 
@@ -128,22 +130,22 @@ def _import_sets(
     for name in names:
         location = _location(task, name, workspace)
         workers = open_work_queue(location)
-        if workers.worker == 0:
+        if workers.rank == 0:
             shelf = (
                 FolderShelf(Path(location), origin)
                 if is_local(location)
                 else PackedShelf(location, origin)
             )
             import_folder(folder, source, origin, shelf, "test" if name == "test" else "train")
-        workers.wait("imported")
+        workers.barrier("imported")
 
 
-def spent_on_reference_images(config: RunConfig, workspace: str) -> list[Elapsed | None]:
-    """Read what drawing each of a run's sets took; None if nobody noted it, or none was drawn."""
+def elapsed_of_reference_images(config: RunConfig, workspace: str) -> list[Elapsed | None]:
+    """Return the time that each reference image set took; None without a record."""
     if config.reference_images.serve_any_prompt:
         return [None, None]
     task = ReferenceImagesSettings.of(config)
-    return [read_spent(_cost_file(_location(task, name, workspace))) for name in _SETS]
+    return [read_elapsed(_cost_file(_location(task, name, workspace))) for name in _SETS]
 
 
 def _cost_file(location: str) -> str:
@@ -152,11 +154,11 @@ def _cost_file(location: str) -> str:
 
 @contextmanager
 def _time_noted(location: str, images: int, workers: WorkQueue) -> Iterator[None]:
-    if workers.worker != 0:
+    if workers.rank != 0:
         yield
         return
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    with time_spent(_cost_file(location), processes=processes, images=images, once=True):
+    with record_elapsed(_cost_file(location), processes=processes, images=images, once=True):
         yield
 
 

@@ -10,7 +10,7 @@ from advgrpo.config.tasks import (
     ReferenceImagesSettings,
     TrainingSettings,
 )
-from advgrpo.runtime.failures import failures_noted
+from advgrpo.runtime.failures import record_failures
 from advgrpo.runtime.heartbeat import write_run_info
 from advgrpo.runtime.pipeline_tasks import RESOLVE_CONFIG
 from advgrpo.tasks.preflight import (
@@ -61,7 +61,7 @@ def resolve_config(
         ClusterError: If the cluster lacks what the run's jobs need.
         TrackingError: If MLflow is not available.
     """
-    with failures_noted(RESOLVE_CONFIG.name):
+    with record_failures(RESOLVE_CONFIG.name):
         config = resolve(preset, overrides)
         check_processes(config, processes)
         check_cluster(config, workspace)

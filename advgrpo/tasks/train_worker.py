@@ -21,9 +21,9 @@ from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.scorers.build import build_reward_scorers, build_scorers
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_images.shared_images import deal_for_training
-from advgrpo.runtime.failures import note_failure
+from advgrpo.runtime.failures import record_failure
 from advgrpo.runtime.pipeline_tasks import TRAIN
-from advgrpo.runtime.process_group import ProcessGroup, losses_of_ranks
+from advgrpo.runtime.process_group import ProcessGroup, translate_rank_loss
 from advgrpo.runtime.results import TOTALS_FILE, write_history
 from advgrpo.runtime.task_context import tracked_task
 from advgrpo.runtime.watchdog import Watchdog
@@ -93,7 +93,7 @@ def train_rank(
     with (
         _logger(process_group, parent_run_id) as sink,
         TemporaryDirectory() as scratch,
-        losses_of_ranks(process_group.monitor.in_words),
+        translate_rank_loss(process_group.monitor.describe),
     ):
         hangs = settings.training.hangs
         connect(process_group, timeout_seconds=hangs.timeout_seconds)
@@ -124,7 +124,7 @@ def end_hanging(reason: str) -> NoReturn:
         "again, look at the stacks in the log; if a part takes longer than that by nature, raise "
         "training.hangs.timeout_seconds",
     )
-    note_failure(TRAIN.name, error)
+    record_failure(TRAIN.name, error)
     log_error(error)
     sys.stderr.flush()
     os._exit(error.exit_code)

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from advgrpo.errors import AdvGrpoError, ConfigError
-from advgrpo.redaction import RedactingFormatter, redacted
-from advgrpo.strict_json import parsed
+from advgrpo.redaction import RedactingFormatter, redact
+from advgrpo.strict_json import load_json
 
 FORMAT = "ADVGRPO_LOG_FORMAT"
 """Environment variable: `text` (the default), or `json` for one JSON object a line."""
@@ -91,7 +91,7 @@ def bind(**fields: object) -> None:
         del _bound[name]
 
 
-def inherited() -> dict[str, str]:
+def rank_environment() -> dict[str, str]:
     """Give the environment by which ranks that are started now have the fields that are bound."""
     return {BOUND: json.dumps(_plain(_bound))}
 
@@ -106,7 +106,7 @@ def event(name: str, **fields: object) -> dict[str, object]:
     return {_EVENT: name, _FIELDS: fields}
 
 
-def quiet(name: str, **fields: object) -> dict[str, object]:
+def machine_event(name: str, **fields: object) -> dict[str, object]:
     """Do as `event` does for a line that people are told of in another way: no text has it."""
     return event(name, **fields) | {_QUIET: True}
 
@@ -122,7 +122,7 @@ def is_quiet(record: logging.LogRecord) -> bool:
     return bool(record.__dict__.get(_QUIET, False))
 
 
-def say(text: str, name: str, **fields: object) -> None:
+def report(text: str, name: str, **fields: object) -> None:
     """Tell what a command did: on standard output, or, where lines are JSON, as a line of the log.
 
     Args:
@@ -149,7 +149,7 @@ class JsonFormatter(logging.Formatter):
         name, fields = event_of(record)
         message = record.getMessage()
         if name == JOB_OUTPUT and fields_of(message):
-            return redacted(message)
+            return redact(message)
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -167,13 +167,13 @@ def fields_of(line: str) -> dict[str, object]:
     if not line.startswith("{"):
         return {}
     try:
-        found = parsed(line)
+        found = load_json(line)
     except ValueError:
         return {}
     return found if {"time", "event", "message"} <= found.keys() else {}
 
 
-def words_of(line: str) -> str:
+def line_to_text(line: str) -> str:
     """Give what a line says to a person: of one of ours, its message, repair and traceback."""
     found = fields_of(line)
     if not found:
@@ -183,9 +183,9 @@ def words_of(line: str) -> str:
     return f"{found['message']}{repair}{traceback}"
 
 
-def words_of_all(text: str) -> str:
+def lines_to_text(text: str) -> str:
     """Do so for each line of a text."""
-    return "\n".join(words_of(line) for line in text.split("\n"))
+    return "\n".join(line_to_text(line) for line in text.split("\n"))
 
 
 def log_error(error: AdvGrpoError) -> None:
@@ -220,4 +220,4 @@ def _plain(value: object) -> object:
         return [_plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
-    return value if isinstance(value, int | None) else redacted(str(value))
+    return value if isinstance(value, int | None) else redact(str(value))

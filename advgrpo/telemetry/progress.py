@@ -19,7 +19,7 @@ listeners: list[Callable[[Mapping[str, object]], None]] = []
 logger = logging.getLogger("advgrpo")
 
 
-def tell(event: Mapping[str, object]) -> None:
+def publish(event: Mapping[str, object]) -> None:
     """Append an event to the progress file, if one is named.
 
     What cannot be told, for instance on a full disk, is left out: the work itself goes on.
@@ -98,7 +98,7 @@ class Progress:
             "seconds_left": left,
             "figures": dict(figures),
         }
-        tell(event)
+        publish(event)
         if self.done < self.total and now - self._last_log < self._seconds_between:
             return
         self._last_log = now

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from advgrpo.errors import TrackingError
-from advgrpo.redaction import redacted
+from advgrpo.redaction import redact
 from advgrpo.storage import write_bytes
 from advgrpo.storage.local import disk_errors
 
@@ -96,7 +96,7 @@ class Outbox:
     def append(self, kind: str, **values: object) -> None:
         """Add a record, whole or not at all."""
         record = {"kind": kind, "timestamp_ms": int(time.time() * 1000), **values}
-        line = redacted(json.dumps(record)).encode() + b"\n"
+        line = redact(json.dumps(record)).encode() + b"\n"
         with (
             self._writing,
             disk_errors("write", self._records),

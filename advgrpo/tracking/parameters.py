@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from advgrpo.redaction import redacted
+from advgrpo.redaction import redact
 
 
 def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
@@ -19,5 +19,5 @@ def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
             found |= flat(value, f"{prefix}{name}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
-            found[prefix + name] = redacted(text)
+            found[prefix + name] = redact(text)
     return found

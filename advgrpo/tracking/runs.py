@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from mlflow import MlflowClient
 
-from advgrpo.redaction import redacted
+from advgrpo.redaction import redact
 from advgrpo.tracking.connection import FAULTS, connect, experiment_id, explained, log_parameters
 from advgrpo.tracking.parameters import flat
 
@@ -55,9 +55,9 @@ def open_parent_run(
             else:
                 client.update_run(run_id, status="RUNNING")
         log_parameters(client, run_id, flat(parameters))
-        client.log_text(run_id, redacted(config_text), "config.yaml")
+        client.log_text(run_id, redact(config_text), "config.yaml")
         for tag, value in tags.items():
-            client.set_tag(run_id, tag, redacted(value))
+            client.set_tag(run_id, tag, redact(value))
     except FAULTS as error:
         raise explained(error, f"open run {name!r}", tracking_uri) from error
     return run_id

@@ -15,7 +15,7 @@ from advgrpo.errors import CheckpointError, StorageDamagedError, StorageNotFound
 from advgrpo.storage import COMMIT_FILE, delete, download_folder, join, list_files, upload_folder
 from advgrpo.storage.local import disk_errors
 from advgrpo.storage.tensors import read_tensors, save_tensors
-from advgrpo.strict_json import parsed_object
+from advgrpo.strict_json import load_json_object
 from advgrpo.telemetry.logging import event
 
 STATE_FILE = "state.json"
@@ -153,7 +153,7 @@ class Checkpoints:
         place, folder = self._place(turn), self._scratch / f"resume-{rank}"
         try:
             download_folder(place, folder)
-            record = parsed_object((folder / STATE_FILE).read_text(encoding="utf-8"))
+            record = load_json_object((folder / STATE_FILE).read_text(encoding="utf-8"))
             run, facts = record["run"], record["facts"]
             if not isinstance(facts, dict):
                 raise ValueError(f"{STATE_FILE} holds no facts")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from advgrpo.data.images import encode_png, image_grid
 from advgrpo.models.scorers.diversity import in_group_distance
-from advgrpo.telemetry.logging import quiet
+from advgrpo.telemetry.logging import machine_event
 from advgrpo.training.counters import peak_memory_mib
 from advgrpo.training.discriminator_update import GeneratedFeatures, separation_metrics
 from advgrpo.training.state import TrainingState
@@ -93,7 +93,7 @@ def log_update(session: TrainingState, seconds: float) -> None:
         "update %d of %d is done",
         counters.updates,
         session.config.updates,
-        extra=quiet(
+        extra=machine_event(
             "update_finished",
             update=counters.updates,
             updates=session.config.updates,

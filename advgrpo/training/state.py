@@ -16,7 +16,7 @@ from advgrpo.models.policies import Policy
 from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.records import PromptSet
 from advgrpo.runtime.process_group import ProcessGroup
-from advgrpo.telemetry.logging import quiet
+from advgrpo.telemetry.logging import machine_event
 from advgrpo.training.best import BestAdapter
 from advgrpo.training.checkpoint import UNSENT, Checkpoint, Checkpoints
 from advgrpo.training.counters import Counters
@@ -92,7 +92,7 @@ class TrainingState:
             "seconds": round(time.monotonic() - start, 3),
             "place": self.checkpoints.location,
         }
-        logger.info("update %d is saved", updates, extra=quiet("checkpoint_saved", **facts))
+        logger.info("update %d is saved", updates, extra=machine_event("checkpoint_saved", **facts))
 
     def _save(self) -> None:
         policy = self.engine.state()

@@ -34,9 +34,9 @@ from advgrpo.runtime.failures import read_failure
 from advgrpo.runtime.heartbeat import RUN_FILE, RUNS
 from advgrpo.runtime.run_status_collection import run_status
 from advgrpo.runtime.run_status_text import status_lines
-from advgrpo.runtime.timing import read_spent
+from advgrpo.runtime.timing import read_elapsed
 from advgrpo.storage import COMMIT_FILE, join, read_commit
-from advgrpo.telemetry.logging import fields_of, words_of_all
+from advgrpo.telemetry.logging import fields_of, lines_to_text
 from studies.fuzz.contract import refused
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -142,7 +142,7 @@ def verdict(data: bytes) -> None:
 def log(data: bytes) -> None:
     """What a pod wrote."""
     text = data.decode(errors="replace")
-    assert isinstance(words_of_all(text), str)
+    assert isinstance(lines_to_text(text), str)
     for line in text.split("\n"):
         assert isinstance(fields_of(line), dict)
 
@@ -189,5 +189,5 @@ def own_notes(data: bytes, place: Path) -> None:
     path.write_bytes(data)
     assert CheckRecord(str(path.parent)).known({}) == {}
     assert all(isinstance(value, str) for entry in _entries(data).items() for value in entry)
-    read_spent(str(path))
+    read_elapsed(str(path))
     read_failure(path)

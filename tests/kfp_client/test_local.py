@@ -20,10 +20,10 @@ def behave(how: str, mark: str) -> str:
     from time import sleep
 
     from advgrpo.errors import RatioError
-    from advgrpo.runtime.failures import failures_noted
+    from advgrpo.runtime.failures import record_failures
 
     Path(mark).touch()
-    with failures_noted("train"):
+    with record_failures("train"):
         if how == "known":
             raise RatioError("the ratio is 2", repair="make it 1")
         if how == "unknown":

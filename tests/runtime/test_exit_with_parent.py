@@ -13,8 +13,8 @@ from advgrpo.runtime.exit_with_parent import lifeline
 
 CHILD = """
 import time
-from advgrpo.runtime.failures import failures_noted
-with failures_noted("train"):
+from advgrpo.runtime.failures import record_failures
+with record_failures("train"):
     print("started", flush=True)
     time.sleep(60)
 """

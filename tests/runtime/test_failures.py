@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from advgrpo.errors import PipelineError, RatioError, StorageFullError
-from advgrpo.runtime.failures import FAILURE_FILE, failures_noted, read_failure, run_as_process
+from advgrpo.runtime.failures import FAILURE_FILE, read_failure, record_failures, run_as_process
 from advgrpo.telemetry.progress import PROGRESS_FILE
 
 
@@ -14,7 +14,7 @@ def failure_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_an_error_of_ours_is_made_anew_in_the_process_that_reads_it(failure_file: Path) -> None:
-    with pytest.raises(RatioError), failures_noted("train"):
+    with pytest.raises(RatioError), record_failures("train"):
         raise RatioError("the ratio is 2", repair="make it 1")
     failure = read_failure(failure_file)
     assert failure is not None
@@ -24,7 +24,7 @@ def test_an_error_of_ours_is_made_anew_in_the_process_that_reads_it(failure_file
 
 
 def test_any_other_error_names_the_task_it_came_from(failure_file: Path) -> None:
-    with pytest.raises(KeyError), failures_noted("evaluate"):
+    with pytest.raises(KeyError), record_failures("evaluate"):
         raise KeyError("missing")
     failure = read_failure(failure_file)
     assert failure is not None
@@ -40,7 +40,7 @@ def test_a_file_of_another_shape_tells_of_no_failure(failure_file: Path, content
 
 def test_the_first_failure_is_the_one_that_is_kept(failure_file: Path) -> None:
     for message in ("cause", "consequence"):
-        with pytest.raises(StorageFullError), failures_noted("train"):
+        with pytest.raises(StorageFullError), record_failures("train"):
             raise StorageFullError(message)
     failure = read_failure(failure_file)
     assert failure is not None
@@ -48,14 +48,14 @@ def test_the_first_failure_is_the_one_that_is_kept(failure_file: Path) -> None:
 
 
 def test_a_task_that_comes_to_its_end_leaves_no_failure(failure_file: Path) -> None:
-    with failures_noted("train"):
+    with record_failures("train"):
         pass
     assert read_failure(failure_file) is None
 
 
 def test_start_and_end_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "progress.jsonl"))
-    with failures_noted("train"):
+    with record_failures("train"):
         pass
     started, finished = (tmp_path / "progress.jsonl").read_text().splitlines()
     assert "started" in started

@@ -16,7 +16,7 @@ from advgrpo.runtime import heartbeat as heartbeat_module
 from advgrpo.runtime.environment import environment
 from advgrpo.runtime.heartbeat import WITHOUT_MLFLOW, heartbeat, rank_heartbeat, write_run_info
 from advgrpo.telemetry import progress
-from advgrpo.telemetry.logging import quiet
+from advgrpo.telemetry.logging import machine_event
 from advgrpo.telemetry.progress import Progress
 
 logger = logging.getLogger("advgrpo.somewhere")
@@ -62,8 +62,8 @@ def test_a_task_tells_that_it_lives_and_how_far_it_is(tmp_path: Path) -> None:
 def test_it_tells_of_checkpoints_results_and_what_was_warned_of(tmp_path: Path) -> None:
     with heartbeat("train", str(tmp_path), ""):
         facts = {"update": 2, "turn": 3, "place": "s3://b/checkpoints"}
-        logger.info("saved", extra=quiet("checkpoint_saved", **facts))
-        logger.info("kept", extra=quiet("result_saved", place="s3://b/result"))
+        logger.info("saved", extra=machine_event("checkpoint_saved", **facts))
+        logger.info("kept", extra=machine_event("result_saved", place="s3://b/result"))
         logger.info("of no interest")
         for number in range(20):
             logger.warning("beware %d", number)

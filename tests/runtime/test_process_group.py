@@ -2,7 +2,7 @@ import pytest
 import torch.distributed as dist
 
 from advgrpo.errors import RankFailedError
-from advgrpo.runtime.process_group import losses_of_ranks
+from advgrpo.runtime.process_group import translate_rank_loss
 
 
 @pytest.mark.parametrize(
@@ -15,12 +15,12 @@ from advgrpo.runtime.process_group import losses_of_ranks
 def test_a_lost_rank_is_no_fault_of_ours_and_may_be_tried_again(error: RuntimeError) -> None:
     with (
         pytest.raises(RankFailedError, match="another training process") as caught,
-        losses_of_ranks(),
+        translate_rank_loss(),
     ):
         raise error
     assert caught.value.exit_code >= 128
 
 
 def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="mat1 and mat2"), losses_of_ranks():
+    with pytest.raises(RuntimeError, match="mat1 and mat2"), translate_rank_loss():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

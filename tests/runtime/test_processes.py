@@ -76,9 +76,9 @@ def test_an_error_of_ours_comes_back_as_it_was_raised(
 ) -> None:
     module = write_module(
         "from advgrpo.errors import RatioError\n"
-        "from advgrpo.runtime.failures import failures_noted, run_as_process\n"
+        "from advgrpo.runtime.failures import record_failures, run_as_process\n"
         "def main():\n"
-        "    with failures_noted('train'):\n"
+        "    with record_failures('train'):\n"
         "        raise RatioError('the ratio is 2', repair='make it 1')\n"
         "run_as_process(main)\n"
     )
@@ -92,9 +92,9 @@ def test_the_error_of_one_rank_counts_and_not_the_end_of_those_that_waited_for_i
     module = write_module(
         "import os, time\n"
         "from advgrpo.errors import StorageUnavailableError\n"
-        "from advgrpo.runtime.failures import failures_noted, run_as_process\n"
+        "from advgrpo.runtime.failures import record_failures, run_as_process\n"
         "def main():\n"
-        "    with failures_noted('train'):\n"
+        "    with record_failures('train'):\n"
         "        if os.environ['RANK'] == '1':\n"
         "            time.sleep(60)\n"
         "        raise StorageUnavailableError('the server does not answer')\n"

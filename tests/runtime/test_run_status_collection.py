@@ -113,7 +113,7 @@ def test_progress_says_how_long_it_takes(tmp_path: Path, monkeypatch: pytest.Mon
     told: dict[str, Any] = {"phase": "adversarial training", "done": 30, "total": 120}
     told |= {"unit": "updates", "seconds_each": 20.0, "seconds_left": 1800.0}
     with heartbeat("train", str(tmp_path), RUN):
-        heartbeat_module.progress.tell({**told, "figures": {"reward": 0.25}})
+        heartbeat_module.progress.publish({**told, "figures": {"reward": 0.25}})
     file = tmp_path / "runs" / RUN / "train" / "task.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"state": "running"}))

@@ -77,7 +77,7 @@ def test_the_rank_that_the_others_wait_for_is_named(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode != 0
     said = (tmp_path / "rank-0").read_text(encoding="utf-8")
-    assert "another training process does not answer any more" in said
+    assert "another training process stopped responding" in said
     assert "rank 0 on" in said
     assert "waits for the others in rollout of rollout 3" in said
     assert "works or hangs in reward of rollout 3" in said

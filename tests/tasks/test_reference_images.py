@@ -11,10 +11,10 @@ from advgrpo.pocket.captions import all_captions
 from advgrpo.storage import list_files
 from advgrpo.storage.archives import extract
 from advgrpo.tasks.reference_images import (
+    elapsed_of_reference_images,
     inspect,
     make_reference_images,
     open_reference_images,
-    spent_on_reference_images,
 )
 
 
@@ -77,7 +77,7 @@ def test_two_processes_draw_what_one_draws(config: RunConfig, tmp_path: Path) ->
         }
         assert len(digests) == 1
     for workspace, processes in (("alone", 1), ("together", 2)):
-        for spent in spent_on_reference_images(config, str(tmp_path / workspace)):
+        for spent in elapsed_of_reference_images(config, str(tmp_path / workspace)):
             assert spent is not None
             assert spent.seconds > 0
             assert (spent.processes, spent.complete) == (processes, True)

@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 from advgrpo.errors import ConfigError
-from advgrpo.runtime.failures import failures_noted
+from advgrpo.runtime.failures import record_failures
 from advgrpo.runtime.processes import launch_processes
 from advgrpo.telemetry import logging as events
-from advgrpo.telemetry.logging import FORMAT, JOB_OUTPUT, bind, configure, event, quiet, words_of
+from advgrpo.telemetry.logging import (
+    FORMAT,
+    JOB_OUTPUT,
+    bind,
+    configure,
+    event,
+    line_to_text,
+    machine_event,
+)
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,7 +51,7 @@ def _said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
 def test_people_read_words_alone(capsys: pytest.CaptureFixture[str]) -> None:
     configure()
     logger.info("update %d", 3, extra=event("update", update=3))
-    logger.info("for machines", extra=quiet("update_finished"))
+    logger.info("for machines", extra=machine_event("update_finished"))
     assert capsys.readouterr().err == "update 3\n"
 
 
@@ -108,17 +116,17 @@ def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_line_is_read_back_as_words() -> None:
     line = {"time": "t", "event": "error", "message": "no room", "repair": "free some"}
-    assert words_of(json.dumps(line)) == "no room\n  repair: free some"
-    assert words_of('{"a": 1}') == '{"a": 1}'
-    assert words_of("{broken") == "{broken"
-    assert words_of("[1]") == "[1]"
+    assert line_to_text(json.dumps(line)) == "no room\n  repair: free some"
+    assert line_to_text('{"a": 1}') == '{"a": 1}'
+    assert line_to_text("{broken") == "{broken"
+    assert line_to_text("[1]") == "[1]"
 
 
 @pytest.mark.usefixtures("as_json")
 def test_a_task_says_its_start_and_its_end_once(capsys: pytest.CaptureFixture[str]) -> None:
-    with failures_noted("train"), failures_noted("train"):
+    with record_failures("train"), record_failures("train"):
         pass
-    with pytest.raises(ConfigError), failures_noted("evaluate"):
+    with pytest.raises(ConfigError), record_failures("evaluate"):
         raise ConfigError("seed=x is no number", repair="write a number")
     started, finished, _, failed = _said(capsys)
     assert (started["event"], finished["event"]) == ("task_started", "task_finished")
@@ -189,7 +197,7 @@ def test_ranks_write_objects_that_name_run_and_rank(
 
 def _names_of_events() -> set[str]:
     """Find what the code calls its events, where it calls them by a constant."""
-    place = {"event": 0, "quiet": 0, "note": 0, "say": 1}
+    place = {"event": 0, "machine_event": 0, "note": 0, "report": 1}
     found = set()
     for file in (ROOT / "advgrpo").rglob("*.py"):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
@@ -213,6 +221,6 @@ def test_what_is_for_machines_alone_is_kept_from_somebody_elses_log(
 ) -> None:
     # As KFP's executor does before it calls a component.
     logging.basicConfig(format="[KFP] %(message)s", level=logging.INFO, force=True)
-    with failures_noted("train"):
+    with record_failures("train"):
         logger.info("seen")
     assert capsys.readouterr().err == "[KFP] seen\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from advgrpo.config.training import HangsConfig
 from advgrpo.errors import RankFailedError
-from advgrpo.runtime.process_group import ProcessGroup, losses_of_ranks
+from advgrpo.runtime.process_group import ProcessGroup, translate_rank_loss
 from advgrpo.runtime.watchdog import Watchdog
 from advgrpo.training.counters import Counters
 from advgrpo.training.engine import connect
@@ -22,7 +22,7 @@ def main(output: Path) -> None:
             with counters.timed("reward"):
                 time.sleep(60)
         try:
-            with losses_of_ranks(process_group.monitor.in_words), counters.timed("rollout"):
+            with translate_rank_loss(process_group.monitor.describe), counters.timed("rollout"):
                 process_group.barrier()
         except RankFailedError as error:
             (output / f"rank-{process_group.rank}").write_text(str(error), encoding="utf-8")

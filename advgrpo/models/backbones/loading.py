@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from advgrpo.errors import WeightsError
 from advgrpo.storage.file_hash import cached_file_sha256
-from advgrpo.strict_json import parsed
+from advgrpo.strict_json import load_json
 
 M = TypeVar("M", bound=PreTrainedModel)
 
@@ -122,7 +122,7 @@ def model_type_of(folder: Path) -> str:
             repair="check the setting weights.location, and weights.subfolder",
         )
     try:
-        return str(parsed(path.read_text("utf-8"))["model_type"])
+        return str(load_json(path.read_text("utf-8"))["model_type"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise WeightsError(
             f"{path} names no model_type: {error!r}",

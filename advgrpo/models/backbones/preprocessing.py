@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from advgrpo.errors import WeightsError
-from advgrpo.strict_json import parsed_object
+from advgrpo.strict_json import load_json_object
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -92,7 +92,7 @@ def read_preprocessing(folder: Path, *, resolution_pixels: int) -> Preprocessing
     if not path.is_file():
         return None
     try:
-        settings = parsed_object(path.read_text("utf-8"))
+        settings = load_json_object(path.read_text("utf-8"))
         mean = [float(value) for value in settings["image_mean"]]
         std = [float(value) for value in settings["image_std"]]
     except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:

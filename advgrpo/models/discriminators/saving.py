@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from advgrpo.errors import WeightsError
 from advgrpo.models.discriminators.base import Discriminator
 from advgrpo.storage.tensors import read_tensors
-from advgrpo.strict_json import parsed_object
+from advgrpo.strict_json import load_json_object
 
 WEIGHTS_FILE = "discriminator.safetensors"
 FACTS_FILE = "discriminator.json"
@@ -41,7 +41,7 @@ def load_discriminator(folder: Path, discriminator: Discriminator) -> None:
         WeightsError: If the files are missing, damaged, or belong to another frozen part or head.
     """
     try:
-        record = parsed_object((folder / FACTS_FILE).read_text(encoding="utf-8"))
+        record = load_json_object((folder / FACTS_FILE).read_text(encoding="utf-8"))
         tensors = read_tensors(folder / WEIGHTS_FILE)
     except (OSError, ValueError) as error:
         raise WeightsError(

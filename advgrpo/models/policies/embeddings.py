@@ -13,7 +13,7 @@ from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.storage import join, list_files, read_bytes, scheme, write_bytes
 from advgrpo.storage.fetch import local_files
 from advgrpo.storage.shards import SUFFIX, Shards, write_shard
-from advgrpo.strict_json import parsed
+from advgrpo.strict_json import load_json
 
 _INDEX = ".json"
 
@@ -81,7 +81,7 @@ def _index(location: str) -> dict[str, str]:
         if not file.endswith(_INDEX) or shard not in names:
             continue
         try:
-            keys = parsed(read_bytes(join(location, file)))
+            keys = load_json(read_bytes(join(location, file)))
             _require_whole(location, shard)
         except (OSError, ValueError, SafetensorError) as error:
             logger.warning(

@@ -12,7 +12,7 @@ from advgrpo.config.policy import PolicyConfig
 from advgrpo.errors import WeightsError
 from advgrpo.models.backbones.loading import weights_files
 from advgrpo.storage.fetch import local_folder
-from advgrpo.strict_json import parsed_object
+from advgrpo.strict_json import load_json_object
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INDEX_FILE = "model_index.json"
@@ -61,7 +61,7 @@ class PipelineParts:
         folder = local_folder(config.weights)
         path = folder / INDEX_FILE
         try:
-            index = parsed_object(path.read_text(encoding="utf-8"))
+            index = load_json_object(path.read_text(encoding="utf-8"))
             found = index["_class_name"]
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise WeightsError(

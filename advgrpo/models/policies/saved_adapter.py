@@ -12,7 +12,7 @@ from advgrpo.config import AdapterConfig, Weights
 from advgrpo.errors import WeightsError
 from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.tensors import read_tensors
-from advgrpo.strict_json import parsed_object
+from advgrpo.strict_json import load_json_object
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_SETTINGS = "adapter_config.json"
@@ -83,7 +83,7 @@ def read_shape(folder: Path) -> AdapterConfig:
     """
     path = folder / PEFT_SETTINGS
     try:
-        settings = parsed_object(path.read_text(encoding="utf-8"))
+        settings = load_json_object(path.read_text(encoding="utf-8"))
         _check_supported(settings, path)
         modules = settings["target_modules"]
         return AdapterConfig(

@@ -19,7 +19,7 @@ from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError, DataError, EvaluationError
 from advgrpo.models.scorers.base import BuildContext
 from advgrpo.storage.fetch import local_file
-from advgrpo.strict_json import parsed, parsed_object
+from advgrpo.strict_json import load_json, load_json_object
 
 _END = ""
 """What the reader's thread puts when the program has closed its output; a line is never empty."""
@@ -108,7 +108,7 @@ class ExternalJudge:
             "or numbers from 0 to 1, and log to standard error only"
         )
         try:
-            said = parsed(answer)
+            said = load_json(answer)
             verdicts = {metric: said["verdicts"][metric] for metric in self.metrics}
             named = said["image"]
         except (ValueError, TypeError, KeyError) as error:
@@ -158,7 +158,7 @@ def parse_metadata(lines: str, *, where: str) -> dict[str, dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            facts = parsed_object(line)
+            facts = load_json_object(line)
             prompt = str(facts.pop("prompt"))
         except (ValueError, KeyError) as error:
             raise DataError(
