@@ -1,4 +1,4 @@
-"""What all sections of the configuration share."""
+"""The base class of settings sections, and the types of single settings."""
 
 import re
 from typing import Annotated, Self
@@ -7,35 +7,39 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 
 class Section(BaseModel):
-    """A group of settings: unknown keys are refused and values never change once read."""
+    """An immutable group of settings that refuses unknown keys."""
 
     model_config = ConfigDict(
         extra="forbid",
         frozen=True,
         use_attribute_docstrings=True,
         validate_default=True,
-        # JSON, as which tasks get their settings, has neither.
+        # Tasks receive their settings as JSON, which has neither.
         allow_inf_nan=False,
     )
 
 
 def known_scheme(uri: str) -> str:
-    """Refuse what is not spelled as a location."""
+    """Return a location as it was given.
+
+    Raises:
+        ValueError: If it is malformed, or of an unknown scheme.
+    """
     scheme, separator, rest = uri.partition("://")
     if separator and scheme not in {"s3", "package", "hub"}:
         raise ValueError(
-            f"'{scheme}://' is not a kind of location; use a local path, s3://bucket/key, "
+            f"'{scheme}://' is not a supported scheme; use a local path, s3://bucket/key, "
             "package://python.package/folder or hub://owner/name"
         )
     if separator and not rest:
-        raise ValueError(f"'{uri}' names no location after '{scheme}://'")
+        raise ValueError(f"'{uri}' has nothing after '{scheme}://'")
     if separator and "@" in rest.partition("/")[0]:
         raise ValueError(
-            "a location must not hold a user or a password; access to S3 is given by "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, to a hub by HF_TOKEN"
+            "a location must not contain a user or a password; set AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY for S3, HF_TOKEN for a hub"
         )
     if "\0" in uri:
-        raise ValueError("a location must not hold the character NUL")
+        raise ValueError("a location must not contain the character NUL")
     if not uri.strip():
         raise ValueError("a location must not be empty")
     return uri
@@ -46,7 +50,7 @@ Location = Annotated[str, AfterValidator(known_scheme)]
 package ships) or `hub://owner/name` (a model hub)."""
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-"""SHA-256 in hexadecimal, as `sha256sum` prints it."""
+"""SHA-256 in hexadecimal, in the format of `sha256sum`."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -65,7 +69,7 @@ class Weights(Section):
     """Folder in the library's own `save_pretrained` layout, or a hub id."""
 
     revision: str | None = None
-    """Commit of a hub repository; a hub location must pin one, other locations have none."""
+    """Commit of a hub repository: required for a hub location, not allowed for others."""
 
     subfolder: str = ""
     """Folder inside the location."""

@@ -1,4 +1,4 @@
-"""The locations that settings name."""
+"""Locations and pre-trained models in settings."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, get_args
@@ -11,13 +11,13 @@ S = TypeVar("S", bound=Section)
 
 
 def locations(settings: Section) -> dict[str, str]:
-    """List the locations of files and folders that settings name.
+    """List the locations of files and folders in settings.
 
     Args:
         settings: Any section.
 
     Returns:
-        Key, with dots, -> location.
+        Dotted key -> location.
     """
     found: dict[str, str] = {}
     for prefix, section in _sections(settings, ""):
@@ -33,7 +33,7 @@ def locations(settings: Section) -> dict[str, str]:
 
 
 def pretrained_weights(settings: Section) -> dict[str, Weights]:
-    """List the pre-trained models that settings name, by key with dots."""
+    """List the pre-trained models in settings, by dotted key."""
     return {
         prefix.rstrip("."): section
         for prefix, section in _sections(settings, "")
@@ -41,25 +41,25 @@ def pretrained_weights(settings: Section) -> dict[str, Weights]:
     }
 
 
-def with_weights(settings: S, other: Callable[[Weights], Weights]) -> S:
-    """Copy settings with other pre-trained models.
+def with_weights(settings: S, replace: Callable[[Weights], Weights]) -> S:
+    """Return a copy of settings with other pre-trained models.
 
     Args:
         settings: Any section.
-        other: Gives what comes in a model's place.
+        replace: Returns the model to use in place of the given one.
     """
-    copy: S = _with_weights(settings, other)
+    copy: S = _with_weights(settings, replace)
     return copy
 
 
-def _with_weights(value: Any, other: Callable[[Weights], Weights]) -> Any:  # noqa: ANN401
+def _with_weights(value: Any, replace: Callable[[Weights], Weights]) -> Any:  # noqa: ANN401
     if isinstance(value, Weights):
-        return other(value)
+        return replace(value)
     if isinstance(value, tuple):
-        return tuple(_with_weights(item, other) for item in value)
+        return tuple(_with_weights(item, replace) for item in value)
     if isinstance(value, Section):
         names = type(value).model_fields
-        changed = {name: _with_weights(getattr(value, name), other) for name in names}
+        changed = {name: _with_weights(getattr(value, name), replace) for name in names}
         return value.model_copy(update=changed)
     return value
 
@@ -76,7 +76,8 @@ def _sections(section: Section, prefix: str) -> Iterator[tuple[str, Section]]:
 
 
 def _is_location(annotation: Any, metadata: list[Any] | tuple[Any, ...]) -> bool:  # noqa: ANN401
-    here = any(isinstance(m, AfterValidator) and m.func is known_scheme for m in metadata)
-    return here or any(
+    # Pydantic moves a field's own Annotated into its metadata; that of a union's member stays.
+    is_location = any(isinstance(m, AfterValidator) and m.func is known_scheme for m in metadata)
+    return is_location or any(
         _is_location(choice, getattr(choice, "__metadata__", ())) for choice in get_args(annotation)
     )

@@ -1,4 +1,4 @@
-"""Validate settings, and say in words what is wrong with them."""
+"""Validation of plain values as settings, with errors that name key, value and repair."""
 
 import difflib
 import reprlib
@@ -12,7 +12,7 @@ from advgrpo.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
 
-_LISTED = 20
+_MAX_LISTED = 20
 
 
 def parse(section: type[S], settings: Mapping[str, Any], *, where: str) -> S:
@@ -20,37 +20,38 @@ def parse(section: type[S], settings: Mapping[str, Any], *, where: str) -> S:
 
     Args:
         section: The model to validate against.
-        settings: Plain values, as YAML or JSON give them.
-        where: Preset, file or parameter that they come from, for the error.
+        settings: Plain values, as parsed from YAML or JSON.
+        where: Preset, file or parameter of the settings, for the error.
 
     Raises:
-        ConfigError: If a setting is wrong; names key, value and repair.
+        ConfigError: If a setting is invalid; names key, value and repair.
     """
     try:
         return section.model_validate(settings)
     except ValidationError as error:
-        listed = error.errors()[:_LISTED]
-        problems = "\n".join(f"  - {_explain(dict(e), section, settings)}" for e in listed)
+        listed = error.errors()[:_MAX_LISTED]
+        problems = "\n".join(f"  - {_describe(dict(e), section, settings)}" for e in listed)
         more = error.error_count() - len(listed)
         raise ConfigError(
-            f"settings of {where} cannot be used:\n{problems}"
-            + (f"\n  and {more} more like these" if more else ""),
-            repair="correct them in the file or with --set; `advgrpo config show` lists all keys",
+            f"settings of {where} are invalid:\n{problems}"
+            + (f"\n  and {more} more" if more else ""),
+            repair="change these keys in the file or with --set KEY=VALUE; "
+            "`advgrpo config show` lists all keys",
         ) from error
 
 
-def _explain(
+def _describe(
     problem: Mapping[str, Any], section: type[Section], settings: Mapping[str, Any]
 ) -> str:
     path = _path(problem["loc"], settings)
     if problem["type"] == "extra_forbidden":
         known = _keys(section)
         if path in known:
-            # Of another type of the section: one type was set over the other's keys.
+            # A key of another member of the union: the type alone was overridden.
             above, _, key = path.rpartition(".")
             return (
-                f"{path}: no key of this type of {above}; to change the type, set all of it, as in "
-                f"--set '{above}={{type: TYPE}}', without {key}"
+                f"{path}: is not a key of this type of {above}; to change the type, set the whole "
+                f"section, as in --set '{above}={{type: TYPE}}', without {key}"
             )
         near = difflib.get_close_matches(path, known, n=1) or difflib.get_close_matches(
             path.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=1
@@ -61,29 +62,29 @@ def _explain(
         return message
     if problem["type"] == "union_tag_invalid":
         tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
-        return f"{path}.type={tag}: is none of {known}"
+        return f"{path}.type={tag}: must be one of {known}"
     if problem["type"] == "missing":
         return f"{path}: is missing"
     return f"{path}={reprlib.repr(problem['input'])}: {message[0].lower()}{message[1:]}"
 
 
 def _path(location: Iterable[str | int], settings: Mapping[str, Any]) -> str:
-    """Write the place of a problem as the keys that lead there, without the types of unions."""
+    """Join the keys that lead to a problem, without pydantic's tags of union members."""
     parts: list[str] = []
-    here: Any = settings
+    value: Any = settings
     entered = True
     for part in location:
-        # Pydantic puts the type of a union's member first; a key may have the same name.
-        if entered and isinstance(here, Mapping) and here.get("type") == part:
+        # Pydantic puts the tag of a union's member first; a key may have the same name.
+        if entered and isinstance(value, Mapping) and value.get("type") == part:
             entered = False
             continue
         entered = True
         parts.append(str(part))
-        if isinstance(here, Mapping):
-            here = here.get(part)
-        elif isinstance(here, list | tuple) and isinstance(part, int):
-            # Of a list that is too short, the place is behind its end.
-            here = here[part] if part < len(here) else None
+        if isinstance(value, Mapping):
+            value = value.get(part)
+        elif isinstance(value, list | tuple) and isinstance(part, int):
+            # For a list that is too short, pydantic reports the position after its end.
+            value = value[part] if part < len(value) else None
     return ".".join(parts)
 
 

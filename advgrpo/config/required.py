@@ -1,4 +1,4 @@
-"""What a preset leaves to its user: prompt files, style images, commits of models on a hub."""
+"""Settings that a preset leaves to its user: prompt files, style images, hub commits."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,72 +6,72 @@ from typing import Any
 from advgrpo.errors import ConfigError
 
 _PROMPTS = {
-    "train": "the file of the prompts to train on: a path or s3:// location",
-    "test": "the file of the prompts to measure on, none of which is trained on",
+    "train": "the file of the training prompts: a path or s3:// location",
+    "test": "the file of the evaluation prompts, none of which is a training prompt",
 }
 _STYLE = "reference_images.source.location"
 _DRAFT_COMMIT = "0" * 40
 _DRAFT_FOLDER = "not-given"
 
 
-def left_open(settings: Mapping[str, Any]) -> dict[str, str]:
-    """List the settings that must still be given.
+def missing_settings(settings: Mapping[str, Any]) -> dict[str, str]:
+    """List the settings that the user has yet to set.
 
     Args:
-        settings: Plain values, as YAML gives them.
+        settings: Plain values, as parsed from YAML.
 
     Returns:
-        Key, with dots, -> what is missing in words; empty if nothing is.
+        Dotted key -> description of the missing value.
     """
     prompts = settings.get("prompts") or {}
-    # Of another type than it should be, it is refused elsewhere.
+    # A value of another type is reported by the validation.
     prompts = prompts if isinstance(prompts, Mapping) else _PROMPTS
-    missing = {f"prompts.{name}": what for name, what in _PROMPTS.items() if name not in prompts}
-    if _lacks_style(settings):
-        missing[_STYLE] = "the folder of the style's images: a path or s3:// location"
+    missing = {f"prompts.{name}": text for name, text in _PROMPTS.items() if name not in prompts}
+    if _is_style_missing(settings):
+        missing[_STYLE] = "the folder of style images: a path or s3:// location"
     return missing | {
         f"{key}.revision": f"{weights['location']} is not pinned to a commit"
         for key, weights in _unpinned(settings, "")
     }
 
 
-def require_all_given(settings: Mapping[str, Any], *, where: str) -> None:
-    """Refuse settings that leave something open.
+def require_complete(settings: Mapping[str, Any], *, where: str) -> None:
+    """Raise an error if the user has yet to set something.
 
     Args:
-        settings: Plain values, as YAML gives them.
-        where: Preset or file that they come from, for the error.
+        settings: Plain values, as parsed from YAML.
+        where: Preset or file of the settings, for the error.
 
     Raises:
-        ConfigError: If so; names each key, and the option that sets it.
+        ConfigError: Names each missing key, and the option that sets it.
     """
-    missing = left_open(settings)
+    missing = missing_settings(settings)
     if not missing:
         return
-    problems = "\n".join(f"  - {key}: {what}" for key, what in missing.items())
+    problems = "\n".join(f"  - {key}: {text}" for key, text in missing.items())
     options = " ".join(f"--set {key}={_placeholder(key)}" for key in missing)
     pins = any(key.endswith(".revision") for key in missing)
-    explained = " (COMMIT is the full hash of a commit, 40 characters)" if pins else ""
+    legend = " (COMMIT is the full hash of a commit, 40 characters)" if pins else ""
     raise ConfigError(
-        f"{where} leaves open what only you can give:\n{problems}",
-        repair=f"add {options}{explained}, or write them into a YAML file of your own",
+        f"{where} has no value for settings that depend on you:\n{problems}",
+        repair=f"add {options}{legend}, or set these keys in a YAML file",
     )
 
 
 def fill_placeholders(settings: dict[str, Any]) -> None:
-    """Put something into what is left open, so that the rest can be read: never to run it."""
+    """Fill missing settings in place, so that the others can be validated; never to run them."""
     prompts = settings.get("prompts") or {}
     if isinstance(prompts, Mapping):
         files = {name: f"{_DRAFT_FOLDER}/{name}.txt" for name in _PROMPTS}
         settings["prompts"] = {**files, **prompts}
-    if _lacks_style(settings):
+    if _is_style_missing(settings):
         settings["reference_images"]["source"]["location"] = f"{_DRAFT_FOLDER}/style"
     for _, weights in _unpinned(settings, ""):
         weights["revision"] = _DRAFT_COMMIT
 
 
 def is_given(location: str) -> bool:
-    """Tell whether a prompt file was given, or is what a draft has in its place."""
+    """Return whether a prompt file was set, rather than filled with a placeholder."""
     return not location.startswith(f"{_DRAFT_FOLDER}/")
 
 
@@ -90,7 +90,7 @@ def _unpinned(section: Any, path: str) -> Iterator[tuple[str, Any]]:  # noqa: AN
         yield from _unpinned(value, f"{path}.{name}".lstrip("."))
 
 
-def _lacks_style(settings: Mapping[str, Any]) -> bool:
+def _is_style_missing(settings: Mapping[str, Any]) -> bool:
     references = settings.get("reference_images")
     source = references.get("source") if isinstance(references, Mapping) else None
     if not isinstance(source, Mapping):

@@ -1,4 +1,4 @@
-"""The one door to a run's settings: a preset, and what is set over it."""
+"""Resolution of a preset and overrides to a validated `RunConfig`."""
 
 import reprlib
 from collections.abc import Iterable
@@ -6,26 +6,25 @@ from typing import Any
 
 from advgrpo.config.parsing import parse
 from advgrpo.config.preset_files import YAML_ERRORS, load_yaml, read_preset
-from advgrpo.config.required import fill_placeholders, require_all_given
+from advgrpo.config.required import fill_placeholders, require_complete
 from advgrpo.config.run import RunConfig
 from advgrpo.errors import ConfigError
 
 
 def resolve(preset: str, overrides: Iterable[str] = (), *, is_draft: bool = False) -> RunConfig:
-    """Read a preset, apply overrides and validate the whole.
+    """Read a preset, apply overrides and validate the result.
 
     Args:
-        preset: Name of a shipped preset, path of a YAML file of the same shape, or the text of
-            one, which has more than one line.
-        overrides: Texts such as `training.updates=10`; the value is read as YAML.
-        is_draft: Whether prompt files and commits may be left open, because nothing will be run.
+        preset: Name of a packaged preset, path of a YAML file, or a YAML text; see `read_preset`.
+        overrides: Texts such as `training.updates=10`; the value is parsed as YAML.
+        is_draft: Whether prompt files and commits may be missing, because nothing will run.
 
     Returns:
         The validated settings.
 
     Raises:
-        ConfigError: If the preset is unknown, or a setting is missing or wrong; names key, value
-            and repair.
+        ConfigError: If the preset does not exist, or a setting is missing or invalid; names key,
+            value and repair.
     """
     preset_file = read_preset(preset)
     settings = preset_file.settings
@@ -34,7 +33,7 @@ def resolve(preset: str, overrides: Iterable[str] = (), *, is_draft: bool = Fals
     if is_draft:
         fill_placeholders(settings)
     else:
-        require_all_given(settings, where=preset_file.titles[0])
+        require_complete(settings, where=preset_file.titles[0])
     return parse(RunConfig, settings, where=preset_file.description)
 
 
@@ -43,15 +42,15 @@ def _apply(settings: dict[str, Any], override: str) -> None:
     parts = key.strip().split(".")
     if not separator or not all(parts):
         raise ConfigError(
-            f"override {override!r} is not of the form key=value",
-            repair="write for instance --set training.updates=10",
+            f"--set {override!r}: does not have the form KEY=VALUE",
+            repair="write, for instance, --set training.updates=10",
         )
     try:
         value = load_yaml(text)
     except YAML_ERRORS as error:
         raise ConfigError(
-            f"the value of override {override!r} is not YAML: {error}",
-            repair="quote texts that contain special characters",
+            f"--set {override!r}: the value is not valid YAML: {error}",
+            repair="quote a value that contains special characters, as in --set 'key=\"a: b\"'",
         ) from error
     if isinstance(value, str):
         value = _number(value)
@@ -72,7 +71,7 @@ def _descend(section: Any, part: str, path: str) -> Any:  # noqa: ANN401 - a tre
         below = section[part] = {}
     if not isinstance(below, dict | list):
         raise ConfigError(
-            f"{path} is the value {reprlib.repr(below)}, not a section",
+            f"{path}={reprlib.repr(below)}: is a value, not a section",
             repair=f"set {path} itself, or a key of another section",
         )
     return below
@@ -81,14 +80,14 @@ def _descend(section: Any, part: str, path: str) -> Any:  # noqa: ANN401 - a tre
 def _index(items: list[Any], part: str, path: str) -> int:
     if not part.isdecimal() or int(part) >= len(items):
         raise ConfigError(
-            f"{path}: {part!r} is no position in a list of {len(items)}",
-            repair="count positions from 0",
+            f"{path}: {part!r} is not a position in a list of {len(items)}",
+            repair=f"use a number from 0 to {len(items) - 1}, or set the whole list",
         )
     return int(part)
 
 
 def _number(text: str) -> float | str:
-    # YAML 1.1 reads 1e-4 as a text; users mean the number.
+    # YAML 1.1 parses 1e-4, which has no dot, as a string.
     try:
         return float(text)
     except ValueError:

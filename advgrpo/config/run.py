@@ -1,4 +1,4 @@
-"""All settings of a run."""
+"""The settings of a run, and the rules across its sections."""
 
 import math
 from typing import Self
@@ -7,22 +7,22 @@ import yaml
 from pydantic import model_validator
 
 from advgrpo.config.base import NonNegativeInt, Section
-from advgrpo.config.discriminator import DiscriminatorConfig
+from advgrpo.config.discriminator import DiscriminatorConfig, PickScoreDiscriminatorConfig
 from advgrpo.config.evaluation import EvaluationConfig
 from advgrpo.config.independence import Independence, independence
 from advgrpo.config.policy import AnyPolicyConfig
 from advgrpo.config.promotion import ALWAYS_MEASURED, STAND_INS, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
+from advgrpo.config.scorers.base import BaseScorerConfig
 from advgrpo.config.training import TrainingConfig
-from advgrpo.config.unpaired import pairing_problems
 from advgrpo.errors import ConfigError
 
 
 class RunConfig(Section):
-    """Settings of a run, one section per pipeline task and what they share."""
+    """Settings of a run: sections of the pipeline's tasks, and those that tasks share."""
 
     seed: NonNegativeInt = 0
-    """Every random draw of the run follows from it."""
+    """Seeds all random draws of the run."""
 
     prompts: PromptsConfig
     policy: AnyPolicyConfig
@@ -42,14 +42,14 @@ class RunConfig(Section):
         rollout, steps = self.training.rollout, self.training.optimizer_steps_per_update
         if rollout.prompts_per_update % steps:
             raise ValueError(
-                f"training.optimizer_steps_per_update={steps} would split a group: it must divide "
+                f"training.optimizer_steps_per_update={steps}: would split a group; it must divide "
                 f"training.rollout.prompts_per_update={rollout.prompts_per_update}"
             )
         images = rollout.prompts_per_update // steps * rollout.group_size
         for name, size in self._microbatches.items():
             if images % size:
                 raise ValueError(
-                    f"{name}={size} must divide the {images} images of an optimizer step "
+                    f"{name}={size}: must divide the {images} images of an optimizer step "
                     "(prompts_per_update x group_size / optimizer_steps_per_update) on at least "
                     "one rank"
                 )
@@ -69,35 +69,57 @@ class RunConfig(Section):
         if ours != theirs:
             raise ValueError(
                 f"policy.resolution_pixels={ours} and reference_images.resolution_pixels={theirs} "
-                "differ: the discriminator would tell images apart by their size; make them equal"
+                "differ, and the discriminator would separate images by their size; set both to "
+                "the same value"
             )
         return self
 
     @model_validator(mode="after")
-    def _nothing_pairs_what_serves_any_prompt(self) -> Self:
-        problems = pairing_problems(
-            self.reference_images, self.discriminator, self.training.reward, self.evaluation
-        )
-        if problems:
+    def _folder_images_are_not_paired_with_prompts(self) -> Self:
+        if self.reference_images.serve_any_prompt and (problems := self._pairing_problems()):
             raise ValueError(
                 "images of reference_images.source (folder) serve any prompt, but "
                 + "; ".join(problems)
             )
         return self
 
+    def _pairing_problems(self) -> list[str]:
+        """List settings that need reference images of their own prompt, each with its repair."""
+        problems = [
+            f"reference_images.{name} names another image set: remove it"
+            for name in ("existing", "existing_test")
+            if getattr(self.reference_images, name) is not None
+        ]
+        if isinstance(self.discriminator, PickScoreDiscriminatorConfig):
+            problems.append(
+                "discriminator.type=pickscore learns from two images of one prompt: use type dino"
+            )
+        elif self.discriminator.prompt_conditioning is not None:
+            problems.append(
+                "discriminator.prompt_conditioning shows the discriminator the prompt of a "
+                "reference image: set it to null"
+            )
+        problems += [
+            f"{setting} ({scorer.type}) compares with the reference images of a prompt: remove it"
+            for setting, scorer in self._scorers.items()
+            if scorer.needs_reference_images
+        ]
+        return problems
+
+    @property
+    def _scorers(self) -> dict[str, BaseScorerConfig]:
+        """All frozen scorers of the run, by the setting that names each."""
+        evaluated = {f"evaluation.scorers.{n}": s for n, s in enumerate(self.evaluation.scorers)}
+        return {**evaluated, **self.training.reward.scorers}
+
     @model_validator(mode="after")
     def _scorers_can_read_the_resolution(self) -> Self:
         pixels = self.policy.resolution_pixels
-        scorers = {
-            **{f"evaluation.scorers.{n}": s for n, s in enumerate(self.evaluation.scorers)},
-            **self.training.reward.scorers,
-        }
-        for setting, scorer in scorers.items():
+        for setting, scorer in self._scorers.items():
             if scorer.only_resolution_pixels not in {None, pixels}:
                 raise ValueError(
-                    f"{setting} is {scorer.type}, which reads images of "
-                    f"{scorer.only_resolution_pixels} pixels, but "
-                    f"policy.resolution_pixels={pixels}: remove it"
+                    f"{setting}: {scorer.type} scores images of {scorer.only_resolution_pixels} "
+                    f"pixels, but policy.resolution_pixels={pixels}; remove it"
                 )
         return self
 
@@ -107,7 +129,7 @@ class RunConfig(Section):
         known = [scorer.metric_prefix for scorer in self.evaluation.scorers]
         if scorer not in known:
             raise ValueError(
-                f"evaluation.alignment={self.evaluation.alignment!r} names no scorer of "
+                f"evaluation.alignment={self.evaluation.alignment!r}: is not a metric of "
                 f"evaluation.scorers ({', '.join(known) or 'none'})"
             )
         return self
@@ -124,15 +146,15 @@ class RunConfig(Section):
             family, dot, _ = metric.partition(".")
             if family in rewarded:
                 raise ValueError(
-                    f"{name} is what the run's reward is trained on"
+                    f"{name}: the reward optimizes this metric"
                     + (f" (evaluation.alignment={metric})" if is_alignment else "")
-                    + ": it rises whether or not the images get better; use a measure of a scorer "
+                    + ", so it rises whether or not the images improve; use a metric of a scorer "
                     "that is not among training.reward.terms"
                 )
             if metric not in STAND_INS and not (dot and family in known):
                 raise ValueError(
-                    f"{name} will not be measured: write scorer.measure of a scorer in "
-                    f"evaluation.scorers, a measure of {', '.join(ALWAYS_MEASURED)}, or one of "
+                    f"{name}: will not be measured; use scorer.metric of a scorer in "
+                    f"evaluation.scorers, a metric of {', '.join(ALWAYS_MEASURED)}, or one of "
                     f"{', '.join(STAND_INS)}"
                 )
         return self
@@ -143,26 +165,26 @@ class RunConfig(Section):
         setting = self.independence.trained_by.get(scorer)
         if setting is not None:
             raise ValueError(
-                f"evaluation.alignment={self.evaluation.alignment!r} is what {setting} trains on: "
-                "it rises whether or not the images get better, and the adapter that is handed on "
-                "is chosen by it; name a measure that does not reward, or leave that term out"
+                f"evaluation.alignment={self.evaluation.alignment!r}: {setting} optimizes this "
+                "metric, so it rises whether or not the images improve, yet it selects the "
+                "adapter; use a metric that is not rewarded, or remove that term"
             )
         return self
 
     @property
     def independence(self) -> Independence:
-        """How far each measure of the evaluation is from what rewards the policy."""
+        """How each metric of the evaluation relates to the reward."""
         return independence(self.discriminator, self.training.reward, self.evaluation)
 
     def check_ranks(self, ranks: int) -> None:
-        """Refuse a number of training processes that cannot share the rollout evenly.
+        """Check that training processes can share an optimizer step evenly.
 
         Args:
             ranks: Training processes over all nodes; one per GPU.
 
         Raises:
             ConfigError: If an optimizer step's images cannot be split over the ranks in whole
-                microbatches. Names numbers that work.
+                microbatches. The repair lists numbers that work.
         """
         rollout = self.training.rollout
         images = (
@@ -176,10 +198,10 @@ class RunConfig(Section):
             self._check_discriminator_batch(ranks)
             return
         fitting = [str(n) for n in range(1, images // whole + 1) if images % (n * whole) == 0]
-        said = " and ".join(f"{size} ({name})" for name, size in sizes.items())
+        microbatches = " and ".join(f"{size} ({name})" for name, size in sizes.items())
         raise ConfigError(
             f"{ranks} training processes cannot share {images} images per optimizer step in "
-            f"microbatches of {said}",
+            f"microbatches of {microbatches}",
             repair=f"use {', '.join(fitting)} processes, or change "
             "training.rollout.{prompts_per_update, group_size, microbatch_size}",
         )
@@ -194,5 +216,5 @@ class RunConfig(Section):
             )
 
     def to_yaml(self) -> str:
-        """Write all settings, defaults included, as YAML that `resolve` reads back."""
+        """Return all settings, defaults included, as YAML that `resolve` reads back."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

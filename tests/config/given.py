@@ -1,7 +1,7 @@
 """What a user adds to a preset: prompt files and commits."""
 
 from advgrpo.config.preset_files import read_preset
-from advgrpo.config.required import left_open
+from advgrpo.config.required import missing_settings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -10,5 +10,5 @@ def given(preset: str) -> list[str]:
     """Overrides that give a shipped preset what it leaves open."""
     return [
         f"{key}={COMMIT if key.endswith('.revision') else f's3://b/{key}.txt'}"
-        for key in left_open(read_preset(preset).settings)
+        for key in missing_settings(read_preset(preset).settings)
     ]

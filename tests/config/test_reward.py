@@ -100,7 +100,7 @@ def test_what_rewards_is_no_measure_of_alignment_and_both_settings_are_named(
 
 
 def test_the_pocket_judge_does_not_reward_larger_pictures() -> None:
-    with pytest.raises(ConfigError, match=r"terms\.1\.scorer is pocket_judge.*=64"):
+    with pytest.raises(ConfigError, match=r"terms\.1\.scorer: pocket_judge.*=64"):
         run(
             "{type: discriminator}",
             scorer(JUDGE, "all_attributes"),
@@ -113,7 +113,7 @@ def test_the_pocket_judge_does_not_reward_larger_pictures() -> None:
 
 
 def test_a_tuned_scorer_is_no_measure_of_alignment() -> None:
-    with pytest.raises(ConfigError, match="is what discriminator trains on"):
+    with pytest.raises(ConfigError, match="discriminator optimizes this metric"):
         run(
             "{type: discriminator}",
             discriminator=f"{{type: pickscore, weights: {CLIP}}}",
