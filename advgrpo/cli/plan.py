@@ -95,15 +95,18 @@ def _lines(preset: str, planned: "Plan") -> Iterable[str]:
 
 def _table(title: str, parts: list["Part"]) -> Iterable[str]:
     from advgrpo.planning.parts import total, unknown
+    from advgrpo.telemetry.formatting import format_table
 
-    yield f"\n{title}"
-    for part in parts:
-        size = "unknown" if part.bytes is None else _size(part.bytes)
-        yield f"  {part.name:<42} {size:>11}  {part.how}"
+    rows = [
+        (part.name, "unknown" if part.bytes is None else _size(part.bytes), part.how)
+        for part in parts
+    ]
     notes = ["of the estimates only the largest"] if any(p.is_passing for p in parts) else []
     if missing := unknown(parts):
         notes.append(f"without {', '.join(missing)}")
-    yield f"  {'together':<42} {_size(total(parts)):>11}  {'; '.join(notes)}".rstrip()
+    rows.append(("together", _size(total(parts)), "; ".join(notes)))
+    yield f"\n{title}"
+    yield from (f"  {line}" for line in format_table(rows, right=[1]))
 
 
 def _size(count: int) -> str:
@@ -114,21 +117,28 @@ def _size(count: int) -> str:
 
 
 def _work(work: "Work") -> Iterable[str]:
-    yield f"\n{'work':<44} {'an update':>11} {'in all':>15}"
-    rows = {
+    from advgrpo.telemetry.formatting import format_table
+
+    counts = {
         "rollouts": work.rollouts_per_update,
         "images": work.images_per_update,
         "passes of the rollout": work.rollout_passes_per_update,
         "passes of the update, forward and backward": work.update_passes_per_update,
         "passes of the update, forward again": work.extra_passes_per_update,
     }
-    for name, count in rows.items():
-        yield f"  {name:<42} {count:>11,.0f} {count * work.updates:>15,.0f}"
-    steps = work.optimizer_steps
-    yield f"  {'policy optimizer steps':<42} {steps / work.updates:>11,.0f} {steps:>15,}"
-    yield (
-        f"  {'discriminator steps':<42} {work.discriminator_steps_per_update:>11,} "
-        f"{work.discriminator_steps:>15,}"
-    )
+    steps, discriminator = work.optimizer_steps, work.discriminator_steps
+    rows = [
+        ("work", "an update", "in all"),
+        *((name, f"{n:,.0f}", f"{n * work.updates:,.0f}") for name, n in counts.items()),
+        ("policy optimizer steps", f"{steps / work.updates:,.0f}", f"{steps:,}"),
+        (
+            "discriminator steps",
+            f"{work.discriminator_steps_per_update:,}",
+            f"{discriminator:,}",
+        ),
+    ]
+    head, *lines = format_table(rows, right=[1, 2])
+    yield f"\n{head[:4]}  {head[4:]}"
+    yield from (f"  {line}" for line in lines)
     if work.note:
         yield f"  {work.note}"

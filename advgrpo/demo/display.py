@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from advgrpo.demo.phases import TITLES, Step
+from advgrpo.telemetry.formatting import format_duration
 
 _BAR_WIDTH = 24
 _SECONDS_BETWEEN_LINES = 10.0
@@ -31,12 +32,6 @@ class Display(Protocol):
     def finish(self, task: str, seconds: float) -> None:
         """A phase ended."""
         ...
-
-
-def duration(seconds: float) -> str:
-    """Say a time as a person would."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
 def described(step: Step) -> str:
@@ -60,11 +55,11 @@ class Lines:
         if step.done < step.total and now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
-        left = f", {duration(step.seconds_left)} left" if step.seconds_left else ""
+        left = f", {format_duration(step.seconds_left)} left" if step.seconds_left else ""
         self._say(f"  {described(step)}{left}")
 
     def finish(self, task: str, seconds: float) -> None:
-        self._say(f"{TITLES[task]}: done in {duration(seconds)}")
+        self._say(f"{TITLES[task]}: done in {format_duration(seconds)}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -103,7 +98,7 @@ class Bars:
                 if step is not None:
                     note = Text(described(step), style="dim", overflow="ellipsis", no_wrap=True)
             elif task in self._seconds:
-                rows.add_row("[green]✓", title, "", duration(self._seconds[task]))
+                rows.add_row("[green]✓", title, "", format_duration(self._seconds[task]))
             else:
                 rows.add_row("", f"[dim]{escape(title)}", "", "")
         return Group(rows, note)
@@ -123,4 +118,4 @@ def _bar(step: Step | None) -> ProgressBar:
 def _left(step: Step | None) -> str:
     if step is None or step.seconds_left is None:
         return ""
-    return f"{duration(step.seconds_left)} left"
+    return f"{format_duration(step.seconds_left)} left"

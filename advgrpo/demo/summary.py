@@ -8,11 +8,11 @@ from typing import TypedDict
 
 from rich.table import Table
 
-from advgrpo.demo.display import duration
 from advgrpo.demo.state import DemoRun
 from advgrpo.errors import PipelineError
 from advgrpo.runtime.results import TaskResult, finished_result
 from advgrpo.storage import join, read_bytes, write_bytes
+from advgrpo.telemetry.formatting import format_duration
 
 REPORT, ADAPTER = "report.html", "adapter"
 
@@ -105,8 +105,9 @@ def cost_table(summary: Summary) -> Table:
     table.add_column("phase")
     table.add_column("time", justify="right")
     for name, seconds in summary["seconds_by_phase"].items():
-        table.add_row(name.replace("_", " "), duration(seconds))
-    table.add_row("[bold]all", f"[bold]{duration(sum(summary['seconds_by_phase'].values()))}")
+        table.add_row(name.replace("_", " "), format_duration(seconds))
+    total = sum(summary["seconds_by_phase"].values())
+    table.add_row("[bold]all", f"[bold]{format_duration(total)}")
     table.add_row("most memory at once", f"{summary['peak_memory_mib']:,.0f} MiB")
     table.add_row("images sampled in training", f"{summary['images_sampled']:,}")
     return table

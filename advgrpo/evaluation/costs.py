@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advgrpo.evaluation.formatting import duration, label, number
+from advgrpo.evaluation.formatting import label, number
 from advgrpo.evaluation.verdict import change
 from advgrpo.records import Comparison, EvaluationReport
+from advgrpo.telemetry.formatting import format_duration
 
 POINT = 0.01
 """What is called a point of prompt alignment."""
@@ -84,7 +85,7 @@ def cost_rows(phases: Sequence[PhaseCost], price: Price | None) -> list[CostRow]
     total = CostRow(
         name="Together",
         note="without the phases whose time is not known" if unknown else "",
-        time=duration(seconds),
+        time=format_duration(seconds),
         hours=", ".join(f"{number(amount)} {unit}" for unit, amount in hours.items()),
         images=f"{images:,}",
         memory="",
@@ -139,7 +140,7 @@ def _row(phase: PhaseCost, price: Price | None, longest: float) -> CostRow:
     return CostRow(
         name=phase.name,
         note=phase.note or processes,
-        time=duration(phase.seconds) if phase.seconds is not None else "",
+        time=format_duration(phase.seconds) if phase.seconds is not None else "",
         hours=f"{number(phase.hours)} {phase.unit}" if known else "",
         images="" if phase.images is None else f"{phase.images:,}",
         memory="" if phase.peak_memory_mib is None else f"{phase.peak_memory_mib:,.0f} MiB",

@@ -55,17 +55,6 @@ def aligned(interval: Interval, *, signed: bool = False) -> tuple[str, str, str]
     return mean, low, high
 
 
-def duration(seconds: float) -> str:
-    """Write a duration by its two largest units."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def _spelled(metric: str) -> tuple[str, str]:
     scorer, _, name = metric.replace("_", " ").partition(".")
     return scorer, name

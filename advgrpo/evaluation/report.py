@@ -99,7 +99,6 @@ def render_report(evaluation: Evaluation, history: History, facts: RunFacts) -> 
     )
     environment.filters |= {
         "number": formatting.number,
-        "duration": formatting.duration,
         "embedded": _embedded,
     }
     report = evaluation.report

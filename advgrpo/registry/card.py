@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from advgrpo.config import RunConfig
 from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval, TrainingRecord
 from advgrpo.registry.evidence import Evidence
+from advgrpo.telemetry.formatting import markdown_table
 
 _DESCRIPTION_LIMIT = 5000
 _UNKNOWN_LICENCE = "not stated (`promotion.base_model_licence`)"
@@ -34,7 +35,7 @@ def model_card(settings: RunConfig, evidence: Evidence) -> str:
         "## Limits",
         _limits(evidence.report),
         "## Lineage",
-        _table(("what", "value"), sorted(evidence.lineage.items())),
+        "\n".join(markdown_table(("what", "value"), sorted(evidence.lineage.items()))),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -130,7 +131,7 @@ def _metrics(report: EvaluationReport) -> Iterator[str]:
 
 def _comparisons(comparisons: Iterable[Comparison]) -> str:
     better = {True: "higher", False: "lower", None: "neither"}
-    return _table(
+    lines = markdown_table(
         ("metric", "better", "base", "trained", "difference", "difference to champion"),
         (
             (
@@ -144,6 +145,7 @@ def _comparisons(comparisons: Iterable[Comparison]) -> str:
             for c in comparisons
         ),
     )
+    return "\n".join(lines)
 
 
 def _gates(results: Iterable[GateResult]) -> list[str]:
@@ -177,8 +179,3 @@ def shown(interval: Interval) -> str:
     if not math.isfinite(interval.mean):
         return "missing"
     return f"{interval.mean:.4g} ({interval.low:.4g} to {interval.high:.4g})"
-
-
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -8,6 +8,7 @@ from advgrpo.registry.evidence import Evidence, read_evidence, read_settings
 from advgrpo.registry.promotion import DECISION_TAG, registered_models
 from advgrpo.registry.registration import GATES_TAG
 from advgrpo.registry.versions import fetched_version, find_version
+from advgrpo.telemetry.formatting import format_table
 from advgrpo.tracking.connection import FAULTS, connect, explained
 
 
@@ -82,12 +83,7 @@ def compare_versions(tracking_uri: str, name: str, first: str, second: str) -> s
     """
     one, other = (_evidence(tracking_uri, name, which) for which in (first, second))
     rows = list(_rows(one, other))
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    return "\n".join([_caution(one, other), "", *lines])
+    return "\n".join([_caution(one, other), "", *format_table(rows)])
 
 
 def _evidence(tracking_uri: str, name: str, which: str) -> tuple[int, Evidence]:

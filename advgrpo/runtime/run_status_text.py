@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from advgrpo.runtime.run_status import CheckpointStatus, Progress, RunStatus, TaskStatus
+from advgrpo.telemetry.formatting import format_duration, format_table
 
 _OF_TASK = {
     "pending": "-",
@@ -46,17 +47,6 @@ def status_lines(status: RunStatus) -> Iterator[str]:
     yield from _listed("not read", status.not_read)
 
 
-def lasted(seconds: float) -> str:
-    """Say a time as a person would."""
-    if seconds < 10:
-        return f"{max(seconds, 0.0):.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
 def _now(status: RunStatus) -> Iterator[str]:
     """Say how far the task is that the run is at."""
     task, now = status.current, status.asked
@@ -70,7 +60,7 @@ def _now(status: RunStatus) -> Iterator[str]:
     if task.job:
         yield f"job         {task.job}"
     if task.last_sign is not None:
-        yield f"last sign   {lasted((now - task.last_sign).total_seconds())} ago"
+        yield f"last sign   {format_duration((now - task.last_sign).total_seconds())} ago"
 
 
 def _far(progress: Progress) -> str:
@@ -82,10 +72,10 @@ def _far(progress: Progress) -> str:
 def _pace(progress: Progress, status: RunStatus) -> Iterator[str]:
     if progress.seconds_each is None or progress.done >= progress.total:
         return
-    words = f"            {lasted(progress.seconds_each)} each"
+    words = f"            {format_duration(progress.seconds_each)} each"
     if progress.ends is not None and status.state == "running":
         left = (progress.ends - status.asked).total_seconds()
-        words += f", done in about {lasted(left)}, at {_clock(progress.ends)}"
+        words += f", done in about {format_duration(left)}, at {_clock(progress.ends)}"
     yield words
 
 
@@ -101,25 +91,25 @@ def _places(status: RunStatus) -> Iterator[tuple[str, str]]:
 
 def _saved(checkpoint: CheckpointStatus, now: datetime) -> str:
     update = f"update {checkpoint.update}, " if checkpoint.update is not None else ""
-    age = f", {lasted((now - checkpoint.saved).total_seconds())} ago" if checkpoint.saved else ""
+    age = ""
+    if checkpoint.saved:
+        age = f", {format_duration((now - checkpoint.saved).total_seconds())} ago"
     return f"{update}turn {checkpoint.turn}{age}, {checkpoint.bytes / 2**20:.1f} MiB"
 
 
 def _table(status: RunStatus) -> Iterator[str]:
-    width = max(len(task.task) for task in status.tasks)
-    yield f"{'task':<{width}}  state    since (UTC)          took"
+    rows = [("task", "state", "since (UTC)", "took")]
     for task in status.tasks:
-        words = f"{task.task:<{width}}  {_OF_TASK[task.state]:<8}"
-        if task.started is not None:
-            words += f" {_clock(task.started)}  {_took(task, status.asked)}"
-        yield words.rstrip()
+        since = "" if task.started is None else _clock(task.started)
+        rows.append((task.task, _OF_TASK[task.state], since, _took(task, status.asked)))
+    yield from format_table(rows)
 
 
 def _took(task: TaskStatus, now: datetime) -> str:
     end = now if task.state == "running" else task.ended or task.last_sign
     if task.started is None or end is None or end <= task.started:
         return ""
-    return lasted((end - task.started).total_seconds())
+    return format_duration((end - task.started).total_seconds())
 
 
 def _listed(title: str, lines: Iterator[str] | tuple[str, ...]) -> Iterator[str]:

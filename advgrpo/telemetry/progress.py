@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from advgrpo.telemetry.formatting import format_duration
 from advgrpo.telemetry.logging import event as note
 
 PROGRESS_FILE = "ADVGRPO_PROGRESS_FILE"
@@ -103,6 +104,6 @@ class Progress:
             return
         self._last_log = now
         metrics = "".join(f", {name} {value:.4g}" for name, value in figures.items())
-        eta = "" if left is None or self.done >= self.total else f", {left:.0f} s left"
+        eta = "" if left is None or self.done >= self.total else f", {format_duration(left)} left"
         said = f"{self.phase}: {self.done}/{self.total} {self.unit}{metrics}{eta}"
         logger.info("%s", said, extra=note("progress", **event))

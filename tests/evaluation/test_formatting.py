@@ -1,6 +1,6 @@
 import pytest
 
-from advgrpo.evaluation.formatting import aligned, duration, label, note, number
+from advgrpo.evaluation.formatting import aligned, label, note, number
 from advgrpo.records import Interval
 
 
@@ -42,11 +42,3 @@ def test_an_interval_without_width_is_still_written() -> None:
 def test_a_measure_without_a_name_of_its_own_is_spelled_out() -> None:
     assert label("pocket_judge.attribute_accuracy") == "Attribute accuracy"
     assert note("pocket_judge.attribute_accuracy") == "by the pocket judge"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(3.14, "3.1 s"), (59.7, "1 min 0 s"), (143.0, "2 min 23 s"), (7325.0, "2 h 2 min")],
-)
-def test_durations_are_written_by_their_two_largest_units(seconds: float, text: str) -> None:
-    assert duration(seconds) == text

@@ -17,7 +17,7 @@ from advgrpo.runtime import heartbeat as heartbeat_module
 from advgrpo.runtime.heartbeat import heartbeat, write_run_info
 from advgrpo.runtime.run_status import RunStatus
 from advgrpo.runtime.run_status_collection import TASKS, run_status
-from advgrpo.runtime.run_status_text import lasted, status_lines
+from advgrpo.runtime.run_status_text import status_lines
 from advgrpo.runtime.task_context import FAILURE_TAG, tracked_task
 from advgrpo.telemetry.logging import event
 from advgrpo.telemetry.progress import Progress
@@ -428,17 +428,3 @@ def test_looking_loads_no_torch() -> None:
         "sys.exit('torch' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (-1, "0.0 s"),
-        (2.34, "2.3 s"),
-        (59, "59 s"),
-        (61, "1 min 01 s"),
-        (3600 * 30 + 60, "30 h 01 min"),
-    ],
-)
-def test_a_time_is_said_as_a_person_would(seconds: float, words: str) -> None:
-    assert lasted(seconds) == words

@@ -1,11 +1,12 @@
 """The generator of docs/scorers.md."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from advgrpo.config.scorers.base import MetricFacts
 from advgrpo.models.scorers.catalogue import IMAGE_METRICS, SET_METRICS
+from advgrpo.telemetry.formatting import markdown_table
 
 _HEAD = """# Metrics
 
@@ -142,11 +143,10 @@ def markdown() -> str:
     return "\n".join([_HEAD + _IMAGES, *images, _SETS, *sets, _TAIL])
 
 
-def _table(metrics: Mapping[str, MetricFacts]) -> Iterator[str]:
-    yield "| metric | description | range | unit | better | source | weights' licence | blind to |"
-    yield "|---|---|---|---|---|---|---|---|"
-    for metric, facts in metrics.items():
-        cells = (
+def _table(metrics: Mapping[str, MetricFacts]) -> list[str]:
+    head = "metric", "description", "range", "unit", "better", "source", "licence", "blind to"
+    rows = [
+        (
             f"`{metric}`",
             f"{facts.label}: {facts.note}",
             facts.range,
@@ -156,7 +156,9 @@ def _table(metrics: Mapping[str, MetricFacts]) -> Iterator[str]:
             facts.licence,
             facts.blind_to,
         )
-        yield "| " + " | ".join(cells) + " |"
+        for metric, facts in metrics.items()
+    ]
+    return markdown_table(head, rows)
 
 
 if __name__ == "__main__":
