@@ -1,4 +1,4 @@
-"""The reward being trained."""
+"""Settings of the discriminator, the reward being trained."""
 
 from typing import Annotated, Literal
 
@@ -16,12 +16,12 @@ from advgrpo.config.base import (
 
 
 class DiscriminatorOptimizerConfig(Section):
-    """Adam, as the discriminator uses it."""
+    """The discriminator's optimizer, Adam."""
 
     learning_rate: PositiveFloat = 1e-4
     betas: tuple[Fraction, Fraction] = (0.5, 0.999)
     batch_size: PositiveInt = 128
-    """Reference images of a step over all ranks; as many generated images stand against them."""
+    """Reference images of a step over all ranks; a step takes equally many generated images."""
 
     replay_fraction: Fraction = 0.5
     """Share of a step's generated images that come from earlier rollouts."""
@@ -37,14 +37,14 @@ class PretrainingConfig(Section):
     """Base-model images that it is trained on."""
 
     steps: NonNegativeInt = 200
-    """Most optimizer steps."""
+    """Maximum number of optimizer steps."""
 
     target_accuracy: Fraction = 0.99
-    """Stop once this share of held-out images is told apart."""
+    """Stop when this share of held-out images is classified correctly."""
 
 
 class PromptConditioningConfig(Section):
-    """Let the discriminator see the prompt, so that off-prompt images are punished."""
+    """Conditioning of the discriminator on the prompt, which penalizes off-prompt images."""
 
     text_encoder: Weights
     """A CLIP text model with projection."""
@@ -56,15 +56,15 @@ class PromptConditioningConfig(Section):
     """Weight of reference images with another prompt among the negatives."""
 
 
-class _Trained(Section):
-    """What training needs to know of any discriminator."""
+class _BaseDiscriminatorConfig(Section):
+    """Settings that all discriminators share."""
 
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the training prompts whose reference images never train the discriminator and
+    """Share of the training prompts whose reference images do not train the discriminator but
     measure it."""
 
     feature_batch_size: PositiveInt = 64
-    """Images that pass the frozen part at once."""
+    """Batch size of the frozen part, in images."""
 
     optimizer: DiscriminatorOptimizerConfig = DiscriminatorOptimizerConfig()
     pretraining: PretrainingConfig = PretrainingConfig()
@@ -72,18 +72,18 @@ class _Trained(Section):
 
 def _no_layer_twice(layers: tuple[int, ...] | None) -> tuple[int, ...] | None:
     if layers is not None and len(set(layers)) < len(layers):
-        raise ValueError("a layer is named twice; each has one head")
+        raise ValueError("a layer is listed twice; each has one head")
     return layers
 
 
-class DinoDiscriminatorConfig(_Trained):
+class DinoDiscriminatorConfig(_BaseDiscriminatorConfig):
     """Heads on the tokens of a frozen vision backbone: DINOv2 or another."""
 
     type: Literal["dino"] = "dino"
 
     weights: Weights
-    """The backbone: DINOv2 with or without registers, DINOv3 (a vision transformer), SigLIP or
-    SigLIP 2; which it is, its `config.json` says."""
+    """The backbone: DINOv2 with or without registers, DINOv3 (vision transformer), SigLIP or
+    SigLIP 2, as its `config.json` says."""
 
     resolution_pixels: PositiveInt = 518
     """Side length that images are resized to (bicubic, antialiased)."""
@@ -94,15 +94,14 @@ class DinoDiscriminatorConfig(_Trained):
     layers: Annotated[
         tuple[PositiveInt, ...] | None, Field(min_length=1), AfterValidator(_no_layer_twice)
     ] = None
-    """Transformer layers of the backbone, counted from 1, that each have a head of their own; the
-    reward and the loss are the heads' means. None takes the last one alone. Features are kept of
-    each layer."""
+    """Transformer layers of the backbone, counted from 1, each with its own head; reward and loss
+    are the means over the heads. None uses the last layer. Features are stored for each layer."""
 
     token_normalization: Literal["none", "l2"] = "none"
-    """What is done to a token before the head, in training and in rewarding alike."""
+    """Normalization of tokens before the head, in training and rewarding alike."""
 
     patches: PositiveInt | None = None
-    """How many patch tokens of an image are used: a fixed seeded choice, or all."""
+    """Number of patch tokens of an image that are used, a fixed seeded choice; none uses all."""
 
     cls_loss_weight: NonNegativeFloat = 1.0
     patch_loss_weight: NonNegativeFloat = 0.3
@@ -110,14 +109,14 @@ class DinoDiscriminatorConfig(_Trained):
     patch_reward_weight: NonNegativeFloat = 0.3
 
     gradient_penalty_weight: NonNegativeFloat = 0.0
-    """Weight of R1, half the squared gradient of a reference token's logit towards the token: keeps
-    heads from growing steep where there is nothing to tell apart."""
+    """Weight of R1, half the squared gradient of a reference token's logit by the token. It keeps
+    heads flat where reference and generated images do not differ."""
 
     prompt_conditioning: PromptConditioningConfig | None = None
 
 
-class PickScoreDiscriminatorConfig(_Trained):
-    """PickScore, of which the last vision blocks are trained to prefer reference images."""
+class PickScoreDiscriminatorConfig(_BaseDiscriminatorConfig):
+    """PickScore whose last vision blocks are trained to prefer reference images."""
 
     type: Literal["pickscore"] = "pickscore"
 
@@ -125,11 +124,11 @@ class PickScoreDiscriminatorConfig(_Trained):
     """A CLIP model with its processor's and tokenizer's files."""
 
     trained_blocks: PositiveInt = 1
-    """How many of the last vision blocks are trained: 1 in the released code, 2 in the paper."""
+    """Number of last vision blocks that are trained: 1 in the released code, 2 in the paper."""
 
     feature_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision in which the frozen blocks' output is kept, for training and rewarding alike. Of
-    CLIP ViT-H/14 it takes 1.3 MB an image in float32."""
+    """Precision of the frozen blocks' output, in training and rewarding alike. For CLIP ViT-H/14 it
+    takes 1.3 MB per image in float32."""
 
     optimizer: DiscriminatorOptimizerConfig = DiscriminatorOptimizerConfig(learning_rate=5e-6)
 

@@ -1,4 +1,4 @@
-"""The model being trained and how it samples."""
+"""Settings of the model being trained, and of its sampling."""
 
 from typing import Annotated, Literal
 
@@ -23,11 +23,11 @@ class AdapterConfig(Section):
     """Scale; the update is multiplied by alpha / rank."""
 
     target_modules: tuple[str, ...]
-    """Modules of the transformer that get an update, matched at the end of their names."""
+    """Modules of the transformer that get an update, matched by the end of their names."""
 
     initial_adapter: Weights | None = None
-    """An adapter in peft's layout to start from, such as the published ones; none starts from the
-    base model. Its rank, alpha and modules must be those of this section."""
+    """An adapter in peft's layout to start from, such as the published ones; without it
+    training starts from the base model. Rank, alpha and modules must be those of this section."""
 
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Upper limit of the moving average's decay, which is min((1+s)/(10+s), limit) at optimizer
@@ -56,8 +56,8 @@ class PolicyConfig(Section):
     """Precision of the VAE's decoder."""
 
     decode_batch_size: PositiveInt | None = None
-    """Images that the VAE decodes at once: its largest maps are as wide as the image. Without it,
-    as many as were sampled at once."""
+    """Images that the VAE decodes at once; its largest feature maps have the image's size. Default:
+    as many as are sampled at once."""
 
     max_sequence_length: PositiveInt = 512
     """Most tokens of a prompt that its last text encoder sees."""
@@ -66,14 +66,14 @@ class PolicyConfig(Section):
     """Precision of the text encoders; bfloat16 takes half the memory."""
 
     text_device: Literal["cpu", "gpu"] = "cpu"
-    """Where a task encodes its prompts before its models are loaded. On the GPUs it is done by
-    separate processes, which then end; a machine without a GPU does it on its CPU. Large encoders
-    such as T5-XXL take seconds for a prompt on a CPU."""
+    """Device on which a task encodes its prompts before it loads its models. On GPUs, separate
+    processes do it and exit; a machine without a GPU uses its CPU. Large encoders such as T5-XXL
+    take seconds per prompt on a CPU."""
 
     guidance: Literal["one_batch", "two_passes"] = "one_batch"
-    """Whether the guided and the unguided image pass the transformer side by side, or one after the
-    other: in two passes a microbatch takes half the memory of its activations, except in an update
-    without gradient checkpointing, which keeps those of both."""
+    """Whether the guided and the unguided prediction are computed in one batch or in two passes.
+    Two passes halve the memory of a microbatch's activations, except in an update without gradient
+    checkpointing, which stores those of both."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the update: less memory, about a third more time."""
@@ -92,7 +92,7 @@ class Sd3AdapterConfig(AdapterConfig):
         "attn.add_v_proj",
         "attn.to_add_out",
     )
-    """Modules of the transformer that get an update, matched at the end of their names."""
+    """Modules of the transformer that get an update, matched by the end of their names."""
 
 
 class Sd3PolicyConfig(PolicyConfig):

@@ -1,4 +1,4 @@
-"""Frozen vision and text encoders, and what is done to an image before them."""
+"""Frozen vision and text encoders, with the preprocessing of their images."""
 
 from advgrpo.models.backbones.clip import ClipBackbone, ClipTextEncoder
 from advgrpo.models.backbones.dino import DinoBackbone

@@ -18,7 +18,7 @@ from advgrpo.models.backbones.preprocessing import PREPROCESSOR_FILE, read_prepr
 from advgrpo.storage.fetch import local_folder
 
 PICKSCORE_UNIT = 26.0
-"""Logit of a PickScore that counts as a score of 1."""
+"""Logit that PickScore reports as a score of 1."""
 
 
 class ClipBackbone:
@@ -26,15 +26,15 @@ class ClipBackbone:
 
     Args:
         weights: Folder with model, tokenizer and `preprocessor_config.json`.
-        device: Where it runs.
+        device: Device of the model.
 
     Attributes:
         logit_scale: Learned factor of the cosine, exp(tau).
-        width: Numbers of an embedding.
+        width: Dimension of an embedding.
         fingerprint: Hash of the weights and the preprocessing.
 
     Raises:
-        WeightsError: If any part is missing, damaged or of another architecture.
+        WeightsError: If a part is missing, damaged or of another architecture.
     """
 
     def __init__(self, weights: Weights, device: torch.device) -> None:
@@ -47,11 +47,11 @@ class ClipBackbone:
         if preprocessing is None:
             raise WeightsError(
                 f"{folder} has no {PREPROCESSOR_FILE}",
-                repair="copy the file from where the model came from",
+                repair=f"copy {PREPROCESSOR_FILE} from where the model came from",
             )
         self._preprocessing = preprocessing
         self._tokens = _Tokenizer(folder, int(settings.text_config.max_position_embeddings))
-        self._texts = _Memory(self._encode)
+        self._texts = _TextCache(self._encode)
         self.device = device
         self.logit_scale = float(self._model.logit_scale.exp())
         self.width = int(settings.projection_dim)
@@ -61,14 +61,14 @@ class ClipBackbone:
     def image_features(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch feature"]:
-        """Embed RGB images in [0, 1] as vectors of length 1."""
+        """Embed RGB images in [0, 1] as vectors of norm 1."""
         pixels = self._preprocessing(images.to(self.device))
         output = self._model.get_image_features(pixel_values=pixels)
         return functional.normalize(output.pooler_output, dim=-1)
 
     @property
     def vision_blocks(self) -> int:
-        """How many blocks the vision tower has."""
+        """Number of blocks of the vision tower."""
         return len(self._model.vision_model.encoder.layers)
 
     @torch.no_grad()
@@ -78,8 +78,8 @@ class ClipBackbone:
         """Run RGB images in [0, 1] through all but the last vision blocks.
 
         Args:
-            images: What to look at.
-            before_last: How many of the last blocks are left out.
+            images: Of any size; they are resized to the model's.
+            before_last: Number of blocks at the end that are skipped.
         """
         vision = self._model.vision_model
         hidden: Tensor = vision.pre_layrnorm(
@@ -90,7 +90,7 @@ class ClipBackbone:
         return hidden
 
     def tail(self, blocks: int) -> "ClipVisionTail":
-        """Copy the last vision blocks, to be trained; what follows them stays frozen."""
+        """Copy the last vision blocks for training; what follows them stays frozen."""
         vision = self._model.vision_model
         return ClipVisionTail(
             copy.deepcopy(vision.encoder.layers[-blocks:]),
@@ -100,7 +100,7 @@ class ClipBackbone:
 
     @torch.no_grad()
     def text_features(self, prompts: Sequence[str]) -> Float[Tensor, "batch feature"]:
-        """Embed prompts as vectors of length 1; each is encoded once and remembered."""
+        """Embed prompts as vectors of norm 1; each is encoded once and cached."""
         return self._texts(prompts)
 
     def _encode(self, prompt: str) -> Tensor:
@@ -109,7 +109,7 @@ class ClipBackbone:
 
 
 class ClipVisionTail(nn.Module):
-    """The last blocks of a CLIP vision tower and what follows them.
+    """The last blocks of a CLIP vision tower, with its final norm and projection.
 
     Args:
         blocks: Trainable.
@@ -125,7 +125,7 @@ class ClipVisionTail(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "batch token token_width"]
     ) -> Float[Tensor, "batch feature"]:
-        """Finish what `hidden_states` began: vectors of length 1."""
+        """Embed the output of `hidden_states` as vectors of norm 1."""
         for block in self.blocks:
             hidden = block(hidden, attention_mask=None)
         return functional.normalize(self._projection(self._norm(hidden[:, 0])), dim=-1)
@@ -137,10 +137,10 @@ class ClipTextEncoder:
     Args:
         text_encoder: Folder of the model, for instance a pipeline's `text_encoder`.
         tokenizer: Folder of its tokenizer.
-        device: Where it runs.
+        device: Device of the model.
 
     Attributes:
-        width: Numbers of an embedding.
+        width: Dimension of an embedding.
 
     Raises:
         WeightsError: If a part is missing, damaged or of another architecture.
@@ -153,13 +153,13 @@ class ClipTextEncoder:
         )
         settings: Any = self._model.config
         self._tokens = _Tokenizer(local_folder(tokenizer), int(settings.max_position_embeddings))
-        self._texts = _Memory(self._encode)
+        self._texts = _TextCache(self._encode)
         self.device = device
         self.width = int(settings.projection_dim)
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "batch feature"]:
-        """Embed prompts by their projected end token; each is encoded once and remembered."""
+        """Embed prompts by their projected end token; each is encoded once and cached."""
         return self._texts(prompts)
 
     def _encode(self, prompt: str) -> Tensor:
@@ -168,8 +168,8 @@ class ClipTextEncoder:
         return embedding
 
 
-class _Memory:
-    """Encodes each text once and alone, so that no embedding depends on what shared its batch."""
+class _TextCache:
+    """Encodes each text once and alone, so that no embedding depends on the rest of a batch."""
 
     def __init__(self, encode: Callable[[str], Tensor]) -> None:
         self._encode = encode
@@ -183,13 +183,14 @@ class _Memory:
 
 
 class _Tokenizer:
-    """Turns a text into token ids; what is beyond the last token is cut off."""
+    """Tokenizer of one text, truncated to the length of the model."""
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
         if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             raise WeightsError(
-                f"there is no tokenizer in {folder}",
-                repair="copy the tokenizer's files from where the model came from",
+                f"{folder} has no tokenizer",
+                repair="copy tokenizer.json, or vocab.json and merges.txt, from where the model "
+                "came from",
             )
         try:
             self._tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)

@@ -1,4 +1,4 @@
-"""DINOv2 and DINOv3: the eyes of the discriminator and of the distance measures."""
+"""DINOv2 and DINOv3 backbones."""
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ class DinoBackbone(Vit):
         norm: nn.Module = self._model.layernorm
         return norm
 
-    def _arranged(self, hidden: Tensor) -> Tensor:
+    def _arrange(self, hidden: Tensor) -> Tensor:
         return hidden
 
 
@@ -35,12 +35,12 @@ class DinoWithRegistersBackbone(Vit):
         norm: nn.Module = self._model.layernorm
         return norm
 
-    def _arranged(self, hidden: Tensor) -> Tensor:
+    def _arrange(self, hidden: Tensor) -> Tensor:
         return without_registers(hidden, int(self._model.config.num_register_tokens))
 
 
 class Dino3Backbone(Vit):
-    """A frozen DINOv3, arXiv:2508.10104, of the kind that is a vision transformer."""
+    """A frozen DINOv3 vision transformer, arXiv:2508.10104."""
 
     title = "DINOv3"
     model_class = DINOv3ViTModel
@@ -51,10 +51,10 @@ class Dino3Backbone(Vit):
         norm: nn.Module = self._model.norm
         return norm
 
-    def _arranged(self, hidden: Tensor) -> Tensor:
+    def _arrange(self, hidden: Tensor) -> Tensor:
         return without_registers(hidden, int(self._model.config.num_register_tokens))
 
 
 def without_registers(hidden: Tensor, registers: int) -> Tensor:
-    """Leave out the registers, which stand between the class token and the patches."""
+    """Remove the registers, which are between the class token and the patches."""
     return torch.cat([hidden[:, :1], hidden[:, 1 + registers :]], dim=1)

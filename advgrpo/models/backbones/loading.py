@@ -1,4 +1,4 @@
-"""Load a frozen model from a folder, or say why not."""
+"""Loading of frozen models of the transformers library, with checks of their files."""
 
 import hashlib
 from collections.abc import Iterable
@@ -25,8 +25,8 @@ def load_frozen(
     Args:
         model_class: Class of the transformers library.
         folder: Folder in `save_pretrained` layout, with safetensors.
-        model_type: What `model_type` in the folder's `config.json` must be, or may be.
-        device: Where the model is put.
+        model_type: Accepted values of `model_type` in the folder's `config.json`.
+        device: Device of the model.
 
     Returns:
         The model in float32 and evaluation mode; no parameter requires a gradient.
@@ -38,11 +38,11 @@ def load_frozen(
     if (found := model_type_of(folder)) not in known:
         raise WeightsError(
             f"the model in {folder} is of type {found!r}, not {' or '.join(map(repr, known))}",
-            repair="set weights.location to a model of the right type",
+            repair=f"set weights.location to a model of type {' or '.join(map(repr, known))}",
         )
     weights_files(folder)
     try:
-        # The library's types leave out the second value.
+        # The library's annotations omit the second value.
         loaded: Any = model_class.from_pretrained(
             folder,
             local_files_only=True,
@@ -53,17 +53,17 @@ def load_frozen(
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise WeightsError(
             f"the weights in {folder} cannot be loaded as {model_class.__name__}: {error}",
-            repair="the file may be cut short: fetch it again",
+            repair=f"replace {folder} by a complete copy: a file may be truncated",
         ) from error
     model: M = loaded[0]
     info: dict[str, Iterable[object]] = loaded[1]
-    # The library fills what a file lacks with random numbers, and only logs a warning.
+    # The library initializes missing tensors randomly, and only logs a warning.
     absent = sorted(str(key) for kind in ("missing", "mismatched") for key in info[f"{kind}_keys"])
     if absent:
         raise WeightsError(
             f"the weights in {folder} lack {len(absent)} tensors of {model_class.__name__}, for "
             f"instance {absent[0]}",
-            repair="check that config.json and the weights belong together",
+            repair=f"replace {folder} by a copy with the config.json of these weights",
         )
     module: nn.Module = model
     module.eval().requires_grad_(False).to(device)
@@ -74,24 +74,24 @@ def weights_files(folder: Path) -> list[Path]:
     """List the safetensors files of a model folder.
 
     Raises:
-        WeightsError: If there is none.
+        WeightsError: If the folder has none.
     """
     files = sorted(folder.glob("*.safetensors"))
     if files:
         return files
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
         raise WeightsError(
-            f"{folder} holds pickled weights only, which can run any code when they are read",
-            repair="convert them to safetensors with save_pretrained, where you trust the file",
+            f"{folder} holds pickled weights only, which can run any code when they are loaded",
+            repair="if you trust the file, convert it to safetensors with save_pretrained",
         )
     raise WeightsError(
         f"{folder} holds no weights (*.safetensors)",
-        repair="check the setting weights.location, and weights.subfolder",
+        repair="set weights.location and weights.subfolder to the folder of the model",
     )
 
 
 def fingerprint(files: Iterable[Path], *facts: object) -> str:
-    """Hash what a feature depends on.
+    """Hash all that features depend on.
 
     Args:
         files: Weights files; their contents count, not their names.
@@ -107,24 +107,24 @@ def fingerprint(files: Iterable[Path], *facts: object) -> str:
 
 
 def model_type_of(folder: Path) -> str:
-    """Read what architecture a model folder holds.
+    """Read the architecture of the model in a folder.
 
     Returns:
         `model_type` of its `config.json`, as the transformers library names architectures.
 
     Raises:
-        WeightsError: If the file is missing or does not say.
+        WeightsError: If the file is missing or has no `model_type`.
     """
     path = folder / "config.json"
     if not path.is_file():
         raise WeightsError(
-            f"there is no model in {folder}: config.json is missing",
-            repair="check the setting weights.location, and weights.subfolder",
+            f"{folder} holds no model: config.json is missing",
+            repair="set weights.location and weights.subfolder to the folder of the model",
         )
     try:
         return str(load_json(path.read_text("utf-8"))["model_type"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise WeightsError(
-            f"{path} names no model_type: {error!r}",
-            repair="copy the file from where the model came from",
+            f"{path} has no model_type: {error!r}",
+            repair="copy config.json from where the model came from",
         ) from error

@@ -1,4 +1,4 @@
-"""Resize and normalize images as the Hugging Face processors do, on tensors."""
+"""Preprocessing of images on tensors, as the Hugging Face processors do it."""
 
 import math
 from dataclasses import dataclass
@@ -19,18 +19,18 @@ PREPROCESSOR_FILE = "preprocessor_config.json"
 
 Interpolation = Literal["bicubic", "bilinear"]
 _PILLOW: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers of its filters, which `resample` holds."""
+"""Value of `resample`, one of Pillow's constants -> interpolation of torch."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What a backbone wants done to an image.
+    """Resizing and normalization of a backbone's images.
 
     Args:
         resolution_pixels: Height and width that images are resized to.
         mean: Of each colour channel, in [0, 1].
         std: Of each colour channel, in the same unit.
-        interpolation: How images are resized; antialiased.
+        interpolation: Filter of the resizing, which is antialiased.
     """
 
     resolution_pixels: int
@@ -60,14 +60,14 @@ def resize(
         interpolation: The filter.
 
     Returns:
-        Float32 in [0, 1], as Pillow gives it up to the rounding to 8 bit. Images that have the size
-        already keep their values.
+        Float32 in [0, 1], equal to Pillow's result up to its rounding to 8 bits. Images that have
+        the size already keep their values.
     """
-    # There is no antialiased kernel for bfloat16 on CPU, and half precision would shift features.
+    # torch has no antialiased kernel for bfloat16 on CPU; half precision would also shift features.
     images = images.float()
     if images.shape[-2:] == (resolution_pixels, resolution_pixels):
         return images
-    # Pillow resizes rows first and cuts off overshoot after each of the two passes.
+    # Pillow resizes rows first, and clips the filter's overshoot after each of the two passes.
     for size in ((images.shape[-2], resolution_pixels), (resolution_pixels, resolution_pixels)):
         images = functional.interpolate(images, size, mode=interpolation, antialias=True)
         images = images.clamp(0, 1)
@@ -82,11 +82,11 @@ def read_preprocessing(folder: Path, *, resolution_pixels: int) -> Preprocessing
         resolution_pixels: Height and width to resize to; the file's own size is not used.
 
     Returns:
-        The preprocessing, or None if the folder has no `preprocessor_config.json`. A file that
-        names no `resample` means bicubic interpolation.
+        The preprocessing, or None if the folder has no `preprocessor_config.json`. Without
+        `resample` the interpolation is bicubic.
 
     Raises:
-        WeightsError: If the file is damaged, or asks for another interpolation.
+        WeightsError: If the file is damaged, or names another interpolation.
     """
     path = folder / PREPROCESSOR_FILE
     if not path.is_file():
@@ -97,22 +97,21 @@ def read_preprocessing(folder: Path, *, resolution_pixels: int) -> Preprocessing
         std = [float(value) for value in settings["image_std"]]
     except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
         raise WeightsError(
-            f"{path} holds no image_mean and image_std: {error!r}",
-            repair="copy the file from where the model came from",
+            f"{path} has no image_mean and image_std: {error!r}",
+            repair=f"copy {PREPROCESSOR_FILE} from where the model came from",
         ) from error
     finite = all(map(math.isfinite, [*mean, *std]))
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or not finite:
         raise WeightsError(
             f"{path} has image_mean {mean} and image_std {std}; RGB needs three of each, and "
             "image_std above 0",
-            repair="copy the file from where the model came from",
+            repair=f"copy {PREPROCESSOR_FILE} from where the model came from",
         )
     resample = settings.get("resample", 3)
     if not isinstance(resample, int) or resample not in _PILLOW:
         raise WeightsError(
-            f"{path} has resample {resample!r}; images can be resized with 2 (bilinear) and 3 "
-            "(bicubic)",
-            repair="take a model that was trained with one of these",
+            f"{path} has resample {resample!r}; supported are 2 (bilinear) and 3 (bicubic)",
+            repair="use a model that was trained with one of these",
         )
     return Preprocessing(
         resolution_pixels,

@@ -1,4 +1,4 @@
-"""SigLIP and SigLIP 2: vision transformers that learned from captions."""
+"""SigLIP and SigLIP 2 backbones."""
 
 from typing import Any
 
@@ -15,8 +15,8 @@ _HALF = (0.5, 0.5, 0.5)
 class SiglipBackbone(Vit):
     """The vision half of a frozen SigLIP, arXiv:2303.15343, or of a SigLIP 2 of one resolution.
 
-    There is no class token: the image's own token is what the attention pooling makes of the
-    patches, and in middle layers, which have no pooling, their mean.
+    It has no class token: the token of the whole image is the output of the attention pooling, or
+    the mean of the patches in middle layers, which have no pooling.
     """
 
     title = "SigLIP"
@@ -34,10 +34,10 @@ class SiglipBackbone(Vit):
 
     def _final(self, output: Any) -> Tensor:  # noqa: ANN401 - a library's output
         if output.pooler_output is None:
-            return self._arranged(output.last_hidden_state)
+            return self._arrange(output.last_hidden_state)
         return torch.cat([output.pooler_output[:, None], output.last_hidden_state], dim=1)
 
-    def _arranged(self, hidden: Tensor) -> Tensor:
+    def _arrange(self, hidden: Tensor) -> Tensor:
         return torch.cat([hidden.mean(dim=1, keepdim=True), hidden], dim=1)
 
 
@@ -54,7 +54,7 @@ class Siglip2Backbone(SiglipBackbone):
         batch, channels, side, _ = pixels.shape
         patch = int(self._model.config.patch_size)
         count = side // patch
-        # It takes patches, each row by row with the colours last.
+        # The model takes flattened patches: rows of pixels, with the channels innermost.
         parts = pixels.view(batch, channels, count, patch, count, patch).permute(0, 2, 4, 3, 5, 1)
         return self._model(
             pixel_values=parts.reshape(batch, count * count, -1),

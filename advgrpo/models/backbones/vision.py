@@ -1,4 +1,4 @@
-"""Any of the frozen vision backbones that a discriminator can be built on."""
+"""The frozen vision backbones that a discriminator can use."""
 
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -26,25 +26,25 @@ BACKBONES: tuple[type[Vit], ...] = (
 
 @runtime_checkable
 class VisionBackbone(Protocol):
-    """Makes tokens of images: one of the whole image, then the patches row by row."""
+    """A frozen encoder of images into tokens: one of the whole image, then patches row by row."""
 
     device: torch.device
     width: int
-    """Numbers of a token."""
+    """Dimension of a token."""
 
     patches: int
-    """Patch tokens of an image."""
+    """Number of patch tokens of an image."""
 
     blocks: int
-    """Transformer blocks."""
+    """Number of transformer blocks."""
 
     fingerprint: str
-    """Hash of the weights and the preprocessing: equal fingerprints mean equal features."""
+    """Hash of the weights and the preprocessing; equal fingerprints mean equal features."""
 
     def tokens(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch token feature"]:
-        """Embed RGB images in [0, 1] by what the whole backbone makes of them."""
+        """Embed RGB images in [0, 1] by the output of the whole backbone."""
         ...
 
     def layer_tokens(
@@ -57,15 +57,15 @@ class VisionBackbone(Protocol):
 def load_vision_backbone(
     weights: Weights, *, resolution_pixels: int, device: torch.device
 ) -> VisionBackbone:
-    """Load the backbone that a folder holds, by the architecture that its `config.json` names.
+    """Load a backbone of the architecture that its `config.json` names.
 
     Args:
-        weights: Where it lies.
+        weights: Location of the model.
         resolution_pixels: Side length that images are resized to; a multiple of the patch size.
-        device: Where it runs.
+        device: Device of the model.
 
     Raises:
-        WeightsError: If the weights are missing, damaged, or of an architecture that is none of
+        WeightsError: If the weights are missing or damaged, or their architecture is not one of
             `BACKBONES`.
         ConfigError: If the resolution is not a multiple of the patch size.
     """
@@ -76,6 +76,6 @@ def load_vision_backbone(
             return backbone(weights, resolution_pixels=resolution_pixels, device=device)
     known = ", ".join(f"{b.title} ({' or '.join(b.model_types)})" for b in BACKBONES)
     raise WeightsError(
-        f"the model in {folder} is of type {found!r}, which no discriminator is built on",
+        f"the model in {folder} is of type {found!r}, which no discriminator supports",
         repair=f"set discriminator.weights to one of {known}",
     )

@@ -1,4 +1,4 @@
-"""What frozen vision transformers have in common."""
+"""Base class of the frozen vision transformers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -25,17 +25,16 @@ class Vit(ABC):
     """A frozen vision transformer.
 
     Args:
-        weights: Where it lies. Mean and standard deviation of pixels, and how images are resized,
-            are read from the folder's `preprocessor_config.json`; without one they are those that
-            the architecture's authors use.
+        weights: Location of the model. Normalization and interpolation are read from the folder's
+            `preprocessor_config.json`; without one they are those of the architecture's authors.
         resolution_pixels: Side length that images are resized to; a multiple of the patch size.
-        device: Where it runs.
+        device: Device of the model.
 
     Attributes:
-        width: Numbers of a token.
-        patches: Patch tokens of an image.
-        blocks: Transformer blocks.
-        fingerprint: Hash of the weights and the preprocessing: equal fingerprints mean equal
+        width: Dimension of a token.
+        patches: Number of patch tokens of an image.
+        blocks: Number of transformer blocks.
+        fingerprint: Hash of the weights and the preprocessing; equal fingerprints mean equal
             features.
 
     Raises:
@@ -46,10 +45,10 @@ class Vit(ABC):
     title: ClassVar[str]
     model_class: ClassVar[type[PreTrainedModel]]
     model_types: ClassVar[tuple[str, ...]]
-    """What `model_type` in `config.json` may be."""
+    """Accepted values of `model_type` in `config.json`."""
 
     usual_preprocessing: ClassVar[Preprocessing] = Preprocessing(0, IMAGENET_MEAN, IMAGENET_STD)
-    """Without its resolution; taken where the folder says nothing."""
+    """Used without `preprocessor_config.json`; its resolution is ignored."""
 
     def __init__(self, weights: Weights, *, resolution_pixels: int, device: torch.device) -> None:
         folder = local_folder(weights)
@@ -81,11 +80,11 @@ class Vit(ABC):
         """Embed images.
 
         Args:
-            images: RGB in [0, 1]; all pass the backbone at once.
+            images: RGB in [0, 1]; all pass the backbone in one batch.
 
         Returns:
             Tokens after the final norm, on the backbone's device: one of the whole image, then the
-            patches row by row. Registers are left out.
+            patches row by row, without registers.
         """
         return self._final(self._run(images))
 
@@ -93,21 +92,21 @@ class Vit(ABC):
     def layer_tokens(
         self, images: Float[Tensor, "batch 3 height width"], layers: Sequence[int]
     ) -> list[Float[Tensor, "batch token feature"]]:
-        """Embed images by what comes out of some of the blocks.
+        """Embed images by the outputs of some of the blocks.
 
         Args:
-            images: RGB in [0, 1]; all pass the backbone at once.
-            layers: Blocks, counted from 1; the last one gives what `tokens` gives.
+            images: RGB in [0, 1]; all pass the backbone in one batch.
+            layers: Blocks, counted from 1; the last one gives the result of `tokens`.
 
         Returns:
-            Tokens of each, arranged as those of `tokens` and after the same final norm, which the
+            Tokens of each, in the order of `tokens` and after the same final norm, which the
             authors of DINOv2 apply to middle layers too.
         """
         output = self._run(images, output_hidden_states=True)
         return [
             self._final(output)
             if layer == self.blocks
-            else self._arranged(self._norm(output.hidden_states[layer]))
+            else self._arrange(self._norm(output.hidden_states[layer]))
             for layer in layers
         ]
 
@@ -115,7 +114,7 @@ class Vit(ABC):
         return self._model(pixel_values=self._preprocessing(images.to(self.device)), **options)
 
     def _final(self, output: Any) -> Tensor:  # noqa: ANN401 - a library's output
-        return self._arranged(output.last_hidden_state)
+        return self._arrange(output.last_hidden_state)
 
     @property
     @abstractmethod
@@ -123,5 +122,5 @@ class Vit(ABC):
         """The norm after the last block."""
 
     @abstractmethod
-    def _arranged(self, hidden: Tensor) -> Tensor:
-        """Put a token of the whole image before the patches, and leave the rest out."""
+    def _arrange(self, hidden: Tensor) -> Tensor:
+        """Return a token of the whole image followed by the patches, and nothing else."""

@@ -1,4 +1,4 @@
-"""The reward being trained."""
+"""Discriminators, which are the reward being trained."""
 
 from advgrpo.models.discriminators.base import Discriminator, Features
 from advgrpo.models.discriminators.build import build_discriminator

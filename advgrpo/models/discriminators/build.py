@@ -1,4 +1,4 @@
-"""Make the discriminator that the settings ask for."""
+"""Construction of a discriminator from its settings."""
 
 import torch
 
@@ -11,16 +11,16 @@ from advgrpo.models.discriminators.pickscore import PickScoreDiscriminator
 def build_discriminator(
     config: DiscriminatorConfig, device: torch.device, *, seed: int
 ) -> Discriminator:
-    """Load a discriminator's frozen part and make its trained one.
+    """Load a discriminator's frozen part and initialize its trained part.
 
     Args:
         config: Its settings.
-        device: Where it works.
-        seed: Of whatever starts at random.
+        device: Device of the discriminator.
+        seed: Of random start values.
 
     Raises:
         WeightsError: If weights are missing, damaged or of another architecture.
-        ConfigError: If the settings ask for what the model does not have.
+        ConfigError: If the settings name layers or patches that the model does not have.
     """
     if isinstance(config, DinoDiscriminatorConfig):
         return DinoDiscriminator(config, device, seed=seed)

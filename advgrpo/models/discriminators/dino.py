@@ -1,8 +1,8 @@
-"""A head on the tokens of a frozen vision backbone.
+"""A discriminator of heads on the tokens of a frozen vision backbone.
 
-Deviations from the released code: one path of features serves training and rewarding (there, the
-head is trained on raw tokens and scored on normalized ones); patches are a fixed choice, so an
-image has one reward; the head may see the prompt; middle layers may have heads of their own.
+Deviations from the released code: training and rewarding use the same features (there, the head is
+trained on raw tokens and scored on normalized ones); patches are a fixed choice, so an image has
+one reward; the head may see the prompt; middle layers may have separate heads.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ from advgrpo.models.discriminators.base import Features
 
 
 class DinoHead(nn.Module):
-    """`Linear, GELU, Linear` on each token, plus a projection on the prompt if there is one.
+    """`Linear, GELU, Linear` on each token, plus a projection on the prompt if it is given.
 
     Args:
-        width: Of a token.
-        hidden_width: Of the hidden layer.
-        prompt_width: Of a prompt embedding; 0 for a head that does not see the prompt.
+        width: Dimension of a token.
+        hidden_width: Dimension of the hidden layer.
+        prompt_width: Dimension of a prompt embedding; 0 for a head that does not see the prompt.
         seed: Of the start values.
 
     Source:
@@ -67,20 +67,19 @@ class DinoHead(nn.Module):
 
 
 class DinoDiscriminator:
-    """Rewards images whose tokens look like those of reference images.
+    """Rewards images whose backbone tokens resemble those of reference images.
 
-    The tokens are those of a frozen DINOv2 or of another backbone of
-    `advgrpo.models.backbones.vision`, after its last block or after several, each of which has a
-    head of its own.
+    The backbone is a frozen DINOv2 or another one of `advgrpo.models.backbones.vision`. Tokens are
+    taken after its last block, or after several blocks with one head each.
 
     Args:
         config: Its settings.
-        device: Where backbone and heads work.
+        device: Device of backbone and heads.
         seed: Of the heads' start values and of the choice of patches.
 
     Raises:
         WeightsError: If the backbone or the text encoder cannot be loaded.
-        ConfigError: If more patches or other layers are asked for than there are.
+        ConfigError: If the backbone has fewer patches or layers than the settings name.
 
     Source:
         Adv-GRPO, arXiv:2511.20256; independent heads on several layers of a frozen backbone as in
@@ -114,6 +113,7 @@ class DinoDiscriminator:
             if config.layers is None
             else {f"layer_{k}": head(seed_for("layer", seed, k)) for k in config.layers}
         )
+        # Only what features depend on: heads and loss weights may change without encoding again.
         choice = f"{self._backbone.fingerprint}:{config.patches}:{config.token_normalization}"
         if config.layers is not None:
             choice += f":{config.layers}"
@@ -124,9 +124,10 @@ class DinoDiscriminator:
         chosen = count if self.config.patches is None else self.config.patches
         if chosen > count:
             raise ConfigError(
-                f"discriminator.patches={chosen}, but an image has {count} patches",
-                repair=f"set it to at most {count}, or to null for all",
+                f"discriminator.patches={chosen}: an image has {count} patches",
+                repair=f"set discriminator.patches to at most {count}, or to null for all",
             )
+        # Seeded by the count alone, because cached features hold only the chosen patches.
         order = torch.randperm(count, generator=generator_for("patches", count))
         return order[:chosen].sort().values
 
@@ -134,12 +135,12 @@ class DinoDiscriminator:
         last = self._backbone.blocks
         if beyond := [layer for layer in self.config.layers or () if layer > last]:
             raise ConfigError(
-                f"discriminator.layers has {beyond[0]}, but the backbone has {last} layers",
-                repair=f"take layers from 1 to {last}, or null for the last one alone",
+                f"discriminator.layers: layer {beyond[0]} does not exist, the backbone has {last}",
+                repair=f"set discriminator.layers to layers from 1 to {last}, or null for the last",
             )
 
     def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
-        """Run the frozen backbone and keep the image's own token and the chosen patches.
+        """Run the frozen backbone and select the whole image's token and the chosen patches.
 
         Returns:
             `tokens`, or `layer_K` for each chosen layer: float32 `[batch, 1 + patches, width]`, on
@@ -148,12 +149,12 @@ class DinoDiscriminator:
         keep = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + self._positions])
         parts: dict[str, list[Tensor]] = {name: [] for name in self._heads}
         for batch in images.split(self.config.feature_batch_size):
-            found = (
+            outputs = (
                 [self._backbone.tokens(batch)]
                 if self.config.layers is None
                 else self._backbone.layer_tokens(batch, self.config.layers)
             )
-            for name, all_tokens in zip(self._heads, found, strict=True):
+            for name, all_tokens in zip(self._heads, outputs, strict=True):
                 tokens = all_tokens[:, keep].float()
                 if self.config.token_normalization == "l2":
                     tokens = functional.normalize(tokens, dim=-1)
@@ -174,20 +175,26 @@ class DinoDiscriminator:
 
     @torch.no_grad()
     def rewards(self, features: Features) -> Float[Tensor, "batch"]:
-        """Weigh the class token's logit against the mean of the patches'; the heads' mean."""
+        """Return the weighted sum of the class token's logit and the patches' mean logit.
+
+        With several heads it is their mean.
+        """
 
         def reward(name: str) -> Tensor:
             logits = self._logits(name, features)
-            return self.config.cls_reward_weight * logits[
-                :, 0
-            ] + self.config.patch_reward_weight * logits[:, 1:].mean(dim=1)
+            whole, patches = logits[:, 0], logits[:, 1:].mean(dim=1)
+            weights = self.config
+            return weights.cls_reward_weight * whole + weights.patch_reward_weight * patches
 
         return self._mean_of_heads(reward)
 
     def loss(
         self, reference: Features, generated: Features, mismatched: Features
     ) -> Float[Tensor, ""]:
-        """Hinge loss of the class token and, with its own weight, of the patches; heads' mean."""
+        """Return the weighted sum of the hinge losses of class token and patches.
+
+        With several heads it is their mean.
+        """
         return self._mean_of_heads(
             lambda name: self._loss_of_head(name, reference, generated, mismatched)
         )
@@ -209,11 +216,10 @@ class DinoDiscriminator:
                 mismatched_fraction=conditioning.mismatched_fraction,
             )
 
-        loss = self.config.cls_loss_weight * hinge(
-            slice(0, 1)
-        ) + self.config.patch_loss_weight * hinge(slice(1, None))
-        if self.config.gradient_penalty_weight:
-            loss = loss + self.config.gradient_penalty_weight * self._penalty(name, reference)
+        weights, whole, patches = self.config, hinge(slice(0, 1)), hinge(slice(1, None))
+        loss = weights.cls_loss_weight * whole + weights.patch_loss_weight * patches
+        if weights.gradient_penalty_weight:
+            loss = loss + weights.gradient_penalty_weight * self._penalty(name, reference)
         return loss
 
     def _penalty(self, name: str, reference: Features) -> Tensor:
@@ -225,7 +231,7 @@ class DinoDiscriminator:
         return values[0] if len(values) == 1 else torch.stack(values).mean(dim=0)
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """The heads' parameters; those of several begin with their layer's name."""
+        """Return the heads' parameters; with several heads, names begin with the layer."""
         if self.config.layers is None:
             return dict(self._heads["tokens"].named_parameters())
         return {

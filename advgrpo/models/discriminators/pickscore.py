@@ -1,7 +1,7 @@
-"""PickScore, tuned to prefer reference images.
+"""A discriminator that is a PickScore with trained vision blocks.
 
 Deviations from the released code: weights stay float32 (in pure bf16 only 7-8 % of them move);
-gradients are averaged over ranks; the frozen blocks run once for an image, not once for each step.
+gradients are averaged over ranks; the frozen blocks run once per image, not once per step.
 """
 
 import hashlib
@@ -19,15 +19,15 @@ from advgrpo.models.discriminators.base import Features
 
 
 class PickScoreDiscriminator:
-    """Rewards images that a PickScore, whose last vision blocks are trained, prefers.
+    """Rewards images by a PickScore whose last vision blocks are trained.
 
     Args:
         config: Its settings.
-        device: Where it works.
+        device: Device of the model.
 
     Raises:
         WeightsError: If the model cannot be loaded.
-        ConfigError: If more blocks are to be trained than there are.
+        ConfigError: If the model has fewer blocks than are to be trained.
 
     Source:
         PickScore, arXiv:2305.01569; Adv-GRPO, arXiv:2511.20256.
@@ -41,9 +41,9 @@ class PickScoreDiscriminator:
         self._clip = ClipBackbone(config.weights, device)
         if config.trained_blocks > self._clip.vision_blocks:
             raise ConfigError(
-                f"discriminator.trained_blocks={config.trained_blocks}, but the model has "
+                f"discriminator.trained_blocks={config.trained_blocks}: the model has "
                 f"{self._clip.vision_blocks} vision blocks",
-                repair=f"set it to at most {self._clip.vision_blocks}",
+                repair=f"set discriminator.trained_blocks to at most {self._clip.vision_blocks}",
             )
         self._tail = self._clip.tail(config.trained_blocks)
         self._dtype: torch.dtype = getattr(torch, config.feature_dtype)
@@ -79,11 +79,11 @@ class PickScoreDiscriminator:
         self,
         reference: Features,
         generated: Features,
-        mismatched: Features,  # noqa: ARG002 - the score depends on the prompt as it is
+        mismatched: Features,  # noqa: ARG002 - the score already depends on the prompt
     ) -> Float[Tensor, ""]:
         """Prefer the reference image of each prompt to the generated one."""
         return pairwise_loss(self._scores(reference), self._scores(generated))
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters of the trained blocks."""
+        """Return the parameters of the trained blocks."""
         return dict(self._tail.blocks.named_parameters())

@@ -1,4 +1,4 @@
-"""Generated images of earlier rollouts, as features, so that the discriminator does not forget."""
+"""Replay of generated images, so that the discriminator does not forget earlier rollouts."""
 
 import torch
 from jaxtyping import Int
@@ -11,7 +11,7 @@ class ReplayPool:
     """The newest generated images of all ranks; every rank holds the same pool.
 
     Args:
-        capacity: Images that are kept.
+        capacity: Number of images.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -23,7 +23,7 @@ class ReplayPool:
         return len(self.prompt_ids)
 
     def add(self, features: Features, prompt_ids: Int[Tensor, "batch"]) -> None:
-        """Add images; the oldest make room.
+        """Add images, and drop the oldest beyond the capacity.
 
         Args:
             features: Of images without prompts, on the CPU.
@@ -36,12 +36,12 @@ class ReplayPool:
         self.features, self.prompt_ids = pick(features, newest), prompt_ids[newest]
 
     def state(self) -> dict[str, Tensor]:
-        """All of it, by name."""
+        """Return the whole pool as tensors by name."""
         state = {f"features.{name}": value for name, value in self.features.items()}
         return {**state, "prompt_ids": self.prompt_ids}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         self.prompt_ids = state["prompt_ids"]
         self.features = {
             name.removeprefix("features."): value

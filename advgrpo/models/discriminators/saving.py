@@ -1,4 +1,4 @@
-"""A discriminator on disk: its trained part, and what it belongs to."""
+"""Discriminators on disk: the trained part, and the fingerprint of the frozen part."""
 
 import json
 from collections.abc import Mapping
@@ -19,12 +19,12 @@ FACTS_FILE = "discriminator.json"
 def save_discriminator(
     folder: Path, discriminator: Discriminator, facts: Mapping[str, float]
 ) -> None:
-    """Write the trained part and what was measured of it.
+    """Write the trained part of a discriminator.
 
     Args:
         folder: Gets `discriminator.safetensors` and `discriminator.json`.
         discriminator: The trained one.
-        facts: Measures by name.
+        facts: Its metrics by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parameters = discriminator.trainable_parameters()
@@ -35,7 +35,7 @@ def save_discriminator(
 
 
 def load_discriminator(folder: Path, discriminator: Discriminator) -> None:
-    """Give a discriminator the trained part of a saved one.
+    """Load the trained part of a saved discriminator.
 
     Raises:
         WeightsError: If the files are missing, damaged, or belong to another frozen part or head.
@@ -45,7 +45,7 @@ def load_discriminator(folder: Path, discriminator: Discriminator) -> None:
         tensors = read_tensors(folder / WEIGHTS_FILE)
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{folder} holds no discriminator: {error}", repair="run reward pre-training again"
+            f"{folder} does not hold a discriminator: {error}", repair="run pretrain-reward again"
         ) from error
     parameters = discriminator.trainable_parameters()
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
@@ -53,7 +53,7 @@ def load_discriminator(folder: Path, discriminator: Discriminator) -> None:
     if record.get("fingerprint") != discriminator.fingerprint or shapes != expected:
         raise WeightsError(
             f"the discriminator in {folder} was trained with another backbone or other settings",
-            repair="pre-train the reward again with the present section `discriminator`",
+            repair="run pretrain-reward again with the present section `discriminator`",
         )
     with torch.no_grad():
         for name, parameter in parameters.items():

@@ -141,5 +141,5 @@ def test_a_damaged_discriminator_is_refused(tiny: TinyModels, tmp_path: Path) ->
     save_discriminator(tmp_path, discriminator_of(tiny), {})
     path = tmp_path / "discriminator.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(WeightsError, match="holds no discriminator"):
+    with pytest.raises(WeightsError, match="does not hold a discriminator"):
         load_discriminator(tmp_path, discriminator_of(tiny))

@@ -112,5 +112,5 @@ def test_a_saved_one_rewards_as_before_and_another_is_refused(
 
 
 def test_more_blocks_than_there_are_are_refused(tiny: TinyModels) -> None:
-    with pytest.raises(ConfigError, match=r"trained_blocks=9, but the model has 2"):
+    with pytest.raises(ConfigError, match=r"trained_blocks=9: the model has 2"):
         discriminator_of(tiny, trained_blocks=9)
