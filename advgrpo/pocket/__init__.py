@@ -1,6 +1,6 @@
 """The pocket world: pictures, captions and tiny models that need no download.
 
-Everything the library does with Stable Diffusion 3 it can do here in minutes on two CPU cores, with
-the same classes: a whole `StableDiffusion3Pipeline`, a `Dinov2Model`, a `CLIPModel` as PickScore.
-The base policy draws dull pictures; the reference images are crisp drawings of the same captions.
+The models are of the classes that full-size runs load: a text-to-image pipeline, a DINOv2 backbone
+and a CLIP as PickScore. A whole run takes minutes on two CPU cores. The base policy draws dull
+pictures; the reference images are crisp drawings of the same captions.
 """

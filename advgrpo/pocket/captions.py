@@ -1,4 +1,4 @@
-"""The pocket world's language: 2,160 captions of five attributes each."""
+"""Captions of the pocket world: 2,160 sentences of five attributes each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "background": BACKGROUNDS,
     "position": POSITIONS,
 }
-"""Every attribute and its values, in the order in which a caption says them."""
+"""Attribute -> values, in the order of a caption."""
 
 HELD_OUT_TRIPLES = 32
 SPLIT_SEED = 20251205
@@ -32,7 +32,7 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True, order=True)
 class Caption:
-    """What one pocket picture shows."""
+    """The attributes of one pocket picture."""
 
     size: str
     colour: str
@@ -50,7 +50,7 @@ class Caption:
 
     @property
     def triple(self) -> tuple[str, str, str]:
-        """The part of a caption by which the held-out split is made."""
+        """Shape, colour and background, by which captions are split."""
         return (self.shape, self.colour, self.background)
 
     @property
@@ -66,16 +66,16 @@ class Caption:
 
 
 def parse_caption(text: str) -> Caption:
-    """Read a caption from its text.
+    """Parse a caption.
 
     Args:
         text: A sentence of the form "a small red circle on a white background left".
 
     Returns:
-        The caption; its `text` is the text that was read.
+        The caption; its `text` equals the argument.
 
     Raises:
-        ValueError: If the sentence has another form or names an unknown value.
+        ValueError: If the sentence has another form or an unknown value.
     """
     words = text.split()
     form = "a {size} {colour} {shape} on a {background} background {position}"
@@ -102,7 +102,7 @@ def all_captions() -> tuple[Caption, ...]:
 
 @cache
 def held_out_triples() -> frozenset[tuple[str, str, str]]:
-    """Choose the (shape, colour, background) triples which training never sees."""
+    """Return the (shape, colour, background) triples that are only used for testing."""
     triples = list(product(SHAPES, COLOURS, BACKGROUNDS))
     return frozenset(random.Random(SPLIT_SEED).sample(triples, HELD_OUT_TRIPLES))
 

@@ -1,4 +1,4 @@
-"""Judges pocket pictures: which attributes they show, and how crisply. Never used in training."""
+"""A judge of the attributes and the style of pocket pictures; never used in training."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class JudgeConfig:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the judge sees in a batch of pictures."""
+    """The judge's output for a batch of pictures."""
 
     attribute_logits: Float[Tensor, "batch classes"]
     style: Float[Tensor, "batch"]
 
     def attributes(self) -> Int[Tensor, "batch 5"]:
-        """The likeliest value of each attribute, in the order of `Caption.labels`."""
+        """Return the most likely value of each attribute, in the order of `Caption.labels`."""
         pieces = self.attribute_logits.split(CLASS_COUNTS, dim=1)
         return torch.stack([piece.argmax(dim=1) for piece in pieces], dim=1)
 
 
 class PocketJudge(nn.Module):
-    """A small convolutional network that reads attributes and style."""
+    """A small convolutional network that classifies attributes and estimates style."""
 
     def __init__(self, config: JudgeConfig) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class PocketJudge(nn.Module):
         self.head = nn.Linear(previous * cells, sum(CLASS_COUNTS) + 1)
 
     def forward(self, images: Float[Tensor, "batch 3 32 32"]) -> Verdict:
-        """Look at pictures with values in [0, 1]."""
+        """Classify pictures with values in [0, 1]."""
         outputs = self.head(self.body(images * 4.0 - 2.0))
         return Verdict(outputs[:, :-1], outputs[:, -1])
 
@@ -80,7 +80,7 @@ class PocketJudge(nn.Module):
 
 
 class PocketJudgeScorer:
-    """A frozen measure of whether pictures show what their prompts say."""
+    """A scorer of how many attributes of its prompt a picture shows."""
 
     name = "pocket_judge"
 
@@ -89,14 +89,14 @@ class PocketJudgeScorer:
 
     @classmethod
     def load(cls, folder: Path) -> PocketJudgeScorer:
-        """Read the judge from a folder."""
+        """Load the judge from a folder."""
         return cls(PocketJudge.load(folder))
 
     @torch.no_grad()
     def score(
         self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> dict[str, Float[Tensor, "batch"]]:
-        """Compare what each picture shows with what its prompt says.
+        """Compare the attributes of each picture with those of its prompt.
 
         Args:
             images: RGB in [0, 1], 32 x 32.
@@ -107,7 +107,7 @@ class PocketJudgeScorer:
             `all_attributes`, 1 if all are.
 
         Raises:
-            ValueError: If a prompt is no pocket caption.
+            ValueError: If a prompt is not a pocket caption.
         """
         wanted = torch.tensor([parse_caption(prompt).labels for prompt in prompts])
         right = (self._judge(images).attributes() == wanted).float()

@@ -1,4 +1,4 @@
-"""Builds the pocket models: tiny configurations of the real diffusers and transformers classes."""
+"""The pocket models: tiny configurations of classes of diffusers and transformers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ NARROW_INITIALIZER_RANGE = 0.1
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Make weight initialization repeatable and leave the global random state as it was."""
+    """Seed weight initialization within the context, and restore the global random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -131,7 +131,7 @@ def build_pipeline(seed: int) -> StableDiffusion3Pipeline:
     """Build the whole text-to-image pipeline with untrained weights.
 
     Args:
-        seed: Determines every weight, whatever was drawn before in this process.
+        seed: Determines every weight, regardless of the global random state.
 
     Returns:
         A pipeline in evaluation mode, float32.

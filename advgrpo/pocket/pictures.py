@@ -1,4 +1,4 @@
-"""Draws pocket pictures by signed-distance functions, in a style from dull (0) to crisp (1).
+"""A renderer of pocket pictures by signed-distance functions, in styles from dull (0) to crisp (1).
 
 A dull picture has soft and wobbling edges, washed-out colours and blotchy noise. A crisp one, in
 the style of the reference images, has a dark outline, shading, a highlight, a drop shadow and a
@@ -49,7 +49,7 @@ _COARSE = 4
 
 @dataclass(frozen=True)
 class PictureNoise:
-    """All chance in a batch of pictures: where things sit exactly, and what blurs them."""
+    """The random part of a batch of pictures: exact positions, blotches and grain."""
 
     uniforms: Float[Tensor, "batch 6"]
     blotches: Float[Tensor, "batch 4 4 4"]
@@ -67,7 +67,7 @@ class PictureNoise:
 
     @classmethod
     def from_seeds(cls, seeds: Sequence[int]) -> PictureNoise:
-        """Draw the noise of each picture from its own seed, whatever stands beside it."""
+        """Draw the noise of each picture from its own seed, independent of the batch."""
         single = [cls.draw(1, torch.Generator().manual_seed(seed)) for seed in seeds]
         return cls(
             uniforms=torch.cat([noise.uniforms for noise in single]),
@@ -82,20 +82,20 @@ def render(
     """Draw one picture for each caption.
 
     Args:
-        captions: What to draw.
+        captions: Contents of the pictures.
         style: 0 is dull, 1 is the style of the reference images.
-        seeds: One for each caption. A picture depends on its caption, style and seed alone.
+        seeds: One per caption. A picture depends only on its caption, style and seed.
 
     Returns:
         RGB pictures in [0, 1].
 
     Raises:
-        ValueError: If captions and seeds differ in number or the style lies outside [0, 1].
+        ValueError: If captions and seeds differ in number or the style is outside [0, 1].
     """
     if len(captions) != len(seeds):
-        raise ValueError(f"Got {len(captions)} captions and {len(seeds)} seeds; give one for each.")
+        raise ValueError(f"{len(captions)} captions have {len(seeds)} seeds; give one per caption")
     if not 0.0 <= style <= 1.0:
-        raise ValueError(f"style is {style}; it must lie in [0, 1].")
+        raise ValueError(f"style={style}: must be in [0, 1]")
     labels = torch.tensor([caption.labels for caption in captions], dtype=torch.int64).reshape(
         -1, 5
     )
@@ -107,12 +107,12 @@ def render(
 def render_labels(
     labels: Int[Tensor, "batch 5"], style: Float[Tensor, "batch"], noise: PictureNoise
 ) -> Float[Tensor, "batch 3 32 32"]:
-    """Draw pictures from attribute indices; the fast path by which training data are made.
+    """Draw pictures from attribute indices, the fast path for training data.
 
     Args:
         labels: `Caption.labels` of each picture.
-        style: One style in [0, 1] for each picture.
-        noise: The chance in each picture.
+        style: One style in [0, 1] per picture.
+        noise: The random part of each picture.
 
     Returns:
         RGB pictures in [0, 1].

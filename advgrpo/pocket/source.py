@@ -1,4 +1,4 @@
-"""The pocket world's better model: a renderer that draws reference images in the crisp style."""
+"""The pocket world's source of reference images: a renderer in the crisp style."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ REFERENCE_STYLE = 1.0
 
 
 class PocketRenderer:
-    """A reference image source that draws what its prompts say, always crisp."""
+    """A reference image source that renders captions in the crisp style."""
 
     resolution_pixels = RESOLUTION_PIXELS
 
     @property
     def provenance(self) -> dict[str, str | int | float]:
-        """What a manifest records of the images' origin."""
+        """Origin of the images, for the manifest."""
         return {
             "model": "advgrpo.pocket.PocketRenderer",
             "revision": "1",
@@ -31,17 +31,17 @@ class PocketRenderer:
     def draw(
         self, prompts: Sequence[str], seeds: Sequence[int]
     ) -> Float[Tensor, "batch 3 height width"]:
-        """Draw one picture for each prompt.
+        """Draw one picture per prompt.
 
         Args:
             prompts: Pocket captions.
-            seeds: One for each prompt; a picture depends on its own prompt and seed alone.
+            seeds: One per prompt; a picture depends only on its own prompt and seed.
 
         Returns:
             RGB pictures in [0, 1], 32 x 32.
 
         Raises:
-            ValueError: If a prompt is no pocket caption, or prompts and seeds differ in number.
+            ValueError: If a prompt is not a pocket caption, or prompts and seeds differ in number.
         """
         captions = [parse_caption(prompt) for prompt in prompts]
         return render(captions, REFERENCE_STYLE, seeds)

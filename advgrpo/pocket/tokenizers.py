@@ -1,7 +1,7 @@
-"""Builds the pocket tokenizers from a fixed word list.
+"""The pocket tokenizers, built from a fixed word list.
 
-Trained tokenizers give another vocabulary in every process, so these are spelled out: every word of
-the captions is one token, and any other text falls back to letters (CLIP) or to `<unk>` (T5).
+Training a tokenizer gives another vocabulary in each process, so these are written out: every word
+of the captions is one token, and any other text falls back to letters (CLIP) or to `<unk>` (T5).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers import CLIPTokenizer, T5TokenizerFast
 from advgrpo.pocket.captions import ATTRIBUTES
 
 CLIP_LENGTH = 12
-"""Tokens of a caption for the CLIP encoders: start, nine words, end, and one to spare."""
+"""Tokens of a caption for the CLIP encoders: start, nine words, end, and one of padding."""
 
 T5_LENGTH = 10
 """Tokens of a caption for T5: nine words and the end. Pass it as `max_sequence_length`."""
@@ -34,7 +34,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
     pieces = list(string.ascii_lowercase) + [letter + _END for letter in string.ascii_lowercase]
     merges: list[tuple[str, str]] = []
     for word in caption_words():
-        # Merges are only ever appended, so what spells an earlier word is never overtaken.
+        # Merges are only appended, so an earlier word keeps its spelling: lower ranks go first.
         symbols = _apply_merges([*word[:-1], word[-1] + _END], merges)
         while len(symbols) > 1:
             merges.append((symbols[0], symbols[1]))
@@ -53,7 +53,7 @@ def build_t5_tokenizer() -> T5TokenizerFast:
 
 
 def _apply_merges(symbols: list[str], merges: list[tuple[str, str]]) -> list[str]:
-    """Spell a word as byte-pair encoding would: the earliest known merge first."""
+    """Apply byte-pair merges to a word, those of the lowest rank first."""
     rank = {pair: i for i, pair in enumerate(merges)}
     while True:
         known = [(rank[p], i) for i, p in enumerate(pairwise(symbols)) if p in rank]

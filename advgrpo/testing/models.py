@@ -1,7 +1,7 @@
-"""Tiny models of the real classes, and fakes that training and evaluation can be handed.
+"""Tiny models of the real classes, and fakes for training and evaluation.
 
-Models are built from configurations with random
-weights in milliseconds, and saved in the layouts that the real ones have.
+Models are built from configurations with random weights in milliseconds, and saved in the layouts
+of published ones.
 """
 
 import json
@@ -63,7 +63,7 @@ class TinyModels:
         ]
 
     def config(self, *overrides: str) -> RunConfig:
-        """Resolve the preset `pocket` with these models and further overrides."""
+        """Resolve the preset `pocket` with these models and more overrides."""
         return resolve("pocket", [*self.overrides(), *overrides])
 
 
@@ -71,7 +71,7 @@ def write_tiny_models(folder: Path, *, seed: int = 0) -> TinyModels:
     """Build tiny models of the real classes and save them.
 
     Args:
-        folder: Gets a folder for each model.
+        folder: Gets one folder per model.
         seed: Of the random weights.
     """
     tiny = TinyModels(folder / "pipeline", folder / "dino", folder / "pickscore")
@@ -93,11 +93,11 @@ def write_tiny_models(folder: Path, *, seed: int = 0) -> TinyModels:
 
 
 def write_tiny_backbone(folder: Path, kind: str, *, seed: int = 0) -> Path:
-    """Build a tiny vision backbone with random weights, and save it as a hub would serve it.
+    """Build a tiny vision backbone with random weights, and save it in the layout of a hub.
 
     Args:
         folder: Gets a folder of that name.
-        kind: One of `TINY_BACKBONES`.
+        kind: A key of `TINY_BACKBONES`.
         seed: Of the random weights.
 
     Returns:
@@ -143,16 +143,16 @@ TINY_BACKBONES: Mapping[str, Callable[[], PreTrainedModel]] = {
     "siglip": _siglip,
     "siglip2": _siglip2,
 }
-"""Kind of each vision backbone, as `config.json` names it -> a tiny one of the real class; of
-SigLIP the whole model, text half and all, which is what hubs serve."""
+"""`model_type` of `config.json` -> a tiny backbone of that class. For SigLIP it is the whole model
+with its text half, as hubs serve it."""
 
 
 @dataclass
 class RecordingLogger:
-    """Keeps what a run logs; stands where an MLflow run stands."""
+    """A fake of the MLflow run that keeps what training logs."""
 
     rows: list[tuple[int, dict[str, float]]] = field(default_factory=list)
-    """Update and measures, in the order in which they came."""
+    """Update and metrics, in the order of the calls."""
 
     pictures: dict[tuple[str, int], bytes] = field(default_factory=dict)
     """PNG by name and update."""
@@ -161,31 +161,31 @@ class RecordingLogger:
     """Tags by name."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Keep measures."""
+        """Record metrics."""
         self.rows.append((step, dict(values)))
 
     def picture(self, name: str, step: int, png: bytes) -> None:
-        """Keep a picture."""
+        """Record a picture."""
         self.pictures[name, step] = png
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Keep facts of the whole run."""
+        """Record tags of the whole run."""
         self.facts |= values
 
     def unsent_pictures(self) -> list[tuple[str, int, bytes]]:
-        """Give all pictures: nothing is ever sent."""
+        """Return all pictures, because none is ever sent."""
         return [(name, step, png) for (name, step), png in self.pictures.items()]
 
 
 class BrightnessScorer:
-    """A frozen measure that needs no weights: how bright an image is, in [0, 1]."""
+    """A scorer without weights: the mean brightness of an image, in [0, 1]."""
 
     name = "brightness"
 
     def score(
         self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> Mapping[str, Float[Tensor, "batch"]]:
-        """Measure each image; the prompt does not matter."""
+        """Score each image; the prompt is ignored."""
         if len(prompts) != len(images):
             raise ValueError(f"{len(images)} images have {len(prompts)} prompts")
         return {"mean": torch.as_tensor(images.mean(dim=(1, 2, 3))).cpu()}

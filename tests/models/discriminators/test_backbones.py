@@ -121,5 +121,5 @@ def test_a_gradient_penalty_flattens_the_heads(folders: dict[str, Path]) -> None
 
 
 def test_a_layer_beyond_the_last_is_refused(folders: dict[str, Path]) -> None:
-    with pytest.raises(ConfigError, match=r"discriminator\.layers: layer 4 does not exist, the backbone has 3"):
+    with pytest.raises(ConfigError, match=r"layer 4 does not exist, the backbone has 3"):
         discriminator_on(folders["dinov2"], layers=[1, 4])

@@ -181,7 +181,7 @@ def test_modules_that_are_named_by_a_pattern_are_read_from_the_weights(
     [
         ("policy.adapter.rank=4", "has rank 8 and alpha 16, but policy.adapter.rank=4"),
         ("policy.adapter.alpha=8", "--set policy.adapter.rank=8 --set policy.adapter.alpha=16"),
-        ("policy.adapter.target_modules=[attn.to_q]", "policy.adapter does not name"),
+        ("policy.adapter.target_modules=[attn.to_q]", "parameters of policy.adapter and has"),
         ("policy.adapter.target_modules=[attn.to_q]", "policy.adapter.target_modules"),
     ],
 )
