@@ -122,6 +122,6 @@ class FeatureShards:
 def _require_whole(path: Path) -> None:
     if why := shard_damage(path):
         raise StorageError(
-            f"features in {path} are damaged ({why}), again after they had been computed anew",
+            f"features in {path} are damaged ({why}), again after they had been recomputed",
             repair="check the disk for faults, and delete the file",
         )

@@ -1,1 +1,1 @@
-"""Pre-trains every pocket model from nothing; `python -m studies.pocket.build` runs it all."""
+"""Pre-training of the pocket models; `python -m studies.pocket.build` builds all of them."""

@@ -11,7 +11,7 @@ Tokens = Float[Tensor, "batch token width"]
 
 
 class PlainJointAttention:
-    """The arithmetic of diffusers' `JointAttnProcessor2_0` without the fused kernel.
+    """The computation of diffusers' `JointAttnProcessor2_0` without the fused kernel.
 
     On CPU the fused kernel's bfloat16 backward takes half of a training step; this one is compiled
     into the rest.

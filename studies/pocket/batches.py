@@ -1,4 +1,4 @@
-"""An endless supply of labelled pictures to pre-train on."""
+"""Random batches of labelled pictures for pre-training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ StyleMixture = Literal["base", "uniform", "spread", "reference"]
 
 @dataclass(frozen=True)
 class PictureBatch:
-    """Pictures with what their captions say and how they are drawn."""
+    """Pictures with the labels of their captions and their styles."""
 
     pictures: Float[Tensor, "batch 3 32 32"]
     labels: Int[Tensor, "batch 5"]
@@ -25,7 +25,7 @@ class PictureBatch:
     caption_index: Int[Tensor, "batch"]
 
     def rows(self, size: int, generator: torch.Generator) -> PictureBatch:
-        """Choose rows at random."""
+        """Draw rows with replacement."""
         index = torch.randint(0, len(self.pictures), (size,), generator=generator)
         return PictureBatch(
             self.pictures[index], self.labels[index], self.style[index], self.caption_index[index]
@@ -58,15 +58,15 @@ def draw_batch(
     """Draw random captions of a split and their pictures.
 
     Args:
-        split: Which captions.
-        mixture: How styles are distributed.
-        batch: How many.
-        generator: The only source of chance.
-        mistake_rate: Probability at style 0 of drawing another shape or colour than the caption
-            says. It falls with the cube of (1 - style), so crisp pictures are right.
+        split: Split of the captions.
+        mixture: Distribution of the styles.
+        batch: Number of pictures.
+        generator: The only source of randomness.
+        mistake_rate: Probability at style 0 of drawing a shape or colour that is not the caption's.
+            It falls with the cube of (1 - style), so crisp pictures are right.
 
     Returns:
-        Pictures with the labels of their captions, mistakes and all.
+        Pictures with the labels of their captions, also where the picture is mistaken.
     """
     table = torch.tensor([caption.labels for caption in captions_of(split)])
     index = torch.randint(0, len(table), (batch,), generator=generator)

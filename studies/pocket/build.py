@@ -1,4 +1,4 @@
-"""Rebuilds every pocket weight: `python -m studies.pocket.build --output DIR --seed 0`."""
+"""Build of all pocket weights: `python -m studies.pocket.build --output DIR --seed 0`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from studies.pocket.loop import OptimizationSettings
 
 logger = logging.getLogger(__name__)
 
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 PARTS = ("vae", "text", "judge", "dino", "pickscore", "policy", "metrics")
-"""Every part in the order in which they need each other."""
+"""All parts, in the order of their dependencies."""
 
 
 @runtime_checkable
@@ -41,7 +41,7 @@ class Savable(Protocol):
 
 
 def save_in_place(part: Savable, folder: Path) -> None:
-    """Replace a saved part file by file, so that no reader ever meets half a file."""
+    """Replace a saved part file by file, so that a concurrent reader never gets a partial file."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         part.save_pretrained(temporary)
@@ -56,7 +56,7 @@ def save_half(module: ModelMixin | PreTrainedModel, folder: Path) -> None:
 
 
 class PocketBuild:
-    """The parts of the pocket world in the order in which they need each other."""
+    """The parts of the pocket world, in the order of their dependencies."""
 
     def __init__(self, output: Path, seed: int, scale: float) -> None:
         self.output, self.seed, self.scale = output, seed, scale
@@ -66,7 +66,7 @@ class PocketBuild:
         else:
             self.pipeline = build_pipeline(seed)
             self._save_pipeline()
-        self.parts: dict[str, tuple[Callable[[], Figures], OptimizationSettings | None]] = {
+        self.parts: dict[str, tuple[Callable[[], Metrics], OptimizationSettings | None]] = {
             "vae": (self._vae, vae.SETTINGS),
             "text": (self._text, text.SETTINGS),
             "judge": (self._judge, judge.SETTINGS),
@@ -77,16 +77,16 @@ class PocketBuild:
         }
 
     def run(self, only: Sequence[str]) -> None:
-        """Build the named parts, or all, and record what each took and reached."""
+        """Build the named parts, or all, and record the time and metrics of each."""
         for name, (build, settings) in self.parts.items():
             if only and name not in only:
                 continue
             started = time.process_time()
-            figures = build()
+            metrics = build()
             record: dict[str, object] = {"seed": self.seed, "scale": self.scale}
             if settings is not None:
                 record["settings"] = asdict(settings.scaled(self.scale))
-            record["figures"] = {key: round(value, 4) for key, value in figures.items()}
+            record["metrics"] = {key: round(value, 4) for key, value in metrics.items()}
             record["cpu_seconds"] = round(time.process_time() - started, 1)
             self._record(name, record)
             logger.info("%s: %s", name, json.dumps(record))
@@ -97,48 +97,48 @@ class PocketBuild:
         records[name] = record
         path.write_text(json.dumps(records, indent=2) + "\n")
 
-    def _vae(self) -> Figures:
-        self.pipeline.vae, figures = vae.train_vae(self.seed, self.scale)
+    def _vae(self) -> Metrics:
+        self.pipeline.vae, metrics = vae.train_vae(self.seed, self.scale)
         save_half(self.pipeline.vae, self.output / "pipeline" / "vae")
-        return figures
+        return metrics
 
-    def _text(self) -> Figures:
-        figures = text.train_text_encoders(self.pipeline, self.seed, self.scale)
+    def _text(self) -> Metrics:
+        metrics = text.train_text_encoders(self.pipeline, self.seed, self.scale)
         for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
             save_half(self.pipeline.components[name], self.output / "pipeline" / name)
-        return figures
+        return metrics
 
-    def _judge(self) -> Figures:
-        trained, figures = judge.train_judge(self._frozen_vae(), self.seed, self.scale)
+    def _judge(self) -> Metrics:
+        trained, metrics = judge.train_judge(self._frozen_vae(), self.seed, self.scale)
         trained.save(self.output / "judge")
-        return figures
+        return metrics
 
-    def _dino(self) -> Figures:
-        backbone, figures = dino.train_dino(self._frozen_vae(), self.seed, self.scale)
+    def _dino(self) -> Metrics:
+        backbone, metrics = dino.train_dino(self._frozen_vae(), self.seed, self.scale)
         save_half(backbone, self.output / "dino")
         processor = BitImageProcessorPil(**_preprocessing(), do_center_crop=False)
         save_in_place(processor, self.output / "dino")
-        return figures
+        return metrics
 
-    def _pickscore(self) -> Figures:
-        model, figures = pickscore.train_pickscore(self._frozen_vae(), self.seed, self.scale)
+    def _pickscore(self) -> Metrics:
+        model, metrics = pickscore.train_pickscore(self._frozen_vae(), self.seed, self.scale)
         save_half(model, self.output / "pickscore")
         save_in_place(build_clip_tokenizer(), self.output / "pickscore")
         processor = CLIPImageProcessorPil(**_preprocessing(), do_center_crop=False)
         save_in_place(processor, self.output / "pickscore")
-        return figures
+        return metrics
 
-    def _policy(self) -> Figures:
+    def _policy(self) -> Metrics:
         folder = self.output / "pipeline" / "transformer"
 
         def snapshot(average: SD3Transformer2DModel) -> None:
             save_half(average, folder)
 
-        figures = policy.train_policy(self.pipeline, self.seed, self.scale, snapshot)
+        metrics = policy.train_policy(self.pipeline, self.seed, self.scale, snapshot)
         snapshot(self.pipeline.transformer)
-        return figures
+        return metrics
 
-    def _metrics(self) -> Figures:
+    def _metrics(self) -> Metrics:
         return measure.measure_base_policy(
             self.pipeline, PocketJudge.load(self.output / "judge"), self.output / "dino", self.seed
         )

@@ -1,4 +1,4 @@
-"""Pre-trains the vision backbone: masked patches, agreement of two views, and attributes."""
+"""Pre-training of the vision backbone on masked patches, agreement of two views, and attributes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMAGE_STD = (0.30, 0.28, 0.30)
 
 
 def normalize(images: Float[Tensor, "batch 3 32 32"]) -> Float[Tensor, "batch 3 32 32"]:
-    """Prepare pictures as the backbone's preprocessor settings say."""
+    """Normalize pictures with the mean and deviation of the backbone's preprocessor settings."""
     mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
     return (images - mean[:, None, None]) / std[:, None, None]
 
@@ -45,8 +45,8 @@ class _Student(nn.Module):
 def train_dino(vae: AutoencoderKL, seed: int, scale: float) -> tuple[Dinov2Model, dict[str, float]]:
     """Train the backbone on pictures of every style.
 
-    Two views show the same caption in the same style, placed and blurred by other chance. Some are
-    round trips through the autoencoder, whose marks the features should rather not tell.
+    Two views show the same caption in the same style with different noise. Some are round trips
+    through the autoencoder, so that features become invariant to its artifacts.
 
     Args:
         vae: The trained autoencoder.
@@ -96,9 +96,9 @@ def _draw_views(
 ) -> tuple[Float[Tensor, "2 group member 3 32 32"], Int[Tensor, "group member 5"]]:
     """Draw two views of each picture in groups of one colour and background, and their labels.
 
-    Without such groups colour and background alone tell the pictures of a batch apart, and no
-    feature of the shape or the place is ever learned. Half of the groups share their style, too,
-    and the other half size and position.
+    Without such groups colour and background alone distinguish the pictures of a batch, and
+    features of shape and position are not learned. Half of the groups also share their style, and
+    the other half size and position.
     """
     count = groups * GROUP_SIZE
     table = torch.tensor([caption.labels for caption in captions_of("train")])
@@ -129,19 +129,19 @@ def cls_features(
 
 @torch.no_grad()
 def _probe(backbone: Dinov2Model, generator: torch.Generator) -> dict[str, float]:
-    """Fit ridge regressions on training captions and measure them on held-out ones."""
+    """Fit ridge regressions on training captions and evaluate them on held-out ones."""
     train = draw_batch("train", "uniform", 4096, generator)
     test = draw_batch("test", "uniform", 1024, generator)
     x, y = (cls_features(backbone, batch.pictures) for batch in (train, test))
     x, y = (nn.functional.pad(part, (0, 1), value=1.0) for part in (x, y))
     inverse = torch.linalg.inv(x.T @ x + 1e-2 * torch.eye(x.shape[1])) @ x.T
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for column, (attribute, values) in enumerate(ATTRIBUTES.items()):
         one_hot = nn.functional.one_hot(train.labels[:, column], len(values)).float()
         guess = (y @ (inverse @ one_hot)).argmax(1)
-        figures[f"probe_{attribute}_accuracy"] = (
+        metrics[f"probe_{attribute}_accuracy"] = (
             (guess == test.labels[:, column]).float().mean().item()
         )
     style = y @ (inverse @ train.style[:, None])
     residual = (style[:, 0] - test.style).square().mean() / test.style.var()
-    return figures | {"probe_style_r_squared": 1.0 - residual.item()}
+    return metrics | {"probe_style_r_squared": 1.0 - residual.item()}

@@ -1,4 +1,4 @@
-"""Trains the judge on both styles, everything between, and what the autoencoder makes of them."""
+"""Training of the judge on all styles, also after a round trip through the autoencoder."""
 
 from __future__ import annotations
 
@@ -66,16 +66,18 @@ def train_judge(
 def _measure(
     judge: PocketJudge, vae: AutoencoderKL, generator: torch.Generator
 ) -> dict[str, float]:
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     mixtures: tuple[StyleMixture, ...] = ("base", "uniform", "reference")
     for mixture in mixtures:
         batch = draw_batch("test", mixture, 1024, generator)
-        figures |= _figures(judge, batch, batch.pictures, mixture)
-        figures |= _figures(judge, batch, round_trip(vae, batch.pictures), f"{mixture}_round_trip")
-    return figures
+        metrics |= _scores_of(judge, batch, batch.pictures, mixture)
+        metrics |= _scores_of(
+            judge, batch, round_trip(vae, batch.pictures), f"{mixture}_round_trip"
+        )
+    return metrics
 
 
-def _figures(
+def _scores_of(
     judge: PocketJudge, batch: PictureBatch, pictures: Float[Tensor, "batch 3 32 32"], name: str
 ) -> dict[str, float]:
     verdict = judge(pictures)

@@ -1,4 +1,4 @@
-"""The one training loop behind every pocket model."""
+"""The training loop of all pocket models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Module = TypeVar("Module", bound=nn.Module)
 
 @dataclass(frozen=True)
 class OptimizationSettings:
-    """How long and how fast one pocket model is trained."""
+    """Optimizer settings of one pocket model."""
 
     steps: int
     batch_size: int
@@ -30,7 +30,7 @@ class OptimizationSettings:
     ema_decay: float = 0.998
 
     def scaled(self, factor: float) -> OptimizationSettings:
-        """Train for `factor` times as many steps."""
+        """Return a copy with `factor` times as many steps."""
         return replace(self, steps=max(1, round(self.steps * factor)))
 
     def learning_rate_at(self, step: int) -> float:
@@ -51,12 +51,12 @@ def minimize(
     """Train a module in place and return its moving average.
 
     Args:
-        module: What is trained. `loss` must read its parameters.
+        module: The trained module; `loss` must read its parameters.
         loss: Draws a batch and returns its mean loss.
         settings: Steps and rates.
-        name: Stands before each line of progress.
-        on_snapshot: Called with the moving average now and then: half-trained is already useful.
-        snapshot_seconds: The least time between two snapshots.
+        name: Prefix of the log lines.
+        on_snapshot: Called with the moving average at intervals.
+        snapshot_seconds: Minimum time between two snapshots.
 
     Returns:
         A copy of the module with averaged weights, in evaluation mode.

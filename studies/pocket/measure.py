@@ -1,4 +1,4 @@
-"""Measures the finished base policy, the figures by which a rebuild is judged."""
+"""Metrics of the finished base policy, by which a rebuild is compared."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def sample(
 def frechet_distance(
     first: Float[Tensor, "first width"], second: Float[Tensor, "second width"]
 ) -> float:
-    """Measure the distance between two sets of features taken as Gaussians.
+    """Return the Frechet distance between two sets of features, taken as Gaussians.
 
     Source:
         Heusel et al., arXiv:1706.08500, equation 6; the trace of the root by eigenvalues.
@@ -85,16 +85,16 @@ def measure_base_policy(
     references = PocketRenderer().draw(repeated, range(len(repeated)))
     others = PocketRenderer().draw(repeated, range(10_000, 10_000 + len(repeated)))
     wanted = cls_features(backbone, references)
-    figures = {"frechet_floor": frechet_distance(cls_features(backbone, others), wanted)}
+    metrics = {"frechet_floor": frechet_distance(cls_features(backbone, others), wanted)}
     for scale in GUIDANCE_SCALES:
         seeds = [seed + 100_000 + i for i in range(len(prompts))]
         pictures = sample(pipeline, prompts, seeds, scale)
         measured = scorer.score(pictures, prompts)
-        figures |= {f"guidance_{scale}_{k}": v.mean().item() for k, v in measured.items()}
-        figures[f"guidance_{scale}_style"] = scorer.style(pictures).mean().item()
+        metrics |= {f"guidance_{scale}_{k}": v.mean().item() for k, v in measured.items()}
+        metrics[f"guidance_{scale}_style"] = scorer.style(pictures).mean().item()
         distance = frechet_distance(cls_features(backbone, pictures), wanted)
-        figures[f"guidance_{scale}_frechet_distance"] = distance
+        metrics[f"guidance_{scale}_frechet_distance"] = distance
     started = time.process_time()
     sample(pipeline, prompts[:32], range(32), 1.0)
-    figures["images_per_cpu_second"] = 32.0 / (time.process_time() - started)
-    return figures
+    metrics["images_per_cpu_second"] = 32.0 / (time.process_time() - started)
+    return metrics

@@ -1,4 +1,4 @@
-"""Pre-trains the pocket PickScore: to match pictures and captions, and to prefer good ones."""
+"""Pre-training of the pocket PickScore on matching captions and on preferences."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ POOLED_PAIRS = 12_288
 
 @dataclass(frozen=True)
 class PicturePairs:
-    """Two pictures for each caption, and which a noisy judge of taste prefers."""
+    """Two pictures per caption, and which one a noisy preference selects."""
 
     first: Float[Tensor, "batch 3 32 32"]
     second: Float[Tensor, "batch 3 32 32"]
@@ -37,7 +37,7 @@ class PicturePairs:
     utility_margin: Float[Tensor, "batch"]
 
     def rows(self, size: int, generator: torch.Generator) -> PicturePairs:
-        """Choose rows at random."""
+        """Draw rows with replacement."""
         index = torch.randint(0, len(self.first), (size,), generator=generator)
         return PicturePairs(
             self.first[index],
@@ -49,7 +49,7 @@ class PicturePairs:
 
 
 class PairSource:
-    """Draws pairs of pictures that differ in style and in how many attributes are mistaken."""
+    """A source of pairs of pictures that differ in style and in mistaken attributes."""
 
     def __init__(self, vae: AutoencoderKL, split: Split, generator: torch.Generator) -> None:
         captions = captions_of(split)
@@ -97,7 +97,7 @@ def train_pickscore(
         scale: Multiplies the number of steps.
 
     Returns:
-        The model and how often, on held-out captions, it prefers what is truly better.
+        The model, and how often it prefers the truly better picture on held-out captions.
     """
     generator = torch.Generator().manual_seed(seed)
     settings = SETTINGS.scaled(scale)

@@ -1,4 +1,4 @@
-"""Pre-trains the policy by flow matching on dull pictures."""
+"""Pre-training of the policy by flow matching on dull pictures."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def train_policy(
         pipeline: With a trained autoencoder and trained text encoders.
         seed: Determines the pictures, noise and times.
         scale: Multiplies the number of steps.
-        on_snapshot: Called with the averaged transformer every few minutes.
+        on_snapshot: Called with the averaged transformer every five minutes.
 
     Returns:
-        The flow matching loss of the averaged transformer on pictures it never saw.
+        The flow matching loss of the averaged transformer on new pictures.
     """
     generator = torch.Generator().manual_seed(seed)
     settings = SETTINGS.scaled(scale)
@@ -113,7 +113,7 @@ def train_policy(
 
 
 def _close_gates(transformer: SD3Transformer2DModel) -> None:
-    """Start every block as the identity and the output at zero, which bears a higher rate.
+    """Start every block as the identity and the output at zero, for a higher learning rate.
 
     Source:
         Peebles and Xie, arXiv:2212.09748, adaLN-Zero.

@@ -1,6 +1,6 @@
-"""Pre-trains the text encoders to spell out a caption's attributes; afterwards they stay frozen.
+"""Pre-training of the text encoders on a caption's attributes; afterwards they stay frozen.
 
-A policy of this size learns far sooner when its conditioning is informative from the first step.
+A policy of this size learns much faster when its conditioning is informative from the first step.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SETTINGS = OptimizationSettings(steps=500, batch_size=128, learning_rate=3e-3, e
 
 @dataclass(frozen=True)
 class CaptionEmbeddings:
-    """What the policy is told of a list of captions."""
+    """Embeddings of a list of captions, which condition the policy."""
 
     context: Float[Tensor, "caption token width"]
     pooled: Float[Tensor, "caption pooled"]
 
 
 class _Spellers(nn.Module):
-    """The three encoders, each with a linear reading of the attributes."""
+    """The three encoders, each with a linear classifier of the attributes."""
 
     def __init__(self, pipeline: StableDiffusion3Pipeline) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class _Spellers(nn.Module):
 def attribute_cross_entropy(
     logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "batch 5"]
 ) -> Float[Tensor, ""]:
-    """Average the cross entropies of the five attributes, whose classes stand side by side."""
+    """Average the cross entropies of the five attributes, whose logits are concatenated."""
     pieces = logits.split([len(values) for values in ATTRIBUTES.values()], dim=1)
     losses = [
         nn.functional.cross_entropy(piece, label)
@@ -67,7 +67,7 @@ def train_text_encoders(
     """Train the pipeline's three text encoders in place, then freeze them.
 
     Returns:
-        The share of attributes read correctly from held-out captions, for each encoder.
+        The share of correctly classified attributes of held-out captions, for each encoder.
     """
     generator = torch.Generator().manual_seed(seed)
     settings = SETTINGS.scaled(scale)
@@ -85,10 +85,10 @@ def train_text_encoders(
     average = minimize(spellers, loss, settings, name="text")
     spellers.load_state_dict(average.state_dict())
     spellers.eval().requires_grad_(False)
-    figures = _accuracy(pipeline, spellers)
+    metrics = _accuracy(pipeline, spellers)
     for clip in (pipeline.text_encoder, pipeline.text_encoder_2):
         clip.text_projection.weight.div_(clip(clip_ids).text_embeds.std())
-    return figures
+    return metrics
 
 
 def embed_captions(pipeline: StableDiffusion3Pipeline, texts: list[str]) -> CaptionEmbeddings:
@@ -118,9 +118,9 @@ def _accuracy(pipeline: StableDiffusion3Pipeline, spellers: _Spellers) -> dict[s
     captions = captions_of(split)
     labels = torch.tensor([caption.labels for caption in captions])
     readings = spellers(*_tokens(pipeline, [caption.text for caption in captions]))
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for name, reading in zip(("clip", "clip_2", "t5"), readings, strict=True):
         pieces = reading.split([len(values) for values in ATTRIBUTES.values()], dim=1)
         right = torch.stack([piece.argmax(1) for piece in pieces], dim=1) == labels
-        figures[f"{name}_attribute_accuracy"] = right.float().mean().item()
-    return figures
+        metrics[f"{name}_attribute_accuracy"] = right.float().mean().item()
+    return metrics

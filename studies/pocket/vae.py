@@ -1,4 +1,4 @@
-"""Pre-trains the autoencoder."""
+"""Pre-training of the autoencoder."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ def _calibrate(vae: AutoencoderKL, generator: torch.Generator) -> dict[str, floa
     vae.register_to_config(
         shift_factor=latents.mean().item(), scaling_factor=1.0 / latents.std().item()
     )
-    figures: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     for mixture in ("base", "spread"):
         pictures = draw_batch("test", mixture, 512, generator).pictures
         error = (decode(vae, encode_mean(vae, pictures)) - pictures).square().mean()
-        figures[f"peak_signal_to_noise_db_{mixture}"] = -10.0 * error.log10().item()
-    return figures
+        metrics[f"peak_signal_to_noise_db_{mixture}"] = -10.0 * error.log10().item()
+    return metrics

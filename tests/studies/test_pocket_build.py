@@ -16,7 +16,7 @@ def test_a_part_is_built_saved_and_recorded(tmp_path: Path):
     record = json.loads((tmp_path / "training.json").read_text())["text"]
     assert record["seed"] == 0
     assert record["settings"]["steps"] == 1
-    assert 0.0 < record["figures"]["t5_attribute_accuracy"] < 1.0
+    assert 0.0 < record["metrics"]["t5_attribute_accuracy"] < 1.0
     loaded = StableDiffusion3Pipeline.from_pretrained(tmp_path / "pipeline", dtype=torch.float32)
     assert loaded.tokenizer_max_length == 12
 

@@ -46,7 +46,7 @@ def load_policy(
 
     Raises:
         WeightsError: If weights are missing, damaged or of another architecture, or the adapter is
-            for other modules or of another rank or alpha than the settings say.
+            for other modules, or its rank or alpha differs from the settings.
     """
     if adapter is None and config.adapter.initial_adapter is not None:
         adapter = adapter_folder(config.adapter.initial_adapter)

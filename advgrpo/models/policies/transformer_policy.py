@@ -57,8 +57,8 @@ class TransformerPolicy(ABC):
         options: Adapter, seed and stored embeddings.
 
     Raises:
-        WeightsError: If the adapter is for another model, or of another rank or alpha than the
-            settings say.
+        WeightsError: If the adapter is for another model, or its rank or alpha differs from the
+            settings.
     """
 
     text_encoders: ClassVar[type[TextEncoders]]
@@ -186,7 +186,8 @@ class TransformerPolicy(ABC):
     ) -> Float[Tensor, "batch 3 image_height image_width"]:
         """Decode latents into RGB in [0, 1], in steps of 1/255.
 
-        Reference images come from 8-bit files; unrounded images could be told apart by that alone.
+        Reference images come from 8-bit files; by unrounded values alone a discriminator could
+        recognize generated images.
         """
         parts = latents.split(self.config.decode_batch_size or len(latents))
         with torch.no_grad():

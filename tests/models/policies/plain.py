@@ -1,4 +1,4 @@
-"""Draw with diffusers alone, as somebody does who has none of our code."""
+"""Sampling with diffusers alone, without code of this package."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from advgrpo.algorithm.randomness import gaussian_noise
 from advgrpo.models.policies import Policy
 
 
-def drawn_plainly(
+def sample_with_diffusers(
     pipeline: StableDiffusion3Pipeline,
     prompts: Sequence[str],
     seeds: Sequence[int],
@@ -17,7 +17,7 @@ def drawn_plainly(
     like: Policy,
     guidance_scale: float = 2.5,
 ) -> torch.Tensor:
-    """Draw what a policy draws with the same prompts and seeds, in 4 steps."""
+    """Sample the images that a policy samples with the same prompts and seeds, in 4 steps."""
     pipeline.set_progress_bar_config(disable=True)
     images: torch.Tensor = pipeline(
         prompt=list(prompts),

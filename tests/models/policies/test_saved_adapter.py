@@ -22,7 +22,7 @@ from advgrpo.models.policies.sampling import sample_images
 from advgrpo.models.policies.saved_adapter import adapter_folder, read_shape
 from advgrpo.storage import upload_folder
 from advgrpo.testing import TinyModels
-from tests.models.policies.plain import drawn_plainly
+from tests.models.policies.plain import sample_with_diffusers
 
 CPU = torch.device("cpu")
 PROMPTS = ["a small red circle on a white background center", "a large blue ring"]
@@ -99,7 +99,7 @@ def test_a_published_adapter_predicts_and_draws_what_it_does_in_plain_peft_and_d
     plain = StableDiffusion3Pipeline.from_pretrained(
         tiny.pipeline, transformer=theirs.merge_and_unload()
     )
-    images = drawn_plainly(plain, PROMPTS, SEEDS, like=ours)
+    images = sample_with_diffusers(plain, PROMPTS, SEEDS, like=ours)
     # Ours are rounded to 8 bits.
     torch.testing.assert_close(drawn(ours), images, atol=0.5 / 255 + 1e-3, rtol=0)
     with ours.base_policy():

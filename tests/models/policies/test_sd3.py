@@ -19,7 +19,7 @@ from advgrpo.models.policies import Policy, load_policy
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.testing import TinyModels
-from tests.models.policies.plain import drawn_plainly
+from tests.models.policies.plain import sample_with_diffusers
 
 CPU = torch.device("cpu")
 PROMPTS = [
@@ -70,7 +70,9 @@ def test_images_are_those_of_the_plain_pipeline(
     policy: Policy, tiny: TinyModels, guidance_scale: float
 ) -> None:
     plain = StableDiffusion3Pipeline.from_pretrained(tiny.pipeline)
-    theirs = drawn_plainly(plain, PROMPTS, SEEDS, like=policy, guidance_scale=guidance_scale)
+    theirs = sample_with_diffusers(
+        plain, PROMPTS, SEEDS, like=policy, guidance_scale=guidance_scale
+    )
     ours = draw(policy, guidance_scale)
     # Ours are rounded to 8 bits.
     torch.testing.assert_close(ours, theirs, atol=0.5 / 255 + 1e-4, rtol=0)
@@ -93,7 +95,7 @@ def test_a_saved_adapter_draws_the_same_images_in_plain_diffusers(
 ) -> None:
     plain = StableDiffusion3Pipeline.from_pretrained(tiny.pipeline)
     plain.load_lora_weights(adapter)
-    theirs = drawn_plainly(plain, PROMPTS, SEEDS, like=trained)
+    theirs = sample_with_diffusers(plain, PROMPTS, SEEDS, like=trained)
     torch.testing.assert_close(draw(trained), theirs, atol=0.5 / 255 + 1e-3, rtol=0)
 
 
