@@ -62,6 +62,7 @@ class PocketJudge(nn.Module):
         """Write `config.json` and `model.safetensors` (float16) to a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").write_text(json.dumps(asdict(self.config)) + "\n")
+        # Float16 halves the file, which the package ships.
         state = {key: value.half().contiguous() for key, value in self.state_dict().items()}
         save_file(state, folder / "model.safetensors")
 

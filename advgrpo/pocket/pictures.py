@@ -68,6 +68,7 @@ class PictureNoise:
     @classmethod
     def from_seeds(cls, seeds: Sequence[int]) -> PictureNoise:
         """Draw the noise of each picture from its own seed, independent of the batch."""
+        # One generator per picture: with a shared one, a picture would depend on its batch.
         single = [cls.draw(1, torch.Generator().manual_seed(seed)) for seed in seeds]
         return cls(
             uniforms=torch.cat([noise.uniforms for noise in single]),

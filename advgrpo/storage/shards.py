@@ -85,6 +85,7 @@ def shard_damage(path: Path) -> str:
     except (OSError, SafetensorError) as error:
         return str(error)
     keys = {name.partition(" ")[0] for name in tensors}
+    # The name is checked too: a shard of other keys may have been copied over this one.
     if recorded == _content_hash(tensors) and path.name == shard_name(keys):
         return ""
     return "its content is not what was written"

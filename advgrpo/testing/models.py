@@ -103,6 +103,7 @@ def write_tiny_backbone(folder: Path, kind: str, *, seed: int = 0) -> Path:
     Returns:
         The model's folder: 3 blocks of width 16, 8 x 8 patches at 32 pixels.
     """
+    # transformers initializes from the global generator, which tests share.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = TINY_BACKBONES[kind]()

@@ -81,6 +81,7 @@ class FeatureShards:
     ) -> None:
         self._location, self._featurize = location, featurize
         shards = {shard_name(group): group for group in plan_shards(images)}
+        # Split before the location is listed, which changes as other ranks write.
         mine = list(shards.items())[process_group.rank :: process_group.world_size]
         existing = list_files(location)
         self._compute([group for name, group in mine if name not in existing])
@@ -91,6 +92,7 @@ class FeatureShards:
             logger.warning(
                 "features in %s are damaged (%s): computing them again", join(location, name), why
             )
+        # All ranks enter: those without damage must wait for the new shards and fetch them.
         if process_group.all_reduce_max(float(len(damaged))):
             self._compute([shards[name] for name in damaged])
             process_group.barrier()

@@ -82,6 +82,7 @@ class ClipBackbone:
             before_last: Number of blocks at the end that are skipped.
         """
         vision = self._model.vision_model
+        # `pre_layrnorm` is the library's own spelling.
         hidden: Tensor = vision.pre_layrnorm(
             vision.embeddings(self._preprocessing(images.to(self.device)))
         )

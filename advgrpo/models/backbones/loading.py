@@ -45,6 +45,7 @@ def load_frozen(
         # The library's annotations omit the second value.
         loaded: Any = model_class.from_pretrained(
             folder,
+            # Without `use_safetensors` the library falls back to pickles, which can run code.
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
@@ -101,6 +102,7 @@ def fingerprint(files: Iterable[Path], *facts: object) -> str:
         SHA-256 in hexadecimal.
     """
     digest = hashlib.sha256(repr(facts).encode())
+    # By content alone, so that a renamed or copied folder keeps its features.
     for path in files:
         digest.update(bytes.fromhex(cached_file_sha256(path)))
     return digest.hexdigest()

@@ -30,6 +30,7 @@ class SiglipBackbone(Vit):
         return norm
 
     def _run(self, images: Tensor, **options: bool) -> Any:  # noqa: ANN401 - a library's output
+        # Position embeddings of the training resolution, resized to this one.
         return super()._run(images, interpolate_pos_encoding=True, **options)
 
     def _final(self, output: Any) -> Tensor:  # noqa: ANN401 - a library's output

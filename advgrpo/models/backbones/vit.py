@@ -57,6 +57,7 @@ class Vit(ABC):
         )
         settings = self._model.config
         patch = int(settings.patch_size)
+        # The patch convolution would drop the remaining pixels silently.
         if resolution_pixels % patch:
             raise ConfigError(
                 f"resolution_pixels={resolution_pixels} is not a multiple of the {patch} pixels of "

@@ -46,6 +46,7 @@ class DinoHead(nn.Module):
         self.hidden = nn.Linear(width, hidden_width)
         self.output = nn.Linear(hidden_width, 1)
         self.prompt = nn.Linear(prompt_width, hidden_width, bias=False) if prompt_width else None
+        # Like torch's initialization, but from a generator that depends on the seed alone.
         generator = generator_for("discriminator head", seed)
         for parameter in self.parameters():
             fan_in = parameter.shape[-1] if parameter.dim() > 1 else width
@@ -146,6 +147,7 @@ class DinoDiscriminator:
             `tokens`, or `layer_K` for each chosen layer: float32 `[batch, 1 + patches, width]`, on
             the discriminator's device.
         """
+        # Position 0 is the token of the whole image.
         keep = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + self._positions])
         parts: dict[str, list[Tensor]] = {name: [] for name in self._heads}
         for batch in images.split(self.config.feature_batch_size):
@@ -223,6 +225,7 @@ class DinoDiscriminator:
         return loss
 
     def _penalty(self, name: str, reference: Features) -> Tensor:
+        # The gradient with respect to features, as the backbone is frozen.
         tokens = reference[name].to(self.device).detach().requires_grad_()
         return gradient_penalty(self._logits(name, {**reference, name: tokens}), tokens)
 

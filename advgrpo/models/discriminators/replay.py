@@ -32,6 +32,7 @@ class ReplayPool:
         if len(self):
             features = concatenate([self.features, features])
             prompt_ids = torch.cat([self.prompt_ids, prompt_ids])
+        # A start of 0 below the capacity: a negative one would count from the end.
         newest = slice(max(0, len(prompt_ids) - self.capacity), None)
         self.features, self.prompt_ids = pick(features, newest), prompt_ids[newest]
 

@@ -48,6 +48,7 @@ def load_discriminator(folder: Path, discriminator: Discriminator) -> None:
             f"{folder} does not hold a discriminator: {error}", repair="run pretrain-reward again"
         ) from error
     parameters = discriminator.trainable_parameters()
+    # Shapes are compared because the fingerprint covers only the frozen part.
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     expected = {name: tuple(value.shape) for name, value in parameters.items()}
     if record.get("fingerprint") != discriminator.fingerprint or shapes != expected:

@@ -59,6 +59,7 @@ def add_adapter(transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: i
     transformer.eval()
     generator = generator_for("adapter", seed)
     for name, parameter in trainable_parameters(transformer).items():
+        # Float32 also on a bfloat16 transformer: most updates are smaller than bfloat16's steps.
         parameter.data = parameter.data.float()
         if ".lora_A." in name:
             values = torch.randn(parameter.shape, generator=generator) / config.rank
@@ -182,6 +183,7 @@ def other_adapter(
         ) from error
     try:
         refuse_other_shape(folder, config)
+        # Moves requires_grad as well, so within the context nothing of the own adapter is trained.
         transformer.set_adapter(OTHER)
         transformer.eval()
         parameters = {
@@ -203,6 +205,7 @@ def _matching_values(
 ) -> dict[str, Tensor]:
     """Read a saved adapter; raise if it is for other parameters."""
     values = read_adapter(folder)
+    # `copy_into` ignores surplus values, so an adapter of more modules would load in part.
     if parameters.keys() != values.keys():
         ours, theirs = parameters.keys() - values.keys(), values.keys() - parameters.keys()
         example = next(iter(sorted(theirs or ours)))
@@ -223,6 +226,7 @@ def _matching_values(
 
 
 def _lora_config(config: AdapterConfig) -> LoraConfig:
+    # peft declares lora_alpha as an integer.
     alpha = int(config.alpha) if float(config.alpha).is_integer() else config.alpha
     return LoraConfig(
         r=config.rank,

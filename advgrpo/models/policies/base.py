@@ -137,6 +137,7 @@ class Policy(FlowModel, Protocol):
 class TextEncoders(Protocol):
     """The text encoders of a policy, loaded when the first prompt is encoded."""
 
+    # Part of the protocol, because callers construct a family's text encoders themselves.
     def __init__(self, config: Any, device: torch.device) -> None:  # noqa: ANN401
         ...
 

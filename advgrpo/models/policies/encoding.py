@@ -58,6 +58,7 @@ def encode_prompts(
         StorageError: If embeddings cannot be read or written.
     """
     encoders = text_encoders(config, device)
+    # Reads the files of the encoders, but does not load them.
     location = join(store, encoders.fingerprint())
     # Split before the store is read, which changes as other machines write.
     mine = not_encoded(list(dict.fromkeys(prompts))[share::shares], location)

@@ -50,6 +50,7 @@ def load_policy(
     """
     if adapter is None and config.adapter.initial_adapter is not None:
         adapter = adapter_folder(config.adapter.initial_adapter)
+    # Typed as the protocol from here on: callers use nothing that only some families have.
     family: type = policy_class(config)
     policy: Policy = family(config, device, adapter=adapter, seed=seed, embeddings=embeddings)
     return policy

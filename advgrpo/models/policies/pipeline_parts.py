@@ -76,6 +76,7 @@ class PipelineParts:
                 repair=f"set policy.weights.location to a {self._name}, or policy.type to the "
                 f"family of the {found}",
             )
+        # An entry is [library, class]; of a part that the pipeline lacks both are null.
         classes = {
             name: part[1] if len(part) == 2 else part
             for name, part in index.items()
@@ -101,17 +102,20 @@ class PipelineParts:
     def _load(self, config: PolicyConfig, parts: Collection[str]) -> Any:  # noqa: ANN401
         folder, there = self.folder(config)
         wanted = there & set(parts)
+        # Before loading, which takes minutes for a large model.
         stored = {name: _stored_names(folder / name) for name in wanted & {*self._architectures}}
         left_out = {*self._architectures, *self.tokenizers} - wanted
         try:
             pipeline = self.pipeline_class.from_pretrained(
                 folder,
+                # diffusers does not load a part that is passed as None.
                 **dict.fromkeys(left_out),
                 dtype={
                     "transformer": DTYPES[config.forward_dtype],
                     "vae": DTYPES[config.decode_dtype],
                     "default": DTYPES[config.text_dtype],
                 },
+                # Without it diffusers falls back to pickles, which can run code.
                 use_safetensors=True,
                 local_files_only=True,
             )

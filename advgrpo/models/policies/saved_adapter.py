@@ -60,6 +60,7 @@ def _not_an_adapter(folder: Path, place: Weights) -> WeightsError:
             repair="save it again with peft as safetensors: "
             "save_pretrained(folder, safe_serialization=True)",
         )
+    # Published repositories often hold several adapters, each in a folder.
     inner = sorted(path.parent.name for path in folder.glob(f"*/{PEFT_SETTINGS}"))
     if inner:
         return WeightsError(

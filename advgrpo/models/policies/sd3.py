@@ -90,6 +90,7 @@ class Sd3Policy(TransformerPolicy):
     def _predict(self, latents: Tensor, sigma: float, embeddings: PromptEmbeddings) -> Tensor:
         (velocity,) = self.forward_module(
             hidden_states=latents,
+            # The transformer was trained with timesteps in [0, 1000].
             timestep=torch.full((len(latents),), 1000 * sigma, device=self.device),
             encoder_hidden_states=embeddings.stack("context"),
             pooled_projections=embeddings.stack("pooled"),

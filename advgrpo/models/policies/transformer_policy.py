@@ -174,11 +174,13 @@ class TransformerPolicy(ABC):
             given = self._forward(latents, sigma, embeddings)
         else:
             both = self._forward(torch.cat([latents, latents]), sigma, unconditional + embeddings)
+            # The order of diffusers' pipelines: the unconditional half comes first.
             without, given = both.chunk(2)
         return self._guide(without, given, guidance_scale)
 
     def _forward(self, latents: Tensor, sigma: float, embeddings: PromptEmbeddings) -> Tensor:
         with compiler_errors():
+            # bfloat16 would round the step's mean by more than the noise it is compared with.
             return self._predict(latents.to(self.dtype), sigma, embeddings).float()
 
     def decode(
@@ -190,6 +192,7 @@ class TransformerPolicy(ABC):
         recognize generated images.
         """
         parts = latents.split(self.config.decode_batch_size or len(latents))
+        # No gradient passes the decoder: rewards reach the policy through advantages alone.
         with torch.no_grad():
             images = torch.cat([self._decode(part).float() for part in parts])
         return ((images / 2 + 0.5).clamp(0, 1) * 255).round() / 255
