@@ -21,7 +21,7 @@ def test_every_word_of_a_caption_is_one_token():
         assert t5.unk_token_id not in t5(word).input_ids
 
 
-def test_no_caption_is_cut():
+def test_no_caption_is_truncated():
     clip, t5 = build_clip_tokenizer(), build_t5_tokenizer()
     texts = [caption.text for caption in all_captions()]
     assert max(len(ids) for ids in clip(texts).input_ids) <= CLIP_LENGTH

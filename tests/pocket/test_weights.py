@@ -73,7 +73,7 @@ def test_the_judge_sees_a_wrong_caption(scorer: PocketJudgeScorer):
     assert scorer.score(pictures, PROMPTS[1:] + PROMPTS[:1])["all_attributes"].mean() < 0.1
 
 
-def test_a_saved_judge_judges_alike(scorer: PocketJudgeScorer, tmp_path: Path):
+def test_a_saved_judge_gives_the_same_scores(scorer: PocketJudgeScorer, tmp_path: Path):
     judge = PocketJudge.load(WEIGHTS_PATH / "judge")
     judge.save(tmp_path)
     pictures = render(CAPTIONS, 1.0, range(len(CAPTIONS)))
@@ -81,7 +81,7 @@ def test_a_saved_judge_judges_alike(scorer: PocketJudgeScorer, tmp_path: Path):
     assert torch.equal(again, scorer.style(pictures))
 
 
-def test_the_base_policy_draws_what_is_asked_but_dully(
+def test_the_base_policy_draws_the_captions_in_a_dull_style(
     pipeline: StableDiffusion3Pipeline, scorer: PocketJudgeScorer
 ):
     pictures = sample(pipeline, PROMPTS, range(len(PROMPTS)), 1.0)

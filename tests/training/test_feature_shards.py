@@ -19,7 +19,7 @@ def hashes(count: int, start: int = 0) -> list[str]:
 
 
 class Counting:
-    """Makes features that tell which image they are of, and counts the images."""
+    """Computes features that identify their image, and counts the images."""
 
     def __init__(self, fails_after: int | None = None) -> None:
         self.images = 0
@@ -55,7 +55,7 @@ def test_one_more_image_changes_one_shard_or_divides_it(more: int) -> None:
     assert 1 <= len(after - before) <= 2
 
 
-def test_features_are_those_of_the_images_asked_for(tmp_path: Path) -> None:
+def test_features_are_those_of_the_given_images(tmp_path: Path) -> None:
     images = hashes(700)
     taken = built(images, tmp_path, Counting()).take([images[5], images[600], images[5]])
     expected = [int(images[n][:4], 16) for n in (5, 600, 5)]
@@ -64,14 +64,14 @@ def test_features_are_those_of_the_images_asked_for(tmp_path: Path) -> None:
     assert taken["half"].shape == (3, 2, 1)
 
 
-def test_a_set_that_shares_images_computes_little_anew(tmp_path: Path) -> None:
+def test_a_set_that_shares_images_computes_few_of_them_again(tmp_path: Path) -> None:
     images, first, again, other = hashes(4000), Counting(), Counting(), Counting()
     built(images, tmp_path, first)
     built(images[::-1], tmp_path, again)
     built([*images, *hashes(1, 9000)], tmp_path, other)
     assert (first.images, again.images) == (4000, 0)
     assert 0 < other.images < 1200
-    # What both sets have lies there once.
+    # Shards of both sets are stored once.
     assert len(list_files(str(tmp_path))) <= len(plan_shards(images)) + 2
 
 
@@ -82,7 +82,7 @@ def test_features_are_memory_mapped(tmp_path: Path) -> None:
     assert kept.take(hashes(1))["tokens"].shape == (1, 1)
 
 
-def test_a_run_that_is_stopped_goes_on_with_what_is_missing(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_with_what_is_missing(tmp_path: Path) -> None:
     images, stopped, resumed = hashes(4000), Counting(fails_after=2000), Counting()
     with pytest.raises(KeyboardInterrupt):
         built(images, tmp_path, stopped)
@@ -118,12 +118,12 @@ def test_a_damaged_shard_is_named_and_computed_again(
         after = built(images, tmp_path, counting).take(images)
     assert counting.images == len(victim)
     assert torch.equal(after["tokens"], before["tokens"])
-    (said,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
-    assert str(path) in said
-    assert "computing them again" in said
+    (message,) = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+    assert str(path) in message
+    assert "computing them again" in message
 
 
-def test_a_shard_of_other_images_under_its_name_is_found_out(tmp_path: Path) -> None:
+def test_a_shard_of_other_images_under_its_name_is_detected(tmp_path: Path) -> None:
     images = hashes(1500)
     built(images, tmp_path, Counting())
     one, other = plan_shards(images)[:2]

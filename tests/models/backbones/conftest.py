@@ -1,4 +1,4 @@
-"""Tiny models of the real classes, saved as a hub would serve them."""
+"""Tiny models of the real classes, saved in the layout of a hub."""
 
 import json
 from pathlib import Path

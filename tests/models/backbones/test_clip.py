@@ -44,7 +44,7 @@ def test_features_have_length_one(clip_folder: Path) -> None:
         assert torch.allclose(features.norm(dim=-1), torch.ones(len(features)))
 
 
-def test_a_prompt_longer_than_the_model_reads_is_cut(clip_folder: Path) -> None:
+def test_a_prompt_longer_than_the_model_reads_is_truncated(clip_folder: Path) -> None:
     clip = ClipBackbone(Weights(location=str(clip_folder)), CPU)
 
     assert torch.isfinite(clip.text_features(["red " * 50])).all()
@@ -89,11 +89,11 @@ def test_embeddings_are_the_projected_end_token(text_encoder_folder: Path) -> No
     assert torch.allclose(embeddings, expected, atol=1e-6)
 
 
-def test_a_remembered_embedding_carries_no_gradient(text_encoder_folder: Path) -> None:
+def test_a_cached_embedding_has_no_gradient(text_encoder_folder: Path) -> None:
     assert not text_encoder(text_encoder_folder).embed(PROMPTS).requires_grad
 
 
-def test_a_prompt_met_again_has_the_very_same_embedding(text_encoder_folder: Path) -> None:
+def test_a_repeated_prompt_has_the_same_embedding(text_encoder_folder: Path) -> None:
     encoder = text_encoder(text_encoder_folder)
     alone = encoder.embed(PROMPTS[:1])
 
@@ -104,7 +104,7 @@ def test_a_prompt_met_again_has_the_very_same_embedding(text_encoder_folder: Pat
     assert not torch.equal(together[0], alone[0])
 
 
-def test_a_whole_clip_is_no_text_encoder(clip_folder: Path) -> None:
+def test_a_whole_clip_is_refused_as_a_text_encoder(clip_folder: Path) -> None:
     weights = Weights(location=str(clip_folder))
 
     with pytest.raises(WeightsError, match="clip_text_model"):

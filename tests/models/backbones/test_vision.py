@@ -37,7 +37,7 @@ def normalized(images: torch.Tensor) -> torch.Tensor:
 
 
 def own_output(folder: Path, kind: str, images: torch.Tensor) -> Any:  # noqa: ANN401
-    """What the library makes of images by itself."""
+    """Output of the library's own model."""
     if kind == "siglip2":
         model = Siglip2VisionModel.from_pretrained(folder).eval()
         pixels = normalized(images)
@@ -71,7 +71,9 @@ def test_tokens_are_those_of_the_library_without_registers(kind: str, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_layers_are_what_the_blocks_give_after_the_final_norm(kind: str, tmp_path: Path) -> None:
+def test_layers_are_the_outputs_of_the_blocks_after_the_final_norm(
+    kind: str, tmp_path: Path
+) -> None:
     folder, images = write_tiny_backbone(tmp_path, kind), some_images()
     backbone = load(folder)
 
@@ -138,7 +140,7 @@ def test_pickled_and_truncated_weights_are_refused(kind: str, tmp_path: Path) ->
         load(path.parent)
 
 
-def test_an_architecture_that_is_none_of_them_is_refused_with_those_there_are(
+def test_an_unsupported_architecture_is_refused_with_the_supported_ones(
     clip_folder: Path,
 ) -> None:
     with pytest.raises(WeightsError, match="of type 'clip'") as refusal:
@@ -182,7 +184,7 @@ def test_images_are_resized_as_the_model_was_trained(
     assert load(folder)._preprocessing.interpolation == name
 
 
-def test_a_filter_that_we_do_not_have_is_refused(tmp_path: Path) -> None:
+def test_an_unsupported_interpolation_is_refused(tmp_path: Path) -> None:
     folder = write_tiny_backbone(tmp_path, "dinov2")
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"resample": 0}))

@@ -1,4 +1,4 @@
-"""The head on each kind of backbone, on one layer and on several."""
+"""Heads on each kind of backbone, on one layer and on several."""
 
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def trained(discriminator: DinoDiscriminator, steps: int = 40) -> DinoDiscrimina
 
 @pytest.mark.parametrize("layers", [None, [1, 3]], ids=["last", "two"])
 @pytest.mark.parametrize("kind", sorted(TINY_BACKBONES))
-def test_heads_on_each_backbone_learn_to_tell_images_apart_that_they_have_not_seen(
+def test_heads_on_each_backbone_learn_to_classify_unseen_images(
     folders: dict[str, Path], kind: str, layers: list[int] | None
 ) -> None:
     discriminator = trained(discriminator_on(folders[kind], layers=layers))
@@ -88,14 +88,14 @@ def test_the_reward_of_several_layers_is_the_mean_of_their_heads(
     assert not torch.allclose(each[0], each[1])
 
 
-def test_the_last_layer_named_is_the_last_layer_unnamed(folders: dict[str, Path]) -> None:
+def test_the_last_layer_gives_the_same_as_no_layers(folders: dict[str, Path]) -> None:
     named, unnamed = (discriminator_on(folders["dinov2"], layers=k) for k in ([3], None))
     one, other = features(named, 3, 0.2), features(unnamed, 3, 0.2)
     assert torch.equal(one["layer_3"], other["tokens"])
     assert named.fingerprint != unnamed.fingerprint
 
 
-def test_heads_of_several_layers_are_saved_and_fit_no_other_layers(
+def test_heads_of_several_layers_are_saved_and_do_not_load_for_other_layers(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:
     saved = trained(discriminator_on(folders["siglip"], layers=[1, 3]), steps=2)

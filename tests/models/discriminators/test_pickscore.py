@@ -64,7 +64,7 @@ def test_only_the_last_blocks_are_trained(tiny: TinyModels) -> None:
     assert not any(p.requires_grad or p.grad is not None for p in everything if id(p) not in ours)
 
 
-def test_training_makes_it_prefer_what_it_is_shown_as_reference(tiny: TinyModels) -> None:
+def test_training_makes_it_prefer_reference_images(tiny: TinyModels) -> None:
     discriminator = discriminator_of(tiny)
     prompts = PROMPTS * 4
     real, fake = (features(discriminator, images(8, seed), prompts) for seed in (0, 1))
@@ -87,7 +87,7 @@ def test_without_a_boundary_accuracy_is_the_share_of_pairs_in_order(tiny: TinyMo
     assert accuracy == pytest.approx(28 / 64)
 
 
-def test_features_kept_in_bfloat16_change_the_reward_little_and_the_name(tiny: TinyModels) -> None:
+def test_bfloat16_features_change_the_reward_little_and_the_fingerprint(tiny: TinyModels) -> None:
     full, half = discriminator_of(tiny), discriminator_of(tiny, feature_dtype="bfloat16")
     assert features(half, images(), PROMPTS)["tokens"].dtype == torch.bfloat16
     one, other = (d.rewards(features(d, images(), PROMPTS)) for d in (full, half))
@@ -95,7 +95,7 @@ def test_features_kept_in_bfloat16_change_the_reward_little_and_the_name(tiny: T
     assert full.fingerprint != half.fingerprint
 
 
-def test_a_saved_one_rewards_as_before_and_another_is_refused(
+def test_a_saved_discriminator_rewards_as_before_and_another_is_refused(
     tiny: TinyModels, tmp_path: Path
 ) -> None:
     saved = discriminator_of(tiny)

@@ -22,7 +22,7 @@ def test_a_pool_without_room_stays_empty() -> None:
     assert len(pool) == 0
 
 
-def test_a_pool_goes_on_from_its_saved_state() -> None:
+def test_a_pool_resumes_from_its_saved_state() -> None:
     pool, other = ReplayPool(4), ReplayPool(4)
     pool.add(*batch(0, 3))
     other.load_state(pool.state())

@@ -11,13 +11,13 @@ class Doubling(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("raised", "said"),
+    ("raised", "message"),
     [
         ("No working C++ compiler found in torch._inductor.config.cpp.cxx", "install one"),
         ("shapes beyond me", "shapes beyond me"),
     ],
 )
-def test_a_compiler_that_fails_is_explained_with_the_setting(raised: str, said: str) -> None:
+def test_an_error_of_the_compiler_names_the_setting(raised: str, message: str) -> None:
     def backend(_graph: torch.fx.GraphModule, _inputs: list[torch.Tensor]) -> object:
         raise RuntimeError(raised)
 
@@ -25,9 +25,9 @@ def test_a_compiler_that_fails_is_explained_with_the_setting(raised: str, said: 
     module.compile(backend=backend)
     with pytest.raises(ConfigError, match=r"training\.compile") as error, compiler_errors():
         module(torch.zeros(1, 2))
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-def test_other_errors_pass_as_they_are() -> None:
+def test_other_errors_are_not_converted() -> None:
     with pytest.raises(ValueError, match="mine"), compiler_errors():
         raise ValueError("mine")

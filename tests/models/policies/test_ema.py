@@ -4,7 +4,7 @@ import torch
 from advgrpo.models.policies.ema import MovingAverage
 
 
-def test_the_average_follows_the_parameters_by_the_warmed_up_decay() -> None:
+def test_the_average_follows_the_parameters_with_a_warmed_up_decay() -> None:
     average = MovingAverage({"w": torch.zeros(2)}, limit=0.9)
     average.update({"w": torch.ones(2)}, step=0)
     assert average.values["w"].tolist() == pytest.approx([0.9, 0.9])

@@ -33,16 +33,16 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def encoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Prompts in the order in which they are encoded."""
-    told: list[str] = []
+    """Prompts in the order of their encoding."""
+    prompts: list[str] = []
     encode = Sd3TextEncoders.encode
 
-    def telling(self: Sd3TextEncoders, prompt: str) -> PromptEmbeddings:
-        told.append(prompt)
+    def recording(self: Sd3TextEncoders, prompt: str) -> PromptEmbeddings:
+        prompts.append(prompt)
         return encode(self, prompt)
 
-    monkeypatch.setattr(Sd3TextEncoders, "encode", telling)
-    return told
+    monkeypatch.setattr(Sd3TextEncoders, "encode", recording)
+    return prompts
 
 
 def without_text_encoders(config: Sd3PolicyConfig) -> None:
@@ -68,7 +68,7 @@ def test_a_policy_with_stored_embeddings_draws_the_same_bits_and_needs_no_text_e
         drawn(None)
 
 
-def test_only_what_nobody_encoded_is_encoded(
+def test_only_missing_prompts_are_encoded(
     config: Sd3PolicyConfig, tmp_path: Path, encoded: list[str]
 ) -> None:
     store = str(tmp_path)
@@ -80,7 +80,7 @@ def test_only_what_nobody_encoded_is_encoded(
     assert encoded == PROMPTS
 
 
-def test_a_shard_that_was_not_written_whole_is_encoded_again(
+def test_a_shard_without_its_index_is_encoded_again(
     config: Sd3PolicyConfig, tmp_path: Path, encoded: list[str]
 ) -> None:
     location = encode_prompts(config, PROMPTS[:4], store=str(tmp_path))
@@ -98,7 +98,7 @@ def test_a_shard_that_was_not_written_whole_is_encoded_again(
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "json"])
-def test_a_shard_that_was_cut_short_is_encoded_again(
+def test_a_truncated_shard_is_encoded_again(
     config: Sd3PolicyConfig, tmp_path: Path, encoded: list[str], ending: str
 ) -> None:
     location = encode_prompts(config, PROMPTS[:2], store=str(tmp_path))
@@ -115,7 +115,7 @@ def test_a_shard_that_was_cut_short_is_encoded_again(
     assert path.read_bytes() == whole
 
 
-def test_machines_share_the_prompts_whatever_the_others_have_done(
+def test_machines_split_the_prompts_independently_of_each_others_progress(
     config: Sd3PolicyConfig, tmp_path: Path, encoded: list[str]
 ) -> None:
     for share in (0, 1, 2):
@@ -129,7 +129,7 @@ def test_machines_share_the_prompts_whatever_the_others_have_done(
         )
 
 
-def test_embeddings_are_kept_apart_by_what_they_depend_on(
+def test_the_location_of_embeddings_depends_on_all_that_they_depend_on(
     tiny: TinyModels, config: Sd3PolicyConfig
 ) -> None:
     def place(**settings: object) -> str:
@@ -148,7 +148,7 @@ def test_embeddings_are_kept_apart_by_what_they_depend_on(
     assert len({before, place(), *others}) == 5
 
 
-def test_they_have_the_precision_that_the_transformer_takes(
+def test_embeddings_have_the_precision_of_the_transformer(
     config: Sd3PolicyConfig, tmp_path: Path
 ) -> None:
     half = config.model_copy(update={"forward_dtype": "bfloat16", "text_dtype": "bfloat16"})
@@ -161,7 +161,7 @@ def test_they_have_the_precision_that_the_transformer_takes(
     )
 
 
-def test_a_prompt_that_was_not_encoded_is_missed_at_once(
+def test_a_missing_prompt_is_an_error_when_the_store_is_opened(
     config: Sd3PolicyConfig, tmp_path: Path
 ) -> None:
     location = encode_prompts(config, PROMPTS[:2], store=str(tmp_path))
@@ -169,7 +169,7 @@ def test_a_prompt_that_was_not_encoded_is_missed_at_once(
         StoredEmbeddings(location, PROMPTS)
 
 
-def test_without_t5_zeros_take_its_place_as_in_the_library(
+def test_without_t5_its_embeddings_are_zeros_as_in_the_library(
     config: Sd3PolicyConfig, tmp_path: Path
 ) -> None:
     from diffusers import StableDiffusion3Pipeline
@@ -194,7 +194,7 @@ def test_without_t5_zeros_take_its_place_as_in_the_library(
 
 
 @pytest.mark.usefixtures("stores")
-def test_of_an_s3_store_only_the_shards_that_are_needed_are_fetched(
+def test_only_needed_shards_of_an_s3_store_are_fetched(
     config: Sd3PolicyConfig, tmp_path: Path
 ) -> None:
     store = f"s3://advgrpo/embeddings/{tmp_path.name}"

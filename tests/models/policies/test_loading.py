@@ -44,7 +44,7 @@ def test_another_transformer_is_named(tiny: TinyModels, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("part", [[], ["diffusers"], ["diffusers", {}], ["a", "b", "c"]])
-def test_a_part_that_names_no_class_is_named(
+def test_a_part_without_a_class_is_named(
     tiny: TinyModels, folder: Path, part: list[object]
 ) -> None:
     index = json.loads((folder / "model_index.json").read_text("utf-8"))
@@ -52,13 +52,13 @@ def test_a_part_that_names_no_class_is_named(
     assert f"vae in {folder} is a " in refusal(tiny, folder)
 
 
-def test_a_folder_without_an_index_is_no_pipeline(tiny: TinyModels, folder: Path) -> None:
+def test_a_folder_without_an_index_is_refused(tiny: TinyModels, folder: Path) -> None:
     (folder / "model_index.json").unlink()
     assert "model_index.json cannot be read" in refusal(tiny, folder)
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_3"])
-def test_a_file_that_is_cut_short_is_named(tiny: TinyModels, folder: Path, part: str) -> None:
+def test_a_truncated_file_is_named(tiny: TinyModels, folder: Path, part: str) -> None:
     path = next((folder / part).glob("*.safetensors"))
     path.write_bytes(path.read_bytes()[:-100])
     assert f"{path} is truncated or damaged" in refusal(tiny, folder)
@@ -72,9 +72,7 @@ def test_pickled_weights_are_never_read(tiny: TinyModels, folder: Path, part: st
     assert "pickled weights only" in refusal(tiny, folder)
 
 
-def test_weights_that_do_not_fit_their_configuration_are_refused(
-    tiny: TinyModels, folder: Path
-) -> None:
+def test_weights_of_another_configuration_are_refused(tiny: TinyModels, folder: Path) -> None:
     path = folder / "transformer" / "config.json"
     config = json.loads(path.read_text("utf-8"))
     path.write_text(json.dumps({**config, "num_attention_heads": 8}), "utf-8")
@@ -119,7 +117,7 @@ def test_weights_are_read_once_without_a_second_copy(tmp_path: Path) -> None:
     tiny = write_tiny_models(tmp_path)
     large = {"num_layers": 5, "num_attention_heads": 20, "caption_projection_dim": 640}
     transformer = SD3Transformer2DModel.from_config({**build_transformer().config, **large})
-    # Another precision than is asked for: the hardest case.
+    # Saved in another precision than it is loaded in, which needs most memory.
     transformer.save_pretrained(tiny.pipeline / "transformer")
     done = subprocess.run(
         [sys.executable, "-c", METRIC, str(tmp_path)], capture_output=True, text=True, check=False

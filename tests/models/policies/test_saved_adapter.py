@@ -1,4 +1,4 @@
-"""Adapters as others publish them: made by plain peft, in folders of one repository."""
+"""Adapters as others publish them: saved by plain peft, in folders of one repository."""
 
 import json
 import shutil
@@ -107,7 +107,7 @@ def test_a_published_adapter_predicts_and_draws_what_it_does_in_plain_peft_and_d
     assert (base - images).abs().max() > 0.05
 
 
-def test_each_folder_is_an_adapter_of_its_own(tiny: TinyModels, repository: Path) -> None:
+def test_each_folder_is_a_separate_adapter(tiny: TinyModels, repository: Path) -> None:
     assert not torch.equal(
         drawn(started(tiny, repository, "DINO")), drawn(started(tiny, repository, "PickScore"))
     )
@@ -161,7 +161,7 @@ def test_its_shape_is_read_from_its_own_files(repository: Path, tiny: TinyModels
     assert torch.equal(drawn(policy), drawn(started(tiny, repository, "DINO")))
 
 
-def test_modules_that_are_named_by_a_pattern_are_read_from_the_weights(
+def test_modules_given_by_a_pattern_are_read_from_the_weights(
     tiny: TinyModels, tmp_path: Path
 ) -> None:
     folder = publish(
@@ -177,7 +177,7 @@ def test_modules_that_are_named_by_a_pattern_are_read_from_the_weights(
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("policy.adapter.rank=4", "has rank 8 and alpha 16, but policy.adapter.rank=4"),
         ("policy.adapter.alpha=8", "--set policy.adapter.rank=8 --set policy.adapter.alpha=16"),
@@ -185,12 +185,12 @@ def test_modules_that_are_named_by_a_pattern_are_read_from_the_weights(
         ("policy.adapter.target_modules=[attn.to_q]", "policy.adapter.target_modules"),
     ],
 )
-def test_settings_of_another_shape_are_refused_in_words(
-    tiny: TinyModels, repository: Path, override: str, said: str
+def test_settings_of_another_shape_are_refused_with_a_repair(
+    tiny: TinyModels, repository: Path, override: str, message: str
 ) -> None:
     with pytest.raises(WeightsError) as caught:
         started(tiny, repository, "DINO", override)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def _as_pickle(folder: Path) -> None:
@@ -221,7 +221,7 @@ def _with(**settings: object) -> Callable[[Path], None]:
 
 
 def _beyond_count(folder: Path) -> None:
-    """A tensor without elements, of a shape that no library can count."""
+    """Write a tensor without elements whose shape overflows."""
     shape = {"dtype": "F32", "shape": [0, 2**63], "data_offsets": [0, 0]}
     head = json.dumps({"base_model.model.x.lora_A.weight": shape}).encode()
     (folder / "adapter_model.safetensors").write_bytes(len(head).to_bytes(8, "little") + head)
@@ -234,7 +234,7 @@ def _cut(name: str, length: int) -> Callable[[Path], None]:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "message"),
     [
         (_as_pickle, "is a pickle (adapter_model.bin), which can run code"),
         (_renamed, "is for another base model: of the"),
@@ -250,30 +250,30 @@ def _cut(name: str, length: int) -> Callable[[Path], None]:
         (lambda f: (f / "adapter_config.json").unlink(), "it has no adapter_config.json"),
     ],
 )
-def test_what_is_no_usable_adapter_is_refused_with_its_file(
-    tiny: TinyModels, dino: Path, damage: Callable[[Path], None], said: str
+def test_an_unusable_adapter_is_refused_with_its_file(
+    tiny: TinyModels, dino: Path, damage: Callable[[Path], None], message: str
 ) -> None:
     damage(dino)
     with pytest.raises(WeightsError) as caught:
         started(tiny, dino)
-    assert said in caught.value.message
+    assert message in caught.value.message
     assert str(dino) in caught.value.message
     assert caught.value.repair
 
 
 @pytest.mark.parametrize(
-    ("place", "said"),
+    ("place", "message"),
     [
         ({"location": "REPOSITORY"}, "is not an adapter, but contains some: DINO, PickScore"),
         ({"location": "REPOSITORY", "subfolder": "SigLIP"}, "has no folder 'SigLIP'"),
         ({"location": "REPOSITORY/nowhere"}, "nowhere"),
     ],
 )
-def test_a_place_without_an_adapter_is_refused(
-    repository: Path, place: dict[str, str], said: str
+def test_a_location_without_an_adapter_is_refused(
+    repository: Path, place: dict[str, str], message: str
 ) -> None:
     location = place["location"].replace("REPOSITORY", str(repository))
     with pytest.raises((WeightsError, ConfigError)) as caught:
         adapter_folder(Weights(**{**place, "location": location}))
     assert isinstance(caught.value, AdvGrpoError)
-    assert said in caught.value.message
+    assert message in caught.value.message

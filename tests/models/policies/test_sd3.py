@@ -51,7 +51,7 @@ def test_a_fresh_adapter_changes_no_image(policy: Policy) -> None:
     assert torch.equal(draw(policy), base)
 
 
-def test_a_trained_adapter_changes_images_and_the_base_policy_does_not_have_it(
+def test_a_trained_adapter_changes_images_but_not_those_of_the_base_policy(
     policy: Policy,
 ) -> None:
     base = draw(policy)
@@ -156,7 +156,7 @@ save_adapter(Path(sys.argv[1]), {"a.lora_A.weight": torch.ones(2, 2)}, Sd3Adapte
     assert contents[0] == contents[1]
 
 
-def test_metadata_has_a_fixed_order_which_the_library_would_draw(tmp_path: Path) -> None:
+def test_metadata_is_sorted_where_the_library_orders_it_randomly(tmp_path: Path) -> None:
     for number in range(8):
         save_adapter(tmp_path / str(number), {"a.lora_A.weight": torch.ones(2)}, Sd3AdapterConfig())
     contents = {path.read_bytes() for path in tmp_path.glob("*/pytorch_lora_weights.safetensors")}
