@@ -58,7 +58,7 @@ class Failing(NamedTuple):
 HOLDING_URI = "http://me:planted-password-17@127.0.0.1:9"
 FAILING = {
     "an MLflow address with a password": Failing(
-        "registry list", "holds a user or a password", {"MLFLOW_TRACKING_URI": HOLDING_URI}
+        "registry list", "contains a user or a password", {"MLFLOW_TRACKING_URI": HOLDING_URI}
     ),
     "an MLflow server that does not answer": Failing(
         "registry list", "127.0.0.1:9", {"MLFLOW_TRACKING_URI": DEAD}

@@ -77,7 +77,7 @@ def promote(
     """Make a version the champion, if its gates passed against the one that is champion now."""
     from advgrpo.errors import ConfigError
     from advgrpo.registry.promotion import promote as task
-    from advgrpo.registry.promotion_hook import announcer
+    from advgrpo.registry.promotion_hook import promotion_hook
 
     if override != bool(reason.strip()):
         raise ConfigError(
@@ -90,7 +90,7 @@ def promote(
         tracking_uri=_tracking_uri(),
         by=by or _user(),
         override_reason=reason.strip(),
-        announce=announcer(),
+        announce=promotion_hook(),
     )
     print(f"{promotion.uri} is champion")
 
@@ -103,10 +103,14 @@ def rollback(
 ) -> None:
     """Make the champion before this one champion again."""
     from advgrpo.registry.promotion import rollback as task
-    from advgrpo.registry.promotion_hook import announcer
+    from advgrpo.registry.promotion_hook import promotion_hook
 
     promotion = task(
-        name, tracking_uri=_tracking_uri(), by=by or _user(), reason=reason, announce=announcer()
+        name,
+        tracking_uri=_tracking_uri(),
+        by=by or _user(),
+        reason=reason,
+        announce=promotion_hook(),
     )
     print(f"{promotion.uri} is champion again")
 
@@ -155,10 +159,10 @@ def reconcile(
 ) -> None:
     """Judge what was changed in MLflow's own pages, and set right what is not lawful."""
     from advgrpo.errors import AdvGrpoError
-    from advgrpo.registry.promotion import reconcile as task
-    from advgrpo.registry.promotion_hook import announcer
+    from advgrpo.registry.promotion_hook import promotion_hook
+    from advgrpo.registry.reconciliation import reconcile as task
 
-    announce, tracking_uri = announcer(), _tracking_uri()
+    announce, tracking_uri = promotion_hook(), _tracking_uri()
     while True:
         try:
             for decided in task(tracking_uri, name=name, announce=announce):
@@ -179,11 +183,14 @@ def serve(
     every: Every = 300,
 ) -> None:
     """Take MLflow's webhooks, and look at all models from time to time as well."""
-    from advgrpo.registry.promotion_hook import announcer
-    from advgrpo.registry.webhook import PATH, SECRET_VARIABLE, Reconciler, receiver
+    from advgrpo.registry.promotion_hook import promotion_hook
+    from advgrpo.registry.reconciler import Reconciler
+    from advgrpo.registry.webhook import PATH, SECRET_VARIABLE, receiver
     from advgrpo.telemetry.prometheus import WEBHOOK, exposed
 
-    reconciler = Reconciler(_tracking_uri(), every_seconds=max(every, 1.0), announce=announcer())
+    reconciler = Reconciler(
+        _tracking_uri(), every_seconds=max(every, 1.0), announce=promotion_hook()
+    )
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         reconciler.stop()
@@ -191,7 +198,7 @@ def serve(
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     secret = os.environ.get(SECRET_VARIABLE, "")
-    taking = receiver(host, port, secret=secret, wake=reconciler.wake)
+    taking = receiver(host, port, secret=secret, notify=reconciler.notify)
     with exposed(WEBHOOK), taking as server:
         report(f"taking messages at http://{host}:{server.server_address[1]}{PATH}", "serving")
         # A change that has begun comes to its end.

@@ -1,8 +1,8 @@
-"""Who is champion: the registry's own record, the aliases that follow it, and a lock around both.
+"""The champion of a registered model: its recorded history, its aliases, and a lock around both.
 
-The record is a tag of the registered model, the list of its champions in order. It is written first
-and the aliases after it, so that whatever breaks off in between is completed by the next look. An
-alias that somebody moved by hand differs from the record, and is judged before it counts.
+The history is a tag of the registered model, the list of its champions in order. It is written
+before the aliases, so that the next reconciliation completes an interrupted change. An alias that
+was moved by hand differs from the history, and its version is checked before it counts.
 """
 
 import time
@@ -16,70 +16,68 @@ from mlflow.exceptions import MlflowException
 
 from advgrpo.errors import PromotionError
 from advgrpo.registry.versions import CHAMPION, MODEL_TAG, PREVIOUS
-from advgrpo.tracking.connection import misses
+from advgrpo.tracking.connection import is_missing
 
 CANDIDATE = "candidate"
 HISTORY_TAG = "advgrpo.champions"
 LOCK_TAG = "advgrpo.lock"
 
-_KEPT = 100
-"""Champions remembered; a tag holds a limited number of characters."""
+_HISTORY_LENGTH = 100
+"""Champions in the history; MLflow limits the length of a tag."""
 
 
 @dataclass(frozen=True)
 class ChampionState:
-    """Who is champion of a registered model."""
+    """Recorded champions and present aliases of a registered model."""
 
     history: tuple[int, ...]
-    """Champions by the record, in order; the last one is the lawful champion."""
+    """Champions in order; the last one is the recorded champion."""
 
     aliases: Mapping[str, int]
-    """What the aliases say."""
+    """Version of each alias."""
 
     @property
-    def lawful(self) -> int | None:
-        """The champion by the record."""
+    def recorded(self) -> int | None:
+        """The champion by the history."""
         return self.history[-1] if self.history else None
 
     @property
-    def named(self) -> int | None:
-        """The champion by the alias."""
+    def aliased(self) -> int | None:
+        """The version of the alias `champion`."""
         return self.aliases.get(CHAMPION)
 
     @property
-    def is_settled(self) -> bool:
-        """Whether the aliases say what the record says."""
-        wanted = _wanted(self.history)
-        return all(self.aliases.get(alias) == wanted.get(alias) for alias in (CHAMPION, PREVIOUS))
+    def in_sync(self) -> bool:
+        """Whether the aliases agree with the history."""
+        expected = _expected_aliases(self.history)
+        return all(self.aliases.get(alias) == expected.get(alias) for alias in (CHAMPION, PREVIOUS))
 
     @property
-    def is_moved_back(self) -> bool:
-        """Whether somebody moved the alias to the champion before this one.
-
-        In a promotion that broke off the alias is there, too, but `previous` is not yet.
-        """
+    def alias_moved_back(self) -> bool:
+        """Whether the alias was moved by hand to the champion before the recorded one."""
         before = self.history[-2:-1]
-        return before == (self.named,) == (self.aliases.get(PREVIOUS),)
+        # After an interrupted promotion `champion` is there, too, but `previous` is not yet.
+        return before == (self.aliased,) == (self.aliases.get(PREVIOUS),)
 
 
-def standing(client: MlflowClient, name: str) -> ChampionState:
-    """Look up who is champion.
+def read_champion(client: MlflowClient, name: str) -> ChampionState:
+    """Read the champions of a registered model.
 
     Raises:
-        PromotionError: If there is no such registered model, or it holds no adapters.
+        PromotionError: If the registered model does not exist, or does not hold adapters.
     """
     try:
         model = client.get_registered_model(name)
     except MlflowException as error:
-        if not misses(error):
+        if not is_missing(error):
             raise
         raise PromotionError(
-            f"there is no registered model {name}",
-            repair="check the name; `advgrpo registry list` shows all",
+            f"the registered model {name} does not exist",
+            repair="use a name that `advgrpo registry list` shows",
         ) from error
     if MODEL_TAG not in model.tags:
         raise PromotionError(
-            f"the registered model {name} holds no adapters of advgrpo",
+            f"the registered model {name} does not hold adapters of advgrpo",
             repair="use a name that `advgrpo registry list` shows",
         )
     return ChampionState(
@@ -88,36 +86,39 @@ def standing(client: MlflowClient, name: str) -> ChampionState:
     )
 
 
-def crown(client: MlflowClient, name: str, history: tuple[int, ...]) -> None:
-    """Make the last of a list of versions the champion, and the one before it `previous`.
+def set_champion(client: MlflowClient, name: str, history: tuple[int, ...]) -> None:
+    """Record a history and set the aliases accordingly. Requires the lock.
 
-    Only to be called with the lock held.
+    Args:
+        client: Client of the MLflow server.
+        name: The registered model.
+        history: Champions in order: the last becomes `champion`, the one before it `previous`.
 
     Raises:
-        PromotionError: If somebody moved the aliases meanwhile, who does not ask for the lock.
+        PromotionError: If the alias was moved meanwhile by a client without the lock.
     """
-    kept = history[-_KEPT:]
-    client.set_registered_model_tag(name, HISTORY_TAG, " ".join(map(str, kept)))
-    wanted = _wanted(kept)
-    before = standing(client, name).aliases
+    history = history[-_HISTORY_LENGTH:]
+    client.set_registered_model_tag(name, HISTORY_TAG, " ".join(map(str, history)))
+    expected = _expected_aliases(history)
+    before = read_champion(client, name).aliases
     for alias in (CHAMPION, PREVIOUS):
-        version = wanted.get(alias)
+        version = expected.get(alias)
         if version is None and alias in before:
             client.delete_registered_model_alias(name, alias)
         elif version is not None and before.get(alias) != version:
             client.set_registered_model_alias(name, alias, str(version))
-    if wanted and before.get(CANDIDATE) == wanted[CHAMPION]:
+    if expected and before.get(CANDIDATE) == expected[CHAMPION]:
         client.delete_registered_model_alias(name, CANDIDATE)
-    named = standing(client, name).named
-    if named != wanted.get(CHAMPION):
+    # MLflow's own pages and other clients change aliases without the lock.
+    aliased = read_champion(client, name).aliased
+    if aliased != expected.get(CHAMPION):
         raise PromotionError(
-            f"while {name} was being changed, somebody else moved its alias {CHAMPION} to version "
-            f"{named}",
-            repair="run `advgrpo registry reconcile`, which judges that",
+            f"the alias {CHAMPION} of {name} was moved to version {aliased} during the change",
+            repair=f"run `advgrpo registry reconcile {name}`, which checks that version",
         )
 
 
-def _wanted(history: tuple[int, ...]) -> dict[str, int]:
+def _expected_aliases(history: tuple[int, ...]) -> dict[str, int]:
     return dict(zip((CHAMPION, PREVIOUS), reversed(history), strict=False))
 
 
@@ -125,30 +126,31 @@ def _wanted(history: tuple[int, ...]) -> dict[str, int]:
 def promotion_lock(
     client: MlflowClient, name: str, *, wait_seconds: float = 60.0, lease_seconds: float = 900.0
 ) -> Iterator[None]:
-    """Let one process at a time change a model's champion.
+    """Hold the lock on a model's champion for the duration of the block.
 
-    MLflow has no compare-and-set, but names of registered models are unique in its database: who
-    creates the model `<name>-promotion-lock` holds the lock, and deletes it afterwards. What
-    remains: a process that dies keeps the lock until its lease ends, and of several that then break
-    it at the same moment two may go on; and MLflow's own pages ask nobody for it.
+    MLflow has no compare-and-set, but names of registered models are unique in its database: the
+    process that creates the model `<name>-promotion-lock` holds the lock, and deletes the model
+    afterwards. Limits: a process that dies keeps the lock until its lease expires; of several
+    processes that then break it at the same time, two may proceed; and MLflow's own pages ignore
+    it.
 
     Args:
-        client: Of the MLflow server.
+        client: Client of the MLflow server.
         name: The registered model.
-        wait_seconds: Longest wait for another process.
-        lease_seconds: Age from which a lock counts as left behind.
+        wait_seconds: Timeout of the wait for another process.
+        lease_seconds: Age after which a lock has expired.
 
     Raises:
-        PromotionError: If another process holds the lock for longer.
+        PromotionError: If another process still holds the lock after the timeout.
     """
     lock, token = f"{name}-promotion-lock", uuid.uuid4().hex
     deadline = time.monotonic() + wait_seconds
-    while not _taken(client, lock, token, lease_seconds):
+    while not _acquire(client, lock, token, lease_seconds):
         if time.monotonic() > deadline:
             raise PromotionError(
                 f"another process has been changing the champion of {name} for more than "
                 f"{wait_seconds:.0f} s",
-                repair=f"try again; if none runs any more, delete the registered model {lock}",
+                repair=f"retry; if no such process runs, delete the registered model {lock}",
             )
         time.sleep(0.2)
     try:
@@ -158,7 +160,7 @@ def promotion_lock(
             client.delete_registered_model(lock)
 
 
-def _taken(client: MlflowClient, lock: str, token: str, lease_seconds: float) -> bool:
+def _acquire(client: MlflowClient, lock: str, token: str, lease_seconds: float) -> bool:
     try:
         client.create_registered_model(lock, tags={LOCK_TAG: token})
     except MlflowException as error:
@@ -166,25 +168,25 @@ def _taken(client: MlflowClient, lock: str, token: str, lease_seconds: float) ->
             raise
         holder, since = _holder(client, lock)
         if holder and time.time() - since > lease_seconds:
-            # Renamed first: of two that break the same lock, one finds nothing to rename.
+            # Renaming succeeds for only one of several processes that break the same lock.
             broken = f"{lock}-broken-{token}"
             try:
                 client.rename_registered_model(lock, broken)
                 client.delete_registered_model(broken)
             except MlflowException as gone:
-                if not misses(gone):
+                if not is_missing(gone):
                     raise
-        # A request that was sent twice finds its own lock.
+        # A retried request finds the lock that its first attempt created.
         return holder == token
     return True
 
 
 def _holder(client: MlflowClient, lock: str) -> tuple[str, float]:
-    """Give the token of who holds a lock, and since when; no token if nobody does."""
+    """Return the token of a lock's holder and its time; an empty token if it is free."""
     try:
         model = client.get_registered_model(lock)
     except MlflowException as error:
-        if not misses(error):
+        if not is_missing(error):
             raise
         return "", 0.0
     return model.tags.get(LOCK_TAG, ""), model.creation_timestamp / 1000

@@ -63,5 +63,5 @@ def _read(model: type[M], path: Path) -> M:
     except (OSError, ValidationError) as error:
         raise TrackingError(
             f"{path.name} of the version cannot be read: {error}",
-            repair="register the adapter again",
+            repair="register the adapter again with `advgrpo register`",
         ) from error

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from advgrpo.registry.card import model_card, shown
+from advgrpo.registry.champion_changes import DECISION_TAG, list_registered_models
 from advgrpo.registry.evidence import Evidence, read_evidence, read_settings
-from advgrpo.registry.promotion import DECISION_TAG, registered_models
 from advgrpo.registry.registration import GATES_TAG
-from advgrpo.registry.versions import fetched_version, find_version
+from advgrpo.registry.versions import download_version, find_version
 from advgrpo.telemetry.formatting import format_table
-from advgrpo.tracking.connection import FAULTS, connect, explained
+from advgrpo.tracking.connection import FAULTS, connect, describe_error
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ def list_versions(tracking_uri: str, name: str = "") -> list[Listed]:
         TrackingError: If MLflow is not available.
     """
     found: list[Listed] = []
-    for one in [name] if name else registered_models(tracking_uri):
+    for one in [name] if name else list_registered_models(tracking_uri):
         try:
             client = connect(tracking_uri)
             aliases = client.get_registered_model(one).aliases
             versions = client.search_model_versions(f"name = '{one}'")
         except FAULTS as error:
-            raise explained(error, f"list the versions of {one}", tracking_uri) from error
+            raise describe_error(error, f"list the versions of {one}", tracking_uri) from error
         found += [
             Listed(
                 name=one,
@@ -67,10 +67,10 @@ def show_version(tracking_uri: str, name: str, which: str) -> str:
     """
     try:
         version = find_version(connect(tracking_uri), name, which)
-        with fetched_version(version, tracking_uri) as folder:
+        with download_version(version, tracking_uri) as folder:
             card = model_card(read_settings(folder), read_evidence(folder))
     except FAULTS as error:
-        raise explained(error, f"show {which} of {name}", tracking_uri) from error
+        raise describe_error(error, f"show {which} of {name}", tracking_uri) from error
     decision = version.tags.get(DECISION_TAG, "nothing yet")
     return f"Version {version.version} of {name}. Decided: {decision}\n\n{card}"
 
@@ -89,10 +89,10 @@ def compare_versions(tracking_uri: str, name: str, first: str, second: str) -> s
 def _evidence(tracking_uri: str, name: str, which: str) -> tuple[int, Evidence]:
     try:
         version = find_version(connect(tracking_uri), name, which)
-        with fetched_version(version, tracking_uri) as folder:
+        with download_version(version, tracking_uri) as folder:
             return int(version.version), read_evidence(folder)
     except FAULTS as error:
-        raise explained(error, f"read {which} of {name}", tracking_uri) from error
+        raise describe_error(error, f"read {which} of {name}", tracking_uri) from error
 
 
 def _caution(one: tuple[int, Evidence], other: tuple[int, Evidence]) -> str:

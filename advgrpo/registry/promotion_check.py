@@ -1,7 +1,7 @@
-"""Judge whether a version of a registered model may be its champion.
+"""The check whether a version of a registered model may become champion.
 
-The judgement rests on the evidence among the version's files, which are checked against the hashes
-of registration, and never on a tag that says what the gates said.
+It evaluates the gates again from the evidence among the version's files, which are verified by
+their registered hashes. Tags, which anyone can edit in MLflow, are not trusted.
 """
 
 from collections.abc import Iterator
@@ -12,52 +12,54 @@ from mlflow.entities.model_registry import ModelVersion
 from advgrpo.errors import TrackingError
 from advgrpo.evaluation.gates import check_gates, passed_all
 from advgrpo.registry.evidence import Evidence, read_evidence, read_settings
-from advgrpo.registry.versions import fetched_version, registered_policy
+from advgrpo.registry.versions import download_version, read_policy
 
 ROLLED_BACK_TAG = "advgrpo.rolled_back"
-"""Why a version is champion no more; it does not come back without an override."""
+"""Tag with the reason of a rollback; the version needs an override to become champion again."""
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """What speaks against a version as champion, in words; nothing if nothing does."""
+class PromotionCheck:
+    """Reasons against a version as champion."""
 
-    damage: tuple[str, ...] = ()
-    """What nobody can override."""
+    errors: tuple[str, ...] = ()
+    """Reasons that no override sets aside: damage, or another base model."""
 
     objections: tuple[str, ...] = ()
-    """What an override with a reason can set aside."""
+    """Reasons that an override sets aside."""
 
     @property
-    def is_lawful(self) -> bool:
-        """Whether nothing speaks against the version."""
-        return not (self.damage or self.objections)
+    def ok(self) -> bool:
+        """Whether there is no reason against the version."""
+        return not (self.errors or self.objections)
 
     def __str__(self) -> str:
-        return "; ".join((*self.damage, *self.objections)) or "all gates passed"
+        return "; ".join((*self.errors, *self.objections)) or "all gates passed"
 
 
-def judge(version: ModelVersion, champion: ModelVersion | None, tracking_uri: str) -> Judgement:
-    """Judge whether a version may be champion.
+def check_promotion(
+    version: ModelVersion, champion: ModelVersion | None, tracking_uri: str
+) -> PromotionCheck:
+    """Check whether a version may become champion.
 
     Args:
-        version: The version, whose files are fetched and checked.
-        champion: The lawful champion; None if there is none.
+        version: The version, whose files are downloaded and verified.
+        champion: The recorded champion, or None.
         tracking_uri: The MLflow server.
     """
     try:
-        with fetched_version(version, tracking_uri) as folder:
+        with download_version(version, tracking_uri) as folder:
             evidence, policy = read_evidence(folder), read_settings(folder).policy
-        theirs = None if champion is None else registered_policy(champion)
+        champion_policy = None if champion is None else read_policy(champion)
     except TrackingError as error:
-        return Judgement(damage=(error.message,))
-    if theirs is not None and theirs.weights != policy.weights:
-        other = (
+        return PromotionCheck(errors=(error.message,))
+    if champion_policy is not None and champion_policy.weights != policy.weights:
+        other_base = (
             f"it is an adapter for the base model {policy.weights.location}, the champion for "
-            f"{theirs.weights.location}"
+            f"{champion_policy.weights.location}"
         )
-        return Judgement(damage=(other,))
-    return Judgement(objections=tuple(_objections(version, evidence, champion)))
+        return PromotionCheck(errors=(other_base,))
+    return PromotionCheck(objections=tuple(_objections(version, evidence, champion)))
 
 
 def _objections(
@@ -69,8 +71,8 @@ def _objections(
     compared = evidence.report.champion
     if compared != current:
         yield (
-            f"it was compared with {called(compared)}, but the champion is now "
-            f"{called(current)}: evaluate and register it again"
+            f"it was compared with {version_name(compared)}, but the champion is now "
+            f"{version_name(current)}: evaluate and register it again"
         )
     results = check_gates(evidence.gates, evidence.report)
     if not results:
@@ -83,6 +85,6 @@ def _objections(
         )
 
 
-def called(number: int | None) -> str:
-    """Name a version in a sentence."""
+def version_name(number: int | None) -> str:
+    """Return the text for a version's number: `version 3`, or `none`."""
     return "none" if number is None else f"version {number}"

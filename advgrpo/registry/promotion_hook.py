@@ -1,4 +1,4 @@
-"""Start a run of a Kubeflow pipeline for each new champion, for instance to roll it out."""
+"""The promotion hook, which runs a Kubeflow pipeline for each new champion."""
 
 import json
 import os
@@ -6,30 +6,30 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from advgrpo.errors import ClusterError, ConfigError
-from advgrpo.registry.promotion import Announce, Promotion
+from advgrpo.registry.champion_changes import Announce, Promotion
 
 PIPELINE_VARIABLE = "ADVGRPO_ON_PROMOTION_PIPELINE"
-"""Environment variable with the name of the pipeline; without it nothing is started."""
+"""Environment variable with the name of the pipeline; if it is unset, there is no hook."""
 
 PARAMETERS_VARIABLE = "ADVGRPO_ON_PROMOTION_PARAMETERS"
-"""Environment variable with the pipeline's parameters as a JSON object. In texts, `{name}`,
-`{version}` and `{uri}` stand for those of the champion."""
+"""Environment variable with the pipeline's parameters as a JSON object. In strings, `{name}`,
+`{version}` and `{uri}` are replaced by those of the champion."""
 
 EXPERIMENT = "advgrpo promotions"
 _DEFAULT_PARAMETERS = '{"model": "{uri}"}'
 
 
-def announcer(connect: Callable[[], Any] | None = None) -> Announce | None:
-    """Read from the environment what is to be started for a new champion.
+def promotion_hook(connect: Callable[[], Any] | None = None) -> Announce | None:
+    """Return the hook that the environment configures.
 
     Args:
-        connect: Makes the client; else `kfp.Client`, which reads `KF_PIPELINES_ENDPOINT`.
+        connect: Returns the client; by default `kfp.Client`, which reads `KF_PIPELINES_ENDPOINT`.
 
     Returns:
-        A function that starts it; None if nothing is to be started.
+        A function that starts a run; None if no pipeline is configured.
 
     Raises:
-        ConfigError: If the parameters are no JSON object.
+        ConfigError: If the parameters are not a JSON object.
     """
     pipeline = os.environ.get(PIPELINE_VARIABLE)
     if not pipeline:
@@ -39,12 +39,13 @@ def announcer(connect: Callable[[], Any] | None = None) -> Announce | None:
         parameters = json.loads(text)
     except ValueError as error:
         raise ConfigError(
-            f"{PARAMETERS_VARIABLE} is not JSON: {error}", repair="write for instance " + text
+            f"{PARAMETERS_VARIABLE}={text}: not JSON: {error}",
+            repair=f"set it to a JSON object, for instance {_DEFAULT_PARAMETERS}",
         ) from error
     if not isinstance(parameters, dict):
         raise ConfigError(
-            f"{PARAMETERS_VARIABLE} is {text!r}, no JSON object",
-            repair=f"write for instance {_DEFAULT_PARAMETERS}",
+            f"{PARAMETERS_VARIABLE}={text}: not a JSON object",
+            repair=f"set it to one, for instance {_DEFAULT_PARAMETERS}",
         )
 
     def start(promotion: Promotion) -> str:
@@ -64,8 +65,8 @@ def _start(
         pipeline_id = client.get_pipeline_id(pipeline)
         if pipeline_id is None:
             raise ClusterError(
-                f"Kubeflow has no pipeline {pipeline!r}",
-                repair=f"upload it, or correct {PIPELINE_VARIABLE}",
+                f"{PIPELINE_VARIABLE}={pipeline}: Kubeflow has no pipeline of this name",
+                repair=f"upload it, or set {PIPELINE_VARIABLE} to the name of an existing pipeline",
             )
         versions = client.list_pipeline_versions(
             pipeline_id, page_size=1, sort_by="created_at desc"
@@ -75,12 +76,12 @@ def _start(
             job_name=f"{promotion.name} version {promotion.version}",
             pipeline_id=pipeline_id,
             version_id=versions.pipeline_versions[0].pipeline_version_id,
-            params={key: _filled(value, promotion) for key, value in parameters.items()},
+            params={key: _fill(value, promotion) for key, value in parameters.items()},
         )
     except ClusterError:
         raise
     except Exception as error:
-        # kfp raises whatever its HTTP libraries do.
+        # kfp does not wrap the exceptions of its HTTP libraries.
         raise ClusterError(
             f"the pipeline {pipeline} was not started: {type(error).__name__}: {error}",
             repair="check KF_PIPELINES_ENDPOINT and that Kubeflow Pipelines answers",
@@ -88,7 +89,7 @@ def _start(
     return f"run {run.run_id} of pipeline {pipeline}"
 
 
-def _filled(value: object, promotion: Promotion) -> object:
+def _fill(value: object, promotion: Promotion) -> object:
     if not isinstance(value, str):
         return value
     facts = {

@@ -16,12 +16,7 @@ from advgrpo.config import RunConfig
 from advgrpo.errors import WeightsError
 from advgrpo.records import LIBRARIES
 from advgrpo.registry.card import card_in_short, model_card, watch_in_words
-from advgrpo.registry.evidence import (
-    EVIDENCE_FILE,
-    SAMPLE_FOLDER,
-    SETTINGS_FILE,
-    Evidence,
-)
+from advgrpo.registry.evidence import EVIDENCE_FILE, SAMPLE_FOLDER, SETTINGS_FILE, Evidence
 from advgrpo.registry.served_files import write_served_files
 from advgrpo.registry.versions import (
     ADAPTER_FILES,
@@ -36,7 +31,7 @@ from advgrpo.registry.versions import (
     with_absolute_paths,
 )
 from advgrpo.storage.local import disk_errors
-from advgrpo.tracking.connection import FAULTS, connect, explained
+from advgrpo.tracking.connection import FAULTS, connect, describe_error
 
 CARD_FILE = "README.md"
 GATES_TAG = "advgrpo.gates"
@@ -103,7 +98,7 @@ def register_adapter(
         if _verdict(evidence) == "passed":
             client.set_registered_model_alias(name, settings.promotion.alias, str(version))
     except FAULTS as error:
-        raise explained(error, f"register the adapter as {name}", tracking_uri) from error
+        raise describe_error(error, f"register the adapter as {name}", tracking_uri) from error
     return RegisteredAdapter(name, version, f"models:/{name}/{version}")
 
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from advgrpo.errors import ConfigError, TrackingError
 from advgrpo.registry.evidence import SAMPLE_FOLDER, read_evidence, read_settings
-from advgrpo.registry.versions import ADAPTER_FOLDER, fetched_version, find_version, uri_of
-from advgrpo.tracking.connection import FAULTS, connect, explained
+from advgrpo.registry.versions import ADAPTER_FOLDER, download_version, find_version, version_uri
+from advgrpo.tracking.connection import FAULTS, connect, describe_error
 
 LEVELS_TOLERANCE = 2.0
 """Of 256: the mean difference that two kinds of processor may make between two drawings."""
@@ -47,8 +47,8 @@ def verify(name: str, which: str, *, tracking_uri: str, prompts: int) -> Verifie
     """
     try:
         version = find_version(connect(tracking_uri), name, which)
-        uri = uri_of(version)
-        with fetched_version(version, tracking_uri) as folder:
+        uri = version_uri(version)
+        with download_version(version, tracking_uri) as folder:
             sample = read_evidence(folder).sample[:prompts]
             if not prompts:
                 return Verified(uri, 0)
@@ -68,7 +68,7 @@ def verify(name: str, which: str, *, tracking_uri: str, prompts: int) -> Verifie
                 read_settings(folder), folder / ADAPTER_FOLDER, sample, folder / SAMPLE_FOLDER
             )
     except FAULTS as error:
-        raise explained(error, f"verify {which} of {name}", tracking_uri) from error
+        raise describe_error(error, f"verify {which} of {name}", tracking_uri) from error
     for prompt, (levels, alignment) in zip(sample, differences, strict=True):
         allowed = ALIGNMENT_TOLERANCE * max(1.0, abs(prompt.alignment))
         # Written so that NaN is no pass.

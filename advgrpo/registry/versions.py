@@ -1,4 +1,4 @@
-"""Registered adapters, read back: fetched, and checked to be what was registered."""
+"""Versions of registered adapters: lookup, download, and checks against the registered hashes."""
 
 import hashlib
 import json
@@ -16,39 +16,39 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 
-from advgrpo import storage
 from advgrpo.config import AdapterConfig, AnyPolicyConfig, PolicyConfig
 from advgrpo.errors import PromotionError, TrackingError
+from advgrpo.storage import cache_folder, file_sha256, scheme
 from advgrpo.storage.local import atomic_folder
-from advgrpo.tracking.connection import FAULTS, connect, explained, misses
+from advgrpo.tracking.connection import FAULTS, connect, describe_error, is_missing
 
 ADAPTER_FILES = (
     "adapter_model.safetensors",
     "adapter_config.json",
     "pytorch_lora_weights.safetensors",
 )
-"""What a registered adapter holds: peft's layout, and the one that plain diffusers loads."""
+"""Files of a registered adapter: peft's layout, and the one that plain diffusers loads."""
 
 ADAPTER_FOLDER = "artifacts/adapter"
-"""Where the adapter lies among the files of a version."""
+"""Folder of the adapter among a version's files."""
 
 FILES_LIST = "files.json"
-"""Lists every other file of a version with its SHA-256."""
+"""File with the SHA-256 of every other file of a version."""
 
 TAG_PREFIX = "advgrpo."
 FILES_TAG = "advgrpo.files"
-"""Holds the SHA-256 of `FILES_LIST`."""
+"""Tag with the SHA-256 of `FILES_LIST`."""
 
 ADAPTER_TAG = "advgrpo.adapter.{}"
 POLICY_TAG = "advgrpo.policy"
 MODEL_TAG = "advgrpo.model"
-"""Marks a registered model as ours; no other is ever touched."""
+"""Tag of the registered models that advgrpo manages; it never changes others."""
 
 CHAMPION = "champion"
 """Alias of the version that is in use."""
 
 PREVIOUS = "previous"
-"""Alias of the version that was in use before."""
+"""Alias of the champion before the present one."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RegisteredAdapter:
 
 @dataclass(frozen=True)
 class Champion:
-    """The version that is in use, fetched and checked."""
+    """The version that is in use, downloaded and checked."""
 
     version: int
     uri: str
@@ -73,46 +73,46 @@ class Champion:
     """Folder in peft's layout."""
 
     adapter_config: AdapterConfig
-    """Rank, alpha and modules of this adapter, which may differ from a later run's."""
+    """Rank, alpha and modules of this adapter, which may differ from the present run's."""
 
 
-def registered_adapter(uri: str, destination: Path, *, tracking_uri: str) -> Path:
-    """Fetch the adapter of a registered version.
+def download_adapter(uri: str, destination: Path, *, tracking_uri: str) -> Path:
+    """Download the adapter of a registered version.
 
     Args:
         uri: `models:/name@alias` or `models:/name/version`.
-        destination: Becomes the adapter's folder, whole or not at all.
+        destination: Folder that is created atomically.
         tracking_uri: The MLflow server.
 
     Returns:
         `destination`.
 
     Raises:
-        TrackingError: If there is no such version, or its files are not those that were registered.
+        TrackingError: If the version does not exist, or a file differs from the registered one.
     """
-    name, which = parsed_uri(uri)
+    name, which = parse_uri(uri)
     try:
         client = connect(tracking_uri)
-        found = find_version(client, name, which)
-        with _download(found, tracking_uri, ADAPTER_FOLDER) as fetched:
+        version = find_version(client, name, which)
+        with _download(version, tracking_uri, ADAPTER_FOLDER) as folder:
             for file in ADAPTER_FILES:
-                _check(fetched / file, found.tags.get(ADAPTER_TAG.format(file)), uri)
+                _check(folder / file, version.tags.get(ADAPTER_TAG.format(file)), uri)
             with atomic_folder(destination) as partial:
                 for file in ADAPTER_FILES:
-                    shutil.copyfile(fetched / file, partial / file)
+                    shutil.copyfile(folder / file, partial / file)
     except FAULTS as error:
-        raise explained(error, f"fetch {uri}", tracking_uri) from error
+        raise describe_error(error, f"download {uri}", tracking_uri) from error
     return destination
 
 
 @contextmanager
-def fetched_version(version: ModelVersion, tracking_uri: str) -> Iterator[Path]:
-    """Fetch all files of a version for the length of the block, and check every one.
+def download_version(version: ModelVersion, tracking_uri: str) -> Iterator[Path]:
+    """Yield a temporary folder with all files of a version, each checked.
 
     Raises:
-        TrackingError: If a file is missing or is not the one that was registered.
+        TrackingError: If a file is missing or differs from the registered one.
     """
-    uri = uri_of(version)
+    uri = version_uri(version)
     with _download(version, tracking_uri) as folder:
         _check(folder / FILES_LIST, version.tags.get(FILES_TAG), uri)
         listed: dict[str, str] = json.loads((folder / FILES_LIST).read_text(encoding="utf-8"))
@@ -124,30 +124,30 @@ def fetched_version(version: ModelVersion, tracking_uri: str) -> Iterator[Path]:
 def current_champion(
     registered_model: str, *, tracking_uri: str, policy: PolicyConfig
 ) -> Champion | None:
-    """Fetch the adapter that a new one has to beat.
+    """Download the champion, which a new adapter is compared with.
 
     Args:
         registered_model: Name of the registered model.
         tracking_uri: The MLflow server.
-        policy: The run's; its base model must be the champion's.
+        policy: Policy of the run; its base model must be the champion's.
 
     Returns:
-        The version with the alias `champion`; None if there is none.
+        The version with the alias `champion`; None if no version has it.
 
     Raises:
         PromotionError: If the champion is an adapter for another base model.
-        TrackingError: If MLflow is not available, or the files are not those that were registered.
+        TrackingError: If MLflow is not available, or a file differs from the registered one.
     """
     try:
-        version = aliased(connect(tracking_uri), registered_model, CHAMPION)
+        version = version_by_alias(connect(tracking_uri), registered_model, CHAMPION)
     except FAULTS as error:
-        raise explained(
+        raise describe_error(
             error, f"look up the champion of {registered_model}", tracking_uri
         ) from error
     if version is None:
         return None
-    uri = uri_of(version)
-    theirs = registered_policy(version)
+    uri = version_uri(version)
+    theirs = read_policy(version)
     if theirs.weights != with_absolute_paths(policy).weights:
         raise PromotionError(
             f"{uri}, the champion of {registered_model}, is an adapter for the base model "
@@ -156,69 +156,67 @@ def current_champion(
             "champion has it",
         )
     key = hashlib.sha256(f"{tracking_uri} {uri}".encode()).hexdigest()
-    folder = registered_adapter(
-        uri, storage.cache_folder() / "registered" / key, tracking_uri=tracking_uri
-    )
+    folder = download_adapter(uri, cache_folder() / "registered" / key, tracking_uri=tracking_uri)
     return Champion(int(version.version), uri, folder, theirs.adapter)
 
 
-def aliased(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
-    """Find the version that an alias points at; None if there is none."""
+def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """Return the version of an alias, or None."""
     try:
         return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
-        if misses(error) or error.error_code == "INVALID_PARAMETER_VALUE":
+        if is_missing(error) or error.error_code == "INVALID_PARAMETER_VALUE":
             return None
         raise
 
 
-def registered_policy(version: ModelVersion) -> PolicyConfig:
-    """Read which base model a version is for, and the shape of its adapter.
+def read_policy(version: ModelVersion) -> PolicyConfig:
+    """Read the base model and the adapter's shape from a version's tags.
 
     Raises:
-        TrackingError: If the version does not say.
+        TrackingError: If the tag is missing or damaged.
     """
     try:
         return TypeAdapter(AnyPolicyConfig).validate_json(version.tags.get(POLICY_TAG, ""))
     except ValidationError as error:
         raise TrackingError(
-            f"{uri_of(version)} does not say which base model it is for: "
-            f"its tag {POLICY_TAG} is missing or damaged",
-            repair="register the adapter again",
+            f"{version_uri(version)}: its tag {POLICY_TAG}, with the base model, is missing or "
+            "damaged",
+            repair="register the adapter again with `advgrpo register`",
         ) from error
 
 
 def find_version(client: MlflowClient, name: str, which: str) -> ModelVersion:
-    """Find a version by its number or an alias.
+    """Return a version by its number or an alias.
 
     Raises:
-        TrackingError: If there is none.
+        TrackingError: If it does not exist.
     """
     try:
-        found = (
+        version = (
             client.get_model_version(name, which)
             if which.isdecimal()
-            else aliased(client, name, which)
+            else version_by_alias(client, name, which)
         )
     except MlflowException as error:
-        if not misses(error):
+        if not is_missing(error):
             raise
-        found = None
-    if found is None:
+        version = None
+    if version is None:
         raise TrackingError(
-            f"there is no version {which} of {name} in the MLflow registry",
+            f"version {which} of {name} does not exist in the MLflow registry",
             repair=f"`advgrpo registry list {name}` shows its versions and aliases",
         )
-    return found
+    return version
 
 
-def uri_of(version: ModelVersion) -> str:
-    """Spell a version as `models:/name/number`."""
+def version_uri(version: ModelVersion) -> str:
+    """Return the URI of a version, `models:/name/number`."""
     return f"models:/{version.name}/{version.version}"
 
 
-def parsed_uri(uri: str) -> tuple[str, str]:
-    """Take `models:/name@alias` or `models:/name/number` apart.
+def parse_uri(uri: str) -> tuple[str, str]:
+    """Parse `models:/name@alias` or `models:/name/number`.
 
     Returns:
         The name, and the alias or number.
@@ -229,16 +227,16 @@ def parsed_uri(uri: str) -> tuple[str, str]:
     match = re.fullmatch(r"models:/([^/:@]+)(?:@([^/:@]+)|/([0-9]+))", uri)
     if match is None:
         raise TrackingError(
-            f"{uri!r} names no registered adapter",
+            f"{uri!r} is not the URI of a registered adapter",
             repair="write models:/name@alias or models:/name/3",
         )
     return match[1], match[2] or match[3]
 
 
 def with_absolute_paths(policy: PolicyConfig) -> PolicyConfig:
-    """Make a policy's settings mean the same in every folder."""
+    """Make the location of the base model independent of the working directory."""
     location = policy.weights.location
-    if storage.scheme(location):
+    if scheme(location):
         return policy
     weights = policy.weights.model_copy(update={"location": str(Path(location).resolve())})
     return policy.model_copy(update={"weights": weights})
@@ -249,7 +247,7 @@ def _download(version: ModelVersion, tracking_uri: str, below: str = "") -> Iter
     with tempfile.TemporaryDirectory() as folder:
         yield Path(
             mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{uri_of(version)}/{below}",
+                artifact_uri=f"{version_uri(version)}/{below}",
                 dst_path=folder,
                 tracking_uri=tracking_uri,
                 registry_uri=tracking_uri,
@@ -258,8 +256,8 @@ def _download(version: ModelVersion, tracking_uri: str, below: str = "") -> Iter
 
 
 def _check(path: Path, registered: str | None, uri: str) -> None:
-    if registered is None or not path.is_file() or storage.file_sha256(path) != registered:
+    if registered is None or not path.is_file() or file_sha256(path) != registered:
         raise TrackingError(
-            f"{path.name} of {uri} is not the file that was registered",
-            repair="register the adapter again, or use another version",
+            f"{path.name} of {uri} differs from the registered file",
+            repair="register the adapter again with `advgrpo register`, or use another version",
         )

@@ -59,8 +59,8 @@ def named_adapter(text: str) -> Path:
         return adapter_folder(adapter_place(text))
     tracking_uri = require_tracking_uri(f"{text} is a registered model")
     # MLflow takes seconds to load.
-    from advgrpo.registry.versions import registered_adapter  # noqa: PLC0415
+    from advgrpo.registry.versions import download_adapter  # noqa: PLC0415
 
     key = hashlib.sha256(f"{tracking_uri} {text}".encode()).hexdigest()
     target = cache_folder() / "registered" / key
-    return registered_adapter(text, target, tracking_uri=tracking_uri)
+    return download_adapter(text, target, tracking_uri=tracking_uri)

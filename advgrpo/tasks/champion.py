@@ -91,7 +91,7 @@ def find_champion(config: RunConfig, *, workspace: str) -> FoundChampion:
 def _asked_patiently(config: RunConfig, tracking_uri: str) -> "RegisteredChampion | None":
     # MLflow takes seconds to load.
     from advgrpo.registry.versions import current_champion  # noqa: PLC0415
-    from advgrpo.tracking.connection import FAULTS, misses, refuses  # noqa: PLC0415
+    from advgrpo.tracking.connection import FAULTS, is_missing, is_refused  # noqa: PLC0415
 
     name, end = config.promotion.registered_model, time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -99,7 +99,7 @@ def _asked_patiently(config: RunConfig, tracking_uri: str) -> "RegisteredChampio
             return current_champion(name, tracking_uri=tracking_uri, policy=config.policy)
         except TrackingError as error:
             cause = error.__cause__
-            passes = isinstance(cause, FAULTS) and not (refuses(cause) or misses(cause))
+            passes = isinstance(cause, FAULTS) and not (is_refused(cause) or is_missing(cause))
             if not passes or time.monotonic() > end:
                 raise
             logger.warning("asking again for the champion: %s", error.message)

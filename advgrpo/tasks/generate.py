@@ -172,20 +172,15 @@ def registered_run(model: str) -> tuple[RunConfig, str]:
     tracking_uri = require_tracking_uri(f"{model} is a registered model")
     # MLflow takes seconds to load.
     from advgrpo.registry.evidence import read_settings  # noqa: PLC0415
-    from advgrpo.registry.versions import (  # noqa: PLC0415
-        fetched_version,
-        find_version,
-        parsed_uri,
-        uri_of,
-    )
-    from advgrpo.tracking.connection import FAULTS, connect, explained  # noqa: PLC0415
+    from advgrpo.registry.versions import download_version, find_version, parse_uri, version_uri  # noqa: PLC0415
+    from advgrpo.tracking.connection import FAULTS, connect, describe_error  # noqa: PLC0415
 
     try:
-        version = find_version(connect(tracking_uri), *parsed_uri(model))
-        with fetched_version(version, tracking_uri) as folder:
-            return read_settings(folder), uri_of(version)
+        version = find_version(connect(tracking_uri), *parse_uri(model))
+        with download_version(version, tracking_uri) as folder:
+            return read_settings(folder), version_uri(version)
     except FAULTS as error:
-        raise explained(error, f"fetch {model}", tracking_uri) from error
+        raise describe_error(error, f"fetch {model}", tracking_uri) from error
 
 
 def _with_shape(config: RunConfig, folder: Path | None) -> RunConfig:

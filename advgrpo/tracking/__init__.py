@@ -1,7 +1,7 @@
-"""What a run leaves in MLflow: its records, and the trained adapter as a model version.
+"""Tracking of runs in MLflow, through a local outbox.
 
-The modules that load MLflow, which takes seconds, are imported by their names: `runs`, `sending`,
-`registering`, `models`, `champion`.
+The modules that import MLflow, which takes seconds, are imported by name: `connection`, `health`,
+`run_lookup`, `runs` and `uploader`.
 """
 
 from advgrpo.tracking.outbox import metric_curves

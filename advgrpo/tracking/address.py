@@ -1,4 +1,4 @@
-"""Where an MLflow server is, in a way that can be shown."""
+"""The address of the MLflow server, without credentials."""
 
 import os
 from urllib.parse import urlsplit
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from advgrpo.errors import ConfigError
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
-"""Environment variable with the address of the MLflow server; without it, nothing is sent."""
+"""Environment variable with the address of the MLflow server; if it is unset, nothing is sent."""
 
 _INSECURE = "MLFLOW_TRACKING_INSECURE_TLS"
 
@@ -31,28 +31,26 @@ def require_tracking_uri(purpose: str) -> str:
 
 
 def check_address(tracking_uri: str) -> None:
-    """Refuse an address that holds a password, and a server whose certificate is not checked.
+    """Check that an address contains no password, and that certificates are verified.
 
     Raises:
-        ConfigError: If it is one of these.
+        ConfigError: If not.
     """
     try:
-        holds_user = "@" in urlsplit(tracking_uri).netloc
+        has_user = "@" in urlsplit(tracking_uri).netloc
     except ValueError as error:
         raise ConfigError(
-            f"{tracking_uri!r} is no address of an MLflow server: {error}",
-            repair="write MLFLOW_TRACKING_URI as http://host:port or https://host",
+            f"{TRACKING_URI}={tracking_uri}: not a valid address: {error}",
+            repair=f"set {TRACKING_URI} to http://host:port or https://host",
         ) from error
-    if holds_user:
+    if has_user:
         raise ConfigError(
-            "the address of the MLflow server holds a user or a password, which would get into "
-            "logs and records",
-            repair="leave them out of MLFLOW_TRACKING_URI; set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD",
+            f"{TRACKING_URI} contains a user or a password, which would appear in logs and records",
+            repair="remove them, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
     if os.environ.get(_INSECURE, "").lower() in {"1", "true"}:
         raise ConfigError(
-            f"{_INSECURE} is set: passwords would go to whoever answers",
-            repair="unset it, and name the file with the certificates of the server's authority "
-            "in MLFLOW_TRACKING_SERVER_CERT_PATH",
+            f"{_INSECURE} is set: passwords would be sent to an unverified server",
+            repair="unset it, and set MLFLOW_TRACKING_SERVER_CERT_PATH to the file with the "
+            "certificates of the server's authority",
         )

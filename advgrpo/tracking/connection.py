@@ -1,4 +1,4 @@
-"""Talk to an MLflow server without waiting for a dead one."""
+"""MLflow clients with short timeouts, and the meaning of their errors."""
 
 import os
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from advgrpo.errors import TrackingError
 from advgrpo.tracking.address import check_address
 
 FAULTS = (MlflowException, requests.RequestException)
-"""What a failed request raises."""
+"""Exceptions of a failed request."""
 
 _REFUSALS = {"BAD_REQUEST", "INVALID_PARAMETER_VALUE"}
 _BAD_REQUEST = 400
@@ -28,13 +28,13 @@ _DEFAULTS = {
 
 
 def connect(tracking_uri: str) -> MlflowClient:
-    """Make a client that gives up within two minutes, on a dead server within seconds.
+    """Return a client whose requests fail within two minutes, on a dead server within seconds.
 
-    MLflow has no such setting but environment variables; those that are not set already are set
-    for this process and its children.
+    MLflow reads its timeouts from environment variables alone; those that are unset are set for
+    this process and its children.
 
     Raises:
-        ConfigError: If the address holds a password, or certificates would not be checked.
+        ConfigError: If the address contains a password, or certificates would not be verified.
     """
     check_address(tracking_uri)
     for name, value in _DEFAULTS.items():
@@ -42,8 +42,8 @@ def connect(tracking_uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
-def refuses(error: Exception) -> bool:
-    """Tell a request that MLflow will never take from one that it may take later."""
+def is_refused(error: Exception) -> bool:
+    """Return whether MLflow will refuse a request for ever, rather than accept it later."""
     if isinstance(error, MlflowException):
         return error.error_code in _REFUSALS
     return (
@@ -53,57 +53,58 @@ def refuses(error: Exception) -> bool:
     )
 
 
-def misses(error: Exception) -> bool:
-    """Tell whether MLflow answers that there is nothing of the name or id."""
+def is_missing(error: Exception) -> bool:
+    """Return whether MLflow answers that the name or id does not exist."""
     return isinstance(error, MlflowException) and error.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
-def explained(error: Exception, what: str, tracking_uri: str) -> TrackingError:
-    """Say what was attempted where.
+def describe_error(error: Exception, action: str, tracking_uri: str) -> TrackingError:
+    """Return a tracking error with the failed action, its cause and a repair.
 
     Args:
-        error: What MLflow raised.
-        what: What was attempted, as in "cannot {what}".
+        error: One of `FAULTS`.
+        action: The failed action, as in "cannot {action}".
         tracking_uri: The server.
     """
     return TrackingError(
-        f"cannot {what} on the MLflow server {tracking_uri}: {error}",
+        f"cannot {action} on the MLflow server {tracking_uri}: {error}",
         repair=_repair(error),
     )
 
 
 def _repair(error: Exception) -> str:
     text = str(error)
-    if misses(error):
-        return "check the name"
+    if is_missing(error):
+        return "use an existing name or id; `advgrpo registry list` shows the registered models"
     if "Invalid Host header" in text:
         return (
-            "start the server with --allowed-hosts and the name that it is called by here, with "
-            "and without the port; the chart's value is mlflow.server.allowedHosts"
+            "start the server with --allowed-hosts and the host name used here, with and without "
+            "the port; the chart's value is mlflow.server.allowedHosts"
         )
     if "error code 401" in text or "error code 403" in text:
         return (
             "check MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or "
-            "MLFLOW_TRACKING_TOKEN, and what they may do"
+            "MLFLOW_TRACKING_TOKEN, and their permissions"
         )
-    return "check that the server runs and that MLFLOW_TRACKING_URI is right, then run again"
+    return "check that the server runs and that MLFLOW_TRACKING_URI is its address, then run again"
 
 
 def log_parameters(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
-    """Log parameters, however many and however long."""
+    """Log parameters within MLflow's limits: in batches, with long values truncated."""
     parameters = [Param(name, value[:_VALUE_LIMIT]) for name, value in values.items()]
     for start in range(0, len(parameters), _PARAMETERS_LIMIT):
         client.log_batch(run_id, params=parameters[start : start + _PARAMETERS_LIMIT])
 
 
 def experiment_id(client: MlflowClient, name: str) -> str:
-    """Find an experiment by name, or create it."""
+    """Return the id of an experiment, which is created if it does not exist."""
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         return str(experiment.experiment_id)
     try:
         return client.create_experiment(name)
     except MlflowException as error:
+        # Another process may have created it in the meantime.
         experiment = client.get_experiment_by_name(name)
         if error.error_code != "RESOURCE_ALREADY_EXISTS" or experiment is None:
             raise

@@ -1,7 +1,8 @@
-"""What a task wants recorded, on the local disk, until MLflow has it.
+"""A task's records on the local disk, until MLflow has them.
 
-A folder per task: `records.jsonl` holds one record a line in the order they were made, `files/`
-what they refer to, `sent.json` how much of it MLflow has, `refused.jsonl` what it will not take.
+Each task has a folder: `records.jsonl` with one record a line, in order; `files/` with the files
+that they refer to; `sent.json` with the offset up to which MLflow has them; and `refused.jsonl`
+with the records that it refused.
 """
 
 import errno
@@ -29,45 +30,45 @@ _SENT_FILE = "sent.json"
 _REFUSED_FILE = "refused.jsonl"
 
 Record = Mapping[str, Any]
-"""A line of the records: `kind`, `timestamp_ms` and what that kind needs."""
+"""A record: `kind`, `timestamp_ms` and the fields of that kind."""
 
 
 @dataclass(frozen=True)
 class RunKey:
-    """Which MLflow run the records belong to."""
+    """Identity of the MLflow run of an outbox."""
 
     task: str
     parent_run_id: str | None
     experiment: str
     tracking_uri: str | None
     token: str
-    """Tells runs without a parent apart."""
+    """Distinguishes runs without a parent."""
 
     @property
     def folder_name(self) -> str:
-        """Name of the outbox: the same whenever the same task of the same parent runs."""
+        """Name of the outbox; the same for every attempt of a task of the same parent."""
         return f"{self.task}-{self.parent_run_id or self.token}"
 
-    def may_go_to(self, tracking_uri: str) -> bool:
-        """Tell whether the run can be on a server, whose address may have changed meanwhile."""
+    def may_be_on(self, tracking_uri: str) -> bool:
+        """Return whether the run may be on a server, whose address may have changed."""
         return self.parent_run_id is not None or self.tracking_uri == tracking_uri
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A record that MLflow does not have."""
+    """A record that is not in MLflow yet."""
 
     record: Record
     end: int
-    """Where it ends in the file, in bytes."""
+    """Offset of its end in the file, in bytes."""
 
 
 class Outbox:
-    """Records of one task.
+    """The records of one task.
 
     Args:
-        folder: Where they lie.
-        key: The run they belong to; None takes the one that the folder names.
+        folder: The outbox's folder.
+        key: Identity of the run; None reads it from the folder.
 
     Raises:
         TrackingError: If the folder is damaged.
@@ -80,7 +81,9 @@ class Outbox:
         self._writing = threading.Lock()
         if not (folder / _RUN_FILE).exists():
             if key is None:
-                raise TrackingError(f"{folder} is no outbox", repair="name an outbox's folder")
+                raise TrackingError(
+                    f"{folder} is not an outbox", repair="use the folder of an outbox"
+                )
             write_bytes(str(folder / _RUN_FILE), json.dumps(vars(key)).encode())
         self.key = RunKey(**_read_json(folder / _RUN_FILE))
         with disk_errors("write", folder):
@@ -88,13 +91,13 @@ class Outbox:
             self._records.touch()
 
     def repair(self) -> None:
-        """Remove a last line that was cut off when its writer was killed."""
+        """Remove a truncated last line, which a killed process leaves."""
         with disk_errors("repair", self._records):
             whole = self._records.read_bytes().rpartition(b"\n")
             os.truncate(self._records, len(whole[0]) + len(whole[1]))
 
     def append(self, kind: str, **values: object) -> None:
-        """Add a record, whole or not at all."""
+        """Append a record atomically."""
         record = {"kind": kind, "timestamp_ms": int(time.time() * 1000), **values}
         line = redact(json.dumps(record)).encode() + b"\n"
         with (
@@ -103,12 +106,13 @@ class Outbox:
             self._records.open("ab", buffering=0) as file,
         ):
             start = file.tell()
+            # A short write means a full disk: Python raises nothing for an unbuffered file.
             if file.write(line) != len(line):
                 file.truncate(start)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def keep_bytes(self, data: bytes, suffix: str) -> str:
-        """Keep a file's content for a record.
+    def add_bytes(self, data: bytes, suffix: str) -> str:
+        """Store the content of a file for a record.
 
         Returns:
             Name of the file in `files/`.
@@ -117,11 +121,11 @@ class Outbox:
         write_bytes(str(self.folder / "files" / name), data)
         return name
 
-    def keep_copy(self, path: Path) -> str:
-        """Keep a copy of a file or folder for a record.
+    def add_copy(self, path: Path) -> str:
+        """Store a copy of a file or folder for a record.
 
         Returns:
-            Name of a folder in `files/` that holds the copy under its own name.
+            Name of a folder in `files/` with the copy under its own name.
         """
         name = uuid.uuid4().hex
         target = self.folder / "files" / name / path.name
@@ -134,11 +138,11 @@ class Outbox:
         return name
 
     def file(self, name: str) -> Path:
-        """Find what a record refers to."""
+        """Return the path of a record's file."""
         return self.folder / "files" / name
 
-    def forget(self, name: str) -> None:
-        """Delete what a record referred to."""
+    def remove_file(self, name: str) -> None:
+        """Delete a record's file."""
         path = self.file(name)
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -150,15 +154,15 @@ class Outbox:
         return (pending.record for pending in self._read(0))
 
     def pending(self) -> list[Pending]:
-        """Read the records that MLflow does not have, in order."""
+        """Read the records that are not in MLflow yet, in order."""
         return list(self._read(self.sent_bytes))
 
     def pending_pictures(self) -> list[tuple[str, int, bytes]]:
-        """Read the pictures, by name and step, that MLflow does not have."""
+        """Read the pictures, with name and step, that are not in MLflow yet."""
         pictures = []
         for record in (pending.record for pending in self.pending()):
             if record["kind"] == "picture":
-                # The sender deletes a file once MLflow has it.
+                # The uploader deletes a file once MLflow has it.
                 with suppress(FileNotFoundError):
                     png = self.file(record["file"]).read_bytes()
                     pictures.append((record["name"], record["step"], png))
@@ -166,7 +170,7 @@ class Outbox:
 
     @property
     def sent_bytes(self) -> int:
-        """How much of the file MLflow has."""
+        """Offset up to which MLflow has the records."""
         sent = self.folder / _SENT_FILE
         return int(_read_json(sent)["bytes"]) if sent.exists() else 0
 
@@ -176,11 +180,11 @@ class Outbox:
         return self.sent_bytes >= self._records.stat().st_size
 
     def mark_sent(self, end: int) -> None:
-        """Note that MLflow has all records up to `end`."""
+        """Record that MLflow has all records up to an offset."""
         write_bytes(str(self.folder / _SENT_FILE), json.dumps({"bytes": end}).encode())
 
     def refuse(self, record: Record, reason: str) -> None:
-        """Set a record aside that MLflow will not take."""
+        """Set aside a record that MLflow refused."""
         line = json.dumps({"reason": reason, "record": record}).encode() + b"\n"
         with (
             disk_errors("write", self.folder),
@@ -189,11 +193,11 @@ class Outbox:
             file.write(line)
 
     @contextmanager
-    def sole_sender(self, *, wait: bool) -> Iterator[bool]:
-        """Say whether no other sender takes these records until the block ends.
+    def lock(self, *, wait: bool) -> Iterator[bool]:
+        """Lock the outbox against other uploaders; yield whether the lock is held.
 
         Args:
-            wait: Whether to wait for another one to end.
+            wait: Whether to wait for the lock.
         """
         with disk_errors("lock", self.folder):
             file = (self.folder / "lock").open("a", encoding="utf-8")
@@ -214,24 +218,24 @@ class Outbox:
                 except ValueError as error:
                     raise TrackingError(
                         f"{self._records} is damaged before byte {file.tell()}: {error}",
-                        repair="remove that line",
+                        repair="remove that line from the file",
                     ) from error
                 yield Pending(record, file.tell())
 
 
 def outboxes(folder: Path) -> list[Outbox]:
-    """Find the outboxes of all tasks in a folder."""
+    """Return the outboxes of all tasks in a folder."""
     return [Outbox(path.parent) for path in sorted(folder.glob(f"*/{_RUN_FILE}"))]
 
 
 def metric_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Read the metrics that a task recorded, whether MLflow has them or not.
+    """Read the metrics of a task, whether or not they were sent to MLflow.
 
     Args:
         folder: The task's outbox, `TaskRun.folder`.
 
     Returns:
-        Metric -> step and value, by step; the last value of a step counts.
+        Steps and values of each metric, ordered by step; the last value of a step counts.
     """
     curves: dict[str, dict[int, float]] = {}
     for record in Outbox(folder).records():
@@ -245,7 +249,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise TrackingError(f"{path} cannot be read: {error}", repair="delete it") from error
+        raise TrackingError(f"{path} cannot be read: {error}", repair=f"delete {path}") from error
     if not isinstance(content, dict):
-        raise TrackingError(f"{path} is damaged", repair="delete it")
+        raise TrackingError(f"{path} is not a JSON object", repair=f"delete {path}")
     return content

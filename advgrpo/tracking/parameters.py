@@ -1,4 +1,4 @@
-"""Settings as MLflow shows them: a flat list of names and texts."""
+"""Nested settings as flat MLflow parameters."""
 
 import json
 from collections.abc import Mapping
@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from advgrpo.redaction import redact
 
 
-def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """Give nested settings names with dots.
+def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    """Flatten nested settings to dotted names.
 
     Args:
-        values: Settings; mappings among them are taken apart, other values become JSON.
-        prefix: Put before each name.
+        values: Settings; mappings are flattened, other values become JSON.
+        prefix: Prefix of each name.
     """
-    found: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}.")
+            parameters |= flatten(value, f"{prefix}{name}.")
         else:
             text = value if isinstance(value, str) else json.dumps(value, default=str)
-            found[prefix + name] = redact(text)
-    return found
+            parameters[prefix + name] = redact(text)
+    return parameters

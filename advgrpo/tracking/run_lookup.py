@@ -1,4 +1,4 @@
-"""Find a pipeline's run by what a person calls it, and read what MLflow knows of its tasks."""
+"""Lookup of a pipeline run in MLflow by id or name, with its tasks."""
 
 import re
 from collections.abc import Mapping
@@ -10,19 +10,19 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from advgrpo.errors import ConfigError
-from advgrpo.tracking.connection import FAULTS, connect, explained
+from advgrpo.tracking.connection import FAULTS, connect, describe_error
 from advgrpo.tracking.uploader import TASK_TAG
 
 WORKSPACE_TAG = "advgrpo.workspace"
-"""Tag of a run: where its results and its signs of life are."""
+"""Tag of a run with its workspace, which has its results and heartbeats."""
 
 _ID = re.compile(r"[0-9a-f]{32}")
-_NAMED = 10
+_LISTED = 10
 
 
 @dataclass(frozen=True)
 class FoundTask:
-    """What MLflow knows of a task."""
+    """A task's run in MLflow."""
 
     task: str
     status: str
@@ -35,14 +35,14 @@ class FoundTask:
 
 @dataclass(frozen=True)
 class FoundRun:
-    """What MLflow knows of a pipeline's run."""
+    """A pipeline run in MLflow."""
 
     run_id: str
     name: str
     status: str
     started: datetime
     workspace: str
-    """Empty for a run of a release that did not note it."""
+    """Empty if the run has no such tag."""
 
     page: str
     artifacts: str
@@ -53,67 +53,73 @@ def find_run(text: str, tracking_uri: str) -> FoundRun:
     """Find a run.
 
     Args:
-        text: Its id, the id of one of its tasks' runs, or its name.
+        text: Id of the run or of one of its tasks' runs, or name of the run.
         tracking_uri: The MLflow server.
 
     Raises:
-        ConfigError: If no run or more than one has the name.
-        TrackingError: If MLflow is not available, or has no run of the id.
+        ConfigError: If no run has the name, or several do.
+        TrackingError: If MLflow is not available, or has no run with the id.
     """
     try:
         client = connect(tracking_uri)
-        run = client.get_run(text) if _ID.fullmatch(text) else _named(client, text, tracking_uri)
+        run = (
+            client.get_run(text)
+            if _ID.fullmatch(text)
+            else _run_by_name(client, text, tracking_uri)
+        )
         parent = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
         if parent is not None:
             run = client.get_run(parent)
         nested = _search(client, [run.info.experiment_id], MLFLOW_PARENT_RUN_ID, run.info.run_id)
     except FAULTS as error:
-        raise explained(error, f"find the run {text}", tracking_uri) from error
-    run_with_deadline = f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+        raise describe_error(error, f"find the run {text}", tracking_uri) from error
+    path = f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
     return FoundRun(
         run_id=run.info.run_id,
         name=run.info.run_name or "",
         status=run.info.status,
-        started=_moment(run.info.start_time),
+        started=_datetime(run.info.start_time),
         workspace=run.data.tags.get(WORKSPACE_TAG, ""),
-        page=f"{tracking_uri.rstrip('/')}/#/{run_with_deadline}",
+        page=f"{tracking_uri.rstrip('/')}/#/{path}",
         artifacts=run.info.artifact_uri or "",
         tasks=tuple(_task(one) for one in nested if TASK_TAG in one.data.tags),
     )
 
 
-def _named(client: MlflowClient, name: str, tracking_uri: str) -> Run:
+def _run_by_name(client: MlflowClient, name: str, tracking_uri: str) -> Run:
     if "'" in name:
-        raise ConfigError(f"{name!r} is no name of a run", repair="give the id of its MLflow run")
+        raise ConfigError(
+            f"{name!r} is not a valid name of a run", repair="use the id of its MLflow run"
+        )
     experiments = [one.experiment_id for one in client.search_experiments()]
-    found = [
+    runs = [
         run
         for run in client.search_runs(
             experiments, f"attributes.run_name = '{name}'", order_by=["attributes.start_time DESC"]
         )
         if MLFLOW_PARENT_RUN_ID not in run.data.tags
     ]
-    if not found:
+    if not runs:
         raise ConfigError(
             f"the MLflow server {tracking_uri} has no run {name!r}",
-            repair="give the id or name of a pipeline's MLflow run, or its workspace",
+            repair="use the id or name of a pipeline's MLflow run, or its workspace",
         )
-    if len(found) > 1:
+    if len(runs) > 1:
         listed = "".join(
-            f"\n    {run.info.run_id}  {_moment(run.info.start_time):%Y-%m-%d %H:%M} UTC  "
+            f"\n    {run.info.run_id}  {_datetime(run.info.start_time):%Y-%m-%d %H:%M} UTC  "
             f"{run.info.status.lower()}"
-            for run in found[:_NAMED]
+            for run in runs[:_LISTED]
         )
-        more = f"\n    and {len(found) - _NAMED} older ones" if len(found) > _NAMED else ""
+        more = f"\n    and {len(runs) - _LISTED} older ones" if len(runs) > _LISTED else ""
         raise ConfigError(
-            f"{len(found)} runs are called {name!r}:{listed}{more}",
-            repair="give the id of the one that you mean",
+            f"{len(runs)} runs have the name {name!r}:{listed}{more}",
+            repair="use the id of one of them",
         )
-    return found[0]
+    return runs[0]
 
 
 def _search(client: MlflowClient, experiments: list[str], tag: str, value: str) -> list[Run]:
-    # The first one last, so that of two attempts the later one counts.
+    # In order of their start: callers keep the last attempt of a task.
     order = ["attributes.start_time ASC"]
     return list(client.search_runs(experiments, f"tags.`{tag}` = '{value}'", order_by=order))
 
@@ -123,11 +129,11 @@ def _task(run: Run) -> FoundTask:
     return FoundTask(
         task=run.data.tags[TASK_TAG],
         status=run.info.status,
-        started=_moment(run.info.start_time),
-        ended=None if not ended else _moment(ended),
+        started=_datetime(run.info.start_time),
+        ended=None if not ended else _datetime(ended),
         tags=dict(run.data.tags),
     )
 
 
-def _moment(milliseconds: int) -> datetime:
+def _datetime(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)

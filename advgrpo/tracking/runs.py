@@ -1,4 +1,4 @@
-"""The MLflow run of a pipeline run, which the runs of its tasks are nested in."""
+"""The MLflow run of a pipeline run, parent of the runs of its tasks."""
 
 import os
 from collections.abc import Mapping
@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from mlflow import MlflowClient
 
 from advgrpo.redaction import redact
-from advgrpo.tracking.connection import FAULTS, connect, experiment_id, explained, log_parameters
-from advgrpo.tracking.parameters import flat
+from advgrpo.tracking.connection import (
+    FAULTS,
+    connect,
+    describe_error,
+    experiment_id,
+    log_parameters,
+)
+from advgrpo.tracking.parameters import flatten
 
 _KEY_TAG = "advgrpo.run"
 _OURS_TAG = "advgrpo.opened"
@@ -23,22 +29,22 @@ def open_parent_run(
     tags: Mapping[str, str],
     key: str | None = None,
 ) -> str:
-    """Open the run that the tasks' runs are nested in.
+    """Open the parent of the tasks' runs.
 
-    If the environment has `MLFLOW_RUN_ID`, as in a Kubeflow pipeline that has its own MLflow run,
-    that run is taken.
+    If the environment has `MLFLOW_RUN_ID`, as in a Kubeflow pipeline with its own MLflow run, that
+    run is used.
 
     Args:
-        experiment: Name of the experiment; created if there is none.
+        experiment: Name of the experiment; created if it does not exist.
         name: Name of the run.
         tracking_uri: The MLflow server.
-        parameters: Settings to show beside the run; nested ones get names with dots.
-        config_text: All settings, kept as the artifact `config.yaml`.
+        parameters: Settings to log as parameters; nested ones get dotted names.
+        config_text: All settings, for the artifact `config.yaml`.
         tags: Tags to set.
-        key: If a run of the experiment was opened with this key, that run is taken up again.
+        key: Key by which an earlier run of the experiment is resumed.
 
     Returns:
-        The run's id.
+        Id of the run.
 
     Raises:
         TrackingError: If MLflow is not available.
@@ -47,24 +53,26 @@ def open_parent_run(
         client = connect(tracking_uri)
         run_id = os.environ.get("MLFLOW_RUN_ID")
         if not run_id:
-            run_with_deadline = experiment_id(client, experiment)
-            run_id = _run_of(client, run_with_deadline, key) if key else None
+            experiment_number = experiment_id(client, experiment)
+            run_id = _find_run(client, experiment_number, key) if key else None
             if run_id is None:
-                marks = {_OURS_TAG: "true"} | ({_KEY_TAG: key} if key else {})
-                run_id = client.create_run(run_with_deadline, run_name=name, tags=marks).info.run_id
+                marker_tags = {_OURS_TAG: "true"} | ({_KEY_TAG: key} if key else {})
+                run_id = client.create_run(
+                    experiment_number, run_name=name, tags=marker_tags
+                ).info.run_id
             else:
                 client.update_run(run_id, status="RUNNING")
-        log_parameters(client, run_id, flat(parameters))
+        log_parameters(client, run_id, flatten(parameters))
         client.log_text(run_id, redact(config_text), "config.yaml")
         for tag, value in tags.items():
             client.set_tag(run_id, tag, redact(value))
     except FAULTS as error:
-        raise explained(error, f"open run {name!r}", tracking_uri) from error
+        raise describe_error(error, f"open run {name!r}", tracking_uri) from error
     return run_id
 
 
 def end_parent_run(run_id: str, *, tracking_uri: str, succeeded: bool) -> None:
-    """End a run that `open_parent_run` opened; one that it only attached to is left alone.
+    """End a run that `open_parent_run` created; an attached run is not changed.
 
     Raises:
         TrackingError: If MLflow is not available.
@@ -74,9 +82,9 @@ def end_parent_run(run_id: str, *, tracking_uri: str, succeeded: bool) -> None:
         if _OURS_TAG in client.get_run(run_id).data.tags:
             client.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
     except FAULTS as error:
-        raise explained(error, f"end run {run_id}", tracking_uri) from error
+        raise describe_error(error, f"end run {run_id}", tracking_uri) from error
 
 
-def _run_of(client: MlflowClient, run_with_deadline: str, key: str) -> str | None:
-    found = client.search_runs([run_with_deadline], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
-    return found[0].info.run_id if found else None
+def _find_run(client: MlflowClient, experiment_number: str, key: str) -> str | None:
+    runs = client.search_runs([experiment_number], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
+    return runs[0].info.run_id if runs else None

@@ -1,7 +1,7 @@
-"""What a task's machine does meanwhile: processors, memory, disk, network and GPUs.
+"""System metrics of a task's machine: CPU, memory, disk, network and GPUs.
 
-MLflow's own collectors measure, so the names are those of its page for system metrics. What they
-measure goes the way of all metrics, through the outbox: a server that is away costs nothing.
+MLflow's own collectors produce them, so that its page for system metrics finds the names. Like all
+metrics they are recorded in the outbox, so an unavailable server does not block the task.
 """
 
 import logging
@@ -16,10 +16,10 @@ from advgrpo.errors import AdvGrpoError, ConfigError
 from advgrpo.telemetry.logging import event
 
 INTERVAL = "ADVGRPO_SYSTEM_METRICS_SECONDS"
-"""Environment variable: time between two records; 0 makes none."""
+"""Environment variable with the interval between two records; 0 disables them."""
 
 SYSTEM_PREFIX = "system/"
-"""Start of the names of what a machine does, which no two runs have equal."""
+"""Prefix of the names of system metrics, which differ between equal runs."""
 
 _END_SECONDS = 10.0
 _DEFAULT_SECONDS = 60.0
@@ -29,16 +29,16 @@ logger = logging.getLogger("advgrpo")
 
 @contextmanager
 def system_metrics(record: Callable[[Mapping[str, float], int], None]) -> Iterator[None]:
-    """Record what this machine does, now and then, while the block runs.
+    """Record system metrics periodically for the duration of the block.
 
-    Nothing is recorded where the packages that measure are not installed.
+    Without the packages that collect them, nothing is recorded.
 
     Args:
-        record: Takes measures by name, and their step: the time in seconds, so that a task that
-            goes on has no step twice.
+        record: Function of metrics by name and their step: the time in seconds, so that a resumed
+            task has no step twice.
 
     Raises:
-        ConfigError: If the environment names no time between two records.
+        ConfigError: If the interval is not a number of seconds.
     """
     seconds = _interval()
     collectors = _collectors() if seconds else []
@@ -50,12 +50,12 @@ def system_metrics(record: Callable[[Mapping[str, float], int], None]) -> Iterat
     def work() -> None:
         try:
             while not ended.wait(seconds):
-                metrics = _measured(collectors)
+                metrics = _collect(collectors)
                 if not ended.is_set():
                     record(metrics, int(time.time()))
         except AdvGrpoError as error:
-            note = event("system_metrics_ended")
-            logger.warning("the machine is no longer measured: %s", error, extra=note)
+            details = event("system_metrics_ended")
+            logger.warning("system metrics are no longer recorded: %s", error, extra=details)
 
     thread = threading.Thread(target=work, name="advgrpo-system-metrics", daemon=True)
     thread.start()
@@ -63,7 +63,7 @@ def system_metrics(record: Callable[[Mapping[str, float], int], None]) -> Iterat
         yield
     finally:
         ended.set()
-        # The driver of a broken GPU may not answer.
+        # The driver of a broken GPU may hang.
         thread.join(_END_SECONDS)
 
 
@@ -75,15 +75,15 @@ def _interval() -> float:
         seconds = -1.0
     if not 0 <= seconds < float("inf"):
         raise ConfigError(
-            f"{INTERVAL}={text} is no time in seconds",
-            repair="set it to a number such as 60, to 0 to measure nothing, or not at all",
+            f"{INTERVAL}={text}: not a number of seconds",
+            repair="set it to a number such as 60, to 0 to record nothing, or unset it",
         )
     return seconds
 
 
 def _collectors() -> list[Any]:
     try:
-        # MLflow takes seconds to load.
+        # Importing MLflow takes seconds.
         from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor  # noqa: PLC0415
         from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor  # noqa: PLC0415
         from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor  # noqa: PLC0415
@@ -95,12 +95,12 @@ def _collectors() -> list[Any]:
     try:
         made.append(GPUMonitor())  # type: ignore[no-untyped-call]
     except (ImportError, RuntimeError):
-        # No NVML, or no GPU that it knows.
-        logger.debug("no GPU is measured")
+        # Without NVML or a supported GPU.
+        logger.debug("no GPU metrics")
     return made
 
 
-def _measured(collectors: list[Any]) -> dict[str, float]:
+def _collect(collectors: list[Any]) -> dict[str, float]:
     metrics = {}
     for collector in collectors:
         collector.collect_metrics()

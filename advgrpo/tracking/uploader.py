@@ -1,9 +1,7 @@
-"""Send records to MLflow: in order, each once, and whenever MLflow is there to take them."""
+"""Uploads of an outbox to MLflow: in order, and each record once."""
 
 import logging
 import tempfile
-import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +11,15 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking.multimedia import compress_image_size
 from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES, MLFLOW_PARENT_RUN_ID
 
-from advgrpo.errors import AdvGrpoError
 from advgrpo.telemetry.logging import event
 from advgrpo.tracking.connection import (
     FAULTS,
     connect,
+    describe_error,
     experiment_id,
-    explained,
+    is_missing,
+    is_refused,
     log_parameters,
-    misses,
-    refuses,
 )
 from advgrpo.tracking.outbox import Outbox, Pending, Record, outboxes
 from advgrpo.tracking.system_metrics import SYSTEM_PREFIX
@@ -30,61 +27,62 @@ from advgrpo.tracking.system_metrics import SYSTEM_PREFIX
 TASK_TAG = "advgrpo.task"
 _TOKEN_TAG = "advgrpo.outbox"
 _METRICS_LIMIT = 1000
-_LONGEST_WAIT_SECONDS = 60.0
 
 logger = logging.getLogger("advgrpo")
 
 
-class Sender:
+class Uploader:
     """Sends the records of one outbox.
 
     Args:
-        outbox: What to send.
-        tracking_uri: Where to.
+        outbox: The outbox.
+        tracking_uri: The MLflow server.
     """
 
     def __init__(self, outbox: Outbox, tracking_uri: str) -> None:
         self._outbox = outbox
         self._client = connect(tracking_uri)
         self._known_steps: dict[str, set[int]] = {}
-        self._found = False
+        self._resumed = False
         self.run_id: str | None = None
 
     def send(self, *, wait: bool) -> None:
-        """Send what MLflow does not have.
+        """Send the records that MLflow does not have.
 
         Args:
-            wait: Whether to wait for another sender of the same outbox, or to leave it to that one.
+            wait: Whether to wait for another uploader of the same outbox, or to leave it to that
+                one.
 
         Raises:
-            MlflowException: If MLflow did not take a record, and may later.
+            MlflowException: If a request failed and may succeed later.
             RequestException: Likewise.
         """
-        with self._outbox.sole_sender(wait=wait) as sole:
-            if not sole:
+        with self._outbox.lock(wait=wait) as locked:
+            if not locked:
                 return
             if self.run_id is None:
                 self.run_id = self._find_run() or self._create_run()
-            for group in _grouped(self._outbox.pending()):
+            for group in _group(self._outbox.pending()):
                 self._send_group(group)
                 self._outbox.mark_sent(group[-1].end)
                 for item in group:
                     if name := item.record.get("file"):
-                        self._outbox.forget(name)
+                        self._outbox.remove_file(name)
 
     def _send_group(self, group: list[Pending]) -> None:
         try:
             self._post([item.record for item in group])
         except FAULTS as error:
-            if not refuses(error):
+            if not is_refused(error):
                 raise
+            # Find the refused record of a batch, so that the others are not lost with it.
             if len(group) > 1:
                 for item in group:
                     self._send_group([item])
                 return
-            note = event("mlflow_refused", record=str(group[0].record["kind"]))
+            details = event("mlflow_refused", record=str(group[0].record["kind"]))
             task = self._outbox.key.task
-            logger.warning("MLflow refuses a record of %s: %s", task, error, extra=note)
+            logger.warning("MLflow refuses a record of %s: %s", task, error, extra=details)
             self._outbox.refuse(group[0].record, str(error))
 
     def _post(self, records: list[Record]) -> None:
@@ -119,15 +117,15 @@ class Sender:
         try:
             self._client.delete_tag(self._run(), name)
         except MlflowException as error:
-            if not misses(error):
+            if not is_missing(error):
                 raise
 
     def _post_picture(self, record: Record) -> None:
-        # Here and not above: what starts jobs has no Pillow, and no pictures either.
+        # The launcher's image has no Pillow; its tasks record no pictures.
         import PIL.Image  # noqa: PLC0415
 
-        # The names by which MLflow's image charts find pictures. A picture that is sent twice,
-        # because the first answer was lost or the machine with the records, must not get two.
+        # MLflow's image charts parse this name. A picture that is sent twice, because the first
+        # answer or the disk with the outbox was lost, must get the same name.
         name = f"{record['name'].replace('/', '~')}+step+{record['step']}+timestamp+"
         token = uuid.uuid5(uuid.NAMESPACE_URL, record["file"])
         stem = self._known_picture(name) or f"{name}{record['timestamp_ms']}+{token}"
@@ -143,16 +141,16 @@ class Sender:
         self._client.set_tag(self._run(), MLFLOW_LOGGED_IMAGES, "true")
 
     def _known_picture(self, start: str) -> str | None:
-        """Find the name that an earlier sender gave a picture, without what follows it."""
-        files = self._client.list_artifacts(self._run(), "images") if self._found else []
+        """Return the name that an earlier uploader gave a picture, without its suffixes."""
+        files = self._client.list_artifacts(self._run(), "images") if self._resumed else []
         names = [Path(file.path).stem for file in files]
         known = [name.removesuffix("+compressed") for name in names if name.startswith(start)]
         return known[0] if known else None
 
     def _metrics(self, record: Record) -> Iterator[Metric]:
         for name, value in record["values"].items():
-            again = self._found and not name.startswith(SYSTEM_PREFIX)
-            if not (again and record["step"] in self._steps_of(name)):
+            may_repeat = self._resumed and not name.startswith(SYSTEM_PREFIX)
+            if not (may_repeat and record["step"] in self._steps_of(name)):
                 yield Metric(name, value, record["timestamp_ms"], record["step"])
 
     def _steps_of(self, name: str) -> set[int]:
@@ -166,13 +164,13 @@ class Sender:
         return self.run_id
 
     def _find_run(self) -> str | None:
-        found = self._client.search_runs(
+        runs = self._client.search_runs(
             [self._experiment()],
             " and ".join(f"tags.`{name}` = '{value}'" for name, value in self._identity().items()),
             max_results=1,
         )
-        self._found = bool(found)
-        return found[0].info.run_id if found else None
+        self._resumed = bool(runs)
+        return runs[0].info.run_id if runs else None
 
     def _create_run(self) -> str:
         run = self._client.create_run(
@@ -193,112 +191,36 @@ class Sender:
         return self._client.get_run(key.parent_run_id).info.experiment_id
 
 
-class BackgroundSender:
-    """Sends an outbox, and what other tasks left beside it, in a thread of its own.
-
-    Args:
-        outbox: What to send.
-        tracking_uri: Where to.
-        seconds_between: Time between two looks at the outbox; after a failure it doubles.
-    """
-
-    def __init__(self, outbox: Outbox, tracking_uri: str, *, seconds_between: float = 2.0) -> None:
-        self._outbox = outbox
-        self._tracking_uri = tracking_uri
-        self._sender = Sender(outbox, tracking_uri)
-        self._seconds_between = seconds_between
-        self._deadline: float | None = None
-        self._wake = threading.Event()
-        self._run_known = threading.Event()
-        self._others_tried = False
-        self._failing = False
-        # A daemon: a request that hangs must not keep the task from ending.
-        self._thread = threading.Thread(target=self._loop, name="advgrpo-tracking", daemon=True)
-        self._thread.start()
-
-    def run_id(self, timeout_seconds: float) -> str | None:
-        """Wait until MLflow has given the run an id; None if it does not in time."""
-        self._run_known.wait(timeout_seconds)
-        return self._sender.run_id
-
-    def close(self, timeout_seconds: float) -> None:
-        """Send what is left, but try no longer than `timeout_seconds`."""
-        self._deadline = time.monotonic() + timeout_seconds
-        self._wake.set()
-        self._thread.join(timeout_seconds)
-        if not self._outbox.all_sent:
-            logger.warning(
-                "MLflow has not taken all records of %s; the rest is kept in %s",
-                self._outbox.key.task,
-                self._outbox.folder,
-            )
-
-    def _loop(self) -> None:
-        wait = self._seconds_between
-        while True:
-            sent = self._send()
-            if self._deadline is None:
-                wait = self._seconds_between if sent else min(2 * wait, _LONGEST_WAIT_SECONDS)
-                self._wake.wait(wait)
-            elif (sent and self._outbox.all_sent) or time.monotonic() > self._deadline:
-                return
-            else:
-                time.sleep(self._seconds_between / 4)
-
-    def _send(self) -> bool:
-        try:
-            self._sender.send(wait=False)
-            if self._sender.run_id is not None:
-                self._run_known.set()
-            if not self._others_tried:
-                self._others_tried = True
-                # Its own by the sender that knows what it has sent.
-                folder = self._outbox.folder
-                others = [o for o in outboxes(folder.parent) if o.folder != folder]
-                _send_all(others, self._tracking_uri, wait=False)
-        except (*FAULTS, AdvGrpoError) as error:
-            if not self._failing:
-                note = event("mlflow_unavailable")
-                logger.warning(
-                    "MLflow is not available, records are kept for later: %s", error, extra=note
-                )
-            self._failing = True
-            return False
-        if self._failing:
-            logger.info("MLflow is available again", extra=event("mlflow_available"))
-        self._failing = False
-        return True
-
-
 def send_outbox(folder: Path, tracking_uri: str) -> None:
-    """Send what tasks recorded while MLflow was not available.
+    """Send the records of tasks that ran while MLflow was not available.
 
     Args:
-        folder: The folder that the tasks shared.
+        folder: Folder of the tasks' outboxes.
         tracking_uri: The MLflow server.
 
     Raises:
-        TrackingError: If it is still not available; nothing is lost.
+        TrackingError: If it is still not available; the records stay.
     """
     try:
-        _send_all(outboxes(folder), tracking_uri, wait=True)
+        send_all(outboxes(folder), tracking_uri, wait=True)
     except FAULTS as error:
-        raise explained(error, f"send the records in {folder}", tracking_uri) from error
+        raise describe_error(error, f"send the records in {folder}", tracking_uri) from error
 
 
-def _send_all(found: list[Outbox], tracking_uri: str, *, wait: bool) -> None:
-    for outbox in found:
-        if outbox.all_sent or not outbox.key.may_go_to(tracking_uri):
+def send_all(unsent: list[Outbox], tracking_uri: str, *, wait: bool) -> None:
+    """Send outboxes, except those of runs on another MLflow server."""
+    for outbox in unsent:
+        if outbox.all_sent or not outbox.key.may_be_on(tracking_uri):
             continue
         try:
-            Sender(outbox, tracking_uri).send(wait=wait)
+            Uploader(outbox, tracking_uri).send(wait=wait)
         except MlflowException as error:
-            if not misses(error):
+            if not is_missing(error):
                 raise
             logger.info("%s is for another MLflow server", outbox.folder)
 
 
-def _grouped(pending: list[Pending]) -> Iterator[list[Pending]]:
+def _group(pending: list[Pending]) -> Iterator[list[Pending]]:
     group: list[Pending] = []
     metrics = 0
     for item in pending:

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from http.client import parse_headers
 
-from advgrpo.registry.webhook import Gatekeeper, RefusedError, _Handler, model_to_look_at
+from advgrpo.registry.webhook import _Handler
+from advgrpo.registry.webhook_messages import MessageVerifier, RefusedError, changed_model
 
 NOW = 1_700_000_000
 SECRET = "a secret"
@@ -22,7 +23,7 @@ _HEADERS = ("X-MLflow-Delivery-Id", "X-MLflow-Timestamp")
 def message(data: bytes) -> None:
     """A body that is signed."""
     with suppress(RefusedError):
-        assert isinstance(model_to_look_at(data), str)
+        assert isinstance(changed_model(data), str)
 
 
 def signature(delivery: str, time: str, body: bytes) -> str:
@@ -32,7 +33,7 @@ def signature(delivery: str, time: str, body: bytes) -> str:
 
 
 def headers_are_taken(headers: Mapping[str, str], body: bytes, *, signed: bool) -> bool:
-    """Tell whether a gatekeeper lets a message in.
+    """Return whether the verifier accepts a message.
 
     Args:
         headers: As they came.
@@ -43,21 +44,21 @@ def headers_are_taken(headers: Mapping[str, str], body: bytes, *, signed: bool) 
         delivery, time = (headers.get(name, "") for name in _HEADERS)
         headers = {**headers, "x-mlflow-signature": signature(delivery, time, body)}
     try:
-        Gatekeeper(SECRET, clock=lambda: NOW).check(headers, body)
+        MessageVerifier(SECRET, clock=lambda: NOW).check(headers, body)
     except RefusedError:
         return False
     return True
 
 
 def request(data: bytes) -> None:
-    """A whole HTTP request; only one that is signed wakes anybody."""
-    woken: list[str] = []
+    """A whole HTTP request; only a signed one notifies."""
+    notified: list[str] = []
     kind = type(
         "Handler",
         (_Handler,),
         {
-            "gatekeeper": Gatekeeper(SECRET, clock=lambda: NOW),
-            "wake": staticmethod(woken.append),
+            "verifier": MessageVerifier(SECRET, clock=lambda: NOW),
+            "notify": staticmethod(notified.append),
         },
     )
     wire = _Wire(data)
@@ -65,7 +66,7 @@ def request(data: bytes) -> None:
     # HTTP/0.9 knows no status.
     said = _STATUS.match(wire.answer)
     assert said is None or _OF_OURS.fullmatch(said[1]), wire.answer[:200]
-    assert not woken or _is_signed(data)
+    assert not notified or _is_signed(data)
 
 
 def _is_signed(data: bytes) -> bool:

@@ -18,7 +18,9 @@ from advgrpo.config import Gate
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ClusterUnavailableError, PromotionError, TrackingError
 from advgrpo.registry.champion import promotion_lock
-from advgrpo.registry.promotion import Promotion, promote, reconcile, rollback
+from advgrpo.registry.champion_changes import Promotion
+from advgrpo.registry.promotion import promote, rollback
+from advgrpo.registry.reconciliation import reconcile
 from tests.tracking.world import GATE, evidence, register, settings, write_adapter
 
 TO_CHAMPION = Gate(metric="judge.score", against="champion", comparison="at_least", bound=0)
@@ -155,7 +157,7 @@ def test_a_version_whose_files_changed_is_refused_even_by_override(
     crowned(1)
     registered(champion=1)
     change_file(client, name, 2, file)
-    with pytest.raises(PromotionError, match="is not the file that was registered"):
+    with pytest.raises(PromotionError, match="differs from the registered file"):
         crowned(2, override_reason="hurry")
     assert aliases(client, name)["champion"] == 1
 
@@ -257,7 +259,7 @@ def test_rollback_makes_the_champion_before_this_one_champion(
     registered(champion=1)
     crowned(3)
     change_file(client, name, 1, "MLmodel")
-    with pytest.raises(TrackingError, match=r"MLmodel of .* is not the file"):
+    with pytest.raises(TrackingError, match=r"MLmodel of .* differs from the registered"):
         back()
     assert aliases(client, name) == {"champion": 3, "previous": 1}
 
@@ -282,7 +284,7 @@ def test_an_alias_that_was_moved_by_hand_stays_if_lawful_and_else_moves_back(
     (said,) = look()
     assert "moved back to version 2" in said
     assert aliases(client, name) == {"champion": 2}
-    assert "somebody in MLflow" in decision(client, name, 1)
+    assert "a user of MLflow" in decision(client, name, 1)
     assert look() == []
 
 
@@ -429,7 +431,7 @@ def test_models_of_others_are_left_alone(stores: EmbeddedServers, client: Mlflow
     client.create_registered_model("somebody else")
     client.set_registered_model_tag("somebody else", "team", "x")
     assert all("somebody else" not in said for said in reconcile(stores.tracking_uri))
-    with pytest.raises(PromotionError, match="holds no adapters of advgrpo"):
+    with pytest.raises(PromotionError, match="does not hold adapters of advgrpo"):
         promote("somebody else", "1", tracking_uri=stores.tracking_uri, by="ann")
-    with pytest.raises(PromotionError, match="there is no registered model nobody"):
+    with pytest.raises(PromotionError, match="the registered model nobody does not exist"):
         promote("nobody", "1", tracking_uri=stores.tracking_uri, by="ann")

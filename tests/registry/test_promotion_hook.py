@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import pytest
 
 from advgrpo.errors import ClusterError, ConfigError
-from advgrpo.registry.promotion import Promotion
-from advgrpo.registry.promotion_hook import announcer
+from advgrpo.registry.champion_changes import Promotion
+from advgrpo.registry.promotion_hook import promotion_hook
 
 CHAMPION = Promotion("faces", 3, "models:/faces/3")
 
@@ -32,7 +32,7 @@ class FakeKubeflow:
 
 
 def test_without_a_pipeline_nothing_is_started() -> None:
-    assert announcer() is None
+    assert promotion_hook() is None
 
 
 def test_a_run_of_the_newest_version_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +41,7 @@ def test_a_run_of_the_newest_version_is_started(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(
         "ADVGRPO_ON_PROMOTION_PARAMETERS", '{"from": "{uri}", "label": "{name}-{version}", "n": 2}'
     )
-    announce = announcer(lambda: kubeflow)
+    announce = promotion_hook(lambda: kubeflow)
     assert announce is not None
     assert announce(CHAMPION) == "run r9 of pipeline roll-out"
     assert kubeflow.started == [
@@ -57,15 +57,15 @@ def test_a_run_of_the_newest_version_is_started(monkeypatch: pytest.MonkeyPatch)
 
 def test_what_kubeflow_lacks_or_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVGRPO_ON_PROMOTION_PIPELINE", "roll-up")
-    announce = announcer(FakeKubeflow)
+    announce = promotion_hook(FakeKubeflow)
     assert announce is not None
-    with pytest.raises(ClusterError, match="no pipeline 'roll-up'"):
+    with pytest.raises(ClusterError, match="roll-up: Kubeflow has no pipeline"):
         announce(CHAMPION)
 
     def away() -> FakeKubeflow:
         raise OSError("connection refused")
 
-    unreachable = announcer(away)
+    unreachable = promotion_hook(away)
     assert unreachable is not None
     with pytest.raises(ClusterError, match="was not started: OSError: connection refused"):
         unreachable(CHAMPION)
@@ -78,4 +78,4 @@ def test_parameters_that_are_no_object_are_refused(
     monkeypatch.setenv("ADVGRPO_ON_PROMOTION_PIPELINE", "roll-out")
     monkeypatch.setenv("ADVGRPO_ON_PROMOTION_PARAMETERS", text)
     with pytest.raises(ConfigError, match="ADVGRPO_ON_PROMOTION_PARAMETERS"):
-        announcer()
+        promotion_hook()

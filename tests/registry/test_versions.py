@@ -23,8 +23,8 @@ from advgrpo.registry.versions import (
     ADAPTER_FILES,
     RegisteredAdapter,
     current_champion,
-    fetched_version,
-    registered_adapter,
+    download_adapter,
+    download_version,
 )
 from tests.tracking.world import evidence, register, settings, write_adapter
 
@@ -54,7 +54,7 @@ def registered(stores: EmbeddedServers, adapter: Path, name: str, run_id: str) -
 
 
 def fetched(stores: EmbeddedServers, uri: str, folder: Path) -> dict[str, str]:
-    root = registered_adapter(uri, folder, tracking_uri=stores.tracking_uri)
+    root = download_adapter(uri, folder, tracking_uri=stores.tracking_uri)
     return {path.name: path.read_text() for path in root.iterdir()}
 
 
@@ -163,14 +163,14 @@ def test_a_damaged_artifact_is_not_taken_for_the_adapter(
     root = f"s3://advgrpo/mlflow/0/models/{source}/artifacts/artifacts/adapter"
     storage.write_bytes(f"{root}/adapter_model.safetensors", b"something else")
     with pytest.raises(TrackingError, match=r"adapter_model\.safetensors of models:/damaged/1"):
-        registered_adapter("models:/damaged/1", tmp_path / "back", tracking_uri=stores.tracking_uri)
+        download_adapter("models:/damaged/1", tmp_path / "back", tracking_uri=stores.tracking_uri)
     assert not (tmp_path / "back").exists()
 
 
 @pytest.mark.parametrize("uri", ["models:/x", "models:/x/latest", "runs:/x/1", "models:/@a", ""])
 def test_what_is_no_model_uri_says_so(uri: str, tmp_path: Path) -> None:
-    with pytest.raises(TrackingError, match="names no registered adapter"):
-        registered_adapter(uri, tmp_path / "back", tracking_uri="http://127.0.0.1:9")
+    with pytest.raises(TrackingError, match="is not the URI of a registered adapter"):
+        download_adapter(uri, tmp_path / "back", tracking_uri="http://127.0.0.1:9")
 
 
 @pytest.mark.parametrize("uri", ["models:/nobody@candidate", "models:/nobody/7"])
@@ -178,7 +178,7 @@ def test_a_version_that_is_not_there_is_named(
     stores: EmbeddedServers, uri: str, tmp_path: Path
 ) -> None:
     with pytest.raises(TrackingError, match="of nobody") as caught:
-        registered_adapter(uri, tmp_path / "back", tracking_uri=stores.tracking_uri)
+        download_adapter(uri, tmp_path / "back", tracking_uri=stores.tracking_uri)
     assert "registry list nobody" in caught.value.repair
 
 
@@ -211,7 +211,7 @@ def test_a_version_carries_its_card_settings_evidence_and_sample(
     config = settings("carries", "policy.weights.location=/weights/sd3")
     register(stores.tracking_uri, config, adapter, run_id, proof, pictures=tmp_path)
     version = client.get_model_version("carries", "1")
-    with fetched_version(version, stores.tracking_uri) as folder:
+    with download_version(version, stores.tracking_uri) as folder:
         assert read_evidence(folder) == proof
         assert read_settings(folder) == config
         assert (folder / "sample" / "0.png").read_bytes() == b"a picture"
@@ -268,7 +268,7 @@ def test_a_version_with_any_changed_file_is_refused(
     storage.write_bytes(f"s3://advgrpo/mlflow/0/models/{source}/artifacts/{file}", b"{}")
     with (
         pytest.raises(TrackingError, match=f"{file} of models:/{name}/1 is not the file"),
-        fetched_version(version, stores.tracking_uri),
+        download_version(version, stores.tracking_uri),
     ):
         pass
 
@@ -320,7 +320,7 @@ def test_a_champion_for_another_base_model_is_refused(
     with pytest.raises(PromotionError, match="is an adapter for the base model package://"):
         current_champion("foreign", tracking_uri=stores.tracking_uri, policy=other)
     client.delete_model_version_tag("foreign", "1", "advgrpo.policy")
-    with pytest.raises(TrackingError, match="does not say which base model"):
+    with pytest.raises(TrackingError, match="with the base model, is missing"):
         current_champion("foreign", tracking_uri=stores.tracking_uri, policy=config.policy)
 
 

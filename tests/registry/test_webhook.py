@@ -14,15 +14,9 @@ from mlflow import MlflowClient
 
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ConfigError
-from advgrpo.registry.webhook import (
-    MAX_BODY_BYTES,
-    PATH,
-    Gatekeeper,
-    Reconciler,
-    RefusedError,
-    receiver,
-    subscribe,
-)
+from advgrpo.registry.reconciler import Reconciler
+from advgrpo.registry.webhook import MAX_BODY_BYTES, PATH, receiver, subscribe
+from advgrpo.registry.webhook_messages import MessageVerifier, RefusedError
 from advgrpo.telemetry.prometheus import WEBHOOK
 from tests.tracking.world import evidence, register, settings, write_adapter
 
@@ -49,13 +43,13 @@ Post = Callable[..., tuple[int, str]]
 
 
 @pytest.fixture
-def woken() -> list[str]:
+def notified() -> list[str]:
     return []
 
 
 @pytest.fixture
-def post(woken: list[str]) -> Iterator[Post]:
-    with receiver("127.0.0.1", 0, secret=SECRET, wake=woken.append) as server:
+def post(notified: list[str]) -> Iterator[Post]:
+    with receiver("127.0.0.1", 0, secret=SECRET, notify=notified.append) as server:
         port = server.server_address[1]
 
         def send(
@@ -71,16 +65,16 @@ def post(woken: list[str]) -> Iterator[Post]:
         yield send
 
 
-def test_a_message_wakes_and_its_repetition_does_not(post: Post, woken: list[str]) -> None:
+def test_a_message_wakes_and_its_repetition_does_not(post: Post, notified: list[str]) -> None:
     body = json.dumps(MOVED).encode()
     headers = signed(body)
-    assert post(body, headers) == (HTTPStatus.ACCEPTED, "looking at m\n")
-    assert post(body, headers) == (HTTPStatus.CONFLICT, "delivery 1 came before\n")
-    assert woken == ["m"]
+    assert post(body, headers) == (HTTPStatus.ACCEPTED, "reconciling m\n")
+    assert post(body, headers) == (HTTPStatus.CONFLICT, "delivery 1 is a replay\n")
+    assert notified == ["m"]
 
 
 def test_a_message_that_is_not_signed_or_old_or_changed_is_refused(
-    post: Post, woken: list[str]
+    post: Post, notified: list[str]
 ) -> None:
     body = json.dumps(MOVED).encode()
     now = time.time()
@@ -97,28 +91,28 @@ def test_a_message_that_is_not_signed_or_old_or_changed_is_refused(
     for at in (now - 400, now + 400):
         status, text = post(body, signed(body, at=at))
         assert (status, "is more than 300 s from now" in text) == (HTTPStatus.UNAUTHORIZED, True)
-    assert woken == []
+    assert notified == []
 
 
-def test_what_is_no_message_is_refused(post: Post, woken: list[str]) -> None:
+def test_what_is_no_message_is_refused(post: Post, notified: list[str]) -> None:
     for number, body in enumerate((b"", b"{", b"[]", b'{"entity": "x", "data": {"name": 3}}')):
         assert post(body, signed(body, delivery=str(number)))[0] == HTTPStatus.BAD_REQUEST
     assert post(b"x", {}, path="/")[0] == HTTPStatus.NOT_FOUND
     too_long = {"Content-Length": str(MAX_BODY_BYTES + 1)}
     assert post(b"x", too_long)[0] == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     assert post(b"x", {"Content-Length": "-1"})[0] == HTTPStatus.LENGTH_REQUIRED
-    assert woken == []
+    assert notified == []
 
 
-def test_a_tag_wakes_only_if_it_asks_for_promotion(post: Post, woken: list[str]) -> None:
+def test_a_tag_wakes_only_if_it_asks_for_promotion(post: Post, notified: list[str]) -> None:
     for key, text in (
         ("advgrpo.decision", "nothing to do\n"),
-        ("advgrpo.promote", "looking at m\n"),
+        ("advgrpo.promote", "reconciling m\n"),
     ):
         data = {"name": "m", "version": "1", "key": key, "value": "true"}
         body = json.dumps({"entity": "model_version_tag", "action": "set", "data": data}).encode()
         assert post(body, signed(body, delivery=key)) == (HTTPStatus.ACCEPTED, text)
-    assert woken == ["m"]
+    assert notified == ["m"]
 
 
 def test_messages_are_counted_by_what_was_answered(post: Post) -> None:
@@ -141,29 +135,29 @@ def test_it_says_that_it_is_there(post: Post) -> None:
 
 def test_deliveries_are_forgotten_once_their_timestamp_is_too_old() -> None:
     now = [1000.0]
-    gatekeeper = Gatekeeper(SECRET, clock=lambda: now[0])
-    gatekeeper.check(signed(b"x", at=now[0]), b"x")
+    verifier = MessageVerifier(SECRET, clock=lambda: now[0])
+    verifier.check(signed(b"x", at=now[0]), b"x")
     now[0] += 290
-    with pytest.raises(RefusedError, match="came before"):
-        gatekeeper.check(signed(b"x", at=1000), b"x")
+    with pytest.raises(RefusedError, match="is a replay"):
+        verifier.check(signed(b"x", at=1000), b"x")
     now[0] += 400
     with pytest.raises(RefusedError, match="from now"):
-        gatekeeper.check(signed(b"x", at=1000), b"x")
-    gatekeeper.check(signed(b"y", at=now[0]), b"y")
+        verifier.check(signed(b"x", at=1000), b"x")
+    verifier.check(signed(b"y", at=now[0]), b"y")
 
 
 def test_without_a_secret_it_does_not_start() -> None:
     with (
         pytest.raises(ConfigError, match="ADVGRPO_WEBHOOK_SECRET"),
-        receiver("127.0.0.1", 0, secret="", wake=print),
+        receiver("127.0.0.1", 0, secret="", notify=print),
     ):
         pass
 
 
 def test_an_address_that_cannot_be_had_is_named() -> None:
     with (
-        pytest.raises(ConfigError, match=r"cannot listen at 203\.0\.113\.1:80"),
-        receiver("203.0.113.1", 80, secret=SECRET, wake=print),
+        pytest.raises(ConfigError, match=r"cannot listen on 203\.0\.113\.1:80"),
+        receiver("203.0.113.1", 80, secret=SECRET, notify=print),
     ):
         pass
 
@@ -192,7 +186,7 @@ def test_mlflow_tells_and_an_unlawful_champion_is_set_right(
             time.sleep(0.1)
         pytest.fail(f"the champion is {client.get_registered_model('told').aliases}")
 
-    with receiver("127.0.0.1", 0, secret=SECRET, wake=reconciler.wake) as server:
+    with receiver("127.0.0.1", 0, secret=SECRET, notify=reconciler.notify) as server:
         url = f"http://127.0.0.1:{server.server_address[1]}{PATH}"
         for _ in range(2):
             subscribe(stores.tracking_uri, url, secret=SECRET)

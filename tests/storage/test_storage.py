@@ -21,6 +21,7 @@ from advgrpo.errors import (
     StorageUnavailableError,
     WeightsError,
 )
+from advgrpo.storage import fetch
 from advgrpo.storage.s3 import S3Storage
 from tests.proxy import Proxy
 
@@ -83,7 +84,7 @@ def test_a_folder_comes_back_as_it_went(place: str, folder: Path, tmp_path: Path
     storage.upload_folder(folder, place)
     storage.download_folder(place, tmp_path / "back")
     assert contents(tmp_path / "back") == contents(folder)
-    assert storage.commit_of(str(tmp_path / "back")) == storage.commit_of(place)
+    assert storage.read_commit(str(tmp_path / "back")) == storage.read_commit(place)
 
 
 def test_uploading_again_leaves_nothing_of_the_old_folder(

@@ -39,7 +39,7 @@ def test_a_refused_login_names_the_variables(
 
 
 @pytest.mark.parametrize(
-    ("version", "said"), [("2.22.0", "is of version 2.22.0"), ("<html>", "does not say")]
+    ("version", "said"), [("2.22.0", "has version 2.22.0"), ("<html>", "does not report")]
 )
 def test_a_server_that_is_too_old_or_another_one_is_refused(
     version: str, said: str, monkeypatch: pytest.MonkeyPatch

@@ -111,7 +111,7 @@ def test_a_record_that_cannot_be_kept_ends_the_measuring_and_not_the_task(
     with system_metrics(recorded):
         time.sleep(0.1)
     assert recorded.asked == 1
-    assert "the machine is no longer measured: the disk is full" in caplog.text
+    assert "system metrics are no longer recorded: the disk is full" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["often", "-1", "nan", "inf"])
