@@ -18,7 +18,7 @@ def linear(inputs: int, outputs: int) -> int:
 
 
 @dataclass(frozen=True)
-class Sd3Transformer:
+class JointTransformer:
     """`SD3Transformer2DModel`."""
 
     layers: int

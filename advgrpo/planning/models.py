@@ -1,6 +1,6 @@
 """The models of a run, as far as their configurations are known."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from advgrpo.planning.architectures import (
     Clip,
     ClipText,
     Config,
-    Sd3Transformer,
+    JointTransformer,
     T5Encoder,
 )
 from advgrpo.planning.reading import configuration
@@ -20,12 +20,18 @@ from advgrpo.planning.vision import VisionBackbone, read_dino, read_vision
 
 M = TypeVar("M")
 
+_USUAL_TRANSFORMER = "SD3Transformer2DModel"
+_TRANSFORMERS: Mapping[str, Callable[[Config], JointTransformer]] = {
+    _USUAL_TRANSFORMER: JointTransformer.read,
+}
+"""Class of diffusers, as a transformer's `config.json` names it -> reader."""
+
 
 @dataclass(frozen=True)
 class Models:
     """Each is None where its configuration is not known."""
 
-    transformer: Sd3Transformer | None
+    transformer: JointTransformer | None
     vae: Autoencoder | None
     text_encoder_parameters: int | None
     """Of all text encoders of the policy together."""
@@ -49,7 +55,7 @@ def models_of(run: RunConfig | TrainingSettings) -> Models:
     else:
         backbone = _read(discriminator.weights, "", Clip.read)
     return Models(
-        transformer=_read(weights, "transformer", Sd3Transformer.read),
+        transformer=_read(weights, "transformer", _transformer),
         vae=_read(weights, "vae", Autoencoder.read),
         text_encoder_parameters=_text_encoders(weights),
         backbone=backbone,
@@ -61,6 +67,11 @@ def models_of(run: RunConfig | TrainingSettings) -> Models:
 def _read(weights: Weights, part: str, read: Callable[[Config], M | None]) -> M | None:
     config = configuration(weights, part)
     return None if config is None else read(config)
+
+
+def _transformer(config: Config) -> JointTransformer | None:
+    reader = _TRANSFORMERS.get(str(config.get("_class_name", _USUAL_TRANSFORMER)))
+    return None if reader is None else reader(config)
 
 
 def _text_encoders(weights: Weights) -> int | None:

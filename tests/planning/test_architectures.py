@@ -1,4 +1,6 @@
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,14 +15,16 @@ from transformers import (
     T5EncoderModel,
 )
 
+from advgrpo.config import resolve
 from advgrpo.config.policy import Sd3AdapterConfig
 from advgrpo.planning.architectures import (
     Autoencoder,
     Clip,
     ClipText,
-    Sd3Transformer,
+    JointTransformer,
     T5Encoder,
 )
+from advgrpo.planning.models import models_of
 from advgrpo.planning.published import PUBLISHED
 
 ATTENTION = Sd3AdapterConfig().target_modules
@@ -71,7 +75,7 @@ TINY_SD3 = {
 def test_a_small_sd3_has_as_many_parameters_as_counted(changes: dict[str, Any]) -> None:
     config = {**TINY_SD3, "out_channels": 4, **changes}
     model = sd3(config)
-    read = Sd3Transformer.read(config)
+    read = JointTransformer.read(config)
     assert read.parameters == counted(model)
     assert read.position_values == sum(buffer.numel() for buffer in model.buffers())
 
@@ -81,7 +85,7 @@ def test_the_published_sd35_have_as_many_parameters_as_counted(size: str) -> Non
     config = SD35[size]["transformer"]
     with torch.device("meta"):
         model = sd3(config)
-    assert Sd3Transformer.read(config).parameters == counted(model)
+    assert JointTransformer.read(config).parameters == counted(model)
 
 
 def test_an_adapter_has_as_many_parameters_as_counted() -> None:
@@ -90,8 +94,8 @@ def test_an_adapter_has_as_many_parameters_as_counted() -> None:
     model = sd3(TINY_SD3)
     adapted = inject_adapter_in_model(LoraConfig(r=4, target_modules=list(ATTENTION)), model)
     own = sum(p.numel() for name, p in adapted.named_parameters() if "lora_" in name)
-    assert Sd3Transformer.read(TINY_SD3).adapter_parameters(4, ATTENTION) == own
-    assert Sd3Transformer.read(TINY_SD3).adapter_parameters(4, ("ff.net.2",)) is None
+    assert JointTransformer.read(TINY_SD3).adapter_parameters(4, ATTENTION) == own
+    assert JointTransformer.read(TINY_SD3).adapter_parameters(4, ("ff.net.2",)) is None
 
 
 @pytest.mark.parametrize("part", ["use_quant_conv", "use_post_quant_conv", None])
@@ -159,3 +163,13 @@ def test_a_small_t5_without_gates_has_as_many_parameters_as_counted() -> None:
         "feed_forward_proj": "relu",
     }
     assert T5Encoder.read(config).parameters == counted(T5EncoderModel(T5Config(**config)))
+
+
+def test_a_transformer_of_another_class_is_not_known(tmp_path: Path) -> None:
+    path = tmp_path / "transformer" / "config.json"
+    path.parent.mkdir()
+    run = resolve("pocket", [f"policy.weights.location={tmp_path}"])
+    path.write_text(json.dumps({**TINY_SD3, "_class_name": "SD3Transformer2DModel"}))
+    assert models_of(run).transformer == JointTransformer.read(TINY_SD3)
+    path.write_text(json.dumps({**TINY_SD3, "_class_name": "FluxTransformer2DModel"}))
+    assert models_of(run).transformer is None
