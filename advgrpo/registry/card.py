@@ -13,11 +13,11 @@ _UNKNOWN_LICENCE = "not stated (`promotion.base_model_licence`)"
 
 
 def model_card(settings: RunConfig, evidence: Evidence) -> str:
-    """Write what a reader must know before using an adapter.
+    """Return the model card of an adapter.
 
     Args:
-        settings: Of the run that it comes from.
-        evidence: What it was measured to be, and its lineage.
+        settings: Settings of its run.
+        evidence: Its evaluation, gates and lineage.
     """
     name = settings.promotion.registered_model
     parts = [
@@ -28,20 +28,20 @@ def model_card(settings: RunConfig, evidence: Evidence) -> str:
         _data(settings),
         "## How it was trained",
         _training(settings, evidence.training),
-        "## Measures",
+        "## Metrics",
         *_metrics(evidence.report),
         "## Gates",
         "\n".join(_gates(evidence.results)),
         "## Limits",
         _limits(evidence.report),
         "## Lineage",
-        "\n".join(markdown_table(("what", "value"), sorted(evidence.lineage.items()))),
+        "\n".join(markdown_table(("name", "value"), sorted(evidence.lineage.items()))),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def card_in_short(settings: RunConfig, evidence: Evidence) -> str:
-    """Write what fits a version's description in MLflow, at most 5000 characters of Markdown."""
+def short_card(settings: RunConfig, evidence: Evidence) -> str:
+    """Return a card within MLflow's limit on descriptions, 5000 characters of Markdown."""
     parts = [
         _training(settings, evidence.training),
         "## Gates",
@@ -49,7 +49,7 @@ def card_in_short(settings: RunConfig, evidence: Evidence) -> str:
         "## Limits",
         _limits(evidence.report),
     ]
-    more = "\n\nThe whole card is `README.md` among the files."
+    more = "\n\nThe complete card is `README.md` among the files."
     return "\n\n".join(parts)[: _DESCRIPTION_LIMIT - len(more)] + more
 
 
@@ -59,22 +59,22 @@ def _base(settings: RunConfig) -> str:
     licence = settings.promotion.base_model_licence or _UNKNOWN_LICENCE
     return (
         f"`{weights.location}`{revision}, at {settings.policy.resolution_pixels} pixels. Its "
-        f"weights are not included. Licence of the base model: {licence}; whoever uses the adapter "
-        "is bound by it, and by the terms of the model that drew the reference images."
+        f"weights are not included. Licence of the base model: {licence}. It also applies to users "
+        "of the adapter, as do the terms of the model that generated the reference images."
     )
 
 
 def _data(settings: RunConfig) -> str:
     prompts, images = settings.prompts, settings.reference_images
     return (
-        f"Prompts: `{prompts.train}`; evaluated on `{prompts.test}`, of which no prompt was "
-        f"trained on. Reference images: source `{images.source.type}`, "
-        f"{_of_each(images.of_each_prompt)}. Their hashes are under Lineage."
+        f"Prompts: `{prompts.train}`; evaluated on `{prompts.test}`, which has no training "
+        f"prompts. Reference images: source `{images.source.type}`, "
+        f"{_images_per_prompt(images.of_each_prompt)}. Their hashes are under Lineage."
     )
 
 
-def _of_each(images: int | None) -> str:
-    return "which serve any prompt" if images is None else f"{images} of each training prompt"
+def _images_per_prompt(images: int | None) -> str:
+    return "used for any prompt" if images is None else f"{images} per training prompt"
 
 
 def _training(settings: RunConfig, record: TrainingRecord) -> str:
@@ -83,10 +83,10 @@ def _training(settings: RunConfig, record: TrainingRecord) -> str:
     return (
         f"Adv-GRPO (arXiv:2511.20256): {_updates(training.updates, record)} updates of "
         f"{training.rollout.prompts_per_update} prompts x {training.rollout.group_size} images, "
-        f"rewarded by {terms}, the discriminator being of type {settings.discriminator.type}. LoRA "
+        f"rewarded by {terms}, with a discriminator of type {settings.discriminator.type}. LoRA "
         f"of rank {adapter.rank}, alpha {adapter.alpha:g}; {training.sampling.num_inference_steps} "
         f"denoising steps, guidance {training.sampling.guidance_scale:g}; seed {settings.seed}. "
-        f"All settings: `settings.json`.\n\n{watch_in_words(record)}"
+        f"All settings: `settings.json`.\n\n{describe_alarms(record)}"
     )
 
 
@@ -95,22 +95,22 @@ def _updates(planned: int, record: TrainingRecord) -> str:
     return f"{planned}" if made == planned else f"{made} (of {planned} planned)"
 
 
-def watch_in_words(record: TrainingRecord) -> str:
-    """Say what the watch for reward hacking found."""
+def describe_alarms(record: TrainingRecord) -> str:
+    """Return the result of the reward hacking detection as sentences."""
     if record.alarms is None:
-        return "Nobody watched for reward hacking."
+        return "Reward hacking detection was off."
     if not record.alarms:
-        return "The watch for reward hacking raised no alarm."
+        return "Reward hacking detection raised no alarm."
     first = record.alarms[0]
     ending = (
-        "Training was stopped there, and the best adapter before it handed on."
+        "Training stopped there, and the best adapter before it was selected."
         if record.stopped_by_watch
-        else "Training went on, as configured."
+        else "Training continued, as configured."
     )
     count = len(record.alarms)
     raised = "an alarm" if count == 1 else f"{count} alarms, the first"
     return (
-        f"The watch for reward hacking raised {raised} at update {first.update}: {first.reason}. "
+        f"Reward hacking detection raised {raised} at update {first.update}: {first.reason}. "
         f"{ending}"
     )
 
@@ -119,28 +119,30 @@ def _metrics(report: EvaluationReport) -> Iterator[str]:
     compared = f", and with version {report.champion}, the champion" if report.champion else ""
     yield (
         f"{report.images} images per model on prompts that were not trained on, compared with the "
-        f"base model{compared} on the same prompts and seeds. In brackets: bootstrap intervals."
+        f"base model{compared} on the same prompts and seeds. Bootstrap intervals in brackets."
     )
     independent = [c for c in report.comparisons if not c.trained_on]
     rewarded = [c for c in report.comparisons if c.trained_on]
     yield _comparisons(independent)
     if rewarded:
-        yield "What the reward was trained on rises whether or not the images get better:"
+        yield "Metrics that the reward was trained on, which can rise without better images:"
         yield _comparisons(rewarded)
 
 
 def _comparisons(comparisons: Iterable[Comparison]) -> str:
     better = {True: "higher", False: "lower", None: "neither"}
     lines = markdown_table(
-        ("metric", "better", "base", "trained", "difference", "difference to champion"),
+        ("metric", "better", "base", "trained", "difference", "difference from champion"),
         (
             (
                 f"`{c.metric}`",
                 better[c.higher_is_better],
-                shown(c.base),
-                shown(c.trained),
-                shown(c.difference),
-                "" if c.difference_to_champion is None else shown(c.difference_to_champion),
+                format_interval(c.base),
+                format_interval(c.trained),
+                format_interval(c.difference),
+                ""
+                if c.difference_to_champion is None
+                else format_interval(c.difference_to_champion),
             )
             for c in comparisons
         ),
@@ -153,18 +155,20 @@ def _gates(results: Iterable[GateResult]) -> list[str]:
         f"- {'passed' if result.passed else '**failed**'}: {result.gate}. {result.reason}."
         for result in results
     ]
-    return lines or ["No gate was set, so it was not shown to be better than anything."]
+    return lines or ["No gate was set, so no improvement is shown."]
 
 
 def _limits(report: EvaluationReport) -> str:
     worse = [c.metric for c in report.comparisons if not c.trained_on and _is_worse(c)]
     text = (
-        "It was measured at one resolution, with one number of denoising steps and one guidance, "
-        "on prompts like those it was trained on; elsewhere it may be worse than its base model. "
-        "The measures are models' judgements, not people's. It inherits what the base model and "
-        "the reference images show and leave out."
+        "It was evaluated at one resolution, with one number of denoising steps and one guidance "
+        "scale, on prompts like those it was trained on; otherwise it may be worse than its base "
+        "model. The metrics are judgements of models, not of people. It inherits the biases of the "
+        "base model and of the reference images."
     )
-    return text + (f" Measurably worse than the base model: {', '.join(worse)}." if worse else "")
+    return text + (
+        f" Significantly worse than the base model: {', '.join(worse)}." if worse else ""
+    )
 
 
 def _is_worse(comparison: Comparison) -> bool:
@@ -174,8 +178,8 @@ def _is_worse(comparison: Comparison) -> bool:
     return difference.high < 0 if comparison.higher_is_better else difference.low > 0
 
 
-def shown(interval: Interval) -> str:
-    """Write a mean with its interval; what is not finite is marked as missing."""
+def format_interval(interval: Interval) -> str:
+    """Format a mean with its interval; `missing` if it is not finite."""
     if not math.isfinite(interval.mean):
         return "missing"
     return f"{interval.mean:.4g} ({interval.low:.4g} to {interval.high:.4g})"

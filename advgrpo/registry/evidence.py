@@ -1,4 +1,4 @@
-"""What a version's promotion is judged by; it lies among the version's files."""
+"""The evidence for a promotion, stored among a version's files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,44 +15,44 @@ M = TypeVar("M", bound=BaseModel)
 EVIDENCE_FILE = "evidence.json"
 SETTINGS_FILE = "settings.json"
 SAMPLE_FOLDER = "sample"
-"""Holds the images of `Evidence.sample`."""
+"""Folder of the images of `Evidence.sample`."""
 
 
 class Evidence(BaseModel):
-    """An evaluation and the gates that it was put to."""
+    """An evaluation, and the gates that were applied to it."""
 
-    # A measure that was not finite stays visible as such.
+    # JSON has no NaN; without this, pydantic would write null.
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     report: EvaluationReport
     gates: tuple[Gate, ...]
     results: tuple[GateResult, ...]
-    """What the gates said at registration, in their order."""
+    """Results of the gates at registration, in their order."""
 
     lineage: Mapping[str, str]
-    """What the adapter was made from, by name: digests, versions of libraries."""
+    """Origin of the adapter by name: digests, versions of libraries."""
 
     training: TrainingRecord = TrainingRecord()
-    """How it was trained, with what the watch for reward hacking found."""
+    """Record of the training, with the alarms of reward hacking detection."""
 
     sample: tuple[EvaluatedPrompt, ...] = ()
-    """Prompts whose evaluation can be repeated."""
+    """Prompts for replaying the evaluation."""
 
 
 def read_evidence(folder: Path) -> Evidence:
     """Read the evidence among a version's files.
 
     Raises:
-        TrackingError: If there is none, or it is of another release.
+        TrackingError: If it is missing, or from another release.
     """
     return _read(Evidence, folder / EVIDENCE_FILE)
 
 
 def read_settings(folder: Path) -> RunConfig:
-    """Read the settings of the run that a version comes from.
+    """Read the settings of a version's run.
 
     Raises:
-        TrackingError: If there are none, or they are of another release.
+        TrackingError: If they are missing, or from another release.
     """
     return _read(RunConfig, folder / SETTINGS_FILE)
 
@@ -62,6 +62,6 @@ def _read(model: type[M], path: Path) -> M:
         return model.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise TrackingError(
-            f"{path.name} of the version cannot be read: {error}",
+            f"{path.name} of the version is missing or invalid: {error}",
             repair="register the adapter again with `advgrpo register`",
         ) from error

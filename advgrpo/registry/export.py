@@ -1,4 +1,4 @@
-"""Hand a registered adapter over to other programs, in the layout that each reads."""
+"""Export of a registered adapter in the layouts of other programs."""
 
 import json
 import shutil
@@ -30,17 +30,17 @@ def export(name: str, which: str, *, tracking_uri: str, layout: Layout, output: 
         tracking_uri: The MLflow server.
         layout: `diffusers`: a folder for `load_lora_weights`. `comfyui`: one file below `loras`.
             `huggingface`: a model repository with a card.
-        output: Becomes the folder, whole or not at all. It must be new or empty.
+        output: Folder that is created atomically; it must be new or empty.
 
     Returns:
-        The files that were written, below `output`.
+        Names of the written files below `output`.
 
     Raises:
-        ConfigError: If there is something in `output`.
-        TrackingError: If there is no such version, its files changed, or MLflow is not available.
+        ConfigError: If `output` is not empty.
+        TrackingError: If the version does not exist, a file changed, or MLflow is not available.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"there is something in {output}", repair="name a new folder")
+        raise ConfigError(f"--output {output}: not empty", repair="use a new folder")
     try:
         version = find_version(connect(tracking_uri), name, which)
         with download_version(version, tracking_uri) as folder, atomic_folder(output) as partial:
@@ -57,13 +57,13 @@ def _write_diffusers(version: Path, target: Path, label: str) -> None:  # noqa: 
 
 
 def _write_comfyui(version: Path, target: Path, label: str) -> None:
-    """Write one file with diffusers' names, and with the scale, which ComfyUI reads as a tensor.
+    """Write one file with the names of diffusers and alpha tensors, which set ComfyUI's scale.
 
     Source:
         ComfyUI, `comfy/lora.py` (`model_lora_keys_unet`, diffusers' names) and
         `comfy/weight_adapter/lora.py` (`lora_A`, `lora_B`, `alpha`; without alpha the scale is 1).
     """
-    import torch  # noqa: PLC0415 - the other layouts do without
+    import torch  # noqa: PLC0415 - slow; other layouts do not need it
     from safetensors.torch import load_file, save_file  # noqa: PLC0415
 
     tensors = load_file(version / ADAPTER_FOLDER / _DIFFUSERS_FILE)

@@ -1,9 +1,9 @@
-"""Look at registered versions: list, show, compare."""
+"""Lists, cards and comparisons of registered versions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from advgrpo.registry.card import model_card, shown
+from advgrpo.registry.card import format_interval, model_card
 from advgrpo.registry.champion_changes import DECISION_TAG, list_registered_models
 from advgrpo.registry.evidence import Evidence, read_evidence, read_settings
 from advgrpo.registry.registration import GATES_TAG
@@ -13,8 +13,8 @@ from advgrpo.tracking.connection import FAULTS, connect, describe_error
 
 
 @dataclass(frozen=True)
-class Listed:
-    """A version as a list shows it."""
+class VersionSummary:
+    """A version as shown in a list."""
 
     name: str
     version: int
@@ -23,26 +23,26 @@ class Listed:
     """`passed`, `failed` or `none`, as at registration."""
 
     decision: str
-    """What was decided of its promotion last; empty if nothing was."""
+    """The last decision about its promotion; empty if there is none."""
 
 
-def list_versions(tracking_uri: str, name: str = "") -> list[Listed]:
+def list_versions(tracking_uri: str, name: str = "") -> list[VersionSummary]:
     """List the versions of all registered models that hold adapters, or of one.
 
     Raises:
         TrackingError: If MLflow is not available.
     """
-    found: list[Listed] = []
-    for one in [name] if name else list_registered_models(tracking_uri):
+    summaries: list[VersionSummary] = []
+    for model in [name] if name else list_registered_models(tracking_uri):
         try:
             client = connect(tracking_uri)
-            aliases = client.get_registered_model(one).aliases
-            versions = client.search_model_versions(f"name = '{one}'")
+            aliases = client.get_registered_model(model).aliases
+            versions = client.search_model_versions(f"name = '{model}'")
         except FAULTS as error:
-            raise describe_error(error, f"list the versions of {one}", tracking_uri) from error
-        found += [
-            Listed(
-                name=one,
+            raise describe_error(error, f"list the versions of {model}", tracking_uri) from error
+        summaries += [
+            VersionSummary(
+                name=model,
                 version=int(version.version),
                 aliases=tuple(
                     sorted(
@@ -56,14 +56,14 @@ def list_versions(tracking_uri: str, name: str = "") -> list[Listed]:
             )
             for version in sorted(versions, key=lambda version: int(version.version))
         ]
-    return found
+    return summaries
 
 
 def show_version(tracking_uri: str, name: str, which: str) -> str:
-    """Give a version's model card, with what was decided of it last.
+    """Return a version's model card with the last decision about it.
 
     Raises:
-        TrackingError: If there is no such version, its files changed, or MLflow is not available.
+        TrackingError: If the version does not exist, a file changed, or MLflow is not available.
     """
     try:
         version = find_version(connect(tracking_uri), name, which)
@@ -71,15 +71,15 @@ def show_version(tracking_uri: str, name: str, which: str) -> str:
             card = model_card(read_settings(folder), read_evidence(folder))
     except FAULTS as error:
         raise describe_error(error, f"show {which} of {name}", tracking_uri) from error
-    decision = version.tags.get(DECISION_TAG, "nothing yet")
-    return f"Version {version.version} of {name}. Decided: {decision}\n\n{card}"
+    decision = version.tags.get(DECISION_TAG, "none")
+    return f"Version {version.version} of {name}. Decision: {decision}\n\n{card}"
 
 
 def compare_versions(tracking_uri: str, name: str, first: str, second: str) -> str:
-    """Set the measures of two versions side by side, as text.
+    """Return a table with the metrics of two versions.
 
     Raises:
-        TrackingError: If there is no such version, its files changed, or MLflow is not available.
+        TrackingError: If the version does not exist, a file changed, or MLflow is not available.
     """
     one, other = (_evidence(tracking_uri, name, which) for which in (first, second))
     rows = list(_rows(one, other))
@@ -103,18 +103,18 @@ def _caution(one: tuple[int, Evidence], other: tuple[int, Evidence]) -> str:
                 f"seeds: see `advgrpo registry show` of version {version} for the differences."
             )
     return (
-        "Measured in two evaluations, perhaps of other prompts and seeds: only a difference that "
-        "is much larger than both intervals means something."
+        "From two evaluations, perhaps of different prompts and seeds: only a difference much "
+        "larger than both intervals is significant."
     )
 
 
 def _rows(one: tuple[int, Evidence], other: tuple[int, Evidence]) -> Iterator[tuple[str, str, str]]:
-    yield "measure of the trained model", f"version {one[0]}", f"version {other[0]}"
-    ours = {c.metric: c for c in one[1].report.comparisons}
-    theirs = {c.metric: c for c in other[1].report.comparisons}
-    for metric in dict.fromkeys((*ours, *theirs)):
-        found = ours.get(metric), theirs.get(metric)
-        is_rewarded = any(c is not None and c.trained_on for c in found)
+    yield "metric of the trained model", f"version {one[0]}", f"version {other[0]}"
+    first_metrics = {c.metric: c for c in one[1].report.comparisons}
+    second_metrics = {c.metric: c for c in other[1].report.comparisons}
+    for metric in dict.fromkeys((*first_metrics, *second_metrics)):
+        pair = first_metrics.get(metric), second_metrics.get(metric)
+        is_rewarded = any(c is not None and c.trained_on for c in pair)
         label = f"{metric} (its reward was trained on it)" if is_rewarded else metric
-        first, second = ("not measured" if c is None else shown(c.trained) for c in found)
+        first, second = ("not evaluated" if c is None else format_interval(c.trained) for c in pair)
         yield label, first, second

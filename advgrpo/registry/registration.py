@@ -1,4 +1,4 @@
-"""Register a trained adapter as a version of a registered model."""
+"""Registration of a trained adapter as a version of a registered model."""
 
 import hashlib
 import json
@@ -11,11 +11,11 @@ from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
-from advgrpo import __version__, storage
+from advgrpo import __version__
 from advgrpo.config import RunConfig
 from advgrpo.errors import WeightsError
 from advgrpo.records import LIBRARIES
-from advgrpo.registry.card import card_in_short, model_card, watch_in_words
+from advgrpo.registry.card import describe_alarms, model_card, short_card
 from advgrpo.registry.evidence import EVIDENCE_FILE, SAMPLE_FOLDER, SETTINGS_FILE, Evidence
 from advgrpo.registry.served_files import write_served_files
 from advgrpo.registry.versions import (
@@ -30,12 +30,13 @@ from advgrpo.registry.versions import (
     RegisteredAdapter,
     with_absolute_paths,
 )
+from advgrpo.storage import file_sha256, join
 from advgrpo.storage.local import disk_errors
 from advgrpo.tracking.connection import FAULTS, connect, describe_error
 
 CARD_FILE = "README.md"
 GATES_TAG = "advgrpo.gates"
-"""`passed`, `failed` or `none`; for people and searches, as `evidence.json` is what counts."""
+"""Tag: `passed`, `failed` or `none`, for people and searches; decisions use `evidence.json`."""
 
 _EVIDENCE_TAG = "advgrpo.evidence"
 _WATCH_TAG = "advgrpo.watch"
@@ -53,56 +54,55 @@ def register_adapter(
     tracking_uri: str,
     metrics: Mapping[str, float],
 ) -> RegisteredAdapter:
-    """Make an adapter a new version of a registered model.
+    """Register an adapter as a new version of a registered model.
 
-    The version serves images through `mlflow.pyfunc`; base weights are named, not copied. Its files
-    hold a model card, the run's settings and the evidence. If it passed its gates, the alias of
-    `promotion.alias` moves to it, last of all; a version that did not is registered all the same,
-    without an alias. Registering the same adapter with the same evidence again makes no second
-    version.
+    The version can be served with `mlflow.pyfunc`; base weights are referenced, not copied. Its
+    files include a model card, the run's settings and the evidence. If all gates passed, the alias
+    `promotion.alias` moves to it as the last step; otherwise it is registered without an alias.
+    Idempotent: the same adapter with the same evidence has only one version.
 
     Args:
-        adapter_folder: Holds `ADAPTER_FILES`.
-        settings: Of the run; names the registered model.
-        evidence: What the adapter was measured to be, and what its gates said.
+        adapter_folder: Folder with `ADAPTER_FILES`.
+        settings: Settings of the run, which name the registered model.
+        evidence: Evaluation of the adapter, and the results of its gates.
         pictures: Folder with the images of the evidence's sample, if it has one.
-        run_id: MLflow run that the adapter comes from.
+        run_id: MLflow run of the adapter.
         tracking_uri: The MLflow server.
-        metrics: Figures to show beside the model, by name.
+        metrics: Metrics of the logged model, by name.
 
     Raises:
         WeightsError: If a file of the adapter is missing.
         TrackingError: If MLflow is not available or refuses.
     """
-    # Whoever reads the settings later does so in another folder.
+    # Later readers have another working directory.
     settings = settings.model_copy(update={"policy": with_absolute_paths(settings.policy)})
     text = evidence.model_dump_json(indent=1)
-    marks = {
+    identity_tags = {
         **{ADAPTER_TAG.format(file): digest for file, digest in _digests(adapter_folder).items()},
         _EVIDENCE_TAG: hashlib.sha256(text.encode()).hexdigest(),
     }
     name = settings.promotion.registered_model
     try:
         client = connect(tracking_uri)
-        version = _version_of(client, name, run_id, marks)
+        version = _find_existing_version(client, name, run_id, identity_tags)
         if version is None:
-            tags = _tags(settings, evidence) | marks
+            tags = _tags(settings, evidence) | identity_tags
             with tempfile.TemporaryDirectory() as folder:
                 files = Path(folder)
                 _write_files(files, adapter_folder, settings, evidence, pictures)
                 model_id = _log_model(
-                    client, files, settings, evidence, run_id, marks, tags, metrics
+                    client, files, settings, evidence, run_id, identity_tags, tags, metrics
                 )
-            text = card_in_short(settings, evidence)
+            text = short_card(settings, evidence)
             version = _create_version(client, name, run_id, model_id, tags, text)
-        if _verdict(evidence) == "passed":
+        if _gate_outcome(evidence) == "passed":
             client.set_registered_model_alias(name, settings.promotion.alias, str(version))
     except FAULTS as error:
         raise describe_error(error, f"register the adapter as {name}", tracking_uri) from error
     return RegisteredAdapter(name, version, f"models:/{name}/{version}")
 
 
-def _verdict(evidence: Evidence) -> str:
+def _gate_outcome(evidence: Evidence) -> str:
     if not evidence.results:
         return "none"
     return "passed" if all(result.passed for result in evidence.results) else "failed"
@@ -111,8 +111,8 @@ def _verdict(evidence: Evidence) -> str:
 def _tags(settings: RunConfig, evidence: Evidence) -> dict[str, str]:
     return {
         POLICY_TAG: settings.policy.model_dump_json(),
-        GATES_TAG: _verdict(evidence),
-        _WATCH_TAG: watch_in_words(evidence.training),
+        GATES_TAG: _gate_outcome(evidence),
+        _WATCH_TAG: describe_alarms(evidence.training),
         **{
             _GATE_TAG.format(number): f"{'passed' if result.passed else 'FAILED'}: {result.gate} "
             f"({result.reason})"
@@ -136,7 +136,7 @@ def _write_files(
             shutil.copyfile(adapter_folder / file, folder / ADAPTER_FOLDER / file)
         for name in {name for prompt in evidence.sample for name in prompt.images}:
             assert pictures is not None
-            target = Path(storage.join(str(folder / SAMPLE_FOLDER), name))
+            target = Path(join(str(folder / SAMPLE_FOLDER), name))
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(pictures / name, target)
     (folder / EVIDENCE_FILE).write_text(evidence.model_dump_json(indent=1), encoding="utf-8")
@@ -150,14 +150,16 @@ def _log_model(
     settings: RunConfig,
     evidence: Evidence,
     run_id: str,
-    marks: Mapping[str, str],
+    identity_tags: Mapping[str, str],
     tags: dict[str, str],
     metrics: Mapping[str, float],
 ) -> str:
-    """Log the adapter as MLflow's model; one that was begun with the same marks is taken up."""
+    """Log the adapter as a logged model, or resume one with the same identity."""
     run = client.get_run(run_id)
     experiment = run.info.experiment_id
-    logged = _begun_model(client, experiment, run_id, marks) or client.create_logged_model(
+    logged = _find_logged_model(
+        client, experiment, run_id, identity_tags
+    ) or client.create_logged_model(
         experiment,
         name=settings.promotion.registered_model,
         source_run_id=run_id,
@@ -184,7 +186,7 @@ def _log_model(
         outputs = run.outputs.model_outputs if run.outputs is not None else []
         if model_id not in {output.model_id for output in outputs}:
             client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
-        # Not the present time: MLflow keeps a measure once that comes twice with all the same.
+        # Not the present time: MLflow drops a metric that is logged again with equal values.
         when = logged.creation_timestamp
         client.log_batch(
             run_id,
@@ -200,18 +202,18 @@ def _log_model(
     return model_id
 
 
-def _begun_model(
-    client: MlflowClient, experiment: str, run_id: str, marks: Mapping[str, str]
+def _find_logged_model(
+    client: MlflowClient, experiment: str, run_id: str, identity_tags: Mapping[str, str]
 ) -> LoggedModel | None:
     for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
-        if marks.items() <= model.tags.items():
+        if identity_tags.items() <= model.tags.items():
             return model
     return None
 
 
 def _list_files(folder: Path) -> str:
     digests = {
-        path.relative_to(folder).as_posix(): storage.file_sha256(path)
+        path.relative_to(folder).as_posix(): file_sha256(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
@@ -246,11 +248,11 @@ def _create_version(
     return int(version.version)
 
 
-def _version_of(
-    client: MlflowClient, name: str, run_id: str, marks: Mapping[str, str]
+def _find_existing_version(
+    client: MlflowClient, name: str, run_id: str, identity_tags: Mapping[str, str]
 ) -> int | None:
     for version in client.search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
-        if marks.items() <= version.tags.items():
+        if identity_tags.items() <= version.tags.items():
             return int(version.version)
     return None
 
@@ -260,7 +262,7 @@ def _digests(folder: Path) -> dict[str, str]:
     if missing:
         raise WeightsError(
             f"the adapter in {folder} has no {', '.join(missing)}",
-            repair="give the folder that training wrote",
+            repair="use the folder `adapter` of a training's result",
         )
     with disk_errors("read", folder):
-        return {file: storage.file_sha256(folder / file) for file in ADAPTER_FILES}
+        return {file: file_sha256(folder / file) for file in ADAPTER_FILES}

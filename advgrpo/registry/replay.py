@@ -1,4 +1,4 @@
-"""Draw and score some of an evaluation's prompts again."""
+"""Replay of some of an evaluation's prompts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,20 +14,20 @@ from advgrpo.records import EvaluatedPrompt
 from advgrpo.runtime.devices import device
 
 
-def repeat_prompts(
+def replay_prompts(
     config: RunConfig, adapter: Path, sample: Sequence[EvaluatedPrompt], pictures: Path
 ) -> list[tuple[float, float]]:
-    """Compare what an adapter draws with what it drew.
+    """Generate and score prompts again, and compare with the recorded results.
 
     Args:
-        config: Settings of the run that was evaluated.
+        config: Settings of the evaluated run.
         adapter: The adapter's folder.
         sample: Prompts of the evaluation.
-        pictures: Folder with the images that were recorded.
+        pictures: Folder of the recorded images.
 
     Returns:
-        For each prompt the largest mean difference of its images, in levels of 256, and the
-        difference of its alignment.
+        For each prompt, the largest mean absolute difference of its images, in levels of 256, and
+        the absolute difference of its alignment.
 
     Raises:
         WeightsError: If a model is missing or of another architecture.

@@ -1,7 +1,7 @@
-"""The files by which `mlflow.pyfunc` serves an adapter.
+"""Files with which `mlflow.pyfunc` serves an adapter.
 
-They are written here and not by `mlflow.pyfunc`, because a cluster's task that registers has
-neither numpy nor pandas, which MLflow needs for that.
+Not written by `mlflow.pyfunc`, which needs numpy and pandas: the image of a cluster's registration
+task has neither.
 """
 
 import json
@@ -31,20 +31,19 @@ def write_served_files(
     run_id: str,
     model_id: str,
 ) -> None:
-    """Write what serving needs beside the adapter in `artifacts/adapter`.
+    """Write the files for serving next to the adapter in `artifacts/adapter`.
 
     Args:
         folder: The version's files.
-        policy: Base model, by an absolute location, and shape of the adapter.
-        sampling: Gives the default steps and guidance.
-        versions: Versions of `LIBRARIES` that the adapter was trained with, by name; one that is
-            not known is not pinned.
-        run_id: MLflow run that the adapter comes from.
-        model_id: MLflow's logged model.
+        policy: Base model, with an absolute location, and shape of the adapter.
+        sampling: Default steps and guidance.
+        versions: Versions of `LIBRARIES` in the training, by name; unknown ones are not pinned.
+        run_id: MLflow run of the adapter.
+        model_id: Id of MLflow's logged model.
     """
     requirements = [
         f"advgrpo[train]=={__version__}",
-        # Without a local build's mark such as +cpu.
+        # PyPI has no local versions such as 2.6.0+cpu.
         *(
             f"{name}=={versions[name].partition('+')[0]}" if name in versions else name
             for name in LIBRARIES

@@ -1,7 +1,7 @@
 """The model that MLflow serves: prompts in, PNG files out.
 
-MLflow keeps a copy of this file beside the adapter and runs it; the library must be installed where
-it is served.
+MLflow stores a copy of this file with the adapter and executes it; the server must have advgrpo
+installed.
 """
 
 import base64
@@ -21,7 +21,7 @@ class AdapterModel(PythonModel):
         """Load base model and adapter.
 
         Args:
-            context: Holds the adapter's folder and, as `model_config`, the policy's settings.
+            context: Has the adapter's folder and, as `model_config`, the policy's settings.
         """
         from pathlib import Path  # noqa: PLC0415
 
@@ -41,12 +41,12 @@ class AdapterModel(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,
     ) -> list[str]:
-        """Draw an image for each prompt.
+        """Generate an image for each prompt.
 
         Args:
-            context: The same as when the model was loaded.
+            context: As for `load_context`.
             model_input: One column of prompts.
-            params: `seed` (of the first image; each further image has the next),
+            params: `seed` (of the first image; each next image increments it),
                 `num_inference_steps` and `guidance_scale`.
 
         Returns:

@@ -1,4 +1,4 @@
-"""Check that a registered version is what it was registered as, and draws what it drew."""
+"""Verification of a registered version: file hashes, and a replay of its evaluation."""
 
 from dataclasses import dataclass
 
@@ -8,41 +8,40 @@ from advgrpo.registry.versions import ADAPTER_FOLDER, download_version, find_ver
 from advgrpo.tracking.connection import FAULTS, connect, describe_error
 
 LEVELS_TOLERANCE = 2.0
-"""Of 256: the mean difference that two kinds of processor may make between two drawings."""
+"""Tolerated mean difference of two images, of 256 levels; kernels of GPUs and CPUs differ."""
 
 ALIGNMENT_TOLERANCE = 0.02
-"""Difference of a prompt's alignment that is still the same, as a share of its recorded value or of
-1, whichever is larger."""
+"""Tolerated difference of a prompt's alignment, relative to its value or 1, the larger."""
 
 
 @dataclass(frozen=True)
-class Verified:
-    """What checking a version found."""
+class Verification:
+    """Result of a successful verification."""
 
     uri: str
     prompts: int
-    """Prompts that were drawn and scored again; every file was hashed."""
+    """Number of replayed prompts; all files were hashed in any case."""
 
     largest_difference_levels: float = 0.0
-    """Of all images: the largest mean difference, in levels of 256."""
+    """Largest mean difference of all images, in levels of 256."""
 
     largest_alignment_difference: float = 0.0
-    """Of all prompts: the largest difference of alignment."""
+    """Largest difference of alignment of all prompts."""
 
 
-def verify(name: str, which: str, *, tracking_uri: str, prompts: int) -> Verified:
-    """Hash a version's files, and draw and score some of its evaluation's prompts again.
+def verify(name: str, which: str, *, tracking_uri: str, prompts: int) -> Verification:
+    """Hash a version's files and replay some prompts of its evaluation.
 
     Args:
         name: The registered model.
         which: Number or alias of the version.
         tracking_uri: The MLflow server.
-        prompts: Most prompts to repeat; 0 hashes only, for which no model is needed.
+        prompts: Maximum number of prompts to replay; 0 only hashes, which needs no model.
 
     Raises:
-        ConfigError: If prompts are to be drawn where there is no torch.
-        TrackingError: If a file changed, an image or a score is not what was recorded, or MLflow is
-            not available.
+        ConfigError: If prompts are to be replayed without torch.
+        TrackingError: If a file changed, an image or a score differs from the recorded one, or
+            MLflow is not available.
         WeightsError: If the base model is missing or of another architecture.
     """
     try:
@@ -51,34 +50,34 @@ def verify(name: str, which: str, *, tracking_uri: str, prompts: int) -> Verifie
         with download_version(version, tracking_uri) as folder:
             sample = read_evidence(folder).sample[:prompts]
             if not prompts:
-                return Verified(uri, 0)
+                return Verification(uri, 0)
             if not sample:
                 raise TrackingError(
-                    f"{uri} holds no sample of its evaluation to repeat",
-                    repair="hash only, with --prompts 0",
+                    f"{uri} has no sample of its evaluation to replay",
+                    repair="use --prompts 0, which only hashes",
                 )
             try:
-                from advgrpo.registry.replay import repeat_prompts  # noqa: PLC0415
+                from advgrpo.registry.replay import replay_prompts  # noqa: PLC0415
             except ModuleNotFoundError as error:
                 raise ConfigError(
-                    f"nothing can be drawn here, where {error.name} is not installed",
-                    repair="pip install 'advgrpo[train]', or hash only, with --prompts 0",
+                    f"the replay needs {error.name}, which is not installed",
+                    repair="pip install 'advgrpo[train]', or use --prompts 0, which only hashes",
                 ) from error
-            differences = repeat_prompts(
+            differences = replay_prompts(
                 read_settings(folder), folder / ADAPTER_FOLDER, sample, folder / SAMPLE_FOLDER
             )
     except FAULTS as error:
         raise describe_error(error, f"verify {which} of {name}", tracking_uri) from error
     for prompt, (levels, alignment) in zip(sample, differences, strict=True):
         allowed = ALIGNMENT_TOLERANCE * max(1.0, abs(prompt.alignment))
-        # Written so that NaN is no pass.
+        # NaN fails these comparisons; their negations would accept it.
         if not (levels <= LEVELS_TOLERANCE and alignment <= allowed):
             raise TrackingError(
-                f"{uri} does not repeat its evaluation: for {prompt.prompt!r} its images differ by "
-                f"{levels:.2f} of 256 levels ({LEVELS_TOLERANCE:g} are allowed) and its alignment "
-                f"by {alignment:.4g} ({allowed:.4g})",
-                repair="check that policy.weights and the scorers' weights in its settings.json "
-                "are still what they were, and the versions in its requirements.txt",
+                f"{uri} does not reproduce its evaluation: for {prompt.prompt!r} its images differ "
+                f"by {levels:.2f} of 256 levels (tolerance {LEVELS_TOLERANCE:g}) and its alignment "
+                f"by {alignment:.4g} (tolerance {allowed:.4g})",
+                repair="check that the weights in its settings.json did not change since the run, "
+                "and install the versions in its requirements.txt",
             )
     levels, alignment = (max(column) for column in zip(*differences, strict=True))
-    return Verified(uri, len(sample), levels, alignment)
+    return Verification(uri, len(sample), levels, alignment)

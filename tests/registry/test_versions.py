@@ -17,7 +17,7 @@ from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import PromotionError, TrackingError, WeightsError
 from advgrpo.models.policies.base import Policy
 from advgrpo.records import Alarm, EvaluatedPrompt, TrainingRecord
-from advgrpo.registry.card import card_in_short
+from advgrpo.registry.card import short_card
 from advgrpo.registry.evidence import read_evidence, read_settings
 from advgrpo.registry.versions import (
     ADAPTER_FILES,
@@ -221,7 +221,7 @@ def test_a_version_carries_its_card_settings_evidence_and_sample(
         *("`/weights/sd3`", "Licence of the base model: MIT", "0.2 (0.15 to 0.25)"),
         *("- passed: judge.score at least base.", "| prompts.train | abc |"),
         "28 (of 80 planned) updates",
-        "raised an alarm at update 28: pictures got dark. Training was",
+        "raised an alarm at update 28: pictures got dark. Training stopped",
     ):
         assert said in card
     assert "pictures got dark" in version.tags["advgrpo.watch"]
@@ -231,7 +231,7 @@ def test_a_version_carries_its_card_settings_evidence_and_sample(
 def test_a_description_in_mlflow_fits_its_column() -> None:
     alarm = Alarm(28, "pictures got dark " * 400)
     proof = evidence().model_copy(update={"training": TrainingRecord(28, (alarm,))})
-    text = card_in_short(settings("long"), proof)
+    text = short_card(settings("long"), proof)
     assert len(text) == 5000
     assert text.endswith("`README.md` among the files.")
 
@@ -267,7 +267,7 @@ def test_a_version_with_any_changed_file_is_refused(
     source = version.source.removeprefix("models:/")
     storage.write_bytes(f"s3://advgrpo/mlflow/0/models/{source}/artifacts/{file}", b"{}")
     with (
-        pytest.raises(TrackingError, match=f"{file} of models:/{name}/1 is not the file"),
+        pytest.raises(TrackingError, match=f"{file} of models:/{name}/1 differs"),
         download_version(version, stores.tracking_uri),
     ):
         pass

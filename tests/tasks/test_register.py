@@ -134,7 +134,7 @@ def test_an_evaluation_is_registered_with_its_gates_and_can_be_repeated(
     (changed / "evaluation.json").write_text(json.dumps(content))
     version = registered(changed).rpartition("/")[2]
     assert verify(name, version, tracking_uri=stores.tracking_uri, prompts=0).prompts == 0
-    with pytest.raises(TrackingError, match="does not repeat its evaluation: for 'a"):
+    with pytest.raises(TrackingError, match="does not reproduce its evaluation: for 'a"):
         verify(name, version, tracking_uri=stores.tracking_uri, prompts=2)
 
 
@@ -205,7 +205,7 @@ def test_an_adapter_is_handed_over_in_three_layouts(
     card = (tmp_path / "huggingface" / "README.md").read_text()
     assert card.startswith("---\nlicense: mit\nlibrary_name: diffusers\n")
     assert "## Limits" in card
-    with pytest.raises(ConfigError, match="there is something in"):
+    with pytest.raises(ConfigError, match="not empty"):
         exported("huggingface")
 
 
@@ -216,7 +216,7 @@ def test_the_commands_show_and_compare_what_is_registered(
     listed = run(app, ["registry", "list", "evaluated"]).output
     assert f"evaluated version {version}: gates failed" in listed
     shown = run(app, ["registry", "show", "evaluated", version]).output
-    assert "Decided: nothing yet" in shown
+    assert "Decision: none" in shown
     assert "pocket_judge.attribute_accuracy" in shown
     compared = run(app, ["registry", "compare", "evaluated", version, version]).output
     assert "Measured in two evaluations" in compared
