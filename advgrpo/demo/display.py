@@ -36,7 +36,7 @@ class Display(Protocol):
 
 def described(step: Step) -> str:
     """Say how far a phase has come, and its figures."""
-    figures = "".join(f", {name} {value:.3g}" for name, value in step.figures.items())
+    figures = "".join(f", {name} {value:.3g}" for name, value in step.metrics.items())
     return f"{step.doing}: {step.done}/{step.total} {step.unit}{figures}"
 
 

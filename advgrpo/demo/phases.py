@@ -25,7 +25,7 @@ class Step:
     total: int
     unit: str
     seconds_left: float | None
-    figures: Mapping[str, float]
+    metrics: Mapping[str, float]
 
 
 class ProgressReader:
@@ -75,7 +75,7 @@ class ProgressReader:
                     total=event["total"],
                     unit=event["unit"],
                     seconds_left=event["seconds_left"],
-                    figures=event["figures"],
+                    metrics=event["metrics"],
                 ),
             )
         elif event["state"] == "started":

@@ -1,8 +1,7 @@
-"""Signs of life: what a task is at, in a small file of the workspace, for whoever asks.
+"""Heartbeats: the state of each task's processes, in small files of the workspace.
 
-Each process that speaks for a task writes one of its own, now and then and at its end, in a thread:
-a store that is slow or away holds nothing up. `advgrpo status` reads them
-(`runtime/run_status_collection.py`).
+A process writes its file every now and then and at its end, in a thread, so that a slow or
+unavailable store delays nothing. `advgrpo status` reads the files (`run_status_collection`).
 
     runs/<run>/<task>/<role>.json
 """
@@ -20,64 +19,67 @@ from typing import Any
 
 from advgrpo.errors import AdvGrpoError, Preempted
 from advgrpo.redaction import redact
-from advgrpo.runtime.failures import BUG_REPAIR
+from advgrpo.runtime.failures import Failure
 from advgrpo.storage import join, storage_for
 from advgrpo.telemetry import progress
 from advgrpo.telemetry.logging import event_of
 
 RUNS = "runs"
-"""Folder of a workspace with the signs of life of its runs."""
+"""Folder of a workspace with the heartbeats of its runs."""
 
 WITHOUT_MLFLOW = "without-mlflow"
-"""Stands for the run's id where there is none."""
+"""Folder name of a run without an MLflow run."""
 
 RUN_FILE = "run.json"
-BEAT_SECONDS = 30.0
-"""Longest time between two writes of a process that lives."""
+HEARTBEAT_SECONDS = 30.0
+"""Longest time between two writes of a running process."""
 
 _FOLDER = "ADVGRPO_HEARTBEAT_DIR"
-"""Environment variable by which ranks know where the task's signs of life are."""
+"""Environment variable that names the folder of the task's heartbeats to its ranks."""
 
-_LEAST_SECONDS = 5.0
+_MIN_SECONDS_BETWEEN = 5.0
 _END_SECONDS = 10.0
-_WARNINGS_KEPT = 10
-_LONGEST_TEXT = 2000
+_MAX_WARNINGS = 10
+_MAX_TEXT = 2000
 
 _logger = logging.getLogger("advgrpo")
 
 
 def run_folder(workspace: str, run_id: str) -> str:
-    """Name the folder with the signs of life of a run's tasks."""
+    """Return the folder with the heartbeats of a run."""
     return join(workspace, RUNS, run_id or WITHOUT_MLFLOW)
 
 
 def write_run_info(workspace: str, run_id: str, facts: Mapping[str, object]) -> None:
-    """Note what a run is, at its start; a workspace that cannot be written is for others to say."""
+    """Write what identifies a run, at its start.
+
+    A store that cannot be written is not an error here: the first task that needs it reports it.
+    """
     location = join(run_folder(workspace, run_id), RUN_FILE)
-    told = {"run": run_id, "workspace": workspace, "started": _now(), **facts}
+    info = {"run": run_id, "workspace": workspace, "started": _now(), **facts}
     try:
-        storage_for(location).write_bytes(location, json.dumps(told, indent=1).encode())
+        storage_for(location).write_bytes(location, json.dumps(info, indent=1).encode())
     except AdvGrpoError as error:
-        _logger.debug("no sign of life: %s", error)
+        _logger.debug("cannot write %s: %s", location, error)
 
 
 @contextmanager
 def heartbeat(task: str, workspace: str, run_id: str, *, role: str = "task") -> Iterator[None]:
-    """Tell in the workspace that this process works on a task, how far it is, and how it ends.
+    """Write the heartbeat of a process while the block runs, and how it ends.
 
     Args:
         task: Name of the task.
         workspace: Local path or `s3://` location.
-        run_id: The MLflow run of the pipeline's run; empty for none.
-        role: What this process is to the task; each role has a file of its own.
+        run_id: MLflow run of the pipeline's run; empty for none.
+        role: Role of this process in the task; each role has a file of its own.
     """
     folder, before = join(run_folder(workspace, run_id), task), os.environ.get(_FOLDER)
     os.environ[_FOLDER] = folder
     try:
-        with _HeartbeatWriter(folder, role).told():
+        with _HeartbeatWriter(folder, role).running():
             yield
     finally:
-        # Only this one: a task leaves other variables that are to stay.
+        # Not `environment()`, which would undo other variables that the task has set.
         if before is None:
             del os.environ[_FOLDER]
         else:
@@ -86,17 +88,17 @@ def heartbeat(task: str, workspace: str, run_id: str, *, role: str = "task") -> 
 
 @contextmanager
 def rank_heartbeat() -> Iterator[None]:
-    """Do so in the first of a task's ranks; the others tell nothing."""
+    """Write the heartbeat of a task's first rank; on other ranks, do nothing."""
     folder = os.environ.get(_FOLDER)
     if not folder or int(os.environ.get("RANK", "0")):
         yield
         return
-    with _HeartbeatWriter(folder, "rank").told():
+    with _HeartbeatWriter(folder, "rank").running():
         yield
 
 
 class _HeartbeatWriter(logging.Handler):
-    """What a process does, gathered from its log and its progress, and written in a thread."""
+    """Collects the state of a process from its log and progress, and writes it in a thread."""
 
     def __init__(self, folder: str, role: str) -> None:
         super().__init__(logging.INFO)
@@ -106,33 +108,38 @@ class _HeartbeatWriter(logging.Handler):
         self._facts: dict[str, Any] = {
             "role": role,
             "host": socket.gethostname(),
-            "process": os.getpid(),
+            "pid": os.getpid(),
             "started": _now(),
         }
-        self._warnings: deque[dict[str, str]] = deque(maxlen=_WARNINGS_KEPT)
+        self._warnings: deque[dict[str, str]] = deque(maxlen=_MAX_WARNINGS)
         self._changed, self._ended = threading.Event(), threading.Event()
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Tell while the block runs, and how it ends."""
+    def running(self) -> Iterator[None]:
+        """Write heartbeats while the block runs, and how it ends."""
         level = _logger.level
+        # Checkpoints and results are logged at INFO, which a process without our logging drops.
         if not _logger.isEnabledFor(logging.INFO):
             _logger.setLevel(logging.INFO)
         _logger.addHandler(self)
-        progress.listeners.append(self.hear)
-        thread = threading.Thread(target=self._work, name="advgrpo-signs", daemon=True)
+        progress.listeners.append(self.on_progress)
+        thread = threading.Thread(target=self._work, name="advgrpo-heartbeat", daemon=True)
         thread.start()
         try:
             yield
             self._state = "finished"
         except BaseException as error:
-            self._state = (
-                "stopped" if isinstance(error, Preempted | KeyboardInterrupt) else "failed"
-            )
-            self._facts["failure"] = _told_of(error)
+            stopped = isinstance(error, Preempted | KeyboardInterrupt)
+            self._state = "stopped" if stopped else "failed"
+            failure = Failure.of("", error)
+            self._facts["failure"] = {
+                "kind": failure.kind,
+                "message": failure.message[:_MAX_TEXT],
+                "repair": failure.repair,
+            }
             raise
         finally:
-            progress.listeners.remove(self.hear)
+            progress.listeners.remove(self.on_progress)
             _logger.removeHandler(self)
             _logger.setLevel(level)
             self._facts["ended"] = _now()
@@ -140,14 +147,14 @@ class _HeartbeatWriter(logging.Handler):
             self._changed.set()
             thread.join(_END_SECONDS)
 
-    def hear(self, event: Mapping[str, object]) -> None:
-        """Take in how far the task is."""
+    def on_progress(self, event: Mapping[str, object]) -> None:
+        """Record the progress of the task."""
         if "phase" in event:
             self._facts["progress"] = {**event, "at": _now()}
             self._changed.set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take in what the log says of checkpoints, results, the job, and of what is wrong."""
+        """Record checkpoints, results, the state of the job, and warnings."""
         name, fields = event_of(record)
         match name:
             case "checkpoint_saved" | "resumed":
@@ -157,7 +164,7 @@ class _HeartbeatWriter(logging.Handler):
             case "job_state":
                 self._facts["job"] = redact(record.getMessage())
             case _ if record.levelno >= logging.WARNING:
-                text = redact(record.getMessage())[:_LONGEST_TEXT]
+                text = redact(record.getMessage())[:_MAX_TEXT]
                 self._warnings.append({"at": _now(), "event": name, "text": text})
             case _:
                 return
@@ -165,32 +172,25 @@ class _HeartbeatWriter(logging.Handler):
 
     def _work(self) -> None:
         while not self._ended.is_set():
+            # Cleared before the write, so that a change during it causes another one.
             self._changed.clear()
             self._write()
-            if not self._ended.wait(_LEAST_SECONDS):
-                self._changed.wait(BEAT_SECONDS - _LEAST_SECONDS)
+            if not self._ended.wait(_MIN_SECONDS_BETWEEN):
+                self._changed.wait(HEARTBEAT_SECONDS - _MIN_SECONDS_BETWEEN)
         self._write()
 
     def _write(self) -> None:
         facts = {
             **self._facts,
             "state": self._state,
-            "beat": _now(),
+            "heartbeat_at": _now(),
             "warnings": list(self._warnings),
         }
         try:
             self._storage.write_bytes(self._location, json.dumps(facts, default=str).encode())
         except AdvGrpoError as error:
-            # Whoever needs the store says so; the next beat tries again.
-            _logger.debug("no sign of life: %s", error)
-
-
-def _told_of(error: BaseException) -> dict[str, str]:
-    if isinstance(error, AdvGrpoError):
-        message, repair = error.message, error.repair
-    else:
-        message, repair = redact(str(error)), BUG_REPAIR if isinstance(error, Exception) else ""
-    return {"kind": type(error).__name__, "message": message[:_LONGEST_TEXT], "repair": repair}
+            # At debug level: a warning would be recorded in the heartbeat and written again.
+            _logger.debug("cannot write %s: %s", self._location, error)
 
 
 def _now() -> str:

@@ -1,6 +1,6 @@
-"""What the files of a run's signs of life must hold for `advgrpo status` to heed them.
+"""Schema of the heartbeat files that `advgrpo status` reads.
 
-Whoever may write the workspace can leave others, and so can another release.
+Everyone who may write the workspace can leave other files there, and so can another release.
 """
 
 from datetime import datetime
@@ -8,20 +8,22 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+# Times outside of this range overflow when a duration is added to them or subtracted.
 _FIRST_YEAR, _LAST_YEAR = 1971, 2999
-_LONGEST_SECONDS = 1e10
+_MAX_SECONDS = 1e10
 
 
-def _moment(text: str) -> str:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo is None or not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
-        raise ValueError("it is no time of a run")
+def _check_time(text: str) -> str:
+    time = datetime.fromisoformat(text)
+    # Python refuses to compare a time without a zone with one that has a zone.
+    if time.tzinfo is None or not _FIRST_YEAR <= time.year <= _LAST_YEAR:
+        raise ValueError("not a time with a zone of these centuries")
     return text
 
 
-Moment = Annotated[str, AfterValidator(_moment)]
+Time = Annotated[str, AfterValidator(_check_time)]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-Seconds = Annotated[float, Field(ge=-_LONGEST_SECONDS, le=_LONGEST_SECONDS)]
+Seconds = Annotated[float, Field(ge=-_MAX_SECONDS, le=_MAX_SECONDS)]
 
 
 class _Schema(BaseModel):
@@ -29,7 +31,7 @@ class _Schema(BaseModel):
 
 
 class ProgressInfo(_Schema):
-    """How far a phase is."""
+    """Progress of a phase."""
 
     phase: str
     done: Count
@@ -37,44 +39,44 @@ class ProgressInfo(_Schema):
     unit: str
     seconds_each: Seconds | None = None
     seconds_left: Seconds | None
-    figures: dict[str, float]
-    at: Moment
+    metrics: dict[str, float]
+    at: Time
 
 
 class CheckpointInfo(_Schema):
-    """What was last said of a checkpoint."""
+    """The last checkpoint that was saved or resumed from."""
 
     place: Annotated[str, Field(pattern=r"^[^\x00]+$")]
     turn: Count
     update: Count
-    at: Moment
+    at: Time
     event: str
 
 
 class WarningInfo(_Schema):
     """A warning in the log."""
 
-    at: Moment
+    at: Time
     event: str
     text: str
 
 
 class FailureInfo(_Schema):
-    """How a task failed."""
+    """The error that a task ended with."""
 
     message: str
     repair: str
 
 
 class Heartbeat(_Schema):
-    """A process's sign of life."""
+    """Heartbeat of a process."""
 
     role: Literal["launcher", "task", "rank"]
-    started: Moment
-    beat: Moment
+    started: Time
+    heartbeat_at: Time
     state: Literal["running", "finished", "stopped", "failed"]
     warnings: list[WarningInfo]
-    ended: Moment | None = None
+    ended: Time | None = None
     progress: ProgressInfo | None = None
     checkpoint: CheckpointInfo | None = None
     failure: FailureInfo | None = None
@@ -83,8 +85,8 @@ class Heartbeat(_Schema):
 
 
 class RunInfo(_Schema):
-    """What a run is, noted at its start."""
+    """What identifies a run, written at its start."""
 
-    started: Moment
+    started: Time
     workspace: str = ""
     name: str = ""

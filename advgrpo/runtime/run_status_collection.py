@@ -1,349 +1,272 @@
-"""How a run is: told from its signs of life in the workspace, and from MLflow, and nothing else."""
+"""Collection of a run's status, from its heartbeats in the workspace and from MLflow alone."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from advgrpo.errors import AdvGrpoError, ConfigError, StorageNotFoundError
 from advgrpo.records import ALARM_METRIC
 from advgrpo.runtime.heartbeat import RUN_FILE, RUNS, WITHOUT_MLFLOW
-from advgrpo.runtime.heartbeat_schema import Heartbeat, RunInfo
+from advgrpo.runtime.heartbeat_schema import Heartbeat, ProgressInfo, RunInfo
 from advgrpo.runtime.pipeline_tasks import PIPELINE_TASKS
-from advgrpo.runtime.run_status import CheckpointStatus, Progress, RunStatus, TaskStatus, Warned
+from advgrpo.runtime.run_status import (
+    UNRESPONSIVE,
+    LastCheckpoint,
+    LogWarning,
+    PhaseProgress,
+    RunStatus,
+    TaskStatus,
+    verdict,
+)
+from advgrpo.runtime.run_status_checkpoint import newest_checkpoint
 from advgrpo.runtime.task_context import FAILURE_TAG
 from advgrpo.storage import join, scheme, storage_for
 
-TASKS = tuple(task.name for task in PIPELINE_TASKS)
+if TYPE_CHECKING:
+    from advgrpo.tracking.run_lookup import FoundRun, FoundTask
 
-SILENT_SECONDS = 150.0
-"""Time without a sign of life from which on a process is taken for dead."""
+UNRESPONSIVE_SECONDS = 150.0
+"""Age of the last heartbeat from which on a process counts as dead."""
 
-_PAUSE_SECONDS = 900.0
-"""Time that may pass between two tasks, for instance while a pod waits for its node."""
-
-_OF_MLFLOW = {
+_STATES_OF_MLFLOW = {
     "RUNNING": "running",
     "SCHEDULED": "running",
     "FINISHED": "finished",
     "FAILED": "failed",
     "KILLED": "stopped",
 }
-_OUTERMOST = ("launcher", "task", "rank")
-_COMMIT = "/commit.json"
+_ROLES = ("launcher", "task", "rank")
+"""Roles of a task's processes, from the one that starts the others."""
+
+
+@dataclass
+class _RunFiles:
+    """Files of a run below `runs/<run>`."""
+
+    info: RunInfo | None
+    heartbeats: dict[str, list[Heartbeat]]
+    """Task -> heartbeats of its processes."""
+
+    @property
+    def last(self) -> datetime:
+        """Time of the newest file."""
+        times = [_time(one.heartbeat_at) for each in self.heartbeats.values() for one in each]
+        return max([*times, *([_time(self.info.started)] if self.info else [])])
 
 
 def run_status(run: str, *, tracking_uri: str, now: datetime | None = None) -> RunStatus:
-    """Say how a run is.
+    """Return the status of a run.
 
     Args:
-        run: Id or name of its MLflow run, or its workspace: an `s3://` location, or a local folder.
+        run: Id or name of its MLflow run, or its workspace: an `s3://` location or a local folder.
         tracking_uri: The MLflow server; empty for none.
-        now: The time, for tests.
+        now: The current time, for tests.
 
     Raises:
-        ConfigError: If it does not say which run, or there is none.
-        StorageError: If the workspace is meant and cannot be read.
-        TrackingError: If an MLflow run is meant, and there is none or MLflow is not available.
+        ConfigError: If the text does not identify one run.
+        StorageError: If `run` is a workspace that cannot be read.
+        TrackingError: If `run` is an MLflow run that does not exist, or MLflow is not available.
     """
     now = now or datetime.now(UTC)
     if scheme(run) or "/" in run or Path(run).is_dir():
-        return _of_workspace(run.rstrip("/"), tracking_uri, now)
+        return _status_of_workspace(run.rstrip("/"), tracking_uri, now)
     if not tracking_uri:
         raise ConfigError(
-            f"{run} is no folder, and there is no MLflow server that could know a run {run}",
-            repair="give the run's workspace, or set MLFLOW_TRACKING_URI",
+            f"{run} is not a folder, and without an MLflow server no run {run} can be looked up",
+            repair="name the run's workspace, or set MLFLOW_TRACKING_URI",
         )
     # MLflow takes seconds to load.
     from advgrpo.tracking.run_lookup import find_run  # noqa: PLC0415
 
-    found = find_run(run, tracking_uri)
-    files: Mapping[str, Any] = {}
-    not_read: tuple[str, ...] = ()
-    if found.workspace:
+    mlflow_run = find_run(run, tracking_uri)
+    files: _RunFiles | None = None
+    unavailable: tuple[str, ...] = ()
+    if mlflow_run.workspace:
         try:
-            files = _signs(found.workspace, found.run_id).get(found.run_id, {})
+            files = _read_files(mlflow_run.workspace, mlflow_run.run_id).get(mlflow_run.run_id)
         except AdvGrpoError as error:
-            not_read = (f"the workspace: {error.message}",)
-    return _status(found.run_id, found.workspace, files, found, now, not_read=not_read)
+            unavailable = (f"the workspace: {error.message}",)
+    status = _status(mlflow_run.run_id, mlflow_run.workspace, files, mlflow_run, now)
+    return replace(status, unavailable=(*unavailable, *status.unavailable))
 
 
-def _of_workspace(workspace: str, tracking_uri: str, now: datetime) -> RunStatus:
-    runs = _signs(workspace)
+def _status_of_workspace(workspace: str, tracking_uri: str, now: datetime) -> RunStatus:
+    runs = _read_files(workspace)
     if not runs:
         raise ConfigError(
-            f"no run left a sign of life in {workspace}",
-            repair="give the workspace that the run was started with, or its MLflow run",
+            f"there is no heartbeat of a run in {workspace}",
+            repair="name the workspace that the run was started with, or its MLflow run",
         )
-    newest = max(runs, key=lambda run: max(map(_beat, runs[run].values())))
-    found: Any = None
-    not_read: tuple[str, ...] = ()
+    newest = max(runs, key=lambda run: runs[run].last)
+    mlflow_run: FoundRun | None = None
+    unavailable: tuple[str, ...] = ()
     if tracking_uri and newest != WITHOUT_MLFLOW:
         from advgrpo.tracking.run_lookup import find_run  # noqa: PLC0415 - likewise
 
         try:
-            found = find_run(newest, tracking_uri)
+            mlflow_run = find_run(newest, tracking_uri)
         except AdvGrpoError as error:
-            not_read = (f"MLflow: {error.message}",)
-    others = tuple(sorted(set(runs) - {newest}))
-    files = runs[newest]
-    return _status(newest, workspace, files, found, now, not_read=not_read, others=others)
+            unavailable = (f"MLflow: {error.message}",)
+    status = _status(newest, workspace, runs[newest], mlflow_run, now)
+    return replace(
+        status,
+        unavailable=(*unavailable, *status.unavailable),
+        other_runs=tuple(sorted(set(runs) - {newest})),
+    )
 
 
-def _signs(workspace: str, only: str = "") -> dict[str, dict[str, dict[str, Any]]]:
-    """Read the files of all runs, or of one: run, then name below its folder, then content."""
+def _read_files(workspace: str, only: str = "") -> dict[str, _RunFiles]:
+    """Read the files of all runs, or of one."""
     folder = join(workspace, RUNS)
     storage = storage_for(folder)
-    runs: dict[str, dict[str, dict[str, Any]]] = {}
+    runs: dict[str, _RunFiles] = {}
     for below in storage.list_files(join(folder, only)):
         name = f"{only}/{below}" if only else below
         run, _, inner = name.partition("/")
         try:
-            model = RunInfo if inner == RUN_FILE else Heartbeat
-            content = model.model_validate_json(storage.read_bytes(join(folder, name)))
+            content = storage.read_bytes(join(folder, name))
+            if inner == RUN_FILE:
+                info = RunInfo.model_validate_json(content)
+                runs.setdefault(run, _RunFiles(None, {})).info = info
+            else:
+                beat, task = Heartbeat.model_validate_json(content), inner.partition("/")[0]
+                runs.setdefault(run, _RunFiles(None, {})).heartbeats.setdefault(task, []).append(
+                    beat
+                )
         except (StorageNotFoundError, ValidationError):
-            # Deleted meanwhile, or not ours.
+            # Deleted since it was listed, or not a file of ours.
             continue
-        runs.setdefault(run, {})[inner] = content.model_dump()
     return runs
 
 
 def _status(
     run: str,
     workspace: str,
-    files: Mapping[str, Any],
-    found: Any,  # noqa: ANN401 - a FoundRun, whose module loads MLflow
+    files: _RunFiles | None,
+    mlflow_run: "FoundRun | None",
     now: datetime,
-    *,
-    not_read: Sequence[str] = (),
-    others: tuple[str, ...] = (),
 ) -> RunStatus:
-    facts = files.get(RUN_FILE, {})
-    tasks = _tasks(files, found, now)
-    state, wrong, repair = _verdict(tasks, found, now)
-    checkpoint, fault = _checkpoint(tasks, str(facts.get("workspace", "")), workspace)
-    if state in {"silent", "stopped"} and checkpoint is not None and checkpoint.update is not None:
-        repair += f"; it goes on from update {checkpoint.update}"
+    info = files.info if files else None
+    tasks = _tasks(files, mlflow_run, now)
+    state, error, repair = verdict(tasks, mlflow_run.status if mlflow_run else "", now)
+    checkpoint, fault = newest_checkpoint(tasks, info.workspace if info else "", workspace)
+    if state in {UNRESPONSIVE, "stopped"} and checkpoint and checkpoint.update is not None:
+        repair += f"; it resumes from update {checkpoint.update}"
     return RunStatus(
         run="" if run == WITHOUT_MLFLOW else run,
-        name=str(facts.get("name") or (found.name if found else "")),
+        name=(info.name if info else "") or (mlflow_run.name if mlflow_run else ""),
         workspace=workspace,
-        page=found.page if found else "",
-        artifacts=found.artifacts if found else "",
+        page=mlflow_run.page if mlflow_run else "",
+        artifacts=mlflow_run.artifacts if mlflow_run else "",
         state=state,
         tasks=tasks,
         checkpoint=checkpoint,
-        wrong=wrong,
+        error=error,
         repair=repair,
-        not_read=(*not_read, *fault),
-        others=others,
-        asked=now,
+        unavailable=fault,
+        other_runs=(),
+        at=now,
     )
 
 
-def _tasks(files: Mapping[str, Any], found: Any, now: datetime) -> tuple[TaskStatus, ...]:  # noqa: ANN401
-    by_task: dict[str, list[dict[str, Any]]] = {}
-    for name, content in files.items():
-        task, _, _ = name.partition("/")
-        if name != RUN_FILE:
-            by_task.setdefault(task, []).append(content)
-    tasks = {task: _merged(task, signs, now) for task, signs in by_task.items()}
-    for one in found.tasks if found else ():
-        if one.task in tasks:
-            tasks[one.task] = _with_alarm(tasks[one.task], one)
-        else:
-            tasks[one.task] = _of_mlflow(one)
-    if RUN_FILE in files or found:
-        begun = _moment(files[RUN_FILE]["started"]) if RUN_FILE in files else found.started
-        first = TaskStatus(TASKS[0], "finished", started=begun, ended=begun, last_sign=begun)
-        tasks[TASKS[0]] = first
-        tasks = {name: TaskStatus(name) for name in TASKS} | tasks
-    order = [*TASKS, *sorted(tasks.keys() - set(TASKS))]
+def _tasks(
+    files: _RunFiles | None, mlflow_run: "FoundRun | None", now: datetime
+) -> tuple[TaskStatus, ...]:
+    heartbeats = files.heartbeats if files else {}
+    tasks = {task: _merge(task, beats, now) for task, beats in heartbeats.items()}
+    for one in mlflow_run.tasks if mlflow_run else ():
+        status = tasks.get(one.task) or _status_in_mlflow(one)
+        tasks[one.task] = _with_alarm(status, one)
+    names = [task.name for task in PIPELINE_TASKS]
+    begun = _time(files.info.started) if files and files.info else None
+    if begun is None and mlflow_run:
+        begun = mlflow_run.started
+    if begun is not None:
+        # The first task writes the run's file and opens the MLflow run at its end.
+        first = names[0]
+        tasks[first] = TaskStatus(first, "finished", started=begun, ended=begun, heartbeat=begun)
+        tasks = {name: TaskStatus(name) for name in names} | tasks
+    order = [*names, *sorted(tasks.keys() - set(names))]
     return tuple(tasks[name] for name in order if name in tasks)
 
 
-def _merged(task: str, signs: list[dict[str, Any]], now: datetime) -> TaskStatus:
-    """Put the words of a task's processes together; the last one to speak knows how it is."""
-    last = max(signs, key=_beat)
-    silence = timedelta(seconds=SILENT_SECONDS)
-    lives = any(one["state"] == "running" and now - _beat(one) <= silence for one in signs)
-    state = "running" if lives else last["state"]
-    if state == "running" and not lives:
-        state = "silent"
-    outermost = min(signs, key=lambda one: _OUTERMOST.index(one["role"]))
-    started = _moment(outermost["started"])
-    told = [one["progress"] for one in signs if one.get("progress")]
-    newest = max(told, key=lambda one: str(one["at"]), default=None)
-    saved = [one["checkpoint"] for one in signs if one.get("checkpoint")]
-    failure = last.get("failure") or {}
-    is_over = state in {"failed", "stopped"}
-    # What an earlier attempt told is no longer so.
-    current = newest if newest and _moment(newest["at"]) >= started else None
+def _merge(task: str, beats: Sequence[Heartbeat], now: datetime) -> TaskStatus:
+    """Return the status of a task from the heartbeats of its processes; the newest one decides."""
+    last = max(beats, key=lambda beat: _time(beat.heartbeat_at))
+    oldest = now - timedelta(seconds=UNRESPONSIVE_SECONDS)
+    alive = any(beat.state == "running" and _time(beat.heartbeat_at) >= oldest for beat in beats)
+    state: str = "running" if alive else last.state
+    if state == "running" and not alive:
+        state = UNRESPONSIVE
+    outermost = min(beats, key=lambda beat: _ROLES.index(beat.role))
+    started = _time(outermost.started)
+    progress = [beat.progress for beat in beats if beat.progress]
+    newest = max(progress, key=lambda one: one.at, default=None)
+    # The file of a rank may still be that of an earlier attempt.
+    is_current = newest is not None and _time(newest.at) >= started
+    failure = last.failure if state in {"failed", "stopped"} else None
+    warnings = {
+        one.text: LogWarning(_time(one.at), one.event, one.text)
+        for beat in beats
+        for one in beat.warnings
+    }
     return TaskStatus(
         task=task,
         state=state,
         started=started,
-        ended=None if lives or last["ended"] is None else _moment(last["ended"]),
-        last_sign=_beat(last),
-        progress=_progress(current) if current else None,
-        job=str(outermost.get("job", "")),
-        result=str(next((one["result"] for one in signs if one.get("result")), "")),
-        checkpoints=max(saved, key=lambda one: str(one["at"]), default={}),
-        warnings=_warnings(signs),
-        wrong=str(failure.get("message", "")) if is_over else "",
-        repair=str(failure.get("repair", "")) if is_over else "",
+        ended=None if alive or last.ended is None else _time(last.ended),
+        heartbeat=_time(last.heartbeat_at),
+        progress=_progress(newest) if newest and is_current else None,
+        job=outermost.job,
+        result=next((beat.result for beat in beats if beat.result), ""),
+        checkpoint=_last_checkpoint(beats),
+        warnings=tuple(sorted(warnings.values(), key=lambda one: one.at)),
+        error=failure.message if failure else "",
+        repair=failure.repair if failure else "",
     )
 
 
-def _progress(told: Mapping[str, Any]) -> Progress:
-    at, left = _moment(told["at"]), told["seconds_left"]
-    return Progress(
-        phase=told["phase"],
-        done=told["done"],
-        total=told["total"],
-        unit=told["unit"],
-        seconds_each=told.get("seconds_each"),
-        ends=None if left is None else at + timedelta(seconds=left),
-        figures=told["figures"],
-        at=at,
-    )
+def _last_checkpoint(beats: Sequence[Heartbeat]) -> LastCheckpoint | None:
+    infos = [beat.checkpoint for beat in beats if beat.checkpoint]
+    last = max(infos, key=lambda info: info.at, default=None)
+    if last is None:
+        return None
+    return LastCheckpoint(last.place, last.turn, last.update, _time(last.at), last.event)
 
 
-def _warnings(signs: Iterable[Mapping[str, Any]]) -> tuple[Warned, ...]:
-    found = {
-        one["text"]: Warned(_moment(one["at"]), one["event"], one["text"])
-        for sign in signs
-        for one in sign["warnings"]
-    }
-    return tuple(sorted(found.values(), key=lambda one: one.at))
+def _progress(info: ProgressInfo) -> PhaseProgress:
+    at, left = _time(info.at), info.seconds_left
+    ends = None if left is None else at + timedelta(seconds=left)
+    fields = info.model_dump(exclude={"at", "seconds_left"})
+    return PhaseProgress(**fields, ends=ends, at=at)
 
 
-def _of_mlflow(found: Any) -> TaskStatus:  # noqa: ANN401
-    message, _, repair = found.tags.get(FAILURE_TAG, "").partition("\n  repair: ")
-    state = _OF_MLFLOW.get(found.status, "running")
+def _status_in_mlflow(task: "FoundTask") -> TaskStatus:
+    message, _, repair = task.tags.get(FAILURE_TAG, "").partition("\n  repair: ")
+    state = _STATES_OF_MLFLOW.get(task.status, "running")
     failed = state == "failed"
-    status = TaskStatus(
-        task=found.task,
+    return TaskStatus(
+        task=task.task,
         state=state,
-        started=found.started,
-        ended=found.ended,
-        last_sign=found.ended or found.started,
-        wrong=(message or "the log of the task says why") if failed else "",
+        started=task.started,
+        ended=task.ended,
+        heartbeat=task.ended or task.started,
+        error=(message or "see the log of the task") if failed else "",
         repair=repair if failed else "",
     )
-    return _with_alarm(status, found)
 
 
-def _with_alarm(status: TaskStatus, found: Any) -> TaskStatus:  # noqa: ANN401
-    alarm = found.tags.get(ALARM_METRIC)
+def _with_alarm(status: TaskStatus, task: "FoundTask") -> TaskStatus:
+    alarm = task.tags.get(ALARM_METRIC)
     if alarm is None or any(one.event == "alarm_raised" for one in status.warnings):
         return status
-    told = Warned(found.ended or found.started, "alarm_raised", alarm)
-    return replace(status, warnings=(*status.warnings, told))
+    warning = LogWarning(task.ended or task.started, "alarm_raised", alarm)
+    return replace(status, warnings=(*status.warnings, warning))
 
 
-def _verdict(
-    tasks: Sequence[TaskStatus],
-    found: Any,  # noqa: ANN401
-    now: datetime,
-) -> tuple[str, str, str]:
-    """Say how the run is, what is wrong with it, and what to do."""
-    begun = [one for one in tasks if one.state != "pending"]
-    bad = [one for one in begun if one.state in {"failed", "stopped", "silent"}]
-    if bad:
-        return _verdict_of(bad[-1], now)
-    if any(one.state == "running" for one in begun):
-        return "running", "", ""
-    if all(one.state == "finished" for one in tasks) or (found and found.status == "FINISHED"):
-        return "finished", "", ""
-    last = begun[-1]
-    age = (now - (last.ended or now)).total_seconds()
-    if found and found.status == "FAILED":
-        wrong = f"MLflow has the run as failed, after the task {last.task}"
-        return "failed", wrong, "read the log of the pipeline's run"
-    if age <= _PAUSE_SECONDS:
-        return "waiting", "", ""
-    wrong = f"nothing has begun since the task {last.task} ended {_minutes(age)} ago"
-    return "silent", wrong, "look at the pipeline's run; run it again to go on"
-
-
-def _verdict_of(task: TaskStatus, now: datetime) -> tuple[str, str, str]:
-    if task.state == "silent":
-        age = (now - (task.last_sign or now)).total_seconds()
-        wrong = (
-            f"the task {task.task} has given no sign of life for {_minutes(age)}: its process was "
-            "probably killed, or cannot reach the workspace"
-        )
-        repair = "look at its log or pod; run it again with the same settings and workspace"
-        return task.state, wrong, repair
-    how = "failed" if task.state == "failed" else "was stopped"
-    return task.state, f"the task {task.task} {how}: {task.wrong}".rstrip(": "), task.repair
-
-
-def _checkpoint(
-    tasks: Sequence[TaskStatus], workspace: str, asked: str
-) -> tuple[CheckpointStatus | None, tuple[str, ...]]:
-    """Find the newest checkpoint, and what kept from it.
-
-    Args:
-        tasks: What they told.
-        workspace: Where they saw their workspace; empty if nobody noted it.
-        asked: Where we see it.
-    """
-    told = next((one.checkpoints for one in tasks if one.checkpoints), None)
-    if told is None:
-        return None, ()
-    place = str(told["place"])
-    if workspace and asked and place.startswith(f"{workspace}/"):
-        place = asked + place.removeprefix(workspace)
-    if not _is_within(place, asked):
-        # Whoever may write a sign must not have us look through another place.
-        return None, (f"checkpoints: {place} lies outside of {asked or 'any workspace'}",)
-    try:
-        files = storage_for(place).list_files(place)
-    except AdvGrpoError as error:
-        return None, (f"checkpoints: {error.message}",)
-    whole = sorted(
-        name.removesuffix(_COMMIT)
-        for name in files
-        # Beside them lies what is kept of rollouts that went wrong.
-        if name.startswith("turn-") and name.endswith(_COMMIT)
-    )
-    if not whole:
-        return None, ()
-    newest = whole[-1]
-    turn = int(newest.rpartition("-")[2])
-    is_told = turn == told["turn"]
-    saved = is_told and told["event"] == "checkpoint_saved"
-    return CheckpointStatus(
-        location=join(place, newest),
-        turn=turn,
-        update=told["update"] if is_told else None,
-        saved=_moment(told["at"]) if saved else None,
-        bytes=sum(state.bytes for name, state in files.items() if name.startswith(f"{newest}/")),
-    ), ()
-
-
-def _is_within(place: str, folder: str) -> bool:
-    if scheme(place) or scheme(folder):
-        return place.startswith(f"{folder.rstrip('/')}/")
-    return bool(folder) and Path(place).resolve().is_relative_to(Path(folder).resolve())
-
-
-def _beat(sign: Mapping[str, Any]) -> datetime:
-    return _moment(sign.get("beat") or sign["started"])
-
-
-def _moment(text: str) -> datetime:
+def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
-
-
-def _minutes(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.0f} h" if seconds < 100 * 3600 else f"{seconds / 86400:.0f} days"

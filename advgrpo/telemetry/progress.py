@@ -1,4 +1,4 @@
-"""Tell whoever watches how far a task has come: a log line, and a JSON line for a front end."""
+"""Progress of a task: as log lines, and as JSON lines for a front end."""
 
 import json
 import logging
@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from advgrpo.telemetry.formatting import format_duration
-from advgrpo.telemetry.logging import event as note
+from advgrpo.telemetry.logging import event as log_event
 
 PROGRESS_FILE = "ADVGRPO_PROGRESS_FILE"
 """Environment variable that names the file to which progress is appended, a JSON object a line."""
 
 listeners: list[Callable[[Mapping[str, object]], None]] = []
-"""Are told of each event as well; must be quick."""
+"""Functions that get each event as well. They run in the task's thread, so they must be quick."""
 
 logger = logging.getLogger("advgrpo")
 
@@ -23,7 +23,7 @@ logger = logging.getLogger("advgrpo")
 def publish(event: Mapping[str, object]) -> None:
     """Append an event to the progress file, if one is named.
 
-    What cannot be told, for instance on a full disk, is left out: the work itself goes on.
+    An event that cannot be written, for instance on a full disk, is dropped: the task continues.
     """
     for listener in listeners:
         listener(event)
@@ -34,13 +34,13 @@ def publish(event: Mapping[str, object]) -> None:
 
 
 class Progress:
-    """Count one phase of a task.
+    """Counter of one phase of a task.
 
     Args:
-        phase: What is being done, in words a user knows, for instance "reference images".
+        phase: Name of the phase for users, for instance "reference images".
         total: How many units there are.
         unit: What is counted, for instance "images".
-        seconds_between: Least time between two log lines; the JSON file gets every count.
+        seconds_between: Least time between two log lines; the progress file gets every count.
     """
 
     def __init__(self, phase: str, total: int, unit: str, *, seconds_between: float = 10.0) -> None:
@@ -54,40 +54,40 @@ class Progress:
         self._last_log = float("-inf")
         self._advanced = self._start
         self.seconds_since_before = 0.0
-        """Time that the units counted last took."""
+        """Seconds that the units counted last took."""
 
         self._emit({})
 
     def resume_at(self, done: int) -> None:
-        """Count `done` units as made by an earlier run, so that the estimate of time left holds."""
+        """Count units of an earlier attempt as done, without their effect on the time left."""
         self.done = self._start_count = done
         self._emit({})
 
-    def advance(self, count: int = 1, figures: Mapping[str, float] | None = None) -> None:
+    def advance(self, count: int = 1, metrics: Mapping[str, float] | None = None) -> None:
         """Count units as done.
 
         Args:
             count: How many.
-            figures: Named measures to show beside the bar.
+            metrics: Named metrics to show next to the bar.
         """
         self.done += count
         now = time.monotonic()
         self.seconds_since_before, self._advanced = now - self._advanced, now
-        self._emit(figures or {})
+        self._emit(metrics or {})
 
     @property
     def seconds_each(self) -> float | None:
-        """Seconds that a unit took on average, or None before anything was done."""
+        """Mean seconds of a unit; None before the first one is done."""
         made = self.done - self._start_count
         return (time.monotonic() - self._start) / made if made > 0 else None
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimated seconds to the end, or None before anything was done."""
+        """Estimated seconds to the end; None before the first unit is done."""
         each = self.seconds_each
         return None if each is None else each * (self.total - self.done)
 
-    def _emit(self, figures: Mapping[str, float]) -> None:
+    def _emit(self, metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
         left = self.seconds_left
         event = {
@@ -97,13 +97,14 @@ class Progress:
             "unit": self.unit,
             "seconds_each": self.seconds_each,
             "seconds_left": left,
-            "figures": dict(figures),
+            "metrics": dict(metrics),
         }
         publish(event)
+        # The last count of a phase is always logged.
         if self.done < self.total and now - self._last_log < self._seconds_between:
             return
         self._last_log = now
-        metrics = "".join(f", {name} {value:.4g}" for name, value in figures.items())
+        shown = "".join(f", {name} {value:.4g}" for name, value in metrics.items())
         eta = "" if left is None or self.done >= self.total else f", {format_duration(left)} left"
-        said = f"{self.phase}: {self.done}/{self.total} {self.unit}{metrics}{eta}"
-        logger.info("%s", said, extra=note("progress", **event))
+        line = f"{self.phase}: {self.done}/{self.total} {self.unit}{shown}{eta}"
+        logger.info("%s", line, extra=log_event("progress", **event))

@@ -190,11 +190,11 @@ def _signs() -> list[bytes]:
     moment = documents.NOW.isoformat(timespec="milliseconds")
     warning = {"at": moment, "event": "log", "text": "slow"}
     rank = {
-        "role": "rank", "host": "h", "process": 1, "started": moment, "beat": moment,
+        "role": "rank", "host": "h", "pid": 1, "started": moment, "heartbeat_at": moment,
         "state": "running", "warnings": [warning],
         "progress": {
             "phase": "update 1", "done": 1, "total": 9, "unit": "updates", "seconds_each": 2.5,
-            "seconds_left": 20.0, "figures": {"reward": 0.5}, "at": moment,
+            "seconds_left": 20.0, "metrics": {"reward": 0.5}, "at": moment,
         },
         "checkpoint": {
             "place": "w/checkpoints", "turn": 3, "update": 2, "at": moment,
@@ -205,7 +205,7 @@ def _signs() -> list[bytes]:
     launcher = {
         "role": "launcher",
         "started": moment,
-        "beat": moment,
+        "heartbeat_at": moment,
         "state": "failed",
         "warnings": [],
         "failure": failure,

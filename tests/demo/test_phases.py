@@ -17,7 +17,7 @@ class Recorder:
 
 def _event(done: int) -> str:
     step = {"phase": "x", "done": done, "total": 2, "unit": "images", "seconds_left": None}
-    return json.dumps({**step, "figures": {}})
+    return json.dumps({**step, "metrics": {}})
 
 
 def _state(task: str, state: str, process: int = 1) -> str:

@@ -24,7 +24,7 @@ logger = logging.getLogger("advgrpo.somewhere")
 
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(heartbeat_module, "_LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat_module, "_MIN_SECONDS_BETWEEN", 0.01)
     yield
     assert progress.listeners == []
 
@@ -51,12 +51,12 @@ def test_a_task_tells_that_it_lives_and_how_far_it_is(tmp_path: Path) -> None:
         Progress("drawing", 4, "images").advance(3, {"reward": 0.5})
         told = _soon(tmp_path, "progress")
         assert told["state"] == "running"
-        assert told["process"] == os.getpid()
+        assert told["pid"] == os.getpid()
     told = _told(tmp_path)
     assert told["state"] == "finished"
     assert told["progress"]["done"] == 3
-    assert told["progress"]["figures"] == {"reward": 0.5}
-    assert told["started"] <= told["progress"]["at"] <= told["ended"] <= told["beat"]
+    assert told["progress"]["metrics"] == {"reward": 0.5}
+    assert told["started"] <= told["progress"]["at"] <= told["ended"] <= told["heartbeat_at"]
 
 
 def test_it_tells_of_checkpoints_results_and_what_was_warned_of(tmp_path: Path) -> None:

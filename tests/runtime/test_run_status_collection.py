@@ -15,8 +15,9 @@ from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ConfigError, Preempted, StorageUnavailableError, TrackingError
 from advgrpo.runtime import heartbeat as heartbeat_module
 from advgrpo.runtime.heartbeat import heartbeat, write_run_info
+from advgrpo.runtime.pipeline_tasks import PIPELINE_TASKS
 from advgrpo.runtime.run_status import RunStatus
-from advgrpo.runtime.run_status_collection import TASKS, run_status
+from advgrpo.runtime.run_status_collection import run_status
 from advgrpo.runtime.run_status_text import status_lines
 from advgrpo.runtime.task_context import FAILURE_TAG, tracked_task
 from advgrpo.telemetry.logging import event
@@ -29,16 +30,17 @@ from tests.training.conftest import World, world
 
 __all__ = ["world"]
 
+TASKS = [task.name for task in PIPELINE_TASKS]
 RUN = "0123456789abcdef0123456789abcdef"
 logger = logging.getLogger("advgrpo")
 
 
-def _asked(workspace: Path, *, later: float = 0.0, tracking_uri: str = "") -> RunStatus:
+def _status(workspace: Path, *, later: float = 0.0, tracking_uri: str = "") -> RunStatus:
     now = datetime.now(UTC) + timedelta(seconds=later)
     return run_status(str(workspace), tracking_uri=tracking_uri, now=now)
 
 
-def _said(status: RunStatus) -> str:
+def _text(status: RunStatus) -> str:
     return "\n".join(status_lines(status))
 
 
@@ -56,26 +58,26 @@ def _states(status: RunStatus) -> dict[str, str]:
 
 def test_a_run_is_done_when_all_of_its_tasks_are(tmp_path: Path) -> None:
     _run(tmp_path, *TASKS[1:])
-    status = _asked(tmp_path)
+    status = _status(tmp_path)
     assert status.state == "finished"
     assert _states(status) == dict.fromkeys(TASKS, "finished")
-    assert _said(status).startswith(f"run pocket {RUN} is done; it is ")
-    assert "register warns" in _said(status)
+    assert _text(status).startswith(f"run pocket {RUN} is finished; it is ")
+    assert "register warns" in _text(status)
 
 
 def test_a_real_training_is_followed_to_its_end(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heartbeat_module, "_LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat_module, "_MIN_SECONDS_BETWEEN", 0.01)
     session = world.session(tmp_path / "training", "training.checkpoint_every_updates=1")
     write_run_info(str(tmp_path), RUN, {"name": "pocket"})
     with pytest.raises(Preempted), heartbeat("train", str(tmp_path), RUN):
         _stop_after(session, updates=1)
         train(session)
-    stopped = _asked(tmp_path, later=60)
+    stopped = _status(tmp_path, later=60)
     assert stopped.state == "stopped"
-    assert "the task train was stopped: training was asked to stop" in stopped.wrong
-    assert stopped.repair.endswith("; it goes on from update 1")
+    assert "the task train was stopped: training was asked to stop" in stopped.error
+    assert stopped.repair.endswith("; it resumes from update 1")
     progress, checkpoint = stopped.current.progress, stopped.checkpoint
     assert progress is not None
     assert (progress.done, progress.total, progress.unit) == (1, 2, "updates")
@@ -83,18 +85,18 @@ def test_a_real_training_is_followed_to_its_end(
     assert (checkpoint.turn, checkpoint.update) == (1, 1)
     assert checkpoint.bytes > 1000
     assert Path(checkpoint.location).is_dir()
-    assert "update 1, turn 1, 1 min 0" in _said(stopped)
+    assert "update 1, turn 1, 1 min 0" in _text(stopped)
 
     again = world.session(tmp_path / "training", "training.checkpoint_every_updates=1")
     assert again.resume()
     with heartbeat("train", str(tmp_path), RUN):
         train(again)
-    done = _asked(tmp_path)
+    done = _status(tmp_path)
     assert _states(done)["train"] == "finished"
     assert done.checkpoint is not None
     assert done.checkpoint.update == 2
     assert done.state == "waiting"
-    assert "waits for its next task" in _said(done)
+    assert "waits for its next task" in _text(done)
 
 
 def _stop_after(session: TrainingState, *, updates: int) -> None:
@@ -109,20 +111,20 @@ def _stop_after(session: TrainingState, *, updates: int) -> None:
 
 
 def test_progress_says_how_long_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heartbeat_module, "_LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(heartbeat_module, "_MIN_SECONDS_BETWEEN", 0.01)
     told: dict[str, Any] = {"phase": "adversarial training", "done": 30, "total": 120}
     told |= {"unit": "updates", "seconds_each": 20.0, "seconds_left": 1800.0}
     with heartbeat("train", str(tmp_path), RUN):
-        heartbeat_module.progress.publish({**told, "figures": {"reward": 0.25}})
+        heartbeat_module.progress.publish({**told, "metrics": {"reward": 0.25}})
     file = tmp_path / "runs" / RUN / "train" / "task.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"state": "running"}))
-    status = _asked(tmp_path, later=60)
+    status = _status(tmp_path, later=60)
     assert status.state == "running"
-    said = _said(status)
+    said = _text(status)
     assert "adversarial training: 30 of 120 updates (25%), reward 0.25" in said
     assert "20 s each, done in about 29 min" in said
-    assert "last sign   1 min 00 s ago" in said
+    assert "heartbeat   1 min 00 s ago" in said
 
 
 def test_a_task_that_is_silent_is_taken_for_dead(tmp_path: Path) -> None:
@@ -134,12 +136,12 @@ def test_a_task_that_is_silent_is_taken_for_dead(tmp_path: Path) -> None:
     # As SIGKILL leaves it.
     del content["ended"]
     file.write_text(json.dumps(content | {"state": "running"}))
-    assert _asked(tmp_path, later=60).state == "running"
-    status = _asked(tmp_path, later=42 * 60)
-    assert status.state == "silent"
-    assert "the task train has given no sign of life for 42 min" in status.wrong
+    assert _status(tmp_path, later=60).state == "running"
+    status = _status(tmp_path, later=42 * 60)
+    assert status.state == "unresponsive"
+    assert "the task train has sent no heartbeat for 42 min 0" in status.error
     assert "run it again with the same settings and workspace" in status.repair
-    assert "adversarial training: 4 of 9 updates" in _said(status)
+    assert "adversarial training: 4 of 9 updates" in _text(status)
 
 
 def test_a_failure_is_told_with_its_repair(tmp_path: Path) -> None:
@@ -147,10 +149,10 @@ def test_a_failure_is_told_with_its_repair(tmp_path: Path) -> None:
     error = StorageUnavailableError("the server does not answer", repair="start it")
     with pytest.raises(StorageUnavailableError), heartbeat("train", str(tmp_path), RUN):
         raise error
-    status = _asked(tmp_path)
+    status = _status(tmp_path)
     assert (status.state, status.repair) == ("failed", "start it")
-    said = _said(status)
-    assert "wrong: the task train failed: the server does not answer\n  repair: start it" in said
+    said = _text(status)
+    assert "error: the task train failed: the server does not answer\n  repair: start it" in said
 
 
 def test_the_launchers_word_counts_when_its_job_came_to_an_end(tmp_path: Path) -> None:
@@ -163,36 +165,36 @@ def test_the_launchers_word_counts_when_its_job_came_to_an_end(tmp_path: Path) -
         logger.info("job-1: running, 1 of 2 pods run", extra=note)
         with pytest.raises(Preempted), heartbeat("pretrain-reward", workspace, RUN):
             raise Preempted("asked to stop")
-        between = _asked(tmp_path)
+        between = _status(tmp_path)
         raise StorageUnavailableError("the job failed", repair="look at it")
     assert between.state == "running"
-    status = _asked(tmp_path)
+    status = _status(tmp_path)
     assert [task.task for task in status.tasks] == ["pretrain-reward"]
-    assert status.current.wrong == "the job failed"
+    assert status.current.error == "the job failed"
     assert status.current.job == "job-1: running, 1 of 2 pods run"
 
 
 def test_alarms_stand_out(tmp_path: Path) -> None:
     with heartbeat("train", str(tmp_path), RUN):
         logger.warning("the reward looks hacked\nat update 3", extra=event("alarm_raised"))
-    assert "train: ALARM: the reward looks hacked; at update 3" in _said(_asked(tmp_path))
+    assert "train: ALARM: the reward looks hacked; at update 3" in _text(_status(tmp_path))
 
 
 def test_a_run_that_stands_still_between_two_tasks_is_wrong(tmp_path: Path) -> None:
     _run(tmp_path, "reference-images")
-    assert _asked(tmp_path, later=120).state == "waiting"
-    status = _asked(tmp_path, later=7200)
-    assert status.state == "silent"
-    assert "nothing has begun since the task reference-images ended 2 h ago" in status.wrong
+    assert _status(tmp_path, later=120).state == "waiting"
+    status = _status(tmp_path, later=7200)
+    assert status.state == "unresponsive"
+    assert "no task has started since reference-images ended 2 h 00 min ago" in status.error
 
 
 def test_of_several_runs_of_a_workspace_the_last_one_is_meant(tmp_path: Path) -> None:
     _run(tmp_path, "train", run="a" * 32)
     _run(tmp_path, "train", run="b" * 32)
-    status = _asked(tmp_path)
+    status = _status(tmp_path)
     assert status.run == "b" * 32
-    assert status.others == ("a" * 32,)
-    assert "other runs  " + "a" * 32 in _said(status)
+    assert status.other_runs == ("a" * 32,)
+    assert "other runs  " + "a" * 32 in _text(status)
 
 
 def test_a_workspace_may_be_seen_at_another_place(tmp_path: Path) -> None:
@@ -205,7 +207,7 @@ def test_a_workspace_may_be_seen_at_another_place(tmp_path: Path) -> None:
     saved.mkdir(parents=True)
     (saved / "commit.json").write_text("{}")
     there.rename(here)
-    checkpoint = _asked(here).checkpoint
+    checkpoint = _status(here).checkpoint
     assert checkpoint is not None
     assert checkpoint.location == f"{here}/training/1/checkpoints/turn-00000003"
 
@@ -218,7 +220,7 @@ def test_a_kept_rollout_is_taken_for_no_checkpoint(tmp_path: Path) -> None:
     kept = place / "non-finite" / "rollout-00000004-rank-0"
     kept.mkdir(parents=True)
     (kept / "commit.json").write_text("{}")
-    assert _asked(tmp_path).checkpoint is None
+    assert _status(tmp_path).checkpoint is None
 
 
 def test_a_file_that_is_not_ours_is_left_out(tmp_path: Path) -> None:
@@ -227,7 +229,7 @@ def test_a_file_that_is_not_ours_is_left_out(tmp_path: Path) -> None:
         file = tmp_path / "runs" / RUN / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(text)
-    assert _states(_asked(tmp_path))["evaluate"] == "pending"
+    assert _states(_status(tmp_path))["evaluate"] == "pending"
 
 
 _AT = "2026-01-01T00:00:00+00:00"
@@ -239,8 +241,8 @@ _AT = "2026-01-01T00:00:00+00:00"
         {"role": "friend"},
         {"state": "asleep"},
         {"started": None},
-        {"beat": "2026-01-01"},
-        {"beat": "2026-01-01T00:00:00"},
+        {"heartbeat_at": "2026-01-01"},
+        {"heartbeat_at": "2026-01-01T00:00:00"},
         {"warnings": [{"at": _AT, "text": ["x"]}]},
         {"warnings": {}},
         {"checkpoint": {"turn": 1}},
@@ -249,7 +251,7 @@ _AT = "2026-01-01T00:00:00+00:00"
         {"progress": {"phase": None}},
         {"progress": {"done": "1"}},
         {"progress": {"seconds_left": 10**400}},
-        {"progress": {"figures": {"reward": "high"}}},
+        {"progress": {"metrics": {"reward": "high"}}},
     ],
 )
 def test_a_sign_of_another_shape_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
@@ -257,23 +259,23 @@ def test_a_sign_of_another_shape_is_left_out(tmp_path: Path, change: dict[str, A
     file = tmp_path / "runs" / RUN / "evaluate" / "task.json"
     progress = {
         "phase": "x", "done": 1, "total": 2, "unit": "images", "at": _AT,
-        "seconds_each": None, "seconds_left": None, "figures": {},
+        "seconds_each": None, "seconds_left": None, "metrics": {},
     }  # fmt: skip
     content = json.loads(file.read_text()) | {"progress": progress}
     file.write_text(json.dumps(content))
-    assert _states(_asked(tmp_path))["evaluate"] == "finished"
+    assert _states(_status(tmp_path))["evaluate"] == "finished"
     if "progress" in change:
         change = {"progress": progress | change["progress"]}
     file.write_text(json.dumps(content | change))
-    status = _asked(tmp_path)
+    status = _status(tmp_path)
     assert _states(status) | {"evaluate": "pending"} == _states(status)
-    assert _said(status)
+    assert _text(status)
 
 
 def test_what_a_run_says_of_itself_in_another_shape_is_left_out(tmp_path: Path) -> None:
     _run(tmp_path, "train")
     (tmp_path / "runs" / RUN / "run.json").write_text('{"name": "pocket"}')
-    status = _asked(tmp_path)
+    status = _status(tmp_path)
     assert _states(status) == {"train": "finished"}
     assert status.name == ""
 
@@ -283,9 +285,9 @@ def test_checkpoints_are_looked_for_in_the_workspace_alone(tmp_path: Path, place
     with heartbeat("train", str(tmp_path), RUN):
         facts = {"update": 2, "turn": 3, "place": place}
         logger.info("saved", extra=event("checkpoint_saved", **facts))
-    status = _asked(tmp_path)
+    status = _status(tmp_path)
     assert status.checkpoint is None
-    assert status.not_read == (f"checkpoints: {place} lies outside of {tmp_path}",)
+    assert status.unavailable == (f"checkpoints: {place} is not in {tmp_path}",)
 
 
 @pytest.fixture
@@ -316,7 +318,7 @@ def test_a_run_is_found_by_id_name_or_the_id_of_one_of_its_tasks(
         assert status.page.endswith(f"/runs/{run}")
         assert _states(status)["evaluate"] == "finished"
         assert _states(status)["train"] == "pending"
-    of_workspace = _asked(tmp_path / "workspace", tracking_uri=stores.tracking_uri)
+    of_workspace = _status(tmp_path / "workspace", tracking_uri=stores.tracking_uri)
     assert of_workspace.run == run
     end_parent_run(run, tracking_uri=stores.tracking_uri, succeeded=True)
     assert run_status(run, tracking_uri=stores.tracking_uri).state == "finished"
@@ -330,7 +332,7 @@ def test_mlflow_alone_says_why_a_task_failed(
         raise ConfigError("seed=x is no number", repair="write a number")
     status = run_status(run, tracking_uri=stores.tracking_uri)
     assert status.state == "failed"
-    assert status.wrong == "the task register failed: seed=x is no number"
+    assert status.error == "the task register failed: seed=x is no number"
     assert status.repair == "write a number"
 
 
@@ -349,14 +351,14 @@ def test_a_task_that_failed_and_then_succeeds_is_no_longer_said_to_have_failed(
     with pytest.raises(ZeroDivisionError), tracked_task("register", run):
         raise ZeroDivisionError
     status = run_status(run, tracking_uri=stores.tracking_uri)
-    assert status.wrong == "the task register failed: the log of the task says why"
+    assert status.error == "the task register failed: see the log of the task"
 
 
 def test_a_name_that_several_runs_have_is_refused_with_their_ids(
     stores: EmbeddedServers, parent: Callable[[str], str]
 ) -> None:
     ids = [parent("twice"), parent("twice")]
-    with pytest.raises(ConfigError, match="2 runs have the name 'twice'") as refused:
+    with pytest.raises(ConfigError, match="2 runs are called 'twice'") as refused:
         run_status("twice", tracking_uri=stores.tracking_uri)
     assert all(run in str(refused.value) for run in ids)
 
@@ -373,16 +375,16 @@ def test_an_id_that_no_run_has_is_refused(stores: EmbeddedServers) -> None:
 
 
 def test_without_mlflow_a_name_is_refused_and_a_workspace_is_enough(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no MLflow server"):
+    with pytest.raises(ConfigError, match="without an MLflow server"):
         run_status("pocket", tracking_uri="")
-    with pytest.raises(ConfigError, match="no run left a sign of life in"):
-        _asked(tmp_path)
+    with pytest.raises(ConfigError, match="there is no heartbeat of a run in"):
+        _status(tmp_path)
     _run(tmp_path, "train")
     dead = "http://127.0.0.1:9"
-    status = _asked(tmp_path, tracking_uri=dead)
+    status = _status(tmp_path, tracking_uri=dead)
     assert _states(status)["train"] == "finished"
-    assert status.not_read[0].startswith(f"MLflow: cannot find the run {RUN}")
-    assert "not read\n  MLflow: " in _said(status)
+    assert status.unavailable[0].startswith(f"MLflow: cannot find the run {RUN}")
+    assert "not available\n  MLflow: " in _text(status)
     with pytest.raises(TrackingError, match=dead):
         run_status("pocket", tracking_uri=dead)
 
@@ -403,7 +405,7 @@ def test_without_the_workspace_mlflow_is_enough(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     status = run_status(run, tracking_uri=stores.tracking_uri)
     assert _states(status)["train"] == "finished"
-    assert status.not_read[0].startswith("the workspace: cannot list s3://advgrpo/away")
+    assert status.unavailable[0].startswith("the workspace: cannot list s3://advgrpo/away")
 
 
 def test_the_command_prints_words_or_json(tmp_path: Path) -> None:
@@ -416,7 +418,7 @@ def test_the_command_prints_words_or_json(tmp_path: Path) -> None:
     told = json.loads(printed.output)
     assert told["run"] == RUN
     assert told["state"] == "waiting"
-    assert [task["task"] for task in told["tasks"]] == list(TASKS)
+    assert [task["task"] for task in told["tasks"]] == TASKS
 
 
 def test_looking_loads_no_torch() -> None:
