@@ -1,4 +1,4 @@
-"""`advgrpo status`: how a run is, told without a way to its cluster."""
+"""The command `advgrpo status`, which needs no access to the cluster."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ def status(
     run: Run,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say how a run is: task, progress, last checkpoint, what is wrong and what to do."""
+    """Print the status of a run: task, progress, last checkpoint, error and repair."""
     import json
     import os
     from dataclasses import asdict

@@ -90,7 +90,7 @@ class Three(ProcessGroup):
 
     def __init__(self, others: list[float]) -> None:
         super().__init__()
-        self.count, self._others = 3, others
+        self.world_size, self._others = 3, others
 
     def gather(self, values):  # noqa: ANN001 - as in Ranks
         import torch
