@@ -56,8 +56,8 @@ def validate_reference_images(
 ) -> None:
     """Check every file of a reference image set against a run's settings."""
     from advgrpo.config import resolve
-    from advgrpo.tasks.reference_images import inspect
+    from advgrpo.reference_images.opening import inspect_set
 
-    report = inspect(location, resolve(preset, overrides), test=test)
-    print(report.in_words())
+    report = inspect_set(location, resolve(preset, overrides), "test" if test else "train")
+    print(report)
     report.validated()

@@ -101,12 +101,13 @@ class TrainingSettings(Section):
         )
 
     def cache_relevant(self) -> Self:
-        """Leave out what changes no number: a run goes on where it was when that is changed."""
+        """Return the settings that the numbers depend on; a run resumes if others change."""
         defaults = {
             name: TrainingConfig.model_fields[name].default
             for name in ("hangs", "memory_check", "non_finite")
         }
-        return self.model_copy(update={"training": self.training.model_copy(update=defaults)})
+        training = self.training.model_copy(update=defaults)
+        return without_prompt_files(self.model_copy(update={"training": training}))
 
 
 def without_prompt_files(settings: S) -> S:

@@ -1,4 +1,4 @@
-"""Where drawn images are kept: a local folder, or an object store."""
+"""Stores for reference images that are being generated: a local folder, or archives on S3."""
 
 import hashlib
 import tarfile
@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from advgrpo.errors import StorageError
 from advgrpo.reference_images.journal import (
     Journal,
-    find_drawn,
-    journaled,
+    read_journals,
     refuse_changes,
     remove_journals,
+    resume_folder,
 )
 from advgrpo.reference_images.manifest import (
     MANIFEST_FILE,
@@ -28,7 +28,7 @@ from advgrpo.reference_images.manifest import (
     write_manifest,
     write_provenance,
 )
-from advgrpo.storage import delete, join, list_files, read_bytes, write_bytes
+from advgrpo.storage import delete, is_local, join, list_files, read_bytes, write_bytes
 from advgrpo.storage.base import PARTIAL_PREFIX
 from advgrpo.storage.local import disk_errors
 
@@ -37,38 +37,50 @@ PART_PREFIX, PART_SUFFIX = "part-", ".tar"
 
 @runtime_checkable
 class ImageStore(Protocol):
-    """Keeps a set while it is drawn. `find` and `complete` are the first worker's alone."""
+    """Storage of an incomplete set; `resume` and `complete` are for the first worker alone."""
 
     batches_per_lease: int
-    """How many batches are kept together: what an interruption may lose."""
+    """Batches that are saved together, and that an interruption may lose."""
 
-    def find(self, names: Collection[str]) -> dict[str, str]:
-        """Find what a former run kept: file name -> SHA-256."""
+    def resume(self, names: Collection[str]) -> dict[str, str]:
+        """Return what an earlier run saved, after removing partial files: file name -> SHA-256."""
         ...
 
     def open(self, worker: int) -> ExitStack:
-        """Prepare to keep images, in a context."""
+        """Return a context in which a worker can save images."""
         ...
 
-    def keep(self, files: Mapping[str, bytes]) -> None:
-        """Keep images, by file name."""
+    def save(self, files: Mapping[str, bytes]) -> None:
+        """Save images, by file name."""
         ...
 
-    def kept(self) -> dict[str, str]:
-        """List what all workers kept: file name -> SHA-256."""
+    def hashes(self) -> dict[str, str]:
+        """Return the images that all workers saved: file name -> SHA-256."""
         ...
 
     def complete(self, files: Mapping[str, tuple[str, ...]], provenance: Provenance) -> None:
-        """Write what makes it a set."""
+        """Write the manifest and the provenance, which turn the images into a set."""
         ...
 
 
-class FolderShelf:
-    """A local folder, one file an image, with a journal while it is half made.
+def open_image_store(location: str | Path, origin: Origin) -> ImageStore:
+    """Return the store for a location.
 
     Args:
-        folder: The set.
-        origin: What draws it.
+        location: A local folder, shared by all workers, or an `s3://` location.
+        origin: Source and settings of the set.
+    """
+    if isinstance(location, Path) or is_local(location):
+        return FolderImageStore(Path(location), origin)
+    return ArchivedImageStore(location, origin)
+
+
+class FolderImageStore:
+    """A local folder with one file per image, and a journal until the set is complete.
+
+    Args:
+        folder: Folder of the set.
+        origin: Source and settings of the set.
     """
 
     batches_per_lease = 1
@@ -77,9 +89,9 @@ class FolderShelf:
         self._folder, self._origin = folder, origin
         self._journal: Journal | None = None
 
-    def find(self, names: Collection[str]) -> dict[str, str]:
-        """Find what is whole; see `find_drawn`."""
-        return find_drawn(self._folder, self._origin, names)
+    def resume(self, names: Collection[str]) -> dict[str, str]:
+        """Return the files with the recorded content; see `resume_folder`."""
+        return resume_folder(self._folder, self._origin, names)
 
     def open(self, worker: int) -> ExitStack:
         """Open this worker's journal."""
@@ -87,26 +99,26 @@ class FolderShelf:
         self._journal = stack.enter_context(Journal(self._folder, self._origin, worker))
         return stack
 
-    def keep(self, files: Mapping[str, bytes]) -> None:
+    def save(self, files: Mapping[str, bytes]) -> None:
         """Write images, then their hashes."""
         assert self._journal is not None
         for name, data in files.items():
             _replace_file(self._folder / name, data)
         self._journal.add({name: sha256_of(data) for name, data in files.items()})
 
-    def kept(self) -> dict[str, str]:
+    def hashes(self) -> dict[str, str]:
         """Read all journals."""
-        return journaled(self._folder)
+        return read_journals(self._folder)
 
     def complete(self, files: Mapping[str, tuple[str, ...]], provenance: Provenance) -> None:
-        """Write both lists; the manifest comes last."""
+        """Write both lists, the manifest last: its presence marks the set as complete."""
         write_provenance(self._folder, provenance)
         write_manifest(self._folder, files)
         remove_journals(self._folder)
 
 
 class _Part(BaseModel):
-    """What an archive holds; written after it, so that a half-written one counts for nothing."""
+    """List of an archive's files; written after the archive, so a partial one is ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -114,45 +126,45 @@ class _Part(BaseModel):
     files: dict[str, str]
 
 
-class PackedShelf:
-    """An object store, which takes as long for a small object as for one of a megabyte.
+class ArchivedImageStore:
+    """Archives of a few batches each in an object store, whose requests cost more than bytes.
 
-    Images lie in archives of some batches each, so a worker's disk holds nothing of them.
+    No image is written to the worker's disk.
 
     Args:
-        location: Where the archives go.
-        origin: What draws the set.
-        batches_per_lease: Batches of an archive.
+        location: `s3://` location of the archives.
+        origin: Source and settings of the set.
+        batches_per_lease: Batches per archive.
     """
 
     def __init__(self, location: str, origin: Origin, *, batches_per_lease: int = 8) -> None:
         self.batches_per_lease = batches_per_lease
         self._location, self._origin = location, origin
 
-    def find(self, names: Collection[str]) -> dict[str, str]:
-        """Read what each archive holds, and delete those that were not written whole."""
+    def resume(self, names: Collection[str]) -> dict[str, str]:
+        """Read the lists of all archives, and delete archives without one."""
         present = set(list_files(self._location))
         for name in present:
             listing = f"{name.removesuffix(PART_SUFFIX)}.json"
             if name.endswith(PART_SUFFIX) and listing not in present:
                 delete(join(self._location, name))
-        return {name: sha256 for name, sha256 in self.kept().items() if name in names}
+        return {name: sha256 for name, sha256 in self.hashes().items() if name in names}
 
-    def open(self, worker: int) -> ExitStack:  # noqa: ARG002 - all workers do alike
-        """Nothing has to be prepared."""
+    def open(self, worker: int) -> ExitStack:  # noqa: ARG002 - names are random
+        """Return an empty context."""
         return ExitStack()
 
-    def keep(self, files: Mapping[str, bytes]) -> None:
-        """Write an archive, then what it holds."""
+    def save(self, files: Mapping[str, bytes]) -> None:
+        """Write an archive, then its list."""
         self._write(f"{PART_PREFIX}{uuid.uuid4().hex}", files)
 
-    def kept(self) -> dict[str, str]:
-        """Read what all archives hold."""
-        kept: dict[str, str] = {}
+    def hashes(self) -> dict[str, str]:
+        """Read the lists of all archives."""
+        hashes: dict[str, str] = {}
         for name in list_files(self._location):
             if name.startswith(PART_PREFIX) and name.endswith(".json"):
-                kept |= self._read(name).files
-        return kept
+                hashes |= self._read(name).files
+        return hashes
 
     def complete(self, files: Mapping[str, tuple[str, ...]], provenance: Provenance) -> None:
         """Write both lists as one more archive."""
@@ -180,20 +192,20 @@ class PackedShelf:
         except ValidationError as error:
             raise StorageError(
                 f"{where} is damaged: {error.errors()[0]['msg']}",
-                repair="delete it where it lies; what it lists is drawn again",
+                repair=f"delete {where}; the images that it lists are generated again",
             ) from error
         refuse_changes(self._location, part.origin, self._origin)
         return part
 
 
 def sha256_of(data: bytes) -> str:
-    """Hash a content, in hexadecimal."""
+    """Return the SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def _replace_file(path: Path, data: bytes) -> None:
-    # Unlike storage.write_bytes, no wait for the disk: after a power cut, the journal's hashes find
-    # a file that did not arrive, and it is drawn again.
+    # Unlike storage.write_bytes, without fsync: after a power failure, a file whose content is not
+    # that of the journal is generated again.
     partial = path.with_name(f"{PARTIAL_PREFIX}{path.name}")
     with disk_errors("write", path):
         try:

@@ -1,4 +1,4 @@
-"""Make a reference image set of a folder of pictures that serve any prompt."""
+"""Import of a folder of pictures as reference images that serve any prompt."""
 
 import hashlib
 import os
@@ -14,12 +14,13 @@ from torch import Tensor
 from advgrpo import __version__
 from advgrpo.config.reference_images import FolderSource
 from advgrpo.data.images import decode_image, encode_png
+from advgrpo.data.prompts import Split
 from advgrpo.errors import ReferenceImageError, StorageError
 from advgrpo.models.backbones.preprocessing import resize
 from advgrpo.reference_images.checks import Problem, ProblemKind, extra_files, repeated_content
-from advgrpo.reference_images.image_set import ReferenceImageReport
-from advgrpo.reference_images.image_store import ImageStore, sha256_of
+from advgrpo.reference_images.image_store import open_image_store, sha256_of
 from advgrpo.reference_images.manifest import Origin, Provenance
+from advgrpo.reference_images.report import ReferenceImageReport
 from advgrpo.reference_images.shared_images import ANY_PROMPT, is_test_image
 from advgrpo.storage import file_sha256, storage_for
 from advgrpo.storage.local import disk_errors
@@ -29,27 +30,27 @@ _LEAST_TEST_IMAGES = 2
 
 
 class _WrongSizeError(ValueError):
-    """A picture of a size that may not be changed to the one asked for."""
+    """A picture that cannot be brought to the requested size."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """What was found in a file of the folder."""
+    """A file of the folder, after its check."""
 
     name: str
     sha256: str = ""
-    """Of the image that is made of it, as PNG; empty if none can be made."""
+    """SHA-256 of the resulting PNG; empty if the picture cannot be used."""
 
     problem: Problem | None = None
 
     @property
     def image_name(self) -> str:
-        """Name of the image in the set."""
+        """File name in the set, which follows from the content."""
         return f"{self.sha256[:32]}.png"
 
 
 def folder_digest(folder: Path) -> str:
-    """Hash names and contents of the pictures of a folder.
+    """Return a digest of the names and contents of a folder's pictures.
 
     Raises:
         ReferenceImageError: If there are none.
@@ -65,7 +66,7 @@ def folder_digest(folder: Path) -> str:
 
 
 def origin_of(source: FolderSource, digest: str, resolution_pixels: int) -> Origin:
-    """Say what the images of a set made of a folder have in common."""
+    """Return the origin of a set that is imported from a folder."""
     settings = {"type": source.type, "fit": source.fit, "test_fraction": source.test_fraction}
     return Origin(
         source={**settings, "folder": digest}, seed=0, resolution_pixels=resolution_pixels
@@ -73,61 +74,58 @@ def origin_of(source: FolderSource, digest: str, resolution_pixels: int) -> Orig
 
 
 def import_folder(
-    folder: Path,
-    source: FolderSource,
-    origin: Origin,
-    shelf: ImageStore,
-    part: Literal["train", "test"],
+    folder: Path, source: FolderSource, origin: Origin, location: str | Path, split: Split
 ) -> None:
-    """Make one of the two sets of a folder, or what is left of it.
+    """Import the pictures of one of the two splits, resuming an interrupted import.
 
     Args:
         folder: The pictures.
         source: The settings.
-        origin: What `origin_of` says.
-        shelf: Where the set goes.
-        part: The set for training or the one for testing.
+        origin: Result of `origin_of`.
+        location: Folder or `s3://` location of the set.
+        split: Pictures to train on, or those that only evaluations use.
 
     Raises:
         ReferenceImageError: If a picture cannot be used, or there are too few. Counts all problems
             and lists the first dozen.
         StorageError: If the folder cannot be read or the set not be written.
     """
-    pixels = origin.resolution_pixels
+    store, pixels = open_image_store(location, origin), origin.resolution_pixels
     pictures = check_pictures(folder, source, pixels)
     for_test = [is_test_image(p.sha256, source.test_fraction) for p in pictures]
     if sum(for_test) < _LEAST_TEST_IMAGES or all(for_test):
         raise ReferenceImageError(
-            f"of the {len(pictures)} pictures in {folder}, {sum(for_test)} are for testing "
-            f"(reference_images.source.test_fraction={source.test_fraction:g}); at least "
+            f"reference_images.source.test_fraction={source.test_fraction:g}: of the "
+            f"{len(pictures)} pictures in {folder}, {sum(for_test)} are for testing; at least "
             f"{_LEAST_TEST_IMAGES} are needed, and one to train on",
-            repair="put more pictures into the folder, or change the fraction",
+            repair="add pictures to the folder, or change the fraction",
         )
     wanted = {
         picture.image_name: picture
         for picture, is_test in zip(pictures, for_test, strict=True)
-        if is_test == (part == "test")
+        if is_test == (split == "test")
     }
-    there = shelf.find(wanted)
+    saved = store.resume(wanted)
     progress = Progress("reference images", len(wanted), "images")
-    progress.resume_at(len(there))
-    with shelf.open(0):
-        for batch in _batches(wanted, there, shelf.batches_per_lease * 8):
-            shelf.keep({n: _png(folder / p.name, source, pixels) for n, p in batch.items()})
+    progress.resume_at(len(saved))
+    with store.open(0):
+        for batch in _batches(wanted, saved, store.batches_per_lease * 8):
+            store.save({n: _png(folder / p.name, source, pixels) for n, p in batch.items()})
             progress.advance(len(batch))
     provenance = Provenance(
         **origin.model_dump(),
         advgrpo_version=__version__,
         files={name: picture.sha256 for name, picture in wanted.items()},
     )
-    shelf.complete({ANY_PROMPT: tuple(sorted(wanted))}, provenance)
+    store.complete({ANY_PROMPT: tuple(sorted(wanted))}, provenance)
 
 
 def check_pictures(folder: Path, source: FolderSource, pixels: int) -> list[Picture]:
-    """Look at every picture of a folder.
+    """Check every picture of a folder.
 
     Raises:
-        ReferenceImageError: If one cannot be used. Counts all problems and lists the first dozen.
+        ReferenceImageError: If a picture cannot be used. Counts all problems and lists the first
+            dozen.
     """
     names = _pictures_in(folder)
     progress = Progress("checking style images", len(names), "images")
@@ -141,9 +139,9 @@ def check_pictures(folder: Path, source: FolderSource, pixels: int) -> list[Pict
     report = ReferenceImageReport(folder, 0, len(pictures), tuple(problems), None)
     if problems:
         raise ReferenceImageError(
-            f"pictures in {folder} cannot be used: {report.problems_in_words()}",
-            repair="take them out or put them right; reference_images.source.fit says which sizes "
-            "are taken. Nothing is substituted",
+            f"pictures in {folder} cannot be used: {report.describe_problems()}",
+            repair="remove or replace them, or set reference_images.source.fit=crop to accept "
+            "larger ones",
         )
     return pictures
 
@@ -151,7 +149,7 @@ def check_pictures(folder: Path, source: FolderSource, pixels: int) -> list[Pict
 def fitted(
     image: Float[Tensor, "3 height width"], fit: Literal["exact", "crop"], pixels: int
 ) -> Float[Tensor, "3 side side"]:
-    """Bring an image to a size, as far as the settings allow.
+    """Return an image in the requested size.
 
     Args:
         image: RGB in [0, 1].
@@ -159,7 +157,8 @@ def fitted(
         pixels: Height and width.
 
     Raises:
-        ValueError: If they do not allow it; to be put after the name of the file.
+        ValueError: If the image is too small, or `fit` is `exact` and its size differs. The
+            message continues a sentence that starts with the file's name.
     """
     height, width = image.shape[1:]
     side = min(height, width)
@@ -191,8 +190,8 @@ def _png(path: Path, source: FolderSource, pixels: int) -> bytes:
 
 
 def _batches(
-    wanted: Mapping[str, Picture], there: Mapping[str, str], size: int
+    wanted: Mapping[str, Picture], saved: Mapping[str, str], size: int
 ) -> Iterator[dict[str, Picture]]:
-    missing = [(name, picture) for name, picture in wanted.items() if name not in there]
+    missing = [(name, picture) for name, picture in wanted.items() if name not in saved]
     for start in range(0, len(missing), size):
         yield dict(missing[start : start + size])

@@ -1,6 +1,6 @@
-"""What a half-made folder of reference images holds already, so that drawing can go on from there.
+"""Journals of an incomplete folder of reference images, from which generation resumes.
 
-Each worker appends to a journal of its own; the first one reads them all.
+Each worker appends to its own journal; the first worker reads them all.
 """
 
 import hashlib
@@ -22,64 +22,64 @@ from advgrpo.storage.local import disk_errors
 from advgrpo.strict_json import load_json
 
 JOURNAL_FILE = "journal.jsonl"
-"""First the set's origin, then one `[file name, SHA-256]` a line; gone once the set is complete."""
+"""The set's origin, then one `[file name, SHA-256]` per line; deleted when the set is complete."""
 
 _ALL_JOURNALS = "journal*.jsonl"
 
 
-def find_drawn(folder: Path, origin: Origin, names: Collection[str]) -> dict[str, str]:
-    """Find what former workers drew, and clear away what they left half written.
+def resume_folder(folder: Path, origin: Origin, names: Collection[str]) -> dict[str, str]:
+    """Return the images that earlier workers wrote, after removing partial files.
 
     Args:
-        folder: The set, half made, complete or not begun; becomes one with a single journal.
-        origin: What draws it now.
-        names: The files that it shall have.
+        folder: The set: empty, incomplete or complete. All journals are merged into one.
+        origin: Source and settings of the set now.
+        names: All files of the set.
 
     Returns:
-        Name -> hash of each file that is whole.
+        File name -> SHA-256 of each file whose content is the recorded one.
 
     Raises:
-        ReferenceImageError: If the folder holds images of another origin or for other prompts.
+        ReferenceImageError: If the folder holds images of another origin or of other prompts.
         StorageError: If the folder cannot be read or written.
     """
     with disk_errors("write", folder):
         folder.mkdir(parents=True, exist_ok=True)
         for partial in folder.glob(f"{PARTIAL_PREFIX}*"):
             partial.unlink()
-    recorded = _recorded(folder, origin)
+    recorded = _read_recorded(folder, origin)
     _refuse_others(folder, names)
-    whole = _whole(folder, recorded)
+    intact = _select_intact(folder, recorded)
     main = folder / JOURNAL_FILE
-    lines = [origin.model_dump_json(), *map(json.dumps, whole.items())]
+    lines = [origin.model_dump_json(), *map(json.dumps, intact.items())]
     write_bytes(str(main), "".join(f"{line}\n" for line in lines).encode())
     for path in folder.glob(_ALL_JOURNALS):
         if path != main:
             path.unlink()
-    return whole
+    return intact
 
 
-def journaled(folder: Path) -> dict[str, str]:
-    """Read what all workers recorded: file name -> hash of its content."""
+def read_journals(folder: Path) -> dict[str, str]:
+    """Return what all workers recorded: file name -> SHA-256."""
     recorded: dict[str, str] = {}
     for path in sorted(folder.glob(_ALL_JOURNALS)):
         with disk_errors("read", path):
-            recorded |= _entries(path.read_bytes().partition(b"\n")[2])
+            recorded |= _parse_entries(path.read_bytes().partition(b"\n")[2])
     return recorded
 
 
 def remove_journals(folder: Path) -> None:
-    """Delete the journals of a set that is complete."""
+    """Delete the journals of a complete set."""
     for path in folder.glob(_ALL_JOURNALS):
         with disk_errors("delete", path):
             path.unlink()
 
 
 class Journal:
-    """Where a worker records what it drew; a context.
+    """Record of the images of one worker; a context manager.
 
     Args:
-        folder: The set, which `find_drawn` prepared.
-        origin: What draws it.
+        folder: The set, after `resume_folder`.
+        origin: Source and settings of the set.
         worker: Number of the worker.
 
     Raises:
@@ -102,12 +102,12 @@ class Journal:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # Closing writes what a full disk did not take before.
+        # Closing flushes the buffer, which fails on a full disk.
         with disk_errors("write", self._path):
             self._file.close()
 
     def add(self, sha256: Mapping[str, str]) -> None:
-        """Record files that were written.
+        """Record written files.
 
         Raises:
             StorageFullError: If the disk is full.
@@ -117,7 +117,7 @@ class Journal:
             self._file.flush()
 
 
-def _recorded(folder: Path, origin: Origin) -> dict[str, str]:
+def _read_recorded(folder: Path, origin: Origin) -> dict[str, str]:
     recorded: dict[str, str] = {}
     complete = read_provenance(folder)
     if complete is not None:
@@ -131,13 +131,13 @@ def _recorded(folder: Path, origin: Origin) -> dict[str, str]:
         except ValidationError as error:
             raise ReferenceImageError(
                 f"{path} is damaged: {error.errors()[0]['msg']}",
-                repair="draw into another folder, or delete this one",
+                repair="generate into another folder, or delete this one",
             ) from error
-        recorded |= _entries(rest)
+        recorded |= _parse_entries(rest)
     return recorded
 
 
-def _entries(lines: bytes) -> dict[str, str]:
+def _parse_entries(lines: bytes) -> dict[str, str]:
     entries: dict[str, str] = {}
     for line in lines.splitlines():
         try:
@@ -148,16 +148,16 @@ def _entries(lines: bytes) -> dict[str, str]:
             case [str(name), str(sha256)]:
                 entries[name] = sha256
             case _:
-                # Damaged by a full disk or a power cut; its file is drawn again.
+                # Damaged by a full disk or a power failure; the image is generated again.
                 continue
     return entries
 
 
 def refuse_changes(where: str, former: Origin, now: Origin) -> None:
-    """Refuse to go on with a set that was begun with other settings.
+    """Raise an error if a set cannot be resumed because its settings changed.
 
     Raises:
-        ReferenceImageError: Names each change.
+        ReferenceImageError: If so. Names each change.
     """
     before, after = _flat(former), _flat(now)
     changed = [
@@ -167,9 +167,9 @@ def refuse_changes(where: str, former: Origin, now: Origin) -> None:
     ]
     if changed:
         raise ReferenceImageError(
-            f"{where} holds reference images that were drawn with other settings: "
+            f"{where} holds reference images that were generated with other settings: "
             + "; ".join(changed),
-            repair="draw into another folder, delete this one, or go back to the former settings",
+            repair="generate into another folder, delete this one, or restore the settings",
         )
 
 
@@ -182,19 +182,19 @@ def _refuse_others(folder: Path, names: Collection[str]) -> None:
     others = extra_files(list_files(str(folder)), names)
     if others:
         raise ReferenceImageError(
-            f"{folder} holds {len(others)} images of prompts or variations, or in a format, that "
-            f"are not asked for now, for instance {others[0]}",
-            repair="draw into another folder, delete this one, or go back to the former prompts, "
-            "images_per_prompt and file_format; more prompts or images can be added to a set",
+            f"{folder} holds {len(others)} images of other prompts, variations or formats than the "
+            f"settings name, for instance {others[0]}",
+            repair="generate into another folder, delete this one, or restore the prompts, "
+            "images_per_prompt and file_format; a set can grow, but not shrink",
         )
 
 
-def _whole(folder: Path, recorded: Mapping[str, str]) -> dict[str, str]:
+def _select_intact(folder: Path, recorded: Mapping[str, str]) -> dict[str, str]:
     with ThreadPoolExecutor() as pool:
-        whole = pool.map(lambda item: _is_whole(folder / item[0], item[1]), recorded.items())
-    return {name: recorded[name] for name, kept in zip(recorded, whole, strict=True) if kept}
+        results = pool.map(lambda item: _is_intact(folder / item[0], item[1]), recorded.items())
+    return {name: recorded[name] for name, ok in zip(recorded, results, strict=True) if ok}
 
 
-def _is_whole(path: Path, sha256: str) -> bool:
+def _is_intact(path: Path, sha256: str) -> bool:
     with disk_errors("read", path):
         return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256

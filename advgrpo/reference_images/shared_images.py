@@ -1,8 +1,8 @@
-"""Reference images that serve any prompt: how they are validated, split and dealt to prompts.
+"""Reference images that serve any prompt: validation, split and assignment to prompts.
 
-Such a set's manifest has one key, the empty text, which no prompt can be. What trains and measures
-asks for the images of a prompt, so they are dealt: to each training prompt all that train, to each
-prompt that measures some of its own, so that no image is counted twice.
+The manifest of such a set has one key, the empty text, which is not a valid prompt. Training and
+evaluation look up images by prompt, so images are assigned: all images for training to every
+training prompt, and disjoint images to the prompts for metrics, so that none counts twice.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from advgrpo.algorithm.seeds import seed_for
 from advgrpo.data.splits import split_prompts
 from advgrpo.errors import ConfigError, ReferenceImageError
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_images.image_set import ReferenceImageReport, inspect_reference_images
+from advgrpo.reference_images.image_set import inspect_reference_images
+from advgrpo.reference_images.report import ReferenceImageReport
 
 ANY_PROMPT = ""
 
@@ -25,58 +26,59 @@ def inspect_shared_images(folder: Path, *, resolution_pixels: int) -> ReferenceI
 
 
 def is_test_image(sha256: str, fraction: float) -> bool:
-    """Tell whether only the evaluation measures against an image, by its content alone."""
+    """Return whether an image is for the evaluation only; depends on its content alone."""
     return seed_for("test image", sha256) < fraction * 2**63
 
 
-def deal_for_training(
+def assign_for_training(
     images: ReferenceImageSet, prompts: Sequence[str], *, held_out_fraction: float
 ) -> ReferenceImageSet:
-    """Give training prompts the images that train, and held-out prompts those that measure.
+    """Assign images to the trained and the held-out prompts.
 
     Args:
-        images: A validated set; one whose images belong to prompts is returned as it is.
+        images: A validated set. A set whose images belong to prompts is returned unchanged.
         prompts: All training prompts.
-        held_out_fraction: Share of the prompts, and of the images, that only measure. Whether an
-            image does depends on its content alone.
+        held_out_fraction: Share of the prompts, and of the images, to hold out. Whether an image is
+            held out depends on its content alone.
 
     Returns:
-        A set with all training images for each training prompt, and one image or more for each of
-        the first held-out prompts, none for two. Held-out prompts beyond have none.
+        A set with all trained images for every trained prompt, and at least one held-out image for
+        each of the first held-out prompts. No held-out image belongs to two prompts, and the
+        remaining held-out prompts have none.
 
     Raises:
-        ReferenceImageError: If there are too few images to train on and to measure.
+        ReferenceImageError: If there are too few trained or held-out images.
     """
     if ANY_PROMPT not in images.files:
         return images
     names = sorted(images.files[ANY_PROMPT])
     limit = held_out_fraction * 2**63
-    metrics = [seed_for("held-out image", images.sha256[name]) < limit for name in names]
-    measuring = [name for name, does in zip(names, metrics, strict=True) if does]
-    training = tuple(name for name, does in zip(names, metrics, strict=True) if not does)
-    if len(measuring) < 2 or not training:
+    is_held_out = {n: seed_for("held-out image", images.sha256[n]) < limit for n in names}
+    held_out = [name for name in names if is_held_out[name]]
+    training = tuple(name for name in names if not is_held_out[name])
+    if len(held_out) < 2 or not training:
         raise ReferenceImageError(
-            f"of the {len(names)} images in {images.root}, {len(training)} train and "
-            f"{len(measuring)} measure (discriminator.held_out_fraction={held_out_fraction:g}); at "
-            "least 1 and 2 are needed",
-            repair="put more images into the folder in reference_images.source.location, or change "
-            "the fraction",
+            f"discriminator.held_out_fraction={held_out_fraction:g}: of the {len(names)} images in "
+            f"{images.root}, {len(training)} are trained on and {len(held_out)} held out; at least "
+            "1 and 2 are needed",
+            repair="add images to the folder reference_images.source.location, or change the "
+            "fraction",
         )
     split = split_prompts(prompts, held_out_fraction)
-    measured = [prompts[position] for position in split.held_out[: len(measuring)]]
+    with_images = [prompts[position] for position in split.held_out[: len(held_out)]]
     files = {prompts[position]: training for position in split.training}
-    each = len(measuring) // len(measured) if measured else 0
-    for number, prompt in enumerate(measured):
-        files[prompt] = tuple(measuring[number * each : (number + 1) * each])
+    each = len(held_out) // len(with_images) if with_images else 0
+    for number, prompt in enumerate(with_images):
+        files[prompt] = tuple(held_out[number * each : (number + 1) * each])
     return replace(images, files=files)
 
 
-def deal_for_measuring(images: ReferenceImageSet, prompts: Sequence[str]) -> ReferenceImageSet:
-    """Give each prompt of an evaluation images of its own, until none is left.
+def assign_for_evaluation(images: ReferenceImageSet, prompts: Sequence[str]) -> ReferenceImageSet:
+    """Divide all images evenly among the prompts of an evaluation.
 
     Args:
-        images: A validated set; one whose images belong to prompts is returned as it is.
-        prompts: Those of the evaluation.
+        images: A validated set. A set whose images belong to prompts is returned unchanged.
+        prompts: Prompts of the evaluation.
 
     Raises:
         ConfigError: If there are fewer images than prompts.
@@ -86,11 +88,10 @@ def deal_for_measuring(images: ReferenceImageSet, prompts: Sequence[str]) -> Ref
     names = sorted(images.files[ANY_PROMPT])
     if len(names) < len(prompts):
         raise ConfigError(
-            f"the evaluation draws for {len(prompts)} prompts (evaluation.prompts), but only "
-            f"{len(names)} images are there to measure against (reference_images.source."
-            "test_fraction)",
+            f"evaluation.prompts={len(prompts)}: only {len(names)} reference images are for "
+            "testing (reference_images.source.test_fraction)",
             repair=f"set evaluation.prompts to {len(names)} or less and raise "
-            "evaluation.images_per_prompt, or put more images into the folder",
+            "evaluation.images_per_prompt, or add images to the folder",
         )
-    dealt = {prompt: tuple(names[n :: len(prompts)]) for n, prompt in enumerate(prompts)}
-    return replace(images, files=dealt)
+    files = {prompt: tuple(names[n :: len(prompts)]) for n, prompt in enumerate(prompts)}
+    return replace(images, files=files)

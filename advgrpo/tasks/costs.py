@@ -4,15 +4,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from advgrpo.config import RunConfig
+from advgrpo.data.prompts import Prompts
 from advgrpo.evaluation.costs import PhaseCost
 from advgrpo.runtime.results import read_metrics
 from advgrpo.runtime.timing import read_elapsed
 from advgrpo.storage.fetch import local_folder
-from advgrpo.tasks.reference_images import elapsed_of_reference_images
+from advgrpo.tasks.reference_images import read_generation_times
 
 
 def phase_costs(
     config: RunConfig,
+    prompts: Prompts,
     discriminator: str,
     trained: Path,
     spent: str,
@@ -24,6 +26,7 @@ def phase_costs(
 
     Args:
         config: The run's settings.
+        prompts: The run's prompts.
         discriminator: Location of the pre-trained discriminator.
         trained: The training's result.
         spent: File in which the evaluation notes its time.
@@ -31,18 +34,18 @@ def phase_costs(
         workspace: Where the reference images' cost is kept.
     """
     return [
-        _reference_images(config, workspace),
+        _reference_images(config, prompts, workspace),
         _pretraining(config, read_metrics(local_folder(discriminator))),
         _training(read_metrics(trained)),
         _evaluation(spent, metrics),
     ]
 
 
-def _reference_images(config: RunConfig, workspace: str) -> PhaseCost:
+def _reference_images(config: RunConfig, prompts: Prompts, workspace: str) -> PhaseCost:
     name = "Reference images"
     if config.reference_images.existing is not None:
         return PhaseCost(name, None, note="an existing set")
-    sets = [one for one in elapsed_of_reference_images(config, workspace) if one is not None]
+    sets = [one for one in read_generation_times(config, prompts, workspace) if one is not None]
     if len(sets) < 2:
         return PhaseCost(name, None, note="not recorded")
     return PhaseCost(

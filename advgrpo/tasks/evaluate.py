@@ -7,8 +7,8 @@ from pathlib import Path
 
 from advgrpo import __version__
 from advgrpo.config import EvaluationConfig, PromotionConfig, RunConfig
-from advgrpo.config.tasks import digest, parse_json
-from advgrpo.data.prompts import read_run_prompts
+from advgrpo.config.tasks import digest, parse_json, without_prompt_files
+from advgrpo.data.prompts import Prompts, read_run_prompts
 from advgrpo.evaluation.batch_cache import KeptInWorkspace
 from advgrpo.evaluation.evaluate import Evaluation, images_to_sample
 from advgrpo.evaluation.evaluate import evaluate as evaluate_adapter
@@ -17,7 +17,8 @@ from advgrpo.evaluation.report import RunFacts, write_report
 from advgrpo.evaluation.saving import write_evaluation
 from advgrpo.models.discriminators.saving import WEIGHTS_FILE
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
-from advgrpo.records import EvaluationReport, GateResult, ReferenceImageSet
+from advgrpo.records import EvaluationReport, GateResult, PromptSet, ReferenceImageSet
+from advgrpo.reference_images.opening import open_reference_images
 from advgrpo.runtime.devices import device, one_thread
 from advgrpo.runtime.failures import record_failures
 from advgrpo.runtime.nodes import nodes
@@ -42,7 +43,6 @@ from advgrpo.tasks.champion import FoundChampion, find_champion
 from advgrpo.tasks.costs import phase_costs
 from advgrpo.tasks.embeddings import encoded, evaluation_prompts
 from advgrpo.tasks.evaluate_worker import Plan, bench_arguments, evaluate_rank
-from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.telemetry.progress import Progress
 from advgrpo.tracking import TaskRun
 
@@ -84,40 +84,45 @@ def evaluate(
     if not nodes().is_first:
         with record_failures(EVALUATE.name):
             config = parse_json(RunConfig, settings, where="the settings")
-            images = _open_images(config, reference_images, workspace)
-            embeddings = _encoded(config, workspace)
+            prompts = read_run_prompts(config.prompts)
+            images = _open_images(config, prompts, reference_images, workspace)
+            embeddings = _encode(config, prompts.test, workspace)
             _measure_in_processes(
-                config, local_folder(trained), images, None, processes, embeddings
+                config, prompts.test, local_folder(trained), images, None, processes, embeddings
             )
             return TaskResult(join(workspace, "evaluations"), {})
     cost = Cost(processes)
     with tracked_task(EVALUATE.name, parent_run_id, workspace) as run:
         config = parse_json(RunConfig, settings, where="the settings")
-        result = local_folder(trained)
+        prompts, result = read_run_prompts(config.prompts), local_folder(trained)
         champion = find_champion(config, workspace=workspace)
-        folder = join(workspace, "evaluations", _key_of_batches(config, result, reference_images))
+        folder = join(
+            workspace,
+            "evaluations",
+            _batches_key(config, prompts.test, result, reference_images),
+        )
         key = digest(config, champion.digest, str(champion.version), champion.missing)
         location = join(folder, key)
         if (done := finished_result(location)) is not None and nodes().count == 1:
             _record(run, config, done)
             return done
-        images = _open_images(config, reference_images, workspace)
+        images = _open_images(config, prompts, reference_images, workspace)
         plan = Plan(join(folder, "measured"), champion)
         sampled = images_to_sample(
-            read_run_prompts(config.prompts).test,
-            config.evaluation,
-            models=2 if champion.version is None else 3,
+            prompts.test, config.evaluation, models=2 if champion.version is None else 3
         )
         spent = join(folder, "cost.json")
         with record_elapsed(spent, processes=processes, images=sampled):
-            embeddings = _encoded(config, workspace)
+            embeddings = _encode(config, prompts.test, workspace)
             told: Progress | None = None
             if processes > 1:
                 # They tell of their progress themselves.
-                _measure_in_processes(config, result, images, plan, processes, embeddings)
+                _measure_in_processes(
+                    config, prompts.test, result, images, plan, processes, embeddings
+                )
             else:
                 told = Progress("evaluation", sampled, "images")
-            evaluation = _evaluated(config, result, images, plan, told, embeddings)
+            evaluation = _evaluated(config, prompts.test, result, images, plan, told, embeddings)
         gates = check_gates(config.promotion.gates, evaluation.report)
         metrics = summary(evaluation.report, gates) | cost.metrics()
         facts = RunFacts(
@@ -125,7 +130,7 @@ def evaluate(
             settings=config,
             created=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
             phases=phase_costs(
-                config, discriminator, result, spent, metrics=metrics, workspace=workspace
+                config, prompts, discriminator, result, spent, metrics=metrics, workspace=workspace
             ),
             policy_updates=int(read_metrics(result)["policy_updates"]),
             lineage=_lineage(result, images, champion),
@@ -148,13 +153,13 @@ def _record(run: TaskRun, config: RunConfig, made: TaskResult) -> None:
     run.metrics(made.metrics, step=0)
 
 
-def _encoded(config: RunConfig, workspace: str) -> str:
-    prompts = read_run_prompts(config.prompts).test
+def _encode(config: RunConfig, prompts: PromptSet, workspace: str) -> str:
     return encoded(config.policy, evaluation_prompts(config, prompts), workspace=workspace)
 
 
 def _evaluated(
     config: RunConfig,
+    prompts: PromptSet,
     trained: Path,
     images: ReferenceImageSet,
     plan: Plan,
@@ -165,7 +170,7 @@ def _evaluated(
     where = device()
     with one_thread(where):
         return evaluate_adapter(
-            **bench_arguments(config, trained, images, plan.champion, where, embeddings),
+            **bench_arguments(config, prompts, trained, images, plan.champion, where, embeddings),
             trained_on=config.independence.trained_on,
             related=config.independence.related,
             champion_missing=plan.champion.missing,
@@ -181,6 +186,7 @@ def _untold(_images: int) -> None:
 
 def _measure_in_processes(
     config: RunConfig,
+    prompts: PromptSet,
     trained: Path,
     images: ReferenceImageSet,
     plan: Plan | None,
@@ -190,6 +196,7 @@ def _measure_in_processes(
     """Measure in several processes; the first machine has the plan."""
     arguments = {
         "config": config,
+        "prompts": prompts,
         "trained": trained,
         "reference_images": images,
         "embeddings": embeddings,
@@ -198,25 +205,28 @@ def _measure_in_processes(
     run_in_processes(evaluate_rank, arguments, task=EVALUATE.name, processes=processes)
 
 
-def _open_images(config: RunConfig, location: str, workspace: str) -> ReferenceImageSet:
-    prompts = read_run_prompts(config.prompts)
+def _open_images(
+    config: RunConfig, prompts: Prompts, location: str, workspace: str
+) -> ReferenceImageSet:
     return open_reference_images(
         location,
-        prompts.test,
+        prompts,
+        "test",
         images_per_prompt=config.reference_images.of_each_test_prompt,
         resolution_pixels=config.policy.resolution_pixels,
         seed=config.seed,
-        other_prompts=prompts.train,
         workspace=workspace,
     )
 
 
-def _key_of_batches(config: RunConfig, trained: Path, reference_images: str) -> str:
+def _batches_key(
+    config: RunConfig, prompts: PromptSet, trained: Path, reference_images: str
+) -> str:
     """Name what measured batches depend on; how they are compared and shown is left out."""
     shown = ("bootstrap_samples", "confidence", "grid_prompts", "price_per_hour", "currency")
     defaults = {name: EvaluationConfig.model_fields[name].default for name in shown}
     evaluation = config.evaluation.model_copy(update={**defaults, "alignment": ""})
-    measured = config.model_copy(
+    measured = without_prompt_files(config).model_copy(
         update={
             "policy": by_content(config.policy),
             "discriminator": by_content(config.discriminator),
@@ -225,11 +235,10 @@ def _key_of_batches(config: RunConfig, trained: Path, reference_images: str) -> 
             "promotion": PromotionConfig(),
         }
     )
-    prompts = read_run_prompts(config.prompts).test.digest
     adapter = file_sha256(trained / "adapter" / PEFT_WEIGHTS)
     reward = file_sha256(trained / "discriminator" / WEIGHTS_FILE)
     # Another release may draw or measure in another way.
-    return digest(measured, prompts, adapter, reward, reference_images, __version__)
+    return digest(measured, prompts.digest, adapter, reward, reference_images, __version__)
 
 
 def _lineage(trained: Path, images: ReferenceImageSet, champion: FoundChampion) -> dict[str, str]:

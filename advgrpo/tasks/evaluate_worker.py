@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from advgrpo.config import EvaluationConfig, RunConfig, SamplingConfig
-from advgrpo.data.prompts import read_run_prompts
 from advgrpo.evaluation.batch_cache import KeptInWorkspace
 from advgrpo.evaluation.batches import Champion, missing_parts, sampled_images
 from advgrpo.evaluation.evaluator import Evaluator, chosen_prompts
@@ -24,7 +23,7 @@ from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.scorers.base import Scorer
 from advgrpo.models.scorers.build import build_scorers
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_images.shared_images import deal_for_measuring
+from advgrpo.reference_images.shared_images import assign_for_evaluation
 from advgrpo.runtime.devices import one_thread
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.runtime.work_queue import WorkQueue, claim_with_progress, open_work_queue
@@ -70,6 +69,7 @@ class BenchArguments(TypedDict):
 
 def bench_arguments(
     config: RunConfig,
+    prompts: PromptSet,
     trained: Path,
     reference_images: ReferenceImageSet,
     champion: FoundChampion,
@@ -80,6 +80,7 @@ def bench_arguments(
 
     Args:
         config: The run's settings.
+        prompts: The test prompts.
         trained: The training's result.
         reference_images: Of the test prompts.
         champion: Whose adapter is measured as well, if there is one.
@@ -87,10 +88,9 @@ def bench_arguments(
         embeddings: Location of the prompts' embeddings.
     """
     wanted, distance = config.evaluation, config.evaluation.distance
-    prompts = read_run_prompts(config.prompts).test
     stored = StoredEmbeddings(embeddings, evaluation_prompts(config, prompts))
     policy = load_policy(config.policy, device, adapter=trained / "adapter", embeddings=stored)
-    reference_images = deal_for_measuring(reference_images, chosen_prompts(prompts, wanted))
+    reference_images = assign_for_evaluation(reference_images, chosen_prompts(prompts, wanted))
     return {
         "policy": policy,
         "prompts": prompts,
@@ -144,6 +144,7 @@ def _trained_reward(config: RunConfig, folder: Path, device: torch.device) -> Re
 
 def evaluate_rank(
     config: RunConfig,
+    prompts: PromptSet,
     trained: Path,
     reference_images: ReferenceImageSet,
     embeddings: str,
@@ -153,6 +154,7 @@ def evaluate_rank(
 
     Args:
         config: The run's settings.
+        prompts: The test prompts.
         trained: The training's result.
         reference_images: Of the test prompts.
         embeddings: Location of the prompts' embeddings.
@@ -163,6 +165,8 @@ def evaluate_rank(
         queue = open_work_queue("evaluation plan")
         plan = Plan.from_json(queue.broadcast("" if plan is None else plan.to_json()))
         bench = Evaluator(
-            **bench_arguments(config, trained, reference_images, plan.champion, device, embeddings)
+            **bench_arguments(
+                config, prompts, trained, reference_images, plan.champion, device, embeddings
+            )
         )
         measure_share(bench, plan.measured, open_work_queue)

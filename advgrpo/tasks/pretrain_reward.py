@@ -1,12 +1,13 @@
 """Train the discriminator on base-model images before the first update."""
 
 from advgrpo import __version__
-from advgrpo.config.tasks import PretrainingSettings, parse_json
+from advgrpo.config.tasks import PretrainingSettings, parse_json, without_prompt_files
 from advgrpo.data.prompts import read_run_prompts
 from advgrpo.models.discriminators import build_discriminator, save_discriminator
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.embeddings import StoredEmbeddings
-from advgrpo.reference_images.shared_images import deal_for_training
+from advgrpo.reference_images.opening import open_reference_images
+from advgrpo.reference_images.shared_images import assign_for_training
 from advgrpo.runtime.pipeline_tasks import PRETRAIN_REWARD
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.runtime.results import (
@@ -21,7 +22,6 @@ from advgrpo.runtime.task_context import Cost, tracked_task
 from advgrpo.storage import join
 from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import encoded, pretraining_prompts
-from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.training.pretraining import pretrain_discriminator
 from advgrpo.training.reference_features import FEATURES, ReferenceFeatures
 
@@ -49,21 +49,23 @@ def pretrain_reward(
         run.parameters(task.model_dump(mode="json"))
         prompts = read_run_prompts(task.prompts)
         # Another release may draw in another way.
-        key = cache_key(task, prompts.train.digest, reference_images, __version__)
+        key = cache_key(
+            without_prompt_files(task), prompts.train.digest, reference_images, __version__
+        )
         location = join(workspace, "discriminators", key)
         if (done := finished_result(location)) is not None:
             record_history(run, done.location, step="step")
             return done
         images = open_reference_images(
             reference_images,
-            prompts.train,
+            prompts,
+            "train",
             images_per_prompt=task.images_per_prompt,
             resolution_pixels=task.policy.resolution_pixels,
             seed=task.seed,
-            other_prompts=prompts.test,
             workspace=workspace,
         )
-        images = deal_for_training(
+        images = assign_for_training(
             images,
             prompts.train.texts,
             held_out_fraction=task.discriminator.held_out_fraction,

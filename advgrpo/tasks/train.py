@@ -13,6 +13,7 @@ from advgrpo.data.prompts import read_run_prompts
 from advgrpo.models.discriminators.saving import WEIGHTS_FILE
 from advgrpo.models.policies.saved_adapter import adapter_folder
 from advgrpo.reference_images.image_set import content_digest
+from advgrpo.reference_images.opening import open_reference_images
 from advgrpo.runtime.nodes import nodes
 from advgrpo.runtime.pipeline_tasks import TRAIN
 from advgrpo.runtime.processes import run_in_processes
@@ -33,7 +34,6 @@ from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import encoded, training_prompts
 from advgrpo.tasks.memory import check_host_memory, free_host_memory
-from advgrpo.tasks.reference_images import open_reference_images
 from advgrpo.tasks.train_worker import Locations, train_rank
 from advgrpo.training.reference_features import FEATURES
 
@@ -81,11 +81,11 @@ def train(
         # Checked once on each machine, not by each of its ranks.
         images = open_reference_images(
             reference_images,
-            prompts.train,
+            prompts,
+            "train",
             images_per_prompt=task.images_per_prompt,
             resolution_pixels=task.policy.resolution_pixels,
             seed=task.seed,
-            other_prompts=prompts.test,
             workspace=workspace,
         )
         check_host_memory(
@@ -109,6 +109,7 @@ def train(
             )
             arguments = {
                 "settings": task,
+                "prompts": prompts.train,
                 "reference_images": images,
                 "locations": places,
                 "parent_run_id": parent_run_id,

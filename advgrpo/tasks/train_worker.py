@@ -12,7 +12,6 @@ from tempfile import TemporaryDirectory
 from typing import NoReturn
 
 from advgrpo.config.tasks import TrainingSettings
-from advgrpo.data.prompts import read_run_prompts
 from advgrpo.errors import RankFailedError
 from advgrpo.models.discriminators import save_discriminator
 from advgrpo.models.discriminators.saving import WEIGHTS_FILE
@@ -20,7 +19,7 @@ from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.scorers.build import build_reward_scorers, build_scorers
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_images.shared_images import deal_for_training
+from advgrpo.reference_images.shared_images import assign_for_training
 from advgrpo.runtime.failures import record_failure
 from advgrpo.runtime.pipeline_tasks import TRAIN
 from advgrpo.runtime.process_group import ProcessGroup, translate_rank_loss
@@ -77,6 +76,7 @@ class Locations:
 
 def train_rank(
     settings: TrainingSettings,
+    prompts: PromptSet,
     reference_images: ReferenceImageSet,
     locations: Locations,
     parent_run_id: str,
@@ -85,6 +85,7 @@ def train_rank(
 
     Args:
         settings: The task's settings.
+        prompts: The training prompts.
         reference_images: Validated images of the training prompts.
         locations: What to read and where to write.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
@@ -98,7 +99,7 @@ def train_rank(
         hangs = settings.training.hangs
         connect(process_group, timeout_seconds=hangs.timeout_seconds)
         session = _session(
-            settings, reference_images, locations, process_group, sink, Path(scratch)
+            settings, prompts, reference_images, locations, process_group, sink, Path(scratch)
         )
         with Watchdog(process_group.monitor, hangs, give_up=end_hanging):
             train(session)
@@ -132,6 +133,7 @@ def end_hanging(reason: str) -> NoReturn:
 
 def _session(
     settings: TrainingSettings,
+    prompts: PromptSet,
     reference_images: ReferenceImageSet,
     locations: Locations,
     process_group: ProcessGroup,
@@ -140,15 +142,14 @@ def _session(
 ) -> TrainingState:
     if (free := free_gpu_memory()) is not None:
         check_gpu_memory(settings, processes=process_group.world_size, free=free)
-    prompts = read_run_prompts(settings.prompts)
-    reference_images = deal_for_training(
+    reference_images = assign_for_training(
         reference_images,
-        prompts.train.texts,
+        prompts.texts,
         held_out_fraction=settings.discriminator.held_out_fraction,
     )
     checkpoints = Checkpoints(
         locations.checkpoints,
-        run_digest=run_digest(settings, prompts.train, reference_images, locations.discriminator),
+        run_digest=run_digest(settings, prompts, reference_images, locations.discriminator),
         kept=settings.training.checkpoints_kept,
         scratch=scratch,
     )
@@ -163,13 +164,11 @@ def _session(
         reward_scorers=build_reward_scorers(
             settings.training.reward, process_group.device, reference_images
         ),
-        prompts=prompts.train,
+        prompts=prompts,
         reference_images=reference_images,
         pretrained_discriminator=locations.discriminator,
         features=locations.features,
-        embeddings=StoredEmbeddings(
-            locations.embeddings, training_prompts(settings, prompts.train)
-        ),
+        embeddings=StoredEmbeddings(locations.embeddings, training_prompts(settings, prompts)),
     )
     session = build_training_state(
         inputs, process_group=process_group, checkpoints=checkpoints, logger=sink

@@ -21,8 +21,8 @@ from advgrpo.config.reference_images import ReferenceImagesConfig
 from advgrpo.errors import AdvGrpoError, ConfigError, ReferenceImageError, WeightsError
 from advgrpo.pocket.models import build_pipeline
 from advgrpo.records import PromptSet
-from advgrpo.reference_images import generate_reference_images
 from advgrpo.reference_images.diffusers_source import DiffusersSource
+from advgrpo.reference_images.generation import generate_reference_images
 from advgrpo.reference_images.image_set import validate_reference_images
 
 PIXELS = 32
@@ -169,11 +169,11 @@ def test_a_whole_set_is_drawn_by_a_pipeline(sd3_folder: Path, tmp_path: Path) ->
     config = ReferenceImagesConfig(
         source=settings(sd3_folder), resolution_pixels=PIXELS, batch_size=3
     )
-    drawn = generate_reference_images(
-        load(sd3_folder), prompts, config, images_per_prompt=2, seed=0, output=tmp_path
+    generate_reference_images(
+        load(sd3_folder), prompts, config, images_per_prompt=2, seed=0, location=tmp_path
     )
-    assert drawn == validate_reference_images(tmp_path, prompts, 2, PIXELS, seed=0)
-    assert drawn.provenance["source"] == load(sd3_folder).provenance
+    images = validate_reference_images(tmp_path, prompts, 2, PIXELS, seed=0)
+    assert images.provenance["source"] == load(sd3_folder).provenance
 
 
 def test_the_provenance_tells_weights_apart_by_their_content(

@@ -15,8 +15,7 @@ from advgrpo.config.reference_images import FileFormat, PocketSource, ReferenceI
 from advgrpo.data.images import read_image
 from advgrpo.errors import ReferenceImageError, StorageFullError
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_images import generate_reference_images
-from advgrpo.reference_images.generation import plan_images
+from advgrpo.reference_images.generation import generate_reference_images, plan_images
 from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.reference_images.journal import JOURNAL_FILE
 from advgrpo.reference_images.manifest import read_manifest, read_provenance
@@ -72,14 +71,17 @@ def generate(
     images_per_prompt: int = 2,
     seed: int = 0,
 ) -> ReferenceImageSet:
-    return generate_reference_images(
+    config = config or settings()
+    generate_reference_images(
         source,
         prompts,
-        config or settings(),
+        config,
         images_per_prompt=images_per_prompt,
         seed=seed,
-        output=output,
+        location=output,
     )
+    pixels = config.resolution_pixels
+    return validate_reference_images(output, prompts, images_per_prompt, pixels, seed=0)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -116,7 +118,7 @@ def test_webp_files_hold_the_pixels_that_png_files_hold(tmp_path: Path) -> None:
             assert second == first.replace(".png", ".webp")
             ours, theirs = (tmp_path / "webp" / second, tmp_path / "png" / first)
             assert torch.equal(read_image(ours, PIXELS), read_image(theirs, PIXELS))
-    with pytest.raises(ReferenceImageError, match="in a format, that are not asked for"):
+    with pytest.raises(ReferenceImageError, match="6 images of other prompts"):
         generate(NoiseSource(), tmp_path / "webp")
 
 
@@ -166,7 +168,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
 import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
-from test_generate import NoiseSource, PROMPTS, generate
+from test_generation import NoiseSource, PROMPTS, generate
 
 class Slow(NoiseSource):
     def draw(self, prompts, seeds):
@@ -248,9 +250,9 @@ def test_changed_settings_are_refused_by_name(tmp_path: Path, complete: bool) ->
 
 def test_images_that_are_no_longer_asked_for_are_refused(tmp_path: Path) -> None:
     generate(NoiseSource(), tmp_path)
-    with pytest.raises(ReferenceImageError, match="3 images of prompts or variations"):
+    with pytest.raises(ReferenceImageError, match="3 images of other prompts"):
         generate(NoiseSource(), tmp_path, images_per_prompt=1)
-    with pytest.raises(ReferenceImageError, match="2 images of prompts or variations"):
+    with pytest.raises(ReferenceImageError, match="2 images of other prompts"):
         generate(NoiseSource(), tmp_path, prompts=PromptSet(PROMPTS.texts[1:], digest=""))
 
 
@@ -260,7 +262,9 @@ def test_a_source_that_ignores_its_seeds_is_refused(tmp_path: Path) -> None:
             return super().image(prompt, 0 * seed)
 
     source = Deaf()
-    with pytest.raises(ReferenceImageError, match=r"drew the same image for .*_0\.png and .*_1"):
+    with pytest.raises(
+        ReferenceImageError, match=r"returned the same image for .*_0\.png and .*_1"
+    ):
         generate(source, tmp_path)
     assert source.drawn == ["a cat"] * 2
     assert "manifest.json" not in contents(tmp_path)
@@ -321,7 +325,8 @@ def test_progress_is_told_with_the_time_left(
         with pytest.raises(KeyboardInterrupt):
             generate(NoiseSource(stop_after=2), tmp_path / "set")
         generate(NoiseSource(), tmp_path / "set")
-    events = [json.loads(line) for line in (tmp_path / "progress").read_text().splitlines()]
+    lines = map(json.loads, (tmp_path / "progress").read_text().splitlines())
+    events = [event for event in lines if event["what"] == "reference images"]
     told = [(event["done"], event["total"]) for event in events]
     assert told == [(0, 6), (0, 6), (2, 6), (0, 6), (2, 6), (4, 6), (6, 6)]
     assert [event["seconds_left"] is None for event in events[-4:]] == [True, True, False, False]

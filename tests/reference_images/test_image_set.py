@@ -279,14 +279,14 @@ def test_a_damaged_provenance_is_refused(folder: Path) -> None:
 def test_an_inspection_tells_in_words_what_it_found(folder: Path) -> None:
     report = inspect_reference_images(folder, PROMPTS)
     assert report.reference_images is not None
-    assert report.in_words().splitlines() == [
+    assert str(report).splitlines() == [
         f"reference images in {folder}: 4 images for 2 prompts, 8 x 8 pixels, without provenance",
         f"digest {report.reference_images.digest}",
         "no problems",
     ]
     odd = RELEASED_SHAPE[DOG][1]
     (folder / odd).write_bytes(encode_png(picture(odd, 16)))
-    assert inspect_reference_images(folder, PROMPTS).in_words().splitlines() == [
+    assert str(inspect_reference_images(folder, PROMPTS)).splitlines() == [
         f"reference images in {folder}: 4 images for 2 prompts",
         "1 problem (file of another size: 1)",
         f"  - {odd} is 16 x 16 pixels, not 8 x 8",

@@ -11,15 +11,16 @@ from advgrpo.config import RunConfig, resolve
 from advgrpo.config.tasks import ReferenceImagesSettings
 from advgrpo.data.image_loading import load_images
 from advgrpo.data.images import encode_png
-from advgrpo.data.prompts import read_prompts
+from advgrpo.data.prompts import read_run_prompts
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ReferenceImageError, StorageNotFoundError
 from advgrpo.records import ReferenceImageSet
 from advgrpo.reference_images import check_record, checks
 from advgrpo.reference_images.manifest import read_manifest, read_provenance
+from advgrpo.reference_images.opening import open_reference_images
 from advgrpo.runtime.results import ReferenceImageLocations
 from advgrpo.storage import list_files, upload_folder, write_bytes
-from advgrpo.tasks.reference_images import make_reference_images, open_reference_images
+from advgrpo.tasks.reference_images import make_reference_images
 
 TRAIN, TEST = ("a cat", "一只狗", "a cow"), ("a bird", "a fish")
 
@@ -75,11 +76,11 @@ def made(config: RunConfig, workspace: Path | str) -> ReferenceImageLocations:
 def opened(config: RunConfig, location: str, workspace: Path | str) -> ReferenceImageSet:
     return open_reference_images(
         location,
-        read_prompts(config.prompts.train),
+        read_run_prompts(config.prompts),
+        "train",
         images_per_prompt=2,
         resolution_pixels=32,
         seed=0,
-        other_prompts=read_prompts(config.prompts.test),
         workspace=str(workspace),
     )
 
@@ -208,7 +209,7 @@ def test_images_that_were_exchanged_since_are_refused(
     config = settings(prompt_files, released)
     made(config, tmp_path / "work")
     (released / "0_0.png").write_bytes(encode_png(torch.zeros(3, 32, 32)))
-    with pytest.raises(ReferenceImageError, match="are not those that were taken up"):
+    with pytest.raises(ReferenceImageError, match="have changed since they were imported"):
         made(config, tmp_path / "work")
 
 

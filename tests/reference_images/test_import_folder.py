@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from advgrpo.config.reference_images import FolderSource
+from advgrpo.data.prompts import SPLITS
 from advgrpo.errors import ReferenceImageError
-from advgrpo.reference_images.image_store import FolderShelf
 from advgrpo.reference_images.import_folder import (
     fitted,
     folder_digest,
@@ -50,9 +50,9 @@ def made(
     source = FolderSource(location=str(folder), fit=fit, test_fraction=0.3)
     origin = origin_of(source, folder_digest(folder), SIDE)
     names = {}
-    for part in ("train", "test"):
-        import_folder(folder, source, origin, FolderShelf(output / part, origin), part)  # type: ignore[arg-type]
-        names[part] = set(read_manifest(output / part)[ANY_PROMPT])
+    for split in SPLITS:
+        import_folder(folder, source, origin, output / split, split)
+        names[split] = set(read_manifest(output / split)[ANY_PROMPT])
     return names
 
 

@@ -10,8 +10,8 @@ from advgrpo.records import ReferenceImageSet
 from advgrpo.reference_images.manifest import write_manifest
 from advgrpo.reference_images.shared_images import (
     ANY_PROMPT,
-    deal_for_measuring,
-    deal_for_training,
+    assign_for_evaluation,
+    assign_for_training,
     inspect_shared_images,
 )
 
@@ -30,7 +30,7 @@ def shared(folder: Path, count: int) -> ReferenceImageSet:
 
 def dealt(images: ReferenceImageSet) -> tuple[set[str], list[tuple[str, ...]]]:
     """Files of the training prompts, and those of each held-out prompt that has some."""
-    files = deal_for_training(images, PROMPTS, held_out_fraction=0.3).files
+    files = assign_for_training(images, PROMPTS, held_out_fraction=0.3).files
     split = split_prompts(PROMPTS, 0.3)
     training = {files[PROMPTS[n]] for n in split.training}
     assert len(training) == 1
@@ -55,25 +55,25 @@ def test_whether_an_image_measures_depends_on_its_content_alone(tmp_path: Path) 
 
 def test_a_set_whose_images_belong_to_prompts_stays_as_it_is(tmp_path: Path) -> None:
     paired = ReferenceImageSet(str(tmp_path), {"a": ("a.png",)}, 4, "0" * 64)
-    assert deal_for_training(paired, ["a"], held_out_fraction=0.1) is paired
-    assert deal_for_measuring(paired, ["a"]) is paired
+    assert assign_for_training(paired, ["a"], held_out_fraction=0.1) is paired
+    assert assign_for_evaluation(paired, ["a"]) is paired
 
 
 def test_too_few_images_to_measure_are_refused_with_the_setting(tmp_path: Path) -> None:
     with pytest.raises(ReferenceImageError, match=r"discriminator\.held_out_fraction=0\.01"):
-        deal_for_training(shared(tmp_path, 3), PROMPTS, held_out_fraction=0.01)
+        assign_for_training(shared(tmp_path, 3), PROMPTS, held_out_fraction=0.01)
 
 
 def test_an_evaluation_uses_each_image_once(tmp_path: Path) -> None:
-    files = deal_for_measuring(shared(tmp_path, 50), PROMPTS[:12]).files
+    files = assign_for_evaluation(shared(tmp_path, 50), PROMPTS[:12]).files
     used = [name for names in files.values() for name in names]
     assert sorted(used) == sorted(f"{n}.png" for n in range(50))
     assert {len(names) for names in files.values()} == {4, 5}
 
 
 def test_an_evaluation_of_more_prompts_than_images_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="only 5 images") as refusal:
-        deal_for_measuring(shared(tmp_path, 5), PROMPTS[:12])
+    with pytest.raises(ConfigError, match="only 5 reference images") as refusal:
+        assign_for_evaluation(shared(tmp_path, 5), PROMPTS[:12])
     assert "set evaluation.prompts to 5" in refusal.value.repair
 
 

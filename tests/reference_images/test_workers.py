@@ -5,10 +5,7 @@ import pytest
 
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import RankFailedError, ReferenceImageError
-from advgrpo.reference_images import (
-    generate_packed_reference_images,
-    generate_reference_images,
-)
+from advgrpo.reference_images.generation import generate_reference_images
 from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.reference_images.journal import JOURNAL_FILE
 from advgrpo.runtime.processes import launch_processes
@@ -37,10 +34,10 @@ def times_drawn(*notes: Path) -> Counter[str]:
 
 
 def alone(folder: Path) -> str:
-    drawn = generate_reference_images(
-        NoiseSource(), PROMPTS, settings(), images_per_prompt=4, seed=0, output=folder
+    generate_reference_images(
+        NoiseSource(), PROMPTS, settings(), images_per_prompt=4, seed=0, location=folder
     )
-    return drawn.digest
+    return digest_at(folder)
 
 
 def digest_at(folder: Path) -> str:
@@ -91,7 +88,7 @@ def test_an_archive_that_was_not_written_whole_is_drawn_again(
     location = f"s3://advgrpo/half/{tmp_path.name}"
 
     def draw(source: NoiseSource, *, seed: int = 0) -> None:
-        generate_packed_reference_images(
+        generate_reference_images(
             source, PROMPTS, settings(), images_per_prompt=4, seed=seed, location=location
         )
 

@@ -9,10 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from advgrpo.records import PromptSet
-from advgrpo.reference_images import (
-    generate_packed_reference_images,
-    generate_reference_images,
-)
+from advgrpo.reference_images.generation import generate_reference_images
 from advgrpo.runtime.work_queue import open_work_queue
 from tests.reference_images.test_generation import NoiseSource, settings
 
@@ -42,26 +39,15 @@ class Telling(NoiseSource):
 
 def main(location: str, notes: Path, fate: str) -> None:
     source, config = Telling(notes, fate), settings(batch_size=2)
-    if location.startswith("s3://"):
-        generate_packed_reference_images(
-            source,
-            PROMPTS,
-            config,
-            images_per_prompt=4,
-            seed=0,
-            location=location,
-            queue=open_work_queue("test"),
-        )
-    else:
-        generate_reference_images(
-            source,
-            PROMPTS,
-            config,
-            images_per_prompt=4,
-            seed=0,
-            output=Path(location),
-            queue=open_work_queue("test"),
-        )
+    generate_reference_images(
+        source,
+        PROMPTS,
+        config,
+        images_per_prompt=4,
+        seed=0,
+        location=location,
+        queue=open_work_queue("test"),
+    )
 
 
 if __name__ == "__main__":

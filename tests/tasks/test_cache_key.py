@@ -11,6 +11,7 @@ from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.prompts import read_run_prompts
 from advgrpo.records import ReferenceImageSet
 from advgrpo.runtime.results import TaskResult, write_history
+from advgrpo.storage import file_sha256
 from advgrpo.tasks import evaluate as evaluating
 from advgrpo.tasks import pretrain_reward as pretraining
 from advgrpo.tasks import train as training
@@ -42,13 +43,14 @@ def models(tmp_path: Path) -> Path:
     return folder
 
 
-def settings(models: Path) -> RunConfig:
+def settings(models: Path, *overrides: str) -> RunConfig:
     tiny = TinyModels(models / "pipeline", models / "dino", models / "pickscore")
-    return tiny.config(f"policy.adapter.initial_adapter={{location: {models / 'adapter'}}}")
+    adapter = f"policy.adapter.initial_adapter={{location: {models / 'adapter'}}}"
+    return tiny.config(adapter, *overrides)
 
 
 @pytest.fixture
-def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], dict[str, str]]:
+def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, str]]:
     """Gives the key by which each task looks for what it has done, with some models."""
     done, looked = tmp_path / "done", list[str]()
     for name, file in (("adapter", FILES["adapter"]), ("discriminator", "discriminator")):
@@ -63,8 +65,8 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], di
     for task in (pretraining, training):
         monkeypatch.setattr(task, "finished_result", finished)
 
-    def given(models: Path) -> dict[str, str]:
-        config = settings(models)
+    def given(models: Path, *overrides: str) -> dict[str, str]:
+        config = settings(models, *overrides)
         workspace = str(tmp_path / "workspace")
         pretraining.pretrain_reward(
             PretrainingSettings.of(config).model_dump_json(),
@@ -79,13 +81,13 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], di
             workspace=workspace,
             processes=1,
         )
-        prompts = read_run_prompts(config.prompts).train
+        prompts = read_run_prompts(config.prompts)
         images = ReferenceImageSet(str(tmp_path), {}, resolution_pixels=32, digest="images")
         return {
             "pre-training": looked[-2],
             "training": looked[-1],
-            "checkpoints": run_digest(task, prompts, images, done / "discriminator"),
-            "evaluation": evaluating._key_of_batches(config, done, "r"),
+            "checkpoints": run_digest(task, prompts.train, images, done / "discriminator"),
+            "evaluation": evaluating._batches_key(config, prompts.test, done, "r"),
         }
 
     return given
@@ -99,7 +101,7 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], di
     ],
 )
 def test_other_weights_at_the_same_place_are_not_taken_for_those_before(
-    keys: Callable[[Path], dict[str, str]], models: Path, name: str, changed: set[str]
+    keys: Callable[..., dict[str, str]], models: Path, name: str, changed: set[str]
 ) -> None:
     before = keys(models)
     assert keys(models) == before
@@ -111,10 +113,23 @@ def test_other_weights_at_the_same_place_are_not_taken_for_those_before(
 
 
 def test_the_same_weights_elsewhere_are_known(
-    keys: Callable[[Path], dict[str, str]], models: Path, tmp_path: Path
+    keys: Callable[..., dict[str, str]], models: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(models, tmp_path / "moved")
     assert keys(tmp_path / "moved") == keys(models)
+
+
+def test_the_same_prompts_in_another_file_are_known_and_other_ones_are_not(
+    keys: Callable[..., dict[str, str]], models: Path, tmp_path: Path
+) -> None:
+    prompts = read_run_prompts(settings(models).prompts)
+    file = tmp_path / "moved.txt"
+    file.write_text("\n\t".join(prompts.train.texts) + "\n\n", encoding="utf-8")
+    pinned = f"prompts.train_sha256={file_sha256(file)}"
+    assert keys(models, f"prompts.train={file}", pinned) == keys(models)
+    file.write_text("\n".join(prompts.train.texts[1:]), encoding="utf-8")
+    others = keys(models, f"prompts.train={file}")
+    assert {task for task in ALL if others[task] != keys(models)[task]} == ALL - {"evaluation"}
 
 
 def test_of_a_hub_the_commit_counts_and_what_is_not_there_stays(tmp_path: Path) -> None:

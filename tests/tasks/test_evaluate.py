@@ -24,7 +24,7 @@ from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import EvaluationReport
-from advgrpo.reference_images import generate_reference_images
+from advgrpo.reference_images.generation import generate_reference_images
 from advgrpo.registry.evidence import Evidence
 from advgrpo.registry.registration import register_adapter
 from advgrpo.runtime.results import TaskResult
@@ -119,7 +119,7 @@ def world(tiny: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> World:
         config.reference_images,
         images_per_prompt=2,
         seed=0,
-        output=folder / "references",
+        location=folder / "references",
     )
     return World(
         config,

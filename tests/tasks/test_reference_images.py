@@ -4,18 +4,14 @@ import pytest
 
 from advgrpo.config import RunConfig, resolve
 from advgrpo.config.tasks import ReferenceImagesSettings
-from advgrpo.data.prompts import read_prompts
+from advgrpo.data.prompts import SPLITS, read_run_prompts
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ReferenceImageError
 from advgrpo.pocket.captions import all_captions
+from advgrpo.reference_images.opening import inspect_set, open_reference_images
 from advgrpo.storage import list_files
 from advgrpo.storage.archives import extract
-from advgrpo.tasks.reference_images import (
-    elapsed_of_reference_images,
-    inspect,
-    make_reference_images,
-    open_reference_images,
-)
+from advgrpo.tasks.reference_images import make_reference_images, read_generation_times
 
 
 @pytest.fixture
@@ -37,8 +33,8 @@ def _settings(config: RunConfig, existing: str | None = None) -> str:
 
 def test_both_sets_are_drawn_and_valid(config: RunConfig, tmp_path: Path) -> None:
     made = make_reference_images(_settings(config), workspace=str(tmp_path / "work"))
-    assert inspect(made.train, config, test=False).validated().digest
-    assert inspect(made.test, config, test=True).validated().digest
+    assert inspect_set(made.train, config, "train").validated().digest
+    assert inspect_set(made.test, config, "test").validated().digest
 
 
 def test_a_repeated_task_draws_nothing_again(config: RunConfig, tmp_path: Path) -> None:
@@ -56,11 +52,11 @@ def test_sets_in_an_object_store_are_a_few_objects(
 ) -> None:
     workspace = f"s3://advgrpo/reference-images/{tmp_path.name}"
     made = make_reference_images(_settings(config), workspace=workspace)
-    # Of each set one archive and the two lists, what is in either, and what drawing it took; and
-    # the task's sign of life.
+    # Of each set: two archives (images and lists), a listing of each, and the time that it took;
+    # and the task's heartbeat.
     assert len(list_files(workspace)) == 11
     assert len(list(extract(made.train).glob("*.png"))) == 12
-    assert inspect(made.test, config, test=True).validated().digest
+    assert inspect_set(made.test, config, "test").validated().digest
 
 
 def test_two_processes_draw_what_one_draws(config: RunConfig, tmp_path: Path) -> None:
@@ -68,16 +64,15 @@ def test_two_processes_draw_what_one_draws(config: RunConfig, tmp_path: Path) ->
     made = make_reference_images(
         _settings(config), workspace=str(tmp_path / "together"), processes=2
     )
-    for test in (False, True):
+    for split in SPLITS:
         digests = {
-            inspect(getattr(each, "test" if test else "train"), config, test=test)
-            .validated()
-            .digest
+            inspect_set(getattr(each, split), config, split).validated().digest
             for each in (alone, made)
         }
         assert len(digests) == 1
+    prompts = read_run_prompts(config.prompts)
     for workspace, processes in (("alone", 1), ("together", 2)):
-        for spent in elapsed_of_reference_images(config, str(tmp_path / workspace)):
+        for spent in read_generation_times(config, prompts, str(tmp_path / workspace)):
             assert spent is not None
             assert spent.seconds > 0
             assert (spent.processes, spent.complete) == (processes, True)
@@ -90,17 +85,17 @@ def test_an_existing_set_is_used_and_what_it_lacks_is_drawn(
     made = make_reference_images(
         _settings(config, existing=first.train), workspace=str(tmp_path / "second")
     )
-    taken_up = open_reference_images(
+    imported = open_reference_images(
         made.train,
-        read_prompts(config.prompts.train),
+        read_run_prompts(config.prompts),
+        "train",
         images_per_prompt=2,
         resolution_pixels=32,
         seed=0,
-        other_prompts=read_prompts(config.prompts.test),
         workspace=str(tmp_path / "second"),
     )
-    assert taken_up.root == first.train
-    assert taken_up.digest == inspect(first.train, config, test=False).validated().digest
+    assert imported.root == first.train
+    assert imported.digest == inspect_set(first.train, config, "train").validated().digest
     assert not list(Path(made.train).glob("*.png"))
     assert len(list(Path(made.test).glob("*.png"))) == 12
 

@@ -12,15 +12,17 @@ from advgrpo.config.tasks import (
     TrainingSettings,
 )
 from advgrpo.data.images import encode_png
+from advgrpo.data.prompts import SPLITS
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ReferenceImageError
 from advgrpo.pocket.captions import all_captions
 from advgrpo.pocket.pictures import render
+from advgrpo.reference_images.opening import inspect_set
 from advgrpo.runtime.results import read_history
 from advgrpo.storage import upload_folder
 from advgrpo.tasks.evaluate import evaluate
 from advgrpo.tasks.pretrain_reward import pretrain_reward
-from advgrpo.tasks.reference_images import inspect, make_reference_images
+from advgrpo.tasks.reference_images import make_reference_images
 from advgrpo.tasks.train import train
 
 PROMPTS = Path(__file__).parents[2] / "advgrpo" / "pocket" / "prompts"
@@ -108,11 +110,11 @@ def test_pictures_that_were_made_are_valid_sets_and_a_new_picture_makes_new_ones
 ) -> None:
     settings = ReferenceImagesSettings.of(config).model_dump_json()
     made = make_reference_images(settings, workspace=str(tmp_path / "work"))
-    for test in (False, True):
-        location = made.test if test else made.train
-        assert (
-            inspect(location, config, test=test).validated().provenance["source"]["fit"] == "exact"
-        )
+    for split in SPLITS:
+        images = inspect_set(getattr(made, split), config, split).validated()
+        source = images.provenance["source"]
+        assert isinstance(source, dict)
+        assert source["fit"] == "exact"
     assert make_reference_images(settings, workspace=str(tmp_path / "work")) == made
     image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
     (style / "more.png").write_bytes(encode_png(image))
@@ -133,10 +135,8 @@ def test_pictures_go_into_an_object_store_as_into_a_folder(
         make_reference_images(ReferenceImagesSettings.of(each).model_dump_json(), workspace=where)
         for each, where in ((config, str(tmp_path / "work")), (away, f"{location}-work"))
     ]
-    for test in (False, True):
-        here, there = (
-            inspect(one.test if test else one.train, config, test=test).validated() for one in made
-        )
+    for split in SPLITS:
+        here, there = (inspect_set(getattr(one, split), config, split).validated() for one in made)
         assert here.digest == there.digest
 
 

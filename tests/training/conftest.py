@@ -12,7 +12,8 @@ from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.scorers.build import build_reward_scorers
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import ReferenceImageSet
-from advgrpo.reference_images import generate_reference_images
+from advgrpo.reference_images.generation import generate_reference_images
+from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import BrightnessScorer, RecordingLogger, TinyModels, write_tiny_models
 from advgrpo.training.build import Inputs, build_training_state
@@ -110,13 +111,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     prompts = folder / "train.txt"
     prompts.write_text("\n".join(PACKAGED.read_text("utf-8").splitlines()[:160:10]), "utf-8")
     config = tiny.config(*SMALL).reference_images
-    reference_images = generate_reference_images(
+    generate_reference_images(
         PocketRenderer(),
         read_prompts(str(prompts)),
         config,
         images_per_prompt=1,
         seed=0,
-        output=folder / "reference_images",
+        location=folder / "reference_images",
+    )
+    reference_images = validate_reference_images(
+        folder / "reference_images",
+        read_prompts(str(prompts)),
+        1,
+        config.resolution_pixels,
+        seed=0,
     )
     return World(tiny, prompts, reference_images)
 

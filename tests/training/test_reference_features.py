@@ -9,7 +9,7 @@ from advgrpo.data.prompts import read_prompts
 from advgrpo.models.discriminators import Discriminator, build_discriminator
 from advgrpo.models.discriminators.base import Features
 from advgrpo.records import ReferenceImageSet
-from advgrpo.reference_images.shared_images import ANY_PROMPT, deal_for_training
+from advgrpo.reference_images.shared_images import ANY_PROMPT, assign_for_training
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage import list_files
 from advgrpo.training import feature_shards
@@ -85,7 +85,7 @@ def test_images_that_serve_any_prompt_are_drawn_from_all_that_train(
     names = [name for files in world.reference_images.files.values() for name in files]
     shared = replace(world.reference_images, files={ANY_PROMPT: tuple(names)})
     texts = read_prompts(str(world.prompts)).texts
-    dealt = deal_for_training(shared, texts, held_out_fraction=0.3)
+    dealt = assign_for_training(shared, texts, held_out_fraction=0.3)
     kept = features(world, dealt, discriminator, tmp_path)
     paired = features(world, world.reference_images, discriminator, tmp_path)
     assert kept.variations + len(kept.held_out_ids) * kept.held_out_variations <= len(names)

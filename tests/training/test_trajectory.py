@@ -14,7 +14,8 @@ import pytest
 from advgrpo.data.prompts import read_prompts
 from advgrpo.pocket.models import WEIGHTS_PATH
 from advgrpo.pocket.source import PocketRenderer
-from advgrpo.reference_images import generate_reference_images
+from advgrpo.reference_images.generation import generate_reference_images
+from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.testing import TinyModels
 from advgrpo.training.loop import train
 from tests.training.conftest import PACKAGED, World
@@ -38,13 +39,16 @@ def trajectory(folder: Path) -> list[dict[str, float]]:
     prompts = folder / "train.txt"
     prompts.write_text("\n".join(PACKAGED.read_text("utf-8").splitlines()[:320:10]), "utf-8")
     models = TinyModels(*(WEIGHTS_PATH / part for part in ("pipeline", "dino", "pickscore")))
-    reference_images = generate_reference_images(
+    generate_reference_images(
         PocketRenderer(),
         read_prompts(str(prompts)),
         models.config().reference_images,
         images_per_prompt=1,
         seed=0,
-        output=folder / "reference_images",
+        location=folder / "reference_images",
+    )
+    reference_images = validate_reference_images(
+        folder / "reference_images", read_prompts(str(prompts)), 1, 32, seed=0
     )
     session = World(models, prompts, reference_images).session(
         folder, "training.updates=3", "training.sampling.guidance_scale=1.5"
