@@ -46,7 +46,7 @@ def name(request: pytest.FixtureRequest) -> str:
 def registered(
     stores: EmbeddedServers, client: MlflowClient, name: str, tmp_path: Path
 ) -> Register:
-    """Registers versions, each of another adapter."""
+    """A function that registers versions, each of another adapter."""
     run_id = str(client.create_run("0").info.run_id)
     count = iter(range(100))
 
@@ -66,7 +66,7 @@ def registered(
 
 
 @pytest.fixture
-def crowned(stores: EmbeddedServers, name: str) -> Callable[..., Promotion]:
+def promoted(stores: EmbeddedServers, name: str) -> Callable[..., Promotion]:
     def one(which: str | int, **others: object) -> Promotion:
         return promote(name, str(which), tracking_uri=stores.tracking_uri, by="ann", **others)  # type: ignore[arg-type]
 
@@ -87,61 +87,61 @@ def change_file(client: MlflowClient, name: str, version: int, file: str) -> Non
     storage.write_bytes(f"s3://advgrpo/mlflow/0/models/{source}/artifacts/{file}", b"{}")
 
 
-def test_a_candidate_becomes_champion_and_the_champion_previous(
-    client: MlflowClient, name: str, registered: Register, crowned: Callable[..., Promotion]
+def test_a_candidate_becomes_champion_and_the_old_champion_previous(
+    client: MlflowClient, name: str, registered: Register, promoted: Callable[..., Promotion]
 ) -> None:
     registered()
     assert aliases(client, name) == {"candidate": 1}
-    assert crowned("candidate") == Promotion(name, 1, f"models:/{name}/1")
+    assert promoted("candidate") == Promotion(name, 1, f"models:/{name}/1")
     assert aliases(client, name) == {"champion": 1}
     registered(champion=1)
-    crowned(2)
+    promoted(2)
     assert aliases(client, name) == {"champion": 2, "previous": 1}
     assert decision(client, name, 2).startswith("promoted; before it, the champion was version 1")
-    assert crowned(2).version == 2
+    assert promoted(2).version == 2
     assert aliases(client, name) == {"champion": 2, "previous": 1}
 
 
-def test_a_version_that_failed_a_gate_is_refused_but_by_an_override_with_a_reason(
-    client: MlflowClient, name: str, registered: Register, crowned: Callable[..., Promotion]
+def test_a_failed_gate_needs_an_override_with_a_reason(
+    client: MlflowClient, name: str, registered: Register, promoted: Callable[..., Promotion]
 ) -> None:
     registered(gates=(TO_CHAMPION, Gate(metric="clip.score", comparison="at_least", bound=0)))
     with pytest.raises(PromotionError, match=r"gate clip\.score at least base failed: .*measured"):
-        crowned(1)
+        promoted(1)
     assert aliases(client, name) == {}
     assert decision(client, name, 1).startswith("refused: the gate clip.score")
-    crowned(1, override_reason="judged by eye")
+    promoted(1, override_reason="judged by eye")
     assert aliases(client, name) == {"champion": 1}
-    said = decision(client, name, 1)
-    assert said.startswith("promoted by override (judged by eye) although: the gate clip.score")
-    assert "(ann, " in said
+    text = decision(client, name, 1)
+    assert text.startswith("promoted by override (judged by eye) although: the gate clip.score")
+    assert "(ann, " in text
 
 
 def test_without_gates_nothing_is_promoted(
-    registered: Register, crowned: Callable[..., Promotion]
+    registered: Register, promoted: Callable[..., Promotion]
 ) -> None:
     registered(gates=())
     with pytest.raises(PromotionError, match="registered without gates"):
-        crowned(1)
+        promoted(1)
 
 
-def test_a_tag_that_claims_passed_gates_is_not_believed(
-    client: MlflowClient, name: str, registered: Register, crowned: Callable[..., Promotion]
+def test_a_tag_with_passed_gates_is_not_trusted(
+    client: MlflowClient, name: str, registered: Register, promoted: Callable[..., Promotion]
 ) -> None:
     registered(gain=0.0, gates=(GATE,))
     client.set_model_version_tag(name, "1", "advgrpo.gates", "passed")
     with pytest.raises(PromotionError, match=r"lower edge is -0\.05"):
-        crowned(1)
+        promoted(1)
 
 
-def test_a_version_that_was_compared_with_an_earlier_champion_is_refused(
-    client: MlflowClient, name: str, registered: Register, crowned: Callable[..., Promotion]
+def test_a_version_compared_with_an_earlier_champion_is_refused(
+    client: MlflowClient, name: str, registered: Register, promoted: Callable[..., Promotion]
 ) -> None:
     registered()
     registered()
-    crowned(1)
+    promoted(1)
     with pytest.raises(PromotionError, match="compared with none, but the champion is now version"):
-        crowned(2)
+        promoted(2)
     assert aliases(client, name)["champion"] == 1
 
 
@@ -150,52 +150,52 @@ def test_a_version_whose_files_changed_is_refused_even_by_override(
     client: MlflowClient,
     name: str,
     registered: Register,
-    crowned: Callable[..., Promotion],
+    promoted: Callable[..., Promotion],
     file: str,
 ) -> None:
     registered()
-    crowned(1)
+    promoted(1)
     registered(champion=1)
     change_file(client, name, 2, file)
     with pytest.raises(PromotionError, match="differs from the registered file"):
-        crowned(2, override_reason="hurry")
+        promoted(2, override_reason="hurry")
     assert aliases(client, name)["champion"] == 1
 
 
-def test_a_version_whose_files_are_gone_is_refused(
-    client: MlflowClient, name: str, registered: Register, crowned: Callable[..., Promotion]
+def test_a_version_without_its_files_is_refused(
+    client: MlflowClient, name: str, registered: Register, promoted: Callable[..., Promotion]
 ) -> None:
     registered()
     source = client.get_model_version(name, "1").source.removeprefix("models:/")
     storage.delete(f"s3://advgrpo/mlflow/0/models/{source}/artifacts")
     with pytest.raises(PromotionError, match="is not promoted"):
-        crowned(1, override_reason="hurry")
+        promoted(1, override_reason="hurry")
 
 
-def test_a_measure_that_is_not_finite_promotes_nothing(
-    registered: Register, crowned: Callable[..., Promotion]
+def test_a_metric_that_is_not_finite_prevents_promotion(
+    registered: Register, promoted: Callable[..., Promotion]
 ) -> None:
     registered(gain=math.nan, gates=(GATE,))
     with pytest.raises(PromotionError, match="has no finite value and interval"):
-        crowned(1)
+        promoted(1)
 
 
 def test_an_adapter_for_another_base_is_refused_even_by_override(
-    client: MlflowClient, name: str, registered: Register, crowned: Callable[..., Promotion]
+    client: MlflowClient, name: str, registered: Register, promoted: Callable[..., Promotion]
 ) -> None:
     registered()
-    crowned(1)
+    promoted(1)
     registered(champion=1, overrides=("policy.weights.location=/models/other",))
     with pytest.raises(PromotionError, match="adapter for the base model /models/other"):
-        crowned(2, override_reason="hurry")
+        promoted(2, override_reason="hurry")
     assert aliases(client, name)["champion"] == 1
 
 
-def test_of_two_promotions_at_once_one_wins(
-    client: MlflowClient, name: str, registered: Register, crowned: Callable[..., Promotion]
+def test_of_two_concurrent_promotions_one_succeeds(
+    client: MlflowClient, name: str, registered: Register, promoted: Callable[..., Promotion]
 ) -> None:
     registered()
-    crowned(1)
+    promoted(1)
     versions = [registered(champion=1), registered(champion=1)]
     start = threading.Barrier(2)
     outcomes: dict[int, str] = {}
@@ -203,7 +203,7 @@ def test_of_two_promotions_at_once_one_wins(
     def run(version: int) -> None:
         start.wait()
         try:
-            crowned(version)
+            promoted(version)
             outcomes[version] = "won"
         except PromotionError as error:
             outcomes[version] = error.message
@@ -213,7 +213,7 @@ def test_of_two_promotions_at_once_one_wins(
         thread.start()
     for thread in threads:
         thread.join()
-    (winner,) = [version for version, said in outcomes.items() if said == "won"]
+    (winner,) = [version for version, output in outcomes.items() if output == "won"]
     (loser,) = [version for version in versions if version != winner]
     assert f"the champion is now version {winner}" in outcomes[loser]
     assert aliases(client, name)["champion"] == winner
@@ -221,7 +221,7 @@ def test_of_two_promotions_at_once_one_wins(
     assert client.search_registered_models(f"name like '{name}-promotion-lock%'") == []
 
 
-def test_a_lock_that_was_left_behind_is_broken_after_its_lease(
+def test_an_abandoned_lock_is_broken_after_its_lease(
     client: MlflowClient, name: str, registered: Register
 ) -> None:
     registered()
@@ -236,88 +236,88 @@ def test_a_lock_that_was_left_behind_is_broken_after_its_lease(
     assert client.search_registered_models(f"name like '{name}-promotion-lock%'") == []
 
 
-def test_rollback_makes_the_champion_before_this_one_champion(
+def test_rollback_restores_the_previous_champion(
     stores: EmbeddedServers,
     client: MlflowClient,
     name: str,
     registered: Register,
-    crowned: Callable[..., Promotion],
+    promoted: Callable[..., Promotion],
 ) -> None:
     def back() -> Promotion:
         uri = stores.tracking_uri
         return rollback(name, tracking_uri=uri, by="ann", reason="it draws noise")
 
     registered()
-    crowned(1)
+    promoted(1)
     with pytest.raises(PromotionError, match="had no champion before version 1"):
         back()
     registered(champion=1)
-    crowned(2)
+    promoted(2)
     assert back().version == 1
     assert aliases(client, name) == {"champion": 1}
     assert decision(client, name, 2).startswith("rolled back to version 1: it draws noise (ann")
     registered(champion=1)
-    crowned(3)
+    promoted(3)
     change_file(client, name, 1, "MLmodel")
     with pytest.raises(TrackingError, match=r"MLmodel of .* differs from the registered"):
         back()
     assert aliases(client, name) == {"champion": 3, "previous": 1}
 
 
-def test_an_alias_that_was_moved_by_hand_stays_if_lawful_and_else_moves_back(
+def test_an_alias_moved_by_hand_is_kept_or_moved_back_by_the_check(
     stores: EmbeddedServers, client: MlflowClient, name: str, registered: Register
 ) -> None:
-    def look() -> list[str]:
+    def run_once() -> list[str]:
         return reconcile(stores.tracking_uri, name=name)
 
     registered(gain=0.2, gates=(Gate(metric="judge.score", comparison="at_least", bound=1),))
     client.set_registered_model_alias(name, "champion", "1")
-    (said,) = look()
-    assert "refused: the gate judge.score at least base + 1 failed" in said
-    assert "moved back to none" in said
+    (text,) = run_once()
+    assert "refused: the gate judge.score at least base + 1 failed" in text
+    assert "moved back to none" in text
     assert aliases(client, name) == {}
     registered()
     client.set_registered_model_alias(name, "champion", "2")
-    (said,) = look()
-    assert said.endswith("accepted as champion: all gates passed")
+    (text,) = run_once()
+    assert text.endswith("accepted as champion: all gates passed")
     client.set_registered_model_alias(name, "champion", "1")
-    (said,) = look()
-    assert "moved back to version 2" in said
+    (text,) = run_once()
+    assert "moved back to version 2" in text
     assert aliases(client, name) == {"champion": 2}
     assert "a user of MLflow" in decision(client, name, 1)
-    assert look() == []
+    assert run_once() == []
 
 
-def test_an_alias_that_was_moved_to_the_champion_before_is_a_rollback(
+def test_an_alias_moved_to_the_previous_champion_is_a_rollback(
     stores: EmbeddedServers,
     client: MlflowClient,
     name: str,
     registered: Register,
-    crowned: Callable[..., Promotion],
+    promoted: Callable[..., Promotion],
 ) -> None:
     registered()
-    crowned(1)
+    promoted(1)
     registered(champion=1)
-    crowned(2)
+    promoted(2)
     client.set_registered_model_alias(name, "champion", "1")
-    (said,) = reconcile(stores.tracking_uri, name=name)
-    assert said == f"models:/{name}/1: champion again instead of version 2"
+    (text,) = reconcile(stores.tracking_uri, name=name)
+    assert text == f"models:/{name}/1: champion again instead of version 2"
     assert aliases(client, name) == {"champion": 1}
     with pytest.raises(PromotionError, match="it was rolled back: the alias was moved back"):
-        crowned(2)
-    crowned(2, override_reason="the complaint was about another model")
+        promoted(2)
+    promoted(2, override_reason="the complaint was about another model")
     assert aliases(client, name) == {"champion": 2, "previous": 1}
     rollback(name, tracking_uri=stores.tracking_uri, by="ann", reason="it was not")
     kept = client.get_model_version(name, "2").tags["advgrpo.override"]
     assert "the complaint was about another model" in kept
 
 
-def test_a_promotion_that_broke_off_is_completed(
+def test_an_interrupted_promotion_is_completed(
     stores: EmbeddedServers,
     client: MlflowClient,
     name: str,
     registered: Register,
-    crowned: Callable[..., Promotion],
+    promoted: Callable[..., Promotion],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -328,23 +328,23 @@ def test_a_promotion_that_broke_off_is_completed(
         with monkeypatch.context() as patch:
             patch.setattr(MlflowClient, "set_registered_model_alias", broken)
             with pytest.raises(TrackingError, match="the server went away"):
-                crowned(version)
+                promoted(version)
         assert aliases(client, name).get("champion") == before
         assert len(reconcile(stores.tracking_uri, name=name)) == 1
     assert aliases(client, name) == {"champion": 2, "previous": 1}
 
 
-def test_an_alias_that_is_gone_comes_back_and_a_version_that_is_gone_does_not(
+def test_a_deleted_alias_is_restored_and_a_deleted_version_is_not(
     stores: EmbeddedServers,
     client: MlflowClient,
     name: str,
     registered: Register,
-    crowned: Callable[..., Promotion],
+    promoted: Callable[..., Promotion],
 ) -> None:
     registered()
-    crowned(1)
+    promoted(1)
     registered(champion=1)
-    crowned(2)
+    promoted(2)
     client.delete_registered_model_alias(name, "champion")
     reconcile(stores.tracking_uri, name=name)
     assert aliases(client, name) == {"champion": 2, "previous": 1}
@@ -353,19 +353,19 @@ def test_an_alias_that_is_gone_comes_back_and_a_version_that_is_gone_does_not(
     assert aliases(client, name) == {"champion": 1}
 
 
-def test_a_tag_asks_for_promotion_and_is_answered(
+def test_a_tag_requests_promotion_and_gets_the_answer(
     stores: EmbeddedServers, client: MlflowClient, name: str, registered: Register
 ) -> None:
     registered()
     registered()
     for version in ("1", "2"):
         client.set_model_version_tag(name, version, "advgrpo.promote", "true")
-    said = reconcile(stores.tracking_uri)
+    output = reconcile(stores.tracking_uri)
     stale = (
         "it was compared with none, but the champion is now version 1: evaluate and register it "
         "again"
     )
-    assert [line for line in said if f"/{name}/" in line] == [
+    assert [line for line in output if f"/{name}/" in line] == [
         f"models:/{name}/1: promotion granted: all gates passed",
         f"models:/{name}/2: promotion refused: {stale}",
     ]
@@ -382,16 +382,16 @@ def test_the_commands_promote_and_roll_back(
     registered(champion=1)
     run(app, ["registry", "promote", name, "2", "--by", "ann"])
     assert "(ann, " in decision(client, name, 2)
-    said = run(app, ["registry", "rollback", name, "--reason", "it draws noise"])
-    assert said.stdout == f"models:/{name}/1 is champion again\n"
+    output = run(app, ["registry", "rollback", name, "--reason", "it draws noise"])
+    assert output.stdout == f"models:/{name}/1 is champion again\n"
     client.set_registered_model_alias(name, "champion", "2")
-    said = run(app, ["registry", "reconcile", name])
-    assert "refused: it was rolled back: it draws noise; the alias champion was" in said.output
+    output = run(app, ["registry", "reconcile", name])
+    assert "refused: it was rolled back: it draws noise; the alias champion was" in output.output
     assert f"{name} version 1 (champion): gates passed" in run(app, ["registry", "list"]).output
 
 
 @pytest.mark.usefixtures("stores")
-def test_the_receiver_serves_until_it_is_told_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_receiver_serves_until_sigterm(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVGRPO_WEBHOOK_SECRET", "shared")
     command = [sys.executable, "-m", "advgrpo.cli.main", "registry", "serve", "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as served:
@@ -403,35 +403,37 @@ def test_the_receiver_serves_until_it_is_told_to_stop(monkeypatch: pytest.Monkey
         assert served.wait(timeout=60) == 0
 
 
-def test_each_champion_is_announced_once_and_a_failure_is_tried_again(
+def test_each_champion_is_announced_once_and_a_failure_is_retried(
     stores: EmbeddedServers,
     client: MlflowClient,
     name: str,
     registered: Register,
-    crowned: Callable[..., Promotion],
+    promoted: Callable[..., Promotion],
 ) -> None:
-    told: list[int] = []
+    announced: list[int] = []
 
     def announce(promotion: Promotion) -> str:
-        told.append(promotion.version)
-        if len(told) == 1:
-            raise ClusterUnavailableError("the API server is away")
+        announced.append(promotion.version)
+        if len(announced) == 1:
+            raise ClusterUnavailableError("the API server is unavailable")
         return "run 7"
 
     registered()
-    crowned(1, announce=announce)
+    promoted(1, announce=announce)
     assert aliases(client, name) == {"champion": 1}
     for _ in range(2):
         reconcile(stores.tracking_uri, name=name, announce=announce)
-    assert told == [1, 1]
+    assert announced == [1, 1]
     assert client.get_model_version(name, "1").tags["advgrpo.announced"] == "run 7"
 
 
-def test_models_of_others_are_left_alone(stores: EmbeddedServers, client: MlflowClient) -> None:
-    client.create_registered_model("somebody else")
-    client.set_registered_model_tag("somebody else", "team", "x")
-    assert all("somebody else" not in said for said in reconcile(stores.tracking_uri))
+def test_models_of_other_programs_are_not_changed(
+    stores: EmbeddedServers, client: MlflowClient
+) -> None:
+    client.create_registered_model("other program")
+    client.set_registered_model_tag("other program", "team", "x")
+    assert all("other program" not in output for output in reconcile(stores.tracking_uri))
     with pytest.raises(PromotionError, match="does not hold adapters of advgrpo"):
-        promote("somebody else", "1", tracking_uri=stores.tracking_uri, by="ann")
-    with pytest.raises(PromotionError, match="the registered model nobody does not exist"):
-        promote("nobody", "1", tracking_uri=stores.tracking_uri, by="ann")
+        promote("other program", "1", tracking_uri=stores.tracking_uri, by="ann")
+    with pytest.raises(PromotionError, match="the registered model missing does not exist"):
+        promote("missing", "1", tracking_uri=stores.tracking_uri, by="ann")

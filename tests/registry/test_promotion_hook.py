@@ -10,7 +10,7 @@ CHAMPION = Promotion("faces", 3, "models:/faces/3")
 
 
 class FakeKubeflow:
-    """Stands where `kfp.Client` stands."""
+    """A fake of `kfp.Client`."""
 
     def __init__(self) -> None:
         self.started: list[dict[str, object]] = []
@@ -35,7 +35,7 @@ def test_without_a_pipeline_nothing_is_started() -> None:
     assert promotion_hook() is None
 
 
-def test_a_run_of_the_newest_version_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_newest_version_of_the_pipeline_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     kubeflow = FakeKubeflow()
     monkeypatch.setenv("ADVGRPO_ON_PROMOTION_PIPELINE", "roll-out")
     monkeypatch.setenv(
@@ -55,24 +55,24 @@ def test_a_run_of_the_newest_version_is_started(monkeypatch: pytest.MonkeyPatch)
     ]
 
 
-def test_what_kubeflow_lacks_or_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_pipeline_or_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ADVGRPO_ON_PROMOTION_PIPELINE", "roll-up")
     announce = promotion_hook(FakeKubeflow)
     assert announce is not None
     with pytest.raises(ClusterError, match="roll-up: Kubeflow has no pipeline"):
         announce(CHAMPION)
 
-    def away() -> FakeKubeflow:
+    def unavailable() -> FakeKubeflow:
         raise OSError("connection refused")
 
-    unreachable = promotion_hook(away)
+    unreachable = promotion_hook(unavailable)
     assert unreachable is not None
     with pytest.raises(ClusterError, match="was not started: OSError: connection refused"):
         unreachable(CHAMPION)
 
 
 @pytest.mark.parametrize("text", ["{", "[1]"])
-def test_parameters_that_are_no_object_are_refused(
+def test_parameters_that_are_not_an_object_are_refused(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ADVGRPO_ON_PROMOTION_PIPELINE", "roll-out")

@@ -58,7 +58,7 @@ def fetched(stores: EmbeddedServers, uri: str, folder: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in root.iterdir()}
 
 
-def test_an_adapter_comes_back_by_alias_and_by_version(
+def test_an_adapter_is_downloaded_by_alias_and_by_version(
     stores: EmbeddedServers, adapter: Path, run_id: str, tmp_path: Path
 ) -> None:
     version = registered(stores, adapter, "back", run_id)
@@ -72,7 +72,7 @@ def test_an_adapter_comes_back_by_alias_and_by_version(
     "killed_at",
     ["create_logged_model", "log_model_artifacts", "log_batch", "finalize_logged_model"],
 )
-def test_a_registration_that_was_killed_is_gone_on_with_and_leaves_nothing_twice(
+def test_a_killed_registration_is_resumed_without_duplicates(
     stores: EmbeddedServers,
     client: MlflowClient,
     adapter: Path,
@@ -101,7 +101,7 @@ def test_a_registration_that_was_killed_is_gone_on_with_and_leaves_nothing_twice
         assert len(client.get_metric_history(run_id, metric)) == 1
 
 
-def test_a_version_shows_its_lineage_and_measures_and_holds_no_base_weights(
+def test_a_version_has_lineage_and_metrics_and_no_base_weights(
     stores: EmbeddedServers, client: MlflowClient, adapter: Path, run_id: str
 ) -> None:
     registered(stores, adapter, "lineage", run_id)
@@ -121,7 +121,7 @@ def test_a_version_shows_its_lineage_and_measures_and_holds_no_base_weights(
     }
 
 
-def test_registering_twice_makes_one_version_and_another_adapter_the_next(
+def test_registering_is_idempotent_and_another_adapter_is_the_next_version(
     stores: EmbeddedServers,
     client: MlflowClient,
     adapter: Path,
@@ -138,7 +138,7 @@ def test_registering_twice_makes_one_version_and_another_adapter_the_next(
 
 
 @pytest.mark.parametrize("name", ADAPTER_FILES)
-def test_an_adapter_that_lacks_a_file_is_not_registered(
+def test_an_incomplete_adapter_is_not_registered(
     stores: EmbeddedServers,
     client: MlflowClient,
     adapter: Path,
@@ -151,7 +151,7 @@ def test_an_adapter_that_lacks_a_file_is_not_registered(
     assert client.search_registered_models("name = 'lacking'") == []
 
 
-def test_a_damaged_artifact_is_not_taken_for_the_adapter(
+def test_a_damaged_artifact_is_refused(
     stores: EmbeddedServers,
     client: MlflowClient,
     adapter: Path,
@@ -168,21 +168,19 @@ def test_a_damaged_artifact_is_not_taken_for_the_adapter(
 
 
 @pytest.mark.parametrize("uri", ["models:/x", "models:/x/latest", "runs:/x/1", "models:/@a", ""])
-def test_what_is_no_model_uri_says_so(uri: str, tmp_path: Path) -> None:
+def test_an_invalid_model_uri_is_refused(uri: str, tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="is not the URI of a registered adapter"):
         download_adapter(uri, tmp_path / "back", tracking_uri="http://127.0.0.1:9")
 
 
-@pytest.mark.parametrize("uri", ["models:/nobody@candidate", "models:/nobody/7"])
-def test_a_version_that_is_not_there_is_named(
-    stores: EmbeddedServers, uri: str, tmp_path: Path
-) -> None:
-    with pytest.raises(TrackingError, match="of nobody") as caught:
+@pytest.mark.parametrize("uri", ["models:/missing@candidate", "models:/missing/7"])
+def test_a_missing_version_is_named(stores: EmbeddedServers, uri: str, tmp_path: Path) -> None:
+    with pytest.raises(TrackingError, match="of missing") as caught:
         download_adapter(uri, tmp_path / "back", tracking_uri=stores.tracking_uri)
-    assert "registry list nobody" in caught.value.repair
+    assert "registry list missing" in caught.value.repair
 
 
-def test_a_registration_that_breaks_off_moves_no_alias(
+def test_an_interrupted_registration_moves_no_alias(
     stores: EmbeddedServers,
     client: MlflowClient,
     adapter: Path,
@@ -203,7 +201,7 @@ def test_a_registration_that_breaks_off_moves_no_alias(
     assert registered(stores, adapter, "breaks", run_id).version == 2
 
 
-def test_a_version_carries_its_card_settings_evidence_and_sample(
+def test_a_version_has_its_card_settings_evidence_and_sample(
     stores: EmbeddedServers, client: MlflowClient, adapter: Path, run_id: str, tmp_path: Path
 ) -> None:
     (tmp_path / "0.png").write_bytes(b"a picture")
@@ -217,18 +215,18 @@ def test_a_version_carries_its_card_settings_evidence_and_sample(
         assert (folder / "sample" / "0.png").read_bytes() == b"a picture"
         card = (folder / "README.md").read_text()
         assert "torch==2.0.0\n" in (folder / "requirements.txt").read_text()
-    for said in (
+    for text in (
         *("`/weights/sd3`", "Licence of the base model: MIT", "0.2 (0.15 to 0.25)"),
         *("- passed: judge.score at least base.", "| prompts.train | abc |"),
         "28 (of 80 planned) updates",
         "raised an alarm at update 28: pictures got dark. Training stopped",
     ):
-        assert said in card
+        assert text in card
     assert "pictures got dark" in version.tags["advgrpo.watch"]
     assert "- passed: judge.score at least base." in version.description
 
 
-def test_a_description_in_mlflow_fits_its_column() -> None:
+def test_a_description_is_within_the_limit_of_mlflow() -> None:
     alarm = Alarm(28, "pictures got dark " * 400)
     proof = evidence().model_copy(update={"training": TrainingRecord(28, (alarm,))})
     text = short_card(settings("long"), proof)
@@ -236,7 +234,7 @@ def test_a_description_in_mlflow_fits_its_column() -> None:
     assert text.endswith("`README.md` among the files.")
 
 
-def test_a_version_that_failed_its_gates_is_registered_and_is_no_candidate(
+def test_a_version_that_failed_its_gates_is_registered_without_an_alias(
     stores: EmbeddedServers, client: MlflowClient, adapter: Path, run_id: str
 ) -> None:
     failing = evidence(gain=0.01)
@@ -258,7 +256,7 @@ def test_another_evaluation_of_the_same_adapter_is_another_version(
 
 
 @pytest.mark.parametrize("file", ["evidence.json", "README.md", "files.json", "MLmodel"])
-def test_a_version_with_any_changed_file_is_refused(
+def test_a_version_with_a_changed_file_is_refused(
     stores: EmbeddedServers, client: MlflowClient, adapter: Path, run_id: str, file: str
 ) -> None:
     name = f"changed {file.partition('.')[0]}"
@@ -294,17 +292,17 @@ print(register({stores.tracking_uri!r}, settings("light"), Path({str(adapter)!r}
     assert done.stdout.strip() == "models:/light/1", done.stderr
 
 
-def test_the_champion_is_fetched_with_the_shape_of_its_adapter(
+def test_the_champion_has_the_shape_of_its_adapter(
     stores: EmbeddedServers, client: MlflowClient, config: RunConfig, adapter: Path, run_id: str
 ) -> None:
-    registered(stores, adapter, "crowned", run_id)
+    registered(stores, adapter, "promoted", run_id)
     uri, policy = stores.tracking_uri, config.policy
-    assert current_champion("nobody", tracking_uri=uri, policy=policy) is None
-    assert current_champion("crowned", tracking_uri=uri, policy=policy) is None
-    client.set_registered_model_alias("crowned", "champion", "1")
-    champion = current_champion("crowned", tracking_uri=uri, policy=policy)
+    assert current_champion("missing", tracking_uri=uri, policy=policy) is None
+    assert current_champion("promoted", tracking_uri=uri, policy=policy) is None
+    client.set_registered_model_alias("promoted", "champion", "1")
+    champion = current_champion("promoted", tracking_uri=uri, policy=policy)
     assert champion is not None
-    assert (champion.version, champion.uri) == (1, "models:/crowned/1")
+    assert (champion.version, champion.uri) == (1, "models:/promoted/1")
     assert champion.adapter_config == config.policy.adapter
     assert (champion.adapter / ADAPTER_FILES[0]).read_bytes() == (
         adapter / ADAPTER_FILES[0]
@@ -324,10 +322,10 @@ def test_a_champion_for_another_base_model_is_refused(
         current_champion("foreign", tracking_uri=stores.tracking_uri, policy=config.policy)
 
 
-# MLflow warns of type hints of its own classes when this part of it is loaded.
+# MLflow warns about type hints of its own classes on import.
 @pytest.mark.filterwarnings("ignore:.*Any type hint:UserWarning")
 @pytest.mark.slow
-def test_a_served_version_draws_what_the_policy_draws(
+def test_a_served_version_generates_the_images_of_the_policy(
     stores: EmbeddedServers, config: RunConfig, run_id: str, tmp_path: Path
 ) -> None:
     from advgrpo.models.policies import load_policy
@@ -348,16 +346,16 @@ def test_a_served_version_draws_what_the_policy_draws(
     )
     images = torch.stack([decode_image(base64.b64decode(file)) for file in files])
 
-    def drawn(policy: Policy) -> torch.Tensor:
+    def generate(policy: Policy) -> torch.Tensor:
         guidance = config.training.sampling.guidance_scale
         return sample_images(
             policy, prompts, [5, 6], num_inference_steps=4, guidance_scale=guidance
         )
 
-    expected = drawn(load_policy(config.policy, torch.device("cpu"), adapter=tmp_path))
+    expected = generate(load_policy(config.policy, torch.device("cpu"), adapter=tmp_path))
     # PNG rounds to 256 levels.
     torch.testing.assert_close(images, expected, atol=0.5 / 255 + 1e-6, rtol=0)
-    assert (images - drawn(policy)).abs().max() > 0.02
+    assert (images - generate(policy)).abs().max() > 0.02
     assert served.predict(prompts[:1], params={"seed": 5, "num_inference_steps": 4}) == files[:1]
     assert served.predict(prompts[:1]) == served.predict(prompts[:1], params={"seed": 0})
     with pytest.raises(MlflowException, match="seed"):

@@ -65,7 +65,7 @@ def post(notified: list[str]) -> Iterator[Post]:
         yield send
 
 
-def test_a_message_wakes_and_its_repetition_does_not(post: Post, notified: list[str]) -> None:
+def test_a_message_notifies_and_its_replay_does_not(post: Post, notified: list[str]) -> None:
     body = json.dumps(MOVED).encode()
     headers = signed(body)
     assert post(body, headers) == (HTTPStatus.ACCEPTED, "reconciling m\n")
@@ -73,9 +73,7 @@ def test_a_message_wakes_and_its_repetition_does_not(post: Post, notified: list[
     assert notified == ["m"]
 
 
-def test_a_message_that_is_not_signed_or_old_or_changed_is_refused(
-    post: Post, notified: list[str]
-) -> None:
+def test_an_unsigned_old_or_modified_message_is_refused(post: Post, notified: list[str]) -> None:
     body = json.dumps(MOVED).encode()
     now = time.time()
     for headers in (
@@ -94,7 +92,7 @@ def test_a_message_that_is_not_signed_or_old_or_changed_is_refused(
     assert notified == []
 
 
-def test_what_is_no_message_is_refused(post: Post, notified: list[str]) -> None:
+def test_a_malformed_message_is_refused(post: Post, notified: list[str]) -> None:
     for number, body in enumerate((b"", b"{", b"[]", b'{"entity": "x", "data": {"name": 3}}')):
         assert post(body, signed(body, delivery=str(number)))[0] == HTTPStatus.BAD_REQUEST
     assert post(b"x", {}, path="/")[0] == HTTPStatus.NOT_FOUND
@@ -104,7 +102,7 @@ def test_what_is_no_message_is_refused(post: Post, notified: list[str]) -> None:
     assert notified == []
 
 
-def test_a_tag_wakes_only_if_it_asks_for_promotion(post: Post, notified: list[str]) -> None:
+def test_a_tag_notifies_only_if_it_requests_promotion(post: Post, notified: list[str]) -> None:
     for key, text in (
         ("advgrpo.decision", "nothing to do\n"),
         ("advgrpo.promote", "reconciling m\n"),
@@ -115,7 +113,7 @@ def test_a_tag_wakes_only_if_it_asks_for_promotion(post: Post, notified: list[st
     assert notified == ["m"]
 
 
-def test_messages_are_counted_by_what_was_answered(post: Post) -> None:
+def test_messages_are_counted_by_status(post: Post) -> None:
     def counted(status: str) -> float:
         labels = {"status": status}
         return WEBHOOK.get_sample_value("advgrpo_webhook_messages_total", labels) or 0.0
@@ -128,12 +126,12 @@ def test_messages_are_counted_by_what_was_answered(post: Post) -> None:
     assert (counted("202") - before[0], counted("401") - before[1]) == (1, 1)
 
 
-def test_it_says_that_it_is_there(post: Post) -> None:
+def test_the_health_check_answers(post: Post) -> None:
     assert post(b"", {}, path="/healthz", method="GET") == (HTTPStatus.OK, "ok\n")
     assert post(b"", {}, path="/", method="GET")[0] == HTTPStatus.NOT_FOUND
 
 
-def test_deliveries_are_forgotten_once_their_timestamp_is_too_old() -> None:
+def test_old_deliveries_are_forgotten() -> None:
     now = [1000.0]
     verifier = MessageVerifier(SECRET, clock=lambda: now[0])
     verifier.check(signed(b"x", at=now[0]), b"x")
@@ -146,7 +144,7 @@ def test_deliveries_are_forgotten_once_their_timestamp_is_too_old() -> None:
     verifier.check(signed(b"y", at=now[0]), b"y")
 
 
-def test_without_a_secret_it_does_not_start() -> None:
+def test_the_receiver_needs_a_secret() -> None:
     with (
         pytest.raises(ConfigError, match="ADVGRPO_WEBHOOK_SECRET"),
         receiver("127.0.0.1", 0, secret="", notify=print),
@@ -154,7 +152,7 @@ def test_without_a_secret_it_does_not_start() -> None:
         pass
 
 
-def test_an_address_that_cannot_be_had_is_named() -> None:
+def test_an_unavailable_address_is_named() -> None:
     with (
         pytest.raises(ConfigError, match=r"cannot listen on 203\.0\.113\.1:80"),
         receiver("203.0.113.1", 80, secret=SECRET, notify=print),
@@ -162,16 +160,16 @@ def test_an_address_that_cannot_be_had_is_named() -> None:
         pass
 
 
-def test_mlflow_tells_and_an_unlawful_champion_is_set_right(
+def test_a_webhook_of_mlflow_leads_to_a_reconciliation(
     stores: EmbeddedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # As in the chart's pod: MLflow passes the files on.
+    # As in the chart's pod, which has no S3 key: MLflow proxies artifacts.
     for name in stores.environment():
         if name.startswith("AWS_") or name == "MLFLOW_S3_ENDPOINT_URL":
             monkeypatch.delenv(name)
     client = MlflowClient(stores.tracking_uri)
     run_id = str(client.create_run("0").info.run_id)
-    config = settings("told")
+    config = settings("notified")
     for version, gain in ((1, 0.2), (2, 0.0)):
         adapter = write_adapter(tmp_path / "adapter", str(version))
         proof = evidence(gain, champion=None if version == 1 else 1)
@@ -179,12 +177,12 @@ def test_mlflow_tells_and_an_unlawful_champion_is_set_right(
     reconciler = Reconciler(stores.tracking_uri, every_seconds=600)
     worker = threading.Thread(target=reconciler.run)
 
-    def champion_becomes(wanted: str) -> None:
+    def wait_for_champion(wanted: str) -> None:
         for _ in range(200):
-            if client.get_registered_model("told").aliases.get("champion") == wanted:
+            if client.get_registered_model("notified").aliases.get("champion") == wanted:
                 return
             time.sleep(0.1)
-        pytest.fail(f"the champion is {client.get_registered_model('told').aliases}")
+        pytest.fail(f"the champion is {client.get_registered_model('notified').aliases}")
 
     with receiver("127.0.0.1", 0, secret=SECRET, notify=reconciler.notify) as server:
         url = f"http://127.0.0.1:{server.server_address[1]}{PATH}"
@@ -192,20 +190,20 @@ def test_mlflow_tells_and_an_unlawful_champion_is_set_right(
             subscribe(stores.tracking_uri, url, secret=SECRET)
         (webhook,) = client.list_webhooks()
         try:
-            # MLflow hears of new webhooks after this time.
+            # MLflow caches webhooks for a second.
             time.sleep(1.1)
             worker.start()
-            client.set_model_version_tag("told", "1", "advgrpo.promote", "true")
-            champion_becomes("1")
-            client.set_registered_model_alias("told", "champion", "2")
+            client.set_model_version_tag("notified", "1", "advgrpo.promote", "true")
+            wait_for_champion("1")
+            client.set_registered_model_alias("notified", "champion", "2")
             for _ in range(200):
-                if "advgrpo.decision" in client.get_model_version("told", "2").tags:
+                if "advgrpo.decision" in client.get_model_version("notified", "2").tags:
                     break
                 time.sleep(0.1)
-            champion_becomes("1")
+            wait_for_champion("1")
         finally:
             client.delete_webhook(webhook.webhook_id)
             reconciler.stop()
             worker.join()
-    decision = client.get_model_version("told", "2").tags["advgrpo.decision"]
+    decision = client.get_model_version("notified", "2").tags["advgrpo.decision"]
     assert decision.startswith("refused: the gate judge.score at least base failed")

@@ -26,7 +26,7 @@ def _part(**files: str) -> bytes:
     return packed.getvalue()
 
 
-def test_parts_become_one_folder_and_a_later_one_wins(location: str) -> None:
+def test_parts_are_merged_and_a_later_one_wins(location: str) -> None:
     write_bytes(f"{location}/part-000000.tar", _part(kept="old", changed="old"))
     write_bytes(f"{location}/part-000001.tar", _part(changed="newer"))
     folder = extract(location)
@@ -40,8 +40,8 @@ def test_a_damaged_part_is_named(location: str) -> None:
         extract(location)
 
 
-def test_a_part_that_cannot_be_unpacked_is_named_by_where_it_lies(location: str) -> None:
-    # A file, and then one that would lie in it.
+def test_a_part_that_cannot_be_extracted_is_named_by_its_location(location: str) -> None:
+    # The second file has the first one as its folder.
     write_bytes(f"{location}/part-000000-x.tar", _part(**{"a": "", "a.txt/b": ""}))
     with pytest.raises(StorageError, match=rf"cannot extract {location}/part-000000-x\.tar: "):
         extract(location)
@@ -51,7 +51,7 @@ def test_a_part_that_cannot_be_unpacked_is_named_by_where_it_lies(location: str)
     ("name", "kind"),
     [("../out.txt", tarfile.REGTYPE), ("/tmp/out.txt", tarfile.REGTYPE), ("x", tarfile.SYMTYPE)],
 )
-def test_what_would_land_elsewhere_is_refused(location: str, name: str, kind: bytes) -> None:
+def test_entries_outside_of_the_folder_are_refused(location: str, name: str, kind: bytes) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:
         header = tarfile.TarInfo(name)
@@ -63,7 +63,7 @@ def test_what_would_land_elsewhere_is_refused(location: str, name: str, kind: by
 
 
 def _sparse() -> bytes:
-    """An archive of a kilobyte with a file of a gigabyte of zeros."""
+    """An archive of 1 kB with a sparse file of 1 GiB."""
     header = bytearray(tarfile.TarInfo("zeros").tobuf(tarfile.GNU_FORMAT))
     header[156:157] = tarfile.GNUTYPE_SPARSE
     header[483:495] = b"%011o\0" % 2**30
@@ -72,11 +72,11 @@ def _sparse() -> bytes:
 
 
 @pytest.mark.parametrize("bomb", [_sparse(), gzip.compress(_part(zeros="0" * 10**6))])
-def test_an_archive_that_would_grow_is_refused(location: str, bomb: bytes) -> None:
+def test_a_decompression_bomb_is_refused(location: str, bomb: bytes) -> None:
     write_bytes(f"{location}/part-000000-x.tar", bomb)
     with pytest.raises(StorageError, match=r"part-000000-x\.tar is damaged"):
         extract(location)
 
 
-def test_a_plain_folder_is_used_where_it_lies(tmp_path: Path) -> None:
+def test_a_plain_folder_is_used_in_place(tmp_path: Path) -> None:
     assert extract(str(tmp_path)) == tmp_path

@@ -16,7 +16,7 @@ from advgrpo.storage import LIMIT_VARIABLE, cache_folder, cached_folder, scratch
 from advgrpo.storage.base import PARTIAL_PREFIX
 
 MIB = 2**20
-# The state of another process, as a program that is started anew has it.
+# A spawned process shares no state with this one; a forked one would share the locks.
 SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -28,7 +28,7 @@ def filled(count: int) -> Callable[[Path], None]:
     return fill
 
 
-def refuses(_folder: Path) -> None:
+def must_not_fill(_folder: Path) -> None:
     raise AssertionError("filled again")
 
 
@@ -55,14 +55,14 @@ def names() -> set[str]:
 
 def test_a_folder_is_filled_once() -> None:
     first = cached_folder("a", MIB, filled(MIB))
-    assert cached_folder("a", MIB, refuses) == first
+    assert cached_folder("a", MIB, must_not_fill) == first
     assert (first / "data").stat().st_size == MIB
 
 
-def test_two_that_find_it_missing_at_once_do_not_wait_for_each_other(
+def test_two_concurrent_misses_do_not_deadlock(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Each goes on only when both share the lock; one of them then fills, and keeps its share.
+    # Both proceed only once both hold the shared lock; the one that fills keeps it.
     both, flock = threading.Barrier(2), fcntl.flock
 
     def together(lock: int, kind: int) -> None:
@@ -91,20 +91,20 @@ def test_two_that_find_it_missing_at_once_do_not_wait_for_each_other(
     assert len(calls) == 1
 
 
-def test_the_least_recently_used_folder_goes_when_room_is_needed() -> None:
+def test_the_least_recently_used_folder_is_evicted() -> None:
     for name in ("a", "b", "a"):
         in_another_process(name)
     in_another_process("c")
     assert names() == {"a", "c"}
 
 
-def test_a_folder_in_use_stays_and_the_limit_holds() -> None:
+def test_a_folder_in_use_is_not_evicted_and_the_limit_holds() -> None:
     cached_folder("mine", MIB, filled(MIB))
     in_another_process("theirs")
     cached_folder("more", MIB, filled(MIB))
     assert names() == {"mine", "more"}
     with pytest.raises(StorageFullError, match=r"do not fit into the cache.*ADVGRPO_CACHE_GIB"):
-        cached_folder("too much", MIB, refuses)
+        cached_folder("too much", MIB, must_not_fill)
     assert names() == {"mine", "more"}
 
 
@@ -125,12 +125,12 @@ def test_processes_use_a_folder_at_the_same_time() -> None:
     assert [process.exitcode for process in processes] == [0, 0]
 
 
-def test_a_cache_that_was_emptied_is_filled_again() -> None:
+def test_a_deleted_folder_is_filled_again() -> None:
     shutil.rmtree(cached_folder("a", MIB, filled(MIB)))
     assert cached_folder("a", MIB, filled(MIB)).is_dir()
 
 
-def test_a_folder_that_could_not_be_filled_takes_no_room() -> None:
+def test_a_folder_that_failed_to_fill_takes_no_space() -> None:
     with pytest.raises(RuntimeError, match="no network"):
         cached_folder("broken", 2 * MIB, _no_network)
     cached_folder("a", 2 * MIB, filled(2 * MIB))
@@ -141,7 +141,7 @@ def _no_network(_folder: Path) -> None:
     raise RuntimeError("no network")
 
 
-def test_what_a_killed_process_left_half_made_goes() -> None:
+def test_a_partial_folder_of_a_killed_process_is_removed() -> None:
     half = cache_folder() / "folders" / f"{PARTIAL_PREFIX}0123-a"
     half.mkdir(parents=True)
     (half / "data").write_bytes(b"x")
@@ -150,10 +150,12 @@ def test_what_a_killed_process_left_half_made_goes() -> None:
 
 
 @pytest.mark.parametrize("limit", ["lots", "inf"])
-def test_a_limit_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+def test_a_limit_that_is_not_a_number_is_refused(
+    monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
     monkeypatch.setenv(LIMIT_VARIABLE, limit)
     with pytest.raises(ConfigError, match=f"ADVGRPO_CACHE_GIB='{limit}': not a number of GiB"):
-        cached_folder("a", MIB, refuses)
+        cached_folder("a", MIB, must_not_fill)
 
 
 def work_and_be_killed(cache: str) -> None:
@@ -163,7 +165,7 @@ def work_and_be_killed(cache: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def work_until_told(cache: str, works: Barrier, done: Barrier) -> None:
+def work_until_released(cache: str, works: Barrier, done: Barrier) -> None:
     os.environ["ADVGRPO_CACHE"] = cache
     with scratch_folder() as folder:
         works.wait(60)
@@ -171,7 +173,7 @@ def work_until_told(cache: str, works: Barrier, done: Barrier) -> None:
         assert folder.is_dir()
 
 
-def test_what_a_killed_process_worked_on_goes_and_what_others_work_on_stays() -> None:
+def test_scratch_folders_of_killed_processes_are_removed_and_others_stay() -> None:
     cache = os.environ["ADVGRPO_CACHE"]
     killed = SPAWN.Process(target=work_and_be_killed, args=(cache,))
     killed.start()
@@ -179,7 +181,7 @@ def test_what_a_killed_process_worked_on_goes_and_what_others_work_on_stays() ->
     (cache_folder() / "scratch" / "tmp-of-an-older-release").mkdir()
     (cache_folder() / "scratch" / "tmp-half-removed.lock").touch()
     works, done = SPAWN.Barrier(2), SPAWN.Barrier(2)
-    other = SPAWN.Process(target=work_until_told, args=(cache, works, done))
+    other = SPAWN.Process(target=work_until_released, args=(cache, works, done))
     other.start()
     works.wait(60)
     with scratch_folder() as mine:

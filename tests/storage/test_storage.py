@@ -54,7 +54,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_what_is_written_is_read_back(place: str) -> None:
+def test_written_content_is_read_back(place: str) -> None:
     location = storage.join(place, "sub", "file")
     assert not storage.exists(location)
     storage.write_bytes(location, b"one")
@@ -65,7 +65,7 @@ def test_what_is_written_is_read_back(place: str) -> None:
     assert storage.list_files(place) == ("sub/file",)
 
 
-def test_deleting_takes_a_folder_and_spares_its_namesakes(place: str) -> None:
+def test_deleting_a_folder_spares_others_with_the_same_prefix(place: str) -> None:
     for name in ("run/a", "run/b/c", "run2/a"):
         storage.write_bytes(storage.join(place, name), b"x")
     storage.delete(storage.join(place, "run"))
@@ -73,23 +73,21 @@ def test_deleting_takes_a_folder_and_spares_its_namesakes(place: str) -> None:
     assert storage.list_files(place) == ("run2/a",)
 
 
-def test_reading_what_is_not_there_names_it(place: str) -> None:
+def test_reading_a_missing_file_names_it(place: str) -> None:
     location = storage.join(place, "nothing")
     with pytest.raises(StorageNotFoundError, match="nothing"):
         storage.read_bytes(location)
     assert storage.list_files(location) == ()
 
 
-def test_a_folder_comes_back_as_it_went(place: str, folder: Path, tmp_path: Path) -> None:
+def test_a_folder_is_unchanged_after_a_round_trip(place: str, folder: Path, tmp_path: Path) -> None:
     storage.upload_folder(folder, place)
     storage.download_folder(place, tmp_path / "back")
     assert contents(tmp_path / "back") == contents(folder)
     assert storage.read_commit(str(tmp_path / "back")) == storage.read_commit(place)
 
 
-def test_uploading_again_leaves_nothing_of_the_old_folder(
-    place: str, folder: Path, tmp_path: Path
-) -> None:
+def test_uploading_again_removes_stale_files(place: str, folder: Path, tmp_path: Path) -> None:
     storage.upload_folder(folder, place)
     (folder / "empty").unlink()
     (folder / "a.json").write_text("[]")
@@ -99,9 +97,7 @@ def test_uploading_again_leaves_nothing_of_the_old_folder(
     assert "empty" not in storage.list_files(place)
 
 
-def test_a_half_written_folder_is_not_taken_for_whole(
-    place: str, folder: Path, tmp_path: Path
-) -> None:
+def test_an_incomplete_folder_is_refused(place: str, folder: Path, tmp_path: Path) -> None:
     storage.upload_folder(folder, place)
     storage.delete(storage.join(place, storage.COMMIT_FILE))
     with pytest.raises(StorageNotFoundError, match="is incomplete"):
@@ -113,7 +109,7 @@ def test_a_half_written_folder_is_not_taken_for_whole(
     ("damage", "problem"),
     [(b"short", "5 bytes instead of 10240"), (b"z" * 10240, "the SHA-256 in commit.json")],
 )
-def test_a_damaged_file_is_named_and_what_was_there_stays(
+def test_a_damaged_file_is_named_and_the_target_is_unchanged(
     place: str, folder: Path, tmp_path: Path, damage: bytes, problem: str
 ) -> None:
     storage.upload_folder(folder, place)
@@ -145,9 +141,9 @@ def test_a_commit_file_cannot_lead_out_of_its_folder(place: str, tmp_path: Path)
     assert not (tmp_path / "deep" / "outside").exists()
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"old")
-    # The limit of this process on the size of files stands for a full disk.
+    # RLIMIT_FSIZE simulates a full disk.
     script = (
         "import resource, sys\n"
         "from advgrpo import storage\n"
@@ -168,13 +164,13 @@ def test_a_full_disk_leaves_the_old_file_and_no_rest(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
-def test_a_refused_permission_names_the_path(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(StorageError, match="file/below"):
         storage.write_bytes(str(tmp_path / "file" / "below"), b"x")
 
 
-def test_no_server_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -182,7 +178,7 @@ def test_no_server_is_an_error_that_says_where(monkeypatch: pytest.MonkeyPatch) 
         S3Storage(attempts=2).read_bytes("s3://bucket/key")
 
 
-def test_each_answer_of_a_failing_server_gets_its_error(
+def test_each_status_of_a_failing_server_has_its_error(
     stores: EmbeddedServers,
     proxy: Callable[[str], Proxy],
     monkeypatch: pytest.MonkeyPatch,
@@ -216,7 +212,7 @@ def test_each_answer_of_a_failing_server_gets_its_error(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_server_that_recovers_is_asked_again(
+def test_a_request_is_retried(
     stores: EmbeddedServers, proxy: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failing = proxy(stores.s3_endpoint)
@@ -226,7 +222,7 @@ def test_a_server_that_recovers_is_asked_again(
     assert failing.requests == 2
 
 
-def test_a_silent_server_is_given_up_on(
+def test_a_silent_server_is_a_timeout(
     stores: EmbeddedServers, proxy: Callable[[str], Proxy], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = proxy(stores.s3_endpoint)
@@ -237,14 +233,14 @@ def test_a_silent_server_is_given_up_on(
 
 
 @pytest.mark.usefixtures("stores")
-def test_wrong_credentials_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(StorageError, match="SignatureDoesNotMatch") as caught:
         storage.write_bytes("s3://advgrpo/key", b"x")
     assert "AWS_SECRET_ACCESS_KEY" in caught.value.repair
 
 
-def test_what_is_deleted_while_a_folder_is_listed_is_not_in_it(
+def test_a_folder_deleted_during_a_listing_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, scandir = tmp_path / "turn-1", os.scandir
@@ -261,7 +257,7 @@ def test_what_is_deleted_while_a_folder_is_listed_is_not_in_it(
     assert not folder.exists()
 
 
-def test_an_upload_that_breaks_off_leaves_no_whole_folder(
+def test_an_interrupted_upload_leaves_an_incomplete_folder(
     stores: EmbeddedServers,
     proxy: Callable[[str], Proxy],
     monkeypatch: pytest.MonkeyPatch,
@@ -287,7 +283,7 @@ def test_an_upload_that_breaks_off_leaves_no_whole_folder(
 
 
 @pytest.mark.usefixtures("stores")
-def test_an_s3_folder_is_fetched_once_until_it_changes(folder: Path) -> None:
+def test_an_s3_folder_is_downloaded_again_only_after_a_change(folder: Path) -> None:
     storage.upload_folder(folder, "s3://advgrpo/cached")
     first = fetch.local_folder("s3://advgrpo/cached")
     written = (first / "a.json").stat().st_mtime_ns
@@ -299,7 +295,7 @@ def test_an_s3_folder_is_fetched_once_until_it_changes(folder: Path) -> None:
 
 
 @pytest.mark.usefixtures("stores")
-def test_weights_on_s3_need_no_commit_file_and_may_lie_in_a_subfolder() -> None:
+def test_weights_on_s3_need_no_commit_file_and_may_be_in_a_subfolder() -> None:
     storage.write_bytes("s3://advgrpo/plain/model/config.json", b"{}")
     found = fetch.local_folder(Weights(location="s3://advgrpo/plain", subfolder="model"))
     assert (found / "config.json").read_text() == "{}"
@@ -312,7 +308,7 @@ def test_a_prompt_file_on_s3_keeps_its_name() -> None:
     assert (path.name, path.read_text()) == ("train.txt", "a cat\n")
 
 
-def test_packaged_files_are_used_where_they_lie() -> None:
+def test_packaged_files_are_used_in_place() -> None:
     path = fetch.local_file("package://advgrpo.config/presets/pocket.yaml")
     assert path.parent == fetch.local_folder("package://advgrpo.config/presets")
 
@@ -320,7 +316,7 @@ def test_packaged_files_are_used_where_they_lie() -> None:
 @pytest.mark.parametrize(
     "location", ["nowhere/at/all", "package://advgrpo.nothing/x", "package://advgrpo.config/x"]
 )
-def test_a_place_that_is_not_there_is_named(location: str) -> None:
+def test_a_missing_location_is_named(location: str) -> None:
     with pytest.raises(StorageNotFoundError, match=location):
         fetch.local_folder(location)
     with pytest.raises(StorageNotFoundError, match=location):
@@ -344,7 +340,7 @@ def test_joined_names_stay_inside() -> None:
 
 
 @pytest.mark.usefixtures("stores")
-def test_a_run_writes_and_deletes_below_its_workspace_alone(tmp_path: Path) -> None:
+def test_a_run_writes_and_deletes_only_below_its_workspace(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     server = storage.storage_for("s3://advgrpo")
     elsewhere = ("s3://advgrpo/mine2/file", "s3://other/mine/file", "s3://advgrpo/mine/../file")
@@ -394,7 +390,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             elif self.path.startswith(base):
                 self._answer(404, b"", "EntryNotFound")
             elif "owner/broken" in self.path:
-                # The library tries 5xx again for half a minute.
+                # The library retries 5xx for half a minute.
                 self._answer(418, b"")
             else:
                 self._answer(404, b"", "RepoNotFound")
@@ -430,7 +426,7 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.mark.usefixtures("hub")
-def test_of_a_hub_pipeline_only_what_is_needed_is_fetched() -> None:
+def test_only_needed_files_of_a_hub_pipeline_are_downloaded() -> None:
     found = fetch.local_folder(Weights(location="hub://owner/name", revision=COMMIT))
     assert files(found) == {
         "model_index.json",
@@ -440,7 +436,7 @@ def test_of_a_hub_pipeline_only_what_is_needed_is_fetched() -> None:
 
 
 @pytest.mark.usefixtures("hub")
-def test_of_a_hub_subfolder_nothing_else_is_fetched() -> None:
+def test_only_the_subfolder_of_a_hub_repository_is_downloaded() -> None:
     found = fetch.local_folder(
         Weights(location="hub://owner/name", revision=COMMIT, subfolder="vae")
     )
@@ -449,7 +445,7 @@ def test_of_a_hub_subfolder_nothing_else_is_fetched() -> None:
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_hub_model_that_is_not_there_is_named() -> None:
+def test_a_missing_hub_model_is_named() -> None:
     with pytest.raises(WeightsError, match="owner/other"):
         fetch.local_folder(Weights(location="hub://owner/other", revision=COMMIT))
     with pytest.raises(WeightsError, match="'unet'"):
@@ -457,6 +453,6 @@ def test_a_hub_model_that_is_not_there_is_named() -> None:
 
 
 @pytest.mark.usefixtures("hub")
-def test_a_hub_that_fails_is_unavailable() -> None:
+def test_a_failing_hub_is_unavailable() -> None:
     with pytest.raises(StorageUnavailableError, match="hub://owner/broken"):
         fetch.local_folder(Weights(location="hub://owner/broken", revision=COMMIT))

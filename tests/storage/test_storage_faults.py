@@ -1,4 +1,4 @@
-"""S3 behind a network that fails: an operation gives the right bytes or an error, and ends."""
+"""S3 behind a faulty network: an operation returns the right bytes or an error, in time."""
 
 import gc
 import threading
@@ -25,31 +25,30 @@ OLD = b"old " * 5_000
 NEW = b"new!" * 10_000
 SMALL = NEW[:1_000]
 PART_BYTES = 16_384
-# Far more than it may take, on a machine that does other things as well; a trickled answer would
-# take half an hour.
+# Generous for a busy machine; a trickled answer would take half an hour.
 LONGEST_SECONDS = 30.0
 FAULTS = [mode for mode in MODES if mode not in {"pass", "refuse_first"}]
 
 
 @dataclass
 class Wire:
-    """A network of its own between here and the server."""
+    """A faulty network in front of the server."""
 
     proxy: Proxy
     hasty: S3Storage
-    """Gives up soon."""
+    """A client with few retries and a short deadline."""
 
     patient: S3Storage
-    """Tries again a few times."""
+    """A client with more retries."""
 
 
-# An operation that ran out of time is left behind with its connection, which the collector closes.
+# The garbage collector closes the connections of abandoned threads.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
-    """Have it do so within the test, not in one of somebody else's."""
+    """Collect within the test rather than in a later one."""
     yield
     gc.collect()
 
@@ -61,7 +60,7 @@ def servers(running_stores: EmbeddedServers) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def direct(servers: dict[str, str]) -> S3Storage:
-    """The server, past the network."""
+    """A client without the faulty network."""
     with environment(servers):
         return S3Storage()
 
@@ -98,11 +97,11 @@ def read(server: S3Storage, place: str, _folder: Path) -> None:
 
 def download(server: S3Storage, place: str, folder: Path) -> None:
     target = folder / "copy"
-    target.write_bytes(b"what was there")
+    target.write_bytes(b"old content")
     try:
         server.download_file(f"{place}/file", target)
     except StorageError:
-        assert target.read_bytes() == b"what was there"
+        assert target.read_bytes() == b"old content"
         raise
     finally:
         assert [path.name for path in folder.iterdir()] == ["copy"]
@@ -133,11 +132,11 @@ def delete(server: S3Storage, place: str, _folder: Path) -> None:
 
 OPERATIONS = {one.__name__: one for one in (read, download, write, upload, look, listing, delete)}
 LEAVES = {"write": SMALL, "upload": NEW, "delete": None}
-"""What an operation that succeeds leaves there, where it is not what was there."""
+"""Content after a successful operation, if it differs from before."""
 
 
 def attempt(operation: str, server: S3Storage, place: str, folder: Path) -> bool:
-    """Try what the network may break; an error must come in time and say where and what to do."""
+    """Run an operation; an error must come in time, with location and repair."""
     start = time.monotonic()
     folder.mkdir(parents=True)
     try:
@@ -164,7 +163,7 @@ def each_fault(operation: str, check: Callable[[Mode], None], *, without: Mode) 
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_fault_that_stays_gives_the_right_bytes_or_an_error_in_time(
+def test_a_persistent_fault_gives_the_right_bytes_or_an_error_in_time(
     operation: str, wires: dict[Mode, Wire], direct: S3Storage, tmp_path: Path
 ) -> None:
     def check(mode: Mode) -> None:
@@ -175,15 +174,15 @@ def test_a_fault_that_stays_gives_the_right_bytes_or_an_error_in_time(
             succeeded = attempt(operation, wires[mode].hasty, place, tmp_path / mode)
         finally:
             wires[mode].proxy.mode = "pass"
-        lies = lying(direct, place)
-        assert lies in {OLD, LEAVES.get(operation, OLD)}
-        assert not succeeded or lies == LEAVES.get(operation, OLD)
+        content = stored_content(direct, place)
+        assert content in {OLD, LEAVES.get(operation, OLD)}
+        assert not succeeded or content == LEAVES.get(operation, OLD)
 
     each_fault(operation, check, without="pass")
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_fault_that_passes_is_overcome(
+def test_a_transient_fault_is_overcome(
     operation: str, wires: dict[Mode, Wire], direct: S3Storage, tmp_path: Path
 ) -> None:
     def check(mode: Mode) -> None:
@@ -191,13 +190,13 @@ def test_a_fault_that_passes_is_overcome(
         direct.write_bytes(f"{place}/file", OLD)
         wires[mode].proxy.next.append(mode)
         assert attempt(operation, wires[mode].patient, place, tmp_path / mode)
-        assert lying(direct, place) == LEAVES.get(operation, OLD)
+        assert stored_content(direct, place) == LEAVES.get(operation, OLD)
 
-    # What trickles is not broken: it is given up on only when the whole is late.
+    # A trickling answer is not an error until the deadline.
     each_fault(operation, check, without="trickle_answer")
 
 
-def lying(direct: S3Storage, place: str) -> bytes | None:
+def stored_content(direct: S3Storage, place: str) -> bytes | None:
     return direct.read_bytes(f"{place}/file") if direct.exists(f"{place}/file") else None
 
 
@@ -205,7 +204,7 @@ def lying(direct: S3Storage, place: str) -> bytes | None:
 def test_a_damaged_listing_is_an_error_or_a_listing(
     wires: dict[Mode, Wire], direct: S3Storage
 ) -> None:
-    # S3 has no sum for it: https is what guards names. Contents are checked in any case.
+    # S3 has no checksum of listings; only HTTPS protects names. Content is always checked.
     wire = wires["corrupt_answer"]
     direct.write_bytes("s3://advgrpo/listed/file", OLD)
     wire.proxy.mode = "corrupt_answer"
@@ -219,7 +218,7 @@ def test_a_damaged_listing_is_an_error_or_a_listing(
     assert errors
 
 
-def test_what_others_put_is_checked_by_its_etag(
+def test_objects_of_other_programs_are_checked_by_their_etag(
     wires: dict[Mode, Wire], servers: dict[str, str], direct: S3Storage
 ) -> None:
     wire = wires["corrupt_answer"]
@@ -235,8 +234,10 @@ def test_what_others_put_is_checked_by_its_etag(
     assert wire.hasty.read_bytes("s3://advgrpo/theirs") == OLD
 
 
-def test_an_object_that_is_not_what_was_put_is_not_read(direct: S3Storage, tmp_path: Path) -> None:
-    # What a server with a bad disk answers that keeps the sum which was put with the object.
+def test_an_object_that_differs_from_its_checksum_is_refused(
+    direct: S3Storage, tmp_path: Path
+) -> None:
+    # As from a server with a bad disk, whose metadata is intact.
     direct._client.put_object(
         Bucket="advgrpo", Key="rotten", Body=b"new", Metadata=checksums([b"old"]).metadata
     )
@@ -245,7 +246,7 @@ def test_an_object_that_is_not_what_was_put_is_not_read(direct: S3Storage, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_a_large_file_goes_and_comes_in_parts(wires: dict[Mode, Wire], tmp_path: Path) -> None:
+def test_a_large_file_is_copied_in_parts(wires: dict[Mode, Wire], tmp_path: Path) -> None:
     wire = wires["corrupt_answer"]
     (tmp_path / "large").write_bytes(NEW)
     before = wire.proxy.requests
@@ -258,10 +259,10 @@ def test_a_large_file_goes_and_comes_in_parts(wires: dict[Mode, Wire], tmp_path:
 
 
 class _ChangedWhileRead:
-    """A server whose object changes after its first part was asked for, which then is slow."""
+    """A server whose object changes after the request for its first part, which is slow."""
 
     def __init__(self) -> None:
-        self.reading, self.go_on = threading.Event(), threading.Event()
+        self.reading, self.proceed = threading.Event(), threading.Event()
 
     def get_object(self, *, Range: str, **_place: str) -> dict[str, Any]:  # noqa: N803 - boto3's
         if Range.startswith("bytes=0-"):
@@ -272,27 +273,27 @@ class _ChangedWhileRead:
     def read(self, _size: int) -> bytes:
         is_first = not self.reading.is_set()
         self.reading.set()
-        assert self.go_on.wait(10)
+        assert self.proceed.wait(10)
         return b"late" if is_first else b""
 
     def close(self) -> None:
-        """Nobody is connected."""
+        """There is no connection."""
 
 
-def test_a_part_that_comes_after_all_was_given_up_is_not_written(tmp_path: Path) -> None:
+def test_a_late_part_of_an_abandoned_download_is_not_written(tmp_path: Path) -> None:
     server, target = _ChangedWhileRead(), tmp_path / "file"
     target.touch()
     whole = {"ETag": "old", "ContentLength": 8}
     with pytest.raises(DamagedError):
         download_parts(cast("Any", server), ObjectKey("b", "k"), target, whole, 4, Deadline(60))
-    server.go_on.set()
+    server.proceed.set()
     for thread in threading.enumerate():
         if thread.name == "storage":
             thread.join(10)
     assert target.read_bytes() == b""
 
 
-def test_what_is_given_up_asks_for_nothing_more(wires: dict[Mode, Wire]) -> None:
+def test_an_abandoned_operation_sends_no_further_requests(wires: dict[Mode, Wire]) -> None:
     wire = wires["slow"]
     wire.proxy.mode, wire.proxy.delay_seconds = "slow", 1.0
     with environment({}):
@@ -300,13 +301,13 @@ def test_what_is_given_up_asks_for_nothing_more(wires: dict[Mode, Wire]) -> None
         impatient._operation_seconds = 0.3
         with pytest.raises(StorageError, match="deadline exceeded"):
             impatient.exists("s3://advgrpo/slow")
-    asked = wire.proxy.requests
+    requests = wire.proxy.requests
     time.sleep(2.0)
-    assert wire.proxy.requests == asked
+    assert wire.proxy.requests == requests
     wire.proxy.mode, impatient._operation_seconds = "pass", 3.0
 
 
-def test_a_certificate_is_checked_against_the_authority_that_is_named(
+def test_a_certificate_is_verified_with_the_configured_authority(
     servers: dict[str, str], tmp_path: Path
 ) -> None:
     certificate, context = self_signed(tmp_path)

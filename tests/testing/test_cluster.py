@@ -78,7 +78,7 @@ def test_an_object_is_created_once(jobs: client.CustomObjectsApi) -> None:
     )
 
 
-def test_labels_choose_what_is_listed(jobs: client.CustomObjectsApi) -> None:
+def test_labels_select_what_is_listed(jobs: client.CustomObjectsApi) -> None:
     jobs.create_namespaced_custom_object(*JOB, manifest("a", mine="yes"))
     jobs.create_namespaced_custom_object(*JOB, manifest("b", mine="no"))
     for selector, names in (("mine=yes", ["a"]), ("mine!=yes", ["b"]), ("mine", ["a", "b"])):
@@ -89,7 +89,7 @@ def test_labels_choose_what_is_listed(jobs: client.CustomObjectsApi) -> None:
     assert [one["metadata"]["name"] for one in [*first["items"], *rest["items"]]] == ["a", "b"]
 
 
-def test_what_is_missing_or_forbidden_says_so(
+def test_missing_and_forbidden_objects_are_named(
     cluster: FakeCluster, jobs: client.CustomObjectsApi, core: client.CoreV1Api
 ) -> None:
     with pytest.raises(client.ApiException, match=r"kubeflow\.org .+job") as error:
@@ -108,7 +108,7 @@ def test_what_is_missing_or_forbidden_says_so(
 
 
 @pytest.mark.parametrize(("verb", "allowed"), [("get", True), ("delete", False)])
-def test_a_review_says_what_is_allowed(
+def test_a_review_returns_what_is_allowed(
     cluster: FakeCluster, api: client.ApiClient, verb: str, allowed: bool
 ) -> None:
     cluster.denied.add(("delete", "pytorchjobs"))
@@ -122,7 +122,7 @@ def test_a_review_says_what_is_allowed(
     assert answer.status.allowed is allowed
 
 
-def test_deleting_in_the_foreground_takes_its_time(
+def test_foreground_deletion_takes_time(
     cluster: FakeCluster, clock: Clock, jobs: client.CustomObjectsApi, core: client.CoreV1Api
 ) -> None:
     cluster.store.deletion_seconds = 30
@@ -150,7 +150,7 @@ def test_deleting_in_the_foreground_takes_its_time(
     assert status(error) == 404
 
 
-def test_what_a_deleted_object_owned_goes_with_it(
+def test_dependents_are_deleted_with_their_owner(
     cluster: FakeCluster, jobs: client.CustomObjectsApi
 ) -> None:
     flow = cluster.create("workflows", {"metadata": {"name": "flow"}}, group="argoproj.io")
@@ -162,7 +162,7 @@ def test_what_a_deleted_object_owned_goes_with_it(
     assert jobs.list_namespaced_custom_object(*JOB)["items"] == []
 
 
-def test_a_job_goes_its_way_as_time_passes(
+def test_a_plan_is_carried_out_as_time_passes(
     cluster: FakeCluster, clock: Clock, jobs: client.CustomObjectsApi, core: client.CoreV1Api
 ) -> None:
     cluster.operator.plans.append(
@@ -179,11 +179,11 @@ def test_a_job_goes_its_way_as_time_passes(
     assert seen[0] == (["Created", "Suspended"], [])
     assert seen[1] == (["Created"], ["Pending", "Pending"])
     assert seen[2] == (["Created", "Running"], ["Running", "Running"])
-    # A worker that still runs is cleaned up.
+    # cleanPodPolicy removes the worker, which still runs.
     assert seen[5] == (["Created", "Succeeded"], ["Succeeded"])
 
 
-def test_an_exit_status_of_128_or_more_starts_a_pod_again_and_a_lower_one_fails_the_job(
+def test_an_exit_status_from_128_restarts_the_pod_and_a_lower_one_fails_the_job(
     cluster: FakeCluster, clock: Clock, jobs: client.CustomObjectsApi, core: client.CoreV1Api
 ) -> None:
     cluster.operator.plans.append(
@@ -217,7 +217,7 @@ def test_an_exit_status_of_128_or_more_starts_a_pod_again_and_a_lower_one_fails_
     assert pod("master-0").status.container_statuses[0].state.terminated.message == "bad settings"
 
 
-def test_a_log_has_times_and_a_beginning(
+def test_a_log_has_timestamps_and_a_start(
     cluster: FakeCluster, clock: Clock, jobs: client.CustomObjectsApi, api: client.ApiClient
 ) -> None:
     cluster.operator.plans.append(
@@ -293,19 +293,19 @@ def test_a_connection_can_break_before_or_after_the_work(
     assert len(cluster.store.all("kubeflow.org", "pytorchjobs")) == carried_out
 
 
-def test_an_answer_can_be_slow_or_be_cut_without_a_sign(
+def test_an_answer_can_be_slow_or_truncated_undetectably(
     cluster: FakeCluster, core: client.CoreV1Api
 ) -> None:
     cluster.faults.plan(Fault("slow", seconds=0.2), Fault("cut_quietly", skip=1))
     start = time.monotonic()
     core.list_namespaced_pod("default", **TIMEOUT)
     assert time.monotonic() - start >= 0.2
-    # The client takes an answer that is no JSON for a text, which has no items.
+    # The client returns invalid JSON as a string, which has no items.
     with pytest.raises(ValueError, match="`items`, must not be `None`"):
         core.list_namespaced_pod("default", **TIMEOUT)
 
 
-def test_somebody_else_can_delete_or_replace_a_job(
+def test_another_client_can_delete_or_replace_a_job(
     cluster: FakeCluster, clock: Clock, jobs: client.CustomObjectsApi
 ) -> None:
     cluster.operator.plans += [(Step(5, FakeJob.replace),), (Step(5, FakeJob.delete),)]
@@ -317,7 +317,7 @@ def test_somebody_else_can_delete_or_replace_a_job(
         jobs.get_namespaced_custom_object(*JOB, "job")
 
 
-def test_requests_are_recorded_as_roles_name_them(
+def test_requests_are_recorded_in_the_terms_of_roles(
     cluster: FakeCluster, core: client.CoreV1Api
 ) -> None:
     core.list_namespaced_pod("default")

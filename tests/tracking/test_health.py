@@ -11,11 +11,11 @@ from advgrpo.tracking.health import check_server
 from tests.proxy import Proxy
 
 
-def test_a_server_says_its_version(stores: EmbeddedServers) -> None:
+def test_the_version_of_a_server_is_returned(stores: EmbeddedServers) -> None:
     assert check_server(stores.tracking_uri).startswith("3.")
 
 
-def test_a_name_that_the_server_does_not_know_itself_by_is_explained(
+def test_a_host_name_that_the_server_refuses_has_a_repair(
     stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.getaddrinfo
@@ -39,10 +39,10 @@ def test_a_refused_login_names_the_variables(
 
 
 @pytest.mark.parametrize(
-    ("version", "said"), [("2.22.0", "has version 2.22.0"), ("<html>", "does not report")]
+    ("version", "message"), [("2.22.0", "has version 2.22.0"), ("<html>", "does not report")]
 )
-def test_a_server_that_is_too_old_or_another_one_is_refused(
-    version: str, said: str, monkeypatch: pytest.MonkeyPatch
+def test_an_old_server_or_one_of_another_kind_is_refused(
+    version: str, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
 
@@ -64,7 +64,7 @@ def test_a_server_that_is_too_old_or_another_one_is_refused(
         thread = Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         try:
-            with pytest.raises(TrackingError, match=said):
+            with pytest.raises(TrackingError, match=message):
                 check_server(f"http://127.0.0.1:{server.server_port}")
         finally:
             server.shutdown()

@@ -22,24 +22,24 @@ METRICS = {
 }
 
 
-class Recorded:
-    """Takes measures, or fails to."""
+class Recorder:
+    """Records metrics, or fails."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self.rows: list[tuple[dict[str, float], int]] = []
-        self.asked = 0
+        self.calls = 0
         self._error = error
 
     def __call__(self, values: Mapping[str, float], step: int) -> None:
-        self.asked += 1
+        self.calls += 1
         if self._error is not None:
             raise self._error
         self.rows.append((dict(values), step))
 
 
-def test_the_machine_is_measured_under_the_names_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_metrics_have_the_names_of_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(INTERVAL, "0.02")
-    recorded, before = Recorded(), int(time.time())
+    recorded, before = Recorder(), int(time.time())
     with system_metrics(recorded):
         while not recorded.rows:
             time.sleep(0.01)
@@ -49,11 +49,11 @@ def test_the_machine_is_measured_under_the_names_of_mlflow(monkeypatch: pytest.M
     assert before <= step <= time.time()
     count = len(recorded.rows)
     time.sleep(0.1)
-    assert len(recorded.rows) == count, "it goes on after the end"
+    assert len(recorded.rows) == count, "recording continues after the block"
 
 
 class Hanging:
-    """A collector whose driver does not answer for a while."""
+    """A collector whose driver hangs for a while."""
 
     def __init__(self) -> None:
         self.asked = threading.Event()
@@ -66,14 +66,14 @@ class Hanging:
         return {"late": 1.0}
 
     def clear_metrics(self) -> None:
-        """Nothing is kept."""
+        """Nothing to clear."""
 
 
-def test_a_driver_that_hangs_does_not_keep_the_task_from_its_end(
+def test_a_hanging_driver_does_not_block_the_end_of_the_task(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(INTERVAL, "0.01")
-    hanging, recorded = Hanging(), Recorded()
+    hanging, recorded = Hanging(), Recorder()
     monkeypatch.setattr("advgrpo.tracking.system_metrics._collectors", lambda: [hanging])
     monkeypatch.setattr("advgrpo.tracking.system_metrics._END_SECONDS", 0.1, raising=False)
     with system_metrics(recorded):
@@ -86,42 +86,42 @@ def test_a_driver_that_hangs_does_not_keep_the_task_from_its_end(
     assert recorded.rows == []
 
 
-def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interval_of_0_disables_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(INTERVAL, "0")
-    recorded = Recorded()
+    recorded = Recorder()
     with system_metrics(recorded):
         time.sleep(0.05)
-    assert recorded.asked == 0
+    assert recorded.calls == 0
 
 
-def test_without_the_packages_nothing_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_packages_nothing_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(INTERVAL, "0.01")
     monkeypatch.setitem(sys.modules, "mlflow.system_metrics.metrics.cpu_monitor", None)
-    recorded = Recorded()
+    recorded = Recorder()
     with system_metrics(recorded):
         time.sleep(0.05)
-    assert recorded.asked == 0
+    assert recorded.calls == 0
 
 
-def test_a_record_that_cannot_be_kept_ends_the_measuring_and_not_the_task(
+def test_a_record_that_cannot_be_written_ends_the_recording_and_not_the_task(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(INTERVAL, "0.01")
-    recorded = Recorded(StorageFullError("the disk is full"))
+    recorded = Recorder(StorageFullError("the disk is full"))
     with system_metrics(recorded):
         time.sleep(0.1)
-    assert recorded.asked == 1
+    assert recorded.calls == 1
     assert "system metrics are no longer recorded: the disk is full" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["often", "-1", "nan", "inf"])
-def test_what_is_no_time_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_interval_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(INTERVAL, text)
-    with pytest.raises(ConfigError, match=f"{INTERVAL}={text}"), system_metrics(Recorded()):
+    with pytest.raises(ConfigError, match=f"{INTERVAL}={text}"), system_metrics(Recorder()):
         pass
 
 
-def test_a_task_sends_them_apart_from_its_own_also_when_it_goes_on(
+def test_a_resumed_task_sends_system_metrics_of_both_attempts(
     stores: EmbeddedServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(INTERVAL, "0.05")
@@ -133,7 +133,7 @@ def test_a_task_sends_them_apart_from_its_own_also_when_it_goes_on(
         config_text="",
         tags={},
     )
-    # The second attempt is on another machine, whose disk has none of the records.
+    # The second attempt is on another machine, without the records of the first.
     for folder in ("one", "other"):
         with task_run(
             "train",
@@ -143,7 +143,7 @@ def test_a_task_sends_them_apart_from_its_own_also_when_it_goes_on(
         ) as run:
             run.metrics({"reward": 1.0}, step=1)
             end = time.monotonic() + 20
-            while time.monotonic() < end and not _measured(run.folder):
+            while time.monotonic() < end and not _has_system_metrics(run.folder):
                 time.sleep(0.02)
             run_id = run.run_id()
         time.sleep(1.1)
@@ -153,7 +153,7 @@ def test_a_task_sends_them_apart_from_its_own_also_when_it_goes_on(
     assert [m.step for m in client.get_metric_history(run_id, "reward")] == [1]
 
 
-def _measured(folder: Path) -> bool:
+def _has_system_metrics(folder: Path) -> bool:
     return any(
         name.startswith("system/")
         for record in Outbox(folder).records()

@@ -56,19 +56,15 @@ def listed(client: MlflowClient, run_id: str, folder: str | None = None) -> list
     return [file.path for file in client.list_artifacts(run_id, folder)]
 
 
-def test_a_parent_run_shows_settings_and_keeps_the_config(
-    client: MlflowClient, parent: str
-) -> None:
+def test_a_parent_run_has_parameters_and_the_config(client: MlflowClient, parent: str) -> None:
     run = client.get_run(parent)
     assert run.data.params == {"training.updates": "3"}
     assert run.data.tags["kind"] == "test"
     assert listed(client, parent) == ["config.yaml"]
 
 
-def test_a_parent_run_is_taken_up_again_by_its_key(
-    stores: EmbeddedServers, client: MlflowClient
-) -> None:
-    def opened(key: str | None) -> str:
+def test_a_parent_run_is_resumed_by_its_key(stores: EmbeddedServers, client: MlflowClient) -> None:
+    def open_run(key: str | None) -> str:
         return open_parent_run(
             "keys",
             "run",
@@ -79,16 +75,16 @@ def test_a_parent_run_is_taken_up_again_by_its_key(
             key=key,
         )
 
-    first = opened("folder")
+    first = open_run("folder")
     end_parent_run(first, tracking_uri=stores.tracking_uri, succeeded=False)
     assert client.get_run(first).info.status == "FAILED"
-    assert opened("folder") == first
+    assert open_run("folder") == first
     assert client.get_run(first).info.status == "RUNNING"
-    assert opened("other") != first
-    assert opened(None) != opened(None)
+    assert open_run("other") != first
+    assert open_run(None) != open_run(None)
 
 
-def test_the_run_of_a_kubeflow_pipeline_is_taken_and_never_ended(
+def test_the_run_of_a_kubeflow_pipeline_is_used_and_not_ended(
     stores: EmbeddedServers, client: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = client.create_run("0").info.run_id
@@ -136,7 +132,7 @@ def test_a_task_records_everything_in_one_nested_run(
 @pytest.mark.parametrize(
     ("error", "status"), [(ValueError, "FAILED"), (Preempted, "KILLED"), (None, "FINISHED")]
 )
-def test_the_run_ends_as_its_task_did(
+def test_the_run_has_the_status_of_its_task(
     stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
@@ -160,7 +156,7 @@ def test_the_run_ends_as_its_task_did(
 
 
 @pytest.mark.parametrize("same_disk", [True, False])
-def test_a_resumed_task_goes_on_in_its_run_without_doubled_curves(
+def test_a_resumed_task_continues_its_run_without_duplicates(
     stores: EmbeddedServers, client: MlflowClient, parent: str, tmp_path: Path, same_disk: bool
 ) -> None:
     for attempt, steps in enumerate([range(3), range(1, 5)]):
@@ -178,7 +174,7 @@ def test_a_resumed_task_goes_on_in_its_run_without_doubled_curves(
         assert metric_curves(run.folder) == {"reward": curve}
 
 
-def test_a_measure_of_a_step_is_recorded_once(tmp_path: Path) -> None:
+def test_a_metric_of_a_step_is_recorded_once(tmp_path: Path) -> None:
     with task_run("evaluate", folder=tmp_path) as run:
         run.metrics({"cost/seconds": 1.0, "distance": 2.0}, 0)
         run.metrics({"cost/seconds": 1.5}, 0)
@@ -187,7 +183,7 @@ def test_a_measure_of_a_step_is_recorded_once(tmp_path: Path) -> None:
     assert len(records) == 1
 
 
-def test_a_picture_that_a_lost_machine_had_sent_stays_one(
+def test_a_picture_sent_by_a_lost_machine_is_not_duplicated(
     stores: EmbeddedServers, client: MlflowClient, parent: str, tmp_path: Path
 ) -> None:
     for machine in ("lost", "next"):
@@ -203,7 +199,7 @@ def test_a_picture_that_a_lost_machine_had_sent_stays_one(
     assert len(listed(client, task.info.run_id, "images")) == 4
 
 
-def test_pictures_that_mlflow_does_not_have_can_be_taken_along(
+def test_unsent_pictures_can_be_recorded_on_another_machine(
     stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
@@ -248,7 +244,7 @@ def test_without_a_server_metrics_are_recorded_locally(tmp_path: Path) -> None:
     assert list((run.folder / "files").iterdir()) == []
 
 
-def test_a_run_of_its_own_needs_no_parent(stores: EmbeddedServers, tmp_path: Path) -> None:
+def test_a_task_without_a_parent_has_its_own_run(stores: EmbeddedServers, tmp_path: Path) -> None:
     ids = []
     for _ in range(2):
         with task_run(
@@ -282,7 +278,7 @@ def test_an_outage_does_not_slow_the_task_and_loses_nothing(
     assert [step for step, _ in history(client, run_id, "reward")] == list(range(200))
 
 
-def test_answers_that_get_lost_double_nothing(
+def test_lost_answers_cause_no_duplicates(
     stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
@@ -307,7 +303,7 @@ def test_answers_that_get_lost_double_nothing(
     assert len(tasks(client, parent)) == 1
 
 
-def test_what_a_task_could_not_send_is_sent_later_and_once(
+def test_unsent_records_are_sent_later_and_once(
     stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
@@ -339,7 +335,7 @@ def test_what_a_task_could_not_send_is_sent_later_and_once(
     assert listed(client, task.info.run_id) == [Path(__file__).name]
 
 
-def test_the_next_task_sends_what_the_one_before_could_not(
+def test_the_next_task_sends_the_unsent_records_of_the_previous_one(
     stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
@@ -382,7 +378,7 @@ def test_a_record_that_mlflow_refuses_is_set_aside_and_does_not_block(
     assert "no*such*name" in refused[1]
 
 
-def test_many_metrics_go_in_few_requests(
+def test_many_metrics_need_few_requests(
     stores: EmbeddedServers,
     client: MlflowClient,
     parent: str,
@@ -395,12 +391,12 @@ def test_many_metrics_go_in_few_requests(
         before, start = server.requests, time.monotonic()
         for step in range(50):
             run.metrics({f"m{i}": float(i) for i in range(50)}, step)
-    # It looks for new records every two seconds, so a slow machine takes more requests.
+    # It sends new records every two seconds, so a slow machine needs more requests.
     assert server.requests - before < 20 + 2 * (time.monotonic() - start)
     assert len(history(client, run_id, "m49")) == 50
 
 
-def test_a_line_that_was_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
+def test_a_truncated_line_of_a_killed_process_is_dropped(tmp_path: Path) -> None:
     with task_run("train", folder=tmp_path, parent_run_id="run") as run:
         run.metrics({"reward": 1.0}, 0)
     with (run.folder / "records.jsonl").open("ab") as file:
@@ -411,7 +407,7 @@ def test_a_line_that_was_cut_off_by_a_kill_is_dropped(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_error_and_leaves_whole_records(tmp_path: Path) -> None:
-    # The limit of this process on the size of files stands for a full disk.
+    # RLIMIT_FSIZE simulates a full disk.
     script = (
         "import resource, sys\n"
         "from pathlib import Path\n"
@@ -432,7 +428,7 @@ def test_a_full_disk_is_an_error_and_leaves_whole_records(tmp_path: Path) -> Non
     assert curve == [*((step, 1.0) for step in range(len(curve) - 1)), (1000, 2.0)]
 
 
-def test_a_damaged_outbox_says_where(tmp_path: Path) -> None:
+def test_a_damaged_outbox_is_named(tmp_path: Path) -> None:
     with task_run("train", folder=tmp_path) as run:
         pass
     (run.folder / "records.jsonl").write_text("nonsense\n")
@@ -440,7 +436,7 @@ def test_a_damaged_outbox_says_where(tmp_path: Path) -> None:
         list(Outbox(run.folder).records())
 
 
-def test_two_senders_of_one_outbox_send_it_once(
+def test_concurrent_uploads_of_an_outbox_send_it_once(
     stores: EmbeddedServers, client: MlflowClient, parent: str, tmp_path: Path
 ) -> None:
     with task_run(
@@ -463,7 +459,7 @@ def test_two_senders_of_one_outbox_send_it_once(
     assert len(history(client, task.info.run_id, "reward")) == 20
 
 
-def test_no_server_at_the_start_of_a_pipeline_run_is_an_error(
+def test_an_unreachable_server_at_the_start_of_a_pipeline_run_is_an_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -473,7 +469,7 @@ def test_no_server_at_the_start_of_a_pipeline_run_is_an_error(
         )
 
 
-def test_records_of_other_servers_stay_where_they_are(
+def test_records_for_other_servers_are_not_sent(
     stores: EmbeddedServers, client: MlflowClient, parent: str, tmp_path: Path
 ) -> None:
     elsewhere = "http://127.0.0.1:9"

@@ -1,4 +1,4 @@
-"""Adapters to register, and what they were measured to be."""
+"""Adapters and evaluations for registrations."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def settings(name: str, *overrides: str) -> RunConfig:
 
 
 def write_adapter(folder: Path, mark: str = "") -> Path:
-    """A folder that looks like an adapter."""
+    """A folder with an adapter's files."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in ADAPTER_FILES:
         (folder / name).write_text(f"content of {name}{mark}")
@@ -33,7 +33,7 @@ def write_adapter(folder: Path, mark: str = "") -> Path:
 
 
 def report(gain: float = 0.2, champion: int | None = None) -> EvaluationReport:
-    """An evaluation by which an adapter gained so much, also on the champion if there is one."""
+    """An evaluation with a gain over the base, and over the champion if there is one."""
     difference = Interval(gain, gain - 0.05, gain + 0.05)
     score = Comparison(
         metric="judge.score",
@@ -61,11 +61,11 @@ def evidence(
     gates: tuple[Gate, ...] = (GATE,),
     sample: tuple[EvaluatedPrompt, ...] = (),
 ) -> Evidence:
-    measured = report(gain, champion)
+    evaluated = report(gain, champion)
     return Evidence(
-        report=measured,
+        report=evaluated,
         gates=gates,
-        results=check_gates(gates, measured),
+        results=check_gates(gates, evaluated),
         lineage={"prompts.train": "abc", "version.torch": "2.0.0+cpu"},
         training=TrainingRecord(28, (Alarm(28, "pictures got dark"),), stopped_by_watch=True),
         sample=sample,
