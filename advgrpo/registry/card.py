@@ -49,6 +49,7 @@ def short_card(settings: RunConfig, evidence: Evidence) -> str:
         "## Limits",
         _limits(evidence.report),
     ]
+    # Cut within the parts, so that the reference to the file stays.
     more = "\n\nThe complete card is `README.md` among the files."
     return "\n\n".join(parts)[: _DESCRIPTION_LIMIT - len(more)] + more
 
@@ -175,6 +176,7 @@ def _is_worse(comparison: Comparison) -> bool:
     if comparison.higher_is_better is None:
         return False
     difference = comparison.difference
+    # The whole interval must be on the worse side.
     return difference.high < 0 if comparison.higher_is_better else difference.low > 0
 
 

@@ -75,6 +75,7 @@ def read_champion(client: MlflowClient, name: str) -> ChampionState:
             f"the registered model {name} does not exist",
             repair="use a name that `advgrpo registry list` shows",
         ) from error
+    # Aliases of models that belong to other programs must not change.
     if MODEL_TAG not in model.tags:
         raise PromotionError(
             f"the registered model {name} does not hold adapters of advgrpo",
@@ -98,6 +99,7 @@ def set_champion(client: MlflowClient, name: str, history: tuple[int, ...]) -> N
         PromotionError: If the alias was moved meanwhile by a client without the lock.
     """
     history = history[-_HISTORY_LENGTH:]
+    # First, so that an interruption leaves aliases that lag behind, which `reconcile` completes.
     client.set_registered_model_tag(name, HISTORY_TAG, " ".join(map(str, history)))
     expected = _expected_aliases(history)
     before = read_champion(client, name).aliases
@@ -107,6 +109,7 @@ def set_champion(client: MlflowClient, name: str, history: tuple[int, ...]) -> N
             client.delete_registered_model_alias(name, alias)
         elif version is not None and before.get(alias) != version:
             client.set_registered_model_alias(name, alias, str(version))
+    # A version is not a candidate any more once it is the champion.
     if expected and before.get(CANDIDATE) == expected[CHAMPION]:
         client.delete_registered_model_alias(name, CANDIDATE)
     # MLflow's own pages and other clients change aliases without the lock.
@@ -152,10 +155,12 @@ def promotion_lock(
                 f"{wait_seconds:.0f} s",
                 repair=f"retry; if no such process runs, delete the registered model {lock}",
             )
+        # MLflow has no notification to wait for.
         time.sleep(0.2)
     try:
         yield
     finally:
+        # Another process may have broken the lock and hold it now.
         if _holder(client, lock)[0] == token:
             client.delete_registered_model(lock)
 

@@ -44,6 +44,7 @@ def make_champion(
 ) -> None:
     """Make a version the champion and record why. Requires the lock."""
     set_champion(client, version.name, (*state.history, int(version.version)))
+    # An override ends the rollback of this version.
     if ROLLED_BACK_TAG in version.tags:
         client.delete_model_version_tag(version.name, str(version.version), ROLLED_BACK_TAG)
     before = version_name(state.recorded)
@@ -84,6 +85,7 @@ def announce_champion(name: str, tracking_uri: str, announce: Announce | None) -
         client = connect(tracking_uri)
         if not _is_new(client, name, read_champion(client, name)):
             return
+        # Checked again under the lock: another process may have announced it in the meantime.
         with promotion_lock(client, name):
             state = read_champion(client, name)
             if state.recorded is None or not _is_new(client, name, state):
@@ -96,6 +98,7 @@ def announce_champion(name: str, tracking_uri: str, announce: Announce | None) -
                     "%s is champion, but its promotion hook failed: %s", version_uri(version), error
                 )
                 return
+            # After the hook: a crash in between repeats the hook rather than losing it.
             client.set_registered_model_tag(name, ANNOUNCED_TAG, _announcement(state))
             client.set_model_version_tag(name, str(state.recorded), ANNOUNCED_TAG, action)
 
@@ -125,6 +128,7 @@ def list_registered_models(tracking_uri: str) -> list[str]:
         client = connect(tracking_uri)
         names: list[str] = []
         token: str | None = None
+        # MLflow returns the list in pages; the last one has no token.
         while token != "":
             page = client.search_registered_models(max_results=100, page_token=token)
             names += [model.name for model in page if MODEL_TAG in model.tags]

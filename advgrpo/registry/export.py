@@ -78,6 +78,7 @@ def _write_comfyui(version: Path, target: Path, label: str) -> None:
 
 
 def _write_huggingface(version: Path, target: Path, label: str) -> None:  # noqa: ARG001
+    # Both layouts, so that peft and diffusers can load the repository.
     for file in ADAPTER_FILES:
         shutil.copyfile(version / ADAPTER_FOLDER / file, target / file)
     settings = read_settings(version)
@@ -88,6 +89,7 @@ def _write_huggingface(version: Path, target: Path, label: str) -> None:  # noqa
 
 def _metadata(settings: RunConfig) -> dict[str, object]:
     location, licence = settings.policy.weights.location, settings.promotion.base_model_licence
+    # The hub links an adapter to its base model only by a hub id.
     hub = location.removeprefix("hub://") if location.startswith("hub://") else None
     return {
         **({"base_model": hub, "base_model_relation": "adapter"} if hub else {}),

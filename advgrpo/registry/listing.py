@@ -51,6 +51,7 @@ def list_versions(tracking_uri: str, name: str = "") -> list[VersionSummary]:
                         if int(number) == int(version.version)
                     )
                 ),
+                # From tags: downloading every version for its evidence would take minutes.
                 gates=version.tags.get(GATES_TAG, "none"),
                 decision=version.tags.get(DECISION_TAG, ""),
             )
@@ -97,6 +98,7 @@ def _evidence(tracking_uri: str, name: str, which: str) -> tuple[int, Evidence]:
 
 def _caution(one: tuple[int, Evidence], other: tuple[int, Evidence]) -> str:
     for (number, _), (version, evidence) in ((one, other), (other, one)):
+        # Only then do both numbers come from the same prompts and seeds.
         if evidence.report.champion == number:
             return (
                 f"Version {version} was compared with version {number} on the same prompts and "

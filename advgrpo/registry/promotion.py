@@ -50,6 +50,7 @@ def promote(
         TrackingError: If the version does not exist, or MLflow is not available.
     """
     with _locked(name, tracking_uri) as client:
+        # A change by hand counts before this one, which is compared with its outcome.
         reconcile_locked(client, name, tracking_uri)
         version = find_version(client, name, which)
         state = read_champion(client, name)
@@ -70,6 +71,7 @@ def promote(
             decision = f"promoted by override ({override_reason}) although: {check}"
             record_decision(client, version, decision, by, tag=OVERRIDE_TAG)
         make_champion(client, version, state, decision, by)
+    # Outside of the lock, which `announce_champion` takes itself.
     announce_champion(name, tracking_uri, announce)
     return Promotion(name, number, version_uri(version))
 
@@ -99,6 +101,7 @@ def rollback(
                 repair="promote another version",
             )
         version = find_version(client, name, str(state.history[-2]))
+        # Only for its checks: a damaged version must not become champion.
         with download_version(version, tracking_uri):
             pass
         restore_previous(client, version, state, reason, by)

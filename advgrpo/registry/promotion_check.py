@@ -53,6 +53,7 @@ def check_promotion(
         champion_policy = None if champion is None else read_policy(champion)
     except TrackingError as error:
         return PromotionCheck(errors=(error.message,))
+    # Users load the champion onto one base model; an adapter for another one would break them.
     if champion_policy is not None and champion_policy.weights != policy.weights:
         other_base = (
             f"it is an adapter for the base model {policy.weights.location}, the champion for "
@@ -68,12 +69,14 @@ def _objections(
     if ROLLED_BACK_TAG in version.tags:
         yield f"it was rolled back: {version.tags[ROLLED_BACK_TAG]}"
     current = None if champion is None else int(champion.version)
+    # Gates against an old champion say nothing about the present one.
     compared = evidence.report.champion
     if compared != current:
         yield (
             f"it was compared with {version_name(compared)}, but the champion is now "
             f"{version_name(current)}: evaluate and register it again"
         )
+    # Computed again instead of reading `evidence.results`, which an older release may have written.
     results = check_gates(evidence.gates, evidence.report)
     if not results:
         yield "it was registered without gates (promotion.gates)"

@@ -38,6 +38,7 @@ class Reconciler:
 
     def run(self) -> None:
         """Reconcile until stopped; errors are logged and retried with the next reconciliation."""
+        # The first reconciliation covers changes while no receiver was running.
         name: str | None = ""
         while name is not None:
             try:
@@ -51,4 +52,5 @@ class Reconciler:
             try:
                 name = self._names.get(timeout=self._every_seconds)
             except queue.Empty:
+                # Timeout: time for all models.
                 name = ""

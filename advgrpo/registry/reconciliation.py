@@ -63,6 +63,7 @@ def reconcile(tracking_uri: str, *, name: str = "", announce: Announce | None = 
 def _reconcile(name: str, tracking_uri: str) -> list[str]:
     with registry_errors(name, tracking_uri):
         client = connect(tracking_uri)
+        # Without the lock, so that periodic reconciliation does not write to MLflow.
         if read_champion(client, name).in_sync and not _requests(client, name):
             return []
         with promotion_lock(client, name):
@@ -73,6 +74,7 @@ def reconcile_locked(client: MlflowClient, name: str, tracking_uri: str) -> list
     """Reconcile one registered model, whose lock the caller holds."""
     decisions = _reconcile_alias(client, name, tracking_uri)
     for version in _requests(client, name):
+        # The champion may have changed with the previous request.
         state = read_champion(client, name)
         check = check_promotion(version, champion_version(client, name, state), tracking_uri)
         if int(version.version) == state.recorded or check.ok:
@@ -95,11 +97,13 @@ def _reconcile_alias(client: MlflowClient, name: str, tracking_uri: str) -> list
             return []
         set_champion(client, name, state.history)
         return [f"{name}: its aliases are restored, the champion is {recorded}"]
+    # The history is written first: the alias still at the previous champion is an interruption.
     if state.aliased in state.history[-2:-1] and not state.alias_moved_back:
         set_champion(client, name, state.history)
         return [f"{name}: the interrupted promotion of {recorded} is completed"]
     version = find_version(client, name, str(state.aliased))
     check = check_promotion(version, champion_version(client, name, state), tracking_uri)
+    # Objections do not count: it has been champion, and a rollback must always be possible.
     if state.alias_moved_back and not check.errors:
         restore_previous(client, version, state, "the alias was moved back", _MLFLOW_USER)
         return [f"{version_uri(version)}: champion again instead of {recorded}"]

@@ -95,6 +95,7 @@ def register_adapter(
                 )
             text = short_card(settings, evidence)
             version = _create_version(client, name, run_id, model_id, tags, text)
+        # Last, so that an interrupted registration never leaves an alias on an incomplete version.
         if _gate_outcome(evidence) == "passed":
             client.set_registered_model_alias(name, settings.promotion.alias, str(version))
     except FAULTS as error:
@@ -111,6 +112,7 @@ def _gate_outcome(evidence: Evidence) -> str:
 def _tags(settings: RunConfig, evidence: Evidence) -> dict[str, str]:
     return {
         POLICY_TAG: settings.policy.model_dump_json(),
+        # For people and searches only: `check_promotion` evaluates the gates again.
         GATES_TAG: _gate_outcome(evidence),
         _WATCH_TAG: describe_alarms(evidence.training),
         **{
@@ -135,6 +137,7 @@ def _write_files(
         for file in ADAPTER_FILES:
             shutil.copyfile(adapter_folder / file, folder / ADAPTER_FOLDER / file)
         for name in {name for prompt in evidence.sample for name in prompt.images}:
+            # A sample without its images could not be replayed.
             assert pictures is not None
             target = Path(join(str(folder / SAMPLE_FOLDER), name))
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -167,6 +170,7 @@ def _log_model(
         model_type="adapter",
     )
     model_id = str(logged.model_id)
+    # The versions of the training, not those of this task, whose image may have other libraries.
     prefix = "version."
     try:
         write_served_files(
@@ -181,9 +185,12 @@ def _log_model(
             run_id=run_id,
             model_id=model_id,
         )
+        # The hash is a tag of the version, so the list cannot be changed together with the files
+        # alone.
         tags[FILES_TAG] = _list_files(files)
         client.log_model_artifacts(model_id, str(files))
         outputs = run.outputs.model_outputs if run.outputs is not None else []
+        # A resumed registration may have linked the model to the run already.
         if model_id not in {output.model_id for output in outputs}:
             client.log_outputs(run_id, [LoggedModelOutput(model_id, step=0)])
         # Not the present time: MLflow drops a metric that is logged again with equal values.
@@ -195,6 +202,7 @@ def _log_model(
                 for metric, value in metrics.items()
             ],
         )
+    # Also for a preempted task: MLflow lists models that are never finalized as pending.
     except BaseException:
         client.finalize_logged_model(model_id, "FAILED")
         raise
@@ -206,6 +214,7 @@ def _find_logged_model(
     client: MlflowClient, experiment: str, run_id: str, identity_tags: Mapping[str, str]
 ) -> LoggedModel | None:
     for model in client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+        # Only a model of the same adapter and evidence may be resumed, not any model of the run.
         if identity_tags.items() <= model.tags.items():
             return model
     return None
@@ -233,6 +242,7 @@ def _create_version(
     try:
         client.create_registered_model(name)
     except MlflowException as error:
+        # Concurrent runs may create the same registered model.
         if error.error_code != _EXISTS:
             raise
     client.set_registered_model_tag(name, MODEL_TAG, "adapter")
@@ -243,6 +253,7 @@ def _create_version(
         tags=dict(tags),
         description=description,
         model_id=model_id,
+        # MLflow would poll for a status that its own stores set at once.
         await_creation_for=0,
     )
     return int(version.version)

@@ -44,6 +44,7 @@ def replay_prompts(
     differences = []
     for prompt, drawn in zip(sample, groups, strict=True):
         kept = torch.stack([decode_image((pictures / name).read_bytes()) for name in prompt.images])
+        # A sample may have fewer images of a prompt than were generated.
         levels = (drawn[: len(kept)] - kept).abs().mean(dim=(1, 2, 3)) * 255
         scores = scorer.score(drawn, [prompt.prompt] * len(drawn))
         alignment = float(scores[metric].double().mean())

@@ -42,6 +42,7 @@ def write_served_files(
         model_id: Id of MLflow's logged model.
     """
     requirements = [
+        # Settings of another release may not be readable.
         f"advgrpo[train]=={__version__}",
         # PyPI has no local versions such as 2.6.0+cpu.
         *(

@@ -48,6 +48,7 @@ def verify(name: str, which: str, *, tracking_uri: str, prompts: int) -> Verific
         version = find_version(connect(tracking_uri), name, which)
         uri = version_uri(version)
         with download_version(version, tracking_uri) as folder:
+            # The files are verified by now: `download_version` hashes them all.
             sample = read_evidence(folder).sample[:prompts]
             if not prompts:
                 return Verification(uri, 0)

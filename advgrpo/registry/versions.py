@@ -94,6 +94,7 @@ def download_adapter(uri: str, destination: Path, *, tracking_uri: str) -> Path:
     try:
         client = connect(tracking_uri)
         version = find_version(client, name, which)
+        # Not all files: images of the sample can be large.
         with _download(version, tracking_uri, ADAPTER_FOLDER) as folder:
             for file in ADAPTER_FILES:
                 _check(folder / file, version.tags.get(ADAPTER_TAG.format(file)), uri)
@@ -148,6 +149,7 @@ def current_champion(
         return None
     uri = version_uri(version)
     theirs = read_policy(version)
+    # Settings of versions have absolute paths, those of a run may be relative.
     if theirs.weights != with_absolute_paths(policy).weights:
         raise PromotionError(
             f"{uri}, the champion of {registered_model}, is an adapter for the base model "
@@ -155,6 +157,7 @@ def current_champion(
             repair="set promotion.registered_model to another name, or policy.weights as the "
             "champion has it",
         )
+    # A version never changes, but two servers can have versions of the same URI.
     key = hashlib.sha256(f"{tracking_uri} {uri}".encode()).hexdigest()
     folder = download_adapter(uri, cache_folder() / "registered" / key, tracking_uri=tracking_uri)
     return Champion(int(version.version), uri, folder, theirs.adapter)
@@ -165,6 +168,7 @@ def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersio
     try:
         return client.get_model_version_by_alias(name, alias)
     except MlflowException as error:
+        # MLflow answers INVALID_PARAMETER_VALUE for an alias that does not exist.
         if is_missing(error) or error.error_code == "INVALID_PARAMETER_VALUE":
             return None
         raise
@@ -224,6 +228,7 @@ def parse_uri(uri: str) -> tuple[str, str]:
     Raises:
         TrackingError: If it is neither.
     """
+    # Stages and "latest" are not accepted: they can change without a decision.
     match = re.fullmatch(r"models:/([^/:@]+)(?:@([^/:@]+)|/([0-9]+))", uri)
     if match is None:
         raise TrackingError(
@@ -250,12 +255,14 @@ def _download(version: ModelVersion, tracking_uri: str, below: str = "") -> Iter
                 artifact_uri=f"{version_uri(version)}/{below}",
                 dst_path=folder,
                 tracking_uri=tracking_uri,
+                # Without it, MLflow would use the registry of the environment.
                 registry_uri=tracking_uri,
             )
         )
 
 
 def _check(path: Path, registered: str | None, uri: str) -> None:
+    # A missing hash counts as a mismatch: a tag can be deleted.
     if registered is None or not path.is_file() or file_sha256(path) != registered:
         raise TrackingError(
             f"{path.name} of {uri} differs from the registered file",

@@ -59,6 +59,7 @@ def subscribe(tracking_uri: str, url: str, *, secret: str) -> None:
     _check_secret(secret)
     try:
         client = connect(tracking_uri)
+        # Otherwise MLflow would also deliver to the URL of an earlier subscription.
         for webhook in client.list_webhooks(max_results=100):
             if webhook.name == _WEBHOOK:
                 client.delete_webhook(webhook.webhook_id)
@@ -110,6 +111,7 @@ def receiver(
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error}", repair="use another --host or --port"
         ) from error
+    # The main thread reconciles, and must not block the answers.
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="webhook")
     thread.start()
     try:
@@ -123,7 +125,9 @@ def receiver(
 class _Handler(BaseHTTPRequestHandler):
     verifier: MessageVerifier
     notify: Callable[[str], None]
+    # Without it, an idle client occupies a thread for ever.
     timeout = _REQUEST_TIMEOUT_SECONDS
+    # The defaults reveal the Python version to unauthenticated clients.
     server_version = "advgrpo"
     sys_version = ""
 
@@ -154,6 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not is_count(length):
             raise RefusedError(HTTPStatus.LENGTH_REQUIRED, "the message has no length")
+        # Before reading: the signature covers the body, so anyone can send one.
         if int(length) > MAX_BODY_BYTES:
             raise RefusedError(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,

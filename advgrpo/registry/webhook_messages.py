@@ -41,6 +41,7 @@ class MessageVerifier:
     """
 
     def __init__(self, secret: str, clock: Callable[[], float] = time.time) -> None:
+        # From now on, logs and errors never contain it.
         hide(secret)
         self._secret = secret.encode()
         self._clock = clock
@@ -59,6 +60,7 @@ class MessageVerifier:
         signature = values.get("x-mlflow-signature", "")
         signed = f"{delivery}.{timestamp}.".encode() + body
         digest = hmac.new(self._secret, signed, hashlib.sha256).digest()
+        # In constant time, so that the answer does not leak how much of it matches.
         if not delivery or not hmac.compare_digest(_signature(signature), digest):
             raise RefusedError(HTTPStatus.UNAUTHORIZED, "the signature is wrong")
         # After the signature: an unsigned timestamp means nothing.
@@ -71,6 +73,7 @@ class MessageVerifier:
             self._forget_old()
             if delivery in self._seen:
                 raise RefusedError(HTTPStatus.CONFLICT, f"delivery {delivery} is a replay")
+            # Forgetting instead would allow replays.
             if len(self._seen) >= _MAX_REMEMBERED:
                 raise RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, "too many messages")
             self._seen[delivery] = self._clock()

@@ -63,6 +63,7 @@ def cached_folder(name: str, size: int, fill: Callable[[Path], object]) -> Path:
                     _remove(folder)
                     _reserve(lock, size, folder)
                     fill(folder)
+        # The mtime of the lock is the time of last use, which eviction sorts by.
         os.utime(lock)
     except BaseException:
         os.close(lock)
@@ -91,6 +92,7 @@ def scratch_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        # While still locked, so that no other process takes the folder for abandoned.
         folder.with_suffix(".lock").unlink(missing_ok=True)
         os.close(lock)
 
@@ -108,6 +110,7 @@ def _reserve(lock: int, size: int, folder: Path) -> None:
     """Record the size of a folder, after evicting others to make room for it."""
     limit = _limit()
     with _locked(folder.parent / "all.lock"):
+        # An earlier attempt to fill it may have left its size.
         _write_size(lock, 0)
         locks = sorted(folder.parent.glob("*.lock"), key=lambda path: path.stat().st_mtime_ns)
         for path in locks:
@@ -139,6 +142,7 @@ def _remove(folder: Path) -> None:
 
 
 def _used(locks: list[Path]) -> int:
+    # Sizes as reserved, because folders of other processes may still be filling.
     return sum(int(path.read_bytes() or b"0") for path in locks)
 
 
@@ -161,6 +165,7 @@ def _limit() -> int | None:
 def _open_lock(path: Path) -> int:
     with disk_errors("lock", path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        # O_CLOEXEC: a child process would keep the lock after this one ends.
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
@@ -177,6 +182,7 @@ def _locked(path: Path) -> Iterator[None]:
 @contextmanager
 def _locked_if_unused(path: Path) -> Iterator[int | None]:
     """Lock a file and yield its descriptor, or None if another process holds the lock."""
+    # flock locks belong to the open file: a second descriptor of this process conflicts, too.
     lock = _open_lock(path)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

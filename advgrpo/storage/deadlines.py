@@ -120,6 +120,7 @@ def run_with_deadline(
                     changed.notify()
 
     for _ in range(min(threads, len(calls))):
+        # Not a ThreadPoolExecutor: its threads keep the process alive at exit.
         threading.Thread(target=work, name="storage", daemon=True).start()
     try:
         with changed:

@@ -49,7 +49,9 @@ def local_file(location: str) -> Path:
         StorageError: If it cannot be downloaded.
     """
     if scheme(location) == "s3":
+        # Always read: a single small file costs no more than asking for its version.
         data = storage_for(location).read_bytes(location)
+        # The file keeps its name, as the suffix determines the format of prompts.
         key = hashlib.sha256(location.encode() + b"\0" + data).hexdigest()
         path = cache_folder() / "files" / key / location.rpartition("/")[2]
         if not path.is_file():
@@ -138,6 +140,7 @@ def _path(location: str) -> Path:
             f"{location}: package {package!r} is not installed",
             repair=f"install {package!r}, or use another location",
         ) from error
+    # A package in a zip file is not a `Path`.
     if not isinstance(root, Path):
         raise StorageNotFoundError(
             f"{location}: package {package!r} is not a folder on disk", repair="install it unzipped"
@@ -154,5 +157,6 @@ def _cached_s3_folder(location: str) -> Path:
     return cached_folder(
         cache_entry_name(location, listing),
         sum(file.bytes for file in listing.values()),
+        # Folders that other programs uploaded have no commit file.
         lambda folder: download_folder(location, folder, must_be_committed=False),
     )

@@ -37,6 +37,7 @@ def cached_file_sha256(path: Path) -> str:
             return entry.read_text(encoding="ascii")
         logger.info("hashing %s", path, extra=event("hashing", place=str(path)))
         digest = file_sha256(path)
+        # A file that changed while it was hashed has a digest of neither version.
         if _state(path) == state:
             # With a read-only cache, the file is hashed each time.
             with suppress(StorageError):

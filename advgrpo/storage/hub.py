@@ -20,6 +20,7 @@ from advgrpo.storage.locations import join
 from advgrpo.strict_json import load_json_object
 
 _WANTED = tuple(f"*{suffix}" for suffix in READ_SUFFIXES)
+# Variants of the same weights in half precision, which would double the download.
 _UNWANTED = ("*.fp16.safetensors", "*.fp16-*.safetensors", "*.bf16.safetensors", "*.onnx*")
 _PIPELINE_INDEX = "model_index.json"
 
@@ -69,6 +70,7 @@ def _download(name: str, revision: str, cache: Path, patterns: list[str]) -> Pat
             # The library reads the variable only once, when it is imported.
             endpoint=os.environ.get("HF_ENDPOINT"),
         )
+    # A subclass of RepositoryNotFoundError, so it must come first.
     except GatedRepoError as error:
         raise WeightsError(
             f"hub://{name} is gated: {error}",

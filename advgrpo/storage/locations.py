@@ -25,6 +25,7 @@ def join(location: str, *names: str) -> str:
         ConfigError: If a name leads out of the folder.
     """
     for name in names:
+        # Names come from files of others: listings, commit files, archives.
         if name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise ConfigError(
                 f"{name!r} leads out of {location}", repair="use a name inside the folder"

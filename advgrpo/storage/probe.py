@@ -19,6 +19,7 @@ def check_writable(location: str) -> None:
         StorageError: If the file cannot be written, read back unchanged, or deleted.
         ConfigError: If nothing can be written to such a location.
     """
+    # The prefix hides the probe from listings of concurrent processes.
     probe = join(location, f"{PARTIAL_PREFIX}probe-{uuid.uuid4().hex}")
     content = uuid.uuid4().bytes
     write_bytes(probe, content)

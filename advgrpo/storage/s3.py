@@ -77,14 +77,17 @@ class S3Storage:
             # old as S3.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
+            # Most servers other than AWS have no DNS names for buckets.
             s3={"addressing_style": "path"},
             retries={"mode": "standard", "total_max_attempts": attempts},
             connect_timeout=connect_timeout_seconds,
             read_timeout=read_timeout_seconds,
+            # Folders copy 8 files at once, large ones in 4 parts each.
             max_pool_connections=32,
         )
         try:
             session = boto3.session.Session()
+            # boto3 requires a region even for servers that have none.
             region = session.region_name or "us-east-1"
             self._client: S3Client = session.client("s3", region_name=region, config=config)
         except (faults.BotoCoreError, ValueError) as error:
@@ -148,6 +151,7 @@ class S3Storage:
                 fresh.unlink(missing_ok=True)
                 fresh.touch()
                 answer = self._get(key, deadline)
+                # The body of the whole is not needed: parts are requested in parallel.
                 if answer["ContentLength"] > self._part_bytes:
                     answer["Body"].close()
                     download_parts(self._client, key, fresh, answer, self._part_bytes, deadline)
@@ -179,6 +183,7 @@ class S3Storage:
             for page in pages.paginate(Bucket=bucket, Prefix=prefix):
                 deadline.extend(self._operation_seconds / 10)
                 for item in page.get("Contents", []):
+                    # A corrupted answer would otherwise name files outside of the folder.
                     if not item["Key"].startswith(prefix):
                         raise DamagedError(f"the server lists {item['Key']!r}, which is outside")
                     name = item["Key"].removeprefix(prefix)
@@ -196,10 +201,12 @@ class S3Storage:
         bucket, key = _parse(location)
         check_may_write(location)
         prefix = f"{key}/" if key else ""
+        # S3 has no folders: delete the object of this name and all objects below it.
         keys = [prefix + name for name in self.list_files(location)] + ([key] if key else [])
         for start in range(0, len(keys), _DELETE_LIMIT):
             batch = keys[start : start + _DELETE_LIMIT]
             answer = self._run("delete", location, partial(self._delete, bucket, batch))
+            # DeleteObjects answers 200 even if single objects were refused.
             refused = [e for e in answer.get("Errors", []) if e.get("Code") not in MISSING]
             if refused:
                 raise StorageError(

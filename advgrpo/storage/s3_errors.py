@@ -14,10 +14,12 @@ from advgrpo.storage.checksums import DamagedError
 from advgrpo.storage.credentials import S3_REQUIRED_KEYS
 from advgrpo.storage.deadlines import DeadlineExceededError
 
+# HEAD answers have no body, so botocore reports the status as code.
 MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "404", "NotFound"})
 """Error codes for a missing object or bucket."""
 
 _NO_ROOM = {"InsufficientStorage", "XMinioStorageFull", "QuotaExceeded"}
+# BadDigest and IncompleteBody are corruption on the way, which botocore does not retry.
 _LATE = {"SlowDown", "RequestTimeout", "BadDigest", "IncompleteBody", "NoSuchUpload"}
 _BUSY_STATUS = 429
 _NO_ROOM_STATUS = 507
@@ -83,6 +85,7 @@ def _describe_answer(error: faults.ClientError, action: str) -> StorageError:
     text = error.response.get("Error", {}).get("Message", "") or code
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     message = f"{action}: the server answers {status} {code}: {text}"
+    # Servers report a full disk in different ways, SeaweedFS only in the text.
     if status == _NO_ROOM_STATUS or code in _NO_ROOM or "no space left" in text.lower():
         return StorageFullError(message, repair="free space on the server, then run again")
     if code in MISSING:

@@ -54,6 +54,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         tensors: dict[str, Tensor] = load_file(path)
+    # A damaged header can name impossible shapes or types.
     except (SafetensorError, TypeError, RuntimeError, OverflowError) as error:
         # torch appends a C++ stack trace to some messages.
         raise ValueError(str(error).partition("\n")[0]) from error

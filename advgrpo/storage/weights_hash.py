@@ -48,6 +48,7 @@ def weights_digest(weights: Weights) -> str:
     else:
         folder = local_folder(weights)
         names = _read_names(folder)
+        # hashlib releases the GIL, so threads hash in parallel.
         with ThreadPoolExecutor(_THREADS) as pool:
             digests = pool.map(lambda name: cached_file_sha256(folder / name), names)
             files = list(zip(names, digests, strict=True))

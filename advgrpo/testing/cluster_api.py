@@ -111,6 +111,7 @@ class ClusterApi:
         return None
 
     def _carry_out(self, verb: str, target: Target, parameters: dict[str, str], body: Json) -> Json:
+        # Access reviews are created but not stored.
         if target.resource in _REVIEWS:
             attributes = body["spec"].get("resourceAttributes", {})
             parts = (attributes["resource"], attributes.get("subresource"))

@@ -20,6 +20,7 @@ class ClusterServer(ThreadingHTTPServer):
     """HTTP on a free port of loopback, in threads."""
 
     daemon_threads = True
+    # A handler of a silent request would block `close`.
     block_on_close = False
 
     def __init__(self, cluster: ClusterApi) -> None:
@@ -48,6 +49,7 @@ class ClusterServer(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Small answers would wait 40 ms for delayed ACKs.
     disable_nagle_algorithm = True
     server: ClusterServer
 
@@ -72,6 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
             target = _target(url.path)
             call = _call(self.command, target, parameters)
             cluster.calls.append(call)
+            # Time passes only with requests: first bring the state up to date.
             cluster.store.collect()
             cluster.operator.advance()
             fault = cluster.faults.next_for(call)

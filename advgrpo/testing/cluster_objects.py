@@ -140,12 +140,14 @@ class ObjectStore:
         key = (target.group, target.resource, target.namespace, name)
         if key in self._objects:
             what = f"{target.resource}.{target.group}".rstrip(".")
+            # Clients must wait for the deletion before they create the object again.
             going = "deletionTimestamp" in self._objects[key]["metadata"]
             prefix = "object is being deleted: " if going else ""
             message = f'{prefix}{what} "{name}" already exists'
             raise RefusedError(409, "AlreadyExists", message)
         made.setdefault("apiVersion", target.api_version)
         meta |= {
+            # Deterministic, so that failures can be reproduced.
             "uid": f"00000000-0000-4000-8000-{number:012d}",
             "resourceVersion": str(number),
             "creationTimestamp": timestamp(self.now()),
@@ -191,6 +193,7 @@ class ObjectStore:
         found = self.get(target)
         meta = found["metadata"]
         for part, wanted in (options.get("preconditions") or {}).items():
+            # Preconditions prevent the deletion of a successor of the same name.
             if wanted and meta[part] != wanted:
                 message = f"Precondition failed: {part}: {wanted}, object meta: {meta[part]}"
                 raise RefusedError(409, "Conflict", message)
@@ -220,6 +223,7 @@ class ObjectStore:
         present = {one["metadata"]["uid"] for one in self._objects.values()}
         for dependent in self.owned_by(uid):
             owners = {owner["uid"] for owner in dependent["metadata"]["ownerReferences"]}
+            # The garbage collector keeps dependents that have another owner.
             if not owners & present:
                 self.remove(dependent)
 
@@ -259,6 +263,7 @@ def page(found: list[Json], target: Target, parameters: Mapping[str, str]) -> Js
         "apiVersion": target.api_version,
         "kind": "List",
         "metadata": meta,
+        # A copy: the store changes objects in place while the answer is sent.
         "items": json.loads(json.dumps(chosen[start:end])),
     }
 

@@ -18,6 +18,7 @@ class StubKfp(KfpApi):
     """A Kubeflow Pipelines server while the context is open; it records every request."""
 
     def __enter__(self) -> Self:
+        # http.server creates a handler per request, without arguments.
         handler = type("Handler", (_Handler,), {"api": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True

@@ -83,6 +83,7 @@ class KfpApi:
             HTTP status and JSON value of the answer.
         """
         with self._lock:
+            # Recorded before the check, so that tests see refused requests, too.
             self.requests.append(request)
             try:
                 self._check_access(request)

@@ -66,6 +66,7 @@ def page(name: str, entries: Sequence[Mapping[str, Any]], request: KfpRequest) -
     if request.query.get("sort_by") == "created_at desc":
         ordered.reverse()
     start = int(request.query.get("page_token") or 0)
+    # The small default makes clients that ignore page tokens fail.
     end = start + int(request.query.get("page_size") or 10)
     body = {name: ordered[start:end], "total_size": len(ordered)} if ordered else {}
     return {**body, "next_page_token": str(end)} if end < len(ordered) else body
@@ -73,6 +74,7 @@ def page(name: str, entries: Sequence[Mapping[str, Any]], request: KfpRequest) -
 
 def read_upload(request: KfpRequest) -> dict[str, Any]:
     """Parse a pipeline from a form with one file."""
+    # The email parser reads multipart forms if it gets the header.
     head = f"Content-Type: {request.headers['content-type']}\r\n\r\n".encode()
     form = message_from_bytes(head + request.body, policy=HTTP)
     part = next(iter(form.walk() if not form.is_multipart() else form.iter_parts()))

@@ -40,6 +40,7 @@ class PodLogs:
             name = pod["metadata"]["name"]
             message = f'container "{_CONTAINER}" in pod "{name}" is waiting to start'
             raise RefusedError(400, "BadRequest", message)
+        # Clients send whole seconds, so they get some lines twice.
         since = parameters.get("sinceTime", "")
         lines = [
             (timestamp(moment, 9), text)

@@ -208,6 +208,7 @@ class FakeJob:
         end_container(self._store, found, code, reason=reason, message=message)
         where = f"{self.namespace}.{found['metadata']['name']}"
         self.record_event("ExitedWithCode", f"Pod: {where} exited with code {code}", kind="Normal")
+        # Restart policy ExitCode of the operator.
         if code < _RETRYABLE:
             self._finish("Failed", "PyTorchJobFailed", f'job "{self.name}" is failing')
         else:
@@ -219,6 +220,7 @@ class FakeJob:
         if found is None:
             return
         found["status"] |= {"phase": "Failed", "reason": reason, "message": message}
+        # An evicted pod may have no container status.
         found["status"].pop("containerStatuses", None)
         self._store.touch(found)
         self._restart_later(pod)
@@ -278,6 +280,7 @@ class FakeJob:
         self._condition("Running", reason, message, status="False")
         self._condition(kind, reason, message)
         self.body["status"]["completionTime"] = timestamp(self._store.now())
+        # The operator cleans up workers once the master has ended.
         policy = self.body["spec"].get("runPolicy", {}).get("cleanPodPolicy", "None")
         for pod in self.pods:
             ended = pod["status"]["phase"] in {"Succeeded", "Failed"}

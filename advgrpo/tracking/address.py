@@ -48,6 +48,7 @@ def check_address(tracking_uri: str) -> None:
             f"{TRACKING_URI} contains a user or a password, which would appear in logs and records",
             repair="remove them, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
         )
+    # MLflow reads this variable itself and would skip verification silently.
     if os.environ.get(_INSECURE, "").lower() in {"1", "true"}:
         raise ConfigError(
             f"{_INSECURE} is set: passwords would be sent to an unverified server",

@@ -47,6 +47,7 @@ class BackgroundUploader:
         """Send the remaining records, but give up after `timeout_seconds`."""
         self._deadline = time.monotonic() + timeout_seconds
         self._wake.set()
+        # A request may take longer than the timeout; the thread is abandoned then.
         self._thread.join(timeout_seconds)
         if not self._outbox.all_sent:
             logger.warning(
@@ -60,8 +61,10 @@ class BackgroundUploader:
         while True:
             sent = self._send()
             if self._deadline is None:
+                # Back off, so that an overloaded server can recover.
                 wait = self._interval_seconds if sent else min(2 * wait, _MAX_INTERVAL_SECONDS)
                 self._wake.wait(wait)
+            # The status record is the last one, so all sent means that the run has ended.
             elif (sent and self._outbox.all_sent) or time.monotonic() > self._deadline:
                 return
             else:
@@ -79,6 +82,7 @@ class BackgroundUploader:
                 others = [o for o in outboxes(folder.parent) if o.folder != folder]
                 send_all(others, self._tracking_uri, wait=False)
         except (*FAULTS, AdvGrpoError) as error:
+            # One warning per outage, not one per attempt.
             if not self._failing:
                 logger.warning(
                     "MLflow is not available, records are sent later: %s",

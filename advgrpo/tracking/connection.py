@@ -38,6 +38,7 @@ def connect(tracking_uri: str) -> MlflowClient:
     """
     check_address(tracking_uri)
     for name, value in _DEFAULTS.items():
+        # Not overwritten: the user may need longer timeouts.
         os.environ.setdefault(name, value)
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
@@ -49,6 +50,7 @@ def is_refused(error: Exception) -> bool:
     return (
         isinstance(error, requests.HTTPError)
         and error.response is not None
+        # Other statuses, such as 401 or 503, can pass once the server or its proxy is fixed.
         and error.response.status_code == _BAD_REQUEST
     )
 
@@ -76,6 +78,7 @@ def _repair(error: Exception) -> str:
     text = str(error)
     if is_missing(error):
         return "use an existing name or id; `advgrpo registry list` shows the registered models"
+    # MLflow 3 refuses unknown host names to prevent DNS rebinding.
     if "Invalid Host header" in text:
         return (
             "start the server with --allowed-hosts and the host name used here, with and without "

@@ -22,6 +22,7 @@ def check_server(tracking_uri: str) -> str:
         TrackingError: If it does not answer, refuses access, or is too old.
     """
     try:
+        # A proxy may leave /version open, so it alone would not detect a wrong password.
         connect(tracking_uri).search_experiments(max_results=1)
         access = get_default_host_creds(tracking_uri)  # type: ignore[no-untyped-call]
         answer = http_request(access, "/version", "GET")  # type: ignore[no-untyped-call]
@@ -29,6 +30,7 @@ def check_server(tracking_uri: str) -> str:
         raise describe_error(error, "read experiments", tracking_uri) from error
     version = str(answer.text).strip()
     numbers = version.split(".")[:2]
+    # Any web server may answer /version, for instance with a log-in page.
     if not all(part.isdigit() for part in numbers) or len(numbers) < 2:
         raise TrackingError(
             f"{tracking_uri} does not report a version of MLflow",

@@ -79,6 +79,7 @@ class Outbox:
         self.folder = folder
         self._records = folder / RECORDS_FILE
         self._writing = threading.Lock()
+        # An existing file wins: the identity of the run never changes.
         if not (folder / _RUN_FILE).exists():
             if key is None:
                 raise TrackingError(
@@ -94,6 +95,7 @@ class Outbox:
         """Remove a truncated last line, which a killed process leaves."""
         with disk_errors("repair", self._records):
             whole = self._records.read_bytes().rpartition(b"\n")
+            # The next record would otherwise be appended to the truncated one.
             os.truncate(self._records, len(whole[0]) + len(whole[1]))
 
     def append(self, kind: str, **values: object) -> None:
@@ -101,6 +103,7 @@ class Outbox:
         record = {"kind": kind, "timestamp_ms": int(time.time() * 1000), **values}
         line = redact(json.dumps(record)).encode() + b"\n"
         with (
+            # System metrics are recorded from another thread.
             self._writing,
             disk_errors("write", self._records),
             self._records.open("ab", buffering=0) as file,
@@ -117,6 +120,7 @@ class Outbox:
         Returns:
             Name of the file in `files/`.
         """
+        # Unique: equal pictures of two steps must not share a file, which is deleted once sent.
         name = f"{uuid.uuid4().hex}{suffix}"
         write_bytes(str(self.folder / "files" / name), data)
         return name
@@ -203,6 +207,7 @@ class Outbox:
             file = (self.folder / "lock").open("a", encoding="utf-8")
         with file:
             try:
+                # flock ends with the process, so a killed one leaves no stale lock.
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError:
                 yield False
@@ -212,6 +217,7 @@ class Outbox:
     def _read(self, start: int) -> Iterator[Pending]:
         with disk_errors("read", self._records), self._records.open("rb") as file:
             file.seek(start)
+            # A line without an end is still being written, or was truncated by a kill.
             while (line := file.readline()).endswith(b"\n"):
                 try:
                     record = json.loads(line)

@@ -68,6 +68,7 @@ def find_run(text: str, tracking_uri: str) -> FoundRun:
             else _run_by_name(client, text, tracking_uri)
         )
         parent = run.data.tags.get(MLFLOW_PARENT_RUN_ID)
+        # The id of a task's run is what MLflow's page shows for a failed task.
         if parent is not None:
             run = client.get_run(parent)
         nested = _search(client, [run.info.experiment_id], MLFLOW_PARENT_RUN_ID, run.info.run_id)
@@ -87,6 +88,7 @@ def find_run(text: str, tracking_uri: str) -> FoundRun:
 
 
 def _run_by_name(client: MlflowClient, name: str, tracking_uri: str) -> Run:
+    # MLflow's filters have no escape for quotes.
     if "'" in name:
         raise ConfigError(
             f"{name!r} is not a valid name of a run", repair="use the id of its MLflow run"
@@ -97,6 +99,7 @@ def _run_by_name(client: MlflowClient, name: str, tracking_uri: str) -> Run:
         for run in client.search_runs(
             experiments, f"attributes.run_name = '{name}'", order_by=["attributes.start_time DESC"]
         )
+        # A nested run may have the same name.
         if MLFLOW_PARENT_RUN_ID not in run.data.tags
     ]
     if not runs:

@@ -61,6 +61,7 @@ def open_parent_run(
                     experiment_number, run_name=name, tags=marker_tags
                 ).info.run_id
             else:
+                # The earlier attempt ended the run.
                 client.update_run(run_id, status="RUNNING")
         log_parameters(client, run_id, flatten(parameters))
         client.log_text(run_id, redact(config_text), "config.yaml")
@@ -79,6 +80,7 @@ def end_parent_run(run_id: str, *, tracking_uri: str, succeeded: bool) -> None:
     """
     try:
         client = connect(tracking_uri)
+        # A run from MLFLOW_RUN_ID belongs to the program that set it.
         if _OURS_TAG in client.get_run(run_id).data.tags:
             client.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
     except FAULTS as error:

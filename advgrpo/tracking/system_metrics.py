@@ -51,6 +51,7 @@ def system_metrics(record: Callable[[Mapping[str, float], int], None]) -> Iterat
         try:
             while not ended.wait(seconds):
                 metrics = _collect(collectors)
+                # Collecting takes time, and the task may have closed its outbox by now.
                 if not ended.is_set():
                     record(metrics, int(time.time()))
         except AdvGrpoError as error:
@@ -106,5 +107,6 @@ def _collect(collectors: list[Any]) -> dict[str, float]:
         collector.collect_metrics()
         for name, value in collector.aggregate_metrics().items():
             metrics[SYSTEM_PREFIX + name] = float(value)
+        # Otherwise each record would average over the whole run.
         collector.clear_metrics()
     return metrics

@@ -27,6 +27,7 @@ class TaskRun:
     def __init__(self, outbox: Outbox, uploader: "BackgroundUploader | None") -> None:
         self._outbox = outbox
         self._uploader = uploader
+        # From the disk, so that a resumed task does not repeat steps before its checkpoint.
         self._recorded = {
             (record["kind"], name, record["step"])
             for record in outbox.records()
@@ -91,6 +92,7 @@ class TaskRun:
             step: Update.
             png: Content of the PNG file.
         """
+        # Without a server, pictures would only fill the disk.
         if self._uploader is not None and ("picture", name, step) not in self._recorded:
             file = self._outbox.add_bytes(png, ".png")
             self._outbox.append("picture", name=name, step=step, file=file)
@@ -150,14 +152,17 @@ def task_run(
         check_address(tracking_uri)
     key = RunKey(task, parent_run_id, experiment, tracking_uri, token=uuid.uuid4().hex)
     outbox = Outbox(folder / key.folder_name, key)
+    # An earlier attempt may have been killed while it wrote.
     outbox.repair()
     run = TaskRun(outbox, _start_uploader(outbox, tracking_uri) if tracking_uri else None)
+    # Reopens the run in MLflow if an earlier attempt ended it.
     outbox.append("status", status="RUNNING")
     status = "FAILED"
     try:
         with system_metrics(run.metrics) if tracking_uri else nullcontext():
             yield run
         status = "FINISHED"
+    # MLflow shows these as stopped rather than failed; the task may be resumed.
     except (Preempted, KeyboardInterrupt):
         status = "KILLED"
         raise

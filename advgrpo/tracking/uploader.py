@@ -61,9 +61,11 @@ class Uploader:
             if not locked:
                 return
             if self.run_id is None:
+                # Find first: an earlier attempt, perhaps on another machine, may have created it.
                 self.run_id = self._find_run() or self._create_run()
             for group in _group(self._outbox.pending()):
                 self._send_group(group)
+                # After each group, so that a retry repeats at most one.
                 self._outbox.mark_sent(group[-1].end)
                 for item in group:
                     if name := item.record.get("file"):
@@ -109,6 +111,7 @@ class Uploader:
 
     def _post_status(self, record: Record) -> None:
         if record["status"] == "RUNNING":
+            # A resumed task reopens a run that an earlier attempt ended.
             self._client.update_run(self._run(), status="RUNNING")
         else:
             self._client.set_terminated(self._run(), record["status"], record["timestamp_ms"])
@@ -127,6 +130,7 @@ class Uploader:
         # MLflow's image charts parse this name. A picture that is sent twice, because the first
         # answer or the disk with the outbox was lost, must get the same name.
         name = f"{record['name'].replace('/', '~')}+step+{record['step']}+timestamp+"
+        # Derived from the file, so that a retry gets the same name.
         token = uuid.uuid5(uuid.NAMESPACE_URL, record["file"])
         stem = self._known_picture(name) or f"{name}{record['timestamp_ms']}+{token}"
         with (
@@ -149,11 +153,14 @@ class Uploader:
 
     def _metrics(self, record: Record) -> Iterator[Metric]:
         for name, value in record["values"].items():
+            # A lost outbox or answer means that MLflow may have a step that is not marked as sent.
+            # MLflow would store it twice.
             may_repeat = self._resumed and not name.startswith(SYSTEM_PREFIX)
             if not (may_repeat and record["step"] in self._steps_of(name)):
                 yield Metric(name, value, record["timestamp_ms"], record["step"])
 
     def _steps_of(self, name: str) -> set[int]:
+        # One request per metric, not per record.
         if name not in self._known_steps:
             history = self._client.get_metric_history(self._run(), name)
             self._known_steps[name] = {metric.step for metric in history}
@@ -215,6 +222,7 @@ def send_all(unsent: list[Outbox], tracking_uri: str, *, wait: bool) -> None:
         try:
             Uploader(outbox, tracking_uri).send(wait=wait)
         except MlflowException as error:
+            # The parent run is on another server, and the outbox cannot be sent to this one.
             if not is_missing(error):
                 raise
             logger.info("%s is for another MLflow server", outbox.folder)
@@ -224,6 +232,7 @@ def _group(pending: list[Pending]) -> Iterator[list[Pending]]:
     group: list[Pending] = []
     metrics = 0
     for item in pending:
+        # Other records are sent alone, in order: parameters before metrics, the status last.
         if item.record["kind"] != "metrics":
             if group:
                 yield group
