@@ -1,33 +1,4 @@
-"""Every error that advgrpo raises on purpose.
-
-AdvGrpoError
-├── ConfigError              a setting is unknown, ill-typed or impossible
-├── DataError
-│   ├── PromptFileError      a prompt file is empty, repeats a prompt or is not UTF-8
-│   └── ReferenceImageError  a reference image set is incomplete or damaged
-├── WeightsError             model weights are missing, damaged or of another architecture
-├── StorageError
-│   ├── StorageUnavailableError   the server does not answer; trying again may help
-│   ├── StorageFullError          no room left
-│   ├── StorageDamagedError       a file is not what was written
-│   └── StorageNotFoundError      no such object or folder
-├── CheckpointError          a checkpoint is damaged or belongs to another run
-├── TrainingError
-│   ├── RatioError           rollout and update disagree before the first optimizer step
-│   ├── NonFiniteError       a loss, reward or weight became NaN or infinite
-│   └── RankFailedError      a training process died
-├── TrackingError            MLflow refused something, or a model version is not what it claims
-├── EvaluationError          an evaluation is missing, damaged or of another adapter
-├── PromotionError           a model version may not be promoted
-├── PipelineError            a pipeline task failed
-├── ClusterError             the cluster refused something or lacks something
-│   ├── ClusterUnavailableError   the API server does not answer; trying again may help
-│   ├── JobConflictError     another job has the name
-│   ├── JobFailedError       a training job failed
-│   ├── JobRetryableError    a training job was preempted, evicted or lost; trying again helps
-│   └── JobDeadlineError     a training job took longer than it may
-└── Preempted                asked to stop; state is saved and the run can be taken up again
-"""
+"""Errors that advgrpo raises on purpose; their exit statuses are part of the command line."""
 
 from typing import ClassVar
 
@@ -35,16 +6,15 @@ from advgrpo.redaction import redact
 
 
 class AdvGrpoError(Exception):
-    """Say what went wrong, where, and how to repair it.
+    """Base class: an error with its place and its repair.
 
     Args:
-        message: One sentence that names the setting, file or object at fault. Secrets in it are
-            blotted out.
-        repair: What the reader can do about it; empty if there is nothing to do.
+        message: One sentence that names the setting, file or object at fault. Secrets are redacted.
+        repair: What to do about it: a command, a setting, a value; empty if nothing helps.
     """
 
     exit_code: ClassVar[int] = 1
-    """Exit status of a process that ends with this error. 128 and above mean: try again."""
+    """Exit status of a process that ends with this error; from 128 on, a retry may succeed."""
 
     def __init__(self, message: str, *, repair: str = "") -> None:
         super().__init__(redact(message))
@@ -62,7 +32,7 @@ class ConfigError(AdvGrpoError):
 
 
 class DataError(AdvGrpoError):
-    """Prompts or images are not what training needs."""
+    """Prompts or images cannot be used for training."""
 
     exit_code = 3
 
@@ -88,21 +58,21 @@ class StorageError(AdvGrpoError):
 
 
 class StorageUnavailableError(StorageError):
-    """The storage server does not answer, or answers that it cannot; trying again may help."""
+    """The storage server does not respond or is unavailable; retrying may help."""
 
     exit_code = 150
 
 
 class StorageFullError(StorageError):
-    """There is no room left."""
+    """No space is left on a disk or in a bucket."""
 
 
 class StorageDamagedError(StorageError):
-    """A file is not what was written."""
+    """A file differs from what was written."""
 
 
 class StorageNotFoundError(StorageError):
-    """There is no such file, object or folder."""
+    """A file, object or folder does not exist."""
 
 
 class CheckpointError(AdvGrpoError):
@@ -112,7 +82,7 @@ class CheckpointError(AdvGrpoError):
 
 
 class TrainingError(AdvGrpoError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
     exit_code = 7
 
@@ -132,7 +102,7 @@ class RankFailedError(TrainingError):
 
 
 class TrackingError(AdvGrpoError):
-    """MLflow refused something, or a model version is not what it claims."""
+    """MLflow refused a request, or a model version differs from its record."""
 
     exit_code = 8
 
@@ -156,19 +126,19 @@ class PromotionError(AdvGrpoError):
 
 
 class ClusterError(AdvGrpoError):
-    """The cluster refused something or lacks something."""
+    """The cluster refused a request or lacks a resource."""
 
     exit_code = 12
 
 
 class ClusterUnavailableError(ClusterError):
-    """The API server does not answer, or answers that it cannot; trying again may help."""
+    """The API server does not respond or is unavailable; retrying may help."""
 
     exit_code = 152
 
 
 class JobConflictError(ClusterError):
-    """Another job has the name that this one would get."""
+    """Another job has the name that this one would have."""
 
 
 class JobFailedError(ClusterError):
@@ -178,18 +148,18 @@ class JobFailedError(ClusterError):
 
 
 class JobRetryableError(ClusterError):
-    """A training job was preempted, evicted or lost; trying again goes on from its checkpoint."""
+    """A training job was preempted, evicted or lost; a retry resumes from its checkpoint."""
 
     exit_code = 153
 
 
 class JobDeadlineError(ClusterError):
-    """A training job took longer than it may."""
+    """A training job exceeded its deadline."""
 
     exit_code = 14
 
 
 class Preempted(AdvGrpoError):  # noqa: N818 - not a fault
-    """Asked to stop; state is saved and the run can be taken up again."""
+    """Stopped on request; state is saved and the run can be resumed."""
 
     exit_code = 143

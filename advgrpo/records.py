@@ -1,4 +1,4 @@
-"""What the parts hand to each other; needs no torch."""
+"""Records that the packages exchange; loads no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts of one file. A prompt's id is its position in it."""
+    """Prompts of one file; a prompt's id is its position."""
 
     texts: tuple[str, ...]
     digest: str
@@ -24,7 +24,7 @@ class PromptSet:
 
 @dataclass(frozen=True)
 class ReferenceImageSet:
-    """Reference images, complete and validated."""
+    """A complete and validated set of reference images."""
 
     root: str
     """Folder of the files, or their `s3://` location."""
@@ -39,7 +39,7 @@ class ReferenceImageSet:
     provenance: Mapping[str, object] = field(default_factory=dict)
 
     sha256: Mapping[str, str] = field(default_factory=dict)
-    """File name -> SHA-256 of its content, in hexadecimal; features are kept by it."""
+    """File name -> SHA-256 of its content, in hexadecimal; the key of its cached features."""
 
 
 @dataclass(frozen=True)
@@ -53,66 +53,66 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of the base and of the trained model on the same prompts and seeds."""
+    """One metric of the base and of the trained model on the same prompts and seeds."""
 
     metric: str
-    """As `scorer.measure`, for instance `pocket_judge.all_attributes`."""
+    """`scorer.metric`, for instance `pocket_judge.all_attributes`."""
 
     base: Interval
     trained: Interval
     difference: Interval
-    """Trained minus base, paired by prompt and seed where the measure has a value per image."""
+    """Trained minus base, paired by prompt and seed where the metric has a value per image."""
 
     higher_is_better: bool | None
-    """None if neither direction is better, as of plain image statistics."""
+    """None if neither direction is better, as for plain image statistics."""
 
     trained_on: bool
-    """Whether the run's reward was trained on this measure, so that it proves little."""
+    """Whether the run's reward was trained on this metric, so that it proves little."""
 
     reference: float | None = None
-    """The same measure of the reference images; their distance is that between two halves."""
+    """The metric of the reference images; their distance is that between two halves."""
 
     champion: Interval | None = None
-    """The same measure of the current champion; None if there was none to compare with."""
+    """The metric of the current champion; None if there was none to compare with."""
 
     difference_to_champion: Interval | None = None
     """Trained minus champion, paired as `difference` is."""
 
     related: str = ""
-    """What the measure shares with the reward, in words, though the reward was not trained on it:
-    it proves less than an independent one."""
+    """What the metric shares with a reward that was not trained on it, as text: it proves less than
+    an independent one."""
 
     missing: str = ""
-    """Which prompts have no value, and why, in words; empty if all have one."""
+    """Which prompts have no value, and why; empty if all have one."""
 
 
 @dataclass(frozen=True)
 class EvaluationReport:
-    """What an adapter was measured to be."""
+    """All metrics of an adapter, compared with its base."""
 
     comparisons: tuple[Comparison, ...]
     images: int
     """Images measured per model."""
 
     alignment: str
-    """The measure that stands for prompt alignment."""
+    """The metric of prompt alignment."""
 
     distance: str
-    """The measure that stands for distance to the reference images."""
+    """The metric of the distance to the reference images."""
 
     champion: int | None = None
     """Version of the registered model that the champion was; None if there was none to compare
     with."""
 
     missing: Mapping[str, str] = field(default_factory=dict)
-    """What could not be measured -> why, in words. `champion` stands for every comparison with a
-    champion that there is but that could not be used."""
+    """Metric that could not be measured -> reason. The key `champion` stands for all comparisons
+    with a champion that could not be used."""
 
     def comparison(self, metric: str) -> Comparison:
-        """Find a measure by name.
+        """Return the comparison of a metric.
 
         Raises:
-            KeyError: If it was not measured.
+            KeyError: If the metric was not measured.
         """
         for comparison in self.comparisons:
             if comparison.metric == metric:
@@ -122,42 +122,41 @@ class EvaluationReport:
 
 @dataclass(frozen=True)
 class EvaluatedPrompt:
-    """What an evaluation found of one prompt, so that it can be checked later."""
+    """The evaluation of one prompt, as evidence for later checks."""
 
     prompt: str
     alignment: float
-    """Of the trained model: the mean over all images of the prompt."""
+    """Mean of the trained model over all images of the prompt."""
 
     images: tuple[str, ...]
     """Names of PNG files of the trained model's first images."""
 
 
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "safetensors")
-"""What must be as it was in training for a served image to be the same; the lineage names them as
+"""Libraries whose versions decide an image's content; the lineage records them as
 `version.<library>`."""
 
 ALARM_METRIC = "watch/alarm"
-"""Stands in the history of a training that was watched; a tag of that name tells the last alarm."""
+"""Metric in the history of a watched training; the tag of that name holds the last alarm."""
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """What the watch for reward hacking found in training."""
+    """An alarm of the watch for reward hacking."""
 
     update: int
     reason: str
-    """In words."""
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How a training went."""
+    """The course of a training."""
 
     updates: int | None = None
-    """Updates that were made; None if nobody counted."""
+    """Number of updates; None if unknown."""
 
     alarms: tuple[Alarm, ...] | None = None
-    """What the watch for reward hacking found; None if nobody watched."""
+    """Alarms of the watch for reward hacking; None if it was off."""
 
     stopped_by_watch: bool = False
     """Whether an alarm ended training early."""
@@ -165,12 +164,12 @@ class TrainingRecord:
 
 @dataclass(frozen=True)
 class GateResult:
-    """Whether an evaluation met one condition of promotion."""
+    """The result of one condition of promotion."""
 
     gate: str
-    """The condition in words, for instance `pickscore.score at least base - 0.01`."""
+    """The condition as text, for instance `pickscore.score at least base - 0.01`."""
 
     metric: str
     passed: bool
     reason: str
-    """Why it passed or failed, in words with the figures."""
+    """Why it passed or failed, with the numbers."""

@@ -1,8 +1,8 @@
-"""Keep secrets out of what is said: errors, logs and what goes to MLflow pass here.
+"""Redaction of secrets in errors, logs and what goes to MLflow.
 
-A secret is the value of an environment variable whose name says so, or what `hide` was told. It is
-found as it is, in base64 and with percent signs, and in addresses that carry a user, a password or
-a signature.
+Secrets are the values of environment variables with names such as `*_TOKEN`, and texts that were
+passed to `hide`. They are replaced in plain text, in base64 and percent-encoded, and so are users,
+passwords and signatures in URLs.
 """
 
 import base64
@@ -16,7 +16,7 @@ from types import TracebackType
 from urllib.parse import quote, quote_plus
 
 MARK = "***"
-"""What stands in a secret's place."""
+"""Replacement of a secret."""
 
 _NAME = re.compile(
     r"(TOKEN|PASSWORD|PASSWD|SECRET|SECRET_KEY|COOKIES?|ACCESS_KEY|ACCESS_KEY_ID|AUTH_KEY|"
@@ -27,25 +27,25 @@ _SIGNED = re.compile(
     r"(?i)([?&](?:x-amz-(?:signature|credential|security-token)|awsaccesskeyid|sig|signature|"
     r"token|access_token|api_key|password|secret)=)[^&\s'\"<>]+"
 )
-# Shorter ones would blot out words.
-_SHORTEST = 6
+# Shorter secrets occur in ordinary words.
+_MIN_LENGTH = 6
 
-_told: set[str] = set()
+_hidden: set[str] = set()
 
 
 def is_secret_name(name: str) -> bool:
-    """Tell whether an environment variable of this name holds a secret."""
+    """Return whether an environment variable of this name holds a secret."""
     return _NAME.search(name.upper()) is not None
 
 
 def hide(secret: str) -> None:
-    """Treat a text as a secret from now on, as one that came by an option or a file."""
-    if len(secret) >= _SHORTEST:
-        _told.add(secret)
+    """Treat a text as a secret from now on, for instance one from an option or a file."""
+    if len(secret) >= _MIN_LENGTH:
+        _hidden.add(secret)
 
 
 def redact(text: str) -> str:
-    """Replace all secrets in a text."""
+    """Return a text with all secrets replaced."""
     text = _SIGNED.sub(rf"\1{MARK}", _USER_IN_ADDRESS.sub(f"{MARK}@", text))
     for form in _forms():
         text = text.replace(form, MARK)
@@ -60,34 +60,36 @@ class RedactingFormatter(logging.Formatter):
 
 
 def redact_tracebacks() -> None:
-    """Have what Python says of an error that nobody handled pass here, too."""
+    """Redact the tracebacks of exceptions that Python prints, in all threads."""
     if sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _say
+        sys.excepthook = _print_redacted
     if threading.excepthook is threading.__excepthook__:
-        threading.excepthook = _say_of_thread
+        threading.excepthook = _print_redacted_of_thread
 
 
-def _say(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _print_redacted(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
 
 
-def _say_of_thread(fault: threading.ExceptHookArgs) -> None:
-    # A thread may end itself by this one, in silence.
+def _print_redacted_of_thread(fault: threading.ExceptHookArgs) -> None:
+    # As the default hook does: SystemExit ends a thread silently.
     if fault.exc_value is not None and not issubclass(fault.exc_type, SystemExit):
         name = fault.thread.name if fault.thread else "which is gone"
         sys.stderr.write(f"Exception in thread {name}:\n")
-        _say(fault.exc_type, fault.exc_value, fault.exc_traceback)
+        _print_redacted(fault.exc_type, fault.exc_value, fault.exc_traceback)
 
 
 def _forms() -> list[str]:
-    secrets = set(_told)
+    secrets = set(_hidden)
     for name, value in os.environ.items():
-        if len(value) >= _SHORTEST and is_secret_name(name):
+        if len(value) >= _MIN_LENGTH and is_secret_name(name):
             secrets.add(value)
     user = os.environ.get("MLFLOW_TRACKING_USERNAME")
     password = os.environ.get("MLFLOW_TRACKING_PASSWORD")
     if user and password:
-        # As it stands in the header of a request.
+        # The value of the header of HTTP basic authentication.
         secrets.add(base64.b64encode(f"{user}:{password}".encode()).decode())
     forms: set[str] = set()
     for secret in secrets:
@@ -95,5 +97,5 @@ def _forms() -> list[str]:
         forms |= {secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1]}
         for coded in (base64.b64encode(data), base64.urlsafe_b64encode(data)):
             forms |= {coded.decode(), coded.decode().rstrip("=")}
-    # The longer ones first: one may hold another.
-    return sorted((form for form in forms if len(form) >= _SHORTEST), key=len, reverse=True)
+    # Longest first: if a secret contains another one, no part of it may remain.
+    return sorted((form for form in forms if len(form) >= _MIN_LENGTH), key=len, reverse=True)

@@ -1,1 +1,1 @@
-
+"""Start, connection and observation of a task's processes."""

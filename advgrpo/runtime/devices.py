@@ -7,17 +7,15 @@ import torch
 
 
 def device() -> torch.device:
-    """Name the device of a task that is one process: the GPU if there is one."""
+    """Return the device of a single-process task: the GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Within it, the CPU works with one thread if it is the device.
-
-    How many threads share a sum decides its last bits, and numbers should be equal however many
-    processes there are.
-    """
+    """Run the block with one CPU thread, if the CPU is the device."""
+    # The number of threads that share a sum decides its last bits, and results must not depend on
+    # the number of processes.
     threads = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Environment variables for a while."""
+"""Environment variables of this process."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -6,14 +6,14 @@ from contextlib import contextmanager
 
 
 def quiet_libraries() -> None:
-    """Keep what libraries tell of themselves out of our output, unless the user asks for it."""
+    """Silence progress bars and hints of libraries, unless the user has set their variables."""
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 @contextmanager
 def environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of this process; afterwards all are as they were before."""
+    """Set variables while the block runs, then restore the whole environment."""
     before = dict(os.environ)
     os.environ.update(variables)
     try:

@@ -1,37 +1,44 @@
-"""The machines of a job, as Kubeflow's training operator describes them to each of its pods."""
+"""The machines of a job, from the environment that a job operator sets in each pod."""
 
 import os
 from dataclasses import dataclass
 
 from advgrpo.errors import ConfigError
 
-_OF_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_RANK_VARIABLES = (
+    "RANK",
+    "WORLD_SIZE",
+    "LOCAL_RANK",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+)
 
-ALONE = {"PET_NNODES": "1"}
-"""Variables of what a machine does by itself."""
+SINGLE_NODE = {"PET_NNODES": "1"}
+"""Environment of work that each machine does without the others."""
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Where this machine stands among those of a job; a single one needs no operator."""
+    """This machine among those of a job; the defaults are those of a single machine."""
 
     count: int = 1
     rank: int = 0
-    """This machine's number; the first one speaks for all."""
+    """Number of this machine."""
 
     address: str = "localhost"
     """Host name of the first machine."""
 
     port: int = 0
-    """Port of the first machine at which processes meet; 0 takes any that is free."""
+    """Port of the rendezvous on the first machine; 0 for any free port."""
 
     @property
     def is_first(self) -> bool:
-        """Whether this machine records, and writes results."""
+        """Whether this is machine 0, which records and writes results."""
         return self.rank == 0
 
     def processes_here(self, processes: int) -> int:
-        """Give this machine's share of a job's processes.
+        """Return this machine's share of a job's processes.
 
         Raises:
             ConfigError: If the machines would get unequal shares.
@@ -39,22 +46,23 @@ class Nodes:
         each, rest = divmod(processes, self.count)
         if rest:
             raise ConfigError(
-                f"processes={processes} do not split over {self.count} machines",
+                f"processes={processes}: cannot be split evenly over {self.count} machines",
                 repair=f"use a multiple of {self.count}",
             )
         return each
 
 
 def nodes() -> Nodes:
-    """Read what the operator says in `PET_*`, the variables of torchrun's options.
+    """Return the job's machines, from `PET_*`, the variables of torchrun's options.
 
     Raises:
-        ConfigError: If a variable is missing or no number.
+        ConfigError: If a variable is missing or not a number.
 
     Source:
         Kubeflow training-operator 1.9, `pkg/controller.v1/pytorch/envvar.go`.
     """
     try:
+        # torchrun also takes a range, for instance "2:4"; jobs start with its lower end.
         count = int(os.environ.get("PET_NNODES", "1").partition(":")[0])
         if count == 1:
             return Nodes()
@@ -66,17 +74,15 @@ def nodes() -> Nodes:
         )
     except (KeyError, ValueError) as error:
         raise ConfigError(
-            f"the job has several machines, but its environment is incomplete: {error}",
-            repair="run it as a PyTorchJob, or set PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR and "
-            "PET_MASTER_PORT",
+            f"the environment of the job's machines is incomplete: {error}",
+            repair="set PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR and PET_MASTER_PORT, as a job "
+            "operator does",
         ) from error
 
 
-def forget_ranks() -> None:
-    """Remove what the operator says of this machine in the variables of a training process.
-
-    It sets `RANK` to the machine's number and `WORLD_SIZE` to the count of processes, so that the
-    one process that starts and awaits a machine's training processes would take itself for one.
-    """
-    for name in _OF_RANKS:
+def remove_rank_variables() -> None:
+    """Remove the variables of a training process that the operator sets in a pod."""
+    # The operator sets RANK to the number of the machine and WORLD_SIZE to the count of processes.
+    # The process that launches the ranks of a machine would take itself for one of them.
+    for name in _RANK_VARIABLES:
         os.environ.pop(name, None)

@@ -1,4 +1,4 @@
-"""Start this machine's training processes and say how they ended."""
+"""Launch of this machine's ranks under torchrun's agent."""
 
 import os
 import signal
@@ -30,26 +30,26 @@ from advgrpo.runtime.remote_call import WORKER, check_arguments, reference_to, w
 from advgrpo.telemetry.logging import as_json, lines_to_text, rank_environment
 
 _STOP_SECONDS = 600
-"""Longest time that ranks get to save their state once they are asked to stop."""
+"""Grace period of ranks that were signalled to stop, in which they save their state."""
 
-_MEETING_SECONDS = 3600
-"""Longest wait for the other machines, which may be fetching what they need."""
+_RENDEZVOUS_SECONDS = 3600
+"""Timeout of the rendezvous: the other machines may still be downloading weights."""
 
-_LINES_QUOTED = 12
+_LOG_LINES = 12
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 CPU_ENVIRONMENT = {
-    # Without these DeepSpeed looks for a compiler and for CUDA.
+    # Without these DeepSpeed searches for a compiler and for CUDA when it is imported.
     "DS_ACCELERATOR": "cpu",
     "DS_BUILD_OPS": "0",
     "DS_SKIP_CUDA_CHECK": "1",
-    # More threads than one would make ranks wait for each other's.
+    # The ranks share the cores: with more threads each, they wait for each other.
     "OMP_NUM_THREADS": "1",
 }
 """Variables of ranks on machines without a GPU."""
 
 ONE_MACHINE_ENVIRONMENT = {
-    # gloo would otherwise ask the network for the host's address.
+    # Otherwise gloo looks up the host name to choose an interface.
     "GLOO_SOCKET_IFNAME": "lo",
 }
 """Variables of ranks that are all on one machine."""
@@ -58,22 +58,22 @@ ONE_MACHINE_ENVIRONMENT = {
 def run_in_processes(
     function: Callable[..., None], arguments: Mapping[str, object], *, task: str, processes: int
 ) -> None:
-    """Call a function in several processes under torchrun, and wait for their end.
+    """Call a function in several processes, and wait for their end.
 
-    `advgrpo.runtime.worker` makes the call: with logging, progress, heartbeat and failures of the
-    task, in a process that ends with this one.
+    Each process runs `advgrpo.runtime.worker`, which sets up logging, heartbeat and the record of
+    failures, and ends with this process.
 
     Args:
-        function: A function of a module, whose parameters are annotated.
+        function: A module-level function with annotated parameters.
         arguments: Plain data, dataclasses and pydantic models by parameter.
         task: Name of the task in logs and errors.
         processes: How many ranks on all machines of the job; with GPUs, one each.
 
     Raises:
         ConfigError: If there are fewer GPUs than ranks.
-        Preempted: If the ranks were asked to stop; they have saved their state.
-        AdvGrpoError: The error that a rank ended with, if it was one of ours.
-        RankFailedError: If a rank died of anything else.
+        Preempted: If the ranks were stopped; they have saved their state.
+        AdvGrpoError: The error that a rank ended with.
+        RankFailedError: If a rank ended with another exception or was killed.
     """
     check_arguments(function, arguments)
     with TemporaryDirectory() as scratch:
@@ -89,26 +89,26 @@ def run_in_processes(
 def launch_processes(module: str, arguments: Sequence[str], *, processes: int, logs: Path) -> None:
     """Run a module in several processes under torchrun's agent, and wait for their end.
 
-    A first SIGTERM, SIGINT or SIGHUP is passed on to the ranks, which save their state and end.
+    SIGTERM, SIGINT and SIGHUP are forwarded to the ranks, which save their state and end.
 
     Args:
-        module: What each rank runs, as `python -m` does.
-        arguments: Its arguments.
+        module: Module that each rank runs, as `python -m` does.
+        arguments: Command line of the module.
         processes: How many ranks on all machines of the job; with GPUs, one each.
-        logs: Empty folder for the ranks' output, which also goes to ours.
+        logs: Empty folder for the output of the ranks, which is printed as well.
 
     Raises:
         ConfigError: If there are fewer GPUs than ranks.
-        Preempted: If the ranks were asked to stop; they have saved their state.
-        AdvGrpoError: The error that a rank ended with, if it was one of ours.
-        RankFailedError: If a rank died of anything else.
+        Preempted: If the ranks were stopped; they have saved their state.
+        AdvGrpoError: The error that a rank ended with.
+        RankFailedError: If a rank ended with another exception or was killed.
     """
     machines, gpus = nodes(), torch.cuda.device_count()
     here = machines.processes_here(processes)
     if gpus and here > gpus:
         raise ConfigError(
-            f"processes={processes} puts {here} on this machine, which has {gpus} GPUs",
-            repair="use one process per GPU",
+            f"processes={processes}: {here} of them on this machine, which has {gpus} GPUs",
+            repair="set processes to the number of GPUs",
         )
     logs.mkdir(parents=True, exist_ok=True)
     failure_file = logs / "failure.json"
@@ -124,21 +124,23 @@ def launch_processes(module: str, arguments: Sequence[str], *, processes: int, l
         with (
             lifeline(logs) as of_ranks,
             environment(variables | of_ranks),
-            _interrupt_is_termination(),
+            _interrupt_as_termination(),
         ):
             launch("-u", "-m", module, *arguments)
     except SignalException as stop:
         raise Preempted(
-            f"training was asked to stop ({signal.Signals(stop.sigval).name}); its state is saved",
-            repair="run it again to go on from there",
+            f"training was stopped by {signal.Signals(stop.sigval).name}; its state is saved",
+            repair="run it again to resume",
         ) from None
     except (RendezvousError, DistError) as error:
         raise RankFailedError(
-            f"the machines of the job do not meet at {machines.address}:{machines.port}: {error}",
-            repair="look for the first failure in the logs of all machines, then run it again",
+            f"rendezvous of the job's machines at {machines.address}:{machines.port} failed: "
+            f"{error}",
+            repair="find the first failure in the logs of all machines, then run it again",
         ) from error
     except ChildFailedError as error:
         failure = read_failure(failure_file)
+        # Ranks fail when another one is killed; what they recorded then is not the cause.
         if failure is not None and not _killed(error):
             raise failure.error() from None
         raise _rank_failed(error, logs) from None
@@ -153,10 +155,10 @@ def _launch_config(machines: Nodes, processes_here: int, logs: Path) -> LaunchCo
         run_id=uuid.uuid4().hex if alone else "advgrpo",
         rdzv_backend="c10d" if alone else "static",
         rdzv_endpoint=f"{machines.address}:{machines.port}",
-        rdzv_configs={} if alone else {"rank": machines.rank, "timeout": _MEETING_SECONDS},
+        rdzv_configs={} if alone else {"rank": machines.rank, "timeout": _RENDEZVOUS_SECONDS},
         local_addr="localhost" if alone else None,
         max_restarts=0,
-        # A prefix would spoil the JSON, and torchrun takes an empty one for none given.
+        # A prefix would break the JSON, and torchrun replaces an empty template by its default.
         role="" if as_json() else "default_role",
         log_line_prefix_template="${role_name}" if as_json() else None,
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL),
@@ -166,8 +168,8 @@ def _launch_config(machines: Nodes, processes_here: int, logs: Path) -> LaunchCo
 
 
 def _killed(error: ChildFailedError) -> dict[int, ProcessFailure]:
-    """Find the ranks that something other than torchrun's agent killed."""
-    # When a rank fails, the agent ends the others by SIGTERM.
+    """Return the ranks that were killed by something other than torchrun's agent."""
+    # When a rank fails, the agent stops the others by SIGTERM.
     return {
         rank: end
         for rank, end in error.failures.items()
@@ -176,19 +178,21 @@ def _killed(error: ChildFailedError) -> dict[int, ProcessFailure]:
 
 
 def _rank_failed(error: ChildFailedError, logs: Path) -> Preempted | RankFailedError:
-    # When a rank is killed, the others fail for want of it, perhaps in the same second.
+    # When a rank is killed, collective calls of the others fail, perhaps in the same second.
     rank, end = next(iter(_killed(error).items()), error.get_first_failure())
     if end.exitcode in {Preempted.exit_code, -signal.SIGTERM}:
         return Preempted(
-            f"training rank {rank} was asked to stop; its state is saved",
-            repair="run it again to go on from there",
+            f"training rank {rank} was stopped; its state is saved",
+            repair="run it again to resume",
         )
     how = f"was killed by {end.signal_name()}" if end.exitcode < 0 else f"exited {end.exitcode}"
-    memory = "; a machine that is out of memory kills so" if end.exitcode == -signal.SIGKILL else ""
+    memory = (
+        ", perhaps because the machine ran out of memory" if end.exitcode == -signal.SIGKILL else ""
+    )
     return RankFailedError(
         f"training rank {rank} (process {end.pid}) {how}{memory}. Its last lines:\n"
         + _last_lines(logs, rank),
-        repair="run it again to go on from the last checkpoint",
+        repair="run it again to resume from the last checkpoint",
     )
 
 
@@ -199,12 +203,13 @@ def _last_lines(logs: Path, rank: int) -> str:
         for line in lines_to_text(path.read_text(encoding="utf-8", errors="replace")).splitlines()
         if line.strip()
     ]
-    return "\n".join(f"    {line}" for line in lines[-_LINES_QUOTED:]) or "    (it wrote nothing)"
+    return "\n".join(f"    {line}" for line in lines[-_LOG_LINES:]) or "    (it wrote nothing)"
 
 
 @contextmanager
-def _interrupt_is_termination() -> Iterator[None]:
-    # torchrun's agent replaces the handlers of SIGTERM and SIGHUP and leaves its own behind.
+def _interrupt_as_termination() -> Iterator[None]:
+    # torchrun's agent replaces our handlers of SIGTERM and SIGHUP and never restores them. It does
+    # not handle SIGINT, so Ctrl-C is turned into SIGTERM.
     before = {number: signal.getsignal(number) for number in _HANDLED}
 
     def terminate(_number: int, _frame: FrameType | None) -> None:

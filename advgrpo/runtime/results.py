@@ -1,4 +1,4 @@
-"""What a task leaves in the workspace: a folder that is whole or absent, with its measures."""
+"""Results of tasks: folders of the workspace, written whole or not at all, with their metrics."""
 
 import json
 import logging
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class ReferenceImageLocations(NamedTuple):
-    """Where a run's reference images are."""
+    """Locations of a run's reference image sets."""
 
     train: str
     test: str
@@ -34,7 +34,7 @@ class ReferenceImageLocations(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Where a task's result is, and what was measured of it."""
+    """Location and metrics of a task's result."""
 
     location: str
     metrics: Mapping[str, float]
@@ -54,53 +54,54 @@ class TaskResult:
                 shutil.copyfile(source, target)
 
     def write_metrics(self, path: str) -> dict[str, float]:
-        """Write what was measured as JSON, and return it."""
+        """Write the metrics as JSON, and return them."""
         metrics = dict(self.metrics)
         Path(path).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
         return metrics
 
 
 def finished_result(location: str) -> TaskResult | None:
-    """Find the result of an earlier run of a task; None if it did not come to its end."""
+    """Return the result of an earlier run of a task; None if it did not finish."""
     if read_commit(location) is None:
         return None
     metrics = json.loads(read_bytes(join(location, METRICS_FILE)))
-    logger.info("the result is there", extra=machine_event("result_found", place=location))
+    logger.info("the result exists", extra=machine_event("result_found", place=location))
     return TaskResult(location, metrics)
 
 
 @contextmanager
 def result_folder(location: str) -> Iterator[Path]:
-    """Give an empty local folder that becomes the result once the block succeeds.
+    """Yield an empty local folder that becomes the result once the block succeeds.
 
     Args:
-        location: Local path or `s3://` location; what lay there is replaced as a whole.
+        location: Local path or `s3://` location; an earlier result is replaced as a whole.
     """
     with scratch_folder() as folder:
         yield folder
         upload_folder(folder, location)
-    logger.info("the result is kept", extra=machine_event("result_saved", place=location))
+    logger.info("the result is saved", extra=machine_event("result_saved", place=location))
 
 
 def library_versions() -> dict[str, str]:
-    """Name the versions of what an image depends on, as `version.<library>`."""
+    """Return the versions of the libraries that images depend on, as `version.<library>`."""
     return {f"version.{library}": metadata.version(library) for library in LIBRARIES}
 
 
 def read_metrics(folder: Path) -> dict[str, float]:
-    """Read what was measured from a result's folder."""
+    """Read the metrics in a result's folder."""
     metrics: dict[str, float] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
     return metrics
 
 
 def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
-    """Write what was measured into a result's folder."""
+    """Write the metrics into a result's folder."""
     (folder / METRICS_FILE).write_text(json.dumps(dict(metrics), indent=1), encoding="utf-8")
 
 
 def read_training(folder: Path) -> TrainingRecord:
-    """Read from a training's result how it went, and what the watch for hacking found."""
+    """Read the course of a training and its reward hacking alarms from its result."""
     totals = json.loads((folder / TOTALS_FILE).read_text(encoding="utf-8"))
+    # Without the watch, no row has the metric: then None, which says that nothing was checked.
     alarms = tuple(Alarm(alarm["update"], alarm["reason"]) for alarm in totals["alarms"])
     return TrainingRecord(
         updates=totals.get("updates"),
@@ -110,25 +111,26 @@ def read_training(folder: Path) -> TrainingRecord:
 
 
 def write_history(folder: Path, history: list[dict[str, float]]) -> None:
-    """Write measures by step into a result's folder, one step a line."""
+    """Write the metrics of each step into a result's folder, one step a line."""
     lines = "".join(json.dumps(row) + "\n" for row in history)
     (folder / HISTORY_FILE).write_text(lines, encoding="utf-8")
 
 
 def read_history(folder: Path) -> list[dict[str, float]]:
-    """Read what `write_history` wrote."""
+    """Read the history that `write_history` wrote."""
     lines = (folder / HISTORY_FILE).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
 def record_history(run: TaskRun, location: str, *, step: str) -> None:
-    """Record the history of a result; an interrupted run may have recorded none of it, or a part.
+    """Record the history of a result in MLflow.
 
     Args:
-        run: What a task records.
+        run: Run of the task.
         location: The result.
         step: Name of the column that numbers the rows.
     """
+    # Called for a finished result too: the attempt that made it may have ended before recording.
     for line in read_bytes(join(location, HISTORY_FILE)).splitlines():
         row = json.loads(line)
         number = int(row.pop(step))

@@ -1,4 +1,4 @@
-"""What is done around every task: its MLflow run, its cost, and what becomes of its failure."""
+"""Context of every task: its MLflow run, cost, heartbeat and failure."""
 
 import logging
 import os
@@ -18,10 +18,10 @@ from advgrpo.tracking import TaskRun, task_run
 from advgrpo.tracking.address import TRACKING_URI
 
 FAILURE_TAG = "advgrpo.failure"
-"""Tag of a task's MLflow run: why it failed last."""
+"""Tag of a task's MLflow run with its last error."""
 
-_LONGEST_TAG = 5000
-"""What MLflow takes."""
+_MAX_TAG = 5000
+"""Length of a tag's value that MLflow accepts."""
 
 _SELF_AND_CHILDREN = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
@@ -29,22 +29,22 @@ logger = logging.getLogger(__name__)
 
 
 def outbox() -> Path:
-    """Name the folder where records wait for an MLflow server that is not available."""
+    """Return the folder of records that wait for an MLflow server that is not available."""
     return cache_folder() / "outbox"
 
 
 class Cost:
-    """What a task took so far.
+    """Time and memory of a task so far.
 
     Args:
-        processes: How many it works with.
+        processes: Number of its processes.
     """
 
     def __init__(self, processes: int = 1) -> None:
         self._start, self._processes = time.monotonic(), processes
 
     def metrics(self) -> dict[str, float]:
-        """Give seconds, and the largest resident memory of this process or one that it started."""
+        """Return seconds, and the peak resident memory of this process or one of its children."""
         peaks = [resource.getrusage(who).ru_maxrss for who in _SELF_AND_CHILDREN]
         return {
             "cost/seconds": time.monotonic() - self._start,
@@ -55,12 +55,12 @@ class Cost:
 
 @contextmanager
 def tracked_task(name: str, parent_run_id: str, workspace: str = "") -> Iterator[TaskRun]:
-    """Record a task, what it took, and why it failed.
+    """Record a task with its cost and its failure.
 
     Args:
-        name: What to call the task.
+        name: Name of the task.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
-        workspace: Where to leave signs of life; empty for nowhere.
+        workspace: Location for heartbeats; empty for none.
     """
     cost = Cost()
     with (
@@ -70,17 +70,17 @@ def tracked_task(name: str, parent_run_id: str, workspace: str = "") -> Iterator
         try:
             yield run
         except AdvGrpoError as error:
-            run.tags({FAILURE_TAG: str(error)[:_LONGEST_TAG]})
+            run.tags({FAILURE_TAG: str(error)[:_MAX_TAG]})
             raise
         run.metrics(cost.metrics(), step=0)
 
 
 @contextmanager
 def recorded_task(name: str, parent_run_id: str) -> Iterator[TaskRun]:
-    """Record a task, and nothing else.
+    """Record a task, without cost, heartbeat and failure.
 
     Args:
-        name: What to call the task.
+        name: Name of the task.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
     """
     with task_run(
@@ -89,7 +89,7 @@ def recorded_task(name: str, parent_run_id: str) -> Iterator[TaskRun]:
         parent_run_id=parent_run_id or None,
         tracking_uri=os.environ.get(TRACKING_URI),
     ) as run:
-        # Of an earlier attempt: this one has not failed.
+        # The tag of an earlier attempt: a retry continues its MLflow run.
         run.drop_tag(FAILURE_TAG)
         yield run
 
@@ -98,19 +98,19 @@ def recorded_task(name: str, parent_run_id: str) -> Iterator[TaskRun]:
 def report_failure(
     name: str, parent_run_id: str, workspace: str = "", *, role: str = "task"
 ) -> Iterator[None]:
-    """Note why a task failed, and mark the run that it is nested in as failed.
+    """Record the failure of a task, and mark the run that it is nested in as failed.
 
     Args:
-        name: What to call the task.
+        name: Name of the task.
         parent_run_id: MLflow run that the task's run is nested in; empty for none.
-        workspace: Where to leave signs of life; empty for nowhere.
-        role: What this process is to the task, in its signs of life.
+        workspace: Location for heartbeats; empty for none.
+        role: Role of this process in the task, for its heartbeat.
     """
     if parent_run_id:
         bind(run=parent_run_id)
-    tells = bool(workspace) and nodes().is_first
-    signs = heartbeat(name, workspace, parent_run_id, role=role) if tells else nullcontext()
-    with record_failures(name), signs:
+    beats = bool(workspace) and nodes().is_first
+    beat = heartbeat(name, workspace, parent_run_id, role=role) if beats else nullcontext()
+    with record_failures(name), beat:
         try:
             yield
         except Preempted:
@@ -129,5 +129,5 @@ def _end_as_failed(parent_run_id: str) -> None:
     try:
         end_parent_run(parent_run_id, tracking_uri=tracking_uri, succeeded=False)
     except TrackingError as error:
-        # The task's own failure is the one to report.
+        # A warning only: the task's own error is the one to raise.
         logger.warning("%s", error)

@@ -13,7 +13,7 @@ from advgrpo.runtime.dispatch import run_in_pod
 from advgrpo.runtime.environment import quiet_libraries
 from advgrpo.runtime.failures import record_failures, run_as_process
 from advgrpo.runtime.heartbeat import rank_heartbeat
-from advgrpo.runtime.nodes import forget_ranks
+from advgrpo.runtime.nodes import remove_rank_variables
 from advgrpo.runtime.remote_call import call, load_function, read_arguments
 from advgrpo.telemetry.logging import configure, configure_rank
 from advgrpo.telemetry.progress import PROGRESS_FILE
@@ -43,7 +43,7 @@ def _run_rank(task: str, function: str, folder: str) -> None:
 def _run_pod(task: str, function: str, folder: str) -> None:
     configure()
     quiet_libraries()
-    forget_ranks()
+    remove_rank_variables()
     # As process 1 of its container, Python ignores a SIGTERM that has no handler: stopped before
     # its ranks run, the pod would start them. While they run, torchrun handles it. Code that
     # retries on any Exception does not catch a KeyboardInterrupt.

@@ -18,7 +18,7 @@ from advgrpo.models.policies.encoding import (
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.runtime.devices import device, one_thread
 from advgrpo.runtime.environment import environment
-from advgrpo.runtime.nodes import ALONE, nodes
+from advgrpo.runtime.nodes import SINGLE_NODE, nodes
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.runtime.processes import run_in_processes
 from advgrpo.storage import join
@@ -110,7 +110,7 @@ def encode_in_processes(
         AdvGrpoError: What a process ended with.
     """
     # The other machines have shares of their own.
-    with environment(ALONE):
+    with environment(SINGLE_NODE):
         run_in_processes(
             encode_rank,
             {"policy": policy, "prompts": prompts, "store": store},

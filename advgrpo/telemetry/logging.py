@@ -1,7 +1,7 @@
-"""Say what happens: in words where people read, as one JSON object a line where machines do.
+"""Log format: plain text in a terminal, one JSON object a line in containers.
 
-Modules log by `logging`, as anywhere. `event` names what a line is about and adds fields, which
-only the JSON has; `bind` adds fields to all lines that this process writes from then on.
+Modules log by `logging`. `event` gives a line its event name and fields, which only the JSON shows;
+`bind` adds fields to all further lines of the process.
 """
 
 import json
@@ -23,112 +23,112 @@ BOUND = "ADVGRPO_LOG_FIELDS"
 """Environment variable: bound fields, as JSON, for the ranks that a process starts."""
 
 JOB_OUTPUT = "job_output"
-"""Event of a line that a job's pod wrote; one that is a JSON object already stays as it is."""
+"""Event of a line that a job's pod wrote; one that is JSON already is not wrapped again."""
 
 _FORMATS = ("text", "json")
 _FIELDS, _EVENT, _QUIET = "advgrpo_fields", "advgrpo_event", "advgrpo_quiet"
 
-# Of the process and not of the thread: the threads that send and watch work for the same task.
+# Not per thread: the threads of the uploader and the watchdog log for the same task.
 _bound: dict[str, object] = {}
 
 logger = logging.getLogger("advgrpo")
 
 
 def as_json() -> bool:
-    """Tell whether lines are JSON objects."""
+    """Return whether log lines are JSON objects."""
     return os.environ.get(FORMAT) == "json"
 
 
 def configure(*, only_warnings: bool = False) -> None:
-    """Send this process's log to standard error, in the format that the environment names.
+    """Send this process's log to standard error, in the format that `FORMAT` names.
 
     Args:
-        only_warnings: Leave out what is no warning, as a rank does that does not speak for all.
+        only_warnings: Drop lines below WARNING, as ranks other than the first do.
 
     Raises:
-        ConfigError: If there is no such format.
+        ConfigError: If the format is unknown.
     """
     named = os.environ.get(FORMAT) or _FORMATS[0]
     if named not in _FORMATS:
         raise ConfigError(
-            f"{FORMAT}={named} is no format of log lines",
-            repair=f"set it to {' or '.join(_FORMATS)}, or not at all",
+            f"{FORMAT}={named}: unknown log format",
+            repair=f"set {FORMAT} to {' or '.join(_FORMATS)}, or unset it",
         )
     handler = logging.StreamHandler(sys.stderr)
     if as_json():
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(RedactingFormatter("%(message)s"))
-        handler.addFilter(_is_for_people)
+        handler.addFilter(_is_in_text)
     logging.captureWarnings(as_json())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logger.setLevel(logging.WARNING if only_warnings else logging.INFO)
-    # The last of its attempts is our error.
+    # urllib3 warns of each retry; the last failed attempt becomes an error of ours.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 def configure_rank() -> None:
-    """Do so in one of a task's parallel processes; only the first one tells more than warnings."""
+    """Configure the log of a rank; ranks other than the first log warnings only."""
     rank = int(os.environ.get("RANK", "0"))
     configure(only_warnings=rank > 0)
     bind(**json.loads(os.environ.get(BOUND, "{}")), rank=rank)
 
 
 def ensure_format() -> None:
-    """Keep to the format, though somebody else's program, as KFP's executor, configured logging."""
+    """Restore our format in a process whose logging another program, as KFP's executor, set up."""
     handlers = logging.getLogger().handlers
     if not as_json():
         for handler in handlers:
-            handler.addFilter(_is_for_people)
+            handler.addFilter(_is_in_text)
     elif not any(type(handler.formatter) is JsonFormatter for handler in handlers):
         configure()
 
 
 def bind(**fields: object) -> None:
-    """Add fields to all lines of this process, or replace them; None takes one away."""
+    """Add or replace fields of all further lines of this process; None removes a field."""
     _bound.update(fields)
     for name in [name for name, value in _bound.items() if value is None]:
         del _bound[name]
 
 
 def rank_environment() -> dict[str, str]:
-    """Give the environment by which ranks that are started now have the fields that are bound."""
+    """Return the environment that passes the bound fields to ranks."""
     return {BOUND: json.dumps(_plain(_bound))}
 
 
 def event(name: str, **fields: object) -> dict[str, object]:
-    """Name what a log line is about: the argument `extra` of a logger's methods.
+    """Return the argument `extra` of a logger's methods that names the event of a line.
 
     Args:
         name: The event, in snake case.
-        fields: What belongs to it: numbers and short texts, no secrets.
+        fields: Numbers and short texts, no secrets.
     """
     return {_EVENT: name, _FIELDS: fields}
 
 
 def machine_event(name: str, **fields: object) -> dict[str, object]:
-    """Do as `event` does for a line that people are told of in another way: no text has it."""
+    """Return what `event` does, for a line that the text format leaves out."""
     return event(name, **fields) | {_QUIET: True}
 
 
 def event_of(record: logging.LogRecord) -> tuple[str, Mapping[str, object]]:
-    """Give a line's event and fields."""
+    """Return the event and the fields of a line."""
     fields: Mapping[str, object] = record.__dict__.get(_FIELDS, {})
     return record.__dict__.get(_EVENT, "message"), fields
 
 
 def is_quiet(record: logging.LogRecord) -> bool:
-    """Tell whether a line is for machines only."""
+    """Return whether the text format leaves a line out."""
     return bool(record.__dict__.get(_QUIET, False))
 
 
 def report(text: str, name: str, **fields: object) -> None:
-    """Tell what a command did: on standard output, or, where lines are JSON, as a line of the log.
+    """Report the outcome of a command: on standard output, or as a log line if those are JSON.
 
     Args:
-        text: What people read.
+        text: Text of the line.
         name: The event.
-        fields: What belongs to it.
+        fields: Fields of the event.
     """
     if as_json():
         ensure_format()
@@ -139,13 +139,10 @@ def report(text: str, name: str, **fields: object) -> None:
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a line as a JSON object of one level: time, level, event, message, then fields.
-
-    No text in it holds a secret.
-    """
+    """Formats a line as a flat JSON object without secrets: time, level, event, message, fields."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line; a number that JSON has no word for becomes a text."""
+        """Format one line; infinities and NaN become texts."""
         name, fields = event_of(record)
         message = record.getMessage()
         if name == JOB_OUTPUT and fields_of(message):
@@ -163,33 +160,33 @@ class JsonFormatter(logging.Formatter):
 
 
 def fields_of(line: str) -> dict[str, object]:
-    """Read a line of ours; empty if it is none."""
+    """Return the fields of a line that `JsonFormatter` wrote; empty for any other line."""
     if not line.startswith("{"):
         return {}
     try:
-        found = load_json(line)
+        fields = load_json(line)
     except ValueError:
         return {}
-    return found if {"time", "event", "message"} <= found.keys() else {}
+    return fields if {"time", "event", "message"} <= fields.keys() else {}
 
 
 def line_to_text(line: str) -> str:
-    """Give what a line says to a person: of one of ours, its message, repair and traceback."""
-    found = fields_of(line)
-    if not found:
+    """Return a JSON line as text: message, repair and traceback; other lines as they are."""
+    fields = fields_of(line)
+    if not fields:
         return line
-    repair = f"\n  repair: {found['repair']}" if found.get("repair") else ""
-    traceback = f"\n{found['traceback']}" if found.get("traceback") else ""
-    return f"{found['message']}{repair}{traceback}"
+    repair = f"\n  repair: {fields['repair']}" if fields.get("repair") else ""
+    traceback = f"\n{fields['traceback']}" if fields.get("traceback") else ""
+    return f"{fields['message']}{repair}{traceback}"
 
 
 def lines_to_text(text: str) -> str:
-    """Do so for each line of a text."""
+    """Return each line of a log as `line_to_text` does."""
     return "\n".join(line_to_text(line) for line in text.split("\n"))
 
 
 def log_error(error: AdvGrpoError) -> None:
-    """Write the error that ends this process, whatever its format."""
+    """Write the error that ends this process, in either format."""
     if not as_json():
         sys.stderr.write(f"error: {error}\n")
         return
@@ -198,7 +195,7 @@ def log_error(error: AdvGrpoError) -> None:
 
 
 def log_fault(error: Exception) -> None:
-    """Write a fault of ours that ends this process, with its traceback, as JSON."""
+    """Write an unexpected exception that ends this process, with its traceback, as JSON."""
     ensure_format()
     facts = {"kind": type(error).__name__, "exit_status": 1}
     logger.critical("%s", error, exc_info=error, extra=event("fault", **facts))
@@ -209,7 +206,7 @@ def _facts(error: AdvGrpoError) -> dict[str, object]:
     return {"kind": type(error).__name__, "repair": error.repair, "exit_status": status}
 
 
-def _is_for_people(record: logging.LogRecord) -> bool:
+def _is_in_text(record: logging.LogRecord) -> bool:
     return not is_quiet(record)
 
 

@@ -146,5 +146,5 @@ def test_ranks_that_stop_by_themselves_are_preempted(
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(ConfigError, match="puts 2 on this machine, which has 1 GPUs"):
+    with pytest.raises(ConfigError, match="2 of them on this machine, which has 1 GPUs"):
         launch_processes("unused", [], processes=2, logs=tmp_path / "logs")
