@@ -13,7 +13,7 @@ app = typer.Typer(help="Look at a run's settings and check them.", no_args_is_he
 @app.command()
 def show(
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     output: Annotated[Path | None, typer.Option("--output", help="YAML file to write.")] = None,
 ) -> None:
     """Print all settings, defaults included, as YAML that --preset reads back."""
@@ -29,7 +29,7 @@ def show(
 @app.command()
 def validate(
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     processes: Processes = 1,
 ) -> None:
     """Check settings, the number of processes, and the prompt files if this machine has them."""

@@ -8,9 +8,9 @@ import typer
 from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset
 
 Folder = Annotated[
-    Path, typer.Option("--folder", help="All that the demo writes goes into this folder.")
+    Path, typer.Option("--folder", help="Folder for everything that the demo writes.")
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0 uses a free port.")]
 
 DEFAULT_FOLDER = Path(".demo")
 
@@ -18,10 +18,10 @@ DEFAULT_FOLDER = Path(".demo")
 def demo(
     folder: Folder = DEFAULT_FOLDER,
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     processes: Annotated[int, typer.Option("--processes", min=1)] = 2,
 ) -> None:
-    """Post-train the pocket model end to end, over stores of its own."""
+    """Run the whole pipeline on the pocket model, with its own S3 and MLflow servers."""
     from rich.console import Console
 
     from advgrpo.demo.run import run_demo
@@ -30,9 +30,9 @@ def demo(
 
 
 def demo_ui(folder: Folder = DEFAULT_FOLDER, mlflow_port: Port = 0, s3_port: Port = 0) -> None:
-    """Serve MLflow and the S3 store over what the demo left."""
+    """Serve the MLflow and S3 data of a finished demo."""
     from rich.console import Console
 
-    from advgrpo.demo.serve import serve_stores
+    from advgrpo.demo.serve import serve
 
-    serve_stores(folder, console=Console(), mlflow_port=mlflow_port, s3_port=s3_port)
+    serve(folder, console=Console(), mlflow_port=mlflow_port, s3_port=s3_port)

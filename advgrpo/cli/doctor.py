@@ -1,29 +1,27 @@
-"""`advgrpo doctor`: look at what a run on a cluster needs."""
+"""`advgrpo doctor`: check what a run on a cluster needs."""
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advgrpo.cli.kfp_access import kfp_access
-from advgrpo.cli.options import CaFile, Cookies, Endpoint, Token, TokenFile
+from advgrpo.cli.kfp_access import with_kfp_access
+
+if TYPE_CHECKING:
+    from advgrpo.kfp_client import Access
 
 
+@with_kfp_access
 def doctor(
-    namespace: Annotated[
-        str,
-        typer.Option(
-            "--namespace", help="Where jobs run; else the pod's, or that of the kubeconfig."
-        ),
-    ] = "",
+    access: "Access",
     workspace: Annotated[
-        str, typer.Option("--workspace", help="s3:// location that runs are to write to.")
+        str, typer.Option("--workspace", help="s3:// location for results, to check access to it.")
     ] = "",
     service_account: Annotated[
         str,
         typer.Option(
             "--service-account",
-            help="Look at the rights of this account of the namespace, not at your own.",
+            help="Check the permissions of this service account instead of your own.",
         ),
     ] = "",
     config_map: Annotated[
@@ -31,21 +29,16 @@ def doctor(
         typer.Option("--config-map", envvar="ADVGRPO_CONFIG_MAP", help="The chart's ConfigMap."),
     ] = "advgrpo",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    endpoint: Endpoint = "",
-    token: Token = "",
-    token_file: TokenFile = None,
-    cookies: Cookies = "",
-    ca: CaFile = None,
 ) -> None:
-    """Look at all that a run on a cluster needs, and say how to repair what is wrong.
+    """Check everything that a run on a cluster needs, and print a repair for each failure.
 
-    Works in a pod of the namespace and on a laptop; what cannot be seen from here is skipped.
+    Works in a pod of the namespace and on a laptop; checks that need the other place are skipped.
+    Exits with 1 if a check fails.
     """
     from dataclasses import asdict
 
     from advgrpo.kfp_client.readiness import diagnose
 
-    access = kfp_access(endpoint, namespace, token, token_file, cookies, ca)
     checks = []
     for check in diagnose(
         access=access, workspace=workspace, service_account=service_account, config_map=config_map

@@ -1,4 +1,4 @@
-"""Follow a run on a terminal."""
+"""Watching of a run on a terminal."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -8,25 +8,26 @@ import typer
 if TYPE_CHECKING:
     from advgrpo.kfp_client import KfpServer
 
+# 128 + SIGINT, as a shell reports it.
 _INTERRUPTED = 130
 
 
 def follow(server: "KfpServer", run_id: str, tasks: Mapping[str, str]) -> None:
-    """Follow a run to its end; Ctrl-C ends the following, not the run.
+    """Watch a run until it ends; Ctrl-C ends the watching, not the run.
 
     Args:
-        server: Where it runs.
-        run_id: The run.
-        tasks: What to call each task, by the task's name.
+        server: Server of the run.
+        run_id: Id of the run.
+        tasks: Label of each task, by task name.
     """
     from advgrpo.kfp_client import watch_run
 
     try:
-        watch_run(server, run_id, tasks=tasks, tell=_print)
+        watch_run(server, run_id, tasks=tasks, report=_print)
     except KeyboardInterrupt:
         print(
-            f"\nno longer watched; the run goes on: {server.page(f'runs/details/{run_id}')}\n"
-            f"advgrpo pipeline watch {run_id} follows it again, and its page can end it"
+            f"\nstopped watching; the run continues: {server.page(f'runs/details/{run_id}')}\n"
+            f"to watch it again: advgrpo pipeline watch {run_id}; to terminate it, use its page"
         )
         raise typer.Exit(_INTERRUPTED) from None
 

@@ -53,7 +53,7 @@ def generate(
     ] = 1,
     processes: Processes = 1,
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     output: Annotated[
         str, typer.Option("--output", help="Folder or s3:// location for the images.")
     ] = "generated",

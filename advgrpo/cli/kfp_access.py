@@ -1,29 +1,68 @@
-"""Reach Kubeflow Pipelines as the options of a command say."""
+"""Access to Kubeflow Pipelines, from the options of a command."""
 
+import functools
+import inspect
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 if TYPE_CHECKING:
-    from advgrpo.kfp_client import Access, KfpServer, PipelineDocument
+    from advgrpo.kfp_client import Access, PipelineDocument
 
-_OBJECTS = {
+_OBJECT_VARIABLES = {
     "advgrpo": "ADVGRPO_CONFIG_MAP",
     "advgrpo-s3": "ADVGRPO_S3_SECRET",
     "advgrpo-mlflow": "ADVGRPO_MLFLOW_SECRET",
 }
-"""Variables that name what the compiled pipeline reads its environment from, by its own name."""
+"""ConfigMap or Secret of the compiled pipeline -> variable with the installation's name for it."""
 
 
-def kfp_access(
-    endpoint: str,
-    namespace: str,
-    token: str,
-    token_file: Path | None,
-    cookies: str,
-    ca: Path | None,
+def _read_access(
+    endpoint: Annotated[
+        str,
+        typer.Option(
+            "--endpoint",
+            help="Address of Kubeflow Pipelines. Default: KF_PIPELINES_ENDPOINT.",
+            show_default=False,
+        ),
+    ] = "",
+    namespace: Annotated[
+        str,
+        typer.Option(
+            "--namespace", help="Namespace of your runs and jobs. Default in a pod: the pod's."
+        ),
+    ] = "",
+    token: Annotated[
+        str,
+        typer.Option(
+            "--token",
+            "--existing-token",
+            envvar="ADVGRPO_KFP_TOKEN",
+            help="Bearer token. Prefer the variable: every user can read command lines.",
+        ),
+    ] = "",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file", help="File with a bearer token. Default: KF_PIPELINES_SA_TOKEN_PATH."
+        ),
+    ] = None,
+    cookies: Annotated[
+        str,
+        typer.Option(
+            "--cookies",
+            envvar="ADVGRPO_KFP_COOKIES",
+            help="Cookies of a logged-in browser, for instance authservice_session=...",
+        ),
+    ] = "",
+    ca: Annotated[
+        Path | None,
+        typer.Option("--ca", help="PEM file with the certificates of the server's CA."),
+    ] = None,
 ) -> "Access":
-    """Put a command's options together, which `advgrpo.cli.options` describes."""
     from advgrpo.kfp_client import Access
 
     return Access(
@@ -36,22 +75,26 @@ def kfp_access(
     )
 
 
-def kfp_server(
-    endpoint: str,
-    namespace: str,
-    token: str,
-    token_file: Path | None,
-    cookies: str,
-    ca: Path | None,
-) -> "KfpServer":
-    """Make a server of a command's options; see `kfp_access`."""
-    from advgrpo.kfp_client import KfpServer
+def with_kfp_access(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace a command's parameter `access: Access` by the options that describe it."""
+    options = inspect.signature(_read_access).parameters
+    own = dict(inspect.signature(command).parameters)
+    del own["access"]
+    parameters = [*own.values(), *options.values()]
 
-    return KfpServer(kfp_access(endpoint, namespace, token, token_file, cookies, ca))
+    @functools.wraps(command)
+    def run(**values: Any) -> None:  # noqa: ANN401 - the options of any command
+        access = _read_access(**{name: values[name] for name in options})
+        command(access=access, **{name: values[name] for name in own})
+
+    # Typer derives a command's options from its signature and annotations.
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 def pipeline_document(
-    pipeline: Path | None, *, launcher_image: str, trainer_image: str
+    pipeline: Path | None, *, launcher_image: str = "", trainer_image: str = ""
 ) -> "PipelineDocument":
     """Read the compiled pipeline, with the images and objects of this installation."""
     from advgrpo.kfp_client import PipelineDocument
@@ -59,14 +102,14 @@ def pipeline_document(
     from advgrpo.runtime.pipeline_tasks import JOB_TASKS
 
     document = PipelineDocument.read(pipeline or PIPELINE)
-    names = {name: os.environ.get(variable, "") for name, variable in _OBJECTS.items()}
-    # The launchers of jobs serve metrics while their jobs run.
+    names = {name: os.environ.get(variable, "") for name, variable in _OBJECT_VARIABLES.items()}
+    # A task that launches a job serves metrics while the job runs.
     launchers = [task.name for task in JOB_TASKS]
     document = document.with_objects(names).with_annotations(_annotations(), tasks=launchers)
     return document.with_images(launcher=launcher_image, trainer=trainer_image)
 
 
 def _annotations() -> dict[str, str]:
-    """Give what lets Prometheus find the pods of tasks, where they serve metrics."""
+    """Return the annotations by which Prometheus finds pods that serve metrics."""
     port = os.environ.get("ADVGRPO_METRICS_PORT")
     return {"prometheus.io/scrape": "true", "prometheus.io/port": port} if port else {}

@@ -1,47 +1,46 @@
-"""`advgrpo pipeline`: compile it, run it here."""
+"""`advgrpo pipeline`: compile the pipeline, run it locally, upload it, watch its runs."""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from advgrpo.cli.follow import follow
-from advgrpo.cli.kfp_access import kfp_server, pipeline_document
+from advgrpo.cli.kfp_access import pipeline_document, with_kfp_access
 from advgrpo.cli.options import (
     DEFAULT_PIPELINE_NAME,
     DEFAULT_PRESET,
     DEFAULT_WORKSPACE,
-    CaFile,
-    Cookies,
-    Endpoint,
     LauncherImage,
-    Namespace,
     Overrides,
     PipelineFile,
     PipelineName,
     Preset,
     Processes,
     RunKey,
-    Token,
-    TokenFile,
     TrainerImage,
     Workspace,
 )
 
-app = typer.Typer(help="The pipeline of all tasks.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from advgrpo.kfp_client import Access
+
+app = typer.Typer(
+    help="Compile, run, upload and watch the pipeline of all tasks.", no_args_is_help=True
+)
 
 
 @app.command("compile")
 def compile_pipeline(
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="YAML file to write; else the one that is checked in."),
+        typer.Option("--output", help="YAML file to write. Default: the checked-in one."),
     ] = None,
 ) -> None:
-    """Compile the pipeline of a checkout."""
+    """Compile the pipeline; needs a checkout."""
     from advgrpo.kfp_client.compiled import CHECKED_IN, CHECKOUT
 
     target = (output or CHECKED_IN).resolve()
@@ -53,7 +52,7 @@ def compile_pipeline(
 @app.command()
 def run(
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     processes: Processes = 1,
     workspace: Workspace = DEFAULT_WORKSPACE,
     run_key: RunKey = "",
@@ -65,7 +64,7 @@ def run(
         Path | None, typer.Option("--output", help="JSON file for the pipeline's outputs.")
     ] = None,
 ) -> None:
-    """Run all tasks on this machine, one after the other; started again, it goes on."""
+    """Run all tasks on this machine, one after the other; repeated, it resumes."""
     from advgrpo.kfp_client.compiled import PIPELINE
     from advgrpo.kfp_client.local import run_pipeline
     from advgrpo.tasks.preflight import check_local_run
@@ -90,44 +89,35 @@ def run(
 
 
 @app.command()
+@with_kfp_access
 def upload(
+    access: "Access",
     pipeline: PipelineFile = None,
     name: PipelineName = DEFAULT_PIPELINE_NAME,
     launcher_image: LauncherImage = "",
     trainer_image: TrainerImage = "",
-    endpoint: Endpoint = "",
-    namespace: Namespace = "",
-    token: Token = "",
-    token_file: TokenFile = None,
-    cookies: Cookies = "",
-    ca: CaFile = None,
 ) -> None:
-    """Bring the pipeline to Kubeflow Pipelines, unless the same is there already."""
-    from advgrpo.kfp_client import upload_pipeline
+    """Upload the pipeline to Kubeflow Pipelines, unless this version exists there."""
+    from advgrpo.kfp_client import KfpServer, upload_pipeline
 
     document = pipeline_document(
         pipeline, launcher_image=launcher_image, trainer_image=trainer_image
     )
-    server = kfp_server(endpoint, namespace, token, token_file, cookies, ca)
-    version = upload_pipeline(server, document, name=name)
-    print(f"{version.name} {'is uploaded' if version.uploaded else 'is there already'}")
+    version = upload_pipeline(KfpServer(access), document, name=name)
+    print(f"{version.name} {'uploaded' if version.uploaded else 'exists already'}")
     print(version.url)
 
 
 @app.command()
+@with_kfp_access
 def watch(
+    access: "Access",
     run_id: Annotated[
         str, typer.Argument(help="Id of a run, the last part of its page's address.")
     ],
     pipeline: PipelineFile = None,
-    endpoint: Endpoint = "",
-    namespace: Namespace = "",
-    token: Token = "",
-    token_file: TokenFile = None,
-    cookies: Cookies = "",
-    ca: CaFile = None,
 ) -> None:
-    """Follow a run on a cluster to its end; fail if it fails."""
-    document = pipeline_document(pipeline, launcher_image="", trainer_image="")
-    server = kfp_server(endpoint, namespace, token, token_file, cookies, ca)
-    follow(server, run_id, document.tasks)
+    """Watch a run on a cluster until it ends; exit with an error if it fails."""
+    from advgrpo.kfp_client import KfpServer
+
+    follow(KfpServer(access), run_id, pipeline_document(pipeline).tasks)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def plan(
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs; one process each.")] = 1,
     images_per_second: Annotated[
         float | None,

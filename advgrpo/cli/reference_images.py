@@ -21,7 +21,7 @@ app = typer.Typer(help="Make or check reference images.", no_args_is_help=True)
 @app.command()
 def generate(
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     processes: Processes = 1,
     workspace: Workspace = DEFAULT_WORKSPACE,
     output: Output = None,
@@ -51,7 +51,7 @@ def generate(
 def validate_reference_images(
     location: Annotated[str, typer.Argument(help="Folder or s3:// location of the set.")],
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     test: Annotated[bool, typer.Option("--test", help="For the test prompts.")] = False,
 ) -> None:
     """Check every file of a reference image set against a run's settings."""

@@ -1,4 +1,4 @@
-"""`advgrpo submit`: start a run on a cluster, once or again and again."""
+"""`advgrpo submit`: start a run or a recurring run on a cluster."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -6,70 +6,65 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from advgrpo.cli.follow import follow
-from advgrpo.cli.kfp_access import kfp_server, pipeline_document
+from advgrpo.cli.kfp_access import pipeline_document, with_kfp_access
 from advgrpo.cli.options import (
     DEFAULT_PIPELINE_NAME,
     DEFAULT_PRESET,
-    CaFile,
-    Cookies,
-    Endpoint,
     LauncherImage,
-    Namespace,
     Overrides,
     PipelineFile,
     PipelineName,
     Preset,
     Processes,
     RunKey,
-    Token,
-    TokenFile,
     TrainerImage,
 )
 
 if TYPE_CHECKING:
-    from advgrpo.kfp_client import PipelineVersion
+    from advgrpo.kfp_client import Access, PipelineVersion
 
 
+@with_kfp_access
 def submit(
+    access: "Access",
     workspace: Annotated[
-        str, typer.Option("--workspace", help="s3:// location that keeps results and checkpoints.")
+        str, typer.Option("--workspace", help="s3:// location for results and checkpoints.")
     ],
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     processes: Processes = 1,
     run_key: RunKey = "",
     experiment: Annotated[
-        str, typer.Option("--experiment", help="Groups runs; made if there is none of the name.")
+        str,
+        typer.Option("--experiment", help="Experiment of the run; created if missing."),
     ] = "advgrpo",
     name: Annotated[
-        str, typer.Option("--name", help="Name of the run; else the preset's, and the time.")
+        str,
+        typer.Option("--name", help="Name of the run. Default: preset and time."),
     ] = "",
     every: Annotated[
         str,
         typer.Option(
             "--every",
-            help="Run again and again: an interval such as 12h, or a cron expression in quotes.",
+            help="Create a recurring run: an interval such as 12h, or a cron expression in quotes.",
         ),
     ] = "",
-    watch: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Watch the run until it ends.")] = False,
     service_account: Annotated[
         str,
-        typer.Option("--service-account", help="Of the tasks' pods; else Kubeflow's default."),
+        typer.Option(
+            "--service-account", help="Service account of the tasks' pods. Default: Kubeflow's."
+        ),
     ] = "",
     pipeline: PipelineFile = None,
     pipeline_name: PipelineName = DEFAULT_PIPELINE_NAME,
     launcher_image: LauncherImage = "",
     trainer_image: TrainerImage = "",
-    endpoint: Endpoint = "",
-    namespace: Namespace = "",
-    token: Token = "",
-    token_file: TokenFile = None,
-    cookies: Cookies = "",
-    ca: CaFile = None,
 ) -> None:
-    """Validate a run, bring the pipeline to Kubeflow Pipelines if need be, and start it."""
+    """Validate a run, upload the pipeline to Kubeflow Pipelines if needed, and start it."""
     from advgrpo.errors import ConfigError
     from advgrpo.kfp_client import (
+        KfpServer,
         Schedule,
         run_arguments,
         start_recurring_run,
@@ -79,21 +74,22 @@ def submit(
 
     if every and watch:
         raise ConfigError(
-            "--watch follows one run, --every asks for many", repair="use one of them"
+            "--watch and --every exclude each other: a recurring run does not end",
+            repair="leave one of them out",
         )
-    schedule = Schedule.read(every) if every else None
+    schedule = Schedule.parse(every) if every else None
     arguments = run_arguments(
         preset, overrides, processes=processes, workspace=workspace, run_key=run_key
     )
-    _tell_paths(preset, overrides)
+    _print_paths(preset, overrides)
     document = pipeline_document(
         pipeline, launcher_image=launcher_image, trainer_image=trainer_image
     )
-    server = kfp_server(endpoint, namespace, token, token_file, cookies, ca)
+    server = KfpServer(access)
     version = upload_pipeline(
         server, document, name=pipeline_name, any_images=not (launcher_image or trainer_image)
     )
-    _tell_version(version, document.images)
+    _print_version(version, document.images)
     if schedule is not None:
         recurring = start_recurring_run(
             server,
@@ -125,13 +121,13 @@ def _name(preset: str) -> str:
     return f"{Path(preset).stem} {datetime.now().astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def _tell_paths(preset: str, overrides: list[str]) -> None:
+def _print_paths(preset: str, overrides: list[str]) -> None:
     from advgrpo.kfp_client import paths_in_image
 
     for key, path in paths_in_image(preset, overrides).items():
-        print(f"note: {key}={path} must be a path in the cluster's images")
+        print(f"note: {key}={path} must exist in the cluster's images")
 
 
-def _tell_version(version: "PipelineVersion", images: tuple[str, ...]) -> None:
+def _print_version(version: "PipelineVersion", images: tuple[str, ...]) -> None:
     if version.uploaded:
-        print(f"uploaded {version.name}, with the images {', '.join(images)}")
+        print(f"uploaded {version.name} with the images {', '.join(images)}")

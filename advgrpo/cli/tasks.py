@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def pretrain_reward(
     reference_images: ReferenceImages,
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     workspace: Workspace = DEFAULT_WORKSPACE,
     output: Output = None,
     parent_run: ParentRun = "",
@@ -49,7 +49,7 @@ def train(
     reference_images: ReferenceImages,
     discriminator: Discriminator,
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     processes: Processes = 1,
     workspace: Workspace = DEFAULT_WORKSPACE,
     output: Output = None,
@@ -86,7 +86,7 @@ def evaluate(
         ),
     ] = "",
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     processes: Processes = 1,
     workspace: Workspace = DEFAULT_WORKSPACE,
     output: Output = None,
@@ -124,7 +124,7 @@ def register(
         str, typer.Option("--evaluation", help="Folder or s3:// location of an evaluation.")
     ],
     preset: Preset = DEFAULT_PRESET,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = [],
     parent_run: ParentRun = "",
 ) -> None:
     """Make the trained adapter a version of a registered model."""

@@ -1,1 +1,1 @@
-"""The whole path on a laptop: its own stores, the pipeline, and what it came to."""
+"""The demo: the whole pipeline on a laptop, with its own S3 and MLflow servers."""

@@ -1,4 +1,4 @@
-"""Show how far a demo is: bars on a terminal, lines elsewhere."""
+"""Progress of the demo: bars on a terminal, lines elsewhere."""
 
 import time
 from typing import Protocol
@@ -19,54 +19,54 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class Display(Protocol):
-    """Shows a demo's phases."""
+    """Display of the demo's phases."""
 
     def start(self, task: str) -> None:
-        """A phase began."""
+        """Show that a phase has started."""
         ...
 
     def step(self, task: str, step: Step) -> None:
-        """A phase went on."""
+        """Show the progress of a phase."""
         ...
 
     def finish(self, task: str, seconds: float) -> None:
-        """A phase ended."""
+        """Show that a phase has ended."""
         ...
 
 
-def described(step: Step) -> str:
-    """Say how far a phase has come, and its figures."""
-    figures = "".join(f", {name} {value:.3g}" for name, value in step.metrics.items())
-    return f"{step.doing}: {step.done}/{step.total} {step.unit}{figures}"
+def describe(step: Step) -> str:
+    """Return the progress and metrics of a phase as text."""
+    metrics = "".join(f", {name} {value:.3g}" for name, value in step.metrics.items())
+    return f"{step.activity}: {step.done}/{step.total} {step.unit}{metrics}"
 
 
 class Lines:
-    """A line when a phase begins or ends, and now and then between."""
+    """Lines: one when a phase starts or ends, and one every few seconds in between."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._last = 0.0
 
     def start(self, task: str) -> None:
-        self._say(f"{TITLES[task]} ...")
+        self._print(f"{TITLES[task]} ...")
 
-    def step(self, task: str, step: Step) -> None:  # noqa: ARG002 - the step says what it is of
+    def step(self, task: str, step: Step) -> None:  # noqa: ARG002 - the step names its activity
         now = time.monotonic()
         if step.done < step.total and now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
         left = f", {format_duration(step.seconds_left)} left" if step.seconds_left else ""
-        self._say(f"  {described(step)}{left}")
+        self._print(f"  {describe(step)}{left}")
 
     def finish(self, task: str, seconds: float) -> None:
-        self._say(f"{TITLES[task]}: done in {format_duration(seconds)}")
+        self._print(f"{TITLES[task]}: done in {format_duration(seconds)}")
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class Bars:
-    """One row a phase, with a bar for the one that runs."""
+    """Rows: one per phase, with a bar for the running one."""
 
     def __init__(self) -> None:
         self._steps: dict[str, Step] = {}
@@ -86,7 +86,7 @@ class Bars:
             self._running = ""
 
     def __rich__(self) -> Group:
-        """Draw all rows anew."""
+        """Render all rows."""
         rows = Table.grid(padding=(0, 1))
         for _ in range(4):
             rows.add_column(no_wrap=True)
@@ -96,7 +96,7 @@ class Bars:
             if task == self._running:
                 rows.add_row(self._spinner, f"[bold]{title}", _bar(step), _left(step))
                 if step is not None:
-                    note = Text(described(step), style="dim", overflow="ellipsis", no_wrap=True)
+                    note = Text(describe(step), style="dim", overflow="ellipsis", no_wrap=True)
             elif task in self._seconds:
                 rows.add_row("[green]✓", title, "", format_duration(self._seconds[task]))
             else:
@@ -105,7 +105,7 @@ class Bars:
 
 
 def live(bars: Bars, console: Console) -> Live:
-    """Keep bars on the screen while the context is open."""
+    """Return a context that keeps bars on the screen."""
     return Live(bars, console=console, refresh_per_second=8)
 
 

@@ -1,4 +1,4 @@
-"""One demo at a time in a folder, and nothing left of one that was killed."""
+"""The lock of a demo's folder, and the cleanup of processes that a killed demo left."""
 
 import fcntl
 import os
@@ -12,18 +12,18 @@ from advgrpo.demo.state import state_folder
 from advgrpo.errors import ConfigError
 
 OWNER = "ADVGRPO_DEMO"
-"""Environment variable of every process of a demo: the folder that it belongs to."""
+"""Environment variable of each process of a demo: the folder that it belongs to."""
 
 _SAVE_SECONDS = 120.0
-"""Time that processes of a killed demo get to save their state."""
+"""How long processes of a killed demo may take to save their state."""
 
 
 @contextmanager
 def only_demo_in(folder: Path) -> Iterator[None]:
-    """Keep other demos out of a folder, and stop what a killed one left running.
+    """Hold the lock of a demo's folder, and stop processes that a killed demo left.
 
     Raises:
-        ConfigError: If another demo runs in the folder.
+        ConfigError: If another demo is running in the folder.
     """
     state_folder(folder).mkdir(parents=True, exist_ok=True)
     with (state_folder(folder) / "lock").open("a+", encoding="utf-8") as file:
@@ -32,8 +32,8 @@ def only_demo_in(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             file.seek(0)
             raise ConfigError(
-                f"a demo already runs in {folder} (process {file.read().strip()})",
-                repair="wait for it or stop it, or use another --folder",
+                f"a demo is running in {folder} (process {file.read().strip()})",
+                repair="wait until it ends, stop it, or use another --folder",
             ) from error
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -43,7 +43,7 @@ def only_demo_in(folder: Path) -> Iterator[None]:
 
 
 def stop_leftovers(folder: Path) -> None:
-    """End the processes of a folder's demo, letting them save their state."""
+    """Terminate the processes of a folder's demo, after time to save their state."""
     left = [process for process in psutil.process_iter() if _belongs_to(process, folder)]
     for process in left:
         process.terminate()

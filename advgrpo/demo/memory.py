@@ -1,4 +1,4 @@
-"""How much memory a demo takes at its worst."""
+"""Peak memory of the demo."""
 
 import os
 import threading
@@ -7,7 +7,7 @@ import psutil
 
 
 class MemoryWatch:
-    """Samples the memory of this process and all below it, in a thread.
+    """A thread that samples the memory of this process and all its descendants.
 
     Args:
         seconds_between: Time between two samples.
@@ -39,7 +39,7 @@ class MemoryWatch:
 
 
 def _own_bytes(process: psutil.Process) -> int:
-    # Unlike the resident size, this counts what processes share only once.
+    # Unlike RSS, PSS counts memory that processes share once.
     try:
         return int(process.memory_full_info().pss)
     except (psutil.Error, OSError):

@@ -1,4 +1,4 @@
-"""What of a demo is shown and timed, told from the events that its tasks write."""
+"""Phases of the demo, read from the progress events of its tasks."""
 
 import json
 import time
@@ -9,7 +9,8 @@ from typing import Any
 
 from advgrpo.runtime.pipeline_tasks import PIPELINE_TASKS
 
-TITLES = {"stores": "Stores"} | {task.name: task.title for task in PIPELINE_TASKS}
+SERVERS = "servers"
+TITLES = {SERVERS: "Servers"} | {task.name: task.title for task in PIPELINE_TASKS}
 """Task -> title, in order."""
 
 KEYS = {task: title.lower().replace(" ", "_").replace("-", "_") for task, title in TITLES.items()}
@@ -18,9 +19,9 @@ KEYS = {task: title.lower().replace(" ", "_").replace("-", "_") for task, title 
 
 @dataclass(frozen=True)
 class Step:
-    """How far a phase has come."""
+    """Progress of a phase."""
 
-    doing: str
+    activity: str
     done: int
     total: int
     unit: str
@@ -29,12 +30,12 @@ class Step:
 
 
 class ProgressReader:
-    """Reads events as tasks append them.
+    """A reader of the events that tasks append to a file.
 
     Args:
-        path: The file that tasks append to.
+        path: The file.
         on_start: Called with the task that started.
-        on_step: Called with the task and how far it has come.
+        on_step: Called with the task and its progress.
         on_finish: Called with the task that finished.
     """
 
@@ -54,9 +55,9 @@ class ProgressReader:
         self._process = 0
 
     def read(self) -> None:
-        """Handle the events that came since the last time."""
+        """Handle the events since the last call."""
         lines = (self._rest + self._file.read()).split("\n")
-        # A writer may be in the middle of the last line.
+        # The last line may still be incomplete.
         self._rest = lines.pop()
         for line in lines:
             self._handle(json.loads(line))
@@ -70,7 +71,7 @@ class ProgressReader:
             self._on_step(
                 self._task,
                 Step(
-                    doing=event["phase"],
+                    activity=event["phase"],
                     done=event["done"],
                     total=event["total"],
                     unit=event["unit"],
@@ -79,7 +80,7 @@ class ProgressReader:
                 ),
             )
         elif event["state"] == "started":
-            # Ranks tell of the task too, but it is the process that started it whose word counts.
+            # Ranks write these events too; the process that started the task decides.
             if event["task"] != self._task:
                 self._task, self._process = event["task"], event["process"]
                 self._on_start(self._task)
@@ -88,10 +89,10 @@ class ProgressReader:
 
 
 class PhaseClock:
-    """Times phases that follow each other; a phase begins when the one before it ends.
+    """A clock of consecutive phases: each starts when the one before it ends.
 
     Args:
-        seconds: Seconds by phase, of earlier attempts at first; counted up in place.
+        seconds: Seconds by phase, initially those of earlier attempts; updated in place.
     """
 
     def __init__(self, seconds: dict[str, float]) -> None:
@@ -102,7 +103,7 @@ class PhaseClock:
         """End a phase.
 
         Returns:
-            Its seconds, over all attempts.
+            Its duration over all attempts, in seconds.
         """
         now = time.monotonic()
         self.seconds[KEYS[task]] = self.seconds.get(KEYS[task], 0.0) + now - self._since

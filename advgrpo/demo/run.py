@@ -1,4 +1,4 @@
-"""`advgrpo demo`: everything on this machine, from nothing to a registered adapter."""
+"""`advgrpo demo`: the pipeline on this machine, from prompts to a registered adapter."""
 
 import json
 import os
@@ -21,10 +21,10 @@ from advgrpo.config.tasks import digest
 from advgrpo.demo.display import Bars, Display, Lines, live
 from advgrpo.demo.lock import OWNER, only_demo_in
 from advgrpo.demo.memory import MemoryWatch
-from advgrpo.demo.phases import PhaseClock, ProgressReader
-from advgrpo.demo.serve import variables_for_shells
+from advgrpo.demo.phases import SERVERS, PhaseClock, ProgressReader
+from advgrpo.demo.serve import SERVERS_FOLDER, shell_variables
 from advgrpo.demo.servers import BUCKET, EmbeddedServers
-from advgrpo.demo.state import DemoRun, state_folder, take_up_run
+from advgrpo.demo.state import DemoRun, resume_run, state_folder
 from advgrpo.demo.summary import DemoResult, Summary, comparison_table, cost_table, gather_result
 from advgrpo.errors import PipelineError, Preempted, TrackingError
 from advgrpo.runtime.environment import environment
@@ -34,7 +34,7 @@ from advgrpo.telemetry.progress import PROGRESS_FILE
 
 SUMMARY = "summary.json"
 OUTPUTS = "outputs.json"
-_LOOK_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 
 
 def run_demo(
@@ -45,42 +45,42 @@ def run_demo(
     processes: int,
     console: Console,
 ) -> Summary:
-    """Run the pipeline over stores of its own, or go on with a run that was interrupted.
+    """Run the pipeline with its own servers, or resume an interrupted run.
 
     Args:
-        folder: All that it writes goes here.
-        preset: Name of a shipped preset, or path of a YAML file.
+        folder: Folder for everything that it writes.
+        preset: Name of a packaged preset, or path of a YAML file.
         overrides: Texts such as `training.updates=10`.
         processes: Training processes.
-        console: Where progress is shown.
+        console: Output of the progress.
 
     Raises:
-        ConfigError: If a setting is wrong, or another demo runs in the folder.
-        Preempted: If it was asked to stop; the next one goes on.
-        AdvGrpoError: The error that a task failed with.
+        ConfigError: If a setting is invalid, or another demo is running in the folder.
+        Preempted: If it was stopped; the next call resumes.
+        AdvGrpoError: The error of a failed task.
     """
     bars = Bars() if console.is_terminal else None
     display: Display = bars or Lines(console)
     config = resolve(preset, overrides)
     config.check_ranks(processes)
     with only_demo_in(folder), MemoryWatch() as memory:
-        run = take_up_run(folder, digest(config))
+        run = resume_run(folder, digest(config))
         if run.is_resumed:
-            console.print("Going on with the run that was interrupted.")
+            console.print("Resuming the interrupted run.")
         clock = PhaseClock(run.seconds_by_phase)
         try:
             with live(bars, console) if bars else nullcontext():
-                display.start("stores")
+                display.start(SERVERS)
                 with (
-                    EmbeddedServers(folder / "stores") as stores,
-                    variables_for_shells(folder, stores),
-                    environment(stores.environment()),
+                    EmbeddedServers(folder / SERVERS_FOLDER) as servers,
+                    shell_variables(folder, servers),
+                    environment(servers.environment()),
                 ):
-                    display.finish("stores", clock.finish("stores"))
+                    display.finish(SERVERS, clock.finish(SERVERS))
                     command = _command(folder, run, preset, overrides, processes)
                     outputs = _run_pipeline(folder, command, display, clock)
                     run.peak_memory_mib = max(run.peak_memory_mib, memory.peak_mib)
-                    _log_cost(stores.tracking_uri, outputs["parent_run_id"], run)
+                    _log_cost(servers.tracking_uri, outputs["parent_run_id"], run)
                     result = gather_result(folder, run, outputs)
         finally:
             run.peak_memory_mib = max(run.peak_memory_mib, memory.peak_mib)
@@ -88,7 +88,7 @@ def run_demo(
         write_bytes(str(folder / SUMMARY), json.dumps(result.summary, indent=1).encode())
         run.finished = True
         run.save(folder)
-    _tell(console, result, folder)
+    _print_result(console, result, folder)
     return result.summary
 
 
@@ -130,33 +130,34 @@ def _run_pipeline(
         on_finish=lambda task: display.finish(task, clock.finish(task)),
     )
     with closing(reader), log_file.open("ab") as log:
-        # In a session of its own, so that Ctrl-C comes to us alone and tasks can save their state.
+        # In its own session, so that Ctrl-C reaches this process alone and tasks save their state.
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=variables, start_new_session=True
         )
-        with _stopping(process) as stop:
+        with _forwarded_signals(process) as stop:
             while process.poll() is None:
                 reader.read()
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
             reader.read()
     if process.returncode == 0:
         outputs: dict[str, str] = json.loads((state / OUTPUTS).read_text(encoding="utf-8"))
         return outputs
-    if stop.asked:
-        raise Preempted("the demo was stopped; its state is saved", repair="run it again to go on")
+    if stop.requested:
+        raise Preempted("the demo was stopped; its state is saved", repair="run it again to resume")
     failure = read_failure(failure_file)
     if failure is not None:
         raise failure.error()
     raise PipelineError(
-        f"the pipeline ended with exit status {process.returncode}", repair=f"see {log_file}"
+        f"the pipeline ended with exit status {process.returncode}",
+        repair=f"read the end of {log_file}, fix the cause, and run the demo again",
     )
 
 
 def _variables(folder: Path) -> dict[str, str]:
-    """Give the variables of a demo's processes, which keep all that they write in its folder."""
+    """Return the variables of the demo's processes, which write to its folder alone."""
     folder = folder.resolve()
     cache, scratch = folder / "cache", folder / "scratch"
-    # A process that was killed leaves what it worked on.
+    # Killed processes leave temporary files.
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     return {
@@ -167,27 +168,27 @@ def _variables(folder: Path) -> dict[str, str]:
         "XDG_CONFIG_HOME": str(cache),
         "TRITON_HOME": str(cache),
         "TMPDIR": str(scratch),
-        # On two cores, threads that wait for each other cost more than they bring.
+        # With a process per core, more threads only wait for each other.
         "OMP_NUM_THREADS": "1",
     }
 
 
 class _Stop:
-    """Whether the demo was asked to stop."""
+    """Whether a stop was requested."""
 
-    asked = False
+    requested = False
 
 
 @contextmanager
-def _stopping(process: subprocess.Popen[bytes]) -> Iterator[_Stop]:
-    """Ask the pipeline to stop when we are; it may save its state first."""
+def _forwarded_signals(process: subprocess.Popen[bytes]) -> Iterator[_Stop]:
+    """Forward SIGTERM and SIGINT to the pipeline, so that its tasks can save their state."""
     stop = _Stop()
 
-    def pass_on(_number: int, _frame: FrameType | None) -> None:
-        stop.asked = True
+    def forward(_number: int, _frame: FrameType | None) -> None:
+        stop.requested = True
         process.terminate()
 
-    before = {n: signal.signal(n, pass_on) for n in (signal.SIGTERM, signal.SIGINT)}
+    before = {n: signal.signal(n, forward) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
@@ -196,17 +197,17 @@ def _stopping(process: subprocess.Popen[bytes]) -> Iterator[_Stop]:
 
 
 def _log_cost(tracking_uri: str, run_id: str, run: DemoRun) -> None:
-    # Loading MLflow would take longer than this one request.
+    # Importing MLflow takes seconds, for one request.
     now = int(time.time() * 1000)
-    figures = {f"seconds/{name}": value for name, value in run.seconds_by_phase.items()}
-    figures["peak_memory_mib"] = run.peak_memory_mib
+    metrics = {f"seconds/{name}": value for name, value in run.seconds_by_phase.items()}
+    metrics["peak_memory_mib"] = run.peak_memory_mib
     answer = requests.post(
         f"{tracking_uri}/api/2.0/mlflow/runs/log-batch",
         json={
             "run_id": run_id,
             "metrics": [
                 {"key": f"demo/{name}", "value": value, "timestamp": now, "step": 0}
-                for name, value in figures.items()
+                for name, value in metrics.items()
             ],
         },
         timeout=30,
@@ -214,11 +215,11 @@ def _log_cost(tracking_uri: str, run_id: str, run: DemoRun) -> None:
     if not answer.ok:
         raise TrackingError(
             f"cannot log the demo's cost to run {run_id}: {answer.status_code} {answer.reason}",
-            repair=f"see {tracking_uri}",
+            repair="read the end of mlflow.log in the folder of the servers",
         )
 
 
-def _tell(console: Console, result: DemoResult, folder: Path) -> None:
+def _print_result(console: Console, result: DemoResult, folder: Path) -> None:
     summary = result.summary
     console.print()
     console.print(comparison_table(result))
@@ -228,13 +229,13 @@ def _tell(console: Console, result: DemoResult, folder: Path) -> None:
         ("Adapter", summary["adapter"]),
         ("Registered as", summary["model_version"]),
         ("MLflow run", summary["mlflow_run_id"]),
-        ("These figures", str(folder / SUMMARY)),
-        ("Look again", _look_again(folder)),
+        ("Metrics", str(folder / SUMMARY)),
+        ("Servers", _serve_command(folder)),
     ):
         console.print(f"{name + ':':<16}{value}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _look_again(folder: Path) -> str:
+def _serve_command(folder: Path) -> str:
     if folder == Path(".demo"):
         return "make demo-ui"
     return f"advgrpo demo-ui --folder {shlex.quote(str(folder))}"

@@ -1,4 +1,4 @@
-"""`advgrpo demo-ui`: look at what a demo left."""
+"""`advgrpo demo-ui`: the servers of a finished demo."""
 
 import shlex
 import signal
@@ -14,80 +14,86 @@ from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.errors import ConfigError
 from advgrpo.storage import write_bytes
 
-VARIABLES_FILE = "stores/environment.sh"
-"""Among a demo's files while its stores are served."""
+SERVERS_FOLDER = "servers"
+"""Folder of the servers' data, inside the demo's."""
+
+VARIABLES_FILE = "environment.sh"
+"""Shell variables of the servers, in their folder while they run."""
 
 
-def serve_stores(folder: Path, *, console: Console, mlflow_port: int, s3_port: int) -> None:
-    """Serve a demo's MLflow and S3 stores until Ctrl-C.
+def serve(folder: Path, *, console: Console, mlflow_port: int, s3_port: int) -> None:
+    """Run a demo's MLflow and S3 servers until Ctrl-C.
 
     Args:
         folder: The demo's folder.
-        console: Where to say where they are.
+        console: Output of their addresses.
         mlflow_port: Port of MLflow; 0 takes a free one.
-        s3_port: Port of the S3 store; 0 takes a free one.
+        s3_port: Port of the S3 server; 0 takes a free one.
 
     Raises:
-        ConfigError: If there was no demo, or one runs now.
+        ConfigError: If no demo has run in the folder, or one is running.
         StorageError: If a server does not start.
     """
-    if not (folder / "stores").is_dir():
-        raise ConfigError(f"no demo has run in {folder} yet", repair="run `make demo` first")
+    data = folder / SERVERS_FOLDER
+    if not data.is_dir():
+        raise ConfigError(
+            f"no demo has run in {folder}", repair=f"run `advgrpo demo --folder {folder}` first"
+        )
     with only_demo_in(folder):
         console.print("Starting ...")
-        serving = EmbeddedServers(folder / "stores", mlflow_port=mlflow_port, s3_port=s3_port)
-        with serving as stores, variables_for_shells(folder, stores) as variables:
-            credentials = folder / "stores" / "credentials.json"
+        starting = EmbeddedServers(data, mlflow_port=mlflow_port, s3_port=s3_port)
+        with starting as servers, shell_variables(folder, servers) as variables:
+            credentials = data / "credentials.json"
             for name, value in (
-                ("MLflow", stores.tracking_uri),
-                ("S3", f"{stores.s3_endpoint} (bucket {BUCKET}; keys in {credentials})"),
+                ("MLflow", servers.tracking_uri),
+                ("S3", f"{servers.s3_endpoint} (bucket {BUCKET}; keys in {credentials})"),
                 ("Report", (folder / "report.html").resolve().as_uri()),
                 ("Shell", f"source {shlex.quote(str(variables))}"),
             ):
                 console.print(f"{name + ':':<8}{value}", markup=False, soft_wrap=True)
             console.print(
-                "In a shell that has read that file, `advgrpo registry list` and all other "
-                "commands use these stores. Ctrl-C ends it."
+                "In a shell that has sourced that file, `advgrpo registry list` and all other "
+                "commands use these servers. Press Ctrl-C to stop."
             )
-            _wait_for_the_end()
+            _wait_for_stop()
             console.print("Stopped.")
 
 
 @contextmanager
-def variables_for_shells(folder: Path, stores: EmbeddedServers) -> Iterator[Path]:
-    """Keep a file by which a shell finds a demo's stores, as long as they are served.
+def shell_variables(folder: Path, servers: EmbeddedServers) -> Iterator[Path]:
+    """Provide a file of shell variables for a demo's servers while they run.
 
     Args:
         folder: The demo's folder.
-        stores: Its stores, being served.
+        servers: Its running servers.
 
     Yields:
-        The file. It holds the stores' key.
+        The file. It contains the S3 credentials.
     """
-    variables = folder.resolve() / VARIABLES_FILE
-    # One that was killed leaves the addresses of servers that are gone.
+    variables = folder.resolve() / SERVERS_FOLDER / VARIABLES_FILE
+    # A killed demo leaves the addresses of stopped servers.
     variables.unlink(missing_ok=True)
-    _write_variables(variables, stores.environment())
+    _write_variables(variables, servers.environment())
     try:
         yield variables
     finally:
         variables.unlink(missing_ok=True)
 
 
-def _wait_for_the_end() -> None:
-    """Wait for Ctrl-C or SIGTERM; a shell's background process has the first one ignored."""
-    asked = threading.Event()
+def _wait_for_stop() -> None:
+    """Wait for Ctrl-C or SIGTERM; background processes of a shell ignore the former."""
+    stopped = threading.Event()
     before = {
-        number: signal.signal(number, lambda *_: asked.set())
+        number: signal.signal(number, lambda *_: stopped.set())
         for number in (signal.SIGINT, signal.SIGTERM)
     }
-    asked.wait()
+    stopped.wait()
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
 def _write_variables(path: Path, variables: Mapping[str, str]) -> None:
-    """Write what a shell reads to find the stores; it holds their key."""
+    """Write a shell script that exports variables; it contains credentials."""
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
     write_bytes(str(path), "".join(lines).encode())
     path.chmod(0o600)

@@ -1,4 +1,4 @@
-"""One server process on a loopback port of its choice."""
+"""A server process on a free loopback port."""
 
 import os
 import re
@@ -19,18 +19,18 @@ _LINES_QUOTED = 15
 
 
 class Server:
-    """A process that says in its log which loopback port it listens on.
+    """A process whose log names the loopback port that it listens on.
 
     Args:
-        name: What to call it in errors.
+        name: Its name in errors.
         command: Its command line.
         folder: Its working directory.
         log: File that its output is appended to.
-        environment: All of its environment variables.
-        start_timeout_seconds: Longest wait for its address.
+        environment: Its complete environment.
+        start_timeout_seconds: Timeout until it listens.
 
     Raises:
-        StorageError: If it ends instead of listening.
+        StorageError: If it exits instead of listening.
         StorageUnavailableError: If it does not listen in time.
     """
 
@@ -57,7 +57,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 cwd=folder,
                 env={**environment, **variables},
-                # Ctrl-C in the terminal is for us; we then stop the server.
+                # Ctrl-C must reach this process alone, which then stops the server.
                 start_new_session=True,
             )
         try:
@@ -68,11 +68,11 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where it listens, as a URL without a path."""
+        """Its URL, without a path."""
         return f"http://127.0.0.1:{self.port}"
 
     def stop(self) -> None:
-        """End it; does nothing if it has ended."""
+        """Stop it; does nothing if it has exited."""
         self._lifeline.close()
         try:
             self._guard.wait(_STOP_SECONDS)
@@ -81,8 +81,8 @@ class Server:
             self._guard.wait()
 
     def kill(self) -> None:
-        """End it at once, as a crash does, with no time to finish anything."""
-        # The guard and all of the server's processes are one session.
+        """Kill it, as a crash would."""
+        # The guard and all processes of the server share a session, hence a process group.
         os.killpg(self._guard.pid, signal.SIGKILL)
         self._guard.wait()
         self.stop()
@@ -90,20 +90,21 @@ class Server:
     def _wait_for_port(self, timeout_seconds: float) -> int:
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
-            ended = self._guard.poll() is not None
+            # Before the log is read, or the last lines of an exiting server could be missed.
+            has_exited = self._guard.poll() is not None
             output = self._output()
             if found := _ADDRESS.search(output):
                 return int(found[1])
-            if ended:
+            if has_exited:
                 raise StorageError(
-                    f"the {self._name} ended instead of starting:\n{_last_lines(output)}",
-                    repair=f"see {self._log}",
+                    f"the {self._name} exited at its start:\n{_last_lines(output)}",
+                    repair=f"fix the cause that {self._log} shows, and start again",
                 )
             time.sleep(0.05)
         raise StorageUnavailableError(
             f"the {self._name} did not start within {timeout_seconds:.0f} s:\n"
             f"{_last_lines(self._output())}",
-            repair=f"see {self._log}; a busy machine may need a second try",
+            repair=f"start again on a less busy machine, or fix the cause that {self._log} shows",
         )
 
     def _output(self) -> bytes:

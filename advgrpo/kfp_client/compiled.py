@@ -1,11 +1,11 @@
-"""Where the compiled pipeline is: in a checkout, or in the installed package."""
+"""Paths of the compiled pipeline, in a checkout and in the installed package."""
 
 from pathlib import Path
 
 CHECKOUT = Path(__file__).parents[2]
 _PACKAGED = Path(__file__).parent / "adversarial_grpo.yaml"
 CHECKED_IN = CHECKOUT / "pipelines" / "adversarial_grpo.yaml"
-"""Where a checkout keeps it."""
+"""The compiled pipeline of a checkout."""
 
 PIPELINE = _PACKAGED if _PACKAGED.is_file() else CHECKED_IN
-"""The compiled pipeline."""
+"""The compiled pipeline in use."""

@@ -1,4 +1,4 @@
-"""The compiled pipeline as it is sent: its images, its tasks, and a name by its content."""
+"""The compiled pipeline as a document: its tasks, images and content hash."""
 
 import copy
 import hashlib
@@ -19,26 +19,28 @@ class PipelineDocument:
     """A compiled pipeline."""
 
     parts: tuple[dict[str, Any], ...]
-    """The pipeline, and what it asks of the platform."""
+    """The pipeline spec, then the platform specs."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a compiled pipeline.
 
         Raises:
-            ConfigError: If there is no such file, or it is not one.
+            ConfigError: If the file cannot be read, or is not a compiled pipeline.
         """
         try:
             parts = tuple(yaml.load_all(path.read_text(encoding="utf-8"), yaml.CSafeLoader))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(
                 f"the compiled pipeline {path} cannot be read: {error}",
-                repair="run `advgrpo pipeline compile` in a checkout, or give --pipeline FILE",
+                repair="run `advgrpo pipeline compile` in a checkout, or use --pipeline FILE",
             ) from error
-        if not parts or not all(isinstance(part, dict) for part in parts):
-            raise ConfigError(f"{path} is no compiled pipeline", repair="give another file")
-        if "pipelineInfo" not in parts[0]:
-            raise ConfigError(f"{path} is no compiled pipeline", repair="give another file")
+        is_mapping = parts and all(isinstance(part, dict) for part in parts)
+        if not is_mapping or "pipelineInfo" not in parts[0]:
+            raise ConfigError(
+                f"{path} is not a compiled pipeline",
+                repair="use the YAML file that `advgrpo pipeline compile` writes",
+            )
         return cls(parts)
 
     @property
@@ -48,52 +50,51 @@ class PipelineDocument:
 
     @property
     def description(self) -> str:
-        """What it does."""
+        """The pipeline's description."""
         return str(self.parts[0]["pipelineInfo"].get("description", ""))
 
     @property
     def tasks(self) -> dict[str, str]:
-        """What the user interface calls each task, by the task's name."""
+        """Display name of each task, by task name."""
         tasks = self.parts[0]["root"]["dag"]["tasks"]
         return {name: task["taskInfo"]["name"] for name, task in tasks.items()}
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The images that its tasks run in."""
+        """Images of its tasks."""
         return tuple(sorted({container["image"] for container in self._containers()}))
 
     @property
     def content(self) -> str:
-        """A name for what it does, in whatever images, and the release it is of."""
+        """Name of the release and of the content, images aside."""
         return f"{self.name}-{__version__}-{_digest(self._with(lambda _: '').parts[0])[:12]}"
 
     @property
     def version(self) -> str:
-        """A name for exactly this content with these images; it begins with `content`."""
+        """Name of the content with these images; starts with `content`."""
         return f"{self.content}-{_digest(self.parts)[:6]}"
 
     def with_images(self, *, launcher: str = "", trainer: str = "") -> Self:
-        """Run its tasks in other images.
+        """Return a copy whose tasks run in other images.
 
         Args:
-            launcher: What replaces the launcher's image; empty keeps it.
-            trainer: What replaces the trainer's image; empty keeps it.
+            launcher: Image in place of the launcher's; empty keeps it.
+            trainer: Image in place of the trainer's; empty keeps it.
         """
 
-        def replaced(image: str) -> str:
+        def replace(image: str) -> str:
             name = image.rpartition("/")[2]
             if launcher and "launcher" in name:
                 return launcher
             return trainer if trainer and "trainer" in name else image
 
-        return self._with(replaced)
+        return self._with(replace)
 
     def with_objects(self, names: Mapping[str, str]) -> Self:
-        """Let its tasks read their environment from other objects.
+        """Return a copy whose tasks read their environment from other objects.
 
         Args:
-            names: The name to take for each ConfigMap or Secret that the pipeline names; empty
-                keeps it.
+            names: New name by the present one, of ConfigMaps and Secrets; empty keeps it.
         """
         changed = type(self)(copy.deepcopy(self.parts))
         for _, executor in changed._platform_executors():
@@ -105,7 +106,7 @@ class PipelineDocument:
         return changed
 
     def with_annotations(self, annotations: Mapping[str, str], *, tasks: Collection[str]) -> Self:
-        """Let the pods of some tasks have annotations, besides those that they have.
+        """Return a copy that adds annotations to the pods of some tasks.
 
         Args:
             annotations: Value by name.
@@ -118,7 +119,7 @@ class PipelineDocument:
         return changed
 
     def to_yaml(self) -> str:
-        """Write it as Kubeflow Pipelines reads it."""
+        """Return it as YAML for Kubeflow Pipelines."""
         return str(yaml.dump_all(self.parts, Dumper=yaml.CSafeDumper, sort_keys=False))
 
     def _with(self, change: Callable[[str], str]) -> Self:

@@ -1,4 +1,4 @@
-"""Run the compiled pipeline on this machine, one process per task, through `kfp.local`."""
+"""Local runs of the compiled pipeline through `kfp.local`, one process per task."""
 
 import os
 import signal
@@ -27,21 +27,21 @@ def run_pipeline(
     Args:
         pipeline: The YAML file.
         arguments: Values of its parameters.
-        artifacts: Folder that the tasks' artifacts go to.
+        artifacts: Folder for the tasks' artifacts.
 
     Returns:
-        Its outputs, by name.
+        Outputs by name.
 
     Raises:
-        ConfigError: If there is no such file.
-        AdvGrpoError: The error that a task failed with.
+        ConfigError: If the file does not exist.
+        AdvGrpoError: The error of a failed task.
         PipelineError: If the pipeline failed in another way.
-        Preempted: If it was asked to stop.
+        Preempted: If SIGTERM or SIGINT was received.
     """
     if not pipeline.is_file():
         raise ConfigError(
-            f"there is no compiled pipeline {pipeline}",
-            repair="run this in a checkout of advgrpo, or give the path of the YAML file",
+            f"--pipeline={pipeline}: does not exist",
+            repair="run `advgrpo pipeline compile` in a checkout, or use --pipeline FILE",
         )
     component = components.load_component_from_text(_without_retries(pipeline))
     local.init(
@@ -57,25 +57,25 @@ def run_pipeline(
         _forwarded_signals() as stop,
         warnings.catch_warnings(),
     ):
-        # It takes any image whose name does not contain "python" for one without Python, and says
-        # of cluster settings that they do nothing here.
+        # kfp.local warns of images without "python" in their name, and of cluster settings.
         warnings.simplefilter("ignore")
         task = component(**arguments)
         failure = read_failure(failure_file)
     outputs = {name: str(value) for name, value in task.outputs.items()}
     if outputs:
         return outputs
-    if stop.asked:
-        raise Preempted("the pipeline was asked to stop", repair="run it again to go on")
+    if stop.requested:
+        raise _preempted()
     if failure is not None:
         raise failure.error()
     raise PipelineError(
-        f"the pipeline {pipeline.stem} failed", repair="the output above says in which task and why"
+        f"the pipeline {pipeline.stem} failed",
+        repair="fix the error of the failed task, which the output above shows",
     )
 
 
 def _without_retries(pipeline: Path) -> str:
-    """Read a compiled pipeline; here no node is lost, and a failed task would fail again."""
+    """Read a compiled pipeline without its retries: locally, a failed task would fail again."""
     documents = list(yaml.load_all(pipeline.read_text(encoding="utf-8"), yaml.CSafeLoader))
     for task in documents[0]["root"]["dag"]["tasks"].values():
         task.pop("retryPolicy", None)
@@ -83,9 +83,13 @@ def _without_retries(pipeline: Path) -> str:
 
 
 class _Stop:
-    """Whether the pipeline was asked to stop."""
+    """Whether a stop was requested."""
 
-    asked = False
+    requested = False
+
+
+def _preempted() -> Preempted:
+    return Preempted("the pipeline was stopped", repair="run it again to resume")
 
 
 @contextmanager
@@ -97,18 +101,18 @@ def _failure_file(scratch: Path) -> Iterator[Path]:
 
 @contextmanager
 def _forwarded_signals() -> Iterator[_Stop]:
-    """Pass SIGTERM and SIGINT on to the running task, which may save its state first."""
+    """Forward SIGTERM and SIGINT to the running task, so that it can save its state."""
     stop = _Stop()
     others = set(psutil.Process().children(recursive=True))
 
     def forward(_number: int, _frame: FrameType | None) -> None:
-        stop.asked = True
+        stop.requested = True
         running = set(psutil.Process().children(recursive=True)) - others
         for process in running:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
         if not running:
-            raise Preempted("the pipeline was asked to stop", repair="run it again to go on")
+            raise _preempted()
 
     before = {n: signal.signal(n, forward) for n in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -1,4 +1,7 @@
-"""Look at all that a run needs: cluster, object store, MLflow, Kubeflow Pipelines."""
+"""Checks of everything that a run on a cluster needs: Kubernetes, S3, MLflow, Kubeflow Pipelines.
+
+They are here because no lower room may import the cluster, tracking and this client together.
+"""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,18 +12,18 @@ from advgrpo.kfp_client import Access, KfpRefusedError, KfpServer, endpoint_of
 from advgrpo.storage import check_writable
 from advgrpo.tracking.address import TRACKING_URI
 
-_NOT_FROM_HERE = "helm test looks at it from inside the cluster"
+_IN_CLUSTER_CHECK = "helm test checks it from inside the cluster"
 
 
 def diagnose(
     *, access: Access, workspace: str = "", service_account: str = "", config_map: str = "advgrpo"
 ) -> Iterator[Check]:
-    """Look at everything, and say of each thing whether it is as a run needs it.
+    """Check everything that a run on a cluster needs.
 
     Args:
-        access: How to reach Kubeflow Pipelines; its namespace is also the one where jobs run.
-        workspace: `s3://` location that runs are to write to; empty leaves it out.
-        service_account: Whose rights on the cluster to look at; empty for those of who asks.
+        access: Access to Kubeflow Pipelines; its namespace is also that of the jobs.
+        workspace: `s3://` location of the runs' results; empty skips its check.
+        service_account: Service account whose permissions to check; empty for the caller's.
         config_map: ConfigMap with the chart's settings.
     """
     yield from examine(
@@ -34,7 +37,7 @@ def diagnose(
 def _workspace(workspace: str) -> Check:
     name = f"workspace {workspace or '(none given)'}"
     if not workspace:
-        return Check(name, "SKIP", "give --workspace s3://bucket/folder to have it tried")
+        return Check(name, "SKIP", "use --workspace s3://bucket/folder to check one")
     if not workspace.startswith("s3://"):
         return Check(
             name, "FAIL", "a cluster's pods cannot reach it", "use an s3://bucket/folder location"
@@ -42,16 +45,16 @@ def _workspace(workspace: str) -> Check:
 
     def attempt() -> str:
         check_writable(workspace)
-        return "a file could be written, read and deleted"
+        return "a file was written, read and deleted"
 
-    return _tried(name, attempt)
+    return _check(name, attempt)
 
 
 def _mlflow() -> Check:
     tracking_uri = os.environ.get(TRACKING_URI, "")
     name = f"MLflow {tracking_uri or '(none)'}"
     if not tracking_uri:
-        return Check(name, "SKIP", f"{TRACKING_URI} is not set here; {_NOT_FROM_HERE}")
+        return Check(name, "SKIP", f"{TRACKING_URI} is not set here; {_IN_CLUSTER_CHECK}")
 
     def attempt() -> str:
         # MLflow takes seconds to load.
@@ -60,7 +63,7 @@ def _mlflow() -> Check:
         return f"version {check_server(tracking_uri)}"
 
     try:
-        return _tried(name, attempt)
+        return _check(name, attempt)
     except ModuleNotFoundError as error:
         repair = "pip install 'advgrpo[launcher]'"
         return Check(name, "SKIP", f"the package {error.name} is not installed here", repair)
@@ -77,21 +80,24 @@ def _kfp(access: Access) -> Check:
     def attempt() -> str:
         server = KfpServer(access)
         try:
-            server.look(
-                "list runs", server.runs.run_service_list_runs, page_size=1, **server.within
+            server.read(
+                "list runs",
+                server.runs.run_service_list_runs,
+                page_size=1,
+                **server.namespace_filter,
             )
         except KfpRefusedError as error:
-            # Runs are people's, and not those of a pod that looks around.
+            # Only users may list runs; the service account of the chart's test may not.
             if error.status != 403:
                 raise
-            return f"{server.endpoint} answers; who asks may not list runs, which is for people"
-        users = f"as a user of {server.namespace}" if server.namespace else "with a single user"
-        return f"{server.endpoint} answers, {users}"
+            return f"{server.endpoint} answers; this account may not list runs, as users may"
+        mode = f"namespace {server.namespace}" if server.namespace else "single-user mode"
+        return f"{server.endpoint} answers, {mode}"
 
-    return _tried(name, attempt)
+    return _check(name, attempt)
 
 
-def _tried(name: str, attempt: Callable[[], str]) -> Check:
+def _check(name: str, attempt: Callable[[], str]) -> Check:
     try:
         return Check(name, "OK", attempt())
     except AdvGrpoError as error:

@@ -1,41 +1,35 @@
-"""A Kubeflow Pipelines server: how to reach it, and what its refusals mean."""
+"""A Kubeflow Pipelines server: requests, retries and what its errors mean."""
 
 import json
 import os
 import time
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
-import kfp
 import kfp_server_api
 import urllib3.exceptions
-from kfp.client import ServiceAccountTokenVolumeCredentials
 
-from advgrpo.errors import ClusterError, ClusterUnavailableError, ConfigError
+from advgrpo.errors import ClusterError, ClusterUnavailableError
+from advgrpo.kfp_client.access import (
+    Access,
+    endpoint_of,
+    make_client,
+    user_namespace,
+    with_scheme,
+)
 from advgrpo.redaction import hide
 
 T = TypeVar("T")
 
-ENDPOINT = "KF_PIPELINES_ENDPOINT"
-"""Environment variable with the server's address, as the `kfp` command reads it."""
-
 UI_ENDPOINT = "KF_PIPELINES_UI_ENDPOINT"
-"""Environment variable with the address of its pages, if that is another."""
+"""Environment variable of the user interface's address, if it is not the server's."""
 
-_TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"
-_PROJECTED_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
-_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_IN_CLUSTER = "http://ml-pipeline.kubeflow.svc.cluster.local:8888"
 _TIMEOUT_SECONDS = (5, 60)
-_PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
-_BUSY = 429
-_SERVER_FAULT = 500
-# Of a server that the connection never reached, trying again in a second says the same.
-_NEVER_REACHED = (
+_RETRY_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0)
+_TOO_MANY_REQUESTS = 429
+_SERVER_ERROR = 500
+# The connection was never established; a retry within seconds fails the same way.
+_CONNECT_ERRORS = (
     urllib3.exceptions.NewConnectionError,
     urllib3.exceptions.ConnectTimeoutError,
     urllib3.exceptions.SSLError,
@@ -43,131 +37,112 @@ _NEVER_REACHED = (
 )
 
 
-def get_or_create(find: Callable[[], T | None], make: Callable[[], T]) -> T:
-    """Find something on a server, or make it.
+def get_or_create(find: Callable[[], T | None], create: Callable[[], T]) -> T:
+    """Find something on a server, or create it.
 
     Raises:
-        ClusterError: If it can be neither found nor made.
+        ClusterError: If it can be neither found nor created.
     """
     if (found := find()) is not None:
         return found
     try:
-        return make()
+        return create()
     except ClusterError:
-        # Somebody else made it just now, or the answer was lost.
+        # Another client created it in between, or the response was lost.
         if (found := find()) is None:
             raise
         return found
 
 
 class KfpRefusedError(ClusterError):
-    """The server refuses what is asked of it."""
+    """A request that the server refused."""
 
     def __init__(self, message: str, *, repair: str, status: int) -> None:
         super().__init__(message, repair=repair)
         self.status = status
 
 
-@dataclass(frozen=True)
-class Access:
-    """How to reach a Kubeflow Pipelines server. What is empty comes from the environment."""
-
-    endpoint: str = ""
-    """Its address; else `KF_PIPELINES_ENDPOINT`, or in a pod that of a usual installation."""
-
-    namespace: str = ""
-    """The user's namespace, where the server has many users; in a pod, that of the pod."""
-
-    token: str = ""
-    """Bearer token."""
-
-    token_file: Path | None = None
-    """File with a bearer token, read anew for every request; else `KF_PIPELINES_SA_TOKEN_PATH`, or
-    in a pod the token that is mounted for Kubeflow Pipelines."""
-
-    cookies: str = ""
-    """Value of the header `Cookie`."""
-
-    ca_file: Path | None = None
-    """Certificates to check the server's against; it is always checked."""
-
-
 class KfpServer:
-    """A server that has been reached and accepts who asks.
+    """A server that has answered and accepts the credentials.
 
     Args:
-        access: How to reach it.
+        access: Its address and credentials.
 
     Raises:
-        ConfigError: If it is not said where the server is, its address holds a password, or a file
-            that is named is missing.
+        ConfigError: If the address is not configured or contains a password, or a file does not
+            exist.
         ClusterUnavailableError: If it does not answer.
-        ClusterError: If it does not accept who asks, or what answers is not Kubeflow Pipelines.
+        ClusterError: If it rejects the credentials, or is not Kubeflow Pipelines.
     """
 
     def __init__(self, access: Access) -> None:
         hide(access.token)
         hide(access.cookies)
         self.endpoint = endpoint_of(access)
-        self._signed_in = bool(access.token or access.cookies or _token_file(access))
-        self._api = _client(access, self.endpoint)
+        self._has_credentials = access.has_credentials
+        self._api = make_client(access, self.endpoint)
         self.models: Any = self._api.api_models
         self.experiments: Any = self._api.experiments
         self.pipelines: Any = self._api.pipelines
         self.pipeline_uploads: Any = self._api.pipeline_uploads
         self.runs: Any = self._api.runs
         self.recurring_runs: Any = self._api.recurring_runs
-        self.has_many_users = self._many_users()
-        self.namespace = _namespace(access) if self.has_many_users else None
-        """Where experiments and runs are; None where the server has a single user."""
+        self.namespace = user_namespace(access) if self._is_multi_user() else None
+        """Namespace of experiments and runs; None on a single-user server."""
 
     @property
-    def within(self) -> dict[str, str]:
-        """The argument of listings that keeps them to the namespace, where there are several."""
+    def namespace_filter(self) -> dict[str, str]:
+        """The argument that restricts a list request to the namespace, if there is one."""
         return {"namespace": self.namespace} if self.namespace else {}
 
     def page(self, path: str) -> str:
-        """Name a page of its user interface.
+        """Return the URL of a page of the user interface.
 
         Args:
             path: For instance `runs/details/ID`.
         """
         base = os.environ.get(UI_ENDPOINT) or self.endpoint
-        return f"{_with_scheme(base).rstrip('/')}/#/{path}"
+        return f"{with_scheme(base).rstrip('/')}/#/{path}"
 
-    def look(self, what: str, ask: Callable[..., Any], **arguments: object) -> Any:  # noqa: ANN401
-        """Ask something that changes nothing; a fault that may pass is tried again a few times.
+    def read(self, action: str, method: Callable[..., Any], **arguments: object) -> Any:  # noqa: ANN401
+        """Send a request that changes nothing, retrying transient errors.
 
         Args:
-            what: What is attempted, as in "cannot {what}".
-            ask: A method of one of the server's interfaces.
-            arguments: What it takes.
+            action: What is attempted, as in "cannot {action}".
+            method: A method of one of the server's interfaces.
+            arguments: Its arguments.
 
         Raises:
-            ClusterUnavailableError: If the server does not answer, or not now.
+            ClusterUnavailableError: If the server does not answer, or is overloaded.
             ClusterError: If it refuses.
         """
-        for pause in _PAUSES_SECONDS:
+        for delay in _RETRY_DELAYS_SECONDS:
             try:
-                return self.change(what, ask, **arguments)
+                return self.read_once(action, method, **arguments)
             except ClusterUnavailableError as error:
-                if _never_reached(error.__cause__):
+                if _is_connect_error(error.__cause__):
                     raise
-                time.sleep(pause)
-        return self.change(what, ask, **arguments)
+                time.sleep(delay)
+        return self.read_once(action, method, **arguments)
 
-    def change(self, what: str, ask: Callable[..., Any], **arguments: object) -> Any:  # noqa: ANN401
-        """Ask for something once, with the arguments and errors of `look`."""
+    def read_once(self, action: str, method: Callable[..., Any], **arguments: object) -> Any:  # noqa: ANN401
+        """Send a request once; arguments and errors are those of `read`."""
         try:
-            return ask(**arguments, _request_timeout=_TIMEOUT_SECONDS)
+            return method(**arguments, _request_timeout=_TIMEOUT_SECONDS)
         except kfp_server_api.ApiException as error:
-            raise self._explained(error, what) from error
+            raise self._refusal(error, action) from error
         except urllib3.exceptions.HTTPError as error:
-            raise self._unreachable(error, what) from error
+            raise ClusterUnavailableError(
+                f"cannot {action}: {self.endpoint} cannot be reached: {error}",
+                repair=_connection_repair(str(error)),
+            ) from error
 
-    def _many_users(self) -> bool:
-        """Read the server's health, which also shows that it is one and whom it accepts."""
-        health = self.change(
+    # A retry after a lost response would create a second run.
+    write = read_once
+
+    def _is_multi_user(self) -> bool:
+        """Read the server's health, which also proves that it is one and takes the credentials."""
+        health = self.read_once(
             "reach Kubeflow Pipelines",
             self._api.healthzs.healthz_service_get_healthz,
             _preload_content=False,
@@ -177,24 +152,24 @@ class KfpServer:
         except (ValueError, AttributeError) as error:
             raise ClusterError(
                 f"{self.endpoint} answers with a page, not as the API of Kubeflow Pipelines does",
-                repair="if the page is a log-in, give --token, --token-file or --cookies; if it is "
-                "that of Kubeflow's dashboard, the API is at its address followed by /pipeline",
+                repair="if the page is a login, use --token, --token-file or --cookies; if it is "
+                "the Kubeflow dashboard, the API is at its address followed by /pipeline",
             ) from error
 
-    def _explained(self, error: Any, what: str) -> ClusterError:  # noqa: ANN401 - untyped library
-        status, message = int(error.status or 0), _message(error)
-        said = f"cannot {what}: {self.endpoint} answers {status}: {message}"
+    def _refusal(self, error: Any, action: str) -> ClusterError:  # noqa: ANN401 - untyped library
+        status, reason = int(error.status or 0), _message(error)
+        message = f"cannot {action}: {self.endpoint} answers {status}: {reason}"
         if status == 0:
-            return ClusterUnavailableError(said, repair=_connection_repair(message))
-        if status == _BUSY or status >= _SERVER_FAULT:
+            return ClusterUnavailableError(message, repair=_connection_repair(reason))
+        if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
             return ClusterUnavailableError(
-                said, repair="try again; if it stays so, read the log of the pod ml-pipeline"
+                message, repair="retry; if the error persists, read the log of the pod ml-pipeline"
             )
-        return KfpRefusedError(said, repair=self._repair(status), status=status)
+        return KfpRefusedError(message, repair=self._repair(status), status=status)
 
     def _repair(self, status: int) -> str:
-        if status == 401 and not self._signed_in:
-            return "give --token, --token-file or --cookies"
+        if status == 401 and not self._has_credentials:
+            return "use --token, --token-file or --cookies"
         if status == 401:
             return (
                 "get a new token or cookie; a service account's token must be for the audience "
@@ -202,33 +177,29 @@ class KfpServer:
             )
         if status == 403:
             return (
-                "check --namespace, and that who asks may edit Kubeflow Pipelines there (role "
-                "kubeflow-edit)"
+                "set --namespace to a namespace of yours, or bind the role kubeflow-edit to this "
+                "user or service account there"
             )
         if status == 404:
-            return "check the names and ids; the server may also be older than Pipelines 2.17"
-        return "correct what the answer names"
-
-    def _unreachable(self, error: Exception, what: str) -> ClusterUnavailableError:
-        return ClusterUnavailableError(
-            f"cannot {what}: {self.endpoint} cannot be reached: {error}",
-            repair=_connection_repair(str(error)),
-        )
+            return (
+                "use names and ids that the server lists; it may also be older than Pipelines 2.17"
+            )
+        return "change the option or setting that the response names"
 
 
-def _never_reached(error: BaseException | None) -> bool:
+def _is_connect_error(error: BaseException | None) -> bool:
     reason = getattr(error, "reason", None)
-    return isinstance(error, _NEVER_REACHED) or isinstance(reason, _NEVER_REACHED)
+    return isinstance(error, _CONNECT_ERRORS) or isinstance(reason, _CONNECT_ERRORS)
 
 
 def _connection_repair(message: str) -> str:
     if "CERTIFICATE_VERIFY_FAILED" in message or "certificate verify failed" in message:
-        return "give the certificates of the server's authority with --ca FILE"
+        return "use --ca FILE with the certificates of the server's CA"
     if "WRONG_VERSION_NUMBER" in message or "RECORD_LAYER_FAILURE" in message:
-        return "the server speaks plain HTTP: begin the endpoint with http://"
+        return "the server speaks plain HTTP: start the endpoint with http://"
     return (
-        "check --endpoint; from outside the cluster, for instance: "
-        "kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80, then --endpoint "
+        "set --endpoint to an address that this machine reaches; from outside the cluster, for "
+        "instance: kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80, then --endpoint "
         "http://localhost:8080"
     )
 
@@ -240,74 +211,3 @@ def _message(error: Any) -> str:  # noqa: ANN401 - untyped library
         return str(answer.get("message") or answer["error"])
     except (ValueError, TypeError, KeyError, AttributeError):
         return str(error.reason or body or "no reason given")
-
-
-def endpoint_of(access: Access) -> str:
-    """Say where the server is.
-
-    Raises:
-        ConfigError: If nothing says it, or the address holds a password.
-    """
-    named = access.endpoint or os.environ.get(ENDPOINT, "")
-    if "@" in urlsplit(_with_scheme(named)).netloc:
-        raise ConfigError(
-            "the address of Kubeflow Pipelines holds a user or a password, which would get into "
-            "logs",
-            repair=f"leave them out of --endpoint and {ENDPOINT}; give --token or --cookies",
-        )
-    if named:
-        return _with_scheme(named).rstrip("/")
-    if _SERVICE_ACCOUNT.is_dir():
-        return _IN_CLUSTER
-    raise ConfigError(
-        "it is not said where Kubeflow Pipelines is",
-        repair=f"give --endpoint or set {ENDPOINT}, for instance to http://localhost:8080 after "
-        "kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80",
-    )
-
-
-def _with_scheme(address: str) -> str:
-    return address if "://" in address else f"https://{address}"
-
-
-def _namespace(access: Access) -> str:
-    if access.namespace:
-        return access.namespace
-    try:
-        return (_SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(
-            "this Kubeflow Pipelines has many users, and it is not said whose namespace is meant",
-            repair="give --namespace",
-        ) from error
-
-
-def _token_file(access: Access) -> Path | None:
-    named = access.token_file or os.environ.get(_TOKEN_FILE)
-    if named:
-        path = Path(named)
-        if not path.is_file():
-            raise ConfigError(
-                f"there is no token file {path}", repair=f"correct --token-file or {_TOKEN_FILE}"
-            )
-        return path
-    return _PROJECTED_TOKEN if _PROJECTED_TOKEN.is_file() else None
-
-
-def _client(access: Access, endpoint: str) -> Any:  # noqa: ANN401 - untyped library
-    if access.ca_file is not None and not access.ca_file.is_file():
-        raise ConfigError(f"there is no file {access.ca_file}", repair="correct --ca")
-    file = None if access.token or access.cookies else _token_file(access)
-    with warnings.catch_warnings():
-        # It says which servers it works with.
-        warnings.simplefilter("ignore", FutureWarning)
-        return kfp.Client(
-            endpoint,
-            # It is not used; without one the client asks for the server's health, and where that
-            # is refused, five times over half a minute.
-            namespace="unused",
-            existing_token=access.token or None,
-            credentials=ServiceAccountTokenVolumeCredentials(str(file)) if file else None,
-            cookies=access.cookies or None,
-            ssl_ca_cert=str(access.ca_file) if access.ca_file else None,
-        )

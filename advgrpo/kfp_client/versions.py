@@ -1,4 +1,4 @@
-"""Bring the pipeline to a server, once for each content."""
+"""Pipeline versions on a server, one for each content."""
 
 import json
 from dataclasses import dataclass
@@ -22,20 +22,20 @@ class PipelineVersion:
     name: str
     url: str
     uploaded: bool
-    """Whether it was not there before."""
+    """Whether this call uploaded it."""
 
 
 def upload_pipeline(
     server: KfpServer, document: PipelineDocument, *, name: str, any_images: bool = False
 ) -> PipelineVersion:
-    """Find the version of a pipeline that has a document's content, or upload it.
+    """Return the version of a pipeline that has a document's content, uploading it if needed.
 
     Args:
-        server: Where to.
-        document: The pipeline.
-        name: What the server calls it; created if there is none of the name.
-        any_images: Whether a version whose tasks run in other images will do, such as the one
-            that the chart uploaded with the images of its registry. The newest is taken.
+        server: The server.
+        document: The compiled pipeline.
+        name: Name of the pipeline on the server; created if it does not exist.
+        any_images: Accept a version whose tasks run in other images, such as the one that the
+            chart uploaded with the images of its registry; the newest is used.
 
     Raises:
         ClusterError: If the server refuses.
@@ -43,7 +43,7 @@ def upload_pipeline(
     """
     pipeline_id = get_or_create(
         lambda: _find_pipeline(server, name),
-        lambda: _make_pipeline(server, name, document.description),
+        lambda: _create_pipeline(server, name, document.description),
     )
     start = document.content if any_images else document.version
     version = _find_version(server, pipeline_id, start)
@@ -60,33 +60,33 @@ def upload_pipeline(
     )
 
 
-def named(name: str) -> str:
-    """Write the filter for entries of a name."""
-    # The server decodes a filter as if it were part of a URL, once more than it was encoded.
+def name_filter(name: str) -> str:
+    """Return the filter of a list request for entries with a name."""
+    # The server URL-decodes a filter once more than the client encodes it.
     quoted = name.replace("%", "%25").replace("+", "%2B")
     return json.dumps(
         {"predicates": [{"operation": 1, "key": "display_name", "stringValue": quoted}]}
     )
 
 
-def _make_pipeline(server: KfpServer, name: str, description: str) -> str:
+def _create_pipeline(server: KfpServer, name: str, description: str) -> str:
     body = server.models.V2beta1Pipeline(
         display_name=name, name=name, description=description, namespace=server.namespace
     )
-    made = server.change(
+    created = server.write(
         f"create the pipeline {name!r}",
         server.pipelines.pipeline_service_create_pipeline,
         pipeline=body,
     )
-    return str(made.pipeline_id)
+    return str(created.pipeline_id)
 
 
 def _find_pipeline(server: KfpServer, name: str) -> str | None:
-    answer = server.look(
-        f"look for the pipeline {name!r}",
+    answer = server.read(
+        f"find the pipeline {name!r}",
         server.pipelines.pipeline_service_list_pipelines,
-        filter=named(name),
-        **server.within,
+        filter=name_filter(name),
+        **server.namespace_filter,
     )
     found = answer.pipelines or []
     return str(found[0].pipeline_id) if found else None
@@ -95,8 +95,8 @@ def _find_pipeline(server: KfpServer, name: str) -> str | None:
 def _find_version(server: KfpServer, pipeline_id: str, start: str) -> Any | None:  # noqa: ANN401
     page = ""
     while True:
-        answer = server.look(
-            f"look for the pipeline version {start}",
+        answer = server.read(
+            f"find the pipeline version {start}",
             server.pipelines.pipeline_service_list_pipeline_versions,
             pipeline_id=pipeline_id,
             page_size=_PAGE_SIZE,
@@ -116,7 +116,7 @@ def _upload(server: KfpServer, pipeline_id: str, document: PipelineDocument) -> 
         file = Path(folder) / "pipeline.yaml"
         file.write_text(document.to_yaml(), encoding="utf-8")
         try:
-            return server.change(
+            return server.write(
                 f"upload the pipeline version {document.version}",
                 server.pipeline_uploads.upload_pipeline_version,
                 uploadfile=str(file),
@@ -125,7 +125,7 @@ def _upload(server: KfpServer, pipeline_id: str, document: PipelineDocument) -> 
                 description=document.description,
             )
         except ClusterError:
-            # Somebody else uploaded it just now, or the answer was lost.
+            # Another client uploaded it in between, or the response was lost.
             found = _find_version(server, pipeline_id, document.version)
             if found is None:
                 raise

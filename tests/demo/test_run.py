@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.demo.serve import VARIABLES_FILE
+from advgrpo.demo.serve import SERVERS_FOLDER, VARIABLES_FILE
 from advgrpo.demo.summary import Summary
 from advgrpo.testing import write_tiny_models
 
@@ -65,24 +65,24 @@ def _wait_for_updates(demo: "subprocess.Popen[str]", progress_file: Path, update
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * ENDS_WITHIN_SECONDS)
-def test_an_interrupted_demo_goes_on_and_comes_to_its_end(tmp_path: Path) -> None:
+def test_an_interrupted_demo_resumes_and_finishes(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     command = _command(folder, tmp_path / "models")
     with _start(command) as first:
         _wait_for_updates(first, folder / "state" / "progress.jsonl", 1)
-        variables = folder / VARIABLES_FILE
+        variables = folder / SERVERS_FOLDER / VARIABLES_FILE
         assert "MLFLOW_TRACKING_URI" in variables.read_text()
         first.send_signal(signal.SIGINT)
         said, _ = first.communicate(timeout=ENDS_WITHIN_SECONDS)
     assert first.returncode == 143, said
-    assert "run it again to go on" in said
-    assert not variables.exists(), "it would lead to stores that are gone"
+    assert "run it again to resume" in said
+    assert not variables.exists(), "it would name stopped servers"
     key = json.loads((folder / "state" / "run.json").read_text())["key"]
 
     with _start(command) as second:
         said, _ = second.communicate(timeout=ENDS_WITHIN_SECONDS)
     assert second.returncode == 0, said + (folder / "logs" / "pipeline.log").read_text()[-5000:]
-    assert "Going on with the run that was interrupted" in said
+    assert "Resuming the interrupted run" in said
     assert "going on from update" in (folder / "logs" / "pipeline.log").read_text()
     run = json.loads((folder / "state" / "run.json").read_text())
     assert run["key"] == key

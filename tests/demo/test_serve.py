@@ -1,4 +1,4 @@
-"""`advgrpo demo-ui`, and a shell beside it."""
+"""`advgrpo demo-ui`, used from a shell."""
 
 import json
 import subprocess
@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.demo.serve import VARIABLES_FILE
+from advgrpo.demo.serve import SERVERS_FOLDER, VARIABLES_FILE
 
 COMMAND = [sys.executable, "-m", "advgrpo.cli.main"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_shell_that_reads_the_variables_reaches_the_served_stores(tmp_path: Path) -> None:
-    variables = tmp_path / VARIABLES_FILE
+def test_a_shell_that_reads_the_variables_reaches_the_servers(tmp_path: Path) -> None:
+    variables = tmp_path / SERVERS_FOLDER / VARIABLES_FILE
     variables.parent.mkdir()
-    variables.write_text("what one that was killed left")
+    variables.write_text("left by a killed demo")
     serving = [*COMMAND, "demo-ui", "--folder", str(tmp_path)]
     with subprocess.Popen(serving, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -30,6 +30,6 @@ def test_a_shell_that_reads_the_variables_reaches_the_served_stores(tmp_path: Pa
             asked = subprocess.check_output(["bash", "-c", script], text=True)
         finally:
             process.terminate()
-    keys = json.loads((tmp_path / "stores" / "credentials.json").read_text())
+    keys = json.loads((tmp_path / "servers" / "credentials.json").read_text())
     assert asked.splitlines() == ["no adapter is registered", keys["secret_key"]]
-    assert not variables.exists(), "it would lead to stores that are gone"
+    assert not variables.exists(), "it would name stopped servers"

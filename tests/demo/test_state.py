@@ -1,32 +1,32 @@
 from pathlib import Path
 
-from advgrpo.demo.state import state_folder, take_up_run
+from advgrpo.demo.state import state_folder, resume_run
 
 
 def test_an_interrupted_run_is_taken_up_again(tmp_path: Path) -> None:
-    first = take_up_run(tmp_path, "digest")
-    first.seconds_by_phase["stores"] = 3.0
+    first = resume_run(tmp_path, "digest")
+    first.seconds_by_phase["servers"] = 3.0
     first.save(tmp_path)
-    again = take_up_run(tmp_path, "digest")
+    again = resume_run(tmp_path, "digest")
     assert again == first
     assert again.is_resumed
 
 
 def test_after_a_finished_run_a_new_one_begins(tmp_path: Path) -> None:
-    first = take_up_run(tmp_path, "digest")
+    first = resume_run(tmp_path, "digest")
     first.finished = True
     first.save(tmp_path)
-    again = take_up_run(tmp_path, "digest")
+    again = resume_run(tmp_path, "digest")
     assert again.key != first.key
     assert not again.is_resumed
 
 
 def test_a_run_with_other_settings_begins_anew(tmp_path: Path) -> None:
-    first = take_up_run(tmp_path, "digest")
-    assert take_up_run(tmp_path, "other").key != first.key
+    first = resume_run(tmp_path, "digest")
+    assert resume_run(tmp_path, "other").key != first.key
 
 
 def test_a_damaged_state_is_a_new_run(tmp_path: Path) -> None:
-    take_up_run(tmp_path, "digest")
+    resume_run(tmp_path, "digest")
     (state_folder(tmp_path) / "run.json").write_text("{")
-    assert not take_up_run(tmp_path, "digest").is_resumed
+    assert not resume_run(tmp_path, "digest").is_resumed

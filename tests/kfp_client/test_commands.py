@@ -25,7 +25,7 @@ def access(stub: StubKfp) -> list[str]:
     return ["--endpoint", stub.endpoint, "--token", TOKEN]
 
 
-def _said(*arguments: str) -> str:
+def _output(*arguments: str) -> str:
     result = run(app, arguments)
     if result.exception is not None and isinstance(result.exception, AdvGrpoError):
         raise result.exception
@@ -34,11 +34,11 @@ def _said(*arguments: str) -> str:
 
 
 def test_a_run_is_submitted_and_its_page_printed(stub: StubKfp, access: list[str]) -> None:
-    said = _said(
+    output = _output(
         "submit", "--workspace", "s3://b/w", "--set", "seed=1", "--processes", "2", *access
     )
     made = next(iter(stub.runs.values()))
-    assert f"{stub.endpoint}/#/runs/details/{made['run_id']}" in said
+    assert f"{stub.endpoint}/#/runs/details/{made['run_id']}" in output
     assert made["display_name"].startswith("pocket ")
     assert made["runtime_config"]["parameters"] == {
         "workspace": "s3://b/w",
@@ -50,8 +50,8 @@ def test_a_run_is_submitted_and_its_page_printed(stub: StubKfp, access: list[str
 
 
 def test_submitting_again_uploads_nothing(stub: StubKfp, access: list[str]) -> None:
-    assert "uploaded" in _said("submit", "--workspace", "s3://b/w", *access)
-    assert "uploaded" not in _said("submit", "--workspace", "s3://b/w", *access)
+    assert "uploaded" in _output("submit", "--workspace", "s3://b/w", *access)
+    assert "uploaded" not in _output("submit", "--workspace", "s3://b/w", *access)
     assert (len(stub.versions), len(stub.runs)) == (1, 2)
 
 
@@ -59,7 +59,7 @@ def test_a_wrong_run_is_refused_before_the_server_is_asked(
     stub: StubKfp, access: list[str]
 ) -> None:
     with pytest.raises(ConfigError, match="3 training processes"):
-        _said("submit", "--workspace", "s3://b/w", "--processes", "3", *access)
+        _output("submit", "--workspace", "s3://b/w", "--processes", "3", *access)
     assert stub.requests == []
 
 
@@ -68,7 +68,7 @@ def test_a_preset_of_ones_own_needs_no_file_on_the_cluster(
 ) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(resolve("pocket", ["seed=9"]).to_yaml())
-    _said("submit", "--workspace", "s3://b/w", "--preset", str(file), *access)
+    _output("submit", "--workspace", "s3://b/w", "--preset", str(file), *access)
     made = next(iter(stub.runs.values()))
     assert made["display_name"].startswith("mine ")
     assert resolve(made["runtime_config"]["parameters"]["preset"]).seed == 9
@@ -76,21 +76,21 @@ def test_a_preset_of_ones_own_needs_no_file_on_the_cluster(
 
 def test_a_watched_run_that_succeeds_is_a_success(stub: StubKfp, access: list[str]) -> None:
     stub.progress = [{"state": "SUCCEEDED"}]
-    assert "the run is done" in _said("submit", "--workspace", "s3://b/w", "--watch", *access)
+    assert "the run succeeded" in _output("submit", "--workspace", "s3://b/w", "--watch", *access)
 
 
 def test_a_watched_run_that_fails_is_a_failure(stub: StubKfp, access: list[str]) -> None:
     details = [{"display_name": "train", "state": "FAILED", "error": {"message": "exit code 13"}}]
     stub.progress = [{"state": "FAILED", "run_details": {"task_details": details}}]
     with pytest.raises(PipelineError, match="task Train: exit code 13"):
-        _said("submit", "--workspace", "s3://b/w", "--watch", *access)
+        _output("submit", "--workspace", "s3://b/w", "--watch", *access)
 
 
 def test_a_run_can_be_watched_later(stub: StubKfp, access: list[str]) -> None:
-    _said("submit", "--workspace", "s3://b/w", *access)
+    _output("submit", "--workspace", "s3://b/w", *access)
     stub.progress = [{"state": "CANCELED"}]
     with pytest.raises(PipelineError, match="was cancelled"):
-        _said("pipeline", "watch", next(iter(stub.runs)), *access)
+        _output("pipeline", "watch", next(iter(stub.runs)), *access)
 
 
 def test_ctrl_c_leaves_the_run_going_and_says_so(stub: StubKfp, access: list[str]) -> None:
@@ -113,29 +113,29 @@ def test_ctrl_c_leaves_the_run_going_and_says_so(stub: StubKfp, access: list[str
 
 
 def test_a_recurring_run_is_submitted(stub: StubKfp, access: list[str]) -> None:
-    said = _said("submit", "--workspace", "s3://b/w", "--every", "7d", *access)
+    output = _output("submit", "--workspace", "s3://b/w", "--every", "7d", *access)
     made = next(iter(stub.recurring_runs.values()))
     assert made["display_name"] == "pocket every 7d"
     assert made["runtime_config"]["parameters"]["processes"] == 1
-    assert made["recurring_run_id"] in said
+    assert made["recurring_run_id"] in output
     assert stub.runs == {}
 
 
 def test_many_runs_cannot_be_watched(access: list[str]) -> None:
     with pytest.raises(ConfigError, match="--watch"):
-        _said("submit", "--workspace", "s3://b/w", "--every", "7d", "--watch", *access)
+        _output("submit", "--workspace", "s3://b/w", "--every", "7d", "--watch", *access)
 
 
 def test_a_wrong_token_is_an_error_of_ours(stub: StubKfp) -> None:
     with pytest.raises(ClusterError, match="answers 401"):
-        _said("submit", "--workspace", "s3://b/w", "--endpoint", stub.endpoint, "--token", "old")
+        _output("submit", "--workspace", "s3://b/w", "--endpoint", stub.endpoint, "--token", "old")
 
 
 def test_a_token_may_come_from_the_environment(
     stub: StubKfp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ADVGRPO_KFP_TOKEN", TOKEN)
-    _said("submit", "--workspace", "s3://b/w", "--endpoint", stub.endpoint)
+    _output("submit", "--workspace", "s3://b/w", "--endpoint", stub.endpoint)
     assert len(stub.runs) == 1
 
 
@@ -143,8 +143,8 @@ def test_upload_is_idempotent_and_takes_the_images_of_a_registry(
     stub: StubKfp, access: list[str]
 ) -> None:
     images = ["--launcher-image", "r.example/launcher:1", "--trainer-image", "r.example/trainer:1"]
-    assert "is uploaded" in _said("pipeline", "upload", *images, *access)
-    assert "is there already" in _said("pipeline", "upload", *images, *access)
+    assert "uploaded" in _output("pipeline", "upload", *images, *access)
+    assert "exists already" in _output("pipeline", "upload", *images, *access)
     version = next(iter(stub.versions.values()))
     executors = version["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"]
     used = {executor["container"]["image"] for executor in executors.values()}
@@ -154,8 +154,8 @@ def test_upload_is_idempotent_and_takes_the_images_of_a_registry(
 def test_submit_takes_the_version_with_the_registrys_images(
     stub: StubKfp, access: list[str]
 ) -> None:
-    _said("pipeline", "upload", "--launcher-image", "r.example/launcher:1", *access)
-    _said("submit", "--workspace", "s3://b/w", *access)
+    _output("pipeline", "upload", "--launcher-image", "r.example/launcher:1", *access)
+    _output("submit", "--workspace", "s3://b/w", *access)
     made = next(iter(stub.runs.values()))
     assert list(stub.versions) == [made["pipeline_version_reference"]["pipeline_version_id"]]
 
@@ -170,7 +170,7 @@ def test_every_run_that_the_pages_start_is_accepted(stub: StubKfp, access: list[
     ]
     assert len(shown) >= 2
     for _, *arguments in shown:
-        _said(*(word for word in arguments if word != "--watch"), *access)
+        _output(*(word for word in arguments if word != "--watch"), *access)
     assert len(stub.runs) + len(stub.recurring_runs) == len(shown)
     by_kfp = [line for line in page.splitlines() if "kfp --endpoint" in line]
     (processes,) = re.findall(r" processes=(\d+)", *by_kfp)
@@ -180,4 +180,4 @@ def test_every_run_that_the_pages_start_is_accepted(stub: StubKfp, access: list[
 def test_the_run_that_the_charts_notes_start_is_accepted(access: list[str]) -> None:
     (line,) = [line for line in notes(MINIMAL).splitlines() if "advgrpo submit" in line]
     _, *arguments = shlex.split(line)
-    assert "run: " in _said(*(word for word in arguments if word != "--watch"), *access)
+    assert "run: " in _output(*(word for word in arguments if word != "--watch"), *access)

@@ -20,7 +20,7 @@ def _start(server: KfpServer, version: PipelineVersion, **more: str) -> Started:
 
 def _repeat(server: KfpServer, version: PipelineVersion, every: str, name: str = "n") -> Started:
     return start_recurring_run(
-        server, version, ARGUMENTS, schedule=Schedule.read(every), experiment="e", name=name
+        server, version, ARGUMENTS, schedule=Schedule.parse(every), experiment="e", name=name
     )
 
 
@@ -61,7 +61,7 @@ def test_a_start_never_makes_two_runs(
     assert len(stub.runs) == (2 if fault == "lose_answer" else 1)
 
 
-def test_an_experiment_that_is_gone_is_said(
+def test_a_deleted_experiment_is_an_error(
     stub: StubKfp, server: KfpServer, version: PipelineVersion
 ) -> None:
     stub.fail("POST", "/runs", 404)
@@ -69,7 +69,7 @@ def test_an_experiment_that_is_gone_is_said(
         _start(server, version)
 
 
-def test_a_missing_parameter_is_said_in_the_servers_words(
+def test_a_missing_parameter_is_refused_with_the_servers_message(
     server: KfpServer, version: PipelineVersion
 ) -> None:
     with pytest.raises(ClusterError, match="workspace"):
@@ -109,4 +109,4 @@ def test_a_second_recurring_run_of_the_name_is_refused(
 @pytest.mark.parametrize("every", ["", "often", "5s", "0h", "* * *", "a; b c d e", "1 h"])
 def test_what_is_no_schedule_is_refused(every: str) -> None:
     with pytest.raises(ConfigError, match="neither an interval"):
-        Schedule.read(every)
+        Schedule.parse(every)

@@ -5,8 +5,8 @@ import pytest
 
 from advgrpo.errors import ClusterError, ClusterUnavailableError, ConfigError
 from advgrpo.kfp_client import Access, KfpServer
-from advgrpo.kfp_client import server as server_module
-from advgrpo.kfp_client.runs import experiment_named
+from advgrpo.kfp_client import access as access_module
+from advgrpo.kfp_client.runs import get_or_create_experiment
 from advgrpo.testing import KfpFault, StubKfp
 from tests.certificates import self_signed
 from tests.kfp_client.conftest import TOKEN
@@ -23,7 +23,7 @@ def test_a_token_file_is_read_anew_for_each_request(stub: StubKfp, tmp_path: Pat
     server = KfpServer(Access(endpoint=stub.endpoint, token_file=file))
     stub.token = "a-newer-token"
     file.write_text(stub.token)
-    experiment_named(server, "e")
+    get_or_create_experiment(server, "e")
     assert stub.requests[-1].headers["authorization"] == "Bearer a-newer-token"
 
 
@@ -42,21 +42,21 @@ def test_a_cookie_is_sent() -> None:
         assert "authorization" not in stub.requests[-1].headers
 
 
-@pytest.mark.parametrize(("token", "repair"), [("", "give --token"), ("old", "get a new token")])
-def test_a_wrong_token_is_said_at_once(stub: StubKfp, token: str, repair: str) -> None:
+@pytest.mark.parametrize(("token", "repair"), [("", "use --token"), ("old", "get a new token")])
+def test_a_wrong_token_is_refused_without_retries(stub: StubKfp, token: str, repair: str) -> None:
     with pytest.raises(ClusterError, match="answers 401") as caught:
         KfpServer(Access(endpoint=stub.endpoint, token=token))
     assert repair in caught.value.repair
     assert len(stub.requests) == 1
 
 
-def test_a_log_in_page_is_not_taken_for_the_api(stub: StubKfp) -> None:
+def test_a_login_page_is_not_mistaken_for_the_api(stub: StubKfp) -> None:
     stub.fail("GET", "/healthz", "page")
     with pytest.raises(ClusterError, match="answers with a page"):
         KfpServer(Access(endpoint=stub.endpoint, token=TOKEN))
 
 
-def test_an_endpoint_that_nobody_listens_on_is_named() -> None:
+def test_an_unreachable_endpoint_is_named() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -68,11 +68,11 @@ def test_an_endpoint_that_nobody_listens_on_is_named() -> None:
 def test_https_to_a_server_without_it_says_so(stub: StubKfp) -> None:
     with pytest.raises(ClusterUnavailableError) as caught:
         KfpServer(Access(endpoint=stub.endpoint.replace("http://", "https://")))
-    assert "begin the endpoint with http://" in caught.value.repair
+    assert "start the endpoint with http://" in caught.value.repair
 
 
 def test_without_an_endpoint_the_setting_is_named() -> None:
-    with pytest.raises(ConfigError, match="not said where") as caught:
+    with pytest.raises(ConfigError, match="not configured") as caught:
         KfpServer(Access())
     assert "KF_PIPELINES_ENDPOINT" in caught.value.repair
 
@@ -94,23 +94,23 @@ def test_a_missing_file_is_named(access: Access, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("fault", [503, 429, "drop", "lose_answer"])
-def test_a_passing_fault_is_tried_again(stub: StubKfp, server: KfpServer, fault: KfpFault) -> None:
+def test_a_transient_error_is_retried(stub: StubKfp, server: KfpServer, fault: KfpFault) -> None:
     stub.fail("GET", "/experiments", fault, times=2)
-    assert experiment_named(server, "e") in stub.experiments
+    assert get_or_create_experiment(server, "e") in stub.experiments
 
 
-def test_a_lasting_fault_is_said_with_the_servers_words(stub: StubKfp, server: KfpServer) -> None:
+def test_a_persistent_error_has_the_servers_message(stub: StubKfp, server: KfpServer) -> None:
     stub.fail("GET", "/experiments", 503, times=99)
     with pytest.raises(ClusterUnavailableError, match="answers 503: a planned fault"):
-        experiment_named(server, "e")
+        get_or_create_experiment(server, "e")
 
 
-def test_many_users_need_a_namespace() -> None:
+def test_a_multi_user_server_needs_a_namespace() -> None:
     with StubKfp(namespaces=["ml"]) as stub:
-        with pytest.raises(ConfigError, match="whose namespace"):
+        with pytest.raises(ConfigError, match="namespace is not configured"):
             KfpServer(Access(endpoint=stub.endpoint))
         server = KfpServer(Access(endpoint=stub.endpoint, namespace="ml"))
-        made = experiment_named(server, "e")
+        made = get_or_create_experiment(server, "e")
         assert stub.experiments[made]["namespace"] == "ml"
 
 
@@ -118,40 +118,40 @@ def test_another_users_namespace_is_refused_with_the_repair() -> None:
     with StubKfp(namespaces=["ml"]) as stub:
         server = KfpServer(Access(endpoint=stub.endpoint, namespace="other"))
         with pytest.raises(ClusterError, match="not authorized") as caught:
-            experiment_named(server, "e")
+            get_or_create_experiment(server, "e")
         assert "--namespace" in caught.value.repair
 
 
-def test_a_single_users_server_is_not_told_a_namespace(stub: StubKfp) -> None:
+def test_a_single_user_server_gets_no_namespace(stub: StubKfp) -> None:
     server = KfpServer(Access(endpoint=stub.endpoint, token=TOKEN, namespace="kubeflow"))
-    experiment_named(server, "e")
+    get_or_create_experiment(server, "e")
     assert all("namespace" not in request.query for request in stub.requests)
 
 
-def test_in_a_pod_the_usual_service_is_asked(
+def test_a_pod_uses_the_usual_service(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "namespace").write_text("ml\n")
-    monkeypatch.setattr(server_module, "_SERVICE_ACCOUNT", tmp_path)
+    monkeypatch.setattr(access_module, "_SERVICE_ACCOUNT", tmp_path)
     with pytest.raises(ClusterUnavailableError, match=r"ml-pipeline\.kubeflow\.svc"):
         KfpServer(Access())
 
 
 @pytest.fixture
 def secured(stub: StubKfp, tmp_path: Path) -> tuple[str, Path]:
-    """The server behind TLS with a certificate of its own: its address and that certificate."""
+    """The address and the certificate of the server behind TLS with a self-signed certificate."""
     file, context = self_signed(tmp_path)
     endpoint = stub.endpoint.replace("http://", "https://")
     stub._server.socket = context.wrap_socket(stub._server.socket, server_side=True)
     return endpoint, file
 
 
-def test_a_private_authority_is_trusted_if_it_is_given(secured: tuple[str, Path]) -> None:
+def test_a_private_ca_is_trusted_if_it_is_given(secured: tuple[str, Path]) -> None:
     endpoint, certificate = secured
     KfpServer(Access(endpoint=endpoint, token=TOKEN, ca_file=certificate))
 
 
-def test_an_unknown_authority_is_not_trusted(secured: tuple[str, Path]) -> None:
+def test_an_unknown_ca_is_not_trusted(secured: tuple[str, Path]) -> None:
     with pytest.raises(ClusterUnavailableError, match=r"(?i)certificate.verify.failed") as caught:
         KfpServer(Access(endpoint=secured[0], token=TOKEN))
     assert "--ca" in caught.value.repair

@@ -27,19 +27,19 @@ def run_id(server: KfpServer, version: PipelineVersion) -> str:
 
 
 def _watch(server: KfpServer, run_id: str, patience_seconds: float = 60.0) -> list[str]:
-    told: list[str] = []
+    reported: list[str] = []
     watch_run(
         server,
         run_id,
         tasks=TASKS,
-        tell=told.append,
+        report=reported.append,
         poll_seconds=0.01,
         patience_seconds=patience_seconds,
     )
-    return told
+    return reported
 
 
-def test_each_change_is_told_once(stub: StubKfp, server: KfpServer, run_id: str) -> None:
+def test_each_change_is_reported_once(stub: StubKfp, server: KfpServer, run_id: str) -> None:
     stub.progress = [
         _state("PENDING"),
         _state("RUNNING", train="RUNNING"),
@@ -47,15 +47,15 @@ def test_each_change_is_told_once(stub: StubKfp, server: KfpServer, run_id: str)
         _state("SUCCEEDED", train="SUCCEEDED"),
     ]
     assert _watch(server, run_id) == [
-        "the run waits",
-        "task Train runs",
-        "the run runs",
-        "task Train is done",
-        "the run is done",
+        "the run is pending",
+        "task Train is running",
+        "the run is running",
+        "task Train succeeded",
+        "the run succeeded",
     ]
 
 
-def test_a_failed_run_fails_with_the_task_and_its_words(
+def test_the_error_of_a_failed_run_has_the_task_and_its_message(
     stub: StubKfp, server: KfpServer, run_id: str
 ) -> None:
     end = _state("FAILED", train="FAILED", evaluate="SKIPPED", root="FAILED")
@@ -66,7 +66,7 @@ def test_a_failed_run_fails_with_the_task_and_its_words(
     assert run_id in caught.value.repair
 
 
-def test_a_failure_that_no_task_of_ours_has_is_told_as_it_is(
+def test_a_failure_of_a_system_task_is_reported(
     stub: StubKfp, server: KfpServer, run_id: str
 ) -> None:
     stub.progress = [_state("FAILED", **{"root-driver": "FAILED"})]
@@ -74,55 +74,55 @@ def test_a_failure_that_no_task_of_ours_has_is_told_as_it_is(
         _watch(server, run_id)
 
 
-@pytest.mark.parametrize(("state", "said"), [("CANCELED", "was cancelled"), ("SKIPPED", "skipped")])
-def test_an_end_that_is_no_success_is_never_taken_for_one(
-    stub: StubKfp, server: KfpServer, run_id: str, state: str, said: str
+@pytest.mark.parametrize(("state", "message"), [("CANCELED", "was cancelled"), ("SKIPPED", "skipped")])
+def test_a_run_that_did_not_succeed_is_an_error(
+    stub: StubKfp, server: KfpServer, run_id: str, state: str, message: str
 ) -> None:
     stub.progress = [_state("RUNNING"), _state(state)]
-    with pytest.raises(PipelineError, match=said):
+    with pytest.raises(PipelineError, match=message):
         _watch(server, run_id)
 
 
 @pytest.mark.parametrize("fault", ["drop", "lose_answer", 502, 429])
 @pytest.mark.parametrize("end", ["SUCCEEDED", "FAILED"])
-def test_the_true_end_is_found_through_a_broken_connection(
+def test_the_final_state_is_found_across_connection_losses(
     stub: StubKfp, server: KfpServer, run_id: str, fault: KfpFault, end: str
 ) -> None:
     stub.progress = [_state("RUNNING"), _state("RUNNING"), _state(end)]
     stub.fail("GET", "/runs/", fault, times=5)
     if end == "SUCCEEDED":
-        assert "the server answers again" in _watch(server, run_id)
+        assert "the server is available again" in _watch(server, run_id)
     else:
         with pytest.raises(PipelineError, match="the run failed"):
             _watch(server, run_id)
 
 
-def test_a_lasting_silence_ends_the_watch_and_not_the_run(
+def test_a_long_outage_ends_the_watching_and_not_the_run(
     stub: StubKfp, server: KfpServer, run_id: str
 ) -> None:
     stub.fail("GET", "/runs/", 503, times=10_000)
-    with pytest.raises(ClusterUnavailableError, match="the run goes on") as caught:
+    with pytest.raises(ClusterUnavailableError, match="the run continues") as caught:
         _watch(server, run_id, patience_seconds=0.05)
     assert f"advgrpo pipeline watch {run_id}" in caught.value.repair
 
 
-def test_a_token_that_expires_ends_the_watch_and_not_the_run(
+def test_an_expired_token_ends_the_watching_and_not_the_run(
     stub: StubKfp, server: KfpServer, run_id: str
 ) -> None:
     stub.progress = [_state("RUNNING")]
-    told: list[str] = []
+    reported: list[str] = []
 
     def expire(line: str) -> None:
-        told.append(line)
+        reported.append(line)
         stub.token = "another"
 
-    with pytest.raises(ClusterError, match="the run goes on") as caught:
-        watch_run(server, run_id, tasks=TASKS, tell=expire, poll_seconds=0.01)
-    assert told == ["the run runs"]
+    with pytest.raises(ClusterError, match="the run continues") as caught:
+        watch_run(server, run_id, tasks=TASKS, report=expire, poll_seconds=0.01)
+    assert reported == ["the run is running"]
     assert "advgrpo pipeline watch" in caught.value.repair
 
 
-def test_a_run_that_is_deleted_meanwhile_is_no_success(
+def test_a_deleted_run_is_an_error(
     stub: StubKfp, server: KfpServer, run_id: str
 ) -> None:
     stub.progress = [_state("RUNNING")]
@@ -131,11 +131,11 @@ def test_a_run_that_is_deleted_meanwhile_is_no_success(
             server,
             run_id,
             tasks=TASKS,
-            tell=lambda _: stub.runs.clear(),
+            report=lambda _: stub.runs.clear(),
             poll_seconds=0.01,
         )
 
 
-def test_a_run_that_never_was_is_an_error_of_the_id(server: KfpServer) -> None:
+def test_an_unknown_run_is_an_error(server: KfpServer) -> None:
     with pytest.raises(ClusterError, match="Run nothing not found"):
         _watch(server, "nothing")
