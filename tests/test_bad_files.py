@@ -70,7 +70,7 @@ def test_a_prompt_file_that_cannot_be_used(
 @pytest.mark.parametrize(
     ("prompts", "expected"),
     [
-        ([], "there is nothing to draw"),
+        ([], "no prompts are given"),
         ([" "], "prompt 1 is empty"),
         (["a cat", "a cat "], "prompts 1, 2 are the same prompt"),
         (["a\ncat"], "prompt 1 holds the control character"),

@@ -46,7 +46,7 @@ def test_the_version_is_the_packages() -> None:
     assert run(app, ["--version"]).output.strip() == __version__
 
 
-def test_settings_are_shown_as_yaml_that_is_read_back(tmp_path: Path) -> None:
+def test_printed_settings_are_a_preset(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     shown = run(app, ["config", "show", "--set", "training.updates=7"])
     run(app, ["config", "show", "--set", "training.updates=7", "--output", str(file)])
@@ -55,25 +55,25 @@ def test_settings_are_shown_as_yaml_that_is_read_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["config", "show", "--set", "training.updats=1"], "did you mean training.updates?"),
-        (["config", "show", "--preset", "nothing"], "there is no preset 'nothing'"),
+        (["config", "show", "--preset", "nothing"], "preset=nothing: there is no such preset"),
         (["config", "validate", "--processes", "3"], "3 training processes cannot share"),
         (["pipeline", "run"], "MLFLOW_TRACKING_URI is not set"),
         (["tracking", "send"], "MLFLOW_TRACKING_URI is not set"),
         (["registry", "list"], "MLFLOW_TRACKING_URI is not set"),
-        (["registry", "promote", "x", "--override"], "--override and --reason go together"),
-        (["registry", "promote", "x", "--reason", "y"], "--reason is for --override"),
-        (["demo-ui", "--folder", "nowhere"], "no demo has run in nowhere yet"),
+        (["registry", "promote", "x", "--override"], "--override needs --reason"),
+        (["registry", "promote", "x", "--reason", "y"], "--reason needs --override"),
+        (["demo-ui", "--folder", "nowhere"], "no demo has run in nowhere"),
         (["status", "nowhere"], "nowhere is no folder, and there is no MLflow server"),
         (["status", "no/where"], "no run left a sign of life in no/where"),
-        (["pipeline", "run", "--pipeline", "none.yaml"], "there is no compiled pipeline none.yaml"),
+        (["pipeline", "run", "--pipeline", "none.yaml"], "--pipeline=none.yaml: does not exist"),
     ],
 )
-def test_an_error_of_ours_is_a_message_with_a_repair_and_an_exit_status(
+def test_an_expected_error_is_a_message_with_a_repair_and_an_exit_status(
     arguments: list[str],
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -82,7 +82,7 @@ def test_an_error_of_ours_is_a_message_with_a_repair_and_an_exit_status(
         main()
     assert caught.value.code == 2
     shown = capsys.readouterr().err
-    assert said in shown
+    assert message in shown
     assert "repair: " in shown
     assert "Traceback" not in shown
 
@@ -96,7 +96,7 @@ def test_prompts_of_another_hash_are_refused_before_anything_starts(command: lis
     assert "set prompts.train_sha256=" in refused.exception.repair
 
 
-def test_a_fault_keeps_its_traceback(tmp_path: Path) -> None:
+def test_an_unexpected_error_keeps_its_traceback(tmp_path: Path) -> None:
     missing = tmp_path / "missing" / "run.yaml"
     ended = subprocess.run(
         [sys.executable, "-m", "advgrpo.cli.main", "config", "show", "--output", str(missing)],
@@ -114,7 +114,7 @@ def test_the_pipeline_compiles_to_any_file(tmp_path: Path) -> None:
     assert "adversarial-grpo" in target.read_text()
 
 
-def test_a_table_becomes_a_prompt_file_whose_hash_is_told(tmp_path: Path) -> None:
+def test_a_table_becomes_a_prompt_file_whose_hash_is_printed(tmp_path: Path) -> None:
     table, file = tmp_path / "parti.tsv", tmp_path / "prompts.txt"
     table.write_text("Prompt\tNote\na cat\t\na dog\tx\na cat\t\n", encoding="utf-8")
     command = ["prompts", "import", str(table), "--output", str(file)]
@@ -123,7 +123,7 @@ def test_a_table_becomes_a_prompt_file_whose_hash_is_told(tmp_path: Path) -> Non
 
     assert isinstance(refused.exception, PromptFileError)
     assert file.read_text("utf-8") == "a cat\na dog\n"
-    assert "left out 1 repeats" in done.output
+    assert "dropped 1 repeats" in done.output
     assert f"2 prompts, SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}" in done.output
 
 

@@ -1,4 +1,4 @@
-"""`advgrpo cluster`: what is done on a cluster besides pipelines."""
+"""`advgrpo cluster`: maintenance of jobs on a cluster."""
 
 from typing import Annotated
 
@@ -6,24 +6,24 @@ import typer
 
 from advgrpo.telemetry.logging import report
 
-app = typer.Typer(help="Look after jobs on a cluster.", no_args_is_help=True)
+app = typer.Typer(help="Maintain jobs on a cluster.", no_args_is_help=True)
 
 
 @app.callback()
 def start() -> None:
-    """Make the command's name part of the command line, though there is one only."""
+    """Make Typer require the name of the only command."""
 
 
 @app.command()
 def janitor(
     namespace: Annotated[
-        str, typer.Option("--namespace", help="Whose jobs; without it, this pod's own.")
+        str, typer.Option("--namespace", help="Namespace of the jobs. Default: the pod's.")
     ] = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say which jobs would be deleted.")
+        bool, typer.Option("--dry-run", help="Print the jobs to delete, and delete none.")
     ] = False,
 ) -> None:
-    """Delete jobs of ours whose Workflow has ended or is gone; ends with a line of JSON."""
+    """Delete advgrpo jobs whose Workflow has ended or was deleted; print a summary as JSON."""
     import json
     from contextlib import closing
     from dataclasses import asdict
@@ -39,5 +39,5 @@ def janitor(
     if done.failed:
         raise ClusterError(
             f"jobs that could not be deleted: {', '.join(done.failed)}",
-            repair="the log says why; the next run tries again",
+            repair="fix the causes that the log names; the next run retries",
         )

@@ -1,4 +1,4 @@
-"""`advgrpo config`: look at settings and check them."""
+"""`advgrpo config`: print and validate settings."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,16 +7,18 @@ import typer
 
 from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset, Processes
 
-app = typer.Typer(help="Look at a run's settings and check them.", no_args_is_help=True)
+app = typer.Typer(help="Print and validate the settings of a run.", no_args_is_help=True)
 
 
 @app.command()
 def show(
     preset: Preset = DEFAULT_PRESET,
     overrides: Overrides = [],
-    output: Annotated[Path | None, typer.Option("--output", help="YAML file to write.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="YAML file to write. Default: the terminal.")
+    ] = None,
 ) -> None:
-    """Print all settings, defaults included, as YAML that --preset reads back."""
+    """Print all settings, including inherited ones and defaults, as YAML for --preset."""
     from advgrpo.config import resolve
 
     text = resolve(preset, overrides).to_yaml()
@@ -40,4 +42,4 @@ def validate(
     config.check_ranks(processes)
     if prompts_are_local(config):
         check_prompts(config, processes)
-    print(f"{preset}: the settings are valid for {processes} training processes")
+    print(f"{preset}: valid for {processes} training processes")

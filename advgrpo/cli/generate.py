@@ -1,4 +1,4 @@
-"""`advgrpo generate`: draw images with an adapter."""
+"""`advgrpo generate`: generate images with an adapter."""
 
 from typing import Annotated
 
@@ -8,47 +8,51 @@ from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset, Processes
 
 
 def generate(
-    prompts: Annotated[list[str] | None, typer.Argument(help="What to draw.")] = None,
+    prompts: Annotated[list[str] | None, typer.Argument(help="Prompts, each in quotes.")] = None,
     prompts_file: Annotated[
         str,
         typer.Option(
-            "--prompts", help="UTF-8 file with one prompt a line, or a .csv, .tsv or .jsonl table."
+            "--prompts",
+            help="UTF-8 file with one prompt per line, or a .csv, .tsv or .jsonl table.",
         ),
     ] = "",
     column: Annotated[
-        str, typer.Option("--column", help="Of a table, the column that holds the prompts.")
+        str, typer.Option("--column", help="Column of the prompts in a table.")
     ] = "Prompt",
     adapter: Annotated[
         str,
         typer.Option(
             "--adapter",
-            help="Folder, s3:// location, hub://owner/name/folder@COMMIT or models:/name@alias; "
-            "without it, the base model draws.",
+            help="Folder, s3:// location, hub://owner/name/folder@COMMIT or models:/name@alias. "
+            "Default: the base model alone.",
         ),
     ] = "",
     model: Annotated[
         str,
         typer.Option(
             "--model",
-            help="models:/name@champion: a registered adapter with its own base model, steps and "
-            "guidance, in place of --preset and --adapter.",
+            help="Registered adapter with its base model, steps and guidance, for instance "
+            "models:/name@champion; instead of --preset and --adapter.",
         ),
     ] = "",
-    images_per_prompt: Annotated[int, typer.Option("--images-per-prompt", min=1)] = 1,
+    images_per_prompt: Annotated[
+        int, typer.Option("--images-per-prompt", min=1, help="Images per prompt.")
+    ] = 1,
     seed: Annotated[
-        int, typer.Option("--seed", min=0, max=2**62, help="Of each prompt's first image.")
+        int, typer.Option("--seed", min=0, max=2**62, help="Seed of each prompt's first image.")
     ] = 0,
     compare: Annotated[
         bool,
-        typer.Option("--compare", help="Draw each image with the base model too, side by side."),
+        typer.Option(
+            "--compare", help="Generate each image with the base model too, side by side."
+        ),
     ] = False,
     batch_size: Annotated[
         int,
         typer.Option(
             "--batch-size",
             min=1,
-            help="Images drawn at once; with more than one, an image's last bits may depend on the "
-            "others.",
+            help="Images per batch; above 1, the last bits of an image may depend on the others.",
         ),
     ] = 1,
     processes: Processes = 1,
@@ -58,32 +62,32 @@ def generate(
         str, typer.Option("--output", help="Folder or s3:// location for the images.")
     ] = "generated",
 ) -> None:
-    """Draw images, each with its prompt and seed in its file, and sheets of all.
+    """Generate images, with prompt and seed in each file, and a contact sheet.
 
-    Started again, it keeps what is there and draws the rest; it overwrites no other image.
+    Repeated, it generates only missing images; it never overwrites other files.
     """
     from advgrpo.config import resolve
     from advgrpo.data.prompt_tables import read_any_prompts
     from advgrpo.data.prompts import checked_prompts
     from advgrpo.errors import ConfigError
-    from advgrpo.tasks.generate import generate as draw
+    from advgrpo.tasks.generate import generate as task
     from advgrpo.tasks.generate import registered_run
 
     texts = [text.strip() for text in prompts or []]
     if prompts_file:
         texts += read_any_prompts(prompts_file, column).texts
     if not texts:
-        raise ConfigError("there is nothing to draw", repair="give prompts, or --prompts FILE")
+        raise ConfigError("no prompts are given", repair="add prompts, or use --prompts FILE")
     checked_prompts(
-        texts, where="what is to be drawn", unit="prompt", repair="give each prompt once, as text"
+        texts, where="the command line", unit="prompt", repair="give each prompt once, as text"
     )
     if model and (adapter or overrides or preset != DEFAULT_PRESET):
         raise ConfigError(
-            "--model brings its own settings and adapter",
-            repair="leave out --adapter, --preset and --set; or give the model as --adapter",
+            "--model excludes --adapter, --preset and --set: it has settings and an adapter",
+            repair="leave these options out, or use --adapter with the model instead of --model",
         )
     config, adapter = registered_run(model) if model else (resolve(preset, overrides), adapter)
-    locations = draw(
+    locations = task(
         config,
         texts,
         adapter=adapter,

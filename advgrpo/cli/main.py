@@ -33,10 +33,9 @@ _EXTRAS = {
     **dict.fromkeys(("kubeflow", "kubernetes", "prometheus_client"), "cluster"),
     **dict.fromkeys(("diffusers", "mlflow", "numpy", "peft", "PIL", "torch"), "train"),
 }
-"""Package -> the extra that brings it."""
+"""Package -> the extra that installs it."""
 
-# A traceback of ours is for the log of a fault, without colours and without the values of locals,
-# which may be secrets.
+# Rich tracebacks show the values of locals, which may be secrets.
 app = typer.Typer(
     help="Post-train a text-to-image flow model by adversarial reward.",
     no_args_is_help=True,
@@ -69,7 +68,7 @@ app.add_typer(cluster.app, name="cluster")
 def start(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """Prepare what all commands need."""
+    """Configure warnings and logging for all commands."""
     if version:
         print(__version__)
         raise typer.Exit

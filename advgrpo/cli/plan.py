@@ -1,4 +1,4 @@
-"""`advgrpo plan`: what a run needs, before it is started."""
+"""`advgrpo plan`: estimate what a run needs."""
 
 import json
 from collections.abc import Iterable
@@ -16,30 +16,40 @@ if TYPE_CHECKING:
 def plan(
     preset: Preset = DEFAULT_PRESET,
     overrides: Overrides = [],
-    gpus: Annotated[int, typer.Option("--gpus", min=1, help="GPUs; one process each.")] = 1,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="Number of GPUs.")] = 1,
     images_per_second: Annotated[
         float | None,
         typer.Option(
             "--images-per-second",
             min=1e-6,
-            help="Of one GPU, with the whole update, as `make bench` measures.",
+            help="Throughput of one GPU over a whole update, as `make bench-gpu` measures it.",
         ),
     ] = None,
     price: Annotated[
         float | None,
         typer.Option(
-            "--price", min=0, help="Of an hour of one GPU; else evaluation.price_per_hour."
+            "--price",
+            min=0,
+            help="Price of one GPU for an hour. Default: evaluation.price_per_hour.",
         ),
     ] = None,
     train_prompts: Annotated[
-        int | None, typer.Option("--train-prompts", min=1, help="Else the file is counted.")
+        int | None,
+        typer.Option(
+            "--train-prompts", min=1, help="Number of prompts. Default: those of the file."
+        ),
     ] = None,
     test_prompts: Annotated[
-        int | None, typer.Option("--test-prompts", min=1, help="Else the file is counted.")
+        int | None,
+        typer.Option(
+            "--test-prompts", min=1, help="Number of prompts. Default: those of the file."
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in bytes.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, with sizes in bytes.")
+    ] = False,
 ) -> None:
-    """Tell memory, work, storage and time of a run; needs no weights, commits or GPU."""
+    """Estimate memory, work, storage and time of a run, without weights or GPU."""
     from advgrpo.config import resolve
     from advgrpo.planning import plan_run
 
@@ -68,29 +78,29 @@ def _count(location: str) -> int | None:
 
 def _lines(preset: str, planned: "Plan") -> Iterable[str]:
     yield f"{preset} on {planned.gpus} GPU{'s' if planned.gpus > 1 else ''}"
-    yield from _table("memory of each GPU", planned.gpu_memory)
-    yield from _table("memory of each process on its host", planned.host_memory)
+    yield from _table("memory per GPU", planned.gpu_memory)
+    yield from _table("host memory per process", planned.host_memory)
     yield from _table(
-        "memory of each process that encodes prompts, before the others start",
+        "memory per process that encodes prompts, before training starts",
         [planned.encoding_memory],
     )
     yield from _work(planned.work)
     yield from _table("storage", planned.storage)
-    yield "\ntime of sampling and updating"
+    yield "\ntime to sample and update"
     duration = planned.duration
     if duration is None:
         yield (
-            "  needs --images-per-second, of one GPU and with the whole update, as `make bench` "
-            "metrics"
+            "  unknown: use --images-per-second with the throughput of one GPU over a whole update "
+            "(`make bench-gpu`)"
         )
         return
     yield (
         f"  {duration.hours:,.1f} hours, {duration.gpu_hours:,.1f} GPU hours, at "
-        f"{duration.images_per_second:g} images a second and GPU"
+        f"{duration.images_per_second:g} images per second and GPU"
     )
     if duration.price is not None:
         yield f"  {duration.price:,.2f} {planned.currency}"
-    yield "  reference images, pre-training, measuring and evaluation come on top"
+    yield "  not included: reference images, pre-training, held-out metrics and evaluation"
 
 
 def _table(title: str, parts: list["Part"]) -> Iterable[str]:
@@ -101,10 +111,10 @@ def _table(title: str, parts: list["Part"]) -> Iterable[str]:
         (part.name, "unknown" if part.bytes is None else _size(part.bytes), part.how)
         for part in parts
     ]
-    notes = ["of the estimates only the largest"] if any(p.is_passing for p in parts) else []
+    notes = ["only the largest estimate is counted"] if any(p.is_transient for p in parts) else []
     if missing := unknown(parts):
-        notes.append(f"without {', '.join(missing)}")
-    rows.append(("together", _size(total(parts)), "; ".join(notes)))
+        notes.append(f"not included: {', '.join(missing)}")
+    rows.append(("total", _size(total(parts)), "; ".join(notes)))
     yield f"\n{title}"
     yield from (f"  {line}" for line in format_table(rows, right=[1]))
 
@@ -122,13 +132,13 @@ def _work(work: "Work") -> Iterable[str]:
     counts = {
         "rollouts": work.rollouts_per_update,
         "images": work.images_per_update,
-        "passes of the rollout": work.rollout_passes_per_update,
+        "transformer passes of the rollout": work.rollout_passes_per_update,
         "passes of the update, forward and backward": work.update_passes_per_update,
-        "passes of the update, forward again": work.extra_passes_per_update,
+        "passes of the update, forward only": work.extra_passes_per_update,
     }
     steps, discriminator = work.optimizer_steps, work.discriminator_steps
     rows = [
-        ("work", "an update", "in all"),
+        ("work", "per update", "total"),
         *((name, f"{n:,.0f}", f"{n * work.updates:,.0f}") for name, n in counts.items()),
         ("policy optimizer steps", f"{steps / work.updates:,.0f}", f"{steps:,}"),
         (

@@ -1,27 +1,23 @@
-"""`advgrpo prompts`: prompt files out of tables that others publish, and their hashes."""
+"""`advgrpo prompts`: import prompt files from tables, and check them."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Prompt files: import them, check them.", no_args_is_help=True)
+app = typer.Typer(help="Import and check prompt files.", no_args_is_help=True)
 
 
 @app.command("import")
 def import_prompts(
-    table: Annotated[
-        str, typer.Argument(help="A .csv, .tsv or .jsonl file that names its columns.")
-    ],
+    table: Annotated[str, typer.Argument(help="A .csv, .tsv or .jsonl file with column names.")],
     output: Annotated[Path, typer.Option("--output", help="Prompt file to write.")],
-    column: Annotated[
-        str, typer.Option("--column", help="Column that holds the prompts.")
-    ] = "Prompt",
+    column: Annotated[str, typer.Option("--column", help="Column of the prompts.")] = "Prompt",
     drop_repeats: Annotated[
-        bool, typer.Option("--drop-repeats", help="Keep a prompt that is there twice once.")
+        bool, typer.Option("--drop-repeats", help="Keep one copy of repeated prompts.")
     ] = False,
 ) -> None:
-    """Write one column of a table as a prompt file; prompts that occur twice are refused."""
+    """Write one column of a table as a prompt file; repeated prompts are an error."""
     from advgrpo.data.prompt_tables import read_prompt_table, refuse_repeats
     from advgrpo.storage import write_bytes
 
@@ -30,15 +26,15 @@ def import_prompts(
         refuse_repeats(table, found)
     write_bytes(str(output), "".join(f"{text}\n" for text in found.prompts).encode())
     if found.repeats:
-        print(f"left out {len(found.repeats)} repeats")
+        print(f"dropped {len(found.repeats)} repeats")
     check(str(output))
 
 
 @app.command()
 def check(
-    location: Annotated[str, typer.Argument(help="Prompt file, or its s3:// location.")],
+    location: Annotated[str, typer.Argument(help="Path or s3:// location of a prompt file.")],
 ) -> None:
-    """Check a prompt file; print how many prompts it has and its SHA-256."""
+    """Check a prompt file; print its number of prompts and its SHA-256."""
     from advgrpo.data.prompts import read_prompts
     from advgrpo.storage import file_sha256
     from advgrpo.storage.fetch import local_file

@@ -1,4 +1,4 @@
-"""`advgrpo reference-images`: make them, check them."""
+"""`advgrpo reference-images`: generate and validate reference images."""
 
 from typing import Annotated
 
@@ -15,7 +15,7 @@ from advgrpo.cli.options import (
     Workspace,
 )
 
-app = typer.Typer(help="Make or check reference images.", no_args_is_help=True)
+app = typer.Typer(help="Generate and validate reference images.", no_args_is_help=True)
 
 
 @app.command()
@@ -27,7 +27,7 @@ def generate(
     output: Output = None,
     parent_run: ParentRun = "",
 ) -> None:
-    """Draw reference images for training and test prompts, or validate an existing set."""
+    """Generate reference images for training and test prompts, or validate an existing set."""
     from advgrpo.config import resolve
     from advgrpo.config.tasks import ReferenceImagesSettings
     from advgrpo.storage import upload_folder
@@ -52,9 +52,9 @@ def validate_reference_images(
     location: Annotated[str, typer.Argument(help="Folder or s3:// location of the set.")],
     preset: Preset = DEFAULT_PRESET,
     overrides: Overrides = [],
-    test: Annotated[bool, typer.Option("--test", help="For the test prompts.")] = False,
+    test: Annotated[bool, typer.Option("--test", help="Validate for the test prompts.")] = False,
 ) -> None:
-    """Check every file of a reference image set against a run's settings."""
+    """Validate every file of a reference image set against a run's settings."""
     from advgrpo.config import resolve
     from advgrpo.reference_images.opening import inspect_set
 

@@ -1,4 +1,4 @@
-"""`advgrpo registry`: which adapter is in use, and whether it may be."""
+"""`advgrpo registry`: list, promote, verify and export registered adapters."""
 
 import getpass
 import os
@@ -13,18 +13,20 @@ import typer
 
 from advgrpo.telemetry.logging import report
 
-app = typer.Typer(help="Which adapter is in use, and whether it may be.", no_args_is_help=True)
+app = typer.Typer(
+    help="List, promote, verify and export registered adapters.", no_args_is_help=True
+)
 
-Name = Annotated[str, typer.Argument(help="The registered model.")]
+Name = Annotated[str, typer.Argument(help="Registered model.")]
 Version = Annotated[str, typer.Argument(help="Number or alias of the version.")]
-By = Annotated[str, typer.Option("--by", help="Who asks, for the record; else the user's name.")]
+By = Annotated[str, typer.Option("--by", help="Name to record. Default: the user's.")]
 Every = Annotated[
-    float, typer.Option("--every", min=0, help="Seconds between two looks at all models.")
+    float, typer.Option("--every", min=0, help="Seconds between two passes over all models.")
 ]
 
 
 class Layout(str, Enum):  # noqa: UP042 - typer shows the values of this kind
-    """Whose layout."""
+    """Layout of an exported adapter."""
 
     diffusers = "diffusers"
     comfyui = "comfyui"
@@ -33,9 +35,9 @@ class Layout(str, Enum):  # noqa: UP042 - typer shows the values of this kind
 
 @app.command("list")
 def list_(
-    name: Annotated[str, typer.Argument(help="One registered model; else all.")] = "",
+    name: Annotated[str, typer.Argument(help="Registered model. Default: all.")] = "",
 ) -> None:
-    """List versions with their aliases, gates and what was decided last."""
+    """List versions with their aliases, gates and last decision."""
     from advgrpo.registry.listing import list_versions
 
     listed = list_versions(_tracking_uri(), name)
@@ -50,7 +52,7 @@ def list_(
 
 @app.command()
 def show(name: Name, version: Version = "champion") -> None:
-    """Print a version's model card: data, measures, gates, limits, lineage."""
+    """Print the model card of a version: data, metrics, gates, limitations, lineage."""
     from advgrpo.registry.listing import show_version
 
     print(show_version(_tracking_uri(), name, version))
@@ -58,7 +60,7 @@ def show(name: Name, version: Version = "champion") -> None:
 
 @app.command()
 def compare(name: Name, first: Version, second: Version = "champion") -> None:
-    """Set the measures of two versions side by side."""
+    """Print the metrics of two versions side by side."""
     from advgrpo.registry.listing import compare_versions
 
     print(compare_versions(_tracking_uri(), name, first, second))
@@ -69,20 +71,20 @@ def promote(
     name: Name,
     version: Version = "candidate",
     override: Annotated[
-        bool, typer.Option("--override", help="Promote although gates failed; needs --reason.")
+        bool, typer.Option("--override", help="Promote despite failed gates; needs --reason.")
     ] = False,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it is recorded.")] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Reason to record.")] = "",
     by: By = "",
 ) -> None:
-    """Make a version the champion, if its gates passed against the one that is champion now."""
+    """Make a version the champion if its gates passed against the current champion."""
     from advgrpo.errors import ConfigError
     from advgrpo.registry.promotion import promote as task
     from advgrpo.registry.promotion_hook import promotion_hook
 
     if override != bool(reason.strip()):
         raise ConfigError(
-            "--override and --reason go together" if override else "--reason is for --override",
-            repair='write --override --reason "WHY", or neither',
+            "--override needs --reason" if override else "--reason needs --override",
+            repair='use both, as in --override --reason "REASON", or neither',
         )
     promotion = task(
         name,
@@ -98,10 +100,10 @@ def promote(
 @app.command()
 def rollback(
     name: Name,
-    reason: Annotated[str, typer.Option("--reason", help="Why; it is recorded.")],
+    reason: Annotated[str, typer.Option("--reason", help="Reason to record.")],
     by: By = "",
 ) -> None:
-    """Make the champion before this one champion again."""
+    """Make the previous champion the champion again."""
     from advgrpo.registry.promotion import rollback as task
     from advgrpo.registry.promotion_hook import promotion_hook
 
@@ -120,17 +122,17 @@ def verify(
     name: Name,
     version: Version = "champion",
     prompts: Annotated[
-        int, typer.Option("--prompts", min=0, help="Prompts to draw and score again.")
+        int, typer.Option("--prompts", min=0, help="Number of prompts to generate and score again.")
     ] = 4,
 ) -> None:
-    """Hash every file of a version, and draw and score a sample of its evaluation again."""
+    """Check the hashes of a version's files, and recompute a sample of its evaluation."""
     from advgrpo.registry.verification import verify as task
 
     found = task(name, version, tracking_uri=_tracking_uri(), prompts=prompts)
-    print(f"{found.uri}: every file is the one that was registered")
+    print(f"{found.uri}: all files match their registered hashes")
     if found.prompts:
         print(
-            f"{found.prompts} prompts drawn again: images differ by at most "
+            f"{found.prompts} prompts generated again: images differ by at most "
             f"{found.largest_difference_levels:.3f} of 256 levels, alignment by at most "
             f"{found.largest_alignment_difference:.4g}"
         )
@@ -139,11 +141,13 @@ def verify(
 @app.command()
 def export(
     name: Name,
-    output: Annotated[Path, typer.Option("--output", help="New folder to write.")],
+    output: Annotated[Path, typer.Option("--output", help="New folder for the files.")],
     version: Version = "champion",
-    layout: Annotated[Layout, typer.Option("--layout")] = Layout.diffusers,
+    layout: Annotated[
+        Layout, typer.Option("--layout", help="Program that reads it.")
+    ] = Layout.diffusers,
 ) -> None:
-    """Write a version's adapter in the layout that another program reads."""
+    """Export the adapter of a version in the layout of another program."""
     from advgrpo.registry.export import export as task
 
     for file in task(
@@ -154,10 +158,10 @@ def export(
 
 @app.command()
 def reconcile(
-    name: Annotated[str, typer.Argument(help="One registered model; else all.")] = "",
+    name: Annotated[str, typer.Argument(help="Registered model. Default: all.")] = "",
     every: Every = 0,
 ) -> None:
-    """Judge what was changed in MLflow's own pages, and set right what is not lawful."""
+    """Check aliases that were changed in MLflow directly, and revert invalid promotions."""
     from advgrpo.errors import AdvGrpoError
     from advgrpo.registry.promotion_hook import promotion_hook
     from advgrpo.registry.reconciliation import reconcile as task
@@ -178,11 +182,11 @@ def reconcile(
 
 @app.command()
 def serve(
-    host: Annotated[str, typer.Option("--host", help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="0 takes any that is free.")] = 8090,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port; 0 uses a free one.")] = 8090,
     every: Every = 300,
 ) -> None:
-    """Take MLflow's webhooks, and look at all models from time to time as well."""
+    """Receive MLflow's webhooks and reconcile; also reconcile periodically."""
     from advgrpo.registry.promotion_hook import promotion_hook
     from advgrpo.registry.reconciler import Reconciler
     from advgrpo.registry.webhook import PATH, SECRET_VARIABLE, receiver
@@ -198,23 +202,25 @@ def serve(
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     secret = os.environ.get(SECRET_VARIABLE, "")
-    taking = receiver(host, port, secret=secret, notify=reconciler.notify)
-    with exposed(WEBHOOK), taking as server:
-        report(f"taking messages at http://{host}:{server.server_address[1]}{PATH}", "serving")
-        # A change that has begun comes to its end.
+    starting = receiver(host, port, secret=secret, notify=reconciler.notify)
+    with exposed(WEBHOOK), starting as server:
+        report(f"receiving webhooks at http://{host}:{server.server_address[1]}{PATH}", "serving")
+        # Returns after SIGTERM, once the change in progress is complete.
         reconciler.run()
 
 
 @app.command()
 def subscribe(
-    url: Annotated[str, typer.Argument(help="Where MLflow reaches `advgrpo registry serve`.")],
+    url: Annotated[
+        str, typer.Argument(help="URL by which MLflow reaches `advgrpo registry serve`.")
+    ],
 ) -> None:
-    """Have MLflow tell the receiver at URL of what is changed in its registry."""
+    """Register a webhook in MLflow that notifies URL of changes in its registry."""
     from advgrpo.registry.webhook import SECRET_VARIABLE
     from advgrpo.registry.webhook import subscribe as task
 
     task(_tracking_uri(), url, secret=os.environ.get(SECRET_VARIABLE, ""))
-    print(f"MLflow tells {url}")
+    print(f"MLflow notifies {url}")
 
 
 def _tracking_uri() -> str:

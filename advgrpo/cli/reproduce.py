@@ -1,4 +1,4 @@
-"""`advgrpo reproduce`: compute anew what became NaN or infinite."""
+"""`advgrpo reproduce`: recompute a dumped rollout with NaN or infinite values."""
 
 from typing import Annotated
 
@@ -7,15 +7,15 @@ import typer
 
 def reproduce(
     location: Annotated[
-        str, typer.Argument(help="Folder or s3:// location that the error or the log names.")
+        str, typer.Argument(help="Folder or s3:// location of the dump, from the error or the log.")
     ],
     precision: Annotated[
         str,
-        typer.Option("--forward-dtype", help="float32 or bfloat16, in place of the run's own."),
+        typer.Option("--forward-dtype", help="float32 or bfloat16. Default: the run's."),
     ] = "",
-    every: Annotated[bool, typer.Option("--all", help="List sound tensors too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="List finite tensors too.")] = False,
 ) -> None:
-    """Compute a kept rollout anew, and say which tensors are not finite."""
+    """Recompute a dumped rollout, and list the tensors with non-finite values."""
     from advgrpo.tasks.reproduce import reproduce as compute
 
     what, reports = compute(location, forward_dtype=precision or None)
@@ -28,4 +28,4 @@ def reproduce(
                 f"{report.name}: {report.not_finite} of {report.values} values not finite, "
                 f"largest of the others {report.largest:.3g}"
             )
-    print(f"{bad} tensors are not finite" if bad else "all tensors are finite this time")
+    print(f"{bad} tensors are not finite" if bad else "all tensors are finite")

@@ -1,30 +1,31 @@
-"""`advgrpo scorers`: make published measures readable."""
+"""`advgrpo scorers`: convert published weights of scorers."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Make published measures readable.", no_args_is_help=True)
+app = typer.Typer(help="Convert published weights of scorers.", no_args_is_help=True)
 
 Checkpoint = Annotated[
-    Path, typer.Option("--checkpoint", help="The published file, a pickle of tensors.")
+    Path, typer.Option("--checkpoint", help="Published file, a pickle of tensors.")
 ]
-Folder = Annotated[Path, typer.Option("--output", help="Folder that gets safetensors.")]
+Folder = Annotated[Path, typer.Option("--output", help="Folder for the safetensors.")]
 
 
 @app.command("convert-hps")
 def convert_hps(
     checkpoint: Checkpoint,
     base: Annotated[
-        str, typer.Option("--base", help="CLIP ViT-H/14 of LAION: a folder, s3:// or hub://.")
+        str,
+        typer.Option("--base", help="CLIP ViT-H/14 of LAION: folder, s3:// or hub:// location."),
     ],
     output: Folder,
     revision: Annotated[
-        str | None, typer.Option("--revision", help="Commit, if the base lies on a hub.")
+        str | None, typer.Option("--revision", help="Commit of --base on a hub.")
     ] = None,
 ) -> None:
-    """Write HPS v2.1 as the folder that the scorer `hps` reads."""
+    """Convert HPS v2.1 to a folder for the scorer `hps`."""
     from advgrpo.config import Weights, parse
     from advgrpo.models.scorers import conversion
 
@@ -35,7 +36,7 @@ def convert_hps(
 
 @app.command("convert-aesthetic")
 def convert_aesthetic(checkpoint: Checkpoint, output: Folder) -> None:
-    """Write LAION's aesthetic predictor as the folder that the scorer `aesthetic` reads."""
+    """Convert LAION's aesthetic predictor to a folder for the scorer `aesthetic`."""
     from advgrpo.models.scorers import conversion
 
     conversion.convert_aesthetic(checkpoint, output)

@@ -1,4 +1,4 @@
-"""The command `advgrpo status`, which needs no access to the cluster."""
+"""`advgrpo status`: status of a run, read from its workspace."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ import typer
 Run = Annotated[
     str,
     typer.Argument(
-        help="Id or name of its MLflow run, or its workspace: an s3:// location or a folder."
+        help="Id or name of the MLflow run, or the workspace: a folder or s3:// location."
     ),
 ]
 
@@ -16,7 +16,10 @@ def status(
     run: Run,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Print the status of a run: task, progress, last checkpoint, error and repair."""
+    """Print the status of a run: task, progress, last checkpoint, problems and repairs.
+
+    Needs access to the workspace, not to the cluster.
+    """
     import json
     import os
     from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""The pipeline's tasks, each alone."""
+"""Commands that run single tasks of the pipeline."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +30,7 @@ def pretrain_reward(
     output: Output = None,
     parent_run: ParentRun = "",
 ) -> None:
-    """Train the discriminator on base-model images before the first update."""
+    """Pre-train the discriminator on images of the base model."""
     from advgrpo.config import resolve
     from advgrpo.config.tasks import PretrainingSettings
     from advgrpo.tasks import pretrain_reward as task
@@ -42,7 +42,7 @@ def pretrain_reward(
         workspace=workspace,
         parent_run_id=parent_run,
     )
-    _tell(result, output)
+    _print_result(result, output)
 
 
 def train(
@@ -55,7 +55,7 @@ def train(
     output: Output = None,
     parent_run: ParentRun = "",
 ) -> None:
-    """Post-train the policy; started again, it goes on from its last checkpoint."""
+    """Post-train the policy; repeated, it resumes from its last checkpoint."""
     from advgrpo.config import resolve
     from advgrpo.config.tasks import TrainingSettings
     from advgrpo.tasks import train as task
@@ -70,7 +70,7 @@ def train(
         processes=processes,
         parent_run_id=parent_run,
     )
-    _tell(result, output)
+    _print_result(result, output)
 
 
 def evaluate(
@@ -81,7 +81,7 @@ def evaluate(
         str,
         typer.Option(
             "--adapter",
-            help="In place of --trained, an adapter from elsewhere: a folder, s3:// location or "
+            help="Instead of --trained, an adapter of other origin: folder, s3:// location or "
             "hub://owner/name/folder@COMMIT.",
         ),
     ] = "",
@@ -92,7 +92,7 @@ def evaluate(
     output: Output = None,
     parent_run: ParentRun = "",
 ) -> None:
-    """Measure the trained model against its base and the champion; started again, it goes on."""
+    """Evaluate the trained model against its base and the champion; repeated, it resumes."""
     from advgrpo.config import resolve
     from advgrpo.errors import ConfigError
     from advgrpo.tasks import evaluate as task
@@ -100,8 +100,8 @@ def evaluate(
 
     if bool(trained) == bool(adapter):
         raise ConfigError(
-            "what is to be measured is named " + ("twice" if trained else "nowhere"),
-            repair="give either --trained or --adapter",
+            "--trained and --adapter are both given" if trained else "no adapter is given",
+            repair="use either --trained or --adapter",
         )
     config = resolve(preset, overrides)
     if adapter:
@@ -115,7 +115,7 @@ def evaluate(
         processes=processes,
         parent_run_id=parent_run,
     )
-    _tell(result, output)
+    _print_result(result, output)
 
 
 def register(
@@ -127,7 +127,7 @@ def register(
     overrides: Overrides = [],
     parent_run: ParentRun = "",
 ) -> None:
-    """Make the trained adapter a version of a registered model."""
+    """Register the trained adapter as a new version of a registered model."""
     from advgrpo.config import resolve
     from advgrpo.tasks import register as task
 
@@ -140,7 +140,7 @@ def register(
     print(version)
 
 
-def _tell(result: "TaskResult", output: Output) -> None:
+def _print_result(result: "TaskResult", output: Output) -> None:
     for name, value in result.metrics.items():
         print(f"{name}: {value:.6g}")
     print(f"result: {result.location}")

@@ -1,4 +1,4 @@
-"""What a run needs, counted before it is started; loads neither torch nor weights."""
+"""Estimates of a run's memory, work, storage and time; imports neither torch nor weights."""
 
 from advgrpo.planning.parts import Part
 from advgrpo.planning.plan import Duration, Plan, plan_run

@@ -1,7 +1,7 @@
-"""How many parameters models have, counted from their configurations without building them.
+"""Parameter counts of models, from their configurations.
 
-Each class reads a `config.json` of diffusers or transformers; what such a file leaves out has the
-library's default. tests/planning compares the counts with those of the libraries' own classes.
+Each class reads a `config.json` of diffusers or transformers; missing keys have the library's
+defaults. tests/planning compares the counts with those of the libraries' own classes.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ Config = Mapping[str, Any]
 
 
 def linear(inputs: int, outputs: int) -> int:
-    """Count a linear layer with a bias."""
+    """Return the parameters of a linear layer with a bias."""
     return inputs * outputs + outputs
 
 
@@ -30,15 +30,15 @@ class JointTransformer:
     text_width: int
     pooled_width: int
     dual_layers: int
-    """Layers with a second attention over the image alone."""
+    """Number of layers with a second attention over the image tokens alone."""
 
     has_qk_norm: bool
     position_side: int
-    """Side of the table of positions, which is no parameter but is loaded too."""
+    """Side of the grid of position embeddings, a buffer that is loaded too."""
 
     @classmethod
     def read(cls, config: Config) -> Self:
-        """Take what counts from a configuration."""
+        """Read a configuration."""
         channels = int(config.get("in_channels", 16))
         return cls(
             layers=int(config.get("num_layers", 18)),
@@ -56,12 +56,12 @@ class JointTransformer:
 
     @property
     def width(self) -> int:
-        """Numbers of a token."""
+        """Channels of a token."""
         return self.heads * self.head_width
 
     @property
     def parameters(self) -> int:
-        """All parameters; the last layer leaves the text stream without output."""
+        """Parameters; the last layer has no output for the text stream."""
         width, square = self.width, linear(self.width, self.width)
         norms = 2 * self.head_width if self.has_qk_norm else 0
         feed_forward = linear(width, 4 * width) + linear(4 * width, width)
@@ -83,18 +83,18 @@ class JointTransformer:
 
     @property
     def position_values(self) -> int:
-        """Numbers in the table of positions."""
+        """Values of the position embeddings."""
         return self.position_side**2 * self.width
 
     def adapter_parameters(self, rank: int, target_modules: tuple[str, ...]) -> int | None:
-        """Count a LoRA adapter on the first attention of each layer.
+        """Return the parameters of a LoRA adapter on the first attention of each layer.
 
         Args:
-            rank: Of each low-rank update.
-            target_modules: Modules that get one.
+            rank: Rank of each update.
+            target_modules: Adapted modules.
 
         Returns:
-            None if another kind of module is among them.
+            None if the count is unknown for one of the modules.
         """
         joint = {"attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_add_out"}
         joint |= {f"attn.add_{part}_proj" for part in "qkv"}
@@ -106,7 +106,7 @@ class JointTransformer:
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """`AutoencoderKL` with residual blocks and attention in the middle."""
+    """`AutoencoderKL` with residual blocks and mid-block attention."""
 
     channels: tuple[int, ...]
     blocks: int
@@ -117,7 +117,7 @@ class Autoencoder:
 
     @classmethod
     def read(cls, config: Config) -> Self:
-        """Take what counts from a configuration."""
+        """Read a configuration."""
         return cls(
             channels=tuple(config.get("block_out_channels", (64,))),
             blocks=int(config.get("layers_per_block", 1)),
@@ -129,7 +129,7 @@ class Autoencoder:
 
     @property
     def parameters(self) -> int:
-        """All parameters of encoder and decoder."""
+        """Parameters of encoder and decoder."""
         first, last, latent = self.channels[0], self.channels[-1], self.latent_channels
         attention = 2 * last + 4 * linear(last, last)
         middle = 2 * _residual(last, last) + (attention if self.has_attention else 0)
@@ -143,17 +143,17 @@ class Autoencoder:
 
     @property
     def stride(self) -> int:
-        """Pixels of a latent's side."""
+        """Pixels per latent along a side."""
         return int(2 ** (len(self.channels) - 1))
 
     @property
     def widest_at_full_resolution(self) -> int:
-        """Channels of the largest map of the decoder, which has the image's own size."""
+        """Channels of the decoder's widest feature map at the image's resolution."""
         return self.channels[min(1, len(self.channels) - 1)]
 
 
 def _levels(channels: tuple[int, ...], blocks: int) -> int:
-    """Count residual blocks of each level, and the convolutions that change the resolution."""
+    """Return the parameters of the residual blocks and the resampling convolutions."""
     resizing = sum(linear(9 * out, out) for out in channels[1:-1])
     return resizing + sum(
         _residual(before, out) + (blocks - 1) * _residual(out, out)
@@ -168,34 +168,34 @@ def _residual(inputs: int, outputs: int) -> int:
 
 
 def encoder_layer(width: int, hidden: int) -> int:
-    """Count a transformer layer: two norms, attention with biases, two linear layers."""
+    """Return the parameters of a layer: two norms, attention with biases, two linear layers."""
     norms = 4 * width
     return norms + 4 * linear(width, width) + linear(width, hidden) + linear(hidden, width)
 
 
 @dataclass(frozen=True)
 class Vision:
-    """What vision transformers have in common: the half of `CLIPModel`, and backbones."""
+    """A vision transformer: the vision part of `CLIPModel`, or a backbone."""
 
     width: int
     layers: int
     hidden: int
     patch_size: int
     pixels: int
-    """Side length of the images that its positions are made for."""
+    """Image size of its position embeddings."""
 
     def tokens(self, pixels: int) -> int:
-        """Count the tokens of an image, its class token among them."""
+        """Return the number of tokens of an image, including the class token."""
         return 1 + (pixels // self.patch_size) ** 2
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of a layer, without what only some have."""
+        """Parameters of a layer that all architectures share."""
         return encoder_layer(self.width, self.hidden)
 
     @property
     def embedding_parameters(self) -> int:
-        """Parameters of patches without a bias, positions and the class token."""
+        """Parameters of the patch embedding without a bias, the positions and the class token."""
         return (3 * self.patch_size**2 + 1 + self.tokens(self.pixels)) * self.width
 
 
@@ -212,7 +212,7 @@ class ClipText:
 
     @classmethod
     def read(cls, config: Config, projection: int | None = None) -> Self:
-        """Take what counts from a configuration."""
+        """Read a configuration."""
         return cls(
             width=int(config.get("hidden_size", 512)),
             layers=int(config.get("num_hidden_layers", 12)),
@@ -224,7 +224,7 @@ class ClipText:
 
     @property
     def parameters(self) -> int:
-        """All parameters; the projection has no bias."""
+        """Parameters; the projection has no bias."""
         embeddings = (self.vocabulary + self.positions + 2) * self.width
         layers = self.layers * encoder_layer(self.width, self.hidden)
         return embeddings + layers + self.width * self.projection
@@ -240,7 +240,7 @@ class Clip:
 
     @classmethod
     def read(cls, config: Config) -> Self:
-        """Take what counts from a configuration."""
+        """Read a configuration."""
         projection = int(config.get("projection_dim", 512))
         vision = config.get("vision_config") or {}
         return cls(
@@ -257,7 +257,7 @@ class Clip:
 
     @property
     def parameters(self) -> int:
-        """All parameters, the learned temperature among them; patches have no bias."""
+        """Parameters, including the temperature; the patch embedding has no bias."""
         vision = self.vision
         images = vision.embedding_parameters + 4 * vision.width
         images += vision.layers * vision.layer_parameters + vision.width * self.projection
@@ -279,7 +279,7 @@ class T5Encoder:
 
     @classmethod
     def read(cls, config: Config) -> Self:
-        """Take what counts from a configuration."""
+        """Read a configuration."""
         return cls(
             width=int(config.get("d_model", 512)),
             head_width=int(config.get("d_kv", 64)),
@@ -293,7 +293,7 @@ class T5Encoder:
 
     @property
     def parameters(self) -> int:
-        """All parameters; there are no biases, and positions belong to the first layer."""
+        """Parameters; there are no biases, and only the first layer has position biases."""
         attention = 4 * self.width * self.heads * self.head_width
         feed_forward = (3 if self.is_gated else 2) * self.width * self.hidden
         layers = self.layers * (attention + feed_forward + 2 * self.width)

@@ -1,4 +1,4 @@
-"""Whether what a training needs fits into the memory that is free."""
+"""The check that a training fits into the free memory."""
 
 from collections.abc import Iterable
 
@@ -8,26 +8,27 @@ from advgrpo.planning.parts import Part, total
 _GIB = 2**30
 
 
-def refuse_what_does_not_fit(parts: Iterable[Part], free: int, *, where: str, repair: str) -> None:
-    """Refuse to start what would run out of memory later.
+def check_fits(parts: Iterable[Part], free: int, *, where: str, repair: str) -> None:
+    """Check that memory is sufficient before a training starts.
 
     Args:
-        parts: What is needed, as far as it is known.
-        free: Bytes that are there.
-        where: Which memory, for the error.
-        repair: Settings that save some.
+        parts: Parts of the estimate; unknown ones are ignored.
+        free: Free bytes.
+        where: Kind of memory, for the error.
+        repair: Settings that reduce it.
 
     Raises:
-        ConfigError: If the parts that are known are larger; names the largest.
+        ConfigError: If the known parts are larger; names the largest ones.
     """
     known = list(parts)
     needed = total(known)
     if needed <= free:
         return
     largest = sorted(known, key=lambda part: part.bytes or 0, reverse=True)[:3]
-    said = ", ".join(f"{part.name} {(part.bytes or 0) / _GIB:.2f} GiB" for part in largest)
+    details = ", ".join(f"{part.name} {(part.bytes or 0) / _GIB:.2f} GiB" for part in largest)
     raise ConfigError(
         f"training needs about {needed / _GIB:.2f} GiB of {where}, where {free / _GIB:.2f} GiB are "
-        f"free; the largest parts: {said}",
-        repair=f"{repair}; or set training.memory_check=warn and try (`advgrpo plan` counts)",
+        f"free; the largest parts: {details}",
+        repair=f"{repair}; or set training.memory_check=warn to start anyway (`advgrpo plan` shows "
+        "the estimate)",
     )

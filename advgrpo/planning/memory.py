@@ -1,4 +1,4 @@
-"""Memory of a training process: on its GPU and on its host."""
+"""Memory of a training process, on its GPU and on its host."""
 
 from advgrpo.config import DinoDiscriminatorConfig, RunConfig
 from advgrpo.config.tasks import TrainingSettings
@@ -10,21 +10,21 @@ from advgrpo.planning.vision import VisionBackbone
 CLIP_TEXT_TOKENS = 77
 USUAL_STRIDE = 8
 ADAM_STATES = 3
-"""A float32 weight and its two moments."""
+"""A float32 master weight and two moments."""
 
-KEPT_BYTES = 34
-"""Bytes that a layer keeps for the backward pass, for each token and number of it, in 16 bits and
-without attention scores; of them 11 are the attention's. Korthikanti et al., arXiv:2205.05198."""
+SAVED_BYTES = 34
+"""Bytes that a layer stores for the backward pass, per token and channel, in 16 bits and without
+attention scores; 11 of them are the attention's. Korthikanti et al., arXiv:2205.05198."""
 
-ATTENTION_KEPT_BYTES = 11
-ADAPTER_KEPT_BYTES = 16
-"""Float32 copies that the adapter keeps of the inputs of four projections."""
+ATTENTION_SAVED_BYTES = 11
+ADAPTER_SAVED_BYTES = 16
+"""Bytes of the float32 copies that the adapter stores of the inputs of four projections."""
 
 
 def gpu_memory(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> list[Part]:
-    """Count the memory of one GPU in training, by part.
+    """Return the memory of one GPU in training, by part.
 
-    Activations are estimates by the formulas that each part names; weights and states are exact.
+    Weights and optimizer states are exact, activations are estimates.
     """
     return [
         _transformer(run, models, gpus),
@@ -41,27 +41,27 @@ def gpu_memory(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> 
 
 
 def encoding_memory(run: RunConfig | TrainingSettings, models: Models) -> Part:
-    """Count the host memory of a process that encodes prompts; see `Plan.encoding_memory`."""
+    """Return the host memory of a process that encodes prompts; see `Plan.encoding_memory`."""
     return _weights("text encoders", models.text_encoder_parameters, run.policy.text_dtype)
 
 
 def host_memory(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> list[Part]:
-    """Count the memory of one training process on its host, by part."""
+    """Return the host memory of one training process, by part."""
     replay = feature_bytes(run, models)
     images = run.training.rollout.prompts_per_update * run.training.rollout.group_size
-    kept = run.discriminator.optimizer.replay_images
+    replayed = run.discriminator.optimizer.replay_images
     return [
         Part(
             "features of rollout and replay",
-            None if replay is None else replay * (images + kept),
-            f"{images} + {kept} images, on every process",
+            None if replay is None else replay * (images + replayed),
+            f"{images} + {replayed} images, in each process",
         ),
         *_offloaded(run, models, gpus),
     ]
 
 
 def _offloaded(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> list[Part]:
-    """Count what lies on the host in a GPU's stead."""
+    """Return the memory that is offloaded from a GPU to its host."""
     parts = []
     if run.training.offload != "none":
         count = adapter_parameters(run, models)
@@ -75,7 +75,7 @@ def _offloaded(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> 
 
 
 def adapter_parameters(run: RunConfig | TrainingSettings, models: Models) -> int | None:
-    """Count the adapter's parameters; None if the transformer or a target is not known."""
+    """Return the number of adapter parameters, None if the transformer or a target is unknown."""
     adapter = run.policy.adapter
     if models.transformer is None:
         return None
@@ -83,7 +83,7 @@ def adapter_parameters(run: RunConfig | TrainingSettings, models: Models) -> int
 
 
 def discriminator_parameters(run: RunConfig | TrainingSettings, models: Models) -> int | None:
-    """Count the discriminator's trained parameters."""
+    """Return the number of trained parameters of the discriminator, None if unknown."""
     config, backbone = run.discriminator, models.backbone
     if isinstance(config, DinoDiscriminatorConfig):
         if not isinstance(backbone, VisionBackbone):
@@ -100,7 +100,7 @@ def discriminator_parameters(run: RunConfig | TrainingSettings, models: Models) 
 
 
 def feature_bytes(run: RunConfig | TrainingSettings, models: Models) -> int | None:
-    """Count the bytes of an image's features, as they are cached and replayed."""
+    """Return the bytes of an image's features, as they are cached and replayed."""
     config, backbone = run.discriminator, models.backbone
     if isinstance(config, DinoDiscriminatorConfig):
         if not isinstance(backbone, VisionBackbone):
@@ -114,19 +114,19 @@ def feature_bytes(run: RunConfig | TrainingSettings, models: Models) -> int | No
 
 
 def _heads(config: DinoDiscriminatorConfig) -> int:
-    """Count the heads, each of which sees a layer's tokens."""
+    """Return the number of heads, one per layer whose tokens are used."""
     return 1 if config.layers is None else len(config.layers)
 
 
 def images_per_gpu(run: RunConfig | TrainingSettings, gpus: int) -> int:
-    """Count a GPU's images of a rollout."""
+    """Return the number of images of a rollout per GPU."""
     rollout = run.training.rollout
     return rollout.prompts_per_update * rollout.group_size // gpus
 
 
 def _weights(name: str, count: int | None, dtype: str, note: str = "") -> Part:
     if count is None:
-        return Part(name, None, "the location has no configuration that can be read")
+        return Part(name, None, "its location has no readable config.json")
     how = f"{note}{count / 1e6:,.1f} million parameters in {dtype}"
     return Part(name, count * BYTES[dtype], how)
 
@@ -140,16 +140,16 @@ def _transformer(run: RunConfig | TrainingSettings, models: Models, gpus: int) -
     if run.training.zero_stage == 3:
         layer = model.parameters * BYTES[dtype] // model.layers
         share = (part.bytes or 0) // gpus if run.training.offload != "optimizer_and_weights" else 0
-        how = f"{part.how}, spread over {gpus} GPUs, and two layers that are gathered"
+        how = f"{part.how}, sharded over {gpus} GPUs, and two gathered layers"
         return Part(part.name, share + 2 * layer + table, how)
-    return Part(part.name, (part.bytes or 0) + table, f"{part.how}, and its table of positions")
+    return Part(part.name, (part.bytes or 0) + table, f"{part.how}, and position embeddings")
 
 
 def _adapter(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> Part:
     name, count = "adapter and optimizer", adapter_parameters(run, models)
     if count is None:
-        return Part(name, None, "not known for policy.adapter.target_modules of this model")
-    # Weight, gradient, moving average and best adapter are whole on each GPU.
+        return Part(name, None, "unknown for policy.adapter.target_modules of this model")
+    # Weight, gradient, moving average and best adapter are counted whole on each GPU.
     states = ADAM_STATES * count
     if run.training.offload != "none":
         how = f"{count / 1e6:,.1f} million parameters in float32: weight, gradient, average, best"
@@ -199,46 +199,46 @@ def _latent_side(run: RunConfig | TrainingSettings, models: Models) -> int:
 
 
 def _tokens(run: RunConfig | TrainingSettings, models: Models, patch_size: int) -> int:
-    """Count the tokens of one image in the transformer: those of the image and of its prompt."""
+    """Return the number of tokens in the transformer: those of an image and of its prompt."""
     side = _latent_side(run, models) // patch_size
     return side**2 + CLIP_TEXT_TOKENS + run.policy.max_sequence_length
 
 
 def guided(run: RunConfig | TrainingSettings) -> int:
-    """Count the passes of an image at a denoising step: two with guidance."""
+    """Return the passes of an image per denoising step: two with guidance."""
     return 1 if run.training.sampling.guidance_scale == 1 else 2
 
 
 def _update_activations(run: RunConfig | TrainingSettings, models: Models) -> Part:
     name, model = "activations of the update (estimate)", models.transformer
     if model is None:
-        return Part(name, None, "the transformer is not known", is_passing=True)
+        return Part(name, None, "the transformer is unknown", is_transient=True)
     sequences = run.training.rollout.microbatch_of_update * guided(run)
     numbers = sequences * _tokens(run, models, model.patch_size) * model.width
     scale = BYTES[run.policy.forward_dtype] // 2
-    layer = KEPT_BYTES * scale + ADAPTER_KEPT_BYTES
-    dual = ATTENTION_KEPT_BYTES * scale
+    layer = SAVED_BYTES * scale + ADAPTER_SAVED_BYTES
+    dual = ATTENTION_SAVED_BYTES * scale
     if run.policy.gradient_checkpointing:
         one = numbers * (layer + (dual if model.dual_layers else 0))
         if run.policy.guidance == "two_passes":
             one //= guided(run)
-        kept = numbers * 2 * scale * model.layers + one
-        how = f"{sequences} sequences; a layer's input each, and one layer in full"
+        saved = numbers * 2 * scale * model.layers + one
+        how = f"{sequences} sequences; the input of each layer, and one layer in full"
     else:
-        kept = numbers * (layer * model.layers + dual * model.dual_layers)
-        how = f"{sequences} sequences, {layer} bytes a number of a token and layer"
-    return Part(name, kept, how, is_passing=True)
+        saved = numbers * (layer * model.layers + dual * model.dual_layers)
+        how = f"{sequences} sequences, {layer} bytes per token, channel and layer"
+    return Part(name, saved, how, is_transient=True)
 
 
 def _decode_activations(run: RunConfig | TrainingSettings, models: Models) -> Part:
     name = "activations of the VAE (estimate)"
     if models.vae is None:
-        return Part(name, None, "the VAE is not known", is_passing=True)
+        return Part(name, None, "the VAE is unknown", is_transient=True)
     channels, sampled = models.vae.widest_at_full_resolution, run.training.rollout.microbatch_size
     batch = min(sampled, run.policy.decode_batch_size or sampled)
     one = channels * run.policy.resolution_pixels**2 * BYTES[run.policy.decode_dtype]
-    how = f"{batch} images, three maps of {channels} channels at once"
-    return Part(name, 3 * batch * one, how, is_passing=True)
+    how = f"{batch} images, three feature maps of {channels} channels"
+    return Part(name, 3 * batch * one, how, is_transient=True)
 
 
 def _feature_activations(run: RunConfig | TrainingSettings, models: Models) -> Part:
@@ -252,10 +252,10 @@ def _feature_activations(run: RunConfig | TrainingSettings, models: Models) -> P
         case Clip(vision=vision):
             tokens = vision.tokens(vision.pixels)
         case _:
-            return Part(name, None, "the backbone is not known", is_passing=True)
+            return Part(name, None, "the backbone is unknown", is_transient=True)
     numbers = batch * tokens * (4 * vision.width + vision.hidden)
     how = f"{batch} images at once (discriminator.feature_batch_size), float32"
-    return Part(name, numbers * FLOAT32, how, is_passing=True)
+    return Part(name, numbers * FLOAT32, how, is_transient=True)
 
 
 def _discriminator_activations(
@@ -264,16 +264,16 @@ def _discriminator_activations(
     name, config = "activations of the discriminator's step", run.discriminator
     features, share = feature_bytes(run, models), config.optimizer.batch_size // gpus
     if features is None:
-        return Part(name, None, "the backbone is not known", is_passing=True)
+        return Part(name, None, "the backbone is unknown", is_transient=True)
     if isinstance(config, DinoDiscriminatorConfig):
         assert isinstance(models.backbone, VisionBackbone)
         kinds = 2 if config.prompt_conditioning is None else 3
-        # A token, the hidden layer, and what its activation function gives.
+        # A token, the hidden layer, and the output of its activation function.
         growth = 1 + 2 * config.hidden_width / models.backbone.width
         each = round(features * growth)
         how = f"{kinds} x {share} images (discriminator.optimizer.batch_size over GPUs)"
     else:
         kinds, numbers = 2, features // BYTES[config.feature_dtype]
-        each = numbers * config.trained_blocks * KEPT_BYTES * BYTES["float32"] // 2
+        each = numbers * config.trained_blocks * SAVED_BYTES * BYTES["float32"] // 2
         how = f"{kinds} x {share} images through {config.trained_blocks} trained block(s), float32"
-    return Part(name, kinds * share * each, how, is_passing=True)
+    return Part(name, kinds * share * each, how, is_transient=True)

@@ -1,4 +1,4 @@
-"""The models of a run, as far as their configurations are known."""
+"""Models of a run, from their configurations."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,25 +29,25 @@ _TRANSFORMERS: Mapping[str, Callable[[Config], JointTransformer]] = {
 
 @dataclass(frozen=True)
 class Models:
-    """Each is None where its configuration is not known."""
+    """Models of a run; None where the configuration is unknown."""
 
     transformer: JointTransformer | None
     vae: Autoencoder | None
     text_encoder_parameters: int | None
-    """Of all text encoders of the policy together."""
+    """Sum over the text encoders of the policy."""
 
     backbone: VisionBackbone | Clip | None
-    """The discriminator's."""
+    """Backbone of the discriminator."""
 
     prompt_encoder: ClipText | None
-    """The discriminator's own, if it sees prompts."""
+    """Text encoder of the discriminator, if it is conditioned on prompts."""
 
     scorer_parameters: dict[str, int | None]
-    """Frozen measures and reward terms that are loaded beside the policy."""
+    """Frozen scorers of evaluation and reward, which are loaded together with the policy."""
 
 
 def models_of(run: RunConfig | TrainingSettings) -> Models:
-    """Read what is known of a run's models; fetches configurations, never weights."""
+    """Read the configurations of a run's models; never loads weights."""
     weights, discriminator = run.policy.weights, run.discriminator
     backbone: VisionBackbone | Clip | None
     if isinstance(discriminator, DinoDiscriminatorConfig):

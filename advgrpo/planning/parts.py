@@ -1,4 +1,4 @@
-"""A part of what a run takes, in bytes."""
+"""Parts of an estimate, in bytes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ class Part:
 
     name: str
     bytes: int | None
-    """None if it is not known."""
+    """None if unknown."""
 
     how: str
-    """How it was counted."""
+    """Description of the calculation."""
 
-    is_passing: bool = False
-    """Whether it is freed before another passing part is needed."""
+    is_transient: bool = False
+    """Whether it is freed before another such part is allocated."""
 
 
 def total(parts: Iterable[Part]) -> int:
-    """Add what is known; of the passing parts only the largest."""
+    """Return the sum of the known parts, and of the transient ones only the largest."""
     known = list(parts)
-    lasting = sum(part.bytes or 0 for part in known if not part.is_passing)
-    return lasting + max((part.bytes or 0 for part in known if part.is_passing), default=0)
+    permanent = sum(part.bytes or 0 for part in known if not part.is_transient)
+    return permanent + max((part.bytes or 0 for part in known if part.is_transient), default=0)
 
 
 def unknown(parts: Iterable[Part]) -> list[str]:
-    """Name the parts that are not known."""
+    """Return the names of the unknown parts."""
     return [part.name for part in parts if part.bytes is None]

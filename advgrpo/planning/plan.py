@@ -1,4 +1,4 @@
-"""What a run needs, told before it is started: no weights, no torch, no GPU."""
+"""The plan of a run: its estimated memory, work, storage and time."""
 
 from dataclasses import dataclass
 
@@ -12,36 +12,36 @@ from advgrpo.planning.work import Work, work_of
 
 @dataclass(frozen=True)
 class Duration:
-    """Of sampling and updating all images at a given rate; nothing else."""
+    """Time to sample and update on all images at a given rate; nothing else is included."""
 
     images_per_second: float
-    """Of one GPU, whole update included."""
+    """Throughput of one GPU over a whole update."""
 
     hours: float
     gpu_hours: float
     price: float | None
-    """In the currency of the settings; None if no price is given."""
+    """In the currency of the settings; None without a price."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run needs on so many GPUs."""
+    """Estimates of a run on a number of GPUs."""
 
     gpus: int
     gpu_memory: list[Part]
-    """Of each GPU."""
+    """Per GPU."""
 
     host_memory: list[Part]
-    """Of each training process."""
+    """Per training process."""
 
     encoding_memory: Part
-    """Of a process that encodes prompts before the others start: one on each machine, or with
-    `policy.text_device=gpu` one for each of its GPUs, which takes as much of the GPU."""
+    """Per process that encodes prompts before training starts: one on each machine; with
+    `policy.text_device=gpu` one per GPU, which needs as much GPU memory."""
 
     work: Work
     storage: list[Part]
     duration: Duration | None
-    """None without a rate: there is none to assume."""
+    """None without a given rate."""
 
     currency: str
 
@@ -55,18 +55,18 @@ def plan_run(
     train_prompts: int | None = None,
     test_prompts: int | None = None,
 ) -> Plan:
-    """Tell what a run needs.
+    """Estimate what a run needs.
 
     Args:
         run: The settings; prompt files and commits may be placeholders.
         gpus: Training processes, one per GPU.
-        images_per_second: Images that one GPU samples and updates on; None leaves the time open.
-        price_per_hour: Of one GPU; None takes that of the settings.
-        train_prompts: How many prompts are trained on; None leaves the storage open.
-        test_prompts: How many are measured on.
+        images_per_second: Images per second that one GPU samples and updates on, if known.
+        price_per_hour: Price of one GPU; defaults to that of the settings.
+        train_prompts: Number of training prompts, if known.
+        test_prompts: Number of test prompts, if known.
 
     Raises:
-        ConfigError: If so many GPUs cannot share an update; names numbers that work.
+        ConfigError: If the GPUs cannot share an update; the repair lists numbers that work.
     """
     run.check_ranks(gpus)
     models = models_of(run)

@@ -1,4 +1,4 @@
-"""Configurations of published models, as the `config.json` of their repositories gives them."""
+"""Configurations of published models, from the `config.json` of their repositories."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -132,5 +132,5 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "hub://laion/CLIP-ViT-H-14-laion2B-s32B-b79K": {"": _CLIP_H},
     "hub://yuvalkirstain/PickScore_v1": {"": _CLIP_H},
 }
-"""Location -> folder inside it, or empty for its root -> configuration; what is left out has the
-library's default. Commits change weights, not shapes."""
+"""Location -> folder inside it, empty for its root -> configuration without the library's defaults.
+Independent of the commit, which may change weights but not shapes."""

@@ -1,4 +1,4 @@
-"""Find the configurations of a run's models without fetching their weights."""
+"""Configurations of a run's models, read without their weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,11 +15,11 @@ def configuration(weights: Weights, part: str = "") -> Mapping[str, Any] | None:
     """Read a model's configuration.
 
     Args:
-        weights: Where the model lies.
-        part: Folder of a pipeline's part; empty if the location is the model's own.
+        weights: Location of the model.
+        part: Folder of a pipeline's component; empty if the location is the model itself.
 
     Returns:
-        What its `config.json` holds; of a hub's model what is known here. None if unknown.
+        Content of its `config.json`, for a model on a hub from `PUBLISHED`; None if unknown.
     """
     folder = "/".join(name for name in (weights.subfolder.strip("/"), part) if name)
     location = weights.location.rstrip("/")

@@ -1,4 +1,4 @@
-"""Storage that a run takes in its workspace."""
+"""Storage of a run in its workspace."""
 
 from advgrpo.config import RunConfig
 from advgrpo.planning.memory import (
@@ -11,19 +11,19 @@ from advgrpo.planning.models import Models
 from advgrpo.planning.parts import BYTES, FLOAT32, Part
 
 PNG_BYTES_PER_PIXEL = 60e9 / (203_456 * 512**2)
-"""Of the released reference images: 203,456 files of 512 x 512 pixels are about 60 GB."""
+"""Average of the released reference images: 203,456 files of 512 x 512 pixels take about 60 GB."""
 
 
 def storage(
     run: RunConfig, models: Models, *, train_prompts: int | None, test_prompts: int | None
 ) -> list[Part]:
-    """Count what a run leaves in its workspace, by part.
+    """Return the storage of a run in its workspace, by part.
 
     Args:
         run: The settings.
-        models: What is known of its models.
-        train_prompts: How many prompts are trained on; None if not known.
-        test_prompts: How many are measured on.
+        models: Its models.
+        train_prompts: Number of training prompts, if known.
+        test_prompts: Number of test prompts, if known.
     """
     references = run.reference_images
     per_image = round(PNG_BYTES_PER_PIXEL * references.resolution_pixels**2)
@@ -48,12 +48,12 @@ def storage(
 
 def _of_prompts(name: str, prompts: int | None, images: int | None, each: int | None) -> Part:
     if each is None:
-        return Part(name, None, "the discriminator's backbone is not known")
+        return Part(name, None, "the backbone of the discriminator is unknown")
     kib = f"{each / 2**10:,.0f} KiB each"
     if images is None:
-        return Part(name, None, f"as many as the folder of pictures has, about {kib}")
+        return Part(name, None, f"one per image of the folder, about {kib}")
     if prompts is None:
-        how = f"{images} for each prompt, about {kib}; give the number of prompts"
+        how = f"{images} per prompt, about {kib}; use --train-prompts and --test-prompts"
         return Part(name, None, how)
     count = prompts * images
     return Part(name, count * each, f"{count:,} images, about {kib}")
@@ -62,16 +62,18 @@ def _of_prompts(name: str, prompts: int | None, images: int | None, each: int | 
 def _embeddings(
     run: RunConfig, models: Models, train_prompts: int | None, test_prompts: int | None
 ) -> Part:
-    """Count the embeddings of prompts that are drawn or measured, at most."""
+    """Return the largest possible size of the prompt embeddings."""
     name, model = "prompt embeddings", models.transformer
     if model is None:
-        return Part(name, None, "the transformer is not known")
+        return Part(name, None, "the transformer is unknown")
     tokens = CLIP_TEXT_TOKENS + run.policy.max_sequence_length
     numbers = tokens * model.text_width + model.pooled_width
     each = numbers * BYTES[run.policy.forward_dtype]
-    about = f"{each / 2**10:,.0f} KiB each; an S3 workspace's are fetched to each machine"
+    about = f"{each / 2**10:,.0f} KiB each; from S3, each machine downloads them"
     if train_prompts is None or test_prompts is None:
-        return Part(name, None, f"those that are drawn, about {about}; give the number of prompts")
+        return Part(
+            name, None, f"sampled prompts, about {about}; use --train-prompts and --test-prompts"
+        )
     training = run.training
     drawn, taken = train_prompts, training.rollouts
     if taken is not None:
@@ -86,9 +88,9 @@ def _checkpoints(run: RunConfig, models: Models) -> Part:
     adapter, trained = adapter_parameters(run, models), discriminator_parameters(run, models)
     features = feature_bytes(run, models)
     if adapter is None or trained is None or features is None:
-        return Part("checkpoints", None, "a model is not known")
-    # Weight, two moments, moving average and best adapter; weight and two moments; the replay.
+        return Part("checkpoints", None, "a model is unknown")
+    # Adapter: weight, two moments, average, best. Discriminator: weight, two moments. Then replay.
     one = (5 * adapter + 3 * trained) * FLOAT32
     one += run.discriminator.optimizer.replay_images * features
-    # The next one is written before the oldest is dropped.
-    return Part("checkpoints", (kept + 1) * one, f"{kept} kept and one on its way")
+    # A new checkpoint is written before the oldest is deleted.
+    return Part("checkpoints", (kept + 1) * one, f"{kept} retained and one being written")

@@ -1,4 +1,4 @@
-"""How many parameters the vision backbones have that discriminators and distances are built on."""
+"""Parameter counts of the vision backbones of discriminators and distances."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from advgrpo.planning.architectures import Config, Vision, encoder_layer, linear
 
 @dataclass(frozen=True)
 class VisionBackbone(Vision):
-    """One of the backbones of `advgrpo.models.backbones.vision`."""
+    """A backbone of `advgrpo.models.backbones.vision`."""
 
     parameters: int
     """All parameters."""
@@ -18,11 +18,11 @@ class VisionBackbone(Vision):
     """Tokens before the patches: the class token and the registers."""
 
     def tokens(self, pixels: int) -> int:
-        """Count the tokens of an image inside the backbone."""
+        """Return the number of tokens of an image."""
         return self.prefix + self.patches(pixels)
 
     def patches(self, pixels: int) -> int:
-        """Count the patches of an image."""
+        """Return the number of patches of an image."""
         return (pixels // self.patch_size) ** 2
 
 
@@ -46,7 +46,7 @@ def _dino(config: Config, *, usual_patch_size: int, registers: int) -> VisionBac
         patch_size=int(config.get("patch_size", usual_patch_size)),
         pixels=int(config.get("image_size", 224)),
     )
-    # Layers scale their outputs; patches have a bias, and there is a token that masks them.
+    # Layers have LayerScale, patches have a bias, and there is a mask token.
     layers = vision.layers * (vision.layer_parameters + 2 * width)
     parameters = vision.embedding_parameters + (2 + registers) * width + layers + 2 * width
     return VisionBackbone(**vars(vision), parameters=parameters, prefix=1 + registers)
@@ -61,7 +61,7 @@ def _dino3(config: Config) -> VisionBackbone:
     biases = sum(bool(config.get(f"{part}_bias", usual)) for part, usual in biased.items())
     matrices = 3 if config.get("use_gated_mlp") else 2
     mlp_biases = (matrices - 1) * hidden + width if config.get("mlp_bias", True) else 0
-    # Two norms, and two scales of what the layer adds.
+    # Two norms, and LayerScale of two residuals.
     layer = 6 * width + 4 * width**2 + biases * width + matrices * width * hidden + mlp_biases
     layers = int(config.get("num_hidden_layers", 12))
     embeddings = (2 + registers) * width + linear(3 * patch**2, width)
@@ -95,7 +95,7 @@ def _of_siglip(vision: Config, *, patch: int, positions: int) -> VisionBackbone:
     hidden = int(vision.get("intermediate_size", 3072))
     layers = int(vision.get("num_hidden_layers", 12))
     embeddings = linear(3 * patch**2, width) + positions * width
-    # The pooling is a layer with one norm, and the query that it asks with.
+    # The attention pooling is a layer with one norm, and a learned query.
     pooling = encoder_layer(width, hidden) - 2 * width + width
     head = pooling if vision.get("vision_use_head", True) else 0
     return VisionBackbone(
@@ -121,6 +121,6 @@ _READERS: Mapping[str, Callable[[Config], VisionBackbone]] = {
 
 
 def read_vision(config: Config) -> VisionBackbone | None:
-    """Read a vision backbone by its `model_type`; None if it is of another architecture."""
+    """Read a vision backbone by its `model_type`; return None if it is not supported."""
     reader = _READERS.get(str(config.get("model_type", "dinov2")))
     return None if reader is None else reader(config)

@@ -1,4 +1,4 @@
-"""How much a run computes: images, forward passes and optimizer steps."""
+"""Work of a run: images, forward passes and optimizer steps."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from advgrpo.planning.memory import guided, images_per_gpu
 
 @dataclass(frozen=True)
 class Work:
-    """Of all GPUs together. A pass is one image, or its unguided twin, through the transformer."""
+    """Work of all GPUs together. A pass is one image, or its unguided copy, in the transformer."""
 
     updates: int
     """Rollouts that update the policy."""
@@ -17,31 +17,31 @@ class Work:
     rollouts_per_update: int
     images_per_rollout: int
     images_per_update: int
-    """Sampled for one update, with the rollouts that train the discriminator alone."""
+    """Sampled for one update, including rollouts that only train the discriminator."""
 
     images: int
-    """Sampled in the whole run; measuring and pre-training not among them."""
+    """Sampled in the whole run, without held-out metrics and pre-training."""
 
     rollout_passes_per_update: float
     update_passes_per_update: int
-    """Forward passes that have a backward pass."""
+    """Forward passes with a backward pass."""
 
     extra_passes_per_update: int
-    """Forward passes of gradient checkpointing and of the divergence from the base policy."""
+    """Forward passes of gradient checkpointing and of the KL divergence from the base policy."""
 
     optimizer_steps: int
     """Of the policy, in the whole run."""
 
     discriminator_steps_per_update: int
     discriminator_steps: int
-    """In the whole run, pre-training at its longest."""
+    """In the whole run, including pre-training without an early stop."""
 
     note: str
-    """What the counts leave open."""
+    """What the counts do not include."""
 
 
 def work_of(run: RunConfig, gpus: int) -> Work:
-    """Count what a run computes."""
+    """Return the work of a run."""
     training = run.training
     rollouts, steps, note = _turns(run)
     rollout_images = images_per_gpu(run, gpus) * gpus
@@ -64,22 +64,22 @@ def work_of(run: RunConfig, gpus: int) -> Work:
 
 
 def _turns(run: RunConfig) -> tuple[int, int, str]:
-    """Count rollouts and discriminator steps of an update."""
+    """Return rollouts and discriminator steps of an update, and a note."""
     match run.training.update_schedule:
         case EveryRollout(discriminator_steps=steps):
             return 1, steps, ""
         case ReleasedSchedule(discriminator_rollouts=rollouts):
             return rollouts + 1, rollouts, ""
         case WhenOutscored(discriminator_steps=steps, pause_policy=False):
-            return 1, steps, "the discriminator takes its steps only while it is fooled: at most so"
+            return 1, steps, "an upper bound: the discriminator is trained only while it is fooled"
         case WhenOutscored():
-            return 1, 0, "each rollout that fools the discriminator comes on top, with its steps"
+            return 1, 0, "not included: rollouts that fool the discriminator, and its steps on them"
         case _:
             return 1, 0, ""
 
 
 def rollout_passes(run: RunConfig, gpus: int) -> float:
-    """Count the forward passes of a rollout over all GPUs; a mean if the window's start is random.
+    """Return the forward passes of a rollout over all GPUs, the mean if the window is random.
 
     Images of a group in one microbatch may share their first denoising steps.
     """
@@ -90,9 +90,9 @@ def rollout_passes(run: RunConfig, gpus: int) -> float:
 
 
 def _leaders(run: RunConfig, gpus: int) -> int:
-    """Count the groups of each microbatch, summed over all microbatches of a rollout."""
+    """Return the number of groups in each microbatch, summed over the microbatches of a rollout."""
     rollout = run.training.rollout
-    # Each GPU's images of an optimizer step follow each other, and are whole microbatches.
+    # The images of an optimizer step on each GPU are consecutive and form whole microbatches.
     images = images_per_gpu(run, gpus) * gpus
     size, group = rollout.microbatch_size, rollout.group_size
     return sum((first + size - 1) // group - first // group + 1 for first in range(0, images, size))

@@ -8,7 +8,7 @@ import torch
 
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.errors import ConfigError
-from advgrpo.planning.fitting import refuse_what_does_not_fit
+from advgrpo.planning.fitting import check_fits
 from advgrpo.planning.memory import encoding_memory, gpu_memory, host_memory
 from advgrpo.planning.models import models_of
 from advgrpo.planning.parts import Part, total
@@ -42,12 +42,12 @@ def check_host_memory(
     encoding = encoding_memory(settings, models)
     encoders = here if on_gpu and settings.policy.text_device == "gpu" else 1
     parts = [
-        Part(f"{here} processes", here * total(each), "", is_passing=True),
+        Part(f"{here} processes", here * total(each), "", is_transient=True),
         Part(
             f"{encoders} x {encoding.name}",
             encoders * (encoding.bytes or 0),
             encoding.how,
-            is_passing=True,
+            is_transient=True,
         ),
     ]
     _judge(
@@ -102,7 +102,7 @@ def _judge(
     settings: TrainingSettings, parts: list[Part], free: int, *, where: str, repair: str
 ) -> None:
     try:
-        refuse_what_does_not_fit(parts, free, where=where, repair=repair)
+        check_fits(parts, free, where=where, repair=repair)
     except ConfigError as error:
         if settings.training.memory_check == "refuse":
             raise

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from advgrpo.demo.state import state_folder, resume_run
+from advgrpo.demo.state import resume_run, state_folder
 
 
 def test_an_interrupted_run_is_taken_up_again(tmp_path: Path) -> None:

@@ -128,9 +128,7 @@ def test_a_single_user_server_gets_no_namespace(stub: StubKfp) -> None:
     assert all("namespace" not in request.query for request in stub.requests)
 
 
-def test_a_pod_uses_the_usual_service(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_pod_uses_the_usual_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "namespace").write_text("ml\n")
     monkeypatch.setattr(access_module, "_SERVICE_ACCOUNT", tmp_path)
     with pytest.raises(ClusterUnavailableError, match=r"ml-pipeline\.kubeflow\.svc"):

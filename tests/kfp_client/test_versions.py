@@ -64,7 +64,9 @@ def test_a_lost_answer_does_not_make_a_second_one(
     assert len(stub.pipelines) == len(stub.versions) == 1
 
 
-def test_a_refusal_is_an_error(stub: StubKfp, server: KfpServer, document: PipelineDocument) -> None:
+def test_a_refusal_is_an_error(
+    stub: StubKfp, server: KfpServer, document: PipelineDocument
+) -> None:
     stub.fail("POST", "/pipelines", 403)
     with pytest.raises(ClusterError, match="cannot create the pipeline 'adversarial-grpo'"):
         upload_pipeline(server, document, name=NAME)

@@ -74,7 +74,9 @@ def test_a_failure_of_a_system_task_is_reported(
         _watch(server, run_id)
 
 
-@pytest.mark.parametrize(("state", "message"), [("CANCELED", "was cancelled"), ("SKIPPED", "skipped")])
+@pytest.mark.parametrize(
+    ("state", "message"), [("CANCELED", "was cancelled"), ("SKIPPED", "skipped")]
+)
 def test_a_run_that_did_not_succeed_is_an_error(
     stub: StubKfp, server: KfpServer, run_id: str, state: str, message: str
 ) -> None:
@@ -122,9 +124,7 @@ def test_an_expired_token_ends_the_watching_and_not_the_run(
     assert "advgrpo pipeline watch" in caught.value.repair
 
 
-def test_a_deleted_run_is_an_error(
-    stub: StubKfp, server: KfpServer, run_id: str
-) -> None:
+def test_a_deleted_run_is_an_error(stub: StubKfp, server: KfpServer, run_id: str) -> None:
     stub.progress = [_state("RUNNING")]
     with pytest.raises(PipelineError, match="was deleted"):
         watch_run(

@@ -65,8 +65,8 @@ def test_work_does_not_depend_on_the_number_of_gpus() -> None:
     [
         ("{type: every_rollout, discriminator_steps: 3}", 1, 3, ""),
         ("{type: released, discriminator_rollouts: 4}", 5, 4, ""),
-        ("{type: when_outscored, discriminator_steps: 2}", 1, 2, "at most so"),
-        ("{type: when_outscored, pause_policy: true}", 1, 0, "comes on top"),
+        ("{type: when_outscored, discriminator_steps: 2}", 1, 2, "an upper bound"),
+        ("{type: when_outscored, pause_policy: true}", 1, 0, "not included"),
         ("{type: frozen}", 1, 0, ""),
     ],
 )
@@ -243,8 +243,8 @@ def test_gpus_share_the_discriminators_batch(preset: str) -> None:
 def test_of_passing_parts_only_the_largest_counts() -> None:
     parts = [
         Part("a", 5, ""),
-        Part("b", 2, "", is_passing=True),
-        Part("c", 3, "", is_passing=True),
+        Part("b", 2, "", is_transient=True),
+        Part("c", 3, "", is_transient=True),
         Part("d", None, ""),
     ]
     assert total(parts) == 8
@@ -364,12 +364,12 @@ def test_planning_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_the_command_says_what_a_run_needs() -> None:
+def test_the_command_prints_what_a_run_needs() -> None:
     said = run(app, ["plan", "--preset", "sd35m_dino_released", "--gpus", "8"]).output
     assert "sd35m_dino_released on 8 GPUs" in said
     assert "698,880" in said
-    assert "needs --images-per-second" in said
-    assert "give the number of prompts" in said
+    assert "use --images-per-second" in said
+    assert "use --train-prompts" in said
     timed = ["plan", "--preset", "sd35m_dino", "--images-per-second", "1", "--price", "2"]
     said = run(app, timed).output
     assert "38.8 GPU hours" in said

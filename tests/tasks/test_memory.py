@@ -3,7 +3,7 @@ import pytest
 from advgrpo.config import resolve
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.errors import ConfigError
-from advgrpo.planning.fitting import refuse_what_does_not_fit
+from advgrpo.planning.fitting import check_fits
 from advgrpo.planning.parts import Part
 from advgrpo.tasks.memory import check_gpu_memory, check_host_memory, free_host_memory
 
@@ -20,9 +20,9 @@ def host(task: TrainingSettings, free: int, *, here: int = 8) -> None:
 
 def test_only_what_is_larger_than_the_free_memory_is_refused() -> None:
     parts = [Part("a", 3 * GIB, ""), Part("unknown", None, "")]
-    refuse_what_does_not_fit(parts, 3 * GIB, where="memory", repair="less")
+    check_fits(parts, 3 * GIB, where="memory", repair="less")
     with pytest.raises(ConfigError, match=r"3\.00 GiB of memory.*a 3\.00 GiB") as error:
-        refuse_what_does_not_fit(parts, 3 * GIB - 1, where="memory", repair="less")
+        check_fits(parts, 3 * GIB - 1, where="memory", repair="less")
     assert error.value.repair.startswith("less; or set training.memory_check=warn")
 
 
