@@ -54,6 +54,7 @@ LOADED = (
     "advgrpo.tasks.train",
     "advgrpo.registry.registration",
     "advgrpo.tracking.runs",
+    "advgrpo.tracking.background_uploader",
     "advgrpo.tracking.uploader",
     "advgrpo.training.build",
     "advgrpo.training.loop",

@@ -20,7 +20,7 @@ from advgrpo.models.policies.sd3 import PARTS
 from advgrpo.planning.reading import configuration
 from advgrpo.reference_images.diffusers_source import _read_index
 from advgrpo.storage import COMMIT_FILE
-from advgrpo.storage.archives import _unpack
+from advgrpo.storage.archives import _extract_parts
 from advgrpo.storage.hub import _patterns
 from advgrpo.training.checkpoint import STATE_FILE, Checkpoints
 from advgrpo.training.nonfinite_dump import FACTS_FILE, TENSORS_FILE, read_kept
@@ -57,7 +57,7 @@ def archive(data: bytes, place: Path) -> None:
     packed = place / "packed"
     packed.mkdir(exist_ok=True)
     (packed / "part-0.tar").write_bytes(data)
-    refused(lambda: _unpack(str(packed), ["part-0.tar"], place / "unpacked"), packed)
+    refused(lambda: _extract_parts(str(packed), ["part-0.tar"], place / "unpacked"), packed)
     assert {path.name for path in packed.iterdir()} == {"part-0.tar"}
     assert {path.name for path in place.iterdir()} <= {"packed", "unpacked"}
 

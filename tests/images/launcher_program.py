@@ -28,6 +28,7 @@ NEEDED = (
     "advgrpo.tracking.run_lookup",
     "advgrpo.tracking.health",
     "advgrpo.tracking.runs",
+    "advgrpo.tracking.background_uploader",
     "advgrpo.tracking.uploader",
 )
 """Modules that the launcher's image must be able to import, those of packages included."""
