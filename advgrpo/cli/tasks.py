@@ -96,7 +96,7 @@ def evaluate(
     from advgrpo.config import resolve
     from advgrpo.errors import ConfigError
     from advgrpo.tasks import evaluate as task
-    from advgrpo.tasks.import_adapter import adopt
+    from advgrpo.tasks.import_adapter import import_adapter
 
     if bool(trained) == bool(adapter):
         raise ConfigError(
@@ -105,7 +105,7 @@ def evaluate(
         )
     config = resolve(preset, overrides)
     if adapter:
-        trained = adopt(config, adapter, discriminator=discriminator, workspace=workspace)
+        trained = import_adapter(config, adapter, discriminator=discriminator, workspace=workspace)
     result = task.evaluate(
         config.model_dump_json(),
         trained=trained,

@@ -1,4 +1,4 @@
-"""Adapters as the command line names them."""
+"""Locations of adapters, as given on the command line."""
 
 import hashlib
 import re
@@ -15,7 +15,7 @@ from advgrpo.tracking.address import require_tracking_uri
 _HUB = re.compile(r"hub://(?P<name>[^/@]+/[^/@]+)(?:/(?P<subfolder>[^@]+))?(?:@(?P<commit>.+))?")
 
 
-def adapter_place(text: str) -> Weights:
+def parse_adapter(text: str) -> Weights:
     """Parse the location of an adapter.
 
     Args:
@@ -37,26 +37,26 @@ def adapter_place(text: str) -> Weights:
         reason = str(error.errors()[0]["msg"]).removeprefix("Value error, ")
         raise ConfigError(
             f"{text!r} does not name an adapter: {reason}",
-            repair="give a folder, s3://bucket/folder, hub://owner/name/folder@COMMIT with the "
+            repair="use a folder, s3://bucket/folder, hub://owner/name/folder@COMMIT with the "
             "full hash of a commit, or models:/name@alias",
         ) from error
 
 
-def named_adapter(text: str) -> Path:
-    """Bring an adapter to the local disk.
+def fetch_adapter(text: str) -> Path:
+    """Return the local folder of an adapter, after downloading it if it is remote.
 
     Args:
-        text: What `adapter_place` reads, or a registered one, `models:/name@alias`.
+        text: A location for `parse_adapter`, or a registered model, `models:/name@alias`.
 
     Raises:
-        ConfigError: If a hub repository is not pinned, or a registered adapter is asked for and no
-            MLflow server is named.
-        WeightsError: If there is no adapter.
-        TrackingError: If there is no such version, or its files are not those that were registered.
-        StorageError: If it cannot be fetched.
+        ConfigError: If a hub repository is not pinned, or the adapter is a registered model and
+            `MLFLOW_TRACKING_URI` is not set.
+        WeightsError: If there is no adapter at the location.
+        TrackingError: If the version does not exist, or its files have changed.
+        StorageError: If the adapter cannot be downloaded.
     """
     if not text.startswith("models:/"):
-        return adapter_folder(adapter_place(text))
+        return adapter_folder(parse_adapter(text))
     tracking_uri = require_tracking_uri(f"{text} is a registered model")
     # MLflow takes seconds to load.
     from advgrpo.registry.versions import download_adapter  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""By what a task's saved state is found again: its settings, its inputs, and its weights."""
+"""Cache keys, which name a task's saved state by its settings, inputs and weights."""
 
 from typing import TypeVar
 
@@ -14,15 +14,15 @@ S = TypeVar("S", bound=Section)
 
 
 def cache_key(settings: Section, *inputs: str) -> str:
-    """Name settings, what their weights hold, and what else a task depends on.
+    """Return the digest of settings, of the content of their weights, and of other inputs.
 
     Args:
         settings: A task's settings.
         inputs: Digests of the task's other inputs, in a fixed order.
 
     Returns:
-        As `digest` does. Weights count by what they hold and not by where they lie: others at the
-        same place give another name, and the same ones elsewhere the same name.
+        A digest as of `digest`. Weights count by content, not by location: other weights at the
+        same location change the key, and moved weights do not.
 
     Raises:
         StorageError: If weights cannot be read.
@@ -31,10 +31,10 @@ def cache_key(settings: Section, *inputs: str) -> str:
 
 
 def by_content(settings: S) -> S:
-    """Put what weights hold in the place of where they lie.
+    """Return settings with the digests of weights in place of their locations.
 
-    Weights of a hub stay: their commit says what they hold. So do those that are not there, which
-    whoever needs them will say.
+    Weights of a hub stay, because their commit identifies the content. Missing weights stay, too:
+    loading them will fail with a better message.
 
     Raises:
         StorageError: If weights cannot be read.

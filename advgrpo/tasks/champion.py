@@ -1,4 +1,4 @@
-"""The champion that a trained adapter has to beat, laid where all machines find it."""
+"""The champion that an evaluation compares with, copied to the workspace."""
 
 import logging
 import os
@@ -19,34 +19,34 @@ from advgrpo.tracking.address import TRACKING_URI
 if TYPE_CHECKING:
     from advgrpo.registry.versions import Champion as RegisteredChampion
 
-PATIENCE_SECONDS = 300.0
-"""How long an MLflow server that does not answer is asked again: without its answer, every gate
-against the champion fails."""
+RETRY_SECONDS = 300.0
+"""Time for retries while the MLflow server is unavailable: without it, every gate against the
+champion fails."""
 
 logger = logging.getLogger("advgrpo")
 
 
 @dataclass(frozen=True)
 class FoundChampion:
-    """A champion as text can carry it; or why one cannot be used."""
+    """A champion, as plain data for other processes, or the reason why there is none to use."""
 
     version: int | None = None
-    """None if there is no champion to compare with."""
+    """Number of its version; None without a champion to compare with."""
 
     digest: str = ""
-    """SHA-256 of its adapter's weights."""
+    """SHA-256 of the adapter's weights."""
 
     location: str = ""
-    """Folder of its adapter, in the workspace."""
+    """Location of the adapter in the workspace."""
 
     adapter_config: str = ""
-    """Its `AdapterConfig` as JSON text."""
+    """`AdapterConfig` of the adapter, as JSON text."""
 
     missing: str = ""
-    """Why the champion that there is cannot be used, in words."""
+    """Why an existing champion cannot be used; empty if it can, or if there is none."""
 
     def for_policy(self, policy: Policy) -> Champion | None:
-        """Let a policy draw as this champion; None if there is none."""
+        """Return the champion as an evaluation uses it with a policy; None without one."""
         if self.version is None:
             return None
         config = AdapterConfig.model_validate_json(self.adapter_config)
@@ -58,23 +58,24 @@ class FoundChampion:
 
 
 def find_champion(config: RunConfig, *, workspace: str) -> FoundChampion:
-    """Look up the registered model's champion.
+    """Find the registered model's champion, and copy its adapter to the workspace.
+
+    Requests to an unavailable MLflow server are retried for `RETRY_SECONDS`. A champion that cannot
+    be downloaded, has changed or belongs to another base model is not an error: the evaluation
+    marks the comparison as missing, and the gates fail.
 
     Args:
-        config: Names the registered model and the base model.
-        workspace: Gets a copy of the champion's adapter.
+        config: Settings with the registered model and the base model.
+        workspace: Local path or `s3://` location for the adapter.
 
     Returns:
-        Nothing found without an MLflow server or a champion. A server that does not answer is asked
-        again for `PATIENCE_SECONDS`. A champion that cannot be fetched, was
-        changed or is for another base model is no error here: the evaluation marks the comparison
-        as missing, and the gates fail on it.
+        A result without a version if there is no MLflow server or no champion.
     """
     tracking_uri = os.environ.get(TRACKING_URI)
     if not tracking_uri:
         return FoundChampion()
     try:
-        champion = _asked_patiently(config, tracking_uri)
+        champion = _read_with_retries(config, tracking_uri)
     except (PromotionError, TrackingError) as error:
         return FoundChampion(missing=error.message)
     if champion is None:
@@ -88,19 +89,21 @@ def find_champion(config: RunConfig, *, workspace: str) -> FoundChampion:
     )
 
 
-def _asked_patiently(config: RunConfig, tracking_uri: str) -> "RegisteredChampion | None":
+def _read_with_retries(config: RunConfig, tracking_uri: str) -> "RegisteredChampion | None":
     # MLflow takes seconds to load.
     from advgrpo.registry.versions import current_champion  # noqa: PLC0415
     from advgrpo.tracking.connection import FAULTS, is_missing, is_refused  # noqa: PLC0415
 
-    name, end = config.promotion.registered_model, time.monotonic() + PATIENCE_SECONDS
+    name, end = config.promotion.registered_model, time.monotonic() + RETRY_SECONDS
     while True:
         try:
             return current_champion(name, tracking_uri=tracking_uri, policy=config.policy)
         except TrackingError as error:
             cause = error.__cause__
-            passes = isinstance(cause, FAULTS) and not (is_refused(cause) or is_missing(cause))
-            if not passes or time.monotonic() > end:
+            is_transient = isinstance(cause, FAULTS) and not (
+                is_refused(cause) or is_missing(cause)
+            )
+            if not is_transient or time.monotonic() > end:
                 raise
-            logger.warning("asking again for the champion: %s", error.message)
-            time.sleep(PATIENCE_SECONDS / 60)
+            logger.warning("retrying to read the champion: %s", error.message)
+            time.sleep(RETRY_SECONDS / 60)

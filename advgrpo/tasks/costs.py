@@ -1,4 +1,4 @@
-"""What each phase of a run took, for the report."""
+"""Time and memory of each phase of a run, for the report."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,16 +22,16 @@ def phase_costs(
     metrics: Mapping[str, float],
     workspace: str,
 ) -> list[PhaseCost]:
-    """Gather what all phases up to the evaluation took.
+    """Return the costs of all phases up to the evaluation.
 
     Args:
         config: The run's settings.
         prompts: The run's prompts.
         discriminator: Location of the pre-trained discriminator.
         trained: The training's result.
-        spent: File in which the evaluation notes its time.
-        metrics: What was measured of the evaluation.
-        workspace: Where the reference images' cost is kept.
+        spent: Location of the evaluation's recorded time.
+        metrics: Metrics of the evaluation.
+        workspace: Local path or `s3://` location of the reference images.
     """
     return [
         _reference_images(config, prompts, workspace),

@@ -1,4 +1,4 @@
-"""Encode the prompts of a task once, before the processes that need them are started."""
+"""Prompt embeddings of a task, encoded once before its processes start."""
 
 from collections.abc import Sequence
 
@@ -25,19 +25,19 @@ from advgrpo.storage import join
 from advgrpo.training.pretraining import prompts_of_base_images
 
 EMBEDDINGS = "embeddings"
-"""Where a workspace keeps embeddings of prompts."""
+"""Folder of a workspace that stores prompt embeddings."""
 
-_ROLLOUTS_PER_LEFT_OUT = 10
-"""Of so many rollouts, one may be left out before a prompt is met that was not encoded."""
+_ROLLOUTS_PER_SKIPPED = 10
+"""Rollouts per skipped one for which prompts are encoded in advance."""
 
 
 def training_prompts(task: TrainingSettings, prompts: PromptSet) -> list[str]:
-    """List the prompts that a training draws and measures on."""
+    """Return the prompts that a training samples in rollouts and for held-out metrics."""
     training, split = task.training, _split(task, prompts)
     rollouts = training.rollouts
     if rollouts is not None and training.non_finite.action == "skip":
-        # Each that is left out has another one drawn in its place.
-        rollouts += -(-rollouts // _ROLLOUTS_PER_LEFT_OUT)
+        # Each skipped rollout is replaced by a further one, with further prompts.
+        rollouts += -(-rollouts // _ROLLOUTS_PER_SKIPPED)
     drawn = prompts_of_run(
         split.training,
         rollouts=rollouts,
@@ -52,12 +52,12 @@ def training_prompts(task: TrainingSettings, prompts: PromptSet) -> list[str]:
 def pretraining_prompts(
     task: PretrainingSettings, prompts: PromptSet, images: ReferenceImageSet
 ) -> list[str]:
-    """List the prompts of which the base model draws images for the discriminator.
+    """Return the prompts that the base model samples for the discriminator.
 
     Args:
-        task: The settings.
+        task: The task's settings.
         prompts: The training prompts.
-        images: Their reference images; a held-out prompt that has none is not drawn.
+        images: Their reference images. A held-out prompt without images is not sampled.
     """
     split, wanted = _split(task, prompts), task.discriminator.pretraining
     held_out = [i for i in split.held_out if images.files.get(prompts.texts[i])]
@@ -69,23 +69,23 @@ def pretraining_prompts(
 
 
 def evaluation_prompts(config: RunConfig, prompts: PromptSet) -> list[str]:
-    """List the prompts that an evaluation draws."""
+    """Return the prompts that an evaluation samples."""
     return [unconditional_prompt(config.policy), *chosen_prompts(prompts, config.evaluation)]
 
 
-def encoded(policy: PolicyConfig, prompts: Sequence[str], *, workspace: str) -> str:
-    """Encode this machine's share of the prompts that nobody encoded yet.
+def encode_for_task(policy: PolicyConfig, prompts: Sequence[str], *, workspace: str) -> str:
+    """Encode this machine's share of the prompts that have no embeddings yet.
 
-    The text encoders are in this process, or in processes that end here, and are gone when training
-    processes start; so they never lie beside what is trained.
+    Text encoders are loaded in this process or in child processes, and are freed before the task's
+    own processes start, so they never share memory with the trained models.
 
     Args:
         policy: The policy's settings.
-        prompts: Those that the task needs.
-        workspace: Where embeddings are kept.
+        prompts: Prompts that the task needs.
+        workspace: Local path or `s3://` location that stores embeddings.
 
     Returns:
-        Where all of them lie once each machine of the job has come this far.
+        Location of all embeddings, complete when every machine of the job has returned.
     """
     machines, store = nodes(), join(workspace, EMBEDDINGS)
     gpus = torch.cuda.device_count() if policy.text_device == "gpu" else 0
@@ -104,12 +104,12 @@ def encoded(policy: PolicyConfig, prompts: Sequence[str], *, workspace: str) -> 
 def encode_in_processes(
     policy: PolicyConfig, prompts: Sequence[str], *, store: str, processes: int
 ) -> None:
-    """Encode prompts in several processes of this machine: on its GPUs, if it has some.
+    """Encode prompts in several processes of this machine, on its GPUs if there are any.
 
     Raises:
-        AdvGrpoError: What a process ended with.
+        AdvGrpoError: The error that a process ended with.
     """
-    # The other machines have shares of their own.
+    # The processes of this machine are a group of their own; other machines have other prompts.
     with environment(SINGLE_NODE):
         run_in_processes(
             encode_rank,

@@ -1,4 +1,4 @@
-"""Measure the trained model against its base, and write the report."""
+"""The task evaluate: metrics of the trained model, its base and the champion, and the report."""
 
 import json
 from collections.abc import Iterable
@@ -41,8 +41,8 @@ from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.cache_key import by_content
 from advgrpo.tasks.champion import FoundChampion, find_champion
 from advgrpo.tasks.costs import phase_costs
-from advgrpo.tasks.embeddings import encoded, evaluation_prompts
-from advgrpo.tasks.evaluate_worker import Plan, bench_arguments, evaluate_rank
+from advgrpo.tasks.embeddings import encode_for_task, evaluation_prompts
+from advgrpo.tasks.evaluate_worker import Plan, evaluate_rank, evaluator_arguments
 from advgrpo.telemetry.progress import Progress
 from advgrpo.tracking import TaskRun
 
@@ -59,27 +59,27 @@ def evaluate(
     processes: int = 1,
     parent_run_id: str = "",
 ) -> TaskResult:
-    """Evaluate, unless an earlier run with the same settings and inputs did.
+    """Evaluate, or return the result of an earlier run with equal settings and inputs.
 
-    Batches that were measured are kept in the workspace: an evaluation that was stopped goes on
-    with the next one, and one with other gates or another champion draws only what is new.
+    The metrics of each batch are stored in the workspace. An interrupted evaluation resumes with
+    the next batch, and an evaluation with other gates or another champion reuses the others.
 
     Args:
         settings: `RunConfig` as JSON text.
-        trained: Location of the training's result.
+        trained: Location of the training result.
         discriminator: Location of the pre-trained discriminator, for the report's costs.
         reference_images: Location of reference images of the test prompts.
-        workspace: Local path or `s3://` location under which results are kept.
-        processes: Measuring processes on all machines of the job; on GPUs, one each. The numbers
-            do not depend on it.
+        workspace: Local path or `s3://` location for results.
+        processes: Processes on all machines of the job; with GPUs, one each. The metrics do not
+            depend on it.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
 
     Returns:
-        A folder that holds `report.html` and `evaluation.json` with its images. The first machine
-        of a job writes it; on the others there are no measures.
+        A folder with `report.html`, and `evaluation.json` with its images. The first machine of a
+        job writes it; on the others, the result has no metrics.
 
     Raises:
-        AdvGrpoError: If an input cannot be used or a measure is not finite.
+        AdvGrpoError: If an input cannot be used or a metric is not finite.
     """
     if not nodes().is_first:
         with record_failures(EVALUATE.name):
@@ -87,7 +87,7 @@ def evaluate(
             prompts = read_run_prompts(config.prompts)
             images = _open_images(config, prompts, reference_images, workspace)
             embeddings = _encode(config, prompts.test, workspace)
-            _measure_in_processes(
+            _evaluate_in_processes(
                 config, prompts.test, local_folder(trained), images, None, processes, embeddings
             )
             return TaskResult(join(workspace, "evaluations"), {})
@@ -114,15 +114,15 @@ def evaluate(
         spent = join(folder, "cost.json")
         with record_elapsed(spent, processes=processes, images=sampled):
             embeddings = _encode(config, prompts.test, workspace)
-            told: Progress | None = None
+            progress: Progress | None = None
             if processes > 1:
-                # They tell of their progress themselves.
-                _measure_in_processes(
+                # Their first rank reports the progress.
+                _evaluate_in_processes(
                     config, prompts.test, result, images, plan, processes, embeddings
                 )
             else:
-                told = Progress("evaluation", sampled, "images")
-            evaluation = _evaluated(config, prompts.test, result, images, plan, told, embeddings)
+                progress = Progress("evaluation", sampled, "images")
+            evaluation = _compare(config, prompts.test, result, images, plan, progress, embeddings)
         gates = check_gates(config.promotion.gates, evaluation.report)
         metrics = summary(evaluation.report, gates) | cost.metrics()
         facts = RunFacts(
@@ -141,23 +141,23 @@ def evaluate(
             write_evaluation(output, evaluation)
             write_report(output / REPORT_FILE, evaluation, read_history(result), facts)
             write_metrics(output, metrics)
-        made = TaskResult(location, metrics)
-        _record(run, config, made)
-        return made
+        output_result = TaskResult(location, metrics)
+        _record(run, config, output_result)
+        return output_result
 
 
-def _record(run: TaskRun, config: RunConfig, made: TaskResult) -> None:
-    """Record an evaluation; one that was interrupted may have kept its result without doing so."""
+def _record(run: TaskRun, config: RunConfig, result: TaskResult) -> None:
+    # Also for a finished result: its run may have been interrupted before it was recorded.
     run.parameters(config.evaluation.model_dump(mode="json"))
-    run.artifact(local_folder(made.location) / REPORT_FILE)
-    run.metrics(made.metrics, step=0)
+    run.artifact(local_folder(result.location) / REPORT_FILE)
+    run.metrics(result.metrics, step=0)
 
 
 def _encode(config: RunConfig, prompts: PromptSet, workspace: str) -> str:
-    return encoded(config.policy, evaluation_prompts(config, prompts), workspace=workspace)
+    return encode_for_task(config.policy, evaluation_prompts(config, prompts), workspace=workspace)
 
 
-def _evaluated(
+def _compare(
     config: RunConfig,
     prompts: PromptSet,
     trained: Path,
@@ -166,25 +166,27 @@ def _evaluated(
     progress: Progress | None,
     embeddings: str,
 ) -> Evaluation:
-    """Compare, after measuring what is still missing."""
+    """Compare the models, after evaluating batches that are missing."""
     where = device()
     with one_thread(where):
         return evaluate_adapter(
-            **bench_arguments(config, prompts, trained, images, plan.champion, where, embeddings),
+            **evaluator_arguments(
+                config, prompts, trained, images, plan.champion, where, embeddings
+            ),
             trained_on=config.independence.trained_on,
             related=config.independence.related,
             champion_missing=plan.champion.missing,
             kept=KeptInWorkspace(plan.measured),
-            on_resume=progress.resume_at if progress else _untold,
-            on_progress=progress.advance if progress else _untold,
+            on_resume=progress.resume_at if progress else _ignore,
+            on_progress=progress.advance if progress else _ignore,
         )
 
 
-def _untold(_images: int) -> None:
-    """Say nothing."""
+def _ignore(_images: int) -> None:
+    """Report no progress."""
 
 
-def _measure_in_processes(
+def _evaluate_in_processes(
     config: RunConfig,
     prompts: PromptSet,
     trained: Path,
@@ -193,7 +195,7 @@ def _measure_in_processes(
     processes: int,
     embeddings: str,
 ) -> None:
-    """Measure in several processes; the first machine has the plan."""
+    """Evaluate batches in several processes; only the first machine has a plan."""
     arguments = {
         "config": config,
         "prompts": prompts,
@@ -222,7 +224,10 @@ def _open_images(
 def _batches_key(
     config: RunConfig, prompts: PromptSet, trained: Path, reference_images: str
 ) -> str:
-    """Name what measured batches depend on; how they are compared and shown is left out."""
+    """Return a digest of what the metrics of a batch depend on.
+
+    Settings of the comparison and of the report are excluded.
+    """
     shown = ("bootstrap_samples", "confidence", "grid_prompts", "price_per_hour", "currency")
     defaults = {name: EvaluationConfig.model_fields[name].default for name in shown}
     evaluation = config.evaluation.model_copy(update={**defaults, "alignment": ""})
@@ -237,7 +242,7 @@ def _batches_key(
     )
     adapter = file_sha256(trained / "adapter" / PEFT_WEIGHTS)
     reward = file_sha256(trained / "discriminator" / WEIGHTS_FILE)
-    # Another release may draw or measure in another way.
+    # Another release may sample images or compute metrics differently.
     return digest(measured, prompts.digest, adapter, reward, reference_images, __version__)
 
 
@@ -251,20 +256,20 @@ def _lineage(trained: Path, images: ReferenceImageSet, champion: FoundChampion) 
 
 
 def summary(report: EvaluationReport, gates: Iterable[GateResult] = ()) -> dict[str, float]:
-    """Give an evaluation as named numbers.
+    """Return the metrics of an evaluation by name.
 
     Args:
-        report: What the adapter was measured to be.
-        gates: How the gates judged it.
+        report: The evaluation.
+        gates: Results of the gates.
 
     Returns:
         `distance_base`, `distance_trained`, `alignment_base`, `alignment_trained` and the interval
-        of the alignment's difference; how many gates passed and failed; then means and difference
-        of every measure, and the same against the champion where there is one.
+        of the alignment's difference; the numbers of passed and failed gates; then means and
+        difference of each metric, and the same for the champion if there is one.
     """
     distance = report.comparison(report.distance)
     alignment = report.comparison(report.alignment)
-    figures = {
+    metrics = {
         "distance_base": distance.base.mean,
         "distance_trained": distance.trained.mean,
         "alignment_base": alignment.base.mean,
@@ -273,11 +278,11 @@ def summary(report: EvaluationReport, gates: Iterable[GateResult] = ()) -> dict[
         "alignment_difference_high": alignment.difference.high,
     }
     passed = [gate.passed for gate in gates]
-    figures |= {"gate/passed": float(sum(passed)), "gate/failed": float(passed.count(False))}
+    metrics |= {"gate/passed": float(sum(passed)), "gate/failed": float(passed.count(False))}
     if report.champion is not None:
-        figures["champion_version"] = float(report.champion)
+        metrics["champion_version"] = float(report.champion)
     for comparison in report.comparisons:
-        figures |= {
+        metrics |= {
             f"base/{comparison.metric}": comparison.base.mean,
             f"trained/{comparison.metric}": comparison.trained.mean,
             f"difference/{comparison.metric}": comparison.difference.mean,
@@ -287,10 +292,10 @@ def summary(report: EvaluationReport, gates: Iterable[GateResult] = ()) -> dict[
         if comparison.champion is None or comparison.difference_to_champion is None:
             continue
         difference = comparison.difference_to_champion
-        figures |= {
+        metrics |= {
             f"champion/{comparison.metric}": comparison.champion.mean,
             f"difference_to_champion/{comparison.metric}": difference.mean,
             f"difference_to_champion_low/{comparison.metric}": difference.low,
             f"difference_to_champion_high/{comparison.metric}": difference.high,
         }
-    return figures
+    return metrics

@@ -1,4 +1,4 @@
-"""What every process that evaluates does: load the models and measure its share of the batches."""
+"""One process of an evaluation: all models, and its share of the batches."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -34,26 +34,26 @@ from advgrpo.telemetry.progress import Progress
 
 @dataclass(frozen=True)
 class Plan:
-    """What the first machine found out, and all processes go by."""
+    """Decisions of the first machine that apply to all processes."""
 
     measured: str
-    """Location of the measured batches."""
+    """Location of the batches' metrics."""
 
     champion: FoundChampion
 
     def to_json(self) -> str:
-        """Write it as text."""
+        """Return the plan as JSON text."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Plan":
-        """Read what `to_json` wrote."""
+        """Return the plan in the text of `to_json`."""
         plan = json.loads(text)
         return cls(plan["measured"], FoundChampion(**plan["champion"]))
 
 
-class BenchArguments(TypedDict):
-    """Arguments of `Bench` and of `evaluate`."""
+class EvaluatorArguments(TypedDict):
+    """Arguments of `Evaluator` and of `evaluation.evaluate`."""
 
     policy: Policy
     prompts: PromptSet
@@ -67,7 +67,7 @@ class BenchArguments(TypedDict):
     champion: Champion | None
 
 
-def bench_arguments(
+def evaluator_arguments(
     config: RunConfig,
     prompts: PromptSet,
     trained: Path,
@@ -75,16 +75,16 @@ def bench_arguments(
     champion: FoundChampion,
     device: torch.device,
     embeddings: str,
-) -> BenchArguments:
+) -> EvaluatorArguments:
     """Load all models of an evaluation.
 
     Args:
         config: The run's settings.
         prompts: The test prompts.
-        trained: The training's result.
-        reference_images: Of the test prompts.
-        champion: Whose adapter is measured as well, if there is one.
-        device: Where the models work.
+        trained: Folder of the training result.
+        reference_images: Reference images of the test prompts.
+        champion: The champion, which is evaluated as well if there is one.
+        device: Device of the models.
         embeddings: Location of the prompts' embeddings.
     """
     wanted, distance = config.evaluation, config.evaluation.distance
@@ -107,19 +107,21 @@ def bench_arguments(
     }
 
 
-def measure_share(bench: Evaluator, measured: str, open_queue: Callable[[str], WorkQueue]) -> None:
-    """Measure the batches that are not in the cache yet, together with the other processes.
+def evaluate_share(
+    evaluator: Evaluator, measured: str, open_queue: Callable[[str], WorkQueue]
+) -> None:
+    """Evaluate batches that are not stored yet, together with the other processes.
 
     Args:
-        bench: This process's models.
-        measured: Location of the measured batches.
+        evaluator: This process's models.
+        measured: Location of the batches' metrics.
         open_queue: Opens the queue of the processes that share the work, by the work's name.
     """
     kept, queue = KeptInWorkspace(measured), open_queue("evaluation batches")
-    parts = bench.parts
+    parts = evaluator.parts
     text = ""
     if queue.rank == 0:
-        # The first process decides: what is missing changes as the others measure.
+        # One process decides for all: the set of missing batches changes while others evaluate.
         names = {part.name for part in missing_parts(parts, kept)}
         text = json.dumps([position for position, p in enumerate(parts) if p.name in names])
     missing = [parts[position] for position in json.loads(queue.broadcast(text))]
@@ -127,7 +129,7 @@ def measure_share(bench: Evaluator, measured: str, open_queue: Callable[[str], W
     progress.resume_at(sampled_images(parts) - sampled_images(missing))
     sizes = [sampled_images([part]) for part in missing]
     claims = claim_with_progress(queue, sizes, progress)
-    bench.measure((missing[number] for number in claims), kept)
+    evaluator.measure((missing[number] for number in claims), kept)
     queue.barrier("measured")
 
 
@@ -150,13 +152,13 @@ def evaluate_rank(
     embeddings: str,
     plan: Plan | None,
 ) -> None:
-    """Measure this rank's share of the batches.
+    """Evaluate this rank's share of the batches.
 
     Args:
         config: The run's settings.
         prompts: The test prompts.
-        trained: The training's result.
-        reference_images: Of the test prompts.
+        trained: Folder of the training result.
+        reference_images: Reference images of the test prompts.
         embeddings: Location of the prompts' embeddings.
         plan: The first machine's plan; None on the others, whose ranks get it from its first rank.
     """
@@ -164,9 +166,9 @@ def evaluate_rank(
     with one_thread(device):
         queue = open_work_queue("evaluation plan")
         plan = Plan.from_json(queue.broadcast("" if plan is None else plan.to_json()))
-        bench = Evaluator(
-            **bench_arguments(
+        evaluator = Evaluator(
+            **evaluator_arguments(
                 config, prompts, trained, reference_images, plan.champion, device, embeddings
             )
         )
-        measure_share(bench, plan.measured, open_work_queue)
+        evaluate_share(evaluator, plan.measured, open_work_queue)

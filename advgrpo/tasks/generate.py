@@ -1,4 +1,4 @@
-"""Draw images with a trained adapter, for people to look at."""
+"""Images of a trained adapter for visual inspection, with contact sheets."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -25,9 +25,9 @@ from advgrpo.runtime.work_queue import (
 )
 from advgrpo.storage import check_writable, exists, file_sha256, join, scheme, write_bytes
 from advgrpo.storage.weights_hash import weights_digest
-from advgrpo.tasks.adapters import named_adapter
-from advgrpo.tasks.embeddings import encoded
-from advgrpo.tasks.generation_plan import GenerationPlan, batches_left, count_images
+from advgrpo.tasks.adapters import fetch_adapter
+from advgrpo.tasks.embeddings import encode_for_task
+from advgrpo.tasks.generation_plan import GenerationPlan, count_images, remaining_batches
 from advgrpo.tasks.generation_sheets import check_sheets, write_sheets
 from advgrpo.telemetry.progress import Progress
 from advgrpo.tracking.address import require_tracking_uri
@@ -47,44 +47,44 @@ def generate(
     processes: int = 1,
     compare: bool = False,
 ) -> list[str]:
-    """Draw images, and sheets of them.
+    """Generate images and contact sheets.
 
-    Images that an earlier run left in `output` are kept if they are what would be drawn, so a run
-    that was stopped goes on; nothing else that lies there is touched.
+    An interrupted run resumes: images in `output` with the same metadata are kept. No other file
+    is changed or overwritten.
 
     Args:
-        config: Names the base model, steps and guidance.
-        prompts: What to draw.
+        config: Settings of the base model and of sampling.
+        prompts: Prompts of the images.
         adapter: Folder, `s3://` location, `hub://owner/name/folder@COMMIT` or `models:/name@alias`;
-            empty draws with the base model. Its rank, alpha and modules are those of its own files.
+            empty for the base model. Rank, alpha and modules are read from the adapter's files.
         images_per_prompt: Images of each prompt.
-        seed: Seed of each prompt's first image; each further one has the next.
-        output: Folder or `s3://` location for `<prompt>_<image>.png` and the sheets.
-        batch_size: Images drawn at once. Drawn alone, an image depends on prompt and seed and on no
-            other image; in company, its last bits may.
-        processes: Drawing processes; on GPUs, one each. The images do not depend on it.
-        compare: Whether the base model draws each image as well, for a sheet with both.
+        seed: Seed of the first image of each prompt; the others have the following seeds.
+        output: Folder or `s3://` location of `<prompt>_<image>.png` and the sheets.
+        batch_size: Images sampled at once. With 1, an image depends on its prompt and seed alone;
+            in a larger batch, its last bits may depend on the other images.
+        processes: Processes; with GPUs, one each. The images do not depend on it.
+        compare: Whether to generate each image with the base model, too, for a sheet of pairs.
 
     Returns:
-        Locations of the adapter's images (without one, of the base model's), prompt by prompt.
-        Each file holds what the image depends on as text.
+        Locations of the adapter's images (without an adapter, of the base model's), one prompt
+        after the other. Each file holds its settings as PNG metadata.
 
     Raises:
-        ConfigError: If something else lies in the place of an image, or a registered adapter is
-            asked for and no MLflow server is named.
+        ConfigError: If another file has the name of an image, or `adapter` is a registered model
+            and `MLFLOW_TRACKING_URI` is not set.
         WeightsError: If weights are missing, damaged or of another architecture.
         StorageError: If an image cannot be written.
     """
     if compare and not adapter:
         raise ConfigError(
-            "--compare sets base model and adapter side by side, but no adapter is named",
-            repair="add --adapter or --model, or leave --compare out",
+            "--compare shows base model and adapter side by side, but there is no adapter",
+            repair="add --adapter or --model, or remove --compare",
         )
     check_writable(output)
-    folder = named_adapter(adapter) if adapter else None
+    folder = fetch_adapter(adapter) if adapter else None
     weights = config.policy.weights
-    order = GenerationPlan(
-        settings=_with_shape(config, folder).model_dump_json(),
+    plan = GenerationPlan(
+        config=_with_shape(config, folder),
         prompts=tuple(prompts),
         images_per_prompt=images_per_prompt,
         seed=seed,
@@ -96,42 +96,45 @@ def generate(
         batch_size=batch_size,
         output=output,
     )
-    check_sheets(order)
-    left = batches_left(order)
-    if left:
-        with _encoded_before(order, left) as ready:
+    check_sheets(plan)
+    remaining = remaining_batches(plan)
+    if remaining:
+        with _with_embeddings(plan, remaining) as ready:
             if processes > 1:
                 run_in_processes(
-                    draw_rank, {"order": ready, "left": left}, task=TASK, processes=processes
+                    generate_rank,
+                    {"plan": ready, "remaining": remaining},
+                    task=TASK,
+                    processes=processes,
                 )
             else:
-                draw_share(ready, left, SingleWorker())
-    write_sheets(order)
-    return [join(output, image.name) for image in order.images(is_base=not adapter)]
+                generate_share(ready, remaining, SingleWorker())
+    write_sheets(plan)
+    return [join(output, image.name) for image in plan.images(is_base=not adapter)]
 
 
-def draw_share(order: GenerationPlan, left: Sequence[int], workers: WorkQueue) -> None:
-    """Draw batches until none is left, together with the other processes.
+def generate_share(plan: GenerationPlan, remaining: Sequence[int], queue: WorkQueue) -> None:
+    """Generate this process's share of the batches.
 
     Args:
-        order: What is to be drawn.
-        left: Positions of the batches that nobody drew yet.
-        workers: The processes that share the work.
+        plan: All images.
+        remaining: Positions of the batches to generate.
+        queue: The processes that share the batches.
     """
-    device, batches = ProcessGroup().device, order.batches()
-    progress = Progress("generating", count_images(order), "images")
-    progress.resume_at(count_images(order) - count_images(order, left))
-    folder = Path(order.adapter_folder) if order.adapter else None
-    drawn = dict.fromkeys(image.prompt for position in left for image in batches[position])
-    config = order.config.policy
-    needed = [unconditional_prompt(config), *drawn]
-    embeddings = StoredEmbeddings(order.embeddings, needed)
+    device, batches = ProcessGroup().device, plan.batches()
+    progress = Progress("generating", count_images(plan), "images")
+    progress.resume_at(count_images(plan) - count_images(plan, remaining))
+    folder = Path(plan.adapter_folder) if plan.adapter else None
+    prompts = dict.fromkeys(image.prompt for position in remaining for image in batches[position])
+    config = plan.config.policy
+    needed = [unconditional_prompt(config), *prompts]
+    embeddings = StoredEmbeddings(plan.embeddings, needed)
     policy = load_policy(config, device, folder, embeddings=embeddings)
-    sampling = order.config.training.sampling
-    sizes = [len(batches[position]) for position in left]
+    sampling = plan.config.training.sampling
+    sizes = [len(batches[position]) for position in remaining]
     with one_thread(device):
-        for number in claim_with_progress(workers, sizes, progress):
-            batch = batches[left[number]]
+        for number in claim_with_progress(queue, sizes, progress):
+            batch = batches[remaining[number]]
             with policy.base_policy() if batch[0].is_base else nullcontext():
                 images = sample_images(
                     policy,
@@ -141,33 +144,35 @@ def draw_share(order: GenerationPlan, left: Sequence[int], workers: WorkQueue) -
                     guidance_scale=sampling.guidance_scale,
                 )
             for planned, image in zip(batch, images, strict=True):
-                location = join(order.output, planned.name)
+                location = join(plan.output, planned.name)
                 if not exists(location):
-                    write_bytes(location, encode_png(image, order.facts(planned)))
+                    write_bytes(location, encode_png(image, plan.metadata(planned)))
 
 
 @contextmanager
-def _encoded_before(order: GenerationPlan, left: Sequence[int]) -> Iterator[GenerationPlan]:
-    """Encode prompts once, and not in each process that draws: T5 alone takes many gigabytes."""
-    batches = order.batches()
-    prompts = dict.fromkeys(image.prompt for position in left for image in batches[position])
+def _with_embeddings(plan: GenerationPlan, remaining: Sequence[int]) -> Iterator[GenerationPlan]:
+    """Encode the prompts once, not in every process: T5 alone takes many gigabytes."""
+    batches = plan.batches()
+    prompts = dict.fromkeys(image.prompt for position in remaining for image in batches[position])
     with TemporaryDirectory() as scratch:
-        needed = [unconditional_prompt(order.config.policy), *prompts]
-        yield replace(order, embeddings=encoded(order.config.policy, needed, workspace=scratch))
+        needed = [unconditional_prompt(plan.config.policy), *prompts]
+        yield replace(
+            plan, embeddings=encode_for_task(plan.config.policy, needed, workspace=scratch)
+        )
 
 
 def registered_run(model: str) -> tuple[RunConfig, str]:
-    """Read the settings of the run that a registered adapter comes from.
+    """Return the settings of the run that trained a registered adapter.
 
     Args:
         model: `models:/name@alias` or `models:/name/version`.
 
     Returns:
-        The settings, and the version that was found, as `models:/name/version`.
+        The settings, and the version as `models:/name/version`.
 
     Raises:
-        ConfigError: If no MLflow server is named.
-        TrackingError: If there is no such version, or its files are not those that were registered.
+        ConfigError: If `MLFLOW_TRACKING_URI` is not set.
+        TrackingError: If the version does not exist, or its files have changed.
     """
     tracking_uri = require_tracking_uri(f"{model} is a registered model")
     # MLflow takes seconds to load.
@@ -184,15 +189,15 @@ def registered_run(model: str) -> tuple[RunConfig, str]:
 
 
 def _with_shape(config: RunConfig, folder: Path | None) -> RunConfig:
-    """Give a run's settings the shape of an adapter that is drawn with, or none to start from."""
+    """Return settings with the shape of an adapter, and without an initial adapter."""
     own = config.policy.adapter.model_copy(update={"initial_adapter": None})
     if folder:
-        # Keeps the class, which is the family's.
+        # model_copy keeps the class, which belongs to the policy's family.
         own = own.model_copy(update=dict(read_shape(folder)))
     policy = config.policy.model_copy(update={"adapter": own})
     return config.model_copy(update={"policy": policy})
 
 
-def draw_rank(order: GenerationPlan, left: Sequence[int]) -> None:
-    """Draw this rank's share of the batches."""
-    draw_share(order, left, open_work_queue(TASK))
+def generate_rank(plan: GenerationPlan, remaining: Sequence[int]) -> None:
+    """Generate this rank's share of the batches."""
+    generate_share(plan, remaining, open_work_queue(TASK))

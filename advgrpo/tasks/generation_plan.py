@@ -1,68 +1,61 @@
-"""What `advgrpo generate` is to draw, and what of it is there already."""
+"""The images that `advgrpo generate` makes, and those that exist."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 from advgrpo.config import RunConfig
-from advgrpo.config.tasks import parse_json
 from advgrpo.data.images import decode_picture
 from advgrpo.errors import ConfigError
 from advgrpo.storage import join, list_files, read_bytes
 
 BASE = "base"
 _UNCOMPARED = "adapter"
-"""An adapter may be named in several ways; its hash tells whether it is the same."""
+"""Metadata key that may differ: one adapter has several names, and its hash is compared instead."""
 
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """One image that is to be drawn."""
+    """An image to generate."""
 
     name: str
     prompt: str
     seed: int
     is_base: bool
-    """Whether the base model draws it, without the adapter."""
+    """Whether to generate it without the adapter."""
 
 
 @dataclass(frozen=True)
 class GenerationPlan:
-    """What is to be drawn, by what, and where to."""
+    """All images of a run, with everything that they depend on."""
 
-    settings: str
-    """`RunConfig` as JSON, with the shape of the adapter."""
+    config: RunConfig
+    """Settings, with the shape of the adapter."""
 
     prompts: tuple[str, ...]
     images_per_prompt: int
     seed: int
-    """Of each prompt's first image; each further one has the next."""
+    """Seed of the first image of each prompt; the others have the following seeds."""
 
     model_content: str
-    """What `content_of` says of the base model; empty if it is a hub's."""
+    """Digest of the base model's weights; empty for a hub, whose revision identifies them."""
 
     adapter: str
-    """As the user names it; empty for the base model."""
+    """Location as given by the user; empty for the base model."""
 
     adapter_folder: str
-    """Where it lies on the local disk."""
+    """Local folder of the adapter."""
 
     adapter_sha256: str
     compare: bool
-    """Whether the base model draws each image, too."""
+    """Whether to generate each image with the base model, too."""
 
     batch_size: int
     output: str
     embeddings: str = ""
-    """Where the embeddings of the prompts lie, once they are there."""
-
-    @cached_property
-    def config(self) -> RunConfig:
-        """The settings."""
-        return parse_json(RunConfig, self.settings, where="the settings")
+    """Location of the prompts' embeddings; empty until they are encoded."""
 
     def images(self, *, is_base: bool) -> list[PlannedImage]:
-        """List the images of one model, prompt by prompt."""
+        """Return the images of one model, one prompt after the other."""
         suffix = f"_{BASE}" if is_base and self.compare else ""
         return [
             PlannedImage(f"{number:03d}_{variation}{suffix}.png", prompt, seed, is_base)
@@ -71,7 +64,11 @@ class GenerationPlan:
         ]
 
     def batches(self) -> list[list[PlannedImage]]:
-        """Group all images by what is drawn at once; the order alone decides."""
+        """Return all images in batches, which do not depend on what exists already.
+
+        A resumed run must use the batches of the first one: the last bits of an image depend on
+        the rest of its batch.
+        """
         models = (True, False) if self.compare else (not self.adapter,)
         return [
             images[start : start + self.batch_size]
@@ -79,12 +76,12 @@ class GenerationPlan:
             for start in range(0, len(images), self.batch_size)
         ]
 
-    def facts(self, image: PlannedImage) -> dict[str, str]:
-        """Give all that an image depends on, to be kept in its file."""
+    def metadata(self, image: PlannedImage) -> dict[str, str]:
+        """Return everything that an image depends on, for its file's metadata."""
         policy, sampling = self.config.policy, self.config.training.sampling
         weights = policy.weights
         revision = f"@{weights.revision}" if weights.revision else ""
-        facts = {
+        metadata = {
             "prompt": image.prompt,
             "seed": str(image.seed),
             "model": f"{join(weights.location, weights.subfolder)}{revision}",
@@ -98,66 +95,64 @@ class GenerationPlan:
             "forward_dtype": policy.forward_dtype,
         }
         if self.model_content:
-            facts["model_content"] = self.model_content
-        return facts if image.is_base else {**facts, "adapter_sha256": self.adapter_sha256}
+            metadata["model_content"] = self.model_content
+        return metadata if image.is_base else {**metadata, "adapter_sha256": self.adapter_sha256}
 
 
-def batches_left(order: GenerationPlan) -> list[int]:
-    """Find what an earlier run with the same order did not come to.
-
-    Returns:
-        Positions of the batches of which an image is missing.
+def remaining_batches(plan: GenerationPlan) -> list[int]:
+    """Return the positions of the batches that an earlier run did not complete.
 
     Raises:
-        ConfigError: If there is another image, or something else, in the place of one.
-        StorageError: If the place cannot be read.
+        ConfigError: If another file has the name of an image.
+        StorageError: If the output location cannot be read.
     """
-    present = set(list_files(order.output))
-    left = []
-    for position, batch in enumerate(order.batches()):
-        there = [image for image in batch if image.name in present]
-        for image in there:
-            _refuse_another(order, image)
-        if len(there) < len(batch):
-            left.append(position)
-    return left
+    present = set(list_files(plan.output))
+    remaining = []
+    for position, batch in enumerate(plan.batches()):
+        existing = [image for image in batch if image.name in present]
+        for image in existing:
+            _check_existing(plan, image)
+        if len(existing) < len(batch):
+            remaining.append(position)
+    return remaining
 
 
-def _refuse_another(order: GenerationPlan, image: PlannedImage) -> None:
-    location = join(order.output, image.name)
-    expected = order.facts(image)
-    found = image_facts(location)
+def _check_existing(plan: GenerationPlan, image: PlannedImage) -> None:
+    location = join(plan.output, image.name)
+    expected = plan.metadata(image)
+    actual = read_metadata(location)
     changed = [
-        f"{key} is {found.get(key)!r}, not {expected.get(key)!r}"
-        for key in dict.fromkeys([*expected, *found])
-        if key != _UNCOMPARED and found.get(key) != expected.get(key)
+        f"{key} is {actual.get(key)!r}, not {expected.get(key)!r}"
+        for key in dict.fromkeys([*expected, *actual])
+        if key != _UNCOMPARED and actual.get(key) != expected.get(key)
     ]
     if changed:
         raise ConfigError(
-            f"--output: {location} is there already and is another image: {changed[0]}",
-            repair="name another folder, or delete what is in this one; nothing is overwritten",
+            f"--output: {location} exists and is another image: {changed[0]}",
+            repair="choose another --output, or delete the images in this one; nothing is "
+            "overwritten",
         )
 
 
-def image_facts(location: str) -> dict[str, str]:
-    """Read the texts in an image file.
+def read_metadata(location: str) -> dict[str, str]:
+    """Return the text metadata of an image file.
 
     Raises:
-        ConfigError: If it is no image that can be read.
+        ConfigError: If it is not a readable image.
         StorageError: If it cannot be fetched.
     """
     try:
         picture = decode_picture(read_bytes(location))
     except ValueError as error:
         raise ConfigError(
-            f"--output: {location} is there already and {error}",
-            repair="delete it, or name another folder; nothing is overwritten",
+            f"--output: {location} exists and {error}",
+            repair="delete it, or choose another --output; nothing is overwritten",
         ) from error
     return {str(key): str(value) for key, value in picture.info.items()}
 
 
-def count_images(order: GenerationPlan, positions: Collection[int] | None = None) -> int:
-    """Count the images of some batches, or of all."""
-    batches: Sequence[list[PlannedImage]] = order.batches()
+def count_images(plan: GenerationPlan, positions: Collection[int] | None = None) -> int:
+    """Return the number of images in some batches, or in all."""
+    batches: Sequence[list[PlannedImage]] = plan.batches()
     chosen = range(len(batches)) if positions is None else positions
     return sum(len(batches[position]) for position in chosen)

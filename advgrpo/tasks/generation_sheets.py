@@ -1,4 +1,4 @@
-"""Sheets of what `advgrpo generate` drew."""
+"""Contact sheets of the images of `advgrpo generate`."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,12 +8,12 @@ from advgrpo.data.contact_sheet import Band, contact_sheet
 from advgrpo.data.images import decode_picture, encode_png, from_pil
 from advgrpo.errors import ConfigError
 from advgrpo.storage import join, list_files, read_bytes, write_bytes
-from advgrpo.tasks.generation_plan import BASE, GenerationPlan, PlannedImage, image_facts
+from advgrpo.tasks.generation_plan import BASE, GenerationPlan, PlannedImage, read_metadata
 
 GRID_FILE = "grid.png"
 COMPARISON_FILE = "side_by_side.png"
 _MARK = {"sheet": "advgrpo generate"}
-"""Tells a sheet of ours, which follows from the images and may be made anew."""
+"""Metadata of a sheet, which may be overwritten because it follows from the images."""
 
 _COLUMNS = 4
 _COMPARED_COLUMNS = 6
@@ -21,43 +21,43 @@ _MOST_COLUMNS = 8
 _IMAGES_PER_SHEET = 48
 
 
-def check_sheets(order: GenerationPlan) -> None:
-    """Refuse to put a sheet in the place of something else.
+def check_sheets(plan: GenerationPlan) -> None:
+    """Raise an error if writing the sheets would overwrite another file.
 
     Raises:
-        ConfigError: If there is a file of a sheet's name that is no sheet.
-        StorageError: If the place cannot be read.
+        ConfigError: If a file has the name of a sheet and is not one.
+        StorageError: If the output location cannot be read.
     """
-    present = set(list_files(order.output))
-    for name, _ in _sheets(order):
-        location = join(order.output, name)
-        if name in present and image_facts(location) != _MARK:
+    present = set(list_files(plan.output))
+    for name, _ in _sheets(plan):
+        location = join(plan.output, name)
+        if name in present and read_metadata(location) != _MARK:
             raise ConfigError(
-                f"--output: {location} is there already and is no sheet of advgrpo",
-                repair="name another folder, or move the file away; nothing is overwritten",
+                f"--output: {location} exists and is not a sheet of advgrpo",
+                repair="choose another --output, or move the file; nothing is overwritten",
             )
 
 
-def write_sheets(order: GenerationPlan) -> None:
-    """Write all images on sheets, in the place of former ones.
+def write_sheets(plan: GenerationPlan) -> None:
+    """Write sheets of all images, replacing former ones.
 
     Raises:
         StorageError: If an image cannot be read, or a sheet cannot be written.
     """
-    for name, bands in _sheets(order):
-        sheet = contact_sheet([_band(order, rows) for rows in bands])
-        write_bytes(join(order.output, name), encode_png(from_pil(sheet), _MARK))
+    for name, bands in _sheets(plan):
+        sheet = contact_sheet([_band(plan, rows) for rows in bands])
+        write_bytes(join(plan.output, name), encode_png(from_pil(sheet), _MARK))
 
 
-def _sheets(order: GenerationPlan) -> Iterator[tuple[str, Sequence[Sequence[list[PlannedImage]]]]]:
-    """Name the sheets, each with its bands, which are rows of images."""
+def _sheets(plan: GenerationPlan) -> Iterator[tuple[str, Sequence[Sequence[list[PlannedImage]]]]]:
+    """Yield each sheet's file name and bands; a band is a list of rows of images."""
     first, columns = GRID_FILE, _COLUMNS
-    rows = [order.images(is_base=not order.adapter)]
-    if order.images_per_prompt > 1:
-        columns = min(order.images_per_prompt, _MOST_COLUMNS)
-    if order.compare:
+    rows = [plan.images(is_base=not plan.adapter)]
+    if plan.images_per_prompt > 1:
+        columns = min(plan.images_per_prompt, _MOST_COLUMNS)
+    if plan.compare:
         first, columns = COMPARISON_FILE, _COMPARED_COLUMNS
-        rows = [order.images(is_base=True), order.images(is_base=False)]
+        rows = [plan.images(is_base=True), plan.images(is_base=False)]
     bands = [
         [row[start : start + columns] for row in rows] for start in range(0, len(rows[0]), columns)
     ]
@@ -68,13 +68,13 @@ def _sheets(order: GenerationPlan) -> Iterator[tuple[str, Sequence[Sequence[list
         yield name, bands[start : start + size]
 
 
-def _band(order: GenerationPlan, rows: Sequence[list[PlannedImage]]) -> Band:
+def _band(plan: GenerationPlan, rows: Sequence[list[PlannedImage]]) -> Band:
     return Band(
-        rows=[[_picture(order, image) for image in row] for row in rows],
+        rows=[[_picture(plan, image) for image in row] for row in rows],
         captions=[f"{image.prompt}\nseed {image.seed}" for image in rows[0]],
-        row_labels=(BASE, "adapter") if order.compare else (),
+        row_labels=(BASE, "adapter") if plan.compare else (),
     )
 
 
-def _picture(order: GenerationPlan, image: PlannedImage) -> Image.Image:
-    return decode_picture(read_bytes(join(order.output, image.name)))
+def _picture(plan: GenerationPlan, image: PlannedImage) -> Image.Image:
+    return decode_picture(read_bytes(join(plan.output, image.name)))

@@ -1,4 +1,4 @@
-"""An adapter from elsewhere, laid out as a training's result so that it can be measured."""
+"""Import of an external adapter as a training result, so that it can be evaluated."""
 
 import json
 import shutil
@@ -20,33 +20,35 @@ from advgrpo.runtime.results import (
 )
 from advgrpo.storage import file_sha256, join
 from advgrpo.storage.fetch import local_folder
-from advgrpo.tasks.adapters import named_adapter
+from advgrpo.tasks.adapters import fetch_adapter
 
 
-def adopt(config: RunConfig, adapter: str, *, discriminator: str, workspace: str) -> str:
-    """Make a training's result of an adapter, with no update and no history.
+def import_adapter(config: RunConfig, adapter: str, *, discriminator: str, workspace: str) -> str:
+    """Write an adapter as a training result with no updates and no history.
 
     Args:
         config: The run's settings; `policy.adapter` must have the adapter's rank and alpha.
-        adapter: As `advgrpo generate` takes it.
-        discriminator: Location of a pre-trained discriminator, which stands for the reward.
-        workspace: Local path or `s3://` location under which the result is kept.
+        adapter: Location of the adapter, as `generate` takes it.
+        discriminator: Location of a pre-trained discriminator, which serves as the reward.
+        workspace: Local path or `s3://` location for the result.
 
     Returns:
         Location of the result.
 
     Raises:
-        WeightsError: If there is no adapter, or one of another shape.
-        StorageError: If something cannot be read or written.
+        WeightsError: If the adapter does not exist or has another shape.
+        StorageError: If files cannot be read or written.
     """
-    folder, reward = named_adapter(adapter), local_folder(discriminator)
+    folder, reward = fetch_adapter(adapter), local_folder(discriminator)
     refuse_other_shape(folder, config.policy.adapter)
     hashes = {
         "adapter.origin": file_sha256(folder / PEFT_WEIGHTS),
         "discriminator": file_sha256(reward / WEIGHTS_FILE),
     }
     location = join(
-        workspace, "adopted", digest(config.policy, adapter, *hashes.values(), __version__)
+        workspace,
+        "imported_adapters",
+        digest(config.policy, adapter, *hashes.values(), __version__),
     )
     if finished_result(location) is not None:
         return location

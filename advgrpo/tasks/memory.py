@@ -1,4 +1,4 @@
-"""Look whether a training fits into memory before anything large is loaded."""
+"""Checks that a training fits into memory, before models are loaded."""
 
 import logging
 from pathlib import Path
@@ -22,23 +22,24 @@ _OF_FILES = {"active_file", "inactive_file"}
 def check_host_memory(
     settings: TrainingSettings, *, processes: int, here: int, on_gpu: bool, free: int
 ) -> None:
-    """Refuse a training that does not fit into this machine.
+    """Check that a training fits into the memory of this machine.
 
     Args:
-        settings: The training's.
+        settings: Settings of the training.
         processes: Training processes on all machines.
-        here: Those on this one.
+        here: Training processes on this machine.
         on_gpu: Whether models are on GPUs.
-        free: Bytes of memory that this machine has left.
+        free: Free memory of this machine, in bytes.
 
     Raises:
-        ConfigError: If it does not fit and `training.memory_check` says so; names what would help.
+        ConfigError: If it does not fit and `training.memory_check` is `refuse`. Names settings to
+            change.
     """
     models = models_of(settings)
     each = host_memory(settings, models, processes)
     if not on_gpu:
         each += gpu_memory(settings, models, processes)
-    # Each process that encodes on a GPU has loaded the encoders on its host before.
+    # Encoders are loaded on the host before they are moved to a GPU.
     encoding = encoding_memory(settings, models)
     encoders = here if on_gpu and settings.policy.text_device == "gpu" else 1
     parts = [
@@ -50,7 +51,7 @@ def check_host_memory(
             is_transient=True,
         ),
     ]
-    _judge(
+    _check(
         settings,
         parts,
         free,
@@ -61,14 +62,14 @@ def check_host_memory(
 
 
 def check_gpu_memory(settings: TrainingSettings, *, processes: int, free: int) -> None:
-    """Refuse a training that does not fit into this process's GPU, as `check_host_memory` does.
+    """Check that a training fits into this process's GPU, as `check_host_memory` does.
 
     Args:
-        settings: The training's.
+        settings: Settings of the training.
         processes: Training processes on all machines.
-        free: Bytes of the GPU's memory that nobody uses.
+        free: Free memory of the GPU, in bytes.
     """
-    _judge(
+    _check(
         settings,
         gpu_memory(settings, models_of(settings), processes),
         free,
@@ -79,26 +80,26 @@ def check_gpu_memory(settings: TrainingSettings, *, processes: int, free: int) -
 
 
 def free_host_memory() -> int:
-    """Count the bytes that this machine, or its container, has left."""
+    """Return the free memory of this machine or its container, in bytes."""
     free = int(psutil.virtual_memory().available)
     try:
         limit = int((_CGROUP / "memory.max").read_text(encoding="utf-8"))
         used = int((_CGROUP / "memory.current").read_text(encoding="utf-8"))
         lines = (_CGROUP / "memory.stat").read_text(encoding="utf-8").splitlines()
-        # What was read from files is counted too, and goes when room is needed.
+        # The page cache counts as used, but the kernel reclaims it under pressure.
         used -= sum(int(line.split()[1]) for line in lines if line.split()[0] in _OF_FILES)
     except (OSError, ValueError):
-        # No container, or one without a limit.
+        # Not in a container, or in one without a limit ("max").
         return free
     return min(free, limit - used)
 
 
 def free_gpu_memory() -> int | None:
-    """Count the bytes of this process's GPU that nobody uses; None without a GPU."""
+    """Return the free memory of this process's GPU, in bytes; None without a GPU."""
     return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
 
 
-def _judge(
+def _check(
     settings: TrainingSettings, parts: list[Part], free: int, *, where: str, repair: str
 ) -> None:
     try:

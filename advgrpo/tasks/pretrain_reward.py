@@ -1,4 +1,4 @@
-"""Train the discriminator on base-model images before the first update."""
+"""The task pretrain-reward: the discriminator, trained on images of the base model."""
 
 from advgrpo import __version__
 from advgrpo.config.tasks import PretrainingSettings, parse_json, without_prompt_files
@@ -21,7 +21,7 @@ from advgrpo.runtime.results import (
 from advgrpo.runtime.task_context import Cost, tracked_task
 from advgrpo.storage import join
 from advgrpo.tasks.cache_key import cache_key
-from advgrpo.tasks.embeddings import encoded, pretraining_prompts
+from advgrpo.tasks.embeddings import encode_for_task, pretraining_prompts
 from advgrpo.training.pretraining import pretrain_discriminator
 from advgrpo.training.reference_features import FEATURES, ReferenceFeatures
 
@@ -29,26 +29,26 @@ from advgrpo.training.reference_features import FEATURES, ReferenceFeatures
 def pretrain_reward(
     settings: str, *, reference_images: str, workspace: str, parent_run_id: str = ""
 ) -> TaskResult:
-    """Pre-train the discriminator, unless an earlier run with the same settings did.
+    """Pre-train the discriminator, or return the result of an earlier run with equal settings.
 
     Args:
         settings: `PretrainingSettings` as JSON text.
         reference_images: Location of reference images of the training prompts.
-        workspace: Local path or `s3://` location under which results are kept.
+        workspace: Local path or `s3://` location for results.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
 
     Returns:
         A folder that holds the discriminator and its history.
 
     Raises:
-        AdvGrpoError: If an input cannot be used or training cannot go on.
+        AdvGrpoError: If an input cannot be used or training fails.
     """
     cost = Cost()
     with tracked_task(PRETRAIN_REWARD.name, parent_run_id, workspace) as run:
         task = parse_json(PretrainingSettings, settings, where="the settings")
         run.parameters(task.model_dump(mode="json"))
         prompts = read_run_prompts(task.prompts)
-        # Another release may draw in another way.
+        # Another release may sample other images.
         key = cache_key(
             without_prompt_files(task), prompts.train.digest, reference_images, __version__
         )
@@ -70,8 +70,8 @@ def pretrain_reward(
             prompts.train.texts,
             held_out_fraction=task.discriminator.held_out_fraction,
         )
-        drawn = pretraining_prompts(task, prompts.train, images)
-        embeddings = encoded(task.policy, drawn, workspace=workspace)
+        sampled = pretraining_prompts(task, prompts.train, images)
+        embeddings = encode_for_task(task.policy, sampled, workspace=workspace)
         process_group = ProcessGroup()
         discriminator = build_discriminator(
             task.discriminator, process_group.device, seed=task.seed
@@ -89,7 +89,7 @@ def pretrain_reward(
                 task.policy,
                 process_group.device,
                 seed=task.seed,
-                embeddings=StoredEmbeddings(embeddings, drawn),
+                embeddings=StoredEmbeddings(embeddings, sampled),
             ),
             discriminator,
             references,

@@ -1,4 +1,4 @@
-"""Make the trained adapter a version of a registered model."""
+"""The task register: a version of the registered model for the trained adapter."""
 
 import json
 import logging
@@ -18,13 +18,13 @@ logger = logging.getLogger(__name__)
 
 
 def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str = "") -> str:
-    """Register the adapter with its lineage, its measures and its gates, and end the MLflow run.
+    """Register the adapter with its lineage, metrics and gates, and end the MLflow run.
 
-    A version whose gates fail is registered, too: what did not work stays on record.
+    A version whose gates fail is registered, too, to keep a record of it.
 
     Args:
         settings: `RunConfig` as JSON text.
-        trained: Location of the training's result.
+        trained: Location of the training result.
         evaluation: Location of the evaluation.
         parent_run_id: MLflow run that the version belongs to; empty for a run of its own.
 
@@ -32,10 +32,10 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
         The version, as `models:/name/number`.
 
     Raises:
-        ConfigError: If no MLflow server is named.
+        ConfigError: If `MLFLOW_TRACKING_URI` is not set.
         EvaluationError: If the evaluation is damaged.
-        TrackingError: If MLflow is not available or refuses.
-        WeightsError: If the adapter is not whole.
+        TrackingError: If MLflow is not available or rejects a request.
+        WeightsError: If the adapter is incomplete.
     """
     tracking_uri = require_tracking_uri(REGISTRY_NEEDED)
     # MLflow takes seconds to load.
@@ -75,6 +75,6 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
 
 
 def _workspace_of(trained: str) -> str:
-    """Find the workspace that a training's result lies in; empty for a copy elsewhere."""
+    """Return the workspace of a training result; empty for a copy outside of a workspace."""
     workspace, found, _ = trained.rpartition("/training/")
     return workspace if found else ""

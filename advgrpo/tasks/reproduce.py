@@ -1,4 +1,4 @@
-"""Compute anew what a training process kept of a rollout that went wrong."""
+"""Reproduction of a dumped microbatch with non-finite values."""
 
 from collections.abc import Iterator
 
@@ -12,19 +12,19 @@ from advgrpo.training.nonfinite_dump import reproduce as compute
 def reproduce(
     location: str, *, forward_dtype: str | None = None
 ) -> tuple[str, Iterator[TensorReport]]:
-    """Compute a kept microbatch anew on this machine.
+    """Recompute a dumped microbatch on this machine.
 
     Args:
-        location: Folder or `s3://` location that training kept it in.
-        forward_dtype: Precision of the transformer, in place of the run's own.
+        location: Folder or `s3://` location of the dump.
+        forward_dtype: Precision of the transformer; None for the run's own.
 
     Returns:
-        What went wrong, in words, and a report of each tensor as it is computed.
+        A description of the failure, and a report of each tensor as it is computed.
 
     Raises:
-        StorageError: If it cannot be fetched.
-        CheckpointError: If it is something else.
-        ConfigError: If there is no such precision.
+        StorageError: If the dump cannot be fetched.
+        CheckpointError: If the location is not a dump.
+        ConfigError: If the precision does not exist.
         WeightsError: If the base model's weights are missing or damaged.
     """
     kept, tensors = read_kept(location)

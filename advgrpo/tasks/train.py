@@ -1,4 +1,4 @@
-"""Post-train the policy in as many processes as there are GPUs."""
+"""The task train: adversarial post-training in one process per GPU."""
 
 import json
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ from advgrpo.storage import file_sha256, join
 from advgrpo.storage.archives import extract
 from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.cache_key import cache_key
-from advgrpo.tasks.embeddings import encoded, training_prompts
+from advgrpo.tasks.embeddings import encode_for_task, training_prompts
 from advgrpo.tasks.memory import check_host_memory, free_host_memory
 from advgrpo.tasks.train_worker import Locations, train_rank
 from advgrpo.training.reference_features import FEATURES
@@ -47,30 +47,31 @@ def train(
     processes: int,
     parent_run_id: str = "",
 ) -> TaskResult:
-    """Train, going on from the last checkpoint of a run with the same settings and inputs.
+    """Train, resuming from the last checkpoint of a run with equal settings and inputs.
 
     Args:
         settings: `TrainingSettings` as JSON text.
         reference_images: Location of reference images of the training prompts.
         discriminator: Location of the pre-trained discriminator.
-        workspace: Local path or `s3://` location under which checkpoints and results are kept.
-        processes: Training processes on all machines of the job; on GPUs, one each.
+        workspace: Local path or `s3://` location for checkpoints and results.
+        processes: Training processes on all machines of the job; with GPUs, one each.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
 
     Returns:
-        A folder that holds `adapter/`, `discriminator/`, `history.jsonl`, `totals.json` and
-        `lineage.json` (hashes of what it was trained on). The first machine of a job writes it; on
-        the others there are no measures.
+        A folder with `adapter/`, `discriminator/`, `history.jsonl`, `totals.json` and
+        `lineage.json` (hashes of the inputs). The first machine of a job writes it; on the others,
+        the result has no metrics.
 
     Raises:
-        Preempted: If training was asked to stop; its state is saved.
-        AdvGrpoError: If an input cannot be used or training cannot go on.
+        Preempted: If training was preempted; its state is saved.
+        AdvGrpoError: If an input cannot be used or training fails.
     """
     with report_failure(TRAIN.name, parent_run_id, workspace):
         task = parse_json(TrainingSettings, settings, where="the settings")
         prompts = read_run_prompts(task.prompts)
         if (initial := task.policy.adapter.initial_adapter) is not None:
-            adapter_folder(initial)  # Refused before anything that takes long.
+            # Fails at once if the adapter does not exist.
+            adapter_folder(initial)
         key = cache_key(
             task.cache_relevant(), prompts.train.digest, reference_images, discriminator
         )
@@ -78,7 +79,7 @@ def train(
         if (done := finished_result(join(location, "result"))) is not None:
             _record_again(done, parent_run_id)
             return done
-        # Checked once on each machine, not by each of its ranks.
+        # Validated once per machine, not by every rank.
         images = open_reference_images(
             reference_images,
             prompts,
@@ -96,7 +97,7 @@ def train(
             free=free_host_memory(),
         )
         pretrained = local_folder(discriminator)
-        embeddings = encoded(
+        embeddings = encode_for_task(
             task.policy, training_prompts(task, prompts.train), workspace=workspace
         )
         with _output(join(location, "result")) as folder:
@@ -136,7 +137,7 @@ def train(
 
 @contextmanager
 def _output(location: str) -> Iterator[Path]:
-    """Give the folder that becomes the result; on other machines than the first, one that goes."""
+    """Yield the folder of the result; on machines other than the first, a temporary one."""
     if nodes().is_first:
         with result_folder(location) as folder:
             yield folder
@@ -146,7 +147,7 @@ def _output(location: str) -> Iterator[Path]:
 
 
 def _record_again(done: TaskResult, parent_run_id: str) -> None:
-    """Record what the ranks of an earlier attempt may not have had the time to."""
+    """Record the history again, which an interrupted earlier attempt may not have sent."""
     if nodes().is_first:
         with recorded_task(TRAIN.name, parent_run_id) as run:
             record_history(run, done.location, step="update")

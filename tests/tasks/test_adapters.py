@@ -1,7 +1,7 @@
 import pytest
 
 from advgrpo.config import Weights
-from advgrpo.tasks.adapters import adapter_place
+from advgrpo.tasks.adapters import parse_adapter
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -23,4 +23,4 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
     ],
 )
 def test_an_adapter_is_named_by_one_text(text: str, place: Weights) -> None:
-    assert adapter_place(text) == place
+    assert parse_adapter(text) == place

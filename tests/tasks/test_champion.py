@@ -22,16 +22,16 @@ def server(
 def test_a_server_that_does_not_answer_at_first_is_asked_again(
     server: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(champion, "PATIENCE_SECONDS", 6.0)
+    monkeypatch.setattr(champion, "RETRY_SECONDS", 6.0)
     server.next.extend(["refuse_all", "lose_answers"])
     assert find_champion(resolve("pocket"), workspace="unused") == FoundChampion()
-    assert caplog.text.count("asking again for the champion") == 2
+    assert caplog.text.count("retrying to read the champion") == 2
 
 
 def test_a_server_that_never_answers_leaves_the_champion_unknown(
     server: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(champion, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(champion, "RETRY_SECONDS", 0.3)
     server.mode = "refuse_all"
     found = find_champion(resolve("pocket"), workspace="unused")
     assert "cannot look up the champion" in found.missing

@@ -17,8 +17,8 @@ from advgrpo.models.policies.encoding import encode_prompts
 from advgrpo.models.policies.sd3 import Sd3TextEncoders
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.tasks.embeddings import (
+    encode_for_task,
     encode_in_processes,
-    encoded,
     evaluation_prompts,
     pretraining_prompts,
     training_prompts,
@@ -48,7 +48,7 @@ def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stored(config: RunConfig, prompts: list[str], workspace: Path) -> StoredEmbeddings:
     return StoredEmbeddings(
-        encoded(config.policy, prompts, workspace=str(workspace)), [*prompts, prompts[0]]
+        encode_for_task(config.policy, prompts, workspace=str(workspace)), [*prompts, prompts[0]]
     )
 
 

@@ -92,7 +92,7 @@ def test_equal_prompt_and_seed_give_the_equal_file_in_any_company(
 def test_who_draws_encodes_no_prompt(
     tiny: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw = module.draw_share
+    draw = module.generate_share
 
     def refuse(_self: Sd3TextEncoders, prompt: str) -> PromptEmbeddings:
         raise WeightsError(f"{prompt!r} was not encoded before")
@@ -101,7 +101,7 @@ def test_who_draws_encodes_no_prompt(
         monkeypatch.setattr(Sd3TextEncoders, "encode", refuse)
         draw(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "draw_share", without_encoders)
+    monkeypatch.setattr(module, "generate_share", without_encoders)
     assert len(_generate(tiny, tmp_path)) == 4
 
 
@@ -188,7 +188,7 @@ def test_another_image_is_never_overwritten(
     before = contents(tmp_path)
     if "adapter" in changes:
         changes = {"adapter": str(adapter)}
-    with pytest.raises(ConfigError, match=r"--output: .*000_0\.png is there already") as caught:
+    with pytest.raises(ConfigError, match=r"--output: .*000_0\.png exists") as caught:
         _generate(tiny, tmp_path, **changes)  # type: ignore[arg-type]
     assert said in caught.value.message
     assert contents(tmp_path) == before
@@ -198,10 +198,10 @@ def test_an_image_of_another_reading_of_its_prompt_is_another_image(
     tiny: TinyModels, tmp_path: Path
 ) -> None:
     _generate(tiny, tmp_path)
-    order = {"adapter": "", "images_per_prompt": 2, "seed": 3, "output": str(tmp_path)}
+    arguments = {"adapter": "", "images_per_prompt": 2, "seed": 3, "output": str(tmp_path)}
     for setting in ("max_sequence_length=5", "text_dtype=bfloat16", "decode_dtype=bfloat16"):
         with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]} is "):
-            generate(tiny.config(f"policy.{setting}"), PROMPTS, **order)  # type: ignore[arg-type]
+            generate(tiny.config(f"policy.{setting}"), PROMPTS, **arguments)  # type: ignore[arg-type]
 
 
 def test_images_of_other_weights_at_the_same_place_are_other_images(
@@ -221,7 +221,7 @@ def test_images_of_other_weights_at_the_same_place_are_other_images(
     [
         ("001_0.png", b"", "is truncated"),
         ("001_0.png", encode_png(torch.zeros(3, 32, 32)), "is another image"),
-        ("grid.png", encode_png(torch.zeros(3, 32, 32)), "is no sheet of advgrpo"),
+        ("grid.png", encode_png(torch.zeros(3, 32, 32)), "is not a sheet of advgrpo"),
         ("grid.png", b"text", "is no PNG"),
     ],
 )
