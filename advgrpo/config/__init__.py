@@ -16,7 +16,6 @@ from advgrpo.config.policy import (
     AnyPolicyConfig,
     PolicyConfig,
     SamplingConfig,
-    Sd3PolicyConfig,
 )
 from advgrpo.config.preset_files import portable_preset, preset_names, preset_title
 from advgrpo.config.promotion import Gate, PromotionConfig
@@ -44,7 +43,6 @@ __all__ = [
     "ReferenceImagesConfig",
     "RunConfig",
     "SamplingConfig",
-    "Sd3PolicyConfig",
     "Section",
     "TrainingConfig",
     "Weights",

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.schedule import flow_match_sigmas
-from advgrpo.config import Sd3PolicyConfig
+from advgrpo.config.policy import Sd3PolicyConfig
 from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.models.policies.pipeline_parts import PipelineParts
 from advgrpo.models.policies.text_encoders import PipelineTextEncoders

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from advgrpo.config import Sd3PolicyConfig
+from advgrpo.config.policy import Sd3PolicyConfig
 from advgrpo.errors import StorageNotFoundError, WeightsError
 from advgrpo.models.policies import encoding as module
 from advgrpo.models.policies import load_policy
