@@ -162,4 +162,4 @@ def _metrics(totals_file: Path) -> dict[str, float]:
         "watch/alarms": float(len(totals["alarms"])),
         "watch/stopped_early": float(totals["stopped_early"]),
     }
-    return {**totals["handed_on"], **counts, **seconds, **memory, **watched}
+    return {**totals["selected"], **counts, **seconds, **memory, **watched}

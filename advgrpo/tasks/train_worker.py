@@ -1,4 +1,4 @@
-"""One training process; torchrun starts as many as there are GPUs."""
+"""One rank of the task train."""
 
 import json
 import logging
@@ -42,26 +42,26 @@ from advgrpo.training.state import TrainingState
 logger = logging.getLogger("advgrpo")
 
 
-class Silent:
-    """Logger of the ranks that do not speak for all."""
+class NullLogger:
+    """Logger of all ranks but the first, which records nothing."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Note nothing."""
+        """Do nothing."""
 
     def picture(self, name: str, step: int, png: bytes) -> None:
-        """Note nothing."""
+        """Do nothing."""
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Note nothing."""
+        """Do nothing."""
 
     def unsent_pictures(self) -> list[tuple[str, int, bytes]]:
-        """Keep nothing."""
+        """Return no picture."""
         return []
 
 
 @dataclass(frozen=True)
 class Locations:
-    """What the ranks of a training read and write."""
+    """Locations that the ranks of a training read and write."""
 
     discriminator: Path
     """Folder of the pre-trained discriminator."""
@@ -87,7 +87,7 @@ def train_rank(
         settings: The task's settings.
         prompts: The training prompts.
         reference_images: Validated images of the training prompts.
-        locations: What to read and where to write.
+        locations: Locations of inputs and results.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
     """
     process_group = ProcessGroup()
@@ -111,23 +111,25 @@ def train_rank(
 @contextmanager
 def _logger(process_group: ProcessGroup, parent_run_id: str) -> Iterator[Logger]:
     if not process_group.is_first:
-        yield Silent()
+        yield NullLogger()
         return
     with tracked_task(TRAIN.name, parent_run_id) as run:
         yield run
 
 
 def end_hanging(reason: str) -> NoReturn:
-    """End this process, whatever its threads wait for."""
+    """End this process with a `RankFailedError`."""
     error = RankFailedError(
         reason,
-        repair="run it again to go on from the last checkpoint; if it hangs in the same place "
-        "again, look at the stacks in the log; if a part takes longer than that by nature, raise "
+        repair="run it again to resume from the last checkpoint; if it hangs in the same place "
+        "again, read the stacks in the log; if a part legitimately takes longer, raise "
         "training.hangs.timeout_seconds",
     )
     record_failure(TRAIN.name, error)
     log_error(error)
     sys.stderr.flush()
+    # Not sys.exit: it is called in the watchdog's thread, and the main thread is blocked in a
+    # collective call that no signal handler interrupts.
     os._exit(error.exit_code)
 
 
@@ -178,7 +180,7 @@ def _session(
         tag_alarms(session)
         counters = session.counters
         facts = {"update": counters.updates, "turn": counters.turns, "place": locations.checkpoints}
-        logger.info("going on from update %d", counters.updates, extra=event("resumed", **facts))
+        logger.info("resuming from update %d", counters.updates, extra=event("resumed", **facts))
     return session
 
 
@@ -188,12 +190,12 @@ def run_digest(
     reference_images: ReferenceImageSet,
     pretrained: Path,
 ) -> str:
-    """Name what a checkpoint belongs to.
+    """Return the digest of all that a checkpoint depends on.
 
     Args:
-        settings: The run's.
+        settings: The task's settings.
         prompts: The training prompts.
-        reference_images: Those that are used.
+        reference_images: The assigned reference images.
         pretrained: Folder of the pre-trained discriminator.
     """
     discriminator = file_sha256(pretrained / WEIGHTS_FILE)
@@ -203,12 +205,12 @@ def run_digest(
 
 
 def write_results(session: TrainingState, output: Path) -> None:
-    """Write what training made.
+    """Write the results of a training.
 
     Args:
-        session: A finished run.
-        output: Gets `adapter/`, `discriminator/`, `history.jsonl` (measures, one update a line) and
-            `totals.json` (what the run took, and which alarms were raised).
+        session: State of the finished training.
+        output: Gets `adapter/`, `discriminator/`, `history.jsonl` (metrics, one update a line) and
+            `totals.json` (time, memory and alarms).
     """
     output.mkdir(parents=True, exist_ok=True)
     save_adapter(output / "adapter", session.best.values, session.policy.config.adapter)
@@ -221,7 +223,7 @@ def write_results(session: TrainingState, output: Path) -> None:
         "policy_updates": counters.updates * session.config.optimizer_steps_per_update,
         "seconds": counters.seconds,
         "peak_memory_mib": session.history[-1]["cost/peak_memory_mib"],
-        "handed_on": session.best.metrics,
+        "selected": session.best.metrics,
         "stopped_early": stopped_early(session),
         "alarms": [{"update": alarm.update, "reason": alarm.reason} for alarm in alarms(session)],
     }

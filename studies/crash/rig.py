@@ -33,7 +33,7 @@ _KILLS_PER_INTERPRETER = 20
 
 _TRIES = 4
 _UPDATES_OF_TWO_CHECKPOINTS = 2 * UPDATES_BETWEEN_CHECKPOINTS + 1
-_RESUMED = re.compile(r"going on from update (\d+)")
+_RESUMED = re.compile(r"resuming from update (\d+)")
 
 
 @dataclass(frozen=True)

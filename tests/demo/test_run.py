@@ -83,7 +83,7 @@ def test_an_interrupted_demo_resumes_and_finishes(tmp_path: Path) -> None:
         said, _ = second.communicate(timeout=ENDS_WITHIN_SECONDS)
     assert second.returncode == 0, said + (folder / "logs" / "pipeline.log").read_text()[-5000:]
     assert "Resuming the interrupted run" in said
-    assert "going on from update" in (folder / "logs" / "pipeline.log").read_text()
+    assert "resuming from update" in (folder / "logs" / "pipeline.log").read_text()
     run = json.loads((folder / "state" / "run.json").read_text())
     assert run["key"] == key
     assert run["finished"]

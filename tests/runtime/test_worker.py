@@ -196,7 +196,7 @@ def test_machines_that_share_no_disk_work_as_one_does_also_when_one_is_lost(
     assert failure["kind"] == "RankFailedError"
 
     assert ended(pods.start(TRAIN, job)) == [0, 0], pods.log("train")
-    assert "going on from update" in pods.log("train")
+    assert "resuming from update" in pods.log("train")
     result = outcome(job)
     assert result["metrics"]["policy_updates"] == 20
     trained, expected = local_folder(result["location"]), local_folder(undisturbed.location)

@@ -60,7 +60,7 @@ class SlowToStop:
         return SlowToStop()
 
     def text(self) -> str:
-        return "going on from update 2"
+        return "resuming from update 2"
 
 
 def test_what_a_job_does_after_it_was_struck_counts(monkeypatch: pytest.MonkeyPatch) -> None:
