@@ -1,1 +1,1 @@
-"""Kubeflow components: signature, docstring, one call of the library."""
+"""Kubeflow components: a signature, a docstring and one call of the library."""

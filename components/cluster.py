@@ -1,7 +1,7 @@
-"""What a task's container is on a cluster: its image, its share of a node, its environment.
+"""Image, resources and environment of a task's container on a cluster.
 
-Names are those that advgrpo's chart gives by default. Each environment variable is read when the
-pipeline is compiled.
+The names are the defaults of advgrpo's chart. Environment variables are read when the pipeline is
+compiled.
 """
 
 import os
@@ -9,10 +9,10 @@ import os
 from kfp import dsl, kubernetes
 
 LAUNCHER = os.environ.get("ADVGRPO_LAUNCHER_IMAGE", "advgrpo-launcher-python:0.1.0")
-"""Holds advgrpo without torch; starts the jobs that need a GPU."""
+"""Image with advgrpo and without torch, for the tasks that start jobs."""
 
 TRAINER = os.environ.get("ADVGRPO_TRAINER_IMAGE", "advgrpo-trainer-python:0.1.0")
-"""Holds advgrpo with all of its dependencies."""
+"""Image with advgrpo and all of its dependencies."""
 
 CONFIG_MAP = os.environ.get("ADVGRPO_CONFIG_MAP", "advgrpo")
 S3_SECRET = os.environ.get("ADVGRPO_S3_SECRET", "advgrpo-s3")
@@ -30,7 +30,7 @@ CONFIG_KEYS = (
     "MLFLOW_TRACKING_URI",
 )
 LABELS = {"app.kubernetes.io/component": "task", "app.kubernetes.io/part-of": "advgrpo"}
-"""Labels of the pods of tasks, by which the chart's network policies find them."""
+"""Labels of task pods, which the chart's network policies select."""
 
 MLFLOW_KEYS = (
     "MLFLOW_TRACKING_PASSWORD",
@@ -40,21 +40,20 @@ MLFLOW_KEYS = (
 
 
 def on_cluster(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
-    """Give a task its name in the UI and what its container needs on a cluster.
-
-    It needs little, for what is heavy runs in jobs of its own. All of the environment is optional,
-    so that the pipeline also runs where the chart is not installed.
+    """Set a task's name in the UI, and its container's resources and environment.
 
     Args:
-        task: Changed in place.
-        name: What the UI calls it.
+        task: The task, which is changed in place.
+        name: Name in the UI.
     """
     from advgrpo.storage.credentials import S3_KEYS
 
     task.set_display_name(name)
+    # Heavy work runs in jobs of their own, so the container itself needs little.
     task.set_cpu_request("250m").set_memory_request("512Mi").set_memory_limit("4Gi")
     for label, value in LABELS.items():
         kubernetes.add_pod_label(task, label, value)
+    # Optional, so that the pipeline also runs where the chart is not installed.
     kubernetes.use_config_map_as_env(task, CONFIG_MAP, _same(CONFIG_KEYS), optional=True)
     kubernetes.use_secret_as_env(task, S3_SECRET, _same(S3_KEYS), optional=True)
     kubernetes.use_secret_as_env(task, MLFLOW_SECRET, _same(MLFLOW_KEYS), optional=True)

@@ -16,7 +16,7 @@ from components.train.component import train
 
 
 class Outputs(NamedTuple):
-    """Where each task's result is, the registered version, and the MLflow run."""
+    """Locations of the tasks' results, the registered version, and the MLflow run."""
 
     reference_images: str
     test_reference_images: str
@@ -38,19 +38,19 @@ def adversarial_grpo(
     """Post-train a text-to-image flow model by adversarial reward.
 
     Args:
-        workspace: Where results and checkpoints are kept: on a cluster an s3://bucket/folder that
-            all tasks can write. A run with the same settings takes up what an earlier one left
-            there.
-        preset: Name of a preset that ships with advgrpo, for instance pocket; or all of the text
-            of a YAML file with settings; or the path of one in the image.
-        overrides: Changes to the preset, a list of texts key=value, for instance
+        workspace: Location of results and checkpoints; on a cluster, an s3://bucket/folder that all
+            tasks can write to. A run resumes from the results of earlier runs with equal settings.
+        preset: Name of a preset that ships with advgrpo, for instance pocket; or the text of a YAML
+            file with settings; or the path of such a file in the image.
+        overrides: Changes to the preset, as a list of strings key=value, for instance
             ["training.updates=10", "seed=1"].
-        processes: Drawing, training and measuring processes, one for each GPU. They must be able to
-            share an update evenly and, if they need more than one node, fill their nodes.
-        run_key: If an MLflow run was opened with this key, it is taken up again; empty opens one.
+        processes: Processes of each task, one per GPU. They must be able to share an update evenly
+            and, if they need more than one node, to fill their nodes.
+        run_key: Key of the MLflow run. A run that was opened with it is resumed; empty opens a new
+            one.
 
     Returns:
-        Where each task's result is, the registered version, and the MLflow run.
+        Locations of the tasks' results, the registered version, and the MLflow run.
     """
     job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     config = resolve_config(
@@ -60,8 +60,8 @@ def adversarial_grpo(
         run_key=run_key,
         workspace=workspace,
     )
-    # Each run has an MLflow run of its own, so nothing is ever found in Kubeflow's cache. What is
-    # done already is found in the workspace.
+    # Every run has its own MLflow run, so Kubeflow's cache would never hit. Tasks look up finished
+    # results in the workspace instead.
     config.set_caching_options(enable_caching=False)
     run_id = config.outputs["parent_run_id"]
     images = reference_images(

@@ -1,8 +1,8 @@
-"""What each pipeline task needs of the settings, and no more.
+"""Settings of the pipeline's tasks, each with only the settings that the task reads.
 
-A task's settings travel as JSON text and name its saved state, so a setting that a task does not
-read must not be among them: a changed learning rate must not regenerate the reference images.
-Evaluation and registration get the whole `RunConfig`: the report shows it.
+A task's settings are passed as JSON text and determine its cache key, so a setting that the task
+does not read must not be part of them: a changed learning rate must not regenerate the reference
+images. Evaluation and registration get the whole `RunConfig`, which the report shows.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ S = TypeVar("S", bound=Section)
 
 
 class ReferenceImagesSettings(Section):
-    """What making or validating the reference images needs."""
+    """Settings of the task reference-images."""
 
     seed: NonNegativeInt
     prompts: PromptsConfig
@@ -33,12 +33,12 @@ class ReferenceImagesSettings(Section):
 
     @classmethod
     def of(cls, run: RunConfig) -> Self:
-        """Take the task's share of a run's settings."""
+        """Return the task's settings of a run."""
         return cls(seed=run.seed, prompts=run.prompts, reference_images=run.reference_images)
 
 
 class PretrainingSettings(Section):
-    """What pre-training the discriminator on base-model images needs."""
+    """Settings of the task pretrain-reward."""
 
     seed: NonNegativeInt
     prompts: PromptsConfig
@@ -46,14 +46,14 @@ class PretrainingSettings(Section):
     sampling: SamplingConfig
     discriminator: DiscriminatorConfig
     images_per_prompt: PositiveInt | None
-    """Reference images of each training prompt; none if they serve any prompt."""
+    """Reference images per training prompt; None if they serve any prompt."""
 
     batch_size: PositiveInt
     """Images sampled at once."""
 
     @classmethod
     def of(cls, run: RunConfig) -> Self:
-        """Take the task's share of a run's settings."""
+        """Return the task's settings of a run."""
         return cls(
             seed=run.seed,
             prompts=run.prompts,
@@ -66,7 +66,7 @@ class PretrainingSettings(Section):
 
 
 class TrainingSettings(Section):
-    """What training needs."""
+    """Settings of the task train."""
 
     seed: NonNegativeInt
     prompts: PromptsConfig
@@ -74,20 +74,20 @@ class TrainingSettings(Section):
     discriminator: DiscriminatorConfig
     training: TrainingConfig
     images_per_prompt: PositiveInt | None
-    """Reference images of each training prompt; none if they serve any prompt."""
+    """Reference images per training prompt; None if they serve any prompt."""
 
     distance: DistanceConfig
-    """Distance that is watched on held-out training prompts."""
+    """Distance computed on held-out training prompts."""
 
     scorers: tuple[ScorerConfig, ...]
-    """Frozen measures that are watched on held-out training prompts."""
+    """Scorers applied to held-out training prompts."""
 
     alignment: str
-    """Which measure stands for prompt alignment."""
+    """Metric of prompt alignment."""
 
     @classmethod
     def of(cls, run: RunConfig) -> Self:
-        """Take the task's share of a run's settings."""
+        """Return the task's settings of a run."""
         return cls(
             seed=run.seed,
             prompts=run.prompts,
@@ -101,7 +101,7 @@ class TrainingSettings(Section):
         )
 
     def cache_relevant(self) -> Self:
-        """Return the settings that the numbers depend on; a run resumes if others change."""
+        """Return the settings that affect numbers; a run resumes after a change of the others."""
         defaults = {
             name: TrainingConfig.model_fields[name].default
             for name in ("hangs", "memory_check", "non_finite")
@@ -111,9 +111,9 @@ class TrainingSettings(Section):
 
 
 def without_prompt_files(settings: S) -> S:
-    """Return settings without the prompt files, for a digest that takes the prompts' instead.
+    """Return settings without prompt files, for cache keys that hold the prompts' digest instead.
 
-    Prompts in another file, or in a file saved in another way, then have the same saved state.
+    A prompt file can then be moved, or saved with other line ends, without losing saved state.
     """
     unnamed = PromptsConfig(train="prompts", test="prompts")
     return settings.model_copy(update={"prompts": unnamed})
@@ -124,8 +124,8 @@ def parse_json(section: type[S], text: str, *, where: str) -> S:
 
     Args:
         section: The task's settings model.
-        text: What `model_dump_json` wrote.
-        where: Parameter or file that the text comes from, for the error.
+        text: Result of `model_dump_json`.
+        where: Parameter or file of the text, for errors.
 
     Raises:
         ConfigError: If the text is not JSON or a setting is wrong.
@@ -135,26 +135,26 @@ def parse_json(section: type[S], text: str, *, where: str) -> S:
     except ValueError as error:
         raise ConfigError(
             f"{where} is not JSON: {error}",
-            repair="pass on the text that the task resolve-config wrote, unchanged",
+            repair="pass the output of the task resolve-config unchanged",
         ) from error
     if not isinstance(settings, dict):
         raise ConfigError(
             f"{where} holds {settings!r} instead of settings",
-            repair="pass on the text that the task resolve-config wrote, unchanged",
+            repair="pass the output of the task resolve-config unchanged",
         )
     return parse(section, settings, where=where)
 
 
 def digest(settings: Section, *inputs: str) -> str:
-    """Name settings, and what else a task depends on, by their content.
+    """Return a digest of settings and of a task's other inputs.
 
     Args:
         settings: A task's settings.
         inputs: Digests of the task's other inputs, in a fixed order.
 
     Returns:
-        The first 16 hexadecimal digits of a SHA-256; equal for equal settings and inputs, in each
-        process and on each machine.
+        The first 16 hexadecimal digits of a SHA-256, the same in every process and on every
+        machine.
     """
     content = json.dumps([settings.model_dump(mode="json"), *inputs], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]

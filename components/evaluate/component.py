@@ -18,19 +18,19 @@ def evaluate(
     report: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
-    """Measure the trained model against its base and the champion on held-out prompts.
+    """Compare the trained model with its base model and the champion on the test prompts.
 
     Args:
         settings: All of the run's settings as JSON text.
-        trained: Location of the training's result.
+        trained: Location of the training result.
         discriminator: Location of the pre-trained discriminator, for the report's costs.
         reference_images: Location of the test prompts' reference images.
-        workspace: Where measured batches and the result are kept.
-        processes: Measuring processes.
+        workspace: Folder or s3:// location for the batches' metrics and the result.
+        processes: Processes that evaluate batches, one per GPU.
         parent_run_id: MLflow run to nest in.
-        run_id: The pipeline run; a job that it started already is taken up.
-        report: One page with images, curves and a table.
-        metrics: Every measure of all models.
+        run_id: Id of the pipeline run. A retry adopts the job that the run has started already.
+        report: HTML page with images, curves and tables.
+        metrics: All metrics of all models.
 
     Returns:
         Location of the evaluation.

@@ -14,14 +14,14 @@ def pretrain_reward(
     run_id: str,
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
-    """Train the discriminator on base-model images before the first update.
+    """Train the discriminator on images of the base model before the first update.
 
     Args:
         settings: The task's settings as JSON text.
         reference_images: Location of the training prompts' reference images.
-        workspace: Where the result is kept.
+        workspace: Folder or s3:// location for the result.
         parent_run_id: MLflow run to nest in.
-        run_id: The pipeline run; a job that it started already is taken up.
+        run_id: Id of the pipeline run. A retry adopts the job that the run has started already.
         metrics: Held-out accuracy and margins of the discriminator.
 
     Returns:

@@ -13,14 +13,14 @@ def reference_images(
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs", train=str, test=str
 ):
-    """Draw reference images for training and test prompts, or validate an existing set.
+    """Generate reference images for the training and test prompts, or import existing ones.
 
     Args:
         settings: The task's settings as JSON text.
-        workspace: Where images are kept.
-        processes: Drawing processes.
+        workspace: Folder or s3:// location for the images.
+        processes: Processes that generate images, one per GPU.
         parent_run_id: MLflow run to nest in.
-        run_id: The pipeline run; a job that it started already is taken up.
+        run_id: Id of the pipeline run. A retry adopts the job that the run has started already.
 
     Returns:
         Locations of the two sets.

@@ -12,13 +12,13 @@ def register(
     evaluation: str,
     parent_run_id: str,
 ) -> str:
-    """Register the adapter as a new version of a model, with its lineage and its measures.
+    """Register the adapter as a new model version, with its lineage and metrics.
 
     Args:
         settings: All of the run's settings as JSON text.
-        trained: Location of the training's result.
+        trained: Location of the training result.
         evaluation: Location of the evaluation.
-        parent_run_id: MLflow run that the version belongs to.
+        parent_run_id: MLflow run of the version.
 
     Returns:
         The version, as `models:/name/number`.

@@ -18,14 +18,14 @@ def resolve_config(
     run=str,
     parent_run_id=str,
 ):
-    """Validate a run's settings and its surroundings, and hand each task its share.
+    """Validate the settings, prompts and surroundings of a run, and pass each task its settings.
 
     Args:
         preset: Name of a shipped preset, path of a YAML file, or the text of one.
         overrides: Texts such as `training.updates=10`.
-        processes: Training processes.
-        run_key: Key of an MLflow run to take up again; empty opens one.
-        workspace: Where results are kept; it must be writable.
+        processes: Training processes, one per GPU.
+        run_key: Key of the MLflow run. A run that was opened with it is resumed; empty opens one.
+        workspace: Folder or s3:// location for results. It must be writable.
 
     Returns:
         Each task's settings as JSON text, and the id of the MLflow run.

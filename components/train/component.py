@@ -17,21 +17,21 @@ def train(
     adapter: dsl.Output[dsl.Model],
     metrics: dsl.Output[dsl.Metrics],
 ) -> str:
-    """Post-train the policy; repeated, it goes on from its last checkpoint.
+    """Post-train the policy, resuming from the last checkpoint if there is one.
 
     Args:
         settings: The task's settings as JSON text.
         reference_images: Location of the training prompts' reference images.
         discriminator: Location of the pre-trained discriminator.
-        workspace: Where checkpoints and the result are kept.
-        processes: Training processes.
+        workspace: Folder or s3:// location for checkpoints and the result.
+        processes: Training processes, one per GPU.
         parent_run_id: MLflow run to nest in.
-        run_id: The pipeline run; a job that it started already is taken up.
-        adapter: The trained adapter, in the layouts of peft and diffusers.
-        metrics: Held-out measures of the adapter, and what training took.
+        run_id: Id of the pipeline run. A retry adopts the job that the run has started already.
+        adapter: The trained adapter, in the formats of peft and diffusers.
+        metrics: Held-out metrics of the adapter, and the time and memory of the training.
 
     Returns:
-        Location of the training's result.
+        Location of the training result.
     """
     from advgrpo.runtime.dispatch import run_task
     from advgrpo.runtime.pipeline_tasks import TRAIN
