@@ -58,7 +58,7 @@ def test_printed_settings_are_a_preset(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["config", "show", "--set", "training.updats=1"], "did you mean training.updates?"),
-        (["config", "show", "--preset", "nothing"], "preset=nothing: there is no such preset"),
+        (["config", "show", "--preset", "nothing"], "preset=nothing: is not a preset"),
         (["config", "validate", "--processes", "3"], "3 training processes cannot share"),
         (["pipeline", "run"], "MLFLOW_TRACKING_URI is not set"),
         (["tracking", "send"], "MLFLOW_TRACKING_URI is not set"),

@@ -45,6 +45,7 @@ def doctor(
     ):
         checks.append(check)
         if not as_json:
+            # Checks take seconds: print each as it ends.
             print(f"{check.state:4}  {check.name}: {check.found}", flush=True)
             if check.repair:
                 print(f"      repair: {check.repair}", flush=True)

@@ -79,13 +79,17 @@ def generate(
     if not texts:
         raise ConfigError("no prompts are given", repair="add prompts, or use --prompts FILE")
     checked_prompts(
-        texts, where="the command line", unit="prompt", repair="give each prompt once, as text"
+        texts,
+        where="the prompts",
+        unit="prompt",
+        repair="give each prompt once, as one line of text",
     )
     if model and (adapter or overrides or preset != DEFAULT_PRESET):
         raise ConfigError(
             "--model excludes --adapter, --preset and --set: it has settings and an adapter",
             repair="leave these options out, or use --adapter with the model instead of --model",
         )
+    # A registered version records the settings that it was trained with.
     config, adapter = registered_run(model) if model else (resolve(preset, overrides), adapter)
     locations = task(
         config,

@@ -45,6 +45,7 @@ def compile_pipeline(
 
     target = (output or CHECKED_IN).resolve()
     module = f"pipelines.{CHECKED_IN.stem}"
+    # `pipelines` is not part of the package and importable only from the root of a checkout.
     subprocess.run([sys.executable, "-m", module, str(target)], cwd=CHECKOUT, check=True)
     print(target)
 

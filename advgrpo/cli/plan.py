@@ -53,6 +53,7 @@ def plan(
     from advgrpo.config import resolve
     from advgrpo.planning import plan_run
 
+    # An estimate needs neither commits nor prompt files.
     run = resolve(preset, overrides, is_draft=True)
     planned = plan_run(
         run,

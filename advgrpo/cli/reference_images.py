@@ -60,4 +60,5 @@ def validate_reference_images(
 
     report = inspect_set(location, resolve(preset, overrides), "test" if test else "train")
     print(report)
+    # After the report, so that all problems are printed before the error.
     report.validated()

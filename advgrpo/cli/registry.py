@@ -171,6 +171,7 @@ def reconcile(
         try:
             for decided in task(tracking_uri, name=name, announce=announce):
                 report(decided, "decided")
+        # A loop must survive an outage of MLflow.
         except AdvGrpoError as error:
             if not every:
                 raise

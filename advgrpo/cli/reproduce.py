@@ -18,8 +18,8 @@ def reproduce(
     """Recompute a dumped rollout, and list the tensors with non-finite values."""
     from advgrpo.tasks.reproduce import reproduce as compute
 
-    what, reports = compute(location, forward_dtype=precision or None)
-    print(what)
+    description, reports = compute(location, forward_dtype=precision or None)
+    print(description)
     bad = 0
     for report in reports:
         bad += report.not_finite > 0

@@ -86,6 +86,8 @@ def submit(
         pipeline, launcher_image=launcher_image, trainer_image=trainer_image
     )
     server = KfpServer(access)
+    # Without explicit images, a version that the chart uploaded is used: its images are in the
+    # cluster's registry.
     version = upload_pipeline(
         server, document, name=pipeline_name, any_images=not (launcher_image or trainer_image)
     )

@@ -33,11 +33,13 @@ def known_scheme(uri: str) -> str:
         )
     if separator and not rest:
         raise ValueError(f"'{uri}' has nothing after '{scheme}://'")
+    # Locations are written to logs, MLflow parameters and result files.
     if separator and "@" in rest.partition("/")[0]:
         raise ValueError(
             "a location must not contain a user or a password; set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY for S3, HF_TOKEN for a hub"
         )
+    # open() raises ValueError for it, which no caller expects.
     if "\0" in uri:
         raise ValueError("a location must not contain the character NUL")
     if not uri.strip():

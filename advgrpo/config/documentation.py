@@ -57,6 +57,7 @@ _PLAIN = {
 
 def markdown() -> str:
     """Return one Markdown table per section, in the order of `RunConfig`."""
+    # A section that occurs under several keys is documented once, under its first key.
     titles: dict[type[Section], str] = {}
     for title, section in _sections("", RunConfig):
         titles.setdefault(section, title)

@@ -29,6 +29,7 @@ def parse(section: type[S], settings: Mapping[str, Any], *, where: str) -> S:
     try:
         return section.model_validate(settings)
     except ValidationError as error:
+        # A file of another format can have thousands of unknown keys.
         listed = error.errors()[:_MAX_LISTED]
         problems = "\n".join(f"  - {_describe(dict(e), section, settings)}" for e in listed)
         more = error.error_count() - len(listed)
@@ -53,6 +54,7 @@ def _describe(
                 f"{path}: is not a key of this type of {above}; to change the type, set the whole "
                 f"section, as in --set '{above}={{type: TYPE}}', without {key}"
             )
+        # A key may also be known in another section.
         near = difflib.get_close_matches(path, known, n=1) or difflib.get_close_matches(
             path.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=1
         )

@@ -26,7 +26,7 @@ class PresetFile:
     """A preset merged with those that it extends."""
 
     settings: dict[str, Any]
-    """Plain values, as YAML gives them."""
+    """Plain values, as parsed from YAML."""
 
     text: str
     """The preset's own YAML."""
@@ -42,9 +42,11 @@ class PresetFile:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which by itself keeps the last of two equal keys without a word."""
+    """PyYAML's safe loader, except that a repeated key is an error."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 - untyped
+        # PyYAML keeps the last value. Merge keys (<<) are expanded later, so keys that override
+        # theirs do not count as repeated.
         node = super().compose_mapping_node(anchor)
         seen = set()
         for key, _ in node.value:
@@ -107,7 +109,7 @@ def read_preset(preset: str) -> PresetFile:
 
 
 def portable_preset(preset: str) -> str:
-    """Return a preset that another machine can read.
+    """Return a preset that does not depend on the files of this machine.
 
     Returns:
         The name of a packaged preset; otherwise a YAML text whose first line is a comment with the
@@ -177,8 +179,7 @@ def _locate(preset: str, *, folder: Path | None, key: str) -> Path:
     if not preset.endswith((".yaml", ".yml")):
         near = difflib.get_close_matches(preset, preset_names(), n=1)
         raise ConfigError(
-            f"{key}={preset}: there is no such preset"
-            + (f"; did you mean {near[0]}?" if near else ""),
+            f"{key}={preset}: is not a preset" + (f"; did you mean {near[0]}?" if near else ""),
             repair=f"use one of {', '.join(preset_names())}, or the path of a YAML file",
         )
     if folder is None:

@@ -10,6 +10,7 @@ _PROMPTS = {
     "test": "the file of the evaluation prompts, none of which is a training prompt",
 }
 _STYLE = "reference_images.source.location"
+# Well-formed, so that the validation of the other settings is not stopped by it.
 _DRAFT_COMMIT = "0" * 40
 _DRAFT_FOLDER = "not-given"
 

@@ -67,6 +67,7 @@ def _descend(section: Any, part: str, path: str) -> Any:  # noqa: ANN401 - a tre
     if isinstance(section, list):
         return section[_index(section, part, path)]
     below = section.setdefault(part, {})
+    # `training:` without a value is null in YAML.
     if below is None:
         below = section[part] = {}
     if not isinstance(below, dict | list):

@@ -193,6 +193,7 @@ class RunConfig(Section):
             * rollout.group_size
         )
         sizes = self._microbatches
+        # A rank generates and updates on the same images, so both sizes must divide its share.
         whole = math.lcm(*sizes.values())
         if ranks >= 1 and images % (ranks * whole) == 0:
             self._check_discriminator_batch(ranks)
@@ -207,6 +208,7 @@ class RunConfig(Section):
         )
 
     def _check_discriminator_batch(self, ranks: int) -> None:
+        # Each rank processes an equal share of the batch.
         batch = self.discriminator.optimizer.batch_size
         if batch % ranks:
             raise ConfigError(

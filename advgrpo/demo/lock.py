@@ -26,6 +26,7 @@ def only_demo_in(folder: Path) -> Iterator[None]:
         ConfigError: If another demo is running in the folder.
     """
     state_folder(folder).mkdir(parents=True, exist_ok=True)
+    # Not truncated when opened: the file names the process that holds the lock.
     with (state_folder(folder) / "lock").open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -55,6 +56,7 @@ def stop_leftovers(folder: Path) -> None:
 
 def _belongs_to(process: psutil.Process, folder: Path) -> bool:
     try:
+        # Orphans lose their parent, but keep their environment.
         return process.environ().get(OWNER) == str(folder.resolve())
     except (psutil.Error, OSError):
         return False

@@ -17,6 +17,7 @@ class MemoryWatch:
         self.peak_mib = 0.0
         self._seconds_between = seconds_between
         self._ended = threading.Event()
+        # As a daemon, it never keeps the process alive.
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "MemoryWatch":

@@ -83,9 +83,11 @@ def run_demo(
                     _log_cost(servers.tracking_uri, outputs["parent_run_id"], run)
                     result = gather_result(folder, run, outputs)
         finally:
+            # Also after an error: the next attempt adds to these durations.
             run.peak_memory_mib = max(run.peak_memory_mib, memory.peak_mib)
             run.save(folder)
         write_bytes(str(folder / SUMMARY), json.dumps(result.summary, indent=1).encode())
+        # Last, so that a demo that is killed before it resumes and writes the summary.
         run.finished = True
         run.save(folder)
     _print_result(console, result, folder)
@@ -115,6 +117,7 @@ def _run_pipeline(
 ) -> dict[str, str]:
     state = state_folder(folder).resolve()
     progress_file, failure_file = state / "progress.jsonl", state / "failure.json"
+    # Files of an earlier attempt would be read as this one's.
     for stale in (progress_file, failure_file, state / OUTPUTS):
         stale.unlink(missing_ok=True)
     log_file = folder / "logs" / "pipeline.log"

@@ -49,6 +49,7 @@ class Server:
         self._lifeline = ExitStack()
         variables = self._lifeline.enter_context(exit_with_parent.lifeline(folder))
         with log.open("ab") as output:
+            # The log is appended to: older addresses in it are those of earlier servers.
             self._log_start = output.tell()
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", exit_with_parent.__file__, *command],

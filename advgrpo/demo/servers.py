@@ -28,6 +28,7 @@ _REGION = "us-east-1"
 PRELOAD = str(Path(__file__).with_name("preload"))
 """Folder with the `sitecustomize` of the MLflow server's Python."""
 
+# The user's own variables, which must not configure these servers.
 _FOREIGN = ("AWS_", "MLFLOW_", "_MLFLOW_", "RCLONE_")
 
 
@@ -133,6 +134,7 @@ class EmbeddedServers:
             "AWS_REGION": _REGION,
             "AWS_DEFAULT_REGION": _REGION,
             "AWS_ENDPOINT_URL_S3": self.s3_endpoint,
+            # Servers other than AWS often refuse the checksums that boto3 adds by default.
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
             "AWS_EC2_METADATA_DISABLED": "true",
@@ -195,6 +197,7 @@ class EmbeddedServers:
                 "PYTHONPATH": os.pathsep.join(
                     filter(None, [PRELOAD, os.environ.get("PYTHONPATH")])
                 ),
+                # Files in the working directory must not shadow modules.
                 "PYTHONSAFEPATH": "1",
                 "PYTHONUNBUFFERED": "1",
                 "OMP_NUM_THREADS": "1",
@@ -232,6 +235,7 @@ def _rclone() -> Path:
 def _credentials(path: Path) -> tuple[str, str]:
     if not path.exists():
         keys = {"access_key": secrets.token_hex(10), "secret_key": secrets.token_hex(20)}
+        # The file is readable for a moment before its own chmod.
         path.parent.chmod(0o700)
         write_bytes(str(path), json.dumps(keys).encode())
         path.chmod(0o600)

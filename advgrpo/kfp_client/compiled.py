@@ -7,5 +7,6 @@ _PACKAGED = Path(__file__).parent / "adversarial_grpo.yaml"
 CHECKED_IN = CHECKOUT / "pipelines" / "adversarial_grpo.yaml"
 """The compiled pipeline of a checkout."""
 
+# The build copies the file into the wheel; a checkout has it in pipelines/ only.
 PIPELINE = _PACKAGED if _PACKAGED.is_file() else CHECKED_IN
 """The compiled pipeline in use."""

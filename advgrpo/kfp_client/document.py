@@ -101,6 +101,8 @@ class PipelineDocument:
             for kind, sources in (("configMap", "configMapAsEnv"), ("secret", "secretAsEnv")):
                 for source in executor.get(sources, []):
                     name = names.get(source[f"{kind}Name"]) or source[f"{kind}Name"]
+                    # kfp compiles both fields: the first is deprecated, but older drivers read it
+                    # alone.
                     source[f"{kind}Name"] = name
                     source[f"{kind}NameParameter"] = {"runtimeValue": {"constant": name}}
         return changed
@@ -123,6 +125,7 @@ class PipelineDocument:
         return str(yaml.dump_all(self.parts, Dumper=yaml.CSafeDumper, sort_keys=False))
 
     def _with(self, change: Callable[[str], str]) -> Self:
+        # The parts are shared with this document.
         changed = type(self)(copy.deepcopy(self.parts))
         for container in changed._containers():
             container["image"] = change(container["image"])

@@ -47,6 +47,7 @@ def run_pipeline(
     local.init(
         runner=local.SubprocessRunner(use_venv=False),
         pipeline_root=str(artifacts),
+        # kfp's own error would hide that of the task, which is in the failure file.
         raise_on_error=False,
     )
     with (
@@ -103,6 +104,7 @@ def _failure_file(scratch: Path) -> Iterator[Path]:
 def _forwarded_signals() -> Iterator[_Stop]:
     """Forward SIGTERM and SIGINT to the running task, so that it can save its state."""
     stop = _Stop()
+    # Only processes that the pipeline starts may be signalled.
     others = set(psutil.Process().children(recursive=True))
 
     def forward(_number: int, _frame: FrameType | None) -> None:

@@ -43,6 +43,8 @@ class Schedule:
             return cls(cron=text.strip())
         fields = text.split()
         if len(fields) in {5, 6} and all(_CRON_FIELD.fullmatch(field) for field in fields):
+            # Cron expressions of Kubeflow Pipelines have a field for seconds, the usual ones do
+            # not.
             return cls(cron=" ".join(["0", *fields] if len(fields) == 5 else fields))
         raise ConfigError(
             f"--every={text!r}: is neither an interval of a minute or more nor a cron expression",
@@ -87,6 +89,7 @@ def start_recurring_run(
     """
     models = server.models
     experiment_id = get_or_create_experiment(server, experiment)
+    # The server accepts several recurring runs of one name.
     _refuse_duplicate(server, experiment_id, name)
     body = models.V2beta1RecurringRun(
         experiment_id=experiment_id,

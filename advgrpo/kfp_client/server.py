@@ -76,6 +76,7 @@ class KfpServer:
     """
 
     def __init__(self, access: Access) -> None:
+        # From now on, logs and errors contain neither.
         hide(access.token)
         hide(access.cookies)
         self.endpoint = endpoint_of(access)

@@ -45,6 +45,7 @@ def upload_pipeline(
         lambda: _find_pipeline(server, name),
         lambda: _create_pipeline(server, name, document.description),
     )
+    # Version names start with the hash of the content and end with that of the images.
     start = document.content if any_images else document.version
     version = _find_version(server, pipeline_id, start)
     uploaded = version is None
@@ -112,6 +113,7 @@ def _find_version(server: KfpServer, pipeline_id: str, start: str) -> Any | None
 
 
 def _upload(server: KfpServer, pipeline_id: str, document: PipelineDocument) -> Any:  # noqa: ANN401
+    # The client uploads files only.
     with TemporaryDirectory() as folder:
         file = Path(folder) / "pipeline.yaml"
         file.write_text(document.to_yaml(), encoding="utf-8")

@@ -138,6 +138,7 @@ class _Watch:
     def _lost_run(self, error: ClusterError) -> ClusterError | PipelineError:
         if self._reported and isinstance(error, KfpRefusedError) and error.status == 404:
             return PipelineError(f"the run {self._run_id} was deleted")
+        # The run was never seen, so the id may be wrong.
         if not self._reported:
             return error
         return ClusterError(

@@ -68,6 +68,7 @@ class JointTransformer:
         attention = 8 * square + 2 * norms
         layer = 12 * square + attention + 2 * feed_forward
         dual = 3 * square + 4 * square + norms
+        # The last layer discards the text stream.
         missing_in_last = 4 * square + square + feed_forward
         patch = self.patch_size**2
         outer = (

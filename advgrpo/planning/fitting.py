@@ -20,6 +20,7 @@ def check_fits(parts: Iterable[Part], free: int, *, where: str, repair: str) -> 
     Raises:
         ConfigError: If the known parts are larger; names the largest ones.
     """
+    # Unknown parts count as nothing, so this never refuses what fits.
     known = list(parts)
     needed = total(known)
     if needed <= free:

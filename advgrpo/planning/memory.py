@@ -105,6 +105,7 @@ def feature_bytes(run: RunConfig | TrainingSettings, models: Models) -> int | No
     if isinstance(config, DinoDiscriminatorConfig):
         if not isinstance(backbone, VisionBackbone):
             return None
+        # The class token, and the chosen patches.
         tokens = 1 + (config.patches or backbone.patches(config.resolution_pixels))
         return _heads(config) * tokens * backbone.width * FLOAT32
     if not isinstance(backbone, Clip):
@@ -215,6 +216,7 @@ def _update_activations(run: RunConfig | TrainingSettings, models: Models) -> Pa
         return Part(name, None, "the transformer is unknown", is_transient=True)
     sequences = run.training.rollout.microbatch_of_update * guided(run)
     numbers = sequences * _tokens(run, models, model.patch_size) * model.width
+    # SAVED_BYTES is for 16 bits.
     scale = BYTES[run.policy.forward_dtype] // 2
     layer = SAVED_BYTES * scale + ADAPTER_SAVED_BYTES
     dual = ATTENTION_SAVED_BYTES * scale
@@ -267,6 +269,8 @@ def _discriminator_activations(
         return Part(name, None, "the backbone is unknown", is_transient=True)
     if isinstance(config, DinoDiscriminatorConfig):
         assert isinstance(models.backbone, VisionBackbone)
+        # Reference and generated images; with conditioning also reference images with wrong
+        # prompts.
         kinds = 2 if config.prompt_conditioning is None else 3
         # A token, the hidden layer, and the output of its activation function.
         growth = 1 + 2 * config.hidden_width / models.backbone.width

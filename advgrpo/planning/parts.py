@@ -25,6 +25,7 @@ class Part:
 def total(parts: Iterable[Part]) -> int:
     """Return the sum of the known parts, and of the transient ones only the largest."""
     known = list(parts)
+    # Transient parts never exist at the same time.
     permanent = sum(part.bytes or 0 for part in known if not part.is_transient)
     return permanent + max((part.bytes or 0 for part in known if part.is_transient), default=0)
 

@@ -24,6 +24,7 @@ def configuration(weights: Weights, part: str = "") -> Mapping[str, Any] | None:
     folder = "/".join(name for name in (weights.subfolder.strip("/"), part) if name)
     location = weights.location.rstrip("/")
     if scheme(location) == "hub":
+        # A hub may need a login for the file, and a plan must not.
         return PUBLISHED.get(location, {}).get(folder)
     try:
         file = local_file(join(location, folder, "config.json"))

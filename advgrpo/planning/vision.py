@@ -42,6 +42,7 @@ def _dino(config: Config, *, usual_patch_size: int, registers: int) -> VisionBac
     vision = Vision(
         width=width,
         layers=int(config.get("num_hidden_layers", 12)),
+        # DINOv2 gives the ratio, not the width of the hidden layer.
         hidden=width * int(config.get("mlp_ratio", 4)),
         patch_size=int(config.get("patch_size", usual_patch_size)),
         pixels=int(config.get("image_size", 224)),

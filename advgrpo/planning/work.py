@@ -46,6 +46,7 @@ def work_of(run: RunConfig, gpus: int) -> Work:
     rollouts, steps, note = _turns(run)
     rollout_images = images_per_gpu(run, gpus) * gpus
     trained = rollout_images * training.algorithm.trained_steps * guided(run)
+    # One to recompute activations, one of the base policy for the KL divergence.
     again = int(run.policy.gradient_checkpointing) + training.algorithm.extra_passes
     return Work(
         updates=training.updates,

@@ -77,7 +77,7 @@ def test_a_circle_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parent", "said"),
     [
-        ("pokket", r"extends=pokket: there is no such preset; did you mean pocket\?"),
+        ("pokket", r"extends=pokket: is not a preset; did you mean pocket\?"),
         ("missing.yaml", r"missing\.yaml' cannot be read"),
         ("[pocket]", "is not the name of a preset"),
         ("null", "is not the name of a preset"),

@@ -59,7 +59,7 @@ def test_a_file_of_one_line_is_a_text_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"preset": "pockt"}, "preset=pockt: there is no such preset; did you mean pocket"),
+        ({"preset": "pockt"}, "preset=pockt: is not a preset; did you mean pocket"),
         ({"preset": "none.yaml"}, "cannot be read"),
         ({"processes": 3}, "3 training processes cannot share"),
         ({"workspace": "workspace"}, "workspace='workspace' cannot be reached"),
