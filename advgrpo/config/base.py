@@ -19,6 +19,10 @@ class Section(BaseModel):
     )
 
 
+SCHEMES = ("s3", "package", "hub")
+"""Schemes of locations; `advgrpo.storage.files` has the backends of those that can be written."""
+
+
 def known_scheme(uri: str) -> str:
     """Return a location as it was given.
 
@@ -26,7 +30,7 @@ def known_scheme(uri: str) -> str:
         ValueError: If it is malformed, or of an unknown scheme.
     """
     scheme, separator, rest = uri.partition("://")
-    if separator and scheme not in {"s3", "package", "hub"}:
+    if separator and scheme not in SCHEMES:
         raise ValueError(
             f"'{scheme}://' is not a supported scheme; use a local path, s3://bucket/key, "
             "package://python.package/folder or hub://owner/name"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from advgrpo.cluster.doctor import Check, examine
 from advgrpo.errors import AdvGrpoError, ConfigError
 from advgrpo.kfp_client import Access, KfpRefusedError, KfpServer, endpoint_of
-from advgrpo.storage import check_writable
+from advgrpo.storage import check_writable, is_remote
 from advgrpo.tracking.address import TRACKING_URI
 
 _IN_CLUSTER_CHECK = "helm test checks it from inside the cluster"
@@ -38,7 +38,7 @@ def _workspace(workspace: str) -> Check:
     name = f"workspace {workspace or '(none given)'}"
     if not workspace:
         return Check(name, "SKIP", "use --workspace s3://bucket/folder to check one")
-    if not workspace.startswith("s3://"):
+    if not is_remote(workspace):
         return Check(
             name, "FAIL", "a cluster's pods cannot reach it", "use an s3://bucket/folder location"
         )

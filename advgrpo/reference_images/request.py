@@ -10,7 +10,7 @@ from advgrpo.data.prompts import SPLITS, Prompts, Split
 from advgrpo.records import PromptSet
 from advgrpo.reference_images.import_folder import folder_digest
 from advgrpo.reference_images.manifest import manifests_of, read_manifests
-from advgrpo.storage import join, scheme
+from advgrpo.storage import is_remote, join
 from advgrpo.storage.archives import extract, is_packed
 from advgrpo.storage.fetch import local_folder
 
@@ -89,4 +89,4 @@ def readable(location: str) -> str:
     """Return an absolute location of a set's files, after extracting them if they are archived."""
     if is_archived(location):
         return str(extract(location))
-    return location if scheme(location) == "s3" else str(local_folder(location).absolute())
+    return location if is_remote(location) else str(local_folder(location).absolute())

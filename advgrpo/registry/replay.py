@@ -32,21 +32,23 @@ def replay_prompts(
     Raises:
         WeightsError: If a model is missing or of another architecture.
     """
-    where = device()
-    policy = load_policy(config.policy, where, adapter=adapter)
+    target = device()
+    policy = load_policy(config.policy, target, adapter=adapter)
     texts = [prompt.prompt for prompt in sample]
     drawer = Drawer(policy, texts, config.evaluation, config.training.sampling)
     images = torch.cat([batch.images.cpu() for batch in drawer.all_batches()])
     groups = images.split(config.evaluation.images_per_prompt)
     family, _, metric = config.evaluation.alignment.partition(".")
-    wanted = [scorer for scorer in config.evaluation.scorers if scorer.metric_prefix == family]
-    (scorer,) = build_scorers(wanted, where)
+    selected = [scorer for scorer in config.evaluation.scorers if scorer.metric_prefix == family]
+    (scorer,) = build_scorers(selected, target)
     differences = []
-    for prompt, drawn in zip(sample, groups, strict=True):
-        kept = torch.stack([decode_image((pictures / name).read_bytes()) for name in prompt.images])
+    for prompt, generated in zip(sample, groups, strict=True):
+        recorded = torch.stack(
+            [decode_image((pictures / name).read_bytes()) for name in prompt.images]
+        )
         # A sample may have fewer images of a prompt than were generated.
-        levels = (drawn[: len(kept)] - kept).abs().mean(dim=(1, 2, 3)) * 255
-        scores = scorer.score(drawn, [prompt.prompt] * len(drawn))
+        levels = (generated[: len(recorded)] - recorded).abs().mean(dim=(1, 2, 3)) * 255
+        scores = scorer.score(generated, [prompt.prompt] * len(generated))
         alignment = float(scores[metric].double().mean())
         differences.append((float(levels.max()), abs(alignment - prompt.alignment)))
     return differences

@@ -30,7 +30,7 @@ from advgrpo.runtime.remote_call import (
     write_arguments,
 )
 from advgrpo.runtime.task_context import report_failure
-from advgrpo.storage import join, list_files, read_bytes, restrict_writes, scheme, write_bytes
+from advgrpo.storage import is_remote, join, list_files, read_bytes, restrict_writes, write_bytes
 
 OUTCOME_FILE = "outcome.json"
 FAILURE_PREFIX = "failure-"
@@ -119,7 +119,7 @@ def run_in_pod(task: str, function: str, folder: str) -> None:
 
 def _job_folder(name: str, arguments: Arguments, run_id: str) -> str:
     workspace = str(arguments["workspace"])
-    if scheme(workspace) != "s3":
+    if not is_remote(workspace):
         raise ConfigError(
             f"workspace={workspace} cannot be reached from the pods of a cluster",
             repair="use an s3:// location",

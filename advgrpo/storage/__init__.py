@@ -14,6 +14,7 @@ from advgrpo.storage.cache import (
 from advgrpo.storage.files import (
     delete,
     exists,
+    is_remote,
     list_files,
     read_bytes,
     storage_for,
@@ -47,6 +48,7 @@ __all__ = [
     "exists",
     "file_sha256",
     "is_local",
+    "is_remote",
     "join",
     "list_files",
     "read_bytes",

@@ -12,9 +12,9 @@ from advgrpo.errors import StorageError
 from advgrpo.storage.base import FileState
 from advgrpo.storage.cache import cached_folder
 from advgrpo.storage.fetch import cache_entry_name, local_folder
-from advgrpo.storage.files import storage_for
+from advgrpo.storage.files import is_remote, storage_for
 from advgrpo.storage.local import atomic_folder, disk_errors
-from advgrpo.storage.locations import join, scheme
+from advgrpo.storage.locations import join
 
 _PREFIX, _SUFFIX = "part-", ".tar"
 
@@ -47,7 +47,7 @@ def is_packed(location: str) -> bool:
 
 
 def _parts(location: str) -> Mapping[str, FileState]:
-    if scheme(location) != "s3":
+    if not is_remote(location):
         return {}
     listing = storage_for(location).list_files(location)
     return {

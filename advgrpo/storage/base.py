@@ -1,4 +1,4 @@
-"""The storage interface: what local disks and S3 servers have in common."""
+"""The storage interface, which local disks and S3 servers implement."""
 
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable

@@ -9,7 +9,7 @@ from advgrpo.config.base import Weights
 from advgrpo.errors import ConfigError, StorageNotFoundError, WeightsError
 from advgrpo.storage.base import FileState
 from advgrpo.storage.cache import cache_folder, cached_folder
-from advgrpo.storage.files import storage_for, write_bytes
+from advgrpo.storage.files import is_remote, storage_for, write_bytes
 from advgrpo.storage.folders import download_files, download_folder
 from advgrpo.storage.locations import join, scheme
 
@@ -17,7 +17,7 @@ from advgrpo.storage.locations import join, scheme
 def local_folder(source: Weights | str) -> Path:
     """Return a local folder with the content of a location.
 
-    Local and packaged folders are used in place. S3 folders are copied to the cache, again when
+    Local and packaged folders are used in place. Remote folders are copied to the cache, again when
     they change, and checked against their commit file if they have one. Of a hub repository, only
     safetensors, configuration and tokenizer files are downloaded.
 
@@ -31,8 +31,8 @@ def local_folder(source: Weights | str) -> Path:
     """
     if isinstance(source, Weights):
         return _weights_folder(source)
-    if scheme(source) == "s3":
-        return _cached_s3_folder(source)
+    if is_remote(source):
+        return _cached_folder(source)
     path = _path(source)
     if not path.is_dir():
         raise StorageNotFoundError(
@@ -48,7 +48,7 @@ def local_file(location: str) -> Path:
         StorageNotFoundError: If it does not exist.
         StorageError: If it cannot be downloaded.
     """
-    if scheme(location) == "s3":
+    if is_remote(location):
         # Always read: a single small file costs no more than asking for its version.
         data = storage_for(location).read_bytes(location)
         # The file keeps its name, as the suffix determines the format of prompts.
@@ -69,7 +69,7 @@ def local_files(location: str, names: Collection[str]) -> Path:
     """Return a local folder that has some files of a location.
 
     Args:
-        location: Local folder, used in place, or `s3://` folder, of which only these files are
+        location: Local folder, used in place, or remote folder, of which only these files are
             copied to the cache.
         names: Names below the folder.
 
@@ -77,7 +77,7 @@ def local_files(location: str, names: Collection[str]) -> Path:
         StorageNotFoundError: If a file does not exist.
         StorageError: If a file cannot be downloaded.
     """
-    if scheme(location) != "s3":
+    if not is_remote(location):
         return local_folder(location)
     listing = storage_for(location).list_files(location)
     if missing := sorted(set(names) - listing.keys()):
@@ -148,7 +148,7 @@ def _path(location: str) -> Path:
     return Path(join(str(root), name))
 
 
-def _cached_s3_folder(location: str) -> Path:
+def _cached_folder(location: str) -> Path:
     listing = storage_for(location).list_files(location)
     if not listing:
         raise StorageNotFoundError(

@@ -1,6 +1,7 @@
-"""Single files, on a local disk or an S3 server."""
+"""Single files on any backend, and the table of backends."""
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 
 from advgrpo.errors import ConfigError
@@ -16,16 +17,24 @@ def storage_for(location: str) -> Storage:
         location: A local path or `s3://bucket/key`.
 
     Raises:
-        ConfigError: If the scheme has no backend for single files.
+        ConfigError: If the scheme has no backend.
     """
-    kind = scheme(location)
-    if not kind:
-        return LocalStorage()
-    if kind != "s3":
+    backend = BACKENDS.get(scheme(location))
+    if backend is None:
+        supported = " or ".join(f"{name}://" for name in BACKENDS if name)
         raise ConfigError(
-            f"{location} is not a local path or an s3:// location",
+            f"{location} is not a local path or an {supported} location",
             repair="use one of these where files are written",
         )
+    return backend()
+
+
+def is_remote(location: str) -> bool:
+    """Return whether a location has a backend other than the local disk."""
+    return bool(scheme(location)) and scheme(location) in BACKENDS
+
+
+def _s3() -> Storage:
     # Changed credentials or endpoints need a new client.
     variables = sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))
     return _s3_storage(tuple(variables))
@@ -37,6 +46,10 @@ def _s3_storage(_aws_variables: tuple[tuple[str, str], ...]) -> Storage:
     from advgrpo.storage.s3 import S3Storage  # noqa: PLC0415
 
     return S3Storage()
+
+
+BACKENDS: dict[str, Callable[[], Storage]] = {"": LocalStorage, "s3": _s3}
+"""Backend of each scheme; the empty one is a local path."""
 
 
 def read_bytes(location: str) -> bytes:

@@ -11,9 +11,9 @@ from advgrpo.errors import WeightsError
 from advgrpo.storage.base import READ_SUFFIXES
 from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.file_hash import cached_file_sha256
-from advgrpo.storage.files import storage_for
+from advgrpo.storage.files import is_remote, storage_for
 from advgrpo.storage.local import disk_errors
-from advgrpo.storage.locations import join, scheme
+from advgrpo.storage.locations import join
 
 _THREADS = 8
 
@@ -36,7 +36,7 @@ def weights_digest(weights: Weights) -> str:
         StorageError: If it cannot be read.
     """
     files: list[tuple[object, ...]]
-    if scheme(weights.location) == "s3":
+    if is_remote(weights.location):
         folder_location = join(weights.location, weights.subfolder)
         listing = storage_for(folder_location).list_files(folder_location)
         files = [(name, *state) for name, state in listing.items() if _is_read(name)]

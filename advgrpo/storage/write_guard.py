@@ -1,14 +1,15 @@
-"""A limit on where this process may write on S3, besides the server's own permissions."""
+"""A limit on where this process may write remotely, besides the server's own permissions."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from advgrpo.errors import ConfigError
+from advgrpo.storage.locations import scheme
 
 WRITE_PREFIX = "ADVGRPO_WRITE_PREFIX"
-"""Environment variable with the `s3://` folder that all writes and deletions must be inside; if it
-is unset, the S3 server alone decides. Child processes inherit it."""
+"""Environment variable with the remote folder that all writes and deletions must be inside; if it
+is unset, the server alone decides. Child processes inherit it."""
 
 
 def check_may_write(location: str) -> None:
@@ -30,15 +31,15 @@ def check_may_write(location: str) -> None:
 
 @contextmanager
 def restrict_writes(location: str) -> Iterator[None]:
-    """Restrict this process's writes on S3 to a folder for the duration of the block.
+    """Restrict this process's remote writes to a folder for the duration of the block.
 
     Args:
-        location: An `s3://` folder inside the present restriction; a local path restricts nothing.
+        location: A remote folder inside the present restriction; a local path restricts nothing.
 
     Raises:
         ConfigError: If it is outside the present restriction.
     """
-    if not location.startswith("s3://"):
+    if not scheme(location):
         yield
         return
     check_may_write(location)

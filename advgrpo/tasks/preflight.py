@@ -9,7 +9,7 @@ from advgrpo.config import RunConfig, locations, resolve
 from advgrpo.data.prompts import Prompts, quoted_texts, read_run_prompts
 from advgrpo.data.splits import check_split
 from advgrpo.errors import ConfigError, StorageNotFoundError
-from advgrpo.storage import check_writable, exists, list_files, scheme
+from advgrpo.storage import check_writable, exists, is_remote, list_files, scheme
 from advgrpo.tracking.address import require_tracking_uri
 
 REGISTRY_NEEDED = "the task register creates a model version in its registry"
@@ -109,7 +109,7 @@ def check_locations(config: RunConfig, workspace: str) -> None:
     check_writable(workspace)
     for key, location in locations(config).items():
         # A location is one object or a prefix of several.
-        if scheme(location) == "s3" and not (exists(location) or list_files(location)):
+        if is_remote(location) and not (exists(location) or list_files(location)):
             raise StorageNotFoundError(
                 f"{key}={location}: does not exist",
                 repair=f"upload it, or set {key} to the location of what was uploaded",
@@ -124,7 +124,7 @@ def check_reachable(config: RunConfig, workspace: str) -> None:
     Raises:
         ConfigError: If the workspace is not on S3, or a setting is a relative path.
     """
-    if scheme(workspace) != "s3":
+    if not is_remote(workspace):
         raise ConfigError(
             f"workspace={workspace!r} cannot be reached from the pods of a cluster",
             repair="set workspace to an s3://bucket/folder location",
