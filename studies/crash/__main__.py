@@ -1,8 +1,9 @@
-"""Strike the pocket job at random instants; what it ends with must not tell: `make crash-test`.
+"""Crash test: fault injection at random instants of the pocket job (`make crash-test`).
 
-`KILLS=20 SEED=1 python -m studies.crash` makes that many; `ONLY=7` repeats the seventh of them,
-`FROM=7` goes on with it after a break, `POINTS=1` strikes each named point of the code once.
-Results go to `studies/results/crash`.
+The job is started again after each fault and must end with the results of an undisturbed run.
+`KILLS=20 SEED=1 python -m studies.crash` injects 20 faults; `ONLY=7` repeats the seventh of them,
+`FROM=7` resumes there after an interruption, `POINTS=1` injects one at each named point of the
+code. Results go to `studies/results/crash`.
 """
 
 import json
@@ -28,7 +29,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "crash"
 
 
 def main() -> int:
-    """Make the kills that the environment asks for."""
+    """Inject the faults that the environment selects."""
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(10**6))
     count = int(os.environ.get("KILLS") or 20)
     only = int(os.environ.get("ONLY") or 0)
@@ -60,14 +61,14 @@ def main() -> int:
 
 
 def strike_all(folder: Path, seed: int, kills: Iterable[Kill]) -> Iterable[Struck]:
-    """Make kills one after the other, each against a run of its own."""
+    """Inject faults one after the other, each into a run of its own."""
     with ExitStack() as open_things:
         stores = open_things.enter_context(EmbeddedServers(folder / "stores"))
         open_things.enter_context(environment(stores.environment()))
         rig = open_things.enter_context(Rig(folder, stores))
         say(f"undisturbed: {rig.measure():.1f} s")
         for kill in kills:
-            struck = _struck(rig, kill, seed)
+            struck = _strike(rig, kill, seed)
             say(f"{struck.line()}")
             if not struck.good:
                 again = f"POINTS=1 ONLY={kill.number}" if kill.point else f"ONLY={kill.number}"
@@ -75,7 +76,7 @@ def strike_all(folder: Path, seed: int, kills: Iterable[Kill]) -> Iterable[Struc
             yield struck
 
 
-def _struck(rig: Rig, kill: Kill, seed: int) -> Struck:
+def _strike(rig: Rig, kill: Kill, seed: int) -> Struck:
     try:
         return rig.strike(kill, seed)
     except Exception as error:  # noqa: BLE001 - a fault of the harness is one kill's, not the end
@@ -84,7 +85,7 @@ def _struck(rig: Rig, kill: Kill, seed: int) -> Struck:
 
 
 def write_results(seed: int, done: Sequence[Struck]) -> None:
-    """Keep what was seen."""
+    """Write the results of all faults so far."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     kind = "points" if done[0].kill.point else f"seed-{seed}"
     record = {
@@ -104,14 +105,14 @@ def write_results(seed: int, done: Sequence[Struck]) -> None:
 
 
 def say(text: str) -> None:
-    """Tell whoever watches."""
+    """Print a line at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    # As Ctrl-C does, so that nothing is left running or mounted.
+    # SIGTERM must unwind as Ctrl-C does, or servers stay running and the tmpfs mounted.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     os.environ["MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"] = "false"
     logging.getLogger("mlflow").setLevel(logging.WARNING)

@@ -1,8 +1,8 @@
-"""What stands in for the Python program of a warm interpreter: it asks for a fork, and is it.
+"""Replacement of the Python program: it requests a fork of the warm interpreter and follows it.
 
-It passes its arguments, environment and standard files to `studies.crash.warm`, hands on signals,
-and ends as the fork ends. If it is killed, so is the fork. It imports the standard library alone,
-because the job starts it a dozen times.
+It passes its arguments, environment and standard files to `studies.crash.warm`, forwards signals,
+and exits with the fork's status. If it is killed, so is the fork. It imports the standard library
+alone, because the job starts it a dozen times.
 """
 
 import json
@@ -26,7 +26,7 @@ def main(address: str, arguments: list[str]) -> None:
         answer = server.recv(4)
     end = struct.unpack("!i", answer)[0] if len(answer) == 4 else 255
     if end < 0:
-        # Ends as the fork did, so that whoever waits for it is told the signal.
+        # Die of the same signal, so that the waiting parent sees it.
         signal.signal(-end, signal.SIG_DFL) if -end != signal.SIGKILL else None
         os.kill(os.getpid(), -end)
     os._exit(end)

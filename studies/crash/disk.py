@@ -15,13 +15,12 @@ _BYTES = 96 * 2**20
 
 
 class Disk:
-    """The machine's disk: a small tmpfs where we may mount one.
+    """The machine's disk: a small tmpfs, if this process may mount one.
 
-    Elsewhere its processes are forbidden to make any file larger instead, which the kernel refuses
-    them by EFBIG.
+    Otherwise a full disk is simulated by RLIMIT_FSIZE: writes beyond it fail with EFBIG.
 
     Args:
-        folder: Where it lies.
+        folder: Mount point.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -35,18 +34,18 @@ class Disk:
 
     @property
     def kind(self) -> str:
-        """Name how it is filled."""
+        """Return how it is filled."""
         return "tmpfs" if self._mounted else "RLIMIT_FSIZE"
 
     @contextmanager
     def full(self, attempt: Attempt) -> Iterator[None]:
-        """Let it be full while the block lasts."""
+        """Fill it while the block runs."""
         if not self._mounted:
-            _let_files_grow(attempt, to=0)
+            _limit_file_size(attempt, to=0)
             try:
                 yield
             finally:
-                _let_files_grow(attempt, to=None)
+                _limit_file_size(attempt, to=None)
             return
         filler = self.folder / "filler"
         with filler.open("wb", buffering=0) as file, suppress(OSError):
@@ -64,8 +63,8 @@ class Disk:
             self._mounted = False
 
 
-def _let_files_grow(attempt: Attempt, *, to: int | None) -> None:
-    """Limit the files of a job's processes and of those that it will start; None for no more."""
+def _limit_file_size(attempt: Attempt, *, to: int | None) -> None:
+    """Limit the file size of a job's processes and of their children; None lifts the limit."""
     for process in (attempt.warm.server, *attempt.processes()):
         with suppress(psutil.Error):
             _, most = process.rlimit(resource.RLIMIT_FSIZE)

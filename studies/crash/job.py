@@ -1,4 +1,4 @@
-"""The pocket job, shrunk until one undisturbed run takes seconds, and the processes that it has."""
+"""The pocket job, reduced until a run takes seconds, and its processes."""
 
 import json
 import os
@@ -66,10 +66,10 @@ _QUIET = {
 
 
 class Warm:
-    """A warm interpreter, and the program that stands for Python in the job.
+    """A warm interpreter, and the program that replaces Python in the job.
 
     Args:
-        folder: Where both go.
+        folder: Folder for both.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -98,16 +98,16 @@ class Warm:
         return psutil.Process(self._server.pid)
 
     def processes(self) -> list[psutil.Process]:
-        """List the processes that come from it."""
+        """Return all its descendants."""
         return self.server.children(recursive=True)
 
     def forks(self) -> list[psutil.Process]:
-        """List the processes that it forked."""
+        """Return its forks."""
         return self.server.children()
 
     def close(self) -> None:
         """End it."""
-        # Its end is the server's, and that its forks'.
+        # Closes its standard input: then the server ends, and its forks with it.
         self._server.communicate(timeout=30)
 
     def __enter__(self) -> Self:
@@ -137,14 +137,14 @@ class Attempt:
         return self.process.poll() is None
 
     def processes(self) -> list[psutil.Process]:
-        """List the job's processes, that of the command first."""
+        """Return the job's processes, that of the command first."""
         found = [*self.warm.processes()]
         with suppress(psutil.NoSuchProcess):
             found.insert(0, psutil.Process(self.process.pid))
-        return [process for process in found if _lives(process)]
+        return [process for process in found if _is_alive(process)]
 
     def process_group(self) -> list[psutil.Process]:
-        """List the ranks' processes; of a phase without ranks, that of the task."""
+        """Return the processes of the ranks; in a phase without ranks, that of the task."""
         found: dict[bool, list[psutil.Process]] = {True: [], False: []}
         for process in self.processes():
             with suppress(psutil.NoSuchProcess):
@@ -177,18 +177,18 @@ class Attempt:
             return self.process.wait(timeout_seconds)
         except subprocess.TimeoutExpired as error:
             for fork in self.warm.forks():
-                # It writes where it stands to its log.
+                # faulthandler prints its stacks to the log.
                 with suppress(psutil.NoSuchProcess):
                     fork.send_signal(signal.SIGUSR1)
             time.sleep(0.5)
             raise TimeoutError(f"the job did not end within {timeout_seconds:.0f} s") from error
 
     def text(self) -> str:
-        """Read what it wrote."""
+        """Return its output."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
 
-def _lives(process: psutil.Process) -> bool:
+def _is_alive(process: psutil.Process) -> bool:
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -200,9 +200,9 @@ class Job:
 
     Args:
         folder: The machine's disk: caches, records for MLflow, artifacts, temporary files.
-        logs: Folder for what the attempts write.
-        key: Names its MLflow run.
-        stores: Variables by which the servers are found.
+        logs: Folder for the logs of the attempts.
+        key: Key of its MLflow run.
+        stores: Environment variables of the servers.
     """
 
     def __init__(self, folder: Path, logs: Path, key: str, stores: Mapping[str, str]) -> None:
@@ -214,11 +214,11 @@ class Job:
         logs.mkdir(parents=True)
 
     def start(self, warm: Warm, *, point: str = "") -> Attempt:
-        """Start the job, or go on with it: the same command each time.
+        """Start or resume the job, by the same command.
 
         Args:
-            warm: Where its processes come from.
-            point: Where a process of it stands still until it is killed; empty for nowhere.
+            warm: Interpreter that its processes are forked from.
+            point: Point of the code at which a process waits until it is killed; empty for none.
         """
         self._attempts += 1
         log = self._logs / f"attempt-{self._attempts}.log"
@@ -248,18 +248,18 @@ class Job:
         return Attempt(process, warm, log)
 
     def events(self) -> list[dict[str, object]]:
-        """Read what the attempts told of their progress."""
+        """Return the progress events of all attempts."""
         if not self.progress.exists():
             return []
         found = []
         for line in self.progress.read_text(encoding="utf-8").splitlines():
-            # A line may be half written, for ever if its writer was killed.
+            # The last line of a killed process may be incomplete.
             with suppress(ValueError):
                 found.append(json.loads(line))
         return found
 
     def where(self) -> str:
-        """Say how far the job has come."""
+        """Return how far the job has come, as text."""
         task = phase = ""
         for event in self.events():
             if "phase" in event:
@@ -271,12 +271,12 @@ class Job:
         return f"{task or 'start'}{f', {phase}' if phase else ''}"
 
     def updates(self) -> int:
-        """Count the updates that were made."""
+        """Return the number of completed updates."""
         done = [e["done"] for e in self.events() if e.get("phase") == TRAINING]
         return max((n for n in done if isinstance(n, int)), default=0)
 
     def forget_machine(self) -> None:
-        """Lose all that the machine's disk holds."""
+        """Delete the machine's disk."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _command(self) -> Sequence[str]:
@@ -289,7 +289,7 @@ class Job:
         ]
 
     def _prompts(self, name: str) -> Path:
-        """Write a few of the shipped prompts to where every run finds them."""
+        """Write a few of the shipped prompts into a folder that all runs share."""
         path = self._logs.parent / f"{name}.txt"
         if not path.exists():
             shipped = local_file(f"package://advgrpo.pocket/prompts/{name}.txt")

@@ -1,7 +1,6 @@
-"""What a job ended with, as names and values that can be compared bit for bit.
+"""Results of a job as names and values that can be compared bit for bit.
 
-Only what is listed in `TIMES` is left out: how long something took, when it was, how much memory it
-took, and the identifiers that MLflow draws.
+Times, memory and MLflow's random identifiers are left out; the patterns below list them.
 """
 
 import hashlib
@@ -24,45 +23,45 @@ from studies.crash.job import WORKSPACE
 
 TIMES = re.compile(
     r"""
-    (^|/)seconds(/|$) | ^cost/seconds | ^cost/images_per_second  # how long it took
-    | peak_memory                                               # how much memory
-    | ^cost/slowest_rank                                        # who was how much slower
+    (^|/)seconds(/|$) | ^cost/seconds | ^cost/images_per_second  # duration
+    | peak_memory                                               # memory
+    | ^cost/slowest_rank                                        # differences between ranks
     """,
     re.VERBOSE,
 )
-"""Names of measures, and of keys in JSON files, that differ from run to run."""
+"""Names of metrics, and of keys in JSON files, that differ from run to run."""
 
 TIMES_IN_TEXT = re.compile(
     r"""
     .*(data-name="(Time|Hours|Memory)"|class="bars"|<dt>Time</dt>).*  # the report's costs
-    | \d{4}-\d\d-\d\d\ \d\d:\d\d\ UTC | ^utc_time_created:.*     # when it was
+    | \d{4}-\d\d-\d\d\ \d\d:\d\d\ UTC | ^utc_time_created:.*     # date
     """,
     re.VERBOSE | re.MULTILINE,
 )
 """Likewise, in the report and in MLflow's description of the model."""
 
 HASHES_OF_TIMES = {"MLmodel", "registered_model_meta", "advgrpo.files"}
-"""Entries in a version's list of files, and its tag, that are hashes of what is left out."""
+"""Hashes of content that is left out: entries in a version's list of files, and its tag."""
 
 OF_ATTEMPTS = {"advgrpo.run"}
-"""Tags that tell a run's key."""
+"""Tags that contain a run's key."""
 
-DRAWN = {
+RANDOM_IDS = {
     "run": re.compile(r"\b[0-9a-f]{32}\b"),
     "model": re.compile(r"\bm-[0-9a-f]{32}\b"),
 }
-"""Identifiers that MLflow draws."""
+"""Random identifiers of MLflow."""
 
 Outcome = dict[str, str]
 
 
 def gather(client: MlflowClient, key: str, outputs: Path) -> Outcome:
-    """Read all that a finished job left: in the store, in MLflow and in its outputs.
+    """Return the results of a finished job: in the store, in MLflow and in its outputs.
 
     Args:
-        client: MLflow.
-        key: Of the job's run.
-        outputs: The pipeline's outputs.
+        client: Client of MLflow.
+        key: Key of the job's run.
+        outputs: File with the pipeline's outputs.
     """
     found = {f"outputs/{k}": v for k, v in json.loads(outputs.read_text("utf-8")).items()}
     run_id = found.pop("outputs/parent_run_id")
@@ -86,13 +85,13 @@ def gather(client: MlflowClient, key: str, outputs: Path) -> Outcome:
 
 
 def differences(expected: Outcome, found: Outcome) -> list[str]:
-    """Name what differs, the first first."""
-    told = []
+    """Return the differences, sorted by name."""
+    lines = []
     for name in sorted(expected.keys() | found.keys()):
         before, now = expected.get(name, "(absent)"), found.get(name, "(absent)")
         if before != now:
-            told.append(f"{name}: {_short(before)} became {_short(now)}")
-    return told
+            lines.append(f"{name}: {_short(before)} became {_short(now)}")
+    return lines
 
 
 def _short(text: str) -> str:
@@ -103,8 +102,8 @@ def _store() -> Iterator[tuple[str, str]]:
     images: dict[str, dict[str, str]] = {}
     for name in list_files(WORKSPACE):
         folder, _, file = name.rpartition("/")
-        # Lists of what is compared, and what MLflow had not got yet when a checkpoint was written.
-        # Signs of life are of one life.
+        # Left out: indexes of files that are compared anyway, heartbeats, and the records that were
+        # unsent when a checkpoint was written, which depends on timing.
         if (
             file in {COMMIT_FILE, f"{UNSENT}.safetensors"}
             or _lists(file)
@@ -113,7 +112,7 @@ def _store() -> Iterator[tuple[str, str]]:
             continue
         data = read_bytes(f"{WORKSPACE}/{name}")
         if file.startswith("part-"):
-            # Which images lie in which archive depends on who was faster.
+            # Which archive holds an image depends on which rank was faster.
             images.setdefault(folder, {}).update(_archive(data))
         else:
             yield name, _digest(file, data)
@@ -142,7 +141,7 @@ def _run(client: MlflowClient, run: Run) -> Iterator[tuple[str, str]]:
         if not name.startswith("mlflow.") and name not in OF_ATTEMPTS:
             yield f"tag {name}", re.sub(r"/\d+$", "/<version>", value)
     for name in run.data.metrics:
-        if name.startswith("system/"):  # what the machine did meanwhile
+        if name.startswith("system/"):  # load of the machine
             continue
         history = client.get_metric_history(run_id, name)
         values = [(point.step, "" if TIMES.search(name) else point.value) for point in history]
@@ -156,7 +155,7 @@ def _version(client: MlflowClient, version: str) -> Iterator[tuple[str, str]]:
     found = client.get_model_version(name, version)
     for tag, value in found.tags.items():
         if tag not in HASHES_OF_TIMES:
-            yield f"tag {tag}", _without_drawn(value)
+            yield f"tag {tag}", _without_random_ids(value)
     yield "alias", str(found.aliases)
     with TemporaryDirectory() as folder:
         uri = f"models:/{name}/{version}"
@@ -165,24 +164,24 @@ def _version(client: MlflowClient, version: str) -> Iterator[tuple[str, str]]:
 
 def _files(folder: Path, kind: str) -> Iterator[tuple[str, str]]:
     for path in sorted(folder.rglob("*")):
-        # Says which number the version has.
+        # registered_model_meta holds the number of the version.
         if path.is_file() and path.name != "registered_model_meta":
-            # MLflow's own names of pictures tell when they were logged.
+            # MLflow puts the time into the names of images.
             name = re.sub(r"\+timestamp\+.*?(\+compressed)?(\.\w+)$", r"\1\2", path.name)
             where = path.relative_to(folder).with_name(name).as_posix()
             yield f"{kind} {where}", _digest(name, path.read_bytes())
 
 
 def _digest(name: str, data: bytes) -> str:
-    """Hash a content without the times that it tells."""
+    """Return the hash of a content without its times."""
     if name.endswith((".json", ".jsonl")):
         lines = data.splitlines() if name.endswith(".jsonl") else [data]
-        # What is damaged differs from what is not.
+        # A damaged file is hashed as it is, and differs.
         with suppress(ValueError):
             rows = [_timeless(json.loads(line)) for line in lines]
             data = json.dumps(rows, sort_keys=True).encode()
     elif name.endswith((".html", ".md", ".yaml", "MLmodel")):
-        data = _without_drawn(data.decode()).encode()
+        data = _without_random_ids(data.decode()).encode()
     return hashlib.sha256(data).hexdigest()[:16]
 
 
@@ -195,8 +194,8 @@ def _timeless(value: object) -> object:
     return value
 
 
-def _without_drawn(text: str) -> str:
+def _without_random_ids(text: str) -> str:
     text = TIMES_IN_TEXT.sub("<time>", text)
-    for name, pattern in DRAWN.items():
+    for name, pattern in RANDOM_IDS.items():
         text = pattern.sub(f"<{name}>", text)
     return text

@@ -1,7 +1,6 @@
-"""Named points of the code at which a job can be struck.
+"""Named points of the code at which a fault can be injected.
 
-A process that comes to the point leaves a mark and stands still until it is killed, so that the
-strike falls exactly there.
+A process that reaches the point creates a marker file and waits until it is killed.
 """
 
 import importlib
@@ -49,7 +48,7 @@ POINTS = {
 
 
 def arm() -> None:
-    """Let this process stand still at the point that its environment names, if it names one."""
+    """Make this process wait at the point that its environment names, if any."""
     point = os.environ.get(POINT_VARIABLE)
     if not point:
         return
@@ -59,14 +58,14 @@ def arm() -> None:
     *classes, name = path.split(".")
     for step in classes:
         owner = getattr(owner, step)
-    _replace(owner, name, _watched(getattr(owner, name), int(number), when, words))
+    _replace(owner, name, _wrap(getattr(owner, name), int(number), when, words))
 
 
 def _replace(owner: object, name: str, function: Callable[..., Any]) -> None:
     setattr(owner, name, function)
 
 
-def _watched(
+def _wrap(
     function: Callable[..., Any], number: int, when: str, words: list[str]
 ) -> Callable[..., Any]:
     calls = 0
@@ -74,21 +73,21 @@ def _watched(
     @wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - whatever it takes and gives
         nonlocal calls
-        said = " ".join(map(str, arguments))
+        text = " ".join(map(str, arguments))
         due = False
-        if all(word in said for word in words):
+        if all(word in text for word in words):
             calls += 1
             due = calls == number
         if due and when == "before":
-            _stand_still()
+            _wait_at_point()
         result = function(*arguments, **named)
         if due and when == "after":
-            _stand_still()
+            _wait_at_point()
         return result
 
     return call
 
 
-def _stand_still() -> None:
+def _wait_at_point() -> None:
     Path(os.environ[MARK_VARIABLE]).touch()
     time.sleep(600)

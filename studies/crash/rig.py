@@ -1,4 +1,4 @@
-"""Run a job, strike it, let it go on, and compare."""
+"""Test rig: run a job, inject a fault, resume the job, and compare."""
 
 import random
 import re
@@ -29,7 +29,7 @@ from studies.crash.outcome import Outcome, differences, gather
 from studies.crash.strikes import PATIENCE_SECONDS, STRIKES, TORN, Scene
 
 _KILLS_PER_INTERPRETER = 20
-"""Another interpreter hashes texts in another order, as each process of a real job does."""
+"""Each interpreter has its own hash seed, as each process of a real job has."""
 
 _TRIES = 4
 _UPDATES_OF_TWO_CHECKPOINTS = 2 * UPDATES_BETWEEN_CHECKPOINTS + 1
@@ -38,39 +38,39 @@ _RESUMED = re.compile(r"resuming from update (\d+)")
 
 @dataclass(frozen=True)
 class Kill:
-    """What is done to a job, and when."""
+    """A fault and its instant."""
 
     number: int
     kind: str
     fraction: float
-    """Instant as a share of an undisturbed run's duration."""
+    """Instant as a fraction of an undisturbed run's duration."""
 
     point: str = ""
-    """Named point at which it falls instead; empty for none."""
+    """Named point of the code, instead of an instant; empty for none."""
 
 
 @dataclass(frozen=True)
 class Struck:
-    """What came of a kill."""
+    """Result of a fault."""
 
     kill: Kill
     instant: float = 0.0
     """Seconds after the job's start."""
 
     where: str = ""
-    """How far the job had come."""
+    """Progress of the job at that instant."""
 
     made: int = 0
-    """Updates that were made before it went on."""
+    """Updates that were completed before it was resumed."""
 
     resumed: int | None = None
-    """Update that training went on from, 0 if it began anew; None if it was over."""
+    """Update that training resumed from, 0 if it started over; None if it had finished."""
 
     lost: int = 0
-    """Updates that were made again."""
+    """Updates that were repeated."""
 
     lost_beyond: int = 0
-    """Of these, those that the last checkpoint should have saved."""
+    """Repeated updates that the last checkpoint should have saved."""
 
     differences: Sequence[str] = ()
     seconds: float = 0.0
@@ -78,11 +78,11 @@ class Struck:
 
     @property
     def good(self) -> bool:
-        """Whether nothing tells that there was a kill."""
+        """Whether the result equals that of an undisturbed run."""
         return not self.differences and self.lost_beyond == 0
 
     def line(self) -> str:
-        """Tell it in a line."""
+        """Return it as one line."""
         kill = self.kill
         when = f"at {kill.point!r}" if kill.point else f"at {self.instant:.2f} s"
         resumed = f", resumed from update {self.resumed} of {self.made}" if self.resumed else ""
@@ -95,17 +95,17 @@ class Struck:
 
 
 def random_kill(seed: int, number: int) -> Kill:
-    """Draw a kill; it depends on nothing but its arguments."""
+    """Return a random fault, which depends on the arguments alone."""
     chance = random.Random(f"{seed}/{number}")
     return Kill(number, chance.choice(list(STRIKES)), chance.random())
 
 
 class Rig:
-    """Runs jobs one after the other.
+    """Runner of jobs, one after the other.
 
     Args:
-        folder: For everything.
-        stores: Servers that the jobs use.
+        folder: Folder for all files.
+        stores: Servers of the jobs.
     """
 
     def __init__(self, folder: Path, stores: EmbeddedServers) -> None:
@@ -117,54 +117,54 @@ class Rig:
         self._expected: Outcome = {}
         self._duration = 0.0
         self._checkpoints = (0.0, 0.0)
-        """Seconds until there are two checkpoints, and until the last update."""
+        """Seconds until the second checkpoint, and until the last update."""
 
     def measure(self, runs: int = 2) -> float:
-        """Run the job undisturbed, to know its duration and what it ends with.
+        """Run the job undisturbed, for its duration and results.
 
         Args:
-            runs: How often; the first one warms up caches.
+            runs: Number of runs; the first one warms up caches.
 
         Returns:
             Seconds of the last run.
 
         Raises:
-            RuntimeError: If they do not end alike, or one fails.
+            RuntimeError: If their results differ, or one fails.
         """
         outcomes = [self._undisturbed() for _ in range(runs)]
         self._expected = outcomes[-1]
-        if told := differences(outcomes[0], outcomes[-1]):
-            raise RuntimeError("undisturbed runs differ: " + "; ".join(told))
+        if lines := differences(outcomes[0], outcomes[-1]):
+            raise RuntimeError("undisturbed runs differ: " + "; ".join(lines))
         return self._duration
 
     def strike(self, kill: Kill, seed: int) -> Struck:
-        """Strike a job, let it go on, and compare what it ends with."""
+        """Inject a fault into a job, resume it, and compare its results."""
         start = time.monotonic()
         self._refresh()
         job, struck = self._at_instant(kill)
         attempt = struck
         instant = time.monotonic() - attempt.started
-        where, made, told_before = job.where(), 0, 0
+        where, made, events_before = job.where(), 0, 0
         chance = random.Random(f"{seed}/{kill.number}/how")
-        told = []
+        faults = []
         resumed = None
         try:
             if wrong := STRIKES[kill.kind](Scene(job, attempt, self._stores, self._disk, chance)):
-                told.append(wrong)
-            # Of some strikes a job goes on for a while.
-            made, told_before = job.updates(), len(job.events())
+                faults.append(wrong)
+            # After some faults the job runs on for a while.
+            made, events_before = job.updates(), len(job.events())
             if attempt.process.returncode != 0:
                 attempt = job.start(self._warm_interpreter())
                 self._succeed(attempt)
-            told += differences(self._expected, self._gather(job))
+            faults += differences(self._expected, self._gather(job))
         except (RuntimeError, TimeoutError) as error:
             attempt.kill()
-            told.append(str(error))
-        trained = any(event.get("phase") == TRAINING for event in job.events()[told_before:])
+            faults.append(str(error))
+        trained = any(event.get("phase") == TRAINING for event in job.events()[events_before:])
         if attempt is not struck and trained:
             found = _RESUMED.search(attempt.text())
             resumed = int(found[1]) if found else 0
-            # Of its last update it may not have told, for instance on a full disk.
+            # The event of its last update may be missing, for instance on a full disk.
             made = max(made, resumed)
         again = 0 if resumed is None else made - resumed
         allowed = UPDATES_BETWEEN_CHECKPOINTS * (2 if kill.kind == TORN else 1)
@@ -176,14 +176,14 @@ class Rig:
             resumed=resumed,
             lost=max(0, again),
             lost_beyond=max(0, again - allowed),
-            differences=told,
+            differences=faults,
             seconds=round(time.monotonic() - start, 1),
             logs=str(self._folder / job.key),
         )
 
     def _at_instant(self, kill: Kill) -> tuple[Job, Attempt]:
-        """Start a job and wait for the instant of a kill."""
-        # A checkpoint can be torn once there is another one before it.
+        """Start a job and wait for the instant of a fault."""
+        # Without an earlier checkpoint, a damaged one leaves nothing to resume from.
         first, last = self._checkpoints if kill.kind == TORN else (0.0, self._duration)
         instant = first + kill.fraction * (last - first)
         updates = _UPDATES_OF_TWO_CHECKPOINTS if kill.kind == TORN else 0
@@ -236,13 +236,13 @@ class Rig:
         )
 
     def _refresh(self) -> None:
-        """Take another interpreter now and then."""
+        """Replace the interpreter after a number of faults."""
         self._kills += 1
         if self._kills % _KILLS_PER_INTERPRETER == 1:
             self.start_over()
 
     def start_over(self) -> None:
-        """End whatever runs; the next job gets another interpreter."""
+        """End all processes; the next job gets another interpreter."""
         if self._warm is not None:
             # Its forks end with it.
             self._warm.close()

@@ -1,4 +1,4 @@
-"""How a job is struck, and what of it is left."""
+"""Faults that are injected into a job."""
 
 import random
 import signal
@@ -16,14 +16,14 @@ from studies.crash.disk import Disk
 from studies.crash.job import WORKSPACE, Attempt, Job
 
 PATIENCE_SECONDS = 300.0
-"""Longest time that a job gets to end after a strike."""
+"""Timeout of a job after a fault."""
 
 _ORPHANS_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What can be struck."""
+    """A running job and its environment."""
 
     job: Job
     attempt: Attempt
@@ -33,7 +33,7 @@ class Scene:
 
 
 Strike = Callable[[Scene], str]
-"""Strikes, waits until the job has ended, and says what of it was wrong, or nothing."""
+"""Injects a fault, waits for the job's end, and returns an error or an empty text."""
 
 
 def kill_all(scene: Scene) -> str:
@@ -50,11 +50,11 @@ def lose_machine(scene: Scene) -> str:
 
 
 def terminate(scene: Scene) -> str:
-    """Ask it to stop: it saves its state and says so, or had come to its end."""
+    """Send SIGTERM: the job saves its state and exits accordingly, or had finished."""
     scene.attempt.process.send_signal(signal.SIGTERM)
     status = scene.attempt.wait(PATIENCE_SECONDS)
     if status not in {0, Preempted.exit_code, -signal.SIGTERM}:
-        return f"SIGTERM was answered with exit status {status}"
+        return f"SIGTERM led to exit status {status}"
     return _orphans(scene)
 
 
@@ -84,7 +84,7 @@ def kill_mlflow(scene: Scene) -> str:
 
 
 def fill_disk(scene: Scene) -> str:
-    """Fill the machine's disk until the job has ended or does without."""
+    """Fill the machine's disk for ten seconds or until the job has ended."""
     with scene.disk.full(scene.attempt):
         deadline = time.monotonic() + 10
         while scene.attempt.running and time.monotonic() < deadline:
@@ -98,7 +98,7 @@ def tear(scene: Scene) -> str:
     scene.attempt.kill()
     everything = list_files(WORKSPACE)
     if any(name.startswith("training/") and "/result/" in name for name in everything):
-        # Training is over: nobody reads its checkpoints again.
+        # Training has finished: its checkpoints are never read again.
         return ""
     whole = [n.removesuffix(COMMIT_FILE) for n in everything if n.endswith(f"/{COMMIT_FILE}")]
     checkpoints = sorted(folder for folder in whole if "/checkpoints/" in folder)
@@ -138,7 +138,7 @@ def _without(scene: Scene, server: Literal["s3", "mlflow"]) -> str:
 
 
 def _orphans(scene: Scene) -> str:
-    """Wait until no process of the job is left."""
+    """Wait until no process of the job is left; return an error if one remains."""
     deadline = time.monotonic() + _ORPHANS_SECONDS
     while left := scene.attempt.processes():
         if time.monotonic() > deadline:

@@ -1,8 +1,8 @@
-"""A Python that has its libraries loaded, so that a process of the job starts in milliseconds.
+"""Server that forks Python processes with all libraries loaded, in milliseconds.
 
 Torch, DeepSpeed and MLflow take eight seconds to load, and the job has a dozen processes. The
-server forks one for each request of `client`. What runs in a fork is the product's own code with
-the command line that it was started with; only the start of the interpreter differs.
+server forks one for each request of `client`. A fork runs the product's own code with the original
+command line; only the start of the interpreter differs.
 """
 
 import atexit
@@ -60,11 +60,11 @@ LOADED = (
     "advgrpo.training.loop",
     "advgrpo.training.pretraining",
 )
-"""What is loaded before the first fork."""
+"""Modules that are loaded before the first fork."""
 
-_DIES_WITH_PARENT = 1
+_PR_SET_PDEATHSIG = 1
 _NOT_FLUSHED = 120
-"""Exit status of a Python that cannot write what it has left to write."""
+"""Exit status of a Python that cannot flush its output."""
 
 _DESCRIPTORS = 3
 
@@ -73,8 +73,8 @@ def main(address: str, program: str) -> None:
     """Serve forks until standard input ends.
 
     Args:
-        address: Path of the socket at which requests come.
-        program: What forks start for a Python of their own.
+        address: Path of the socket for requests.
+        program: Program that forks start as Python.
     """
     sys.executable = program
     for name in LOADED:
@@ -93,7 +93,7 @@ class _Fork:
 
 @dataclass(frozen=True)
 class _Request:
-    """What a client asks for."""
+    """Request of a client."""
 
     arguments: Sequence[str]
     environment: Mapping[str, str]
@@ -103,10 +103,10 @@ class _Request:
 
 
 class _Server:
-    """Answers requests.
+    """Server of fork requests.
 
     Args:
-        address: Path of the socket at which they come.
+        address: Path of its socket.
     """
 
     def __init__(self, address: str) -> None:
@@ -123,7 +123,7 @@ class _Server:
         self._forks: dict[int, _Fork] = {}
 
     def run(self) -> _Request | None:
-        """Serve; returns in a fork with its request, and in the server at its end."""
+        """Serve; return the request in a fork, and None in the server at its end."""
         sys.stdout.write("warm\n")
         sys.stdout.flush()
         while True:
@@ -136,10 +136,10 @@ class _Server:
                     if (request := self._accept()) is not None:
                         return request
                 elif key.data in self._forks:
-                    self._heed(self._forks[key.data])
+                    self._forward(self._forks[key.data])
 
     def _accept(self) -> _Request | None:
-        """Fork for a request; only the fork gets it returned."""
+        """Fork for a request; return it in the fork, None in the server."""
         client, _ = self._listener.accept()
         request = _read_request(client)
         if request is None:
@@ -156,7 +156,7 @@ class _Server:
         return None
 
     def _leave(self, client: socket.socket) -> None:
-        """Close in a fork what is the server's."""
+        """Close the server's descriptors in a fork."""
         signal.set_wakeup_fd(-1)
         self._selector.close()
         for mine in (self._listener, client, *(fork.client for fork in self._forks.values())):
@@ -164,8 +164,8 @@ class _Server:
         os.close(self._woken)
         os.close(self._wake)
 
-    def _heed(self, fork: _Fork) -> None:
-        """Hand a client's signals on; one that was killed takes its fork along."""
+    def _forward(self, fork: _Fork) -> None:
+        """Forward the signals of a client; kill the fork of a client that was killed."""
         try:
             signals = fork.client.recv(64)
         except ConnectionError:
@@ -176,7 +176,7 @@ class _Server:
             self._selector.unregister(fork.client)
 
     def _reap(self) -> None:
-        """Tell clients how their forks ended."""
+        """Send the clients of ended forks the exit status."""
         os.read(self._woken, 4096)
         while self._forks:
             process, status = os.waitpid(-1, os.WNOHANG)
@@ -191,7 +191,7 @@ class _Server:
 
 
 def _read_request(client: socket.socket) -> _Request | None:
-    """Read what a client asks for; None if it was killed meanwhile."""
+    """Return the request of a client; None if it was killed in the meantime."""
     files: list[int] = []
     try:
         head, files, _, _ = socket.recv_fds(client, 4, _DESCRIPTORS)
@@ -207,9 +207,9 @@ def _read_request(client: socket.socket) -> _Request | None:
 
 
 def _become(request: _Request) -> int:
-    """Be the process that was asked for, and give its exit status."""
+    """Run the requested command line in this fork, and return its exit status."""
     # Not `exit_with_parent`: a fork inherits the descriptor, and with it the lock.
-    ctypes.CDLL(None).prctl(_DIES_WITH_PARENT, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     os.setsid()
     for target, file in enumerate(request.files):
         os.dup2(file, target)
@@ -219,7 +219,7 @@ def _become(request: _Request) -> int:
     os.environ.update(request.environment)
     tempfile.tempdir = None
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    # What asks a job that hangs where it stands.
+    # The rig sends SIGUSR1 to a job that hangs.
     faulthandler.register(signal.SIGUSR1)
     arm()
     arguments = list(request.arguments)
@@ -230,11 +230,10 @@ def _become(request: _Request) -> int:
 
 
 def _status_of(arguments: Sequence[str]) -> int:
-    """Run a command line, say what it ends with as the interpreter does, and give its status.
+    """Run a command line, print its exception as the interpreter does, and return its status."""
+    # Always return, on a full disk as well: a fork that exits as the interpreter does would wait
+    # for ever for threads of libraries, which exist in the server alone.
 
-    It comes back on a full disk as well: a fork that left as the interpreter does would wait for
-    ever for threads of libraries, which only the server has.
-    """
     try:
         _run(arguments)
     except SystemExit as end:
@@ -267,7 +266,7 @@ def _run(arguments: Sequence[str]) -> None:
 
 
 def _end(status: int) -> NoReturn:
-    """End as the interpreter does, but without taking its memory apart, which takes a second."""
+    """Exit as the interpreter does, but without freeing its memory, which takes a second."""
     threading._shutdown()
     atexit._run_exitfuncs()
     try:
