@@ -1,4 +1,4 @@
-"""What tests of several folders share."""
+"""Fixtures and settings of all tests."""
 
 import os
 import signal
@@ -12,22 +12,22 @@ from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.runtime.processes import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
 from tests.proxy import Proxy
 
-# Before anything imports DeepSpeed.
+# DeepSpeed reads them when it is imported.
 os.environ.update(CPU_ENVIRONMENT | ONE_MACHINE_ENVIRONMENT)
-# Torch asks for the name of each address that connects, loopback too. Where nothing answers, that
-# takes twenty seconds per start of ranks; with this, two.
+# Torch resolves the name of each address that connects, loopback included. Without a name server
+# that takes twenty seconds per launch of ranks; with this, two.
 os.environ["RES_OPTIONS"] = "timeout:1 attempts:1"
-# The variable for it is read as torch loads, and torch is loaded by now.
+# OMP_NUM_THREADS comes too late: torch reads it when it is imported.
 torch.set_num_threads(1)
 
-# Whoever starts the tests in the background has them ignore Ctrl-C, which processes inherit.
+# A shell starts background jobs with SIGINT ignored, and child processes inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FOREIGN = ("AWS_", "MLFLOW_", "HF_", "ADVGRPO_", "NO_PROXY", "no_proxy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where files run side by side, begin with the slow ones: none is left for the end."""
+    """Start with the slow files under xdist, so that none of them runs alone at the end."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         slow = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: item.path not in slow)
@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Keep the developer's servers, credentials and caches out of every test."""
+    """Hide the developer's servers, credentials and caches from every test."""
     for name in os.environ:
         if name.startswith(FOREIGN):
             monkeypatch.delenv(name)
@@ -53,7 +53,7 @@ def running_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedde
 
 @pytest.fixture
 def stores(running_stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatch) -> EmbeddedServers:
-    """The real servers, with the variables set by which this process finds them."""
+    """The real servers, with their environment variables set."""
     for name, value in running_stores.environment().items():
         monkeypatch.setenv(name, value)
     return running_stores
@@ -61,7 +61,7 @@ def stores(running_stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def proxy() -> Iterator[Callable[[str], Proxy]]:
-    """Makes proxies before servers, and closes them."""
+    """Return a function that starts a proxy of a server."""
     made: list[Proxy] = []
 
     def make(target: str) -> Proxy:

@@ -1,4 +1,4 @@
-"""Secrets as a user has them in the environment, and where they must not turn up."""
+"""Planted secrets, and the search for them in files and output."""
 
 import base64
 import os
@@ -15,11 +15,11 @@ PLANTED = {
     "ADVGRPO_WEBHOOK_SECRET": "planted/webhook+secret=88ef",
     "HF_TOKEN": "hf_plantedhubtoken64ab",
 }
-"""By the variables that hold them."""
+"""Environment variable -> secret."""
 
 
 def forms(secret: str) -> set[bytes]:
-    """Spell a secret as it is, in base64 and with percent signs."""
+    """Return a secret in plain text, in base64 and percent-encoded."""
     data = secret.encode()
     coded = {base64.b64encode(data), base64.urlsafe_b64encode(data)}
     texts = {secret, quote(secret), quote(secret, safe=""), quote_plus(secret)}
@@ -27,11 +27,11 @@ def forms(secret: str) -> set[bytes]:
 
 
 def leaks(secrets: Iterable[str], *places: Path | str | bytes) -> list[str]:
-    """Say which secrets are where, by their beginnings.
+    """Return the leaked secrets with their places, by their first characters.
 
     Args:
-        secrets: What must not be there.
-        places: Folders, which are searched with all files and file names, files, and texts.
+        secrets: Texts to search for.
+        places: Folders, whose files and file names are searched; files; and texts.
     """
     wanted = {form: secret for secret in secrets for form in forms(secret)}
     found = []
@@ -52,9 +52,9 @@ def _contents(place: Path | str | bytes) -> Iterator[tuple[str, bytes]]:
 
 
 @contextmanager
-def overheard() -> Iterator[list[str]]:
-    """Keep what this process and its children write to standard output and error meanwhile."""
-    said: list[str] = []
+def captured_output() -> Iterator[list[str]]:
+    """Capture standard output and error of this process and its children."""
+    output: list[str] = []
     with (
         TemporaryFile() as file,
         os.fdopen(os.dup(file.fileno()), "w", buffering=1, encoding="utf-8") as stream,
@@ -65,11 +65,11 @@ def overheard() -> Iterator[list[str]]:
         try:
             for number in (1, 2):
                 os.dup2(file.fileno(), number)
-            yield said
+            yield output
         finally:
             stream.flush()
             for number, before in zip((1, 2), kept, strict=True):
                 os.dup2(before, number)
                 os.close(before)
             file.seek(0)
-            said.append(file.read().decode(errors="replace"))
+            output.append(file.read().decode(errors="replace"))

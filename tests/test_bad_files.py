@@ -18,18 +18,18 @@ PROMPTS = ("a cat", "a dog")
 
 
 @pytest.fixture
-def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Runs a command that must fail, and gives what it says."""
+def fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Return a function that runs a failing command and returns its output."""
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["advgrpo", *arguments])
         with pytest.raises(SystemExit) as caught:
             main()
-        shown = capsys.readouterr().err
+        output = capsys.readouterr().err
         assert caught.value.code not in {0, 1}
-        assert "Traceback" not in shown
-        assert shown.count("repair: ") == 1
-        return shown
+        assert "Traceback" not in output
+        assert output.count("repair: ") == 1
+        return output
 
     return run
 
@@ -57,13 +57,13 @@ def said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_a_prompt_file_that_cannot_be_used(
-    said: Callable[..., str], tmp_path: Path, name: str, content: bytes, expected: str
+    fail: Callable[..., str], tmp_path: Path, name: str, content: bytes, expected: str
 ) -> None:
     file = tmp_path / name
     file.write_bytes(content)
-    shown = said("generate", "--prompts", str(file), "--output", str(tmp_path / "out"))
-    assert expected in shown
-    assert str(file) in shown
+    output = fail("generate", "--prompts", str(file), "--output", str(tmp_path / "out"))
+    assert expected in output
+    assert str(file) in output
     assert not (tmp_path / "out").exists()
 
 
@@ -78,24 +78,24 @@ def test_a_prompt_file_that_cannot_be_used(
     ],
 )
 def test_prompts_that_cannot_be_drawn(
-    said: Callable[..., str], prompts: list[str], expected: str
+    fail: Callable[..., str], prompts: list[str], expected: str
 ) -> None:
-    assert expected in said("generate", *prompts)
+    assert expected in fail("generate", *prompts)
 
 
-def test_a_missing_prompt_file(said: Callable[..., str], tmp_path: Path) -> None:
-    assert "nowhere.txt" in said("generate", "--prompts", str(tmp_path / "nowhere.txt"))
-    assert "nowhere.csv" in said("generate", "--prompts", str(tmp_path / "nowhere.csv"))
+def test_a_missing_prompt_file(fail: Callable[..., str], tmp_path: Path) -> None:
+    assert "nowhere.txt" in fail("generate", "--prompts", str(tmp_path / "nowhere.txt"))
+    assert "nowhere.csv" in fail("generate", "--prompts", str(tmp_path / "nowhere.csv"))
 
 
 # Where images go, and who draws them.
 
 
-def test_a_place_that_cannot_be_written(said: Callable[..., str], tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written(fail: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    shown = said("generate", "a cat", "--output", str(tmp_path / "file" / "images"))
-    assert f"cannot write {tmp_path / 'file'}" in shown
-    assert "is not a local path or an s3://" in said("generate", "a cat", "--output", "hub://a/b")
+    output = fail("generate", "a cat", "--output", str(tmp_path / "file" / "images"))
+    assert f"cannot write {tmp_path / 'file'}" in output
+    assert "is not a local path or an s3://" in fail("generate", "a cat", "--output", "hub://a/b")
 
 
 @pytest.mark.parametrize(
@@ -108,18 +108,18 @@ def test_a_place_that_cannot_be_written(said: Callable[..., str], tmp_path: Path
         ("gs://bucket/x", "does not name an adapter"),
     ],
 )
-def test_an_adapter_that_is_none(
-    said: Callable[..., str], tmp_path: Path, adapter: str, expected: str
+def test_an_adapter_that_cannot_be_used(
+    fail: Callable[..., str], tmp_path: Path, adapter: str, expected: str
 ) -> None:
     place = adapter.replace("FOLDER", str(tmp_path))
-    shown = said("generate", "a cat", "--adapter", place, "--output", str(tmp_path / "out"))
-    assert expected in shown
+    output = fail("generate", "a cat", "--adapter", place, "--output", str(tmp_path / "out"))
+    assert expected in output
 
 
-def test_a_hub_model_without_a_commit(said: Callable[..., str], tmp_path: Path) -> None:
+def test_a_hub_model_without_a_commit(fail: Callable[..., str], tmp_path: Path) -> None:
     change = "policy.weights={location: 'hub://owner/name'}"
-    shown = said("generate", "a cat", "--set", change, "--output", str(tmp_path / "out"))
-    assert "policy.weights.revision" in shown
+    output = fail("generate", "a cat", "--set", change, "--output", str(tmp_path / "out"))
+    assert "policy.weights.revision" in output
 
 
 # Reference images.
@@ -148,8 +148,8 @@ def without_pixels() -> bytes:
     return data[:33] + data[-12:]
 
 
-def checked(said: Callable[..., str], folder: Path, *more: str) -> str:
-    """What is said of a set for the two prompts, one image each."""
+def validate(fail: Callable[..., str], folder: Path, *more: str) -> str:
+    """Validate a set for the two prompts, one image each; return the output."""
     (folder.parent / "train.txt").write_text("\n".join(PROMPTS))
     (folder.parent / "test.txt").write_text("a horse")
     settings = (
@@ -158,7 +158,7 @@ def checked(said: Callable[..., str], folder: Path, *more: str) -> str:
         "reference_images.images_per_prompt=1",
         *more,
     )
-    return said("reference-images", "validate", str(folder), *(f"--set={one}" for one in settings))
+    return fail("reference-images", "validate", str(folder), *(f"--set={one}" for one in settings))
 
 
 @pytest.fixture
@@ -194,10 +194,10 @@ def folder(tmp_path: Path) -> Path:
     ],
 )
 def test_an_image_that_cannot_be_used(
-    said: Callable[..., str], folder: Path, content: bytes, expected: str
+    fail: Callable[..., str], folder: Path, content: bytes, expected: str
 ) -> None:
     (folder / "0.png").write_bytes(content)
-    assert expected in checked(said, folder)
+    assert expected in validate(fail, folder)
 
 
 @pytest.mark.parametrize(
@@ -216,29 +216,29 @@ def test_an_image_that_cannot_be_used(
     ],
 )
 def test_a_manifest_that_cannot_be_used(
-    said: Callable[..., str], folder: Path, manifest: str, expected: str
+    fail: Callable[..., str], folder: Path, manifest: str, expected: str
 ) -> None:
     (folder / "manifest.json").write_text(manifest)
-    shown = checked(said, folder)
-    assert expected in shown
-    assert str(folder) in shown
+    output = validate(fail, folder)
+    assert expected in output
+    assert str(folder) in output
 
 
-def test_a_link_that_leads_out_of_the_set(said: Callable[..., str], folder: Path) -> None:
+def test_a_link_that_leads_out_of_the_set(fail: Callable[..., str], folder: Path) -> None:
     (folder / "0.png").rename(folder.parent / "0.png")
     (folder / "0.png").symlink_to(folder.parent / "0.png")
-    assert "0.png is reached by a symbolic link that leads out of" in checked(said, folder)
+    assert "0.png is reached by a symbolic link that leads out of" in validate(fail, folder)
 
 
-def test_a_set_that_is_not_there(said: Callable[..., str], folder: Path) -> None:
-    assert "nowhere" in checked(said, folder.parent / "nowhere")
+def test_a_set_that_does_not_exist(fail: Callable[..., str], folder: Path) -> None:
+    assert "nowhere" in validate(fail, folder.parent / "nowhere")
     manifests = f"reference_images.existing_manifests=[{folder / 'none.json'}]"
-    assert "none.json" in checked(said, folder, manifests)
+    assert "none.json" in validate(fail, folder, manifests)
 
 
-def test_suffixes_of_languages_that_nobody_knows(said: Callable[..., str]) -> None:
+def test_unknown_languages_and_file_formats(fail: Callable[..., str]) -> None:
     source = "{type: diffusers, weights: {location: x}, prompt_suffixes: {fr: beau}}"
-    shown = said("config", "show", f"--set=reference_images.source={source}")
-    assert "reference_images.source.prompt_suffixes.fr: unknown key" in shown
-    shown = said("config", "show", "--set=reference_images.file_format=gif")
-    assert "reference_images.file_format='gif'" in shown
+    output = fail("config", "show", f"--set=reference_images.source={source}")
+    assert "reference_images.source.prompt_suffixes.fr: unknown key" in output
+    output = fail("config", "show", "--set=reference_images.file_format=gif")
+    assert "reference_images.file_format='gif'" in output

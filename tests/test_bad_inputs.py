@@ -241,13 +241,13 @@ def test_there_are_three_hundred() -> None:
 
 
 @pytest.mark.parametrize("bad", ALL, ids=lambda bad: " ".join(bad.command)[:80])
-def test_a_wrong_input_is_refused_in_words(
+def test_a_wrong_input_is_refused_with_a_repair(
     bad: Bad, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    code, said = refusal(bad.command, monkeypatch, capsys)
-    assert "Traceback" not in said
-    assert code == bad.code, said
-    assert bad.named in said
-    assert "\n  repair: " in said
-    assert len(said) < 20_000
+    code, output = refusal(bad.command, monkeypatch, capsys)
+    assert "Traceback" not in output
+    assert code == bad.code, output
+    assert bad.named in output
+    assert "\n  repair: " in output
+    assert len(output) < 20_000

@@ -45,13 +45,13 @@ def test_pins_are_names_and_versions_only() -> None:
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line), line
 
 
-def test_the_measure_of_alarms_is_spelled_in_one_place() -> None:
+def test_the_metric_of_alarms_is_named_in_one_place() -> None:
     spelled = [path for path in _tracked("advgrpo/*.py") if '"watch/alarm"' in path.read_text()]
     assert spelled == [ROOT / "advgrpo" / "records.py"]
 
 
 @pytest.mark.parametrize("word", ["utils", "helpers", "common"])
-def test_no_file_has_a_name_that_says_nothing(word: str) -> None:
+def test_no_file_has_a_meaningless_name(word: str) -> None:
     assert [path for path in _tracked("*.py") if path.stem == word] == []
 
 
@@ -79,7 +79,7 @@ def test_components_import_advgrpo_in_their_bodies_only() -> None:
         r"\.extractall\([^f]",
     ],
 )
-def test_no_source_runs_what_it_reads_or_trusts_whom_it_does_not_know(pattern: str) -> None:
+def test_no_source_executes_input_or_disables_verification(pattern: str) -> None:
     sources = [
         path
         for kind in ("*.py", "*.yaml", "*.yml", "*Dockerfile", "*.sh")

@@ -15,7 +15,7 @@ from advgrpo.testing import FakeCluster, FakeJob
 from helm.chart import OFFLINE
 from tests.helm.releases import objects, of_kind
 from tests.kubelet import Kubelet
-from tests.planted import PLANTED, leaks, overheard
+from tests.planted import PLANTED, captured_output, leaks
 from tests.runtime.test_worker import PROMPTS, SMALL
 
 pytestmark = pytest.mark.slow
@@ -61,7 +61,7 @@ def ran(
         lines = (PROMPTS / f"{name}.txt").read_text("utf-8").splitlines()[: 24 * step : step]
         write_bytes(f"{workspace}/{name}.txt", "\n".join(lines).encode())
     kubelet = Kubelet(cluster, folder / "pods")
-    with overheard() as said, cluster, kubelet.running():
+    with captured_output() as said, cluster, kubelet.running():
         outputs = run_pipeline(
             PIPELINE,
             {

@@ -48,10 +48,10 @@ def _planted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 class Failing(NamedTuple):
-    """A command that fails, and what it says, to know that it failed as it was meant to."""
+    """A failing command, and a part of its output that identifies the failure."""
 
     command: str
-    said: str
+    output: str
     environment: Mapping[str, str] = {}
 
 
@@ -97,7 +97,7 @@ FAILING = {
 
 
 @pytest.mark.parametrize("name", FAILING)
-def test_a_command_that_fails_does_not_say_secrets(
+def test_a_failing_command_prints_no_secret(
     name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     failing = FAILING[name]
@@ -108,7 +108,7 @@ def test_a_command_that_fails_does_not_say_secrets(
         main()
     shown = capfd.readouterr()
     assert caught.value.code not in {0, None}
-    assert failing.said in shown.err
+    assert failing.output in shown.err
     assert leaks(SECRETS, shown.out, shown.err, tmp_path) == []
 
 
@@ -120,7 +120,7 @@ def _real_stores(running_stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("_real_stores")
-def test_a_wrong_s3_key_is_refused_without_saying_it() -> None:
+def test_a_wrong_s3_key_is_refused_without_printing_it() -> None:
     from advgrpo.storage import write_bytes
 
     with pytest.raises(StorageError) as caught:
@@ -162,7 +162,7 @@ def test_a_server_that_repeats_the_token_is_not_quoted() -> None:
 
 
 @pytest.mark.parametrize("raised", ["RuntimeError", "advgrpo.errors.StorageError"])
-def test_what_a_process_dies_of_is_said_without_secrets(raised: str) -> None:
+def test_the_traceback_of_a_process_contains_no_secret(raised: str) -> None:
     program = (
         "import os, advgrpo.errors\n"
         "from advgrpo.runtime.failures import run_as_process\n"
@@ -178,7 +178,7 @@ def test_what_a_process_dies_of_is_said_without_secrets(raised: str) -> None:
     assert leaks(SECRETS, done.stderr, done.stdout) == []
 
 
-def test_what_a_thread_dies_of_is_said_without_secrets() -> None:
+def test_the_traceback_of_a_thread_contains_no_secret() -> None:
     program = (
         "import os, threading\n"
         "from advgrpo.runtime.failures import run_as_process\n"
@@ -205,12 +205,12 @@ def test_a_log_record_holds_no_secret() -> None:
         record = logging.getLogger("x").makeRecord(
             "x", logging.ERROR, "f", 1, "token %s", (PLANTED["HF_TOKEN"],), sys.exc_info()
         )
-    said = RedactingFormatter("%(message)s").format(record)
-    assert said.startswith("token ***")
-    assert "no access with ***" in said
+    output = RedactingFormatter("%(message)s").format(record)
+    assert output.startswith("token ***")
+    assert "no access with ***" in output
 
 
-def test_what_is_no_secret_stays() -> None:
+def test_other_texts_are_not_changed() -> None:
     text = "s3://bucket/a@b/file at http://host:5000, user@example.org, TOKENIZERS_PARALLELISM"
     assert redact(text) == text
     hide("short")

@@ -1,4 +1,4 @@
-"""What the import hook checks annotations with: beartype, for all that it can check."""
+"""Type checker of the import hook: beartype, where it supports the annotations."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,5 +14,5 @@ def check(function: F) -> F:
     try:
         return beartype(function)
     except BeartypeDecorHintPep673Exception:
-        # Methods are decorated one by one, and beartype takes `Self` within whole classes only.
+        # The hook decorates single methods, and beartype supports `Self` in whole classes only.
         return function

@@ -1,4 +1,4 @@
-"""Ends a test that does not end when its time is over, as it waits while it cleans up."""
+"""Plugin that ends a test which hangs in its clean-up after its timeout."""
 
 import faulthandler
 import os
@@ -13,7 +13,7 @@ _PATIENCE_SECONDS = 300.0
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """End the process, with the stacks of all threads, some time after the time-out of a test."""
+    """End the process with the stacks of all threads, some time after the timeout of a test."""
     seconds = float(item.config.getini("timeout") or 0) + _PATIENCE_SECONDS
     timer = threading.Timer(seconds, _end, (item.config.stash[fault_handler_stderr_fd_key],))
     timer.daemon = True

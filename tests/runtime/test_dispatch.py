@@ -28,24 +28,24 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClu
 
 
 @pytest.mark.parametrize(
-    ("kind", "code", "reason", "raised", "said"),
+    ("kind", "code", "reason", "error_type", "message"),
     [
         ("NonFiniteError", 7, "Error", NonFiniteError, "why the rank failed"),
-        # Not one of ours: the job's own account says more.
+        # Not an AdvGrpoError: the diagnosis of the job is more specific.
         ("OutOfMemoryError", 9, "Error", JobFailedError, "the GPU is out of memory"),
-        # What its death left a surviving machine with.
+        # A consequence on a surviving machine.
         ("RankFailedError", 137, "OOMKilled", JobFailedError, "more memory than it may"),
     ],
 )
-def test_the_cause_that_tells_most_is_raised(
+def test_the_most_specific_cause_is_raised(
     stores: EmbeddedServers,  # noqa: ARG001 - must run
     cluster: FakeCluster,
     tmp_path: Path,
     kind: str,
     code: int,
     reason: str,
-    raised: type[AdvGrpoError],
-    said: str,
+    error_type: type[AdvGrpoError],
+    message: str,
 ) -> None:
     def fail(job: FakeJob) -> None:
         master = job.body["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]
@@ -59,5 +59,5 @@ def test_the_cause_that_tells_most_is_raised(
     cluster.operator.plans.append(
         (Step(0, FakeJob.add_pods), Step(0, FakeJob.run), Step(0.2, fail))
     )
-    with pytest.raises(raised, match=said):
+    with pytest.raises(error_type, match=message):
         run_task(TRAIN, {"workspace": f"s3://{BUCKET}/{tmp_path.name}"}, run_id="1")

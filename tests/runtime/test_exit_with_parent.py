@@ -52,7 +52,7 @@ def test_a_task_does_not_outlive_the_process_that_started_it(tmp_path: Path, num
     assert _gone(child, 10)
 
 
-def test_a_task_that_starts_when_all_is_over_ends_at_once(tmp_path: Path) -> None:
+def test_a_task_that_starts_after_its_parent_has_ended_ends_at_once(tmp_path: Path) -> None:
     with lifeline(tmp_path) as variables:
         pass
     with environment(variables):

@@ -13,7 +13,7 @@ def failure_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "failure.json"
 
 
-def test_an_error_of_ours_is_made_anew_in_the_process_that_reads_it(failure_file: Path) -> None:
+def test_an_error_of_ours_is_raised_with_its_class_in_the_parent(failure_file: Path) -> None:
     with pytest.raises(RatioError), record_failures("train"):
         raise RatioError("the ratio is 2", repair="make it 1")
     failure = read_failure(failure_file)
@@ -23,7 +23,7 @@ def test_an_error_of_ours_is_made_anew_in_the_process_that_reads_it(failure_file
     assert str(error) == "the ratio is 2\n  repair: make it 1"
 
 
-def test_any_other_error_names_the_task_it_came_from(failure_file: Path) -> None:
+def test_any_other_error_names_its_task(failure_file: Path) -> None:
     with pytest.raises(KeyError), record_failures("evaluate"):
         raise KeyError("missing")
     failure = read_failure(failure_file)
@@ -33,12 +33,12 @@ def test_any_other_error_names_the_task_it_came_from(failure_file: Path) -> None
 
 
 @pytest.mark.parametrize("content", ["[]", "5", "{}", '{"task": 1, "x": 2}', "[" * 50_000, "\0"])
-def test_a_file_of_another_shape_tells_of_no_failure(failure_file: Path, content: str) -> None:
+def test_a_file_of_another_schema_is_ignored(failure_file: Path, content: str) -> None:
     failure_file.write_text(content)
     assert read_failure(failure_file) is None
 
 
-def test_the_first_failure_is_the_one_that_is_kept(failure_file: Path) -> None:
+def test_the_first_failure_is_kept(failure_file: Path) -> None:
     for message in ("cause", "consequence"):
         with pytest.raises(StorageFullError), record_failures("train"):
             raise StorageFullError(message)
@@ -47,13 +47,13 @@ def test_the_first_failure_is_the_one_that_is_kept(failure_file: Path) -> None:
     assert failure.message == "cause"
 
 
-def test_a_task_that_comes_to_its_end_leaves_no_failure(failure_file: Path) -> None:
+def test_a_finished_task_leaves_no_failure(failure_file: Path) -> None:
     with record_failures("train"):
         pass
     assert read_failure(failure_file) is None
 
 
-def test_start_and_end_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_start_and_end_are_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "progress.jsonl"))
     with record_failures("train"):
         pass

@@ -12,7 +12,7 @@ from advgrpo.runtime.process_group import translate_rank_loss
         dist.DistBackendError("NCCL communicator was aborted on rank 3"),
     ],
 )
-def test_a_lost_rank_is_no_fault_of_ours_and_may_be_tried_again(error: RuntimeError) -> None:
+def test_the_loss_of_a_rank_is_a_retryable_error(error: RuntimeError) -> None:
     with (
         pytest.raises(RankFailedError, match="another training process") as caught,
         translate_rank_loss(),
@@ -21,6 +21,6 @@ def test_a_lost_rank_is_no_fault_of_ours_and_may_be_tried_again(error: RuntimeEr
     assert caught.value.exit_code >= 128
 
 
-def test_other_errors_stay_what_they_are() -> None:
+def test_other_errors_are_not_translated() -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2"), translate_rank_loss():
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -40,7 +40,7 @@ def test_each_rank_gets_the_arguments_and_its_number(
     assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text() == "2"
 
 
-def test_our_environment_is_left_as_it_was(write_module: WriteModule, tmp_path: Path) -> None:
+def test_our_environment_is_restored(write_module: WriteModule, tmp_path: Path) -> None:
     before = dict(os.environ), signal.getsignal(signal.SIGTERM)
     launch_processes(write_module(""), [], processes=1, logs=tmp_path / "logs")
     assert (dict(os.environ), signal.getsignal(signal.SIGTERM)) == before
@@ -71,7 +71,7 @@ def test_a_rank_that_raises_is_named_with_its_exit_status(
         )
 
 
-def test_an_error_of_ours_comes_back_as_it_was_raised(
+def test_an_error_of_ours_is_raised_with_its_class(
     write_module: WriteModule, tmp_path: Path
 ) -> None:
     module = write_module(
@@ -86,7 +86,7 @@ def test_an_error_of_ours_comes_back_as_it_was_raised(
         launch_processes(module, [], processes=2, logs=tmp_path / "logs")
 
 
-def test_the_error_of_one_rank_counts_and_not_the_end_of_those_that_waited_for_it(
+def test_the_error_of_a_rank_takes_precedence_over_the_end_of_the_others(
     write_module: WriteModule, tmp_path: Path
 ) -> None:
     module = write_module(
@@ -97,15 +97,15 @@ def test_the_error_of_one_rank_counts_and_not_the_end_of_those_that_waited_for_i
         "    with record_failures('train'):\n"
         "        if os.environ['RANK'] == '1':\n"
         "            time.sleep(60)\n"
-        "        raise StorageUnavailableError('the server does not answer')\n"
+        "        raise StorageUnavailableError('the server does not respond')\n"
         "run_as_process(main)\n"
     )
-    with pytest.raises(StorageUnavailableError, match="does not answer"):
+    with pytest.raises(StorageUnavailableError, match="does not respond"):
         launch_processes(module, [], processes=2, logs=tmp_path / "logs")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_ranks_asked_to_stop_may_save_first(
+def test_ranks_that_are_stopped_may_save_first(
     number: signal.Signals, write_module: WriteModule, tmp_path: Path
 ) -> None:
     module = write_module(
@@ -135,9 +135,7 @@ def test_ranks_asked_to_stop_may_save_first(
     assert (tmp_path / "saved1").exists()
 
 
-def test_ranks_that_stop_by_themselves_are_preempted(
-    write_module: WriteModule, tmp_path: Path
-) -> None:
+def test_ranks_that_exit_with_143_are_preempted(write_module: WriteModule, tmp_path: Path) -> None:
     with pytest.raises(Preempted):
         launch_processes(
             write_module("raise SystemExit(143)"), [], processes=2, logs=tmp_path / "logs"

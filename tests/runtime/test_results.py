@@ -18,14 +18,14 @@ def _finish(location: Path) -> None:
         (folder / "adapter" / "weights").write_text("weights")
 
 
-def test_a_finished_result_is_found_with_its_measures(tmp_path: Path) -> None:
+def test_a_finished_result_has_its_metrics(tmp_path: Path) -> None:
     _finish(tmp_path / "result")
     result = finished_result(str(tmp_path / "result"))
     assert result is not None
     assert result.metrics == {"accuracy": 0.5}
 
 
-def test_a_result_that_did_not_come_to_its_end_is_none(tmp_path: Path) -> None:
+def test_an_unfinished_result_is_none(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), result_folder(str(tmp_path / "result")) as folder:
         write_metrics(folder, {"accuracy": 0.5})
         raise KeyboardInterrupt
@@ -42,7 +42,7 @@ def test_a_part_of_a_result_can_be_copied(tmp_path: Path) -> None:
     assert (tmp_path / "copy" / "file").read_text() == "weights"
 
 
-def test_measures_are_written_for_whoever_shows_them(tmp_path: Path) -> None:
+def test_metrics_are_written_as_json(tmp_path: Path) -> None:
     _finish(tmp_path / "result")
     result = finished_result(str(tmp_path / "result"))
     assert result is not None

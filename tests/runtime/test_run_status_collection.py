@@ -45,7 +45,7 @@ def _text(status: RunStatus) -> str:
 
 
 def _run(workspace: Path, *tasks: str, run: str = RUN) -> None:
-    """Leave the signs of tasks that came to their end."""
+    """Write the heartbeats of finished tasks."""
     write_run_info(str(workspace), run, {"name": "pocket"})
     for task in tasks:
         with heartbeat(task, str(workspace), run):
@@ -56,7 +56,7 @@ def _states(status: RunStatus) -> dict[str, str]:
     return {task.task: task.state for task in status.tasks}
 
 
-def test_a_run_is_done_when_all_of_its_tasks_are(tmp_path: Path) -> None:
+def test_a_run_is_finished_when_all_of_its_tasks_are(tmp_path: Path) -> None:
     _run(tmp_path, *TASKS[1:])
     status = _status(tmp_path)
     assert status.state == "finished"
@@ -100,7 +100,7 @@ def test_a_real_training_is_followed_to_its_end(
 
 
 def _stop_after(session: TrainingState, *, updates: int) -> None:
-    """Have a session be asked to stop, as by SIGTERM, once it has made some updates."""
+    """Request a stop, as SIGTERM does, after some updates."""
     check = session.stop.check
 
     def stop() -> None:
@@ -110,30 +110,30 @@ def _stop_after(session: TrainingState, *, updates: int) -> None:
     session.stop.check = stop  # type: ignore[method-assign]
 
 
-def test_progress_says_how_long_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_has_an_estimated_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeat_module, "_MIN_SECONDS_BETWEEN", 0.01)
-    told: dict[str, Any] = {"phase": "adversarial training", "done": 30, "total": 120}
-    told |= {"unit": "updates", "seconds_each": 20.0, "seconds_left": 1800.0}
+    content: dict[str, Any] = {"phase": "adversarial training", "done": 30, "total": 120}
+    content |= {"unit": "updates", "seconds_each": 20.0, "seconds_left": 1800.0}
     with heartbeat("train", str(tmp_path), RUN):
-        heartbeat_module.progress.publish({**told, "metrics": {"reward": 0.25}})
+        heartbeat_module.progress.publish({**content, "metrics": {"reward": 0.25}})
     file = tmp_path / "runs" / RUN / "train" / "task.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"state": "running"}))
     status = _status(tmp_path, later=60)
     assert status.state == "running"
-    said = _text(status)
-    assert "adversarial training: 30 of 120 updates (25%), reward 0.25" in said
-    assert "20 s each, done in about 29 min" in said
-    assert "heartbeat   1 min 00 s ago" in said
+    text = _text(status)
+    assert "adversarial training: 30 of 120 updates (25%), reward 0.25" in text
+    assert "20 s each, done in about 29 min" in text
+    assert "heartbeat   1 min 00 s ago" in text
 
 
-def test_a_task_that_is_silent_is_taken_for_dead(tmp_path: Path) -> None:
+def test_a_task_without_heartbeats_is_unresponsive(tmp_path: Path) -> None:
     _run(tmp_path, "reference-images")
     with heartbeat("train", str(tmp_path), RUN):
         Progress("adversarial training", 9, "updates").advance(4)
     file = tmp_path / "runs" / RUN / "train" / "task.json"
     content = json.loads(file.read_text())
-    # As SIGKILL leaves it.
+    # The file after a SIGKILL.
     del content["ended"]
     file.write_text(json.dumps(content | {"state": "running"}))
     assert _status(tmp_path, later=60).state == "running"
@@ -144,18 +144,18 @@ def test_a_task_that_is_silent_is_taken_for_dead(tmp_path: Path) -> None:
     assert "adversarial training: 4 of 9 updates" in _text(status)
 
 
-def test_a_failure_is_told_with_its_repair(tmp_path: Path) -> None:
+def test_a_failure_is_shown_with_its_repair(tmp_path: Path) -> None:
     _run(tmp_path, "reference-images")
-    error = StorageUnavailableError("the server does not answer", repair="start it")
+    error = StorageUnavailableError("the server does not respond", repair="start it")
     with pytest.raises(StorageUnavailableError), heartbeat("train", str(tmp_path), RUN):
         raise error
     status = _status(tmp_path)
     assert (status.state, status.repair) == ("failed", "start it")
-    said = _text(status)
-    assert "error: the task train failed: the server does not answer\n  repair: start it" in said
+    text = _text(status)
+    assert "error: the task train failed: the server does not respond\n  repair: start it" in text
 
 
-def test_the_launchers_word_counts_when_its_job_came_to_an_end(tmp_path: Path) -> None:
+def test_the_launchers_failure_counts_after_the_end_of_its_job(tmp_path: Path) -> None:
     workspace = str(tmp_path)
     with (
         pytest.raises(StorageUnavailableError),
@@ -164,7 +164,7 @@ def test_the_launchers_word_counts_when_its_job_came_to_an_end(tmp_path: Path) -
         note = event("job_state", state="running")
         logger.info("job-1: running, 1 of 2 pods run", extra=note)
         with pytest.raises(Preempted), heartbeat("pretrain-reward", workspace, RUN):
-            raise Preempted("asked to stop")
+            raise Preempted("stopped")
         between = _status(tmp_path)
         raise StorageUnavailableError("the job failed", repair="look at it")
     assert between.state == "running"
@@ -180,7 +180,7 @@ def test_alarms_stand_out(tmp_path: Path) -> None:
     assert "train: ALARM: the reward looks hacked; at update 3" in _text(_status(tmp_path))
 
 
-def test_a_run_that_stands_still_between_two_tasks_is_wrong(tmp_path: Path) -> None:
+def test_a_long_pause_between_two_tasks_is_unresponsive(tmp_path: Path) -> None:
     _run(tmp_path, "reference-images")
     assert _status(tmp_path, later=120).state == "waiting"
     status = _status(tmp_path, later=7200)
@@ -188,7 +188,7 @@ def test_a_run_that_stands_still_between_two_tasks_is_wrong(tmp_path: Path) -> N
     assert "no task has started since reference-images ended 2 h 00 min ago" in status.error
 
 
-def test_of_several_runs_of_a_workspace_the_last_one_is_meant(tmp_path: Path) -> None:
+def test_the_newest_run_of_a_workspace_is_chosen(tmp_path: Path) -> None:
     _run(tmp_path, "train", run="a" * 32)
     _run(tmp_path, "train", run="b" * 32)
     status = _status(tmp_path)
@@ -197,7 +197,7 @@ def test_of_several_runs_of_a_workspace_the_last_one_is_meant(tmp_path: Path) ->
     assert "other runs  " + "a" * 32 in _text(status)
 
 
-def test_a_workspace_may_be_seen_at_another_place(tmp_path: Path) -> None:
+def test_a_workspace_may_have_another_path_here(tmp_path: Path) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     write_run_info(str(there), RUN, {})
     with heartbeat("train", str(there), RUN):
@@ -212,7 +212,7 @@ def test_a_workspace_may_be_seen_at_another_place(tmp_path: Path) -> None:
     assert checkpoint.location == f"{here}/training/1/checkpoints/turn-00000003"
 
 
-def test_a_kept_rollout_is_taken_for_no_checkpoint(tmp_path: Path) -> None:
+def test_a_dumped_rollout_is_not_a_checkpoint(tmp_path: Path) -> None:
     place = tmp_path / "training" / "1" / "checkpoints"
     with heartbeat("train", str(tmp_path), RUN):
         facts = {"update": 2, "turn": 3, "place": str(place)}
@@ -223,7 +223,7 @@ def test_a_kept_rollout_is_taken_for_no_checkpoint(tmp_path: Path) -> None:
     assert _status(tmp_path).checkpoint is None
 
 
-def test_a_file_that_is_not_ours_is_left_out(tmp_path: Path) -> None:
+def test_a_foreign_file_is_ignored(tmp_path: Path) -> None:
     _run(tmp_path, "train")
     for name, text in (("notes.txt", "hello"), ("evaluate/task.json", '{"state": 1}')):
         file = tmp_path / "runs" / RUN / name
@@ -254,7 +254,7 @@ _AT = "2026-01-01T00:00:00+00:00"
         {"progress": {"metrics": {"reward": "high"}}},
     ],
 )
-def test_a_sign_of_another_shape_is_left_out(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_heartbeat_of_another_schema_is_ignored(tmp_path: Path, change: dict[str, Any]) -> None:
     _run(tmp_path, "train", "evaluate")
     file = tmp_path / "runs" / RUN / "evaluate" / "task.json"
     progress = {
@@ -272,7 +272,7 @@ def test_a_sign_of_another_shape_is_left_out(tmp_path: Path, change: dict[str, A
     assert _text(status)
 
 
-def test_what_a_run_says_of_itself_in_another_shape_is_left_out(tmp_path: Path) -> None:
+def test_run_info_of_another_schema_is_ignored(tmp_path: Path) -> None:
     _run(tmp_path, "train")
     (tmp_path / "runs" / RUN / "run.json").write_text('{"name": "pocket"}')
     status = _status(tmp_path)
@@ -281,7 +281,7 @@ def test_what_a_run_says_of_itself_in_another_shape_is_left_out(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("place", ["/", "..", "s3://bucket/other"])
-def test_checkpoints_are_looked_for_in_the_workspace_alone(tmp_path: Path, place: str) -> None:
+def test_checkpoints_are_read_from_the_workspace_alone(tmp_path: Path, place: str) -> None:
     with heartbeat("train", str(tmp_path), RUN):
         facts = {"update": 2, "turn": 3, "place": place}
         logger.info("saved", extra=event("checkpoint_saved", **facts))
@@ -324,7 +324,7 @@ def test_a_run_is_found_by_id_name_or_the_id_of_one_of_its_tasks(
     assert run_status(run, tracking_uri=stores.tracking_uri).state == "finished"
 
 
-def test_mlflow_alone_says_why_a_task_failed(
+def test_the_reason_of_a_failure_comes_from_mlflow_alone(
     stores: EmbeddedServers, parent: Callable[[str], str]
 ) -> None:
     run = parent("without a workspace")
@@ -336,7 +336,7 @@ def test_mlflow_alone_says_why_a_task_failed(
     assert status.repair == "write a number"
 
 
-def test_a_task_that_failed_and_then_succeeds_is_no_longer_said_to_have_failed(
+def test_a_retry_that_succeeds_removes_the_failure(
     stores: EmbeddedServers, parent: Callable[[str], str]
 ) -> None:
     run, client = parent("at the second attempt"), MlflowClient(stores.tracking_uri)
@@ -345,7 +345,7 @@ def test_a_task_that_failed_and_then_succeeds_is_no_longer_said_to_have_failed(
     with tracked_task("register", run) as task:
         task_id = task.run_id()
     assert FAILURE_TAG not in client.get_run(task_id).data.tags
-    # A failure that is a fault of ours has no tag, and must not be told as the one before.
+    # Another exception sets no tag, and must not be shown as the failure before it.
     with pytest.raises(ConfigError), tracked_task("register", run):
         raise ConfigError("seed=x is no number", repair="write a number")
     with pytest.raises(ZeroDivisionError), tracked_task("register", run):
@@ -408,20 +408,20 @@ def test_without_the_workspace_mlflow_is_enough(
     assert status.unavailable[0].startswith("the workspace: cannot list s3://advgrpo/away")
 
 
-def test_the_command_prints_words_or_json(tmp_path: Path) -> None:
+def test_the_command_prints_text_or_json(tmp_path: Path) -> None:
     _run(tmp_path, "train")
     invoke = CliRunner().invoke
-    words = invoke(app, ["status", str(tmp_path)])
-    assert words.exit_code == 0
-    assert "task           " in words.output
+    printed_text = invoke(app, ["status", str(tmp_path)])
+    assert printed_text.exit_code == 0
+    assert "task           " in printed_text.output
     printed = invoke(app, ["status", str(tmp_path), "--json"])
-    told = json.loads(printed.output)
-    assert told["run"] == RUN
-    assert told["state"] == "waiting"
-    assert [task["task"] for task in told["tasks"]] == TASKS
+    content = json.loads(printed.output)
+    assert content["run"] == RUN
+    assert content["state"] == "waiting"
+    assert [task["task"] for task in content["tasks"]] == TASKS
 
 
-def test_looking_loads_no_torch() -> None:
+def test_the_status_loads_no_torch() -> None:
     import subprocess
 
     program = (

@@ -5,17 +5,17 @@ import pytest
 from advgrpo.runtime.timing import Elapsed, read_elapsed, record_elapsed
 
 
-def test_what_attempts_took_is_added_up(tmp_path: Path) -> None:
+def test_the_time_of_attempts_is_added_up(tmp_path: Path) -> None:
     file = tmp_path / "cost.json"
     file.write_text('{"seconds": 100.0, "processes": 1}')
 
     with record_elapsed(str(file), processes=4, images=8):
         pass
 
-    spent = read_elapsed(str(file))
-    assert spent is not None
-    assert 100 < spent.seconds < 110
-    assert (spent.processes, spent.images, spent.complete) == (4, 8, True)
+    elapsed = read_elapsed(str(file))
+    assert elapsed is not None
+    assert 100 < elapsed.seconds < 110
+    assert (elapsed.processes, elapsed.images, elapsed.complete) == (4, 8, True)
 
 
 def test_an_attempt_that_fails_counts_but_completes_nothing(tmp_path: Path) -> None:
@@ -24,13 +24,13 @@ def test_an_attempt_that_fails_counts_but_completes_nothing(tmp_path: Path) -> N
     with pytest.raises(KeyError), record_elapsed(file, processes=1, images=8):
         raise KeyError
 
-    spent = read_elapsed(file)
-    assert spent is not None
-    assert spent.seconds > 0
-    assert not spent.complete
+    elapsed = read_elapsed(file)
+    assert elapsed is not None
+    assert elapsed.seconds > 0
+    assert not elapsed.complete
 
 
-def test_looking_at_what_is_complete_adds_nothing(tmp_path: Path) -> None:
+def test_an_attempt_after_a_complete_one_adds_nothing(tmp_path: Path) -> None:
     file = str(tmp_path / "cost.json")
     with record_elapsed(file, processes=2, images=8, once=True):
         pass
@@ -43,7 +43,7 @@ def test_looking_at_what_is_complete_adds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"hours": 1}'])
-def test_a_damaged_note_is_none(tmp_path: Path, content: str) -> None:
+def test_a_damaged_record_is_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "cost.json").write_text(content)
 
     assert read_elapsed(str(tmp_path / "cost.json")) is None

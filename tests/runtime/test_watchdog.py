@@ -22,29 +22,29 @@ def never(reason: str) -> None:
     raise AssertionError(reason)
 
 
-def test_a_process_without_progress_says_where_it_is_and_shows_its_stacks(
+def test_a_process_without_progress_is_reported_with_its_stacks(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whereabouts = RankMonitor(0, 1)
+    monitor = RankMonitor(0, 1)
     config = HangsConfig(report_after_seconds=1, timeout_seconds=60)
-    whereabouts.enter("policy update", 7)
+    monitor.enter("policy update", 7)
     with (tmp_path / "stacks").open("w") as stacks:  # noqa: SIM117
-        with Watchdog(whereabouts, config, give_up=never, stacks=stacks):
+        with Watchdog(monitor, config, give_up=never, stacks=stacks):
             time.sleep(1.8)
-    said = [record.message for record in caplog.records if "no progress" in record.message]
-    assert len(said) == 1
-    assert "works or hangs in policy update of rollout 7" in said[0]
+    reports = [record.message for record in caplog.records if "no progress" in record.message]
+    assert len(reports) == 1
+    assert "works or hangs in policy update of rollout 7" in reports[0]
     text = (tmp_path / "stacks").read_text(encoding="utf-8")
-    assert "test_a_process_without_progress_says_where_it_is" in text
+    assert "test_a_process_without_progress_is_reported" in text
 
 
-def test_a_process_that_goes_on_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
-    whereabouts = RankMonitor(0, 1)
+def test_a_process_with_progress_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    monitor = RankMonitor(0, 1)
     config = HangsConfig(report_after_seconds=1, timeout_seconds=2)
-    with Watchdog(whereabouts, config, give_up=never):
+    with Watchdog(monitor, config, give_up=never):
         for _ in range(15):
             time.sleep(0.1)
-            whereabouts.beat()
+            monitor.beat()
     assert "no progress" not in caplog.text
 
 
@@ -76,23 +76,23 @@ def test_the_rank_that_the_others_wait_for_is_named(tmp_path: Path) -> None:
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode != 0
-    said = (tmp_path / "rank-0").read_text(encoding="utf-8")
-    assert "another training process stopped responding" in said
-    assert "rank 0 on" in said
-    assert "waits for the others in rollout of rollout 3" in said
-    assert "works or hangs in reward of rollout 3" in said
+    text = (tmp_path / "rank-0").read_text(encoding="utf-8")
+    assert "another training process stopped responding" in text
+    assert "rank 0 on" in text
+    assert "waits for the others in rollout of rollout 3" in text
+    assert "works or hangs in reward of rollout 3" in text
     assert "no progress for" in done.stderr
     assert "hanging_program.py" in done.stderr
 
 
 class Three(ProcessGroup):
-    """Three processes, of which the others' seconds are told beforehand."""
+    """Three processes, of which the others' seconds are fixed."""
 
     def __init__(self, others: list[float]) -> None:
         super().__init__()
         self.world_size, self._others = 3, others
 
-    def gather(self, values):  # noqa: ANN001 - as in Ranks
+    def gather(self, values):  # noqa: ANN001 - as in ProcessGroup
         import torch
 
         return torch.cat([values, torch.tensor(self._others, dtype=values.dtype)])
@@ -111,7 +111,7 @@ def test_a_slow_process_is_named_once_it_was_slow_three_times(
     assert caplog.text.count("rank 2 takes 2.1 times as long") == 1
 
 
-def test_small_differences_and_single_processes_are_nothing_to_say(
+def test_small_differences_and_single_processes_are_not_reported(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     stragglers = Stragglers(Three([0.1, 0.9]), slow_ratio=1.5)

@@ -105,9 +105,9 @@ class Pods:
 
 @pytest.fixture
 def pods(tmp_path: Path) -> Iterator[Pods]:
-    made = Pods(tmp_path)
-    yield made
-    for pod in made.started:
+    pods = Pods(tmp_path)
+    yield pods
+    for pod in pods.started:
         kill(pod)
 
 
@@ -121,13 +121,13 @@ def kill(pod: subprocess.Popen[bytes]) -> None:
     pod.wait()
 
 
-def few(source: Path, target: Path, step: int) -> Path:
+def write_few_prompts(source: Path, target: Path, step: int) -> Path:
     lines = source.read_text("utf-8").splitlines()[: 16 * step : step]
     target.write_text("\n".join(lines), "utf-8")
     return target
 
 
-def placed(workspace: str, name: str, arguments: dict[str, Any]) -> str:
+def write_job(workspace: str, name: str, arguments: dict[str, Any]) -> str:
     job = join(workspace, "jobs", name)
     write_arguments(job, arguments)
     return job
@@ -137,23 +137,23 @@ def outcome(job: str) -> Any:  # noqa: ANN401 - JSON
     return json.loads(read_bytes(join(job, OUTCOME_FILE)))
 
 
-def ended(running: list[subprocess.Popen[bytes]]) -> list[int]:
+def exit_statuses(running: list[subprocess.Popen[bytes]]) -> list[int]:
     return [pod.wait(timeout=300) for pod in running]
 
 
-def test_machines_that_share_no_disk_work_as_one_does_also_when_one_is_lost(
+def test_machines_without_a_shared_disk_equal_a_single_one_also_when_one_is_lost(
     stores: EmbeddedServers,  # noqa: ARG001 - must run
     pods: Pods,
     tmp_path: Path,
 ) -> None:
     workspace = f"s3://advgrpo/worker/{tmp_path.name}"
-    train_prompts = few(PROMPTS / "train.txt", tmp_path / "train.txt", 10)
-    test_prompts = few(PROMPTS / "test.txt", tmp_path / "test.txt", 3)
+    train_prompts = write_few_prompts(PROMPTS / "train.txt", tmp_path / "train.txt", 10)
+    test_prompts = write_few_prompts(PROMPTS / "test.txt", tmp_path / "test.txt", 3)
     config = resolve(
         "pocket", [*SMALL, f"prompts.train={train_prompts}", f"prompts.test={test_prompts}"]
     )
 
-    job = placed(
+    job = write_job(
         workspace,
         "reference-images",
         {
@@ -162,10 +162,10 @@ def test_machines_that_share_no_disk_work_as_one_does_also_when_one_is_lost(
             "processes": 2,
         },
     )
-    assert ended(pods.start(REFERENCE_IMAGES, job)) == [0, 0], pods.log("reference-images")
+    assert exit_statuses(pods.start(REFERENCE_IMAGES, job)) == [0, 0], pods.log("reference-images")
     images, test_images = outcome(job)
 
-    job = placed(
+    job = write_job(
         workspace,
         "pretrain-reward",
         {
@@ -184,18 +184,18 @@ def test_machines_that_share_no_disk_work_as_one_does_also_when_one_is_lost(
     }
     undisturbed = train(**{**arguments, "workspace": str(tmp_path / "undisturbed")})
 
-    job = placed(workspace, "train", arguments)
+    job = write_job(workspace, "train", arguments)
     master, worker = pods.start(TRAIN, job)
     while not _checkpoints(workspace):
         assert master.poll() is worker.poll() is None, pods.log("train")
         time.sleep(0.05)
     kill(worker)
-    # What the operator's policy ExitCode starts again.
+    # The operator's policy ExitCode restarts these statuses.
     assert master.wait(timeout=300) >= 128, pods.log("train")
     failure = json.loads(read_bytes(join(job, f"{FAILURE_PREFIX}0.json")))
     assert failure["kind"] == "RankFailedError"
 
-    assert ended(pods.start(TRAIN, job)) == [0, 0], pods.log("train")
+    assert exit_statuses(pods.start(TRAIN, job)) == [0, 0], pods.log("train")
     assert "resuming from update" in pods.log("train")
     result = outcome(job)
     assert result["metrics"]["policy_updates"] == 20
@@ -215,13 +215,13 @@ def test_machines_that_share_no_disk_work_as_one_does_also_when_one_is_lost(
         "workspace": workspace,
         "processes": 2,
     }
-    job = placed(workspace, "evaluate", arguments)
-    assert ended(pods.start(EVALUATE, job)) == [0, 0], pods.log("evaluate")
-    # One machine finds whole what two have left.
+    job = write_job(workspace, "evaluate", arguments)
+    assert exit_statuses(pods.start(EVALUATE, job)) == [0, 0], pods.log("evaluate")
+    # A single machine finds the complete result of two.
     assert evaluate(**{**arguments, "processes": 1}).metrics == outcome(job)["metrics"]
 
 
-def test_a_pod_that_is_asked_to_stop_before_its_processes_run_ends(tmp_path: Path) -> None:
+def test_a_pod_that_is_stopped_before_its_ranks_run_ends(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         environment = {
             **os.environ,

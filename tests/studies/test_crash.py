@@ -31,7 +31,7 @@ def rig(stores: EmbeddedServers, tmp_path: Path) -> Iterator[Rig]:
 
 
 @pytest.mark.slow
-def test_a_killed_job_ends_as_one_that_nobody_disturbed(rig: Rig) -> None:
+def test_a_killed_job_ends_as_an_undisturbed_one(rig: Rig) -> None:
     rig.measure(runs=1)
     for kill in (Kill(1, "machine lost", 0.55), Kill(2, "one rank", 0.45)):
         struck = rig.strike(kill, seed=0)
@@ -63,7 +63,7 @@ class SlowToStop:
         return "resuming from update 2"
 
 
-def test_what_a_job_does_after_it_was_struck_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_updates_after_the_fault_count(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop_after_an_update(scene: Scene) -> str:
         scene.job.done += 1
         return ""
@@ -93,7 +93,7 @@ for path in sys.stdin:
 """
 
 
-def test_where_nothing_can_be_mounted_no_file_grows_while_the_disk_is_full(
+def test_without_a_mount_no_file_grows_while_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 65534)
@@ -119,7 +119,7 @@ def test_where_nothing_can_be_mounted_no_file_grows_while_the_disk_is_full(
 
 
 @pytest.mark.parametrize("end", [ValueError("full"), SystemExit("full")])
-def test_a_fork_that_can_say_nothing_ends_all_the_same(
+def test_a_fork_that_cannot_write_its_traceback_ends(
     end: BaseException, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(_arguments: object) -> None:
@@ -134,7 +134,7 @@ def test_a_fork_that_can_say_nothing_ends_all_the_same(
             full.close()
 
 
-def test_every_difference_is_told() -> None:
+def test_every_difference_is_listed() -> None:
     expected = {"weights": "a", "metric": "[1]", "picture": "c"}
     found = {"weights": "b", "metric": "[1]", "table": "d"}
     assert differences(expected, found) == [
@@ -151,7 +151,7 @@ def test_a_kill_can_be_repeated_from_its_seed_and_number() -> None:
     assert kills != [random_kill(2, number) for number in range(1, 200)]
 
 
-def test_the_point_before_features_are_kept_looks_where_they_are() -> None:
+def test_the_point_before_features_are_kept_matches_their_location() -> None:
     place = join(WORKSPACE, FEATURES, "fingerprint", "shard.safetensors")
     assert POINTS["before features are kept"].split()[-1] in place
 

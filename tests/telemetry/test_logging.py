@@ -44,11 +44,11 @@ def as_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FORMAT, "json")
 
 
-def _said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
+def _lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
-def test_people_read_words_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_text_format_shows_messages_alone(capsys: pytest.CaptureFixture[str]) -> None:
     configure()
     logger.info("update %d", 3, extra=event("update", update=3))
     logger.info("for machines", extra=machine_event("update_finished"))
@@ -56,11 +56,11 @@ def test_people_read_words_alone(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.usefixtures("as_json")
-def test_machines_read_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_json_format_writes_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     configure()
     bind(run="abc", task="train", rank=0, update=2)
     logger.warning("two\nlines", extra=event("alarm_raised", update=3, loss=float("nan")))
-    (line,) = _said(capsys)
+    (line,) = _lines(capsys)
     time = str(line.pop("time"))
     assert time.endswith("+00:00")
     assert line == {
@@ -77,27 +77,27 @@ def test_machines_read_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.usefixtures("as_json")
-def test_a_field_that_is_taken_away_is_said_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_removed_field_is_not_written_any_more(capsys: pytest.CaptureFixture[str]) -> None:
     configure()
     bind(run="abc", task="train")
     bind(run=None)
     logger.info("x")
-    (line,) = _said(capsys)
+    (line,) = _lines(capsys)
     assert "run" not in line
     assert line["task"] == "train"
     assert line["event"] == "message"
 
 
 @pytest.mark.usefixtures("as_json")
-def test_a_field_cannot_pass_for_what_every_line_has(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_field_cannot_replace_the_fixed_keys(capsys: pytest.CaptureFixture[str]) -> None:
     configure()
     logger.info("true", extra=event("one", level="none", message="false", path=Path("a")))
-    (line,) = _said(capsys)
+    (line,) = _lines(capsys)
     assert (line["level"], line["message"], line["path"]) == ("info", "true", "a")
 
 
 @pytest.mark.usefixtures("as_json")
-def test_what_a_jobs_pod_wrote_as_json_is_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_of_a_jobs_pod_is_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
     configure()
     theirs = '{"time": "2026-01-01", "event": "update_finished", "message": "m", "update": 1}'
     for line in (theirs, "Traceback (most recent call last):", '{"json": "of somebody else"}'):
@@ -114,7 +114,7 @@ def test_an_unknown_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "text or json" in caught.value.repair
 
 
-def test_a_line_is_read_back_as_words() -> None:
+def test_a_json_line_is_converted_to_text() -> None:
     line = {"time": "t", "event": "error", "message": "no room", "repair": "free some"}
     assert line_to_text(json.dumps(line)) == "no room\n  repair: free some"
     assert line_to_text('{"a": 1}') == '{"a": 1}'
@@ -123,12 +123,12 @@ def test_a_line_is_read_back_as_words() -> None:
 
 
 @pytest.mark.usefixtures("as_json")
-def test_a_task_says_its_start_and_its_end_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_logs_its_start_and_its_end_once(capsys: pytest.CaptureFixture[str]) -> None:
     with record_failures("train"), record_failures("train"):
         pass
     with pytest.raises(ConfigError), record_failures("evaluate"):
         raise ConfigError("seed=x is no number", repair="write a number")
-    started, finished, _, failed = _said(capsys)
+    started, finished, _, failed = _lines(capsys)
     assert (started["event"], finished["event"]) == ("task_started", "task_finished")
     assert finished["task"] == "train"
     assert failed["event"] == "task_failed"
@@ -146,7 +146,7 @@ def test_a_task_says_its_start_and_its_end_once(capsys: pytest.CaptureFixture[st
         ("KeyError('x')", {"event": "fault", "kind": "KeyError", "exit_status": 1}),
     ],
 )
-def test_the_error_that_ends_a_process_is_one_object_too(
+def test_the_error_that_ends_a_process_is_one_object_as_well(
     raised: str, expected: dict[str, object]
 ) -> None:
     program = (
@@ -187,8 +187,8 @@ def test_ranks_write_objects_that_name_run_and_rank(
     bind(run="abc")
     launch_processes("rank_program", [], processes=2, logs=tmp_path / "logs")
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines() if line[:1] == "{"]
-    said = sorted((line["message"], line["rank"], line["run"]) for line in lines)
-    assert said == [
+    lines_of_ranks = sorted((line["message"], line["rank"], line["run"]) for line in lines)
+    assert lines_of_ranks == [
         ("all warn", 0, "abc"),
         ("all warn", 1, "abc"),
         ("one speaks for all", 0, "abc"),
@@ -196,7 +196,7 @@ def test_ranks_write_objects_that_name_run_and_rank(
 
 
 def _names_of_events() -> set[str]:
-    """Find what the code calls its events, where it calls them by a constant."""
+    """Return the names of all events that the code names by a constant."""
     place = {"event": 0, "machine_event": 0, "note": 0, "report": 1}
     found = set()
     for file in (ROOT / "advgrpo").rglob("*.py"):
@@ -216,7 +216,7 @@ def test_the_page_for_operators_names_every_event() -> None:
     assert [name for name in sorted(named) if f"`{name}`" not in page] == []
 
 
-def test_what_is_for_machines_alone_is_kept_from_somebody_elses_log(
+def test_machine_events_do_not_appear_in_the_log_of_another_program(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     # As KFP's executor does before it calls a component.
