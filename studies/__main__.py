@@ -1,9 +1,9 @@
-"""Repeat the experiments: `make study` (or `python -m studies FOLDER`).
+"""The experiments, repeated by `make study` (or `python -m studies FOLDER`).
 
 1. Is a frozen reward hacked, and is an adversarial one not?
-2. How many images and seconds do the released turns and ours take to the same distance?
+2. How many images and seconds do the released schedule and ours need for the same distance?
 
-Runs that are done are not repeated; the tables go to `FOLDER/tables.md` and to the screen.
+Finished runs are not repeated; the tables go to `FOLDER/tables.md` and to the screen.
 """
 
 import os
@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from studies.arms import ARMS, history, prepare
+from studies.arms import ARMS, prepare, read_history
 
 SEEDS = (0, 1, 2)
 Row = dict[str, float]
 
 
 def main(folder: Path) -> None:
-    """Make all runs, two at a time, and write the tables."""
+    """Train all runs, two at a time, and write the tables."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed in SEEDS:
         prepare(seed, folder)
@@ -32,10 +32,10 @@ def main(folder: Path) -> None:
     ]
     with ThreadPoolExecutor(max_workers=2) as pool:
         for arm, seed in pool.map(lambda run: _run(*run, folder), missing):
-            _say(f"{arm}, seed {seed}: done")
-    tables = _hacking(folder) + "\n" + _turns(folder)
+            _print(f"{arm}, seed {seed}: done")
+    tables = _hacking(folder) + "\n" + _schedules(folder)
     (folder / "tables.md").write_text(tables, encoding="utf-8")
-    _say(tables)
+    _print(tables)
 
 
 def _run(arm: str, seed: int, folder: Path) -> tuple[str, int]:
@@ -47,7 +47,7 @@ def _run(arm: str, seed: int, folder: Path) -> tuple[str, int]:
 
 def _hacking(folder: Path) -> str:
     lines = [
-        "| reward | measure | before | best distance at | there | at the end |",
+        "| reward | metric | before | best distance at | there | at the end |",
         "|---|---|---|---|---|---|",
     ]
     metrics = {
@@ -57,7 +57,7 @@ def _hacking(folder: Path) -> str:
         "all attributes": "held_out/pocket_judge.all_attributes",
     }
     for arm in ("frozen", "adversarial"):
-        runs = [history(arm, seed, folder) for seed in SEEDS]
+        runs = [read_history(arm, seed, folder) for seed in SEEDS]
         best = [min(run, key=lambda row: row["held_out/distance"]) for run in runs]
         when = _spread([row["update"] for row in best], "{:.0f}")
         for name, key in metrics.items():
@@ -67,18 +67,21 @@ def _hacking(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _turns(folder: Path) -> str:
+def _schedules(folder: Path) -> str:
     lines = [
         "| seed | distance | released: images, s | ours: images, s | fewer images, less time |",
         "|---|---|---|---|---|",
     ]
     for seed in SEEDS:
         released = min(
-            history("released-turns", seed, folder), key=lambda row: row["held_out/distance"]
+            read_history("released-schedule", seed, folder),
+            key=lambda row: row["held_out/distance"],
         )
         goal = released["held_out/distance"]
         ours = next(
-            row for row in history("adversarial", seed, folder) if row["held_out/distance"] <= goal
+            row
+            for row in read_history("adversarial", seed, folder)
+            if row["held_out/distance"] <= goal
         )
         cost: Sequence[Callable[[Row], float]] = (
             lambda row: row["cost/images_sampled"],
@@ -94,7 +97,7 @@ def _turns(folder: Path) -> str:
 
 
 def _seconds(row: Row) -> float:
-    """Seconds of the training itself; measuring and saving are not part of either schedule."""
+    """Return the seconds of training itself; evaluation and saving belong to neither schedule."""
     parts = ("rollout", "reward", "policy update", "discriminator update")
     return sum(row.get(f"seconds/{part}", 0.0) for part in parts)
 
@@ -103,7 +106,7 @@ def _spread(values: Sequence[float], form: str = "{:.3g}") -> str:
     return ", ".join(form.format(value) for value in values)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 

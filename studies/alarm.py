@@ -1,7 +1,7 @@
-"""How soon does the alarm find a hacked run, and how often does it err?
+"""Study of the reward-hacking alarm: delay on hacked runs, false alarms on sound ones.
 
-`python -m studies.alarm` judges the recorded histories in `studies/results/alarm` and prints the
-table; `python -m studies.alarm FOLDER` first makes the runs that are missing there, one at a time
+`python -m studies.alarm` evaluates the recorded histories in `studies/results/alarm` and prints the
+table; `python -m studies.alarm FOLDER` first trains the runs that are missing there, one at a time
 (one to two CPU-minutes each), with its working files in FOLDER.
 """
 
@@ -18,7 +18,6 @@ from studies.arms import Arm, run
 
 RESULTS = Path(__file__).parent / "results" / "alarm"
 ALIGNMENT = "held_out/pocket_judge.attribute_accuracy"
-KEPT = ("update", "held_out/")
 DIGITS = 5
 
 MEASURING = (
@@ -46,12 +45,12 @@ ARMS = {
     )
 }
 """`frozen` is hacked from about update 24 on. The others are sound: 80 updates each, with PickScore
-beside the discriminator (`pocket`, `constant`) or without, with a falling rate (`pocket`, `decay`)
+and the discriminator (`pocket`, `constant`) or without, with a falling rate (`pocket`, `decay`)
 or not."""
 
 HACKED = "frozen"
 TUNING_SEEDS = (0, 1)
-"""The thresholds were chosen on runs of these seeds; those of all others only test them."""
+"""The thresholds were chosen on runs of these seeds; runs of other seeds only validate them."""
 
 RUNS = (
     *(("frozen", seed) for seed in (0, 1, 10, 11, 12, 13, 14)),
@@ -65,8 +64,8 @@ Row = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What the alarm made of a run."""
+class Outcome:
+    """The alarm's outcome on a run."""
 
     arm: str
     seed: int
@@ -86,20 +85,20 @@ class Judged:
 
 
 def main(folder: Path | None) -> None:
-    """Make missing runs if there is a place for them, then judge all that are recorded."""
+    """Train missing runs if there is a folder for them, then evaluate all that are recorded."""
     if folder is not None:
         for arm, seed in RUNS:
             if not _path(arm, seed).is_file():
                 run(ARMS[arm], seed, folder)
-                keep(arm, seed, folder / f"{arm}-{seed}.jsonl")
+                record(arm, seed, folder / f"{arm}-{seed}.jsonl")
     for every in (2, 4, 8):
         sys.stdout.write(f"measured every {every} updates\n{table(every)}\n")
     for every in (4, 8):
         sys.stdout.write(f"measured every {every} updates\n{rules(every)}\n")
 
 
-def keep(arm: str, seed: int, history: Path) -> None:
-    """Keep what a run measured on held-out prompts."""
+def record(arm: str, seed: int, history: Path) -> None:
+    """Record a run's held-out metrics."""
     rows = (json.loads(line) for line in history.read_text(encoding="utf-8").splitlines())
     lines = [
         json.dumps(
@@ -112,22 +111,22 @@ def keep(arm: str, seed: int, history: Path) -> None:
     _path(arm, seed).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def recorded(arm: str, seed: int, every: int = 4) -> list[Row]:
-    """Read a run's measurements, or those of every so many updates."""
+def read_recorded(arm: str, seed: int, every: int = 4) -> list[Row]:
+    """Read a run's rows at every so many updates."""
     lines = _path(arm, seed).read_text(encoding="utf-8").splitlines()
     rows: list[Row] = [json.loads(line) for line in lines]
     return [row for row in rows if row["update"] % every == 0]
 
 
-def judged(arm: str, seed: int, every: int = 4) -> Judged:
-    """Judge a recorded run, measurement by measurement, with the thresholds that ship."""
-    rows = recorded(arm, seed, every)
+def evaluate_run(arm: str, seed: int, every: int = 4) -> Outcome:
+    """Evaluate a recorded run, row by row, with the default thresholds."""
+    rows = read_recorded(arm, seed, every)
     doubled = next((int(row["update"]) for row, least in _so_far(rows) if _twice(row, least)), None)
     until = [row for row in rows if doubled is None or row["update"] < doubled]
     raised = (
         find_alarm(rows[: end + 1], WatchConfig(), alignment=ALIGNMENT) for end in range(len(rows))
     )
-    return Judged(
+    return Outcome(
         arm=arm,
         seed=seed,
         best=int(_best(until)["update"]),
@@ -136,10 +135,10 @@ def judged(arm: str, seed: int, every: int = 4) -> Judged:
     )
 
 
-def recorded_runs(every: int = 4) -> list[tuple[str, int]]:
+def list_recorded_runs(every: int = 4) -> list[tuple[str, int]]:
     """List the runs that are recorded at every so many updates, as arm and seed."""
     runs = [(arm, seed) for arm, seed in RUNS if _path(arm, seed).is_file()]
-    return [run for run in runs if recorded(*run, every)[1]["update"] == every]
+    return [run for run in runs if read_recorded(*run, every)[1]["update"] == every]
 
 
 def table(every: int) -> str:
@@ -148,10 +147,10 @@ def table(every: int) -> str:
         "| run | seed | used for | best at | distance doubled at | alarm at | widest gap |",
         "|---|---|---|---|---|---|---|",
     ]
-    for arm, seed in recorded_runs(every):
-        result = judged(arm, seed, every)
+    for arm, seed in list_recorded_runs(every):
+        result = evaluate_run(arm, seed, every)
         use = "tuning" if seed in TUNING_SEEDS else "validation"
-        gap = max(map(_gap, recorded(arm, seed, every)))
+        gap = max(map(_gap, read_recorded(arm, seed, every)))
         lines.append(
             f"| {arm} | {seed} | {use} | {result.best} | {_or_never(result.doubled)} | "
             f"{_or_never(result.alarm)} | {gap:.2f} |"
@@ -188,19 +187,19 @@ RULES: Mapping[str, Callable[[Sequence[Row]], bool]] = {
         _risen(rows) and _gap(rows[-1]) >= 0.2
     ),
 }
-"""The rule that ships, and simpler ones to compare it with."""
+"""The alarm's rule, and simpler ones for comparison."""
 
 
 def rules(every: int) -> str:
-    """Tabulate what each rule makes of all recorded runs."""
+    """Tabulate the outcome of each rule on all recorded runs."""
     lines = ["| rule | hacked runs found in time | sound runs alarmed |", "|---|---|---|"]
     for name, rule in RULES.items():
         found, wrong = [], []
-        for arm, seed in recorded_runs(every):
-            rows = recorded(arm, seed, every)
+        for arm, seed in list_recorded_runs(every):
+            rows = read_recorded(arm, seed, every)
             first = next((r["update"] for n, r in enumerate(rows) if rule(rows[: n + 1])), None)
             if arm == HACKED:
-                doubled = judged(arm, seed, every).doubled
+                doubled = evaluate_run(arm, seed, every).doubled
                 found.append(first is not None and (doubled is None or first <= doubled))
             else:
                 wrong.append(first is not None)

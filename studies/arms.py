@@ -1,4 +1,4 @@
-"""What is compared, and how one run of it is made."""
+"""Arms of the experiments, and the training of one run of an arm."""
 
 import json
 import sys
@@ -12,7 +12,7 @@ from advgrpo.tasks.reference_images import make_reference_images
 from advgrpo.tasks.train import train
 
 # The discriminator is the only reward and the learning rate does not fall, so that nothing but
-# the compared setting holds a run back.
+# the compared setting limits a run.
 COMMON = (
     "training.reward={terms: [{type: discriminator}]}",
     "training.optimizer.decay=constant",
@@ -23,7 +23,7 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Arm:
-    """Settings, on top of the pocket preset, that are compared with those of other arms."""
+    """Settings on top of the pocket preset, compared with those of other arms."""
 
     name: str
     overrides: tuple[str, ...]
@@ -46,7 +46,7 @@ ARMS = {
             ),
         ),
         Arm(
-            "released-turns",
+            "released-schedule",
             (
                 *COMMON,
                 "training.update_schedule={type: released, discriminator_rollouts: 9}",
@@ -59,7 +59,7 @@ ARMS = {
 
 
 def prepare(seed: int, folder: Path) -> tuple[str, str]:
-    """Make a seed's reference images and pre-trained discriminator, or find them made."""
+    """Make or find the reference images and the pre-trained discriminator of a seed."""
     config = resolve("pocket", [f"seed={seed}"])
     workspace = str(folder / "workspace")
     images = make_reference_images(
@@ -74,7 +74,7 @@ def prepare(seed: int, folder: Path) -> tuple[str, str]:
 
 
 def run(arm: Arm, seed: int, folder: Path) -> None:
-    """Train one arm with one seed on one process, and keep its history."""
+    """Train an arm with a seed on one process, and record its history."""
     images, discriminator = prepare(seed, folder)
     config = resolve("pocket", [f"seed={seed}", *arm.overrides])
     result = train(
@@ -88,8 +88,8 @@ def run(arm: Arm, seed: int, folder: Path) -> None:
     (folder / f"{arm.name}-{seed}.jsonl").write_bytes(history.read_bytes())
 
 
-def history(arm: str, seed: int, folder: Path) -> list[dict[str, float]]:
-    """Read a run's measurements on held-out prompts, in order."""
+def read_history(arm: str, seed: int, folder: Path) -> list[dict[str, float]]:
+    """Read the rows of a run that have held-out metrics, in order."""
     text = (folder / f"{arm}-{seed}.jsonl").read_text(encoding="utf-8")
     rows: list[dict[str, float]] = [json.loads(line) for line in text.splitlines()]
     return [row for row in rows if "held_out/distance" in row]

@@ -1,4 +1,4 @@
-"""Advantages: how much better an image is than the others of its prompt."""
+"""Advantages: rewards relative to the other images of the same prompt."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -34,8 +34,9 @@ def group_advantages(
         DeepSeekMath, arXiv:2402.03300; Flow-GRPO, arXiv:2505.05470; Dr. GRPO, arXiv:2503.20783.
     """
     if rewards.shape[1] < 2:
-        raise ValueError(f"a group of {rewards.shape[1]} image cannot be compared with itself")
+        raise ValueError(f"group_size={rewards.shape[1]}: a group needs at least two images")
     centred = rewards - rewards.mean(dim=1, keepdim=True)
+    # correction=0: the group is the population, not a sample of it.
     if normalization == "none":
         return centred
     if normalization == "group":
@@ -50,13 +51,13 @@ def combined_rewards(
     standardize: bool,
     epsilon: float = 1e-4,
 ) -> Rewards:
-    """Add reward terms up.
+    """Add the terms of a reward.
 
     Args:
         terms: Rewards of each term, of one shape.
         weights: One per term.
-        standardize: First center each term on its groups and divide it by the standard deviation
-            that remains over the whole rollout, so that no term wins by its scale.
+        standardize: First center each term on its groups and divide it by the remaining standard
+            deviation over the whole rollout, so that no term dominates by its scale.
         epsilon: Added to that standard deviation, in the term's units.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Losses that teach a discriminator to tell generated images from reference images."""
+"""Losses of discriminators that separate generated images from reference images."""
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the field's name for it
@@ -27,13 +27,13 @@ def conditional_hinge_loss(
     *,
     mismatched_fraction: float,
 ) -> Float[Tensor, ""]:
-    """Count reference images that stand with another prompt among the negatives.
+    """Hinge loss that also has reference images with wrong prompts among its negatives.
 
     Args:
         reference_logits: Reference images with their own prompts.
         generated_logits: Generated images with their own prompts.
-        mismatched_logits: Reference images with prompts of others.
-        mismatched_fraction: Weight of the mismatched among the negatives, in [0, 1].
+        mismatched_logits: Reference images with other prompts.
+        mismatched_fraction: Weight of mismatched images among the negatives, in [0, 1].
 
     Source:
         The matching-aware discriminator of arXiv:1605.05396, with the hinge of arXiv:1705.02894.
@@ -46,18 +46,19 @@ def conditional_hinge_loss(
 def gradient_penalty(
     reference_logits: Float[Tensor, "batch token"], tokens: Float[Tensor, "batch token width"]
 ) -> Float[Tensor, ""]:
-    """Half the mean squared gradient of a reference token's logit, R1: `0.5 * E |dh/dx|^2`.
+    """R1 penalty: half the mean squared gradient of a reference token's logit, `0.5 E |dh/dx|^2`.
 
-    The gradient is that towards the head's input, a token of the frozen backbone, not towards the
-    pixels.
+    The gradient is taken with respect to the head's input, a token of the frozen backbone, not with
+    respect to pixels.
 
     Args:
-        reference_logits: Of reference images; each depends on its own token alone.
-        tokens: What they were computed from; it must require a gradient.
+        reference_logits: Of reference images; each depends only on its own token.
+        tokens: Inputs of the logits; they must require a gradient.
 
     Source:
         arXiv:1801.04406; at the input of each head as in ADD, arXiv:2311.17042.
     """
+    # As each logit depends on its own token only, the gradient of the sum holds that of each.
     (gradient,) = torch.autograd.grad(reference_logits.sum(), tokens, create_graph=True)
     return 0.5 * gradient.square().sum(dim=-1).mean()
 

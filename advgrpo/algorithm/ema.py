@@ -1,8 +1,8 @@
-"""The moving average's decay."""
+"""Decay of the exponential moving average."""
 
 
 def ema_decay(step: int, *, limit: float) -> float:
-    """Warm the decay up: `min((1 + s) / (10 + s), limit)`.
+    """Return the decay with warm-up: `min((1 + s) / (10 + s), limit)`.
 
     Args:
         step: Optimizer steps of the policy so far.

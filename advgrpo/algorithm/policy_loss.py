@@ -11,23 +11,23 @@ Batch = Float[Tensor, "batch"]
 
 @dataclass(frozen=True)
 class PolicyLoss:
-    """The loss and what it was made of."""
+    """The loss, and the ratios and clipping behind it."""
 
     loss: Float[Tensor, ""]
     ratio: Batch
     """exp(log_prob - rollout_log_prob), without gradient."""
 
     clipped_above: Float[Tensor, ""]
-    """Share of images with a positive advantage whose ratio is past the upper clip."""
+    """Share of images with a positive advantage whose ratio is above the clip range."""
 
     clipped_below: Float[Tensor, ""]
-    """Share of images with a negative advantage whose ratio is past the lower clip."""
+    """Share of images with a negative advantage whose ratio is below the clip range."""
 
 
 def clipped_policy_loss(
     log_prob: Batch, rollout_log_prob: Batch, advantage: Batch, *, clip_range: float
 ) -> PolicyLoss:
-    """Reward likelier good images and rarer bad ones, as far as the clip allows.
+    """Compute the clipped surrogate loss of PPO.
 
     `mean(max(-A ratio, -A clip(ratio, 1 - c, 1 + c)))`.
 
@@ -43,7 +43,7 @@ def clipped_policy_loss(
     ratio = torch.exp(log_prob - rollout_log_prob)
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     loss = torch.maximum(-advantage * ratio, -advantage * clipped).mean()
-    held = ratio.detach()
-    above = ((advantage > 0) & (held > 1 + clip_range)).float().mean()
-    below = ((advantage < 0) & (held < 1 - clip_range)).float().mean()
-    return PolicyLoss(loss=loss, ratio=held, clipped_above=above, clipped_below=below)
+    detached = ratio.detach()
+    above = ((advantage > 0) & (detached > 1 + clip_range)).float().mean()
+    below = ((advantage < 0) & (detached < 1 - clip_range)).float().mean()
+    return PolicyLoss(loss=loss, ratio=detached, clipped_above=above, clipped_below=below)

@@ -16,11 +16,11 @@ def flow_match_sigmas(
         training_steps: Steps of the schedule that the model was trained with.
 
     Returns:
-        Float32, falling from 1 to exactly 0. The last sigma before 0 is shifted twice, as it is in
-        the sampler that the public checkpoints were made with.
+        Float32, falling from 1 to exactly 0. The last sigma before 0 is shifted twice, as in the
+        sampler of the public checkpoints.
 
     Raises:
-        ValueError: If there is no step.
+        ValueError: If there is not a single step.
 
     Source:
         arXiv:2403.03206, section 5.3.2.

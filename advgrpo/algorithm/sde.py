@@ -1,7 +1,7 @@
-"""One denoising step as one Gaussian: drawn from in the rollout, scored in the update.
+"""A denoising step as a Gaussian: sampled in the rollout, scored in the update.
 
-Deviations from the released code: the log-prob `gaussian` keeps `1 / (2 std^2)` and the constants
-that it drops; latents are scored as they are stored.
+Deviations from the released code: the log-prob `gaussian` keeps `1 / (2 std^2)` and the constants,
+which the released one drops; latents are scored as they are stored.
 """
 
 import math
@@ -38,7 +38,7 @@ def euler_step(latents: Latents, velocity: Latents, *, sigma: float, next_sigma:
 def cps_step(
     latents: Latents, velocity: Latents, *, sigma: float, next_sigma: float, noise_level: float
 ) -> GaussianStep:
-    """Replace part of the remaining noise by fresh noise, keeping its total.
+    """Return the step that replaces part of the remaining noise by fresh noise of the same total.
 
     `mean = (1 - s') * image_hat + s' * cos(eta pi/2) * noise_hat`, `std = s' * sin(eta pi/2)`.
 
@@ -68,7 +68,7 @@ def flow_sde_step(
     noise_level: float,
     largest_sigma_below_one: float,
 ) -> GaussianStep:
-    """Take a step of the SDE that shares the ODE's marginals.
+    """Return the step of the SDE that has the marginals of the ODE.
 
     `g = eta * sqrt(s / (1 - s))`, `mean = x (1 + g^2 dt / 2s) + v (1 + g^2 (1-s) / 2s) dt`,
     `std = g sqrt(-dt)`.
@@ -79,12 +79,13 @@ def flow_sde_step(
         sigma: s, in (0, 1].
         next_sigma: In [0, sigma).
         noise_level: eta, above 0.
-        largest_sigma_below_one: Stands for s in the denominator of g where s is 1.
+        largest_sigma_below_one: Replaces s in the denominator of g where s is 1.
 
     Source:
         Flow-GRPO, arXiv:2505.05470, equation 9.
     """
     dt = next_sigma - sigma
+    # At sigma 1, pure noise, the denominator of g is zero.
     below_one = largest_sigma_below_one if sigma >= 1 else sigma
     g_squared = noise_level**2 * sigma / (1 - below_one)
     mean = (
@@ -95,23 +96,25 @@ def flow_sde_step(
 
 
 def gaussian_log_prob(next_latents: Latents, step: GaussianStep) -> Float[Tensor, "batch"]:
-    """Score next latents: log-density, averaged over the elements of an image.
+    """Return the log-density of next latents, averaged over the elements of an image.
 
     Args:
         next_latents: As stored, float32.
-        step: The distribution they were drawn from, or the policy's present one; std above 0.
+        step: Distribution that they were drawn from, or that of the present policy; std above 0.
     """
+    # A mean over the elements: with a sum, ratios and their clip range would depend on the size of
+    # the image.
     squared = ((next_latents - step.mean) ** 2).mean(dim=(1, 2, 3))
     return -squared / (2 * step.std**2) - math.log(step.std) - 0.5 * math.log(2 * math.pi)
 
 
 def released_log_prob(next_latents: Latents, step: GaussianStep) -> Float[Tensor, "batch"]:
-    """Score next latents as the released code does: minus the mean squared distance to the mean."""
+    """Return the score of the released code: minus the mean squared distance to the mean."""
     return -((next_latents - step.mean) ** 2).mean(dim=(1, 2, 3))
 
 
 def gaussian_divergence(mean: Latents, base_mean: Latents, *, std: float) -> Float[Tensor, "batch"]:
-    """Divergence between two steps of equal std: squared distance of means over `2 std^2`.
+    """Return the divergence of two steps of equal std: squared distance of means over `2 std^2`.
 
     Averaged over the elements of an image.
 
@@ -122,5 +125,5 @@ def gaussian_divergence(mean: Latents, base_mean: Latents, *, std: float) -> Flo
 
 
 def draw(step: GaussianStep, noise: Latents) -> Latents:
-    """Draw next latents with the given standard normal noise."""
+    """Sample next latents with the given standard normal noise."""
     return torch.add(step.mean, noise, alpha=step.std)

@@ -14,8 +14,10 @@ from advgrpo.config.base import (
 )
 
 
-class AlgorithmSection(Section, ABC):
-    """What planning and the loop need to know of any algorithm's settings."""
+class AlgorithmConfig(Section, ABC):
+    """Settings of an RL algorithm: what planning and the loop need to know of any."""
+
+    type: str
 
     @property
     @abstractmethod
@@ -112,7 +114,7 @@ class RandomWindow(Section):
 Window = Annotated[FixedWindow | RandomWindow, Field(discriminator="type")]
 
 
-class GrpoConfig(AlgorithmSection):
+class GrpoConfig(AlgorithmConfig):
     """GRPO: the clipped policy loss on the ratio of log-probabilities of denoising steps."""
 
     type: Literal["grpo"] = "grpo"
@@ -175,6 +177,6 @@ class GrpoConfig(AlgorithmSection):
             )
 
 
-# A second algorithm makes this `Annotated[GrpoConfig | ..., Field(discriminator="type")]`; pydantic
-# accepts no discriminator on a single section.
-AlgorithmConfig = GrpoConfig
+AnyAlgorithmConfig = GrpoConfig
+"""Settings of any algorithm. pydantic refuses a discriminated union of one; with a second member it
+is `Annotated[GrpoConfig | OtherConfig, Field(discriminator="type")]`."""

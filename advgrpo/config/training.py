@@ -1,10 +1,10 @@
-"""The loop: rollouts, rewards, policy updates and discriminator updates."""
+"""Settings of the training loop: rollouts, rewards, policy and discriminator updates."""
 
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from advgrpo.config.algorithms import AlgorithmConfig, GrpoConfig
+from advgrpo.config.algorithms import AnyAlgorithmConfig, GrpoConfig
 from advgrpo.config.base import (
     Fraction,
     NonNegativeFloat,
@@ -18,13 +18,13 @@ from advgrpo.config.reward import RewardConfig
 
 
 class RolloutConfig(Section):
-    """What one update generates, over all ranks."""
+    """Size of a rollout, over all ranks."""
 
     prompts_per_update: PositiveInt = 48
-    """Groups of an update; no prompt twice."""
+    """Groups of a rollout, each of another prompt."""
 
     group_size: Annotated[int, Field(ge=2)] = 16
-    """Images of a prompt."""
+    """Images of each prompt."""
 
     microbatch_size: PositiveInt = 8
     """Images that pass the transformer at once on a rank, in the rollout and, unless
@@ -32,8 +32,8 @@ class RolloutConfig(Section):
 
     update_microbatch_size: PositiveInt | None = None
     """Images that pass the transformer at once in the update, which keeps activations. If it is not
-    `microbatch_size`, ratios before the first step are 1 only up to rounding, up to 2e-4 in
-    bfloat16: keep `algorithm.clip_range` above that."""
+    `microbatch_size`, ratios before the first step are 1 only up to rounding, 2e-4 in bfloat16:
+    keep `algorithm.clip_range` above that."""
 
     @property
     def microbatch_of_update(self) -> int:
@@ -42,7 +42,7 @@ class RolloutConfig(Section):
 
 
 class PolicyOptimizerConfig(Section):
-    """AdamW, as the policy uses it."""
+    """AdamW for the policy."""
 
     learning_rate: PositiveFloat = 3e-4
     decay: Literal["constant", "linear"] = "constant"
@@ -74,23 +74,23 @@ class ReleasedSchedule(Section):
 
 
 class WhenOutscored(Section):
-    """The discriminator learns only while it is fooled; every rollout updates the policy.
+    """The discriminator learns only while it is outscored; every rollout updates the policy.
 
-    It is fooled while it rewards generated images more than held-out reference images.
+    It is outscored while it rewards generated images more than held-out reference images.
     """
 
     type: Literal["when_outscored"] = "when_outscored"
 
     discriminator_steps: PositiveInt = 1
-    """Optimizer steps of the discriminator for each rollout that fools it."""
+    """Optimizer steps of the discriminator for each rollout that outscores it."""
 
     pause_policy: bool = False
-    """Whether a rollout that fools the discriminator trains it alone, as in the released code. A
-    run then takes more rollouts than updates, without a limit."""
+    """Whether a rollout that outscores the discriminator trains it alone, as in the released code.
+    A run then takes more rollouts than updates, without a limit."""
 
 
 class FrozenDiscriminator(Section):
-    """The discriminator stays as it was pre-trained: for studying reward hacking."""
+    """The discriminator stays as pre-trained, for studies of reward hacking."""
 
     type: Literal["frozen"] = "frozen"
 
@@ -102,16 +102,16 @@ UpdateSchedule = Annotated[
 
 
 class WatchConfig(Section):
-    """The alarm for a hacked reward: what raises it, and what follows.
+    """The alarm for a hacked reward.
 
-    It is raised where the run's reward no longer sees what a critic sees that was trained on the
-    spot, while the held-out distance rises; or where alignment or image statistics leave their
-    range and the reward does not mind. `advgrpo/training/reward_hacking.py` has the rule.
+    It is raised if a freshly trained critic separates images that the run's reward does not, while
+    the held-out distance rises; or if alignment or image statistics leave their range without an
+    effect on the reward. `advgrpo/training/reward_hacking.py` has the rule.
     """
 
     action: Literal["none", "warn", "stop"] = "warn"
-    """Whether an alarm is noted on the run, or also ends training and hands on the best adapter so
-    far. It needs 32 held-out prompts or more to tell."""
+    """Whether an alarm is logged, or also ends training with the best adapter so far. Detection
+    needs at least 32 held-out prompts."""
 
     critic_gap: Annotated[Fraction, Field(gt=0)] = 0.4
     """How much larger the share of held-out prompts is in which a fresh critic rates the reference
@@ -121,39 +121,39 @@ class WatchConfig(Section):
     """Held-out distance in multiples of the smallest one so far."""
 
     alignment_fall: PositiveFloat = 0.1
-    """How far the alignment measure falls below the base model's, in its own units."""
+    """Fall of the alignment metric below the base model's, in its own units."""
 
     statistics_range: PositiveFloat = 1.5
-    """How far an image statistic leaves the range between base model and reference images, in
+    """Distance of an image statistic from the range between base model and reference images, in
     standard deviations of the reference images."""
 
     measurements: PositiveInt = 1
-    """Measurements on held-out prompts that must say so one after the other."""
+    """Consecutive evaluations on held-out prompts that must agree."""
 
 
 class MonitoringConfig(Section):
-    """What is watched during training, and how often."""
+    """Evaluation during training, and its use."""
 
     held_out_every_updates: PositiveInt = 20
-    """Updates between two measurements on held-out training prompts."""
+    """Updates between two evaluations on held-out training prompts."""
 
     held_out_prompts: PositiveInt = 64
-    """Held-out training prompts that are measured, one image each."""
+    """Held-out training prompts that are evaluated, with one image each."""
 
     select_adapter: Literal["best", "last"] = "best"
-    """Which adapter is the result: the one of the smallest held-out distance whose alignment is
-    not below the base model's by more than the tolerance, or the one of the last update."""
+    """Adapter that is the result: the one of the smallest held-out distance whose alignment is not
+    below the base model's by more than the tolerance, or the one of the last update."""
 
     alignment_tolerance: NonNegativeFloat = 0.01
-    """How far the alignment measure may fall below the base model's, in its own units."""
+    """Tolerated fall of the alignment metric below the base model's, in its own units."""
 
     grid_images: NonNegativeInt = 16
-    """Images of the grid that is logged with each measurement."""
+    """Images of the grid that is logged with each evaluation."""
 
     watch: WatchConfig = WatchConfig()
 
     @model_validator(mode="after")
-    def _stopping_hands_on_the_best(self) -> Self:
+    def _stopping_selects_the_best(self) -> Self:
         if self.watch.action == "stop" and self.select_adapter == "last":
             raise ValueError(
                 "watch.action=stop selects the best adapter, which select_adapter=last does not "
@@ -163,44 +163,45 @@ class MonitoringConfig(Section):
 
 
 class NonFiniteConfig(Section):
-    """What follows a latent, image, reward, loss or gradient that is NaN or infinite.
+    """Handling of latents, images, rewards, losses and gradients that are NaN or infinite.
 
-    In any case no weight takes it up, and what it came from is kept beside the checkpoints, for
+    They never reach a weight, and their inputs are dumped next to the checkpoints, for
     `advgrpo reproduce`.
     """
 
     action: Literal["stop", "skip"] = "stop"
-    """Whether the run stops, or leaves the rollout out and goes on with the next."""
+    """Whether the run stops, or skips the rollout and continues with the next."""
 
     most_in_a_row: PositiveInt = 3
-    """Rollouts left out one after the other, after which the run stops all the same."""
+    """Consecutive rollouts that may be skipped; with one more, the run stops."""
 
 
 class HangsConfig(Section):
-    """What follows when training processes wait for each other without end."""
+    """Detection of training processes that hang or are slow."""
 
     report_after_seconds: PositiveInt = 600
-    """A process that has come no further for as long logs where every process stands, and its own
-    stacks. A microbatch must take less."""
+    """Time without progress after which a process logs its stacks and the position of every
+    process. A microbatch must take less."""
 
     timeout_seconds: PositiveInt = 1800
-    """A process that has waited for the others for as long ends the run."""
+    """Time that a process waits for the others before the run fails."""
 
     slow_ratio: Annotated[float, Field(gt=1)] = 1.5
-    """A process that takes this many times as long as the middle one is named in the log."""
+    """Multiple of the median time from which a process is logged as slow."""
 
     @model_validator(mode="after")
-    def _reports_before_it_gives_up(self) -> Self:
+    def _reports_before_the_timeout(self) -> Self:
         if self.report_after_seconds >= self.timeout_seconds:
             raise ValueError(
                 f"report_after_seconds={self.report_after_seconds} is not before "
-                f"timeout_seconds={self.timeout_seconds}; nobody would be told why"
+                f"timeout_seconds={self.timeout_seconds}: the run would "
+                "fail without a report; lower it"
             )
         return self
 
 
 class TrainingConfig(Section):
-    """Adversarial GRPO."""
+    """Adversarial RL of the policy against the discriminator."""
 
     updates: PositiveInt = 182
     """Rollouts that update the policy."""
@@ -211,7 +212,7 @@ class TrainingConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     rollout: RolloutConfig = RolloutConfig()
     optimizer: PolicyOptimizerConfig = PolicyOptimizerConfig()
-    algorithm: AlgorithmConfig = GrpoConfig()
+    algorithm: AnyAlgorithmConfig = GrpoConfig()
     reward: RewardConfig = RewardConfig()
     update_schedule: UpdateSchedule = EveryRollout()
     monitoring: MonitoringConfig = MonitoringConfig()
@@ -219,35 +220,34 @@ class TrainingConfig(Section):
     hangs: HangsConfig = HangsConfig()
 
     advantage_normalization: Literal["group", "batch", "none"] = "batch"
-    """What centred rewards are divided by: the standard deviation of the group, of the whole
-    rollout, or nothing."""
+    """Whether centred rewards are divided by the standard deviation of the group, by that of the
+    whole rollout, or not at all."""
 
     compile: Literal["none", "inductor", "aot_eager", "eager"] = "none"
-    """Whether `torch.compile` makes the transformer faster, in rollout and update alike; the first
-    passes then take minutes. `inductor` needs a C++ compiler, on GPUs Triton and a C compiler; the
-    other two make nothing faster and help to find faults."""
+    """Backend of `torch.compile` for the transformer, in rollout and update; the first passes then
+    take minutes. `inductor` needs a C++ compiler, on GPUs Triton and a C compiler; the other two
+    make nothing faster and help with debugging."""
 
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 2
-    """What DeepSpeed spreads over the ranks: 1 and 2 the optimizer's state and gradients of the
-    adapter, 3 also the weights of the whole transformer, which each layer then gathers."""
+    """ZeRO stage, which partitions over the ranks: 1 and 2 the optimizer's state and gradients of
+    the adapter, 3 also the weights of the whole transformer, which each layer then gathers."""
 
     offload: Literal["none", "optimizer", "optimizer_and_weights"] = "none"
-    """What lies in the host's memory while it is not used: the adapter's optimizer, which needs
-    zero_stage 1 or more, or also the weights of the transformer, which needs zero_stage 3. Saves a
-    GPU's memory and costs time."""
+    """Offload to host memory of the adapter's optimizer, which needs zero_stage 1 or more, or also
+    of the transformer's weights, which needs zero_stage 3. Saves GPU memory and costs time."""
 
     memory_check: Literal["refuse", "warn"] = "refuse"
-    """What follows if the estimate of `advgrpo plan` is larger than the memory that is free when
-    training starts."""
+    """Whether training is refused if the estimate of `advgrpo plan` is larger than the memory that
+    is free when it starts, or only warned about."""
 
     checkpoint_every_updates: PositiveInt = 10
-    """Updates between two checkpoints; while the policy waits, rollouts."""
+    """Updates between two checkpoints; while the policy is paused, rollouts."""
 
     checkpoints_kept: PositiveInt = 2
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints to keep."""
 
     @model_validator(mode="after")
-    def _zero_can_do_it(self) -> Self:
+    def _zero_stage_supports_the_rest(self) -> Self:
         if self.offload == "optimizer" and self.zero_stage == 0:
             raise ValueError(
                 "offload=optimizer needs zero_stage 1, 2 or 3: set zero_stage=2, or offload=none"
@@ -259,14 +259,14 @@ class TrainingConfig(Section):
             )
         if self.compile != "none" and self.zero_stage == 3:
             raise ValueError(
-                f"compile={self.compile} cannot see through zero_stage=3, which gathers weights "
+                f"compile={self.compile} does not work with zero_stage=3, which gathers weights "
                 "layer by layer: set zero_stage=2, or compile=none"
             )
         return self
 
     @property
     def rollouts(self) -> int | None:
-        """Rollouts of the whole run; None if the discriminator decides how many there are."""
+        """Rollouts of the whole run; None if the number depends on the discriminator."""
         match self.update_schedule:
             case ReleasedSchedule(discriminator_rollouts=others):
                 return self.updates * (others + 1)

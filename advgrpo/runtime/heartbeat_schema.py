@@ -47,7 +47,7 @@ class CheckpointInfo(_Schema):
     """The last checkpoint that was saved or resumed from."""
 
     place: Annotated[str, Field(pattern=r"^[^\x00]+$")]
-    turn: Count
+    rollout: Count
     update: Count
     at: Time
     event: str

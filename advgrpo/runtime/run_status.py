@@ -42,7 +42,7 @@ class LastCheckpoint:
     """The last checkpoint that a task saved or resumed from."""
 
     place: str
-    turn: int
+    rollout: int
     update: int
     at: datetime
     event: str
@@ -83,7 +83,7 @@ class CheckpointStatus:
     """The newest checkpoint in the workspace."""
 
     location: str
-    turn: int
+    rollout: int
     update: int | None
     """None if no heartbeat names this checkpoint."""
 

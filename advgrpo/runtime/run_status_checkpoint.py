@@ -37,16 +37,16 @@ def newest_checkpoint(
         name.removesuffix(_COMMIT)
         for name in files
         # The same folder holds dumps of rollouts with non-finite values.
-        if name.startswith("turn-") and name.endswith(_COMMIT)
+        if name.startswith("rollout-") and name.endswith(_COMMIT)
     )
     if not committed:
         return None, ()
     newest = committed[-1]
-    turn = int(newest.rpartition("-")[2])
-    is_last = turn == last.turn
+    rollout = int(newest.rpartition("-")[2])
+    is_last = rollout == last.rollout
     return CheckpointStatus(
         location=join(place, newest),
-        turn=turn,
+        rollout=rollout,
         update=last.update if is_last else None,
         saved=last.at if is_last and last.event == "checkpoint_saved" else None,
         bytes=sum(state.bytes for name, state in files.items() if name.startswith(f"{newest}/")),

@@ -235,7 +235,7 @@ def _last_checkpoint(beats: Sequence[Heartbeat]) -> LastCheckpoint | None:
     last = max(infos, key=lambda info: info.at, default=None)
     if last is None:
         return None
-    return LastCheckpoint(last.place, last.turn, last.update, _time(last.at), last.event)
+    return LastCheckpoint(last.place, last.rollout, last.update, _time(last.at), last.event)
 
 
 def _progress(info: ProgressInfo) -> PhaseProgress:

@@ -88,7 +88,7 @@ def _places(status: RunStatus) -> Iterator[tuple[str, str]]:
 def _checkpoint(checkpoint: CheckpointStatus, status: RunStatus) -> str:
     update = f"update {checkpoint.update}, " if checkpoint.update is not None else ""
     age = f", {_age(checkpoint.saved, status)}" if checkpoint.saved else ""
-    return f"{update}turn {checkpoint.turn}{age}, {checkpoint.bytes / 2**20:.1f} MiB"
+    return f"{update}rollout {checkpoint.rollout}{age}, {checkpoint.bytes / 2**20:.1f} MiB"
 
 
 def _table(status: RunStatus) -> Iterator[str]:

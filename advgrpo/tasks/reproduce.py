@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from advgrpo.config.tasks import parse_json
 from advgrpo.models.policies import load_policy
 from advgrpo.runtime.devices import device
-from advgrpo.training.nonfinite_dump import NonFiniteDump, TensorReport, read_kept
+from advgrpo.training.nonfinite_dump import NonFiniteDump, TensorReport, read_dump
 from advgrpo.training.nonfinite_dump import reproduce as compute
 
 
@@ -19,7 +19,7 @@ def reproduce(
         forward_dtype: Precision of the transformer; None for the run's own.
 
     Returns:
-        A description of the failure, and a report of each tensor as it is computed.
+        The dump's message, and a report of each tensor as it is computed.
 
     Raises:
         StorageError: If the dump cannot be fetched.
@@ -27,10 +27,10 @@ def reproduce(
         ConfigError: If the precision does not exist.
         WeightsError: If the base model's weights are missing or damaged.
     """
-    kept, tensors = read_kept(location)
-    config = kept.policy
+    dump, tensors = read_dump(location)
+    config = dump.policy
     if forward_dtype is not None:
         changed = config.model_copy(update={"forward_dtype": forward_dtype})
-        text = kept.model_copy(update={"policy": changed}).model_dump_json(warnings=False)
+        text = dump.model_copy(update={"policy": changed}).model_dump_json(warnings=False)
         config = parse_json(NonFiniteDump, text, where="--forward-dtype").policy
-    return kept.what, compute(kept, tensors, load_policy(config, device(), seed=kept.seed))
+    return dump.message, compute(dump, tensors, load_policy(config, device(), seed=dump.seed))

@@ -104,6 +104,7 @@ def train(
             places = Locations(
                 discriminator=pretrained,
                 output=folder,
+                cache_key=key,
                 checkpoints=join(location, "checkpoints"),
                 features=join(workspace, FEATURES),
                 embeddings=embeddings,

@@ -14,7 +14,6 @@ from typing import NoReturn
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.errors import RankFailedError
 from advgrpo.models.discriminators import save_discriminator
-from advgrpo.models.discriminators.saving import WEIGHTS_FILE
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.scorers.build import build_reward_scorers, build_scorers
@@ -26,8 +25,6 @@ from advgrpo.runtime.process_group import ProcessGroup, translate_rank_loss
 from advgrpo.runtime.results import TOTALS_FILE, write_history
 from advgrpo.runtime.task_context import tracked_task
 from advgrpo.runtime.watchdog import Watchdog
-from advgrpo.storage import file_sha256
-from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import training_prompts
 from advgrpo.tasks.memory import check_gpu_memory, free_gpu_memory
 from advgrpo.telemetry.logging import event, log_error
@@ -36,7 +33,7 @@ from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.engine import connect
 from advgrpo.training.held_out import Logger
 from advgrpo.training.loop import train
-from advgrpo.training.reward_hacking_watch import alarms, stopped_early, tag_alarms
+from advgrpo.training.reward_hacking import alarms, stopped_early, tag_alarms
 from advgrpo.training.state import TrainingState
 
 logger = logging.getLogger("advgrpo")
@@ -69,6 +66,9 @@ class Locations:
     output: Path
     """Folder that the first rank writes the results to."""
 
+    cache_key: str
+    """Key of the training, which its checkpoints carry."""
+
     checkpoints: str
     features: str
     embeddings: str
@@ -98,13 +98,13 @@ def train_rank(
     ):
         hangs = settings.training.hangs
         connect(process_group, timeout_seconds=hangs.timeout_seconds)
-        session = _session(
+        state = _training_state(
             settings, prompts, reference_images, locations, process_group, sink, Path(scratch)
         )
         with Watchdog(process_group.monitor, hangs, give_up=end_hanging):
-            train(session)
+            train(state)
         if process_group.is_first:
-            write_results(session, locations.output)
+            write_results(state, locations.output)
         process_group.barrier()
 
 
@@ -133,7 +133,7 @@ def end_hanging(reason: str) -> NoReturn:
     os._exit(error.exit_code)
 
 
-def _session(
+def _training_state(
     settings: TrainingSettings,
     prompts: PromptSet,
     reference_images: ReferenceImageSet,
@@ -151,8 +151,8 @@ def _session(
     )
     checkpoints = Checkpoints(
         locations.checkpoints,
-        run_digest=run_digest(settings, prompts, reference_images, locations.discriminator),
-        kept=settings.training.checkpoints_kept,
+        run_digest=locations.cache_key,
+        keep=settings.training.checkpoints_kept,
         scratch=scratch,
     )
     inputs = Inputs(
@@ -172,59 +172,43 @@ def _session(
         features=locations.features,
         embeddings=StoredEmbeddings(locations.embeddings, training_prompts(settings, prompts)),
     )
-    session = build_training_state(
+    state = build_training_state(
         inputs, process_group=process_group, checkpoints=checkpoints, logger=sink
     )
-    session.stop.listen()
-    if session.resume() and process_group.is_first:
-        tag_alarms(session)
-        counters = session.counters
-        facts = {"update": counters.updates, "turn": counters.turns, "place": locations.checkpoints}
-        logger.info("resuming from update %d", counters.updates, extra=event("resumed", **facts))
-    return session
+    state.stop.listen()
+    if state.resume() and process_group.is_first:
+        tag_alarms(state)
+        counters = state.counters
+        fields = {
+            "update": counters.updates,
+            "rollout": counters.rollouts,
+            "place": locations.checkpoints,
+        }
+        logger.info("resuming from update %d", counters.updates, extra=event("resumed", **fields))
+    return state
 
 
-def run_digest(
-    settings: TrainingSettings,
-    prompts: PromptSet,
-    reference_images: ReferenceImageSet,
-    pretrained: Path,
-) -> str:
-    """Return the digest of all that a checkpoint depends on.
-
-    Args:
-        settings: The task's settings.
-        prompts: The training prompts.
-        reference_images: The assigned reference images.
-        pretrained: Folder of the pre-trained discriminator.
-    """
-    discriminator = file_sha256(pretrained / WEIGHTS_FILE)
-    return cache_key(
-        settings.cache_relevant(), prompts.digest, reference_images.digest, discriminator
-    )
-
-
-def write_results(session: TrainingState, output: Path) -> None:
+def write_results(state: TrainingState, output: Path) -> None:
     """Write the results of a training.
 
     Args:
-        session: State of the finished training.
+        state: State of the finished training.
         output: Gets `adapter/`, `discriminator/`, `history.jsonl` (metrics, one update a line) and
             `totals.json` (time, memory and alarms).
     """
     output.mkdir(parents=True, exist_ok=True)
-    save_adapter(output / "adapter", session.best.values, session.policy.config.adapter)
-    save_discriminator(output / "discriminator", session.discriminator, session.history[-1])
-    write_history(output, session.history)
-    counters = session.counters
+    save_adapter(output / "adapter", state.best.values, state.policy.config.adapter)
+    save_discriminator(output / "discriminator", state.discriminator, state.history[-1])
+    write_history(output, state.history)
+    counters = state.counters
     totals = {
         "images_sampled": counters.images_sampled,
         "updates": counters.updates,
-        "policy_updates": counters.updates * session.config.optimizer_steps_per_update,
+        "policy_updates": counters.updates * state.config.optimizer_steps_per_update,
         "seconds": counters.seconds,
-        "peak_memory_mib": session.history[-1]["cost/peak_memory_mib"],
-        "selected": session.best.metrics,
-        "stopped_early": stopped_early(session),
-        "alarms": [{"update": alarm.update, "reason": alarm.reason} for alarm in alarms(session)],
+        "peak_memory_mib": state.history[-1]["cost/peak_memory_mib"],
+        "selected": state.best.metrics,
+        "stopped_early": stopped_early(state),
+        "alarms": [{"update": alarm.update, "reason": alarm.reason} for alarm in alarms(state)],
     }
     (output / TOTALS_FILE).write_text(json.dumps(totals, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which adapter a run hands on."""
+"""Selection of the adapter that a run returns."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,11 +10,11 @@ from advgrpo.config.training import MonitoringConfig
 
 @dataclass
 class BestAdapter:
-    """The best adapter so far by measures that were not trained on.
+    """The best adapter so far by metrics that were not trained on.
 
     Args:
         config: The rule.
-        alignment: Name of the alignment measure among the held-out measures.
+        alignment: Name of the alignment metric among the held-out metrics.
     """
 
     config: MonitoringConfig
@@ -23,19 +23,20 @@ class BestAdapter:
     metrics: dict[str, float] = field(default_factory=dict)
     values: dict[str, Tensor] = field(default_factory=dict)
 
-    def consider(self, metrics: Mapping[str, float], values: Mapping[str, Tensor]) -> bool:
+    def update(self, metrics: Mapping[str, float], values: Mapping[str, Tensor]) -> bool:
         """Keep an adapter if it is better than the best so far.
 
-        An adapter whose alignment holds beats one whose alignment does not; among those that hold
-        the smaller distance wins, among those that do not the better alignment.
+        An adapter whose alignment is within the tolerance beats one whose alignment is not; among
+        the former the smaller distance wins, among the latter the better alignment.
 
         Args:
-            metrics: Held-out measures.
+            metrics: Held-out metrics.
             values: The adapter's moving average.
 
         Returns:
             Whether it is the best now.
         """
+        # The first call precedes all updates.
         if self.base_alignment is None:
             self.base_alignment = metrics[self.alignment]
         if (

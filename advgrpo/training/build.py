@@ -1,4 +1,4 @@
-"""Put the parts of a training run together."""
+"""Assembly of a training run from its settings and inputs."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,7 @@ from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.scorers.base import Scorer, check_metrics_cover
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.training.algorithms import build_algorithm
 from advgrpo.training.best import BestAdapter
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.counters import Counters
@@ -31,7 +32,6 @@ from advgrpo.training.nonfinite import NonFiniteGuard
 from advgrpo.training.policy_update import PolicyUpdater
 from advgrpo.training.reference_features import ReferenceFeatures
 from advgrpo.training.reward import ReferenceRewards, Reward
-from advgrpo.training.rollout import Denoiser
 from advgrpo.training.state import TrainingState
 from advgrpo.training.stopping import StopSignal
 from advgrpo.training.stragglers import Stragglers
@@ -39,12 +39,12 @@ from advgrpo.training.stragglers import Stragglers
 logger = logging.getLogger("advgrpo")
 
 _LEAST_MEASURED = 2
-"""Held-out prompts: one image has no distance to a set."""
+"""Held-out prompts at least: a single image has no covariance, so no distance to a set."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a training run is given.
+    """Settings and inputs of a training run.
 
     Args:
         seed: The run's seed.
@@ -52,14 +52,14 @@ class Inputs:
         discriminator: Settings of the discriminator.
         training: Settings of the loop.
         distance: Feature space of the held-out distance.
-        alignment: Which scorer's measure stands for alignment, as `scorer.measure`.
-        scorers: Frozen measures of held-out images.
-        reward_scorers: The frozen measure of each term of the reward, by the term's type.
+        alignment: Metric of a scorer that stands for alignment, as `scorer.metric`.
+        scorers: Frozen scorers of held-out images.
+        reward_scorers: The frozen scorer of each term of the reward, by the term's name.
         prompts: The training prompts.
         reference_images: Of the training prompts.
         pretrained_discriminator: Folder that reward pre-training wrote.
         features: Local folder or `s3://` location for features of the reference images.
-        embeddings: Of the prompts that are drawn; None encodes them as they come.
+        embeddings: Of the prompts of the run; None encodes each when it is first needed.
     """
 
     seed: int
@@ -80,18 +80,18 @@ class Inputs:
 def build_training_state(
     inputs: Inputs, *, process_group: ProcessGroup, checkpoints: Checkpoints, logger: Logger
 ) -> TrainingState:
-    """Load models and make optimizers; every rank must call it.
+    """Load the models and build the optimizers; every rank must call it.
 
     Args:
-        inputs: What the run is given.
+        inputs: Settings and inputs of the run.
         process_group: The training processes.
-        checkpoints: Where its state goes.
-        logger: Where its measures go; only the first rank's is used.
+        checkpoints: Of the run.
+        logger: Destination of metrics; only the first rank's is used.
 
     Raises:
         WeightsError: If weights are missing, damaged or of another architecture.
-        ConfigError: If too few held-out prompts are left to measure on, the measure of alignment
-            has no value for some of them, or a term of the reward has none for some prompts.
+        ConfigError: If too few held-out prompts are left, or the metric of alignment or a term of
+            the reward has no value for some prompts.
     """
     config, seed, device = inputs.training, inputs.seed, process_group.device
     policy = load_policy(inputs.policy, device, seed=seed, embeddings=inputs.embeddings)
@@ -110,16 +110,17 @@ def build_training_state(
         store=inputs.features,
         process_group=process_group,
     )
-    denoiser = Denoiser(policy, config.sampling, config.algorithm)
+    algorithm = build_algorithm(config.algorithm, config.sampling, policy, engine, seed=seed)
     average = MovingAverage(engine.adapter(), limit=inputs.policy.adapter.ema_decay)
     texts = inputs.prompts.texts
     held_out = _held_out_prompts(config, references, process_group)
     reward = Reward(config.reward, discriminator, inputs.reward_scorers)
     reward.check_prompts(texts)
-    counters = Counters(entered=process_group.monitor.enter)
+    counters = Counters(on_enter=process_group.monitor.enter)
     guard = NonFiniteGuard(
         policy,
         engine,
+        algorithm,
         texts,
         config,
         counters,
@@ -152,10 +153,10 @@ def build_training_state(
         process_group=process_group,
         policy=policy,
         engine=engine,
-        denoiser=denoiser,
+        algorithm=algorithm,
         average=average,
         policy_updater=PolicyUpdater(
-            policy, engine, denoiser, average, guard, config, process_group
+            policy, engine, algorithm, average, guard, config, process_group
         ),
         discriminator=discriminator,
         discriminator_updater=DiscriminatorUpdater(
@@ -187,13 +188,13 @@ def build_training_state(
 def _held_out_prompts(
     config: TrainingConfig, references: ReferenceFeatures, process_group: ProcessGroup
 ) -> tuple[int, ...]:
-    """Choose the prompts that are measured while training goes on."""
+    """Choose the held-out prompts of the metrics during training."""
     held_out = references.held_out_ids[: config.monitoring.held_out_prompts]
-    # Equal shares: a gathered tensor has the same shape on each rank.
+    # Equal shares, because gathering needs tensors of the same shape on each rank.
     held_out = held_out[: len(held_out) // process_group.world_size * process_group.world_size]
     if len(held_out) < _LEAST_MEASURED:
         raise ConfigError(
-            f"{len(held_out)} held-out prompts are left to measure on, over "
+            f"{len(held_out)} held-out prompts are left for metrics on "
             f"{process_group.world_size} processes; at least {_LEAST_MEASURED} are needed",
             repair="raise training.monitoring.held_out_prompts or discriminator.held_out_fraction, "
             "use fewer processes, or more reference images",
@@ -201,9 +202,9 @@ def _held_out_prompts(
     on = config.monitoring.watch.action != "none"
     if on and len(held_out) < LEAST_CRITIC_PROMPTS and process_group.is_first:
         logger.warning(
-            "%d held-out prompts are too few to tell a hacked reward; from %d on it is watched: "
-            "raise training.monitoring.held_out_prompts and discriminator.held_out_fraction, or "
-            "use more prompts",
+            "%d held-out prompts are too few to detect a hacked reward, which needs %d: raise "
+            "training.monitoring.held_out_prompts and discriminator.held_out_fraction, or use more "
+            "prompts",
             len(held_out),
             LEAST_CRITIC_PROMPTS,
         )
@@ -211,7 +212,7 @@ def _held_out_prompts(
 
 
 def backwards_per_step(config: TrainingConfig, process_group: ProcessGroup) -> int:
-    """Count the backward passes of a rank that make up one optimizer step."""
+    """Count the backward passes of a rank in one optimizer step."""
     rollout = config.rollout
     images = rollout.prompts_per_update * rollout.group_size // config.optimizer_steps_per_update
     microbatches = images // process_group.world_size // rollout.microbatch_of_update

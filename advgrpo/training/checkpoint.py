@@ -1,4 +1,4 @@
-"""Checkpoints: all state of a run, as safetensors and JSON, written whole or not at all."""
+"""Checkpoints: all training state as safetensors and JSON."""
 
 import json
 import logging
@@ -20,24 +20,24 @@ from advgrpo.telemetry.logging import event
 
 STATE_FILE = "state.json"
 UNSENT = "unsent_pictures"
-"""Part of the state: pictures that MLflow did not have when it was written."""
+"""Part of the state: pictures that MLflow did not have yet when it was written."""
 
 logger = logging.getLogger("advgrpo")
 
-_NAME = re.compile(r"turn-(\d{8})/(.*)")
+_NAME = re.compile(r"rollout-(\d{8})/(.*)")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """State after a number of turns."""
+    """Training state after a number of rollouts."""
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     """Part of the state -> name -> tensor, for instance `policy`, `average`, `replay`."""
 
-    facts: Mapping[str, Any]
-    """Counters and measures, as JSON holds them."""
+    metadata: Mapping[str, Any]
+    """Counters and metrics, as JSON values."""
 
-    turn: int
+    rollout: int
     """Turns that were taken."""
 
 
@@ -46,23 +46,24 @@ class Checkpoints:
 
     Args:
         location: Local folder or `s3://` location.
-        run_digest: Hash of the run's settings, weights and inputs; others' checkpoints are refused.
-        kept: Newest checkpoints that are kept.
-        scratch: Local folder for files on their way.
+        run_digest: Hash of the run's settings, weights and inputs; checkpoints of other runs are
+            refused.
+        keep: Newest checkpoints to keep.
+        scratch: Local folder for files in transit.
     """
 
-    def __init__(self, location: str, *, run_digest: str, kept: int, scratch: Path) -> None:
+    def __init__(self, location: str, *, run_digest: str, keep: int, scratch: Path) -> None:
         self.location = location
-        self._digest, self._kept, self._scratch = run_digest, kept, scratch
+        self._digest, self._keep, self._scratch = run_digest, keep, scratch
         self._damaged: set[int] = set()
         self._newest: int | None = None
         """Turn of the checkpoint that this process read or wrote last."""
 
     def save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint, then drop those that are too old, or were found to be damaged.
+        """Write a checkpoint, then delete those that are too old or known to be damaged.
 
-        One that is there already, because a run is asked to stop before it came any further, is
-        left alone: while it was written anew, a kill would destroy it.
+        One that exists already, because the run was stopped before it made progress, is left
+        alone: a kill while it is rewritten would destroy it.
 
         Args:
             checkpoint: The state.
@@ -70,12 +71,12 @@ class Checkpoints:
         Raises:
             StorageError: If it cannot be written; earlier checkpoints are intact.
         """
-        turn = checkpoint.turn
-        if turn == self._newest:
+        rollout = checkpoint.rollout
+        if rollout == self._newest:
             return
-        folder = self._scratch / f"turn-{turn:08d}"
+        folder = self._scratch / f"rollout-{rollout:08d}"
         shutil.rmtree(folder, ignore_errors=True)
-        record = {"run": self._digest, "turn": turn, "facts": dict(checkpoint.facts)}
+        record = {"run": self._digest, "rollout": rollout, "metadata": dict(checkpoint.metadata)}
         try:
             with disk_errors("write", folder):
                 folder.mkdir(parents=True)
@@ -83,26 +84,26 @@ class Checkpoints:
                     contiguous = {name: value.contiguous() for name, value in tensors.items()}
                     save_tensors(contiguous, folder / f"{part}.safetensors")
                 (folder / STATE_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
-            upload_folder(folder, self._place(turn))
+            upload_folder(folder, self._place(rollout))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-        self._newest = turn
-        self._damaged.discard(turn)
-        self._drop_others()
+        self._newest = rollout
+        self._damaged.discard(rollout)
+        self._delete_others()
 
-    def _drop_others(self) -> None:
-        sound = [turn for turn in self.turns() if turn not in self._damaged]
-        for turn in sorted(self._files().keys() - set(sound[-self._kept :])):
-            # First the list: what is half deleted counts as never written.
-            delete(join(self._place(turn), COMMIT_FILE))
-            delete(self._place(turn))
+    def _delete_others(self) -> None:
+        sound = [rollout for rollout in self.rollouts() if rollout not in self._damaged]
+        for rollout in sorted(self._files().keys() - set(sound[-self._keep :])):
+            # The commit file first: without it, a half-deleted checkpoint counts as never written.
+            delete(join(self._place(rollout), COMMIT_FILE))
+            delete(self._place(rollout))
 
-    def turns(self) -> list[int]:
-        """List the whole checkpoints, oldest first."""
-        return sorted(turn for turn, names in self._files().items() if COMMIT_FILE in names)
+    def rollouts(self) -> list[int]:
+        """List the complete checkpoints, oldest first."""
+        return sorted(rollout for rollout, names in self._files().items() if COMMIT_FILE in names)
 
     def _files(self) -> dict[int, set[str]]:
-        """List the files of each turn's folder, whole or not."""
+        """List the files of each checkpoint, complete or not."""
         files: dict[int, set[str]] = {}
         for name in list_files(self.location):
             if match := _NAME.fullmatch(name):
@@ -110,53 +111,55 @@ class Checkpoints:
         return files
 
     def load_newest(self, rank: int, *, last: int | None = None) -> Checkpoint | None:
-        """Read the newest checkpoint that is sound, if there is one at all.
+        """Read the newest sound checkpoint, if there is any.
 
-        What is wrong with a damaged one is logged, and the one before is taken.
+        A damaged one is logged and the one before is tried.
 
         Args:
-            rank: This process; each fetches a copy of its own.
-            last: Newer checkpoints than the one of this turn are passed over.
+            rank: This process; each downloads its own copy.
+            last: Number of the newest checkpoint to consider.
 
         Raises:
             CheckpointError: If all are damaged, or the newest belongs to another run.
             StorageError: If one cannot be fetched.
         """
-        turns = self.turns()
+        rollouts = self.rollouts()
         if last is not None:
-            # What another process could not read is not kept in a newer one's stead.
-            self._damaged |= {turn for turn in turns if turn > last}
-            turns = [turn for turn in turns if turn <= last]
-        for turn in reversed(turns):
+            # Another process could not read these, so they must not displace older sound ones.
+            self._damaged |= {rollout for rollout in rollouts if rollout > last}
+            rollouts = [rollout for rollout in rollouts if rollout <= last]
+        for rollout in reversed(rollouts):
             try:
-                checkpoint = self._load(turn, rank)
+                checkpoint = self._load(rollout, rank)
             except (StorageDamagedError, StorageNotFoundError) as error:
-                self._damaged.add(turn)
+                self._damaged.add(rollout)
                 logger.warning(
-                    "checkpoint turn-%08d is damaged and passed over: %s",
-                    turn,
+                    "checkpoint rollout-%08d is damaged and skipped: %s",
+                    rollout,
                     error.message,
-                    extra=event("checkpoint_passed_over", turn=turn, place=self._place(turn)),
+                    extra=event(
+                        "checkpoint_passed_over", rollout=rollout, place=self._place(rollout)
+                    ),
                 )
             else:
-                self._newest = turn
+                self._newest = rollout
                 return checkpoint
-        if turns:
+        if rollouts:
             raise CheckpointError(
-                f"none of the {len(turns)} checkpoints in {self.location} is sound",
+                f"none of the {len(rollouts)} checkpoints in {self.location} is sound",
                 repair="restore the files that the warnings above name, or delete the folder to "
                 "train from the start",
             )
         return None
 
-    def _load(self, turn: int, rank: int) -> Checkpoint:
-        place, folder = self._place(turn), self._scratch / f"resume-{rank}"
+    def _load(self, rollout: int, rank: int) -> Checkpoint:
+        place, folder = self._place(rollout), self._scratch / f"resume-{rank}"
         try:
             download_folder(place, folder)
             record = load_json_object((folder / STATE_FILE).read_text(encoding="utf-8"))
-            run, facts = record["run"], record["facts"]
-            if not isinstance(facts, dict):
-                raise ValueError(f"{STATE_FILE} holds no facts")
+            run, metadata = record["run"], record["metadata"]
+            if not isinstance(metadata, dict):
+                raise ValueError(f"{STATE_FILE} has no metadata")
             parts = {path.stem: read_tensors(path) for path in sorted(folder.glob("*.safetensors"))}
         except (FileNotFoundError, ValueError, KeyError) as error:
             raise StorageDamagedError(f"{place}: {error!r}") from error
@@ -165,9 +168,9 @@ class Checkpoints:
         if run != self._digest:
             raise CheckpointError(
                 f"checkpoint {place} belongs to a run with other settings, weights or inputs",
-                repair="give the run another place for checkpoints, or take its old ones back",
+                repair="use that run's settings and inputs, or delete its folder of checkpoints",
             )
-        return Checkpoint(tensors=parts, facts=facts, turn=turn)
+        return Checkpoint(tensors=parts, metadata=metadata, rollout=rollout)
 
-    def _place(self, turn: int) -> str:
-        return join(self.location, f"turn-{turn:08d}")
+    def _place(self, rollout: int) -> str:
+        return join(self.location, f"rollout-{rollout:08d}")

@@ -1,4 +1,4 @@
-"""How far a run has come, and what it cost."""
+"""Counters and timers of a run."""
 
 import resource
 import time
@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Counters:
-    """Counts and seconds of a run, over all its processes' lives."""
+    """Counts and seconds of a run, across restarts."""
 
-    turns: int = 0
-    """Rollouts that were made and used."""
+    rollouts: int = 0
+    """Rollouts that were generated and used."""
 
     updates: int = 0
     """Rollouts that updated the policy."""
@@ -21,20 +21,20 @@ class Counters:
     """Images of all rollouts, over all ranks."""
 
     skipped: int = 0
-    """Rollouts that were left out, in all or in part, for values that are not finite."""
+    """Rollouts that were skipped, in whole or in part, because of non-finite values."""
 
     skipped_in_a_row: int = 0
 
     seconds: dict[str, float] = field(default_factory=dict)
     """Wall-clock seconds of this rank by part of the work."""
 
-    entered: Callable[[str, int], None] = lambda _part, _rollout: None
-    """Told when a part of a rollout's work begins."""
+    on_enter: Callable[[str, int], None] = lambda _part, _rollout: None
+    """Called with the part and the rollout when a part of a rollout's work begins."""
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Count the seconds spent within it."""
-        self.entered(part, self.turns)
+        """Add the seconds spent in the context to a part of the work."""
+        self.on_enter(part, self.rollouts)
         start = time.monotonic()
         try:
             yield
@@ -43,5 +43,5 @@ class Counters:
 
 
 def peak_memory_mib() -> float:
-    """Largest resident memory of this process so far, in MiB."""
+    """Return the largest resident memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,4 +1,4 @@
-"""Update the discriminator on generated and reference images."""
+"""Discriminator updates on generated and reference images."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -60,7 +60,7 @@ class DiscriminatorUpdater:
         )
 
     def update(
-        self, fresh: GeneratedFeatures, replay: ReplayPool, *, steps: int, turn: str
+        self, fresh: GeneratedFeatures, replay: ReplayPool, *, steps: int, purpose: str
     ) -> dict[str, float]:
         """Take optimizer steps on this rollout's and earlier rollouts' images.
 
@@ -68,7 +68,8 @@ class DiscriminatorUpdater:
             fresh: This rollout's images.
             replay: Earlier rollouts' images.
             steps: Optimizer steps.
-            turn: What the steps belong to; the batches are drawn from a seed of it.
+            purpose: What the steps are for, such as `rollout 3`; it seeds the batches and names
+                them in messages.
 
         Returns:
             Mean loss and gradient norm.
@@ -78,18 +79,18 @@ class DiscriminatorUpdater:
         """
         losses, norms = [], []
         for step in range(steps):
-            generator = generator_for(self._seed, "discriminator", turn, step)
+            generator = generator_for(self._seed, "discriminator", purpose, step)
             loss = self._discriminator.loss(*self._batch(fresh, replay, generator))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self._process_group.average_gradients(self._parameters)
             gradients = [p.grad.norm() for p in self._parameters if p.grad is not None]
             norms.append(float(torch.stack(gradients).norm()))
-            # The ranks' mean: all of them see it, whosever loss it came from.
+            # Averaged over the ranks, so that all of them raise, whichever loss it came from.
             if not math.isfinite(norms[-1]):
                 self.optimizer.zero_grad(set_to_none=True)
                 raise NonFiniteError(
-                    f"the discriminator's gradient became {norms[-1]} in step {step} of {turn} "
+                    f"the discriminator's gradient became {norms[-1]} in step {step} of {purpose} "
                     f"(loss of rank {self._process_group.rank}: {loss.item()})",
                     repair="lower discriminator.optimizer.learning_rate; the last checkpoint is "
                     "intact",
@@ -102,7 +103,7 @@ class DiscriminatorUpdater:
         }
 
     def state(self) -> dict[str, Tensor]:
-        """The optimizer's state by parameter name; empty before the first step."""
+        """Return the optimizer's state by parameter name; empty before the first step."""
         state: dict[str, Tensor] = {}
         for name, parameter in self._discriminator.trainable_parameters().items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
@@ -110,7 +111,7 @@ class DiscriminatorUpdater:
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave."""
+        """Restore what `state` returned."""
         for name, parameter in self._discriminator.trainable_parameters().items():
             if f"step.{name}" not in state:
                 continue
@@ -150,7 +151,7 @@ def separation_metrics(
     reference: Features,
     generated: Features,
 ) -> dict[str, float]:
-    """Measure the discriminator on images that it was not trained on.
+    """Evaluate the discriminator on images that it was not trained on.
 
     Args:
         discriminator: The reward being trained.
@@ -158,7 +159,7 @@ def separation_metrics(
         generated: Fresh generated images with their prompts.
 
     Returns:
-        Accuracy over both kinds, weighted equally, or, of a discriminator without a boundary, the
+        Accuracy over both kinds, weighted equally, or, for a discriminator without a boundary, the
         share of pairs of a reference and a generated image that it puts in that order; mean logit
         of each; and their difference.
     """

@@ -1,10 +1,10 @@
-"""DeepSpeed around the policy: gradients, the optimizer, and its state as plain tensors."""
+"""The policy's training engine: DeepSpeed, with its state as plain tensors."""
 
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from datetime import timedelta
 
 import deepspeed
@@ -20,18 +20,18 @@ from deepspeed.utils import (
 from torch import Tensor
 
 from advgrpo.config.training import PolicyOptimizerConfig, TrainingConfig
-from advgrpo.models.policies.adapter import copy_into
+from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import Policy
 from advgrpo.runtime.process_group import ProcessGroup
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class PolicyEngine:
+class PolicyEngine(AdapterWeights):
     """Updates the adapter through DeepSpeed's ZeRO.
 
     Args:
-        policy: Its forward passes go through DeepSpeed from now on.
+        policy: Its forward passes are routed through DeepSpeed from now on.
         config: Optimizer and ZeRO stage.
         process_group: The training processes.
         backwards_per_step: Backward passes of a rank that make up one optimizer step.
@@ -45,7 +45,7 @@ class PolicyEngine:
         *,
         backwards_per_step: int,
     ) -> None:
-        self._parameters = policy.trainable_parameters()
+        super().__init__(policy.trainable_parameters())
         self._config = config.optimizer
         self._optimizer = adamw(list(self._parameters.values()), config.optimizer)
         connect(process_group)
@@ -61,32 +61,10 @@ class PolicyEngine:
         policy.use_engine(self._engine)
         self._zero = config.zero_stage > 0
         self._dropped, self._norm = False, 0.0
-        self._spreads_weights = config.zero_stage == 3
-
-    def adapter(self) -> dict[str, Tensor]:
-        """Copy the adapter's weights, whole; every rank must call it."""
-        with self._whole():
-            return {name: value.detach().clone() for name, value in self._parameters.items()}
-
-    @contextmanager
-    def adapter_as(self, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within it, the adapter has other weights, for instance their moving average.
-
-        Every rank must enter and leave it; no optimizer step may be taken within.
-        """
-        kept = self.adapter()
-        self._overwrite(values)
-        try:
-            yield
-        finally:
-            self._overwrite(kept)
-
-    def _overwrite(self, values: Mapping[str, Tensor]) -> None:
-        with self._whole(modifier_rank=0):
-            copy_into(self._parameters, values)
+        self._partitions_weights = config.zero_stage == 3
 
     def _whole(self, modifier_rank: int | None = None) -> AbstractContextManager[None]:
-        """Within it, weights that are spread over the ranks are whole; others always are."""
+        """Gather weights that ZeRO-3 partitions over the ranks, within the context."""
         gathered: AbstractContextManager[None] = deepspeed.zero.GatheredParameters(
             list(self._parameters.values()), modifier_rank=modifier_rank
         )
@@ -106,20 +84,22 @@ class PolicyEngine:
 
     @property
     def left_step_out(self) -> bool:
-        """Whether the last optimizer step was left out for a gradient that is not finite."""
+        """Whether the last optimizer step was skipped because a gradient is not finite."""
         if self._zero:
             return not self._engine.was_step_applied()
         return self._dropped
 
     def _step_if_finite(self) -> None:
-        # Under ZeRO, DeepSpeed looks itself. Gradients are the ranks' mean here, equal on all.
+        # Under ZeRO, DeepSpeed itself checks for overflow. Gradients are already averaged over the
+        # ranks here, so all ranks decide alike.
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
         self._norm = float(torch.nn.utils.get_total_norm(gradients))
         self._dropped = not math.isfinite(self._norm)
         if not self._dropped:
             self._engine.step()
             return
-        # DeepSpeed counts backward passes by its steps, so it must take one.
+        # DeepSpeed counts backward passes by its steps, so a skipped step must still call step();
+        # AdamW would then decay weights and count the step, so its state is restored.
         before = self.state()
         for gradient in gradients:
             gradient.zero_()
@@ -134,7 +114,7 @@ class PolicyEngine:
 
     @property
     def gradient_norm(self) -> float:
-        """Norm of the last optimizer step's gradient, before it was scaled down."""
+        """Norm of the last optimizer step's gradient, before clipping."""
         return float(self._engine.get_global_grad_norm()) if self._zero else self._norm
 
     def state(self) -> dict[str, Tensor]:
@@ -162,7 +142,7 @@ class PolicyEngine:
         return {name: value.detach().float().cpu().clone() for name, value in state.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave; every rank must call it."""
+        """Restore what `state` returned; every rank must call it."""
         weights = {name: state[f"weight.{name}"] for name in self._parameters}
         self._overwrite(weights)
         if self._zero:
@@ -170,27 +150,27 @@ class PolicyEngine:
                 self._set_master(parameter, weights[name].to(parameter.device))
         if float(state["step"]) == 0:
             return
-        self._make_optimizer_state(state["step"])
+        self._create_optimizer_state(state["step"])
         for name, parameter in self._parameters.items():
             for moment in MOMENTS:
                 value = state[f"{moment}.{name}"].to(parameter.device)
-                if self._spreads_weights:
-                    safe_set_local_optimizer_state(parameter, _share(parameter, value), moment)
+                if self._partitions_weights:
+                    safe_set_local_optimizer_state(parameter, _partition(parameter, value), moment)
                 elif self._zero:
                     safe_set_full_optimizer_state(parameter, value, moment)
                 else:
                     self._optimizer.state[parameter][moment].copy_(value)
 
     def _set_master(self, parameter: torch.nn.Parameter, value: Tensor) -> None:
-        if self._spreads_weights:
-            safe_set_local_fp32_param(parameter, _share(parameter, value))
+        if self._partitions_weights:
+            safe_set_local_fp32_param(parameter, _partition(parameter, value))
         else:
             safe_set_full_fp32_param(parameter, value)
 
-    def _make_optimizer_state(self, step: Tensor) -> None:
-        # AdamW makes its state at the first step; a resumed run needs it before.
-        if self._spreads_weights:
-            # The optimizer is handed these only while it takes a step.
+    def _create_optimizer_state(self, step: Tensor) -> None:
+        # AdamW creates its state at the first step; a resumed run needs it before.
+        if self._partitions_weights:
+            # ZeRO-3 passes these to the optimizer only while it takes a step.
             optimized = self._engine.optimizer.fp32_partitioned_groups_flat
         else:
             optimized = [p for group in self._optimizer.param_groups for p in group["params"]]
@@ -199,14 +179,14 @@ class PolicyEngine:
                 "step": step.clone(),
                 **{moment: torch.zeros_like(parameter.detach()) for moment in MOMENTS},
             }
-        if self._zero and not self._spreads_weights:
+        if self._zero and not self._partitions_weights:
             # Links each parameter to its part of the flat state. ZeRO does it at its own first
-            # step and offers no public way to do it earlier.
+            # step and has no public way to do it earlier.
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
 
-def _share(parameter: torch.nn.Parameter, value: Tensor) -> Tensor:
-    """Cut this rank's share out of a value, as ZeRO-3 does: equal lengths, the last one padded."""
+def _partition(parameter: torch.nn.Parameter, value: Tensor) -> Tensor:
+    """Return this rank's partition of a value, as in ZeRO-3: equal lengths, the last one padded."""
     length = int(parameter.ds_tensor.ds_numel)  # type: ignore[attr-defined]
     first = torch.distributed.get_rank() * length
     padded = torch.zeros(length, dtype=value.dtype, device=value.device)
@@ -216,11 +196,11 @@ def _share(parameter: torch.nn.Parameter, value: Tensor) -> Tensor:
 
 
 def connect(process_group: ProcessGroup, *, timeout_seconds: int = 1800) -> None:
-    """Join the training processes: NCCL on GPUs, gloo on CPUs.
+    """Initialize the process group: NCCL on GPUs, gloo on CPUs.
 
     Args:
         process_group: The training processes.
-        timeout_seconds: How long a process waits for the others, at any time.
+        timeout_seconds: Limit of any wait for the others.
     """
     if torch.distributed.is_initialized():
         return
@@ -229,7 +209,7 @@ def connect(process_group: ProcessGroup, *, timeout_seconds: int = 1800) -> None
         os.environ.setdefault("MASTER_PORT", str(free_port()))
     if process_group.device.type == "cpu":
         # DeepSpeed would compile a shared-memory collective, which needs a C++ compiler; gloo's
-        # own serves.
+        # own is enough.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     backend = "nccl" if process_group.device.type == "cuda" else "gloo"
     deepspeed.init_distributed(
@@ -242,14 +222,14 @@ def connect(process_group: ProcessGroup, *, timeout_seconds: int = 1800) -> None
 
 
 def free_port() -> int:
-    """Find a loopback port that nobody listens on."""
+    """Return a free loopback port."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         return int(server.getsockname()[1])
 
 
 def adamw(parameters: list[torch.nn.Parameter], config: PolicyOptimizerConfig) -> torch.optim.AdamW:
-    """Make the policy's optimizer."""
+    """Build the policy's optimizer."""
     return torch.optim.AdamW(
         parameters,
         lr=config.learning_rate,
@@ -262,10 +242,10 @@ def adamw(parameters: list[torch.nn.Parameter], config: PolicyOptimizerConfig) -
 def deepspeed_settings(
     config: TrainingConfig, *, backwards_per_step: int, device: torch.device
 ) -> dict[str, object]:
-    """Write DeepSpeed's own configuration.
+    """Return DeepSpeed's own configuration.
 
     The base model's precision is set where it is loaded and the adapter is float32, so DeepSpeed
-    is told of no other precision.
+    gets no setting of precision.
     """
     on_host = {"device": "cpu", "pin_memory": device.type == "cuda"}
     offload: dict[str, object] = {}
@@ -277,7 +257,7 @@ def deepspeed_settings(
         "train_micro_batch_size_per_gpu": config.rollout.microbatch_of_update,
         "gradient_accumulation_steps": backwards_per_step,
         "gradient_clipping": config.optimizer.max_grad_norm,
-        # A torch optimizer is handed over; one named here would be compiled for minutes.
+        # A torch optimizer is passed in; one named here would be compiled for minutes.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {

@@ -1,4 +1,4 @@
-"""Measure what is not trained on: held-out prompts, distance, alignment, image statistics."""
+"""Held-out metrics: distance, alignment and image statistics on prompts that do not train."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,28 +25,28 @@ from advgrpo.training.reward import DISCRIMINATOR
 
 @runtime_checkable
 class Logger(Protocol):
-    """Where measures and pictures of a run go; never fails, never waits."""
+    """Destination of a run's metrics and pictures; it never fails or blocks."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Note measures of an update."""
+        """Log metrics of an update."""
         ...
 
     def picture(self, name: str, step: int, png: bytes) -> None:
-        """Note a picture of an update."""
+        """Log a picture of an update."""
         ...
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Note facts of the whole run."""
+        """Set tags of the run."""
         ...
 
     def unsent_pictures(self) -> list[tuple[str, int, bytes]]:
-        """Give the pictures, by name and update, that would be lost with this machine."""
+        """Return the pictures, by name and update, that would be lost with this machine."""
         ...
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """What the policy draws for prompts that it was not trained on."""
+    """Images of prompts that the policy was not trained on, and their metrics."""
 
     metrics: Mapping[str, float]
 
@@ -54,48 +54,48 @@ class HeldOut:
     """This rank's."""
 
     rewards: Mapping[str, Float[Tensor, "prompt"]]
-    """What the run's reward makes of the images of all ranks, in the order of the prompts."""
+    """The run's rewards of the images of all ranks, in the order of the prompts."""
 
 
 Rewards = Callable[[Tensor, Sequence[str]], Mapping[str, Tensor]]
-"""Values of images with their prompts, `[batch]`, as `Reward.values` gives them."""
+"""Rewards of images with their prompts, `[batch]`, as `Reward.values` returns them."""
 
 STATISTICS = "image"
 REFERENCE_STATISTICS = "reference_image"
 CRITIC_ORDER = "held_out/order.critic"
 
 LEAST_CRITIC_PROMPTS = 32
-"""Held-out prompts from which on a fresh critic is asked: of fewer it would tell chance."""
+"""Held-out prompts at least for a fresh critic: with fewer, its order is chance."""
 
 
 @runtime_checkable
 class Monitor(Protocol):
-    """Measures the policy on prompts that it is not trained on."""
+    """Evaluates the policy on prompts that it is not trained on."""
 
     @property
     def reference_metrics(self) -> Mapping[str, float]:
-        """Measures of the reference images of these prompts."""
+        """Metrics of the reference images of these prompts."""
         ...
 
     def measure(self, policy: FlowModel, rewards: Rewards) -> HeldOut:
-        """Draw images and measure them; every rank must call it."""
+        """Generate images and evaluate them; every rank must call it."""
         ...
 
 
 class HeldOutMonitor:
-    """Measures the policy on training prompts that no rollout takes.
+    """Evaluates the policy on training prompts that no rollout uses.
 
     Their reference images never train the discriminator, and they are not the test prompts, so
-    choosing a checkpoint by them leaves the test honest.
+    selecting a checkpoint by them does not bias the test.
 
     Args:
         prompts: Texts of held-out prompts, a multiple of the ranks; each gets one image.
-        reference_images: The training set's, which has theirs.
+        reference_images: Of the training prompts, these included.
         backbone: Its class token is the feature space of the distance.
-        scorers: Frozen measures.
+        scorers: Frozen scorers.
         sampling: Steps and guidance.
-        ranks: They share the prompts.
-        batch_size: Images sampled at once.
+        process_group: The training processes; they share the prompts.
+        batch_size: Images generated at once.
         seed: The run's seed.
     """
 
@@ -136,22 +136,22 @@ class HeldOutMonitor:
         return metrics
 
     def measure(self, policy: FlowModel, rewards: Rewards) -> HeldOut:
-        """Draw one image per prompt and measure them; every rank must call it.
+        """Generate one image per prompt and evaluate them; every rank must call it.
 
         Args:
-            policy: With the weights to measure.
-            rewards: Values images with their prompts.
+            policy: With the weights to evaluate.
+            rewards: Computes the run's rewards.
 
         Returns:
-            The same measures on every rank, and this rank's images.
+            The same metrics on every rank, and this rank's images.
         """
         images = torch.cat(
             [
-                self._draw(policy, self._mine[first : first + self._batch_size])
+                self._generate(policy, self._mine[first : first + self._batch_size])
                 for first in range(0, len(self._mine), self._batch_size)
             ]
         )
-        features = self._gathered(self._features(images))
+        features = self._gather(self._features(images))
         metrics = {
             "held_out/distance": frechet_distance(
                 self._class_tokens(features), self._class_tokens(self._reference.flatten(0, 1))
@@ -170,10 +170,10 @@ class HeldOutMonitor:
         return HeldOut(
             metrics=metrics,
             images=images,
-            rewards={name: self._gathered(value) for name, value in rewarded.items()},
+            rewards={name: self._gather(value) for name, value in rewarded.items()},
         )
 
-    def _gathered(self, values: Tensor) -> Tensor:
+    def _gather(self, values: Tensor) -> Tensor:
         """Join the ranks' rows in the order of the prompts, on the CPU."""
         rows = self._process_group.gather(values.to(self._process_group.device)).cpu()
         return (
@@ -182,7 +182,7 @@ class HeldOutMonitor:
             .flatten(0, 1)
         )
 
-    def _draw(self, policy: FlowModel, prompts: Sequence[str]) -> Tensor:
+    def _generate(self, policy: FlowModel, prompts: Sequence[str]) -> Tensor:
         images = sample_images(
             policy,
             prompts,
@@ -197,12 +197,12 @@ class HeldOutMonitor:
         origins = [f"seed {seed}" for seed in self._seeds(self._mine)]
         means = {}
         for scorer in self._scorers:
-            found = measured(scorer, images, self._mine, origins)
-            # One that asks a program for each image may take as long as all the drawing.
+            scores = measured(scorer, images, self._mine, origins)
+            # A scorer that runs a program for each image may take as long as generating all.
             self._process_group.monitor.beat()
-            for name, values in found.items():
+            for name, values in scores.items():
                 gathered = self._process_group.gather(values.to(self._process_group.device))
-                # A scorer may have no value for any of the prompts.
+                # A scorer may have no value for any of the prompts, such as one that reads text.
                 if not gathered.isnan().all():
                     means[f"held_out/{name}"] = float(gathered.nanmean())
         return means

@@ -1,190 +1,114 @@
-"""Adversarial GRPO, as one straight line."""
+"""The training loop: adversarial RL in one straight line."""
 
-from collections.abc import Mapping
-
-import torch
-
-from advgrpo.algorithm.advantage import combined_rewards, group_advantages
-from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
 from advgrpo.errors import NonFiniteError, Preempted
 from advgrpo.telemetry.logging import bind
 from advgrpo.telemetry.progress import Progress
-from advgrpo.training.discriminator_update import GeneratedFeatures
 from advgrpo.training.metrics import (
     cost_metrics,
-    discriminator_metrics,
     log_update,
     measure_held_out,
-    reward_metrics,
-    shown,
+    progress_metrics,
 )
-from advgrpo.training.reward_hacking_watch import stopped_early, watch
-from advgrpo.training.rollout import generate_rollout
+from advgrpo.training.reward_hacking import stopped_early, watch_reward
 from advgrpo.training.state import TrainingState
-from advgrpo.training.update_schedule import UpdatePlan, plan_updates, rollouts_per_update
+from advgrpo.training.steps import (
+    compute_advantages,
+    generate,
+    plan_rollout,
+    reward,
+    update_discriminator,
+    update_policy,
+)
+from advgrpo.training.update_schedule import plan_updates, rollouts_per_update
 
 
-def train(session: TrainingState) -> None:
-    """Take all turns of a run, from wherever it stands, unless an alarm ends it.
+def train(state: TrainingState) -> None:
+    """Train until all updates are made or an alarm ends the run.
 
     Args:
-        session: The run; its adapter, discriminator, history and counters change in place.
+        state: The run; its adapter, discriminator, history and counters change in place.
 
     Raises:
         Preempted: If the process was asked to stop; the state is saved.
-        TrainingError: If training cannot go on; earlier checkpoints are intact.
+        TrainingError: If training cannot continue; earlier checkpoints are intact.
     """
-    config, counters = session.config, session.counters
+    config, counters = state.config, state.counters
     progress = Progress("adversarial training", config.updates, "updates")
     progress.resume_at(counters.updates)
     try:
-        if not session.history:
-            measure_held_out(session)
-        while not is_over(session):
+        if not state.history:
+            measure_held_out(state)
+        while not is_over(state):
             before = counters.updates
             bind(update=before + 1)
-            metrics = take_turn(session)
+            metrics = train_on_rollout(state)
             if counters.updates == before:
-                if _is_due_without_update(session):
-                    session.save()
+                if _is_due_without_update(state):
+                    state.save()
                 continue
-            session.note(metrics)
-            if is_due(config.monitoring.held_out_every_updates, session):
-                measure_held_out(session)
-                watch(session)
-            progress.advance(1, shown(session))
-            log_update(session, progress.seconds_since_before)
-            if is_due(config.checkpoint_every_updates, session) or is_over(session):
-                session.save()
+            state.log_metrics(metrics)
+            if is_due(config.monitoring.held_out_every_updates, state):
+                measure_held_out(state)
+                watch_reward(state)
+            progress.advance(1, progress_metrics(state))
+            log_update(state, progress.seconds_since_before)
+            if is_due(config.checkpoint_every_updates, state) or is_over(state):
+                state.save()
     except Preempted:
-        session.save()
+        state.save()
         raise
 
 
-def is_over(session: TrainingState) -> bool:
-    """Tell whether all updates were made, or an alarm ended the run."""
-    return session.counters.updates >= session.config.updates or stopped_early(session)
-
-
-def is_due(every: int, session: TrainingState) -> bool:
-    """Tell whether something that happens every so many updates, and at the end, is due."""
-    updates = session.counters.updates
-    return updates % every == 0 or updates == session.config.updates
-
-
-def _is_due_without_update(session: TrainingState) -> bool:
-    """Tell whether a checkpoint is due although the policy waits, which it may do for long."""
-    config = session.config
-    every = config.checkpoint_every_updates * rollouts_per_update(config)
-    return session.counters.turns % every == 0
-
-
-def take_turn(session: TrainingState) -> dict[str, float]:
-    """Generate a rollout, reward it, and update whoever's turn it is.
+def train_on_rollout(state: TrainingState) -> dict[str, float]:
+    """Generate a rollout, reward it, and update policy and discriminator as scheduled.
 
     Returns:
-        Measures of the turn over all ranks; none if the rollout was left out.
+        Metrics over all ranks; none if the rollout was skipped.
 
     Raises:
         Preempted: Before anything was updated.
-        NonFiniteError: If something became NaN or infinite and the run is not to go on.
+        NonFiniteError: If something became NaN or infinite and the run must stop.
     """
-    counters = session.counters
-    skipped = counters.skipped
-    turn = plan_updates(session.config, counters.turns)
+    counters, skipped = state.counters, state.counters.skipped
+    schedule = plan_updates(state.config, counters.rollouts)
     try:
-        metrics, generated = _take_turn(session, turn)
+        plan = plan_rollout(state)
+        began = state.process_group.busy_clock()
+        rollout = generate(state, plan)
+        rewards = reward(state, plan, rollout)
+        busy_seconds = state.process_group.busy_clock() - began
+        metrics = rewards.metrics | state.stragglers.metrics(busy_seconds)
+        # Compared with held-out reference images, so that memorizing references does not count.
+        is_outscored = metrics["discriminator/margin"] < 0
+        if schedule.trains_policy and not (schedule.pause_policy and is_outscored):
+            advantages = compute_advantages(state, plan, rewards.terms)
+            metrics |= update_policy(state, rollout, advantages)
     except NonFiniteError as fault:
-        session.guard.skip(fault)
-        counters.turns += 1
+        state.guard.skip(fault)
+        counters.rollouts += 1
         return {}
-    metrics |= _update_discriminator(session, turn, generated, is_fooled=_is_fooled(metrics))
-    counters.turns += 1
+    if schedule.discriminator_steps and (is_outscored or not schedule.only_when_outscored):
+        steps = schedule.discriminator_steps
+        metrics |= update_discriminator(state, rewards.generated, steps)
+    counters.rollouts += 1
     if counters.skipped == skipped:
         counters.skipped_in_a_row = 0
-    return metrics | cost_metrics(session)
+    return metrics | cost_metrics(state)
 
 
-def _take_turn(
-    session: TrainingState, turn: UpdatePlan
-) -> tuple[dict[str, float], GeneratedFeatures]:
-    config, counters, process_group = session.config, session.counters, session.process_group
-    prompt_ids = prompts_of_rollout(
-        session.references.training_ids,
-        counters.turns,
-        prompts_per_update=config.rollout.prompts_per_update,
-        seed=session.seed,
-    )
-    steps = share_of_rank(
-        prompt_ids,
-        group_size=config.rollout.group_size,
-        optimizer_steps=config.optimizer_steps_per_update,
-        world_size=process_group.world_size,
-        rank=process_group.rank,
-    )
-    plans = [plan for step in steps for plan in step]
-    began = process_group.busy_clock()
-    with counters.timed("rollout"):
-        rollout = generate_rollout(
-            session.policy,
-            session.denoiser,
-            plans,
-            session.prompts.texts,
-            sampling=config.sampling,
-            microbatch_size=config.rollout.microbatch_size,
-            rollout=counters.turns,
-            seed=session.seed,
-            between=session.stop.check,
-        )
-        session.guard.check_rollout(rollout)
-    with counters.timed("reward"):
-        features = session.discriminator.image_features(rollout.images)
-        texts = session.texts(rollout.prompt_ids.tolist())
-        terms = session.reward.terms(rollout.images, features, texts)
-        session.guard.check_rewards(terms, session.reward.names, rollout)
-        everyone = process_group.gather_in_order(
-            {**features, "terms": terms}, [plan.position for plan in plans]
-        )
-        by_group = everyone.pop("terms").view(len(prompt_ids), config.rollout.group_size, -1)
-        ids = torch.tensor(prompt_ids).repeat_interleave(config.rollout.group_size)
-        generated = GeneratedFeatures(features=everyone, prompt_ids=ids)
-        metrics = reward_metrics(session, by_group) | discriminator_metrics(session, generated)
-    metrics |= session.stragglers.metrics(process_group.busy_clock() - began)
-    counters.images_sampled += len(ids)
-    if turn.trains_policy and not (_is_fooled(metrics) and turn.pause_policy):
-        rewards = combined_rewards(
-            list(by_group.unbind(-1)),
-            session.reward.weights,
-            standardize=session.reward.standardize,
-        )
-        advantages = group_advantages(rewards, normalization=config.advantage_normalization)
-        mine = advantages.flatten()[[plan.position for plan in plans]].to(process_group.device)
-        with counters.timed("policy update"):
-            metrics |= session.policy_updater.update(
-                rollout, mine, session.prompts.texts, update=counters.updates
-            )
-        counters.updates += 1
-    return metrics, generated
+def is_over(state: TrainingState) -> bool:
+    """Return whether all updates were made, or an alarm ended the run."""
+    return state.counters.updates >= state.config.updates or stopped_early(state)
 
 
-def _update_discriminator(
-    session: TrainingState, turn: UpdatePlan, generated: GeneratedFeatures, *, is_fooled: bool
-) -> dict[str, float]:
-    metrics: dict[str, float] = {}
-    if turn.discriminator_steps and (is_fooled or not turn.only_when_outscored):
-        with session.counters.timed("discriminator update"):
-            try:
-                metrics = session.discriminator_updater.update(
-                    generated,
-                    session.replay,
-                    steps=turn.discriminator_steps,
-                    turn=f"rollout {session.counters.turns + 1}",
-                )
-            except NonFiniteError as fault:
-                session.guard.skip(fault)
-        session.replay.add(generated.features, generated.prompt_ids)
-    return metrics
+def is_due(every: int, state: TrainingState) -> bool:
+    """Return whether an action that is due every so many updates, and at the end, is due."""
+    updates = state.counters.updates
+    return updates % every == 0 or updates == state.config.updates
 
 
-def _is_fooled(metrics: Mapping[str, float]) -> bool:
-    return metrics["discriminator/margin"] < 0
+def _is_due_without_update(state: TrainingState) -> bool:
+    """Return whether a checkpoint is due although the policy is paused, perhaps for long."""
+    config = state.config
+    every = config.checkpoint_every_updates * rollouts_per_update(config)
+    return state.counters.rollouts % every == 0

@@ -1,4 +1,4 @@
-"""What is measured of each turn, and of the held-out prompts now and then."""
+"""Metrics of each rollout, of held-out prompts and of cost."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,15 +17,15 @@ from advgrpo.training.state import TrainingState
 logger = logging.getLogger("advgrpo")
 
 HELD_OUT_REFERENCES = 256
-"""Most held-out reference images that the discriminator is measured on each turn."""
+"""Held-out reference images, at most, that the discriminator is evaluated on in each rollout."""
 
 
 def reward_metrics(
-    session: TrainingState, terms: Float[Tensor, "prompt sample term"]
+    state: TrainingState, terms: Float[Tensor, "prompt sample term"]
 ) -> dict[str, float]:
-    """Describe a rollout's rewards, term by term."""
+    """Return mean and spread of a rollout's rewards, term by term."""
     metrics: dict[str, float] = {}
-    for name, term in zip(session.reward.names, terms.unbind(-1), strict=True):
+    for name, term in zip(state.reward.names, terms.unbind(-1), strict=True):
         metrics[f"reward/{name}"] = float(term.mean())
         metrics[f"reward/{name}_std_in_group"] = float(term.std(dim=1, correction=0).mean())
     spread = terms.std(dim=1, correction=0).amax(dim=-1)
@@ -33,83 +33,83 @@ def reward_metrics(
     return metrics
 
 
-def discriminator_metrics(session: TrainingState, generated: GeneratedFeatures) -> dict[str, float]:
-    """Measure the discriminator on this rollout, before it is trained on it."""
-    discriminator, references = session.discriminator, session.references
+def discriminator_metrics(state: TrainingState, generated: GeneratedFeatures) -> dict[str, float]:
+    """Evaluate the discriminator on a rollout, before it is trained on it."""
+    discriminator, references = state.discriminator, state.references
     held_out = torch.tensor(references.held_out_ids[:HELD_OUT_REFERENCES])
     real = references.take(held_out, torch.zeros_like(held_out))
-    fake_prompts = session.texts(generated.prompt_ids.tolist())
+    fake_prompts = state.texts(generated.prompt_ids.tolist())
     metrics = separation_metrics(
         discriminator,
-        discriminator.with_prompts(real, session.texts(held_out.tolist())),
+        discriminator.with_prompts(real, state.texts(held_out.tolist())),
         discriminator.with_prompts(generated.features, fake_prompts),
     )
-    group = session.config.rollout.group_size
+    group = state.config.rollout.group_size
     first = next(iter(generated.features.values()))
     by_group = first.flatten(1).view(-1, group, first[0].numel())
     return metrics | {"rollout/diversity_in_group": float(in_group_distance(by_group).mean())}
 
 
-def measure_held_out(session: TrainingState) -> None:
-    """Measure the moving average on held-out prompts; keep it if it is the best so far."""
+def measure_held_out(state: TrainingState) -> None:
+    """Evaluate the moving average on held-out prompts; keep it if it is the best so far."""
 
     def rewards(images: Tensor, prompts: Sequence[str]) -> Mapping[str, Tensor]:
-        features = session.discriminator.image_features(images)
-        return session.reward.values(images, features, prompts)
+        features = state.discriminator.image_features(images)
+        return state.reward.values(images, features, prompts)
 
-    if not any("held_out/distance" in row for row in session.history):
-        session.note(session.monitor.reference_metrics)
-    updates = session.counters.updates
-    with session.counters.timed("held-out measures"):
-        with session.engine.adapter_as(session.average.values):
-            held_out = session.monitor.measure(session.policy, rewards)
-        order = session.reward.order(held_out.rewards, session.reference_rewards.values())
-        session.best.consider(held_out.metrics, session.average.values)
-    session.note(held_out.metrics)
-    session.note({f"held_out/order.{name}": share for name, share in order.items()})
-    shown_images = held_out.images[: session.config.monitoring.grid_images]
-    if session.process_group.is_first and len(shown_images):
-        grid = encode_png(image_grid(shown_images, columns=8))
-        session.logger.picture("held_out", updates, grid)
+    if not any("held_out/distance" in row for row in state.history):
+        state.log_metrics(state.monitor.reference_metrics)
+    updates = state.counters.updates
+    with state.counters.timed("held-out metrics"):
+        with state.engine.adapter_as(state.average.values):
+            held_out = state.monitor.measure(state.policy, rewards)
+        order = state.reward.order(held_out.rewards, state.reference_rewards.values())
+        state.best.update(held_out.metrics, state.average.values)
+    state.log_metrics(held_out.metrics)
+    state.log_metrics({f"held_out/order.{name}": share for name, share in order.items()})
+    grid_images = held_out.images[: state.config.monitoring.grid_images]
+    if state.process_group.is_first and len(grid_images):
+        grid = encode_png(image_grid(grid_images, columns=8))
+        state.logger.picture("held_out", updates, grid)
 
 
-def cost_metrics(session: TrainingState) -> dict[str, float]:
-    """Describe what the run took so far."""
-    counters = session.counters
+def cost_metrics(state: TrainingState) -> dict[str, float]:
+    """Return what the run cost so far."""
+    counters = state.counters
     sampling = counters.seconds.get("rollout", 0.0)
     return {
         "cost/images_sampled": float(counters.images_sampled),
         "cost/rollouts_left_out": float(counters.skipped),
         "cost/images_per_second": counters.images_sampled / sampling if sampling else 0.0,
-        "cost/peak_memory_mib": session.process_group.all_reduce_max(peak_memory_mib()),
+        "cost/peak_memory_mib": state.process_group.all_reduce_max(peak_memory_mib()),
         **{f"seconds/{part}": seconds for part, seconds in counters.seconds.items()},
     }
 
 
-def log_update(session: TrainingState, seconds: float) -> None:
-    """Log that an update is done, for machines: on a terminal there is the progress."""
-    row, counters = session.history[-1], session.counters
+def log_update(state: TrainingState, seconds: float) -> None:
+    """Log that an update is done, as an event: a terminal shows the progress bar instead."""
+    row, counters = state.history[-1], state.counters
     logger.info(
-        "update %d of %d is done",
+        "finished update %d of %d",
         counters.updates,
-        session.config.updates,
+        state.config.updates,
         extra=machine_event(
             "update_finished",
             update=counters.updates,
-            updates=session.config.updates,
+            updates=state.config.updates,
             loss=row["policy/loss"],
-            reward=row["reward/" + session.reward.names[0]],
+            reward=row["reward/" + state.reward.names[0]],
             seconds=round(seconds, 3),
         ),
     )
 
 
-def shown(session: TrainingState) -> dict[str, float]:
-    """Pick the figures that stand beside the progress bar."""
-    row = session.history[-1]
-    distances = [r["held_out/distance"] for r in session.history if "held_out/distance" in r]
+def progress_metrics(state: TrainingState) -> dict[str, float]:
+    """Select the metrics that the progress bar shows."""
+    row = state.history[-1]
+    distances = [r["held_out/distance"] for r in state.history if "held_out/distance" in r]
     return {
-        "reward": row["reward/" + session.reward.names[0]],
+        "reward": row["reward/" + state.reward.names[0]],
         "discriminator accuracy": row["discriminator/held_out_accuracy"],
         "distance": distances[-1],
     }

@@ -1,7 +1,7 @@
-"""NaN and infinity: found before they reach a weight, named, and kept to be looked at.
+"""Detection of NaN and infinity before they reach a weight.
 
-Every check comes to the same end on all ranks, as it looks at what all of them have or asks all of
-them; so either all of them stop, or all leave the same rollout out.
+Every check has the same result on all ranks, because it sees what all of them have or reduces over
+them: either all ranks stop, or all skip the same rollout.
 """
 
 import logging
@@ -19,13 +19,14 @@ from advgrpo.models.policies.base import Policy
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage import join
 from advgrpo.telemetry.logging import event
+from advgrpo.training.algorithms.base import Algorithm
 from advgrpo.training.counters import Counters
 from advgrpo.training.engine import PolicyEngine
-from advgrpo.training.nonfinite_dump import NonFiniteDump, keep
+from advgrpo.training.nonfinite_dump import ADAPTER, ALGORITHM, NonFiniteDump, write_dump
 from advgrpo.training.rollout import Rollout
 
-MOST_KEPT = 20
-"""How many rollouts a run keeps at most: one that leaves many out must not fill its workspace."""
+MAX_DUMPS = 20
+"""Dumps of a run at most: one that skips many rollouts must not fill its workspace."""
 
 logger = logging.getLogger("advgrpo")
 
@@ -35,31 +36,33 @@ class Finding:
     """A value that is not finite."""
 
     tensor: str
-    """Which one, in words."""
+    """Its name in messages."""
 
     value: float
     image: int
-    """This rank's first image that is touched."""
+    """This rank's first image that is affected."""
 
 
 class NonFiniteGuard:
-    """Looks for values that are not finite.
+    """Checks for values that are not finite, and dumps their inputs.
 
     Args:
         policy: The model being trained.
         engine: Its optimizer.
+        algorithm: Gives the state that a dump must hold.
         prompts: All training prompts.
         config: The run's training settings.
         counters: How far the run has come.
         process_group: The training processes.
         seed: The run's seed.
-        store: Local folder or `s3://` location for what is kept.
+        store: Local folder or `s3://` location of the dumps.
     """
 
     def __init__(
         self,
         policy: Policy,
         engine: PolicyEngine,
+        algorithm: Algorithm,
         prompts: Sequence[str],
         config: TrainingConfig,
         counters: Counters,
@@ -68,27 +71,17 @@ class NonFiniteGuard:
         seed: int,
         store: str,
     ) -> None:
-        self._policy, self._engine, self._prompts, self._config = policy, engine, prompts, config
-        self._counters, self._process_group, self._seed, self._store = (
-            counters,
-            process_group,
-            seed,
-            store,
-        )
+        self._policy, self._engine, self._algorithm = policy, engine, algorithm
+        self._prompts, self._config, self._counters = prompts, config, counters
+        self._process_group, self._seed, self._store = process_group, seed, store
 
     def check_rollout(self, rollout: Rollout) -> None:
-        """Refuse latents, log-probs or images that are not finite; every rank must call it.
+        """Refuse recorded tensors or images that are not finite; every rank must call it.
 
         Raises:
             NonFiniteError: On all ranks, if any rank has one.
         """
-        finding = first_not_finite(
-            {
-                "latents": rollout.latents,
-                "the log-probability": rollout.log_probs,
-                "an image": rollout.images,
-            }
-        )
+        finding = first_not_finite({**rollout.recorded, "an image": rollout.images})
         self.report(finding, rollout)
 
     def check_rewards(
@@ -110,7 +103,12 @@ class NonFiniteGuard:
     def report_step(
         self, finding: Finding | None, rollout: Rollout, advantages: Float[Tensor, "batch"]
     ) -> None:
-        """Say on all ranks why the optimizer step was left out; every rank must call it.
+        """Report why the optimizer step was skipped; every rank must call it.
+
+        Args:
+            finding: This rank's, if there is one.
+            rollout: This rank's share.
+            advantages: One per image.
 
         Raises:
             NonFiniteError: Always, on all ranks.
@@ -126,7 +124,7 @@ class NonFiniteGuard:
         rollout: Rollout,
         advantages: Float[Tensor, "batch"] | None = None,
     ) -> None:
-        """Say on all ranks what any of them found; every rank must call it.
+        """Report on all ranks what any of them found; every rank must call it.
 
         Args:
             finding: This rank's, if there is one.
@@ -134,70 +132,73 @@ class NonFiniteGuard:
             advantages: One per image, once they are known.
 
         Raises:
-            NonFiniteError: On all ranks, if any rank found something; says what the first found.
+            NonFiniteError: On all ranks, if any rank found something; names what the first found.
         """
         if self._process_group.all_reduce_max(float(finding is not None)) == 0:
             return
         adapter = self._engine.adapter()
-        words = ""
+        # Collective, so it must not depend on whether this rank has a finding.
+        state = self._algorithm.state()
+        message = ""
         if finding is not None:
-            words = self._say_and_keep(finding, rollout, advantages, adapter)
+            message = self._describe_and_dump(finding, rollout, advantages, adapter, state)
         raise NonFiniteError(
-            self._process_group.first_text(words),
-            repair="see what `advgrpo reproduce` says of the kept folder; if it is the precision, "
-            "set policy.forward_dtype=float32; if the weights have grown, lower "
-            "training.optimizer.learning_rate; training.non_finite.action=skip leaves such "
-            "rollouts out. The last checkpoint is intact",
+            self._process_group.first_text(message),
+            repair="run `advgrpo reproduce` on the dump to see which tensor is not finite first; "
+            "if it is a matter of precision, set policy.forward_dtype=float32; if weights have "
+            "grown, lower training.optimizer.learning_rate; to skip such rollouts, set "
+            "training.non_finite.action=skip. The last checkpoint is intact",
         )
 
-    def _say_and_keep(
+    def _describe_and_dump(
         self,
         finding: Finding,
         rollout: Rollout,
         advantages: Tensor | None,
         adapter: Mapping[str, Tensor],
+        state: Mapping[str, Tensor],
     ) -> str:
         prompt_id, sample = (
             int(ids[finding.image]) for ids in (rollout.prompt_ids, rollout.samples)
         )
         where = (
             f"{finding.tensor} became {finding.value} on rank {self._process_group.rank} in "
-            f"rollout {rollout.update} (prompt {self._prompts[prompt_id]!r}, seed {self._seed}, "
+            f"rollout {rollout.number} (prompt {self._prompts[prompt_id]!r}, seed {self._seed}, "
             f"image {sample} of its group)"
         )
-        if self._counters.skipped >= MOST_KEPT:
-            return f"{where}; not kept, as {MOST_KEPT} before it were"
+        if self._counters.skipped >= MAX_DUMPS:
+            return f"{where}; not dumped: the run has {MAX_DUMPS} dumps already"
         sizes = self._config.rollout
         size = sizes.microbatch_size if advantages is None else sizes.microbatch_of_update
         first = finding.image // size * size
-        chosen = slice(first, first + size)
-        name = f"rollout-{rollout.update:08d}-rank-{self._process_group.rank}"
+        part = rollout.part(slice(first, first + size))
+        name = f"rollout-{rollout.number:08d}-rank-{self._process_group.rank}"
         location = join(self._store, "non-finite", name)
-        kept = NonFiniteDump(
-            what=where,
+        dump = NonFiniteDump(
+            message=where,
             seed=self._seed,
-            rollout=rollout.update,
+            rollout=rollout.number,
             images=tuple(
                 (int(prompt), int(number), self._prompts[int(prompt)])
-                for prompt, number in zip(
-                    rollout.prompt_ids[chosen], rollout.samples[chosen], strict=True
-                )
+                for prompt, number in zip(part.prompt_ids, part.samples, strict=True)
             ),
-            advantages=None if advantages is None else tuple(advantages[chosen].tolist()),
+            advantages=None
+            if advantages is None
+            else tuple(advantages[first : first + size].tolist()),
             policy=cast("AnyPolicyConfig", self._policy.config),
             sampling=self._config.sampling,
             algorithm=self._config.algorithm,
         )
-        tensors = {f"adapter.{key}": value for key, value in adapter.items()}
-        tensors |= {"latents": rollout.latents[chosen], "log_probs": rollout.log_probs[chosen]}
+        tensors = {ADAPTER + key: value for key, value in adapter.items()}
+        tensors |= {ALGORITHM + key: value for key, value in state.items()}
         try:
-            keep(location, kept, tensors)
+            write_dump(location, dump, tensors | dict(part.recorded))
         except StorageError as error:
-            return f"{where}; it could not be kept: {error.message}"
-        return f"{where}; kept in {location}"
+            return f"{where}; its dump could not be written: {error.message}"
+        return f"{where}; dumped in {location}"
 
     def skip(self, fault: NonFiniteError) -> None:
-        """Go on without what is at fault, if the run is told to; every rank must call it.
+        """Skip what is at fault if the settings allow it; every rank must call it.
 
         Raises:
             NonFiniteError: The fault, if the run stops at one, or after too many in a row.
@@ -214,17 +215,17 @@ class NonFiniteGuard:
                 repair=fault.repair,
             ) from fault
         if self._process_group.is_first:
-            note = event("rollout_left_out", repair=fault.repair)
-            logger.warning("left out: %s", fault.message, extra=note)
+            fields = event("rollout_left_out", repair=fault.repair)
+            logger.warning("skipped: %s", fault.message, extra=fields)
 
 
 def first_not_finite(tensors: Mapping[str, Float[Tensor, "image *rest"]]) -> Finding | None:
     """Find the first tensor, and in it the first image, with a value that is not finite."""
     for name, values in tensors.items():
-        fine = torch.isfinite(values)
-        if bool(fine.all()):
+        finite = torch.isfinite(values)
+        if bool(finite.all()):
             continue
-        image = int((~fine).reshape(len(fine), -1).any(dim=1).int().argmax())
-        bad = values[image][~fine[image]]
+        image = int((~finite).reshape(len(finite), -1).any(dim=1).int().argmax())
+        bad = values[image][~finite[image]]
         return Finding(name, float(bad.flatten()[0]), image)
     return None

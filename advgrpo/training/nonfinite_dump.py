@@ -1,4 +1,4 @@
-"""What is kept of a rollout that went wrong, and how it is computed anew."""
+"""Dumps of rollouts with non-finite values, and their reproduction."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -9,27 +9,29 @@ import torch
 from torch import Tensor
 
 from advgrpo.config import AnyPolicyConfig, SamplingConfig
-from advgrpo.config.algorithms import AlgorithmConfig
+from advgrpo.config.algorithms import AnyAlgorithmConfig
 from advgrpo.config.base import Section
 from advgrpo.data.sampler import ImagePlan
 from advgrpo.errors import CheckpointError
 from advgrpo.models.policies.adapter import copy_into
+from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import Policy
 from advgrpo.storage import download_folder, upload_folder
 from advgrpo.storage.local import disk_errors
 from advgrpo.storage.tensors import read_tensors, save_tensors
-from advgrpo.training.rollout import Denoiser, generate_rollout
-from advgrpo.training.step_losses import step_losses
+from advgrpo.training.algorithms import build_algorithm
+from advgrpo.training.rollout import generate_rollout
 
-FACTS_FILE, TENSORS_FILE = "facts.json", "tensors.safetensors"
-ADAPTER = "adapter."
+DUMP_FILE, TENSORS_FILE = "dump.json", "tensors.safetensors"
+ADAPTER, ALGORITHM = "adapter.", "algorithm."
+"""Prefixes of the tensors' names."""
 
 
 class NonFiniteDump(Section):
-    """All that one microbatch of a rollout depends on, besides the base model's weights."""
+    """All that one microbatch of a rollout depends on, besides tensors and the base model."""
 
-    what: str
-    """What went wrong, in words."""
+    message: str
+    """Which value became NaN or infinite, and where."""
 
     seed: int
     """The run's."""
@@ -41,12 +43,12 @@ class NonFiniteDump(Section):
     advantages: tuple[float, ...] | None
     policy: AnyPolicyConfig
     sampling: SamplingConfig
-    algorithm: AlgorithmConfig
+    algorithm: AnyAlgorithmConfig
 
 
 @dataclass(frozen=True)
 class TensorReport:
-    """One tensor as it was computed anew."""
+    """A tensor of the reproduced computation."""
 
     name: str
     not_finite: int
@@ -55,13 +57,13 @@ class TensorReport:
     """Largest finite magnitude."""
 
 
-def keep(location: str, kept: NonFiniteDump, tensors: Mapping[str, Tensor]) -> None:
+def write_dump(location: str, dump: NonFiniteDump, tensors: Mapping[str, Tensor]) -> None:
     """Write a microbatch's inputs.
 
     Args:
         location: Local folder or `s3://` location.
-        kept: What it depends on.
-        tensors: `adapter.*`, `latents` and `log_probs`.
+        dump: Settings and images.
+        tensors: `adapter.*`, the algorithm's state as `algorithm.*`, and what the rollout recorded.
 
     Raises:
         StorageError: If it cannot be written.
@@ -70,83 +72,88 @@ def keep(location: str, kept: NonFiniteDump, tensors: Mapping[str, Tensor]) -> N
     with disk_errors("write", location), TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save_tensors(copies, folder / TENSORS_FILE)
-        (folder / FACTS_FILE).write_text(kept.model_dump_json(indent=1), encoding="utf-8")
+        (folder / DUMP_FILE).write_text(dump.model_dump_json(indent=1), encoding="utf-8")
         upload_folder(folder, location)
 
 
-def read_kept(location: str) -> tuple[NonFiniteDump, dict[str, Tensor]]:
-    """Read what `keep` wrote.
+def read_dump(location: str) -> tuple[NonFiniteDump, dict[str, Tensor]]:
+    """Read what `write_dump` wrote.
 
     Raises:
         StorageError: If it cannot be fetched.
         CheckpointError: If it is damaged or something else.
     """
     with TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "kept"
+        folder = Path(scratch) / "dump"
         download_folder(location, folder)
         try:
-            kept = NonFiniteDump.model_validate_json((folder / FACTS_FILE).read_bytes())
-            return kept, read_tensors(folder / TENSORS_FILE)
-        # One of pydantic's is a ValueError.
+            dump = NonFiniteDump.model_validate_json((folder / DUMP_FILE).read_bytes())
+            return dump, read_tensors(folder / TENSORS_FILE)
+        # pydantic's ValidationError is a ValueError.
         except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"{location} does not hold a kept rollout: {error}",
-                repair="give the folder that the error message or the log names",
+                f"{location} does not hold the dump of a rollout: {error}",
+                repair="pass the folder that the error message or the log of the run names",
             ) from error
 
 
 def reproduce(
-    kept: NonFiniteDump, tensors: Mapping[str, Tensor], policy: Policy
+    dump: NonFiniteDump, tensors: Mapping[str, Tensor], policy: Policy
 ) -> Iterator[TensorReport]:
-    """Compute a kept microbatch anew, first the rollout and then the gradients.
+    """Compute a dumped microbatch again, first the rollout and then the gradients.
 
     Args:
-        kept: What it depends on.
-        tensors: As they were kept.
+        dump: Settings and images.
+        tensors: As `read_dump` returns them.
         policy: The base model with an adapter of the same shape.
 
     Yields:
         A report of each tensor, in the order in which they are computed.
     """
-    copy_into(
-        policy.trainable_parameters(),
-        {name.removeprefix(ADAPTER): v for name, v in tensors.items() if name.startswith(ADAPTER)},
-    )
-    for name, parameter in policy.trainable_parameters().items():
+    parameters = policy.trainable_parameters()
+    copy_into(parameters, _with_prefix(ADAPTER, tensors))
+    for name, parameter in parameters.items():
         yield _report(f"weight of {name}", parameter.detach())
-    plans = [ImagePlan(i, prompt, sample) for i, (prompt, sample, _) in enumerate(kept.images)]
-    texts = {prompt: text for prompt, _, text in kept.images}
-    denoiser = Denoiser(policy, kept.sampling, kept.algorithm)
+    plans = [ImagePlan(i, prompt, sample) for i, (prompt, sample, _) in enumerate(dump.images)]
+    texts = {prompt: text for prompt, _, text in dump.images}
+    algorithm = build_algorithm(
+        dump.algorithm, dump.sampling, policy, AdapterWeights(parameters), seed=dump.seed
+    )
+    algorithm.load_state(_with_prefix(ALGORITHM, tensors))
     rollout = generate_rollout(
         policy,
-        denoiser,
+        algorithm.sample,
         plans,
         [texts.get(prompt, "") for prompt in range(max(texts) + 1)],
-        sampling=kept.sampling,
         microbatch_size=len(plans),
-        rollout=kept.rollout,
-        seed=kept.seed,
+        rollout=dump.rollout,
     )
-    embeddings = policy.embed([text for _, _, text in kept.images])
+    embeddings = policy.embed([text for _, _, text in dump.images])
     for name in embeddings.prompts[0]:
         for position, tensor in enumerate(embeddings.tensors(name)):
             yield _report(f"embedding {name} of prompt {position}", tensor)
-    yield _report("latents", rollout.latents)
-    yield _report("log-probabilities", rollout.log_probs)
+    for name, values in rollout.recorded.items():
+        yield _report(name, values)
     yield _report("images", rollout.images)
-    advantages = torch.tensor(kept.advantages or [1.0] * len(plans), device=policy.device)
-    parameters = policy.trainable_parameters()
-    for loss in step_losses(policy, denoiser, kept.algorithm, rollout, advantages, embeddings):
-        where = f"at denoising step {loss.step}"
-        if loss.divergence is not None:
-            yield _report(f"divergence from the base policy {where}", loss.divergence.detach())
-        yield _report(f"loss {where}", loss.total.detach())
+    advantages = torch.tensor(dump.advantages or [1.0] * len(plans), device=policy.device)
+    for loss in algorithm.losses(rollout, advantages, embeddings):
+        for name, values in loss.values.items():
+            yield _report(f"{name} at {loss.name}", values)
+        yield _report(f"loss at {loss.name}", loss.total.detach())
         gradients = torch.autograd.grad(loss.total, list(parameters.values()))
         for name, gradient in zip(parameters, gradients, strict=True):
-            yield _report(f"gradient of {name} {where}", gradient)
+            yield _report(f"gradient of {name} at {loss.name}", gradient)
+
+
+def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): values
+        for name, values in tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _report(name: str, values: Tensor) -> TensorReport:
-    fine = torch.isfinite(values)
-    largest = float(values[fine].abs().max()) if bool(fine.any()) else 0.0
-    return TensorReport(name, int((~fine).sum()), values.numel(), largest)
+    finite = torch.isfinite(values)
+    largest = float(values[finite].abs().max()) if bool(finite.any()) else 0.0
+    return TensorReport(name, int((~finite).sum()), values.numel(), largest)

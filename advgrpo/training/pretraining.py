@@ -1,4 +1,4 @@
-"""Teach the discriminator what the base model draws, before the first update."""
+"""Pre-training of the discriminator on images of the base model."""
 
 from collections.abc import Sequence
 
@@ -39,22 +39,22 @@ def pretrain_discriminator(
     process_group: ProcessGroup,
     seed: int,
 ) -> list[dict[str, float]]:
-    """Train the discriminator on base-model images until it tells held-out images apart.
+    """Train the discriminator on base-model images until it separates held-out images.
 
     Args:
-        policy: Whose base model draws.
+        policy: Its base model generates the images.
         discriminator: Trained in place.
         references: Features of the reference images.
         prompts: The training prompts.
-        config: Images, most steps and target accuracy.
+        config: Number of images and of steps at most, and target accuracy.
         sampling: Steps and guidance of the base model.
-        batch_size: Images sampled at once.
-        process_group: The processes; each samples a share.
+        batch_size: Images generated at once.
+        process_group: The processes; each generates a share.
         seed: The run's seed.
 
     Returns:
-        Measures by optimizer step, the last one being the result. Without any step, the measures
-        of what it is already.
+        Metrics by optimizer step, the last row being the result. Without any step, the metrics of
+        the untrained discriminator.
 
     Raises:
         NonFiniteError: If the loss is NaN or infinite.
@@ -76,7 +76,7 @@ def pretrain_discriminator(
         discriminator, references, prompts.texts, config.optimizer, process_group, seed=seed
     )
 
-    def measured() -> dict[str, float]:
+    def held_out_metrics() -> dict[str, float]:
         return separation_metrics(
             discriminator,
             unseen_references,
@@ -85,14 +85,14 @@ def pretrain_discriminator(
             ),
         )
 
-    history: list[dict[str, float]] = [] if goal.steps else [{"step": 0.0, **measured()}]
+    history: list[dict[str, float]] = [] if goal.steps else [{"step": 0.0, **held_out_metrics()}]
     progress = Progress("reward pre-training", goal.steps, "steps")
     for step in range(0, goal.steps, STEPS_BETWEEN_METRICS):
         steps = min(STEPS_BETWEEN_METRICS, goal.steps - step)
         metrics = updater.update(
-            fresh, ReplayPool(0), steps=steps, turn=f"pre-training step {step}"
+            fresh, ReplayPool(0), steps=steps, purpose=f"pre-training step {step}"
         )
-        metrics |= measured()
+        metrics |= held_out_metrics()
         history.append({"step": float(step + steps), **metrics})
         accuracy = metrics["discriminator/held_out_accuracy"]
         progress.advance(steps, {"discriminator accuracy": accuracy})
@@ -109,23 +109,23 @@ def prompts_of_base_images(
     world_size: int,
     seed: int,
 ) -> list[int]:
-    """List the prompts of which `pretrain_discriminator` draws images.
+    """List the prompts that `pretrain_discriminator` generates images of.
 
     Args:
         training: Prompts whose reference images train.
-        held_out: Prompts whose reference images measure.
-        config: How many images are drawn.
-        world_size: How many processes.
+        held_out: Prompts whose reference images are held out.
+        config: Number of images.
+        world_size: Number of processes.
         seed: The run's seed.
     """
     return [
-        *_drawn(training, config.images, world_size, seed),
-        *_drawn(held_out, HELD_OUT_IMAGES, world_size, seed),
+        *_shuffled(training, config.images, world_size, seed),
+        *_shuffled(held_out, HELD_OUT_IMAGES, world_size, seed),
     ]
 
 
-def _drawn(prompt_ids: Sequence[int], count: int, world_size: int, seed: int) -> list[int]:
-    """Take prompts in a random order, as many for each rank."""
+def _shuffled(prompt_ids: Sequence[int], count: int, world_size: int, seed: int) -> list[int]:
+    """Take prompts in a random order, the same number for each rank."""
     order = torch.randperm(
         len(prompt_ids), generator=generator_for(seed, "base images", len(prompt_ids))
     ).tolist()
@@ -144,9 +144,9 @@ def _base_images(
     process_group: ProcessGroup,
     seed: int,
 ) -> GeneratedFeatures:
-    """Draw base-model images of prompts in a random order; every rank gets all features."""
-    drawn = _drawn(prompt_ids, count, process_group.world_size, seed)
-    mine = list(enumerate(drawn))[process_group.rank :: process_group.world_size]
+    """Generate base-model images of prompts in a random order; every rank gets all features."""
+    prompt_order = _shuffled(prompt_ids, count, process_group.world_size, seed)
+    mine = list(enumerate(prompt_order))[process_group.rank :: process_group.world_size]
     parts: list[dict[str, Tensor]] = []
     progress = Progress("base model images", len(mine), "images")
     for first in range(0, len(mine), batch_size):
@@ -161,11 +161,15 @@ def _base_images(
             )
         parts.append(dict(discriminator.image_features(images)))
         progress.advance(len(batch))
+    # Ranks took every world_size-th image; gathering joins their shares one after the other.
     order_back = (
-        torch.tensor(range(len(drawn))).view(-1, process_group.world_size).T.flatten().argsort()
+        torch.tensor(range(len(prompt_order)))
+        .view(-1, process_group.world_size)
+        .T.flatten()
+        .argsort()
     )
     features = {
         name: process_group.gather(value).cpu()[order_back]
         for name, value in concatenate(parts).items()
     }
-    return GeneratedFeatures(features=features, prompt_ids=torch.tensor(drawn))
+    return GeneratedFeatures(features=features, prompt_ids=torch.tensor(prompt_order))

@@ -1,4 +1,4 @@
-"""Features of the reference images: computed once, read through the page cache."""
+"""Features of the reference images, cached from run to run."""
 
 from collections.abc import Sequence
 
@@ -22,18 +22,18 @@ class ReferenceFeatures:
     """Features of the reference images of each training prompt.
 
     Args:
-        images: The reference images; a held-out prompt that has none is left out.
+        images: The reference images; a held-out prompt without any is omitted.
         prompts: The training prompts.
-        discriminator: Whose features; its fingerprint is part of the cache's key.
-        held_out_fraction: Share of prompts whose reference images only measure.
+        discriminator: Computes the features; its fingerprint is part of the cache's key.
+        held_out_fraction: Share of prompts whose reference images are used for metrics only.
         store: Local folder or `s3://` location for features, kept from run to run.
         process_group: The training processes; each computes some shards, and all read all.
 
     Attributes:
-        held_out_ids: Positions of the prompts that only measure.
-        training_ids: Positions of the others.
-        variations: Reference images of a prompt that trains.
-        held_out_variations: Reference images of a prompt that measures.
+        held_out_ids: Positions of the held-out prompts.
+        training_ids: Positions of the training prompts.
+        variations: Reference images of each training prompt.
+        held_out_variations: Reference images of each held-out prompt.
     """
 
     def __init__(
@@ -55,18 +55,18 @@ class ReferenceFeatures:
         self.held_out_variations = max((len(self._files[i]) for i in self.held_out_ids), default=0)
         self._training = torch.tensor(self.training_ids)
         names = {name for files in set(self._files) for name in files}
-        places = {images.sha256[name]: join(str(images.root), name) for name in names}
+        locations = {images.sha256[name]: join(str(images.root), name) for name in names}
 
         def featurize(batch: Sequence[str]) -> Features:
             pixels = images.resolution_pixels
-            loaded = [read_image(places[image], pixels) for image in batch]
+            loaded = [read_image(locations[image], pixels) for image in batch]
             return discriminator.image_features(torch.stack(loaded))
 
-        # A GPU's last bits are not the CPU's.
-        place = discriminator.fingerprint
+        # A GPU computes other last bits than a CPU, and a cache must return what it computed.
+        folder = discriminator.fingerprint
         if process_group.device.type != "cpu":
-            place += f"-{process_group.device.type}"
-        self._shards = FeatureShards(places, featurize, join(store, place), process_group)
+            folder += f"-{process_group.device.type}"
+        self._shards = FeatureShards(locations, featurize, join(store, folder), process_group)
 
     def take(
         self, prompt_ids: Int[Tensor, "batch"], variations: Int[Tensor, "batch"]
@@ -81,15 +81,17 @@ class ReferenceFeatures:
         return self._shards.take([self._sha256[self._files[p][v]] for p, v in pairs])
 
     def draw_variations(self, count: int, generator: torch.Generator) -> Int[Tensor, "batch"]:
-        """Draw which reference image of a prompt that trains is taken."""
+        """Draw the numbers of reference images of training prompts."""
         return torch.randint(self.variations, (count,), generator=generator)
 
     def other_prompts(
         self, prompt_ids: Int[Tensor, "batch"], generator: torch.Generator
     ) -> Int[Tensor, "batch"]:
-        """Draw for each prompt a training prompt that is another one."""
+        """Draw for each prompt another training prompt."""
         drawn = self._training[
             torch.randint(len(self._training), prompt_ids.shape, generator=generator)
         ]
+        # A prompt that drew itself takes the next one: rejecting the draw would advance the
+        # generator by a count that depends on the draws.
         following = self._training.roll(-1)[torch.searchsorted(self._training, drawn)]
         return torch.where(drawn == prompt_ids, following, drawn)

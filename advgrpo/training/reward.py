@@ -1,4 +1,4 @@
-"""The reward of a rollout: the discriminator and, beside it, frozen scorers."""
+"""The reward of a rollout: the discriminator and frozen scorers."""
 
 from collections.abc import Mapping, Sequence
 
@@ -23,8 +23,8 @@ class Reward:
 
     Args:
         config: The terms and their weights.
-        discriminator: The trained one.
-        scorers: The frozen measure of each term, by the term's name.
+        discriminator: The reward being trained.
+        scorers: The frozen scorer of each term, by the term's name.
     """
 
     def __init__(
@@ -43,10 +43,10 @@ class Reward:
         return bool(self._scorers)
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Refuse prompts whose images a frozen scorer cannot measure.
+        """Refuse prompts whose images a frozen scorer cannot score.
 
         Raises:
-            ConfigError: Names the term, how many prompts, and why.
+            ConfigError: Names the term, the number of prompts and the reason.
         """
         for setting, term in self._terms.items():
             scorer = self._scorers[term.name]
@@ -102,14 +102,14 @@ class Reward:
         generated: Mapping[str, Float[Tensor, "prompt"]],
         reference: Mapping[str, Float[Tensor, "prompt variation"]],
     ) -> dict[str, float]:
-        """Tell how well the reward puts reference images above generated images.
+        """Return how often the reward scores reference images above generated images.
 
         Args:
             generated: Values of one image of each prompt, as `values` gives them.
             reference: Values of reference images of the same prompts.
 
         Returns:
-            Share of pairs in order, of the terms together as `reward` and of each term.
+            Share of pairs in order, for the combined terms as `reward` and for each term.
         """
         pairs: dict[str, Tensor] = {
             name: torch.cat([generated[name][:, None], reference[name]], dim=1)
@@ -125,14 +125,14 @@ class Reward:
 
 
 class ReferenceRewards:
-    """What the reward's terms give reference images of held-out prompts.
+    """Rewards of the reference images of held-out prompts, term by term.
 
     Args:
         reward: The run's.
         references: Features of the reference images.
         images: The reference images.
         prompts: The training prompts.
-        prompt_ids: The held-out ones that are measured.
+        prompt_ids: The held-out prompts.
     """
 
     def __init__(

@@ -1,68 +1,152 @@
-"""The alarm for a hacked reward.
+"""Detection of hacked rewards and of collapse.
 
-A reward is hacked where it goes on rising while the pictures get worse. The distance to reference
-images alone does not show it: in a sound adversarial run it swings, as the discriminator follows
-the policy with a delay. What tells the two apart is whether the reward *minds*. In a sound run the
-discriminator sees the difference as it grows, and puts reference images above generated ones; a
-hacked reward prefers the generated ones while a critic that was trained on the spot, and that no
-policy could learn to fool, tells them apart with ease.
+A reward is hacked when it keeps rising while the images get worse. The distance to reference images
+alone does not show it: in a sound adversarial run it oscillates, because the discriminator follows
+the policy with a delay. The difference is whether the reward reacts. In a sound run the
+discriminator sees the growing difference and scores reference images above generated ones; a hacked
+reward prefers the generated ones, while a freshly trained critic, which no policy could learn to
+fool, separates them easily.
 
-The rule is a pure function of the history, which a checkpoint holds: a run that is resumed raises
-the alarm where one that never stopped would.
+Both rules are pure functions of the history, which a checkpoint holds: a resumed run raises an
+alarm where one that never stopped would.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from advgrpo.config.training import WatchConfig
+from advgrpo.records import ALARM_METRIC
+from advgrpo.telemetry.logging import event
 from advgrpo.training.held_out import CRITIC_ORDER, REFERENCE_STATISTICS, STATISTICS
+from advgrpo.training.state import TrainingState
 
 DISTANCE = "held_out/distance"
 REWARD_ORDER = "held_out/order.reward"
 
+COLLAPSE_UPDATES = 10
+"""Updates that signs of collapse average over, because rollouts differ by their window."""
+
+EQUAL_GROUPS = 0.5
+SATURATED_ACCURACY = 0.999
+SATURATED_MARGIN = 20.0
+LOST_DIVERSITY = 0.2
+
 Row = Mapping[str, float]
+
+logger = logging.getLogger("advgrpo")
 
 
 @dataclass(frozen=True)
 class Alarm:
-    """A reward that is taken for hacked."""
+    """A reward that looks hacked."""
 
     update: int
     """Policy update after which it was measured."""
 
-    witnesses: tuple[str, ...]
-    """What was measured, in words."""
+    evidence: tuple[str, ...]
 
     @property
     def reason(self) -> str:
-        """What speaks for it, in words."""
-        return "; ".join(self.witnesses)
+        """The evidence as one text."""
+        return "; ".join(self.evidence)
 
     def __str__(self) -> str:
         return f"the reward looks hacked at update {self.update}: {self.reason}"
 
 
+def watch_reward(state: TrainingState) -> None:
+    """Evaluate the newest held-out metrics; every rank must call it.
+
+    An alarm is logged, and recorded in the history, among the metrics and in a tag of the run. A
+    sign of collapse is logged when it first appears.
+    """
+    config = state.config.monitoring.watch
+    if config.action == "none":
+        return
+    alarm = find_alarm(state.history, config, alignment=state.best.alignment)
+    # The metrics are equal on all ranks; should they ever differ, a rank that stopped alone would
+    # leave the others waiting in a collective.
+    raised = state.process_group.all_reduce_max(float(alarm is not None))
+    signs = signs_of_collapse(state.history)
+    known = {name for name in signs if _has_sign(state, name)}
+    state.log_metrics(
+        {
+            ALARM_METRIC: raised,
+            **{f"watch/{name}": float(bool(text)) for name, text in signs.items()},
+        }
+    )
+    if not state.process_group.is_first:
+        return
+    for name, text in signs.items():
+        if text and name not in known:
+            updates = state.counters.updates
+            logger.warning(
+                "update %d: %s", updates, text, extra=event("collapse", update=updates, sign=name)
+            )
+    if alarm is not None:
+        state.logger.tags({ALARM_METRIC: str(alarm)})
+        consequence = (
+            "training ends with the best adapter so far"
+            if config.action == "stop"
+            else "training continues (training.monitoring.watch.action=warn)"
+        )
+        logger.warning(
+            "%s; %s", alarm, consequence, extra=event("alarm_raised", update=alarm.update)
+        )
+
+
+def _has_sign(state: TrainingState, sign: str) -> bool:
+    """Return whether the last evaluation had a sign of collapse."""
+    before = [row for row in state.history if f"watch/{sign}" in row]
+    return bool(before) and before[-1][f"watch/{sign}"] > 0
+
+
+def tag_alarms(state: TrainingState) -> None:
+    """Tag the run with the alarms of its history, as `watch_reward` did when it raised them."""
+    for alarm in alarms(state):
+        state.logger.tags({ALARM_METRIC: str(alarm)})
+
+
+def stopped_early(state: TrainingState) -> bool:
+    """Return whether an alarm ended the run."""
+    if state.config.monitoring.watch.action != "stop":
+        return False
+    return any(row.get(ALARM_METRIC, 0) > 0 for row in state.history)
+
+
+def alarms(state: TrainingState) -> list[Alarm]:
+    """List the alarms that were raised, in order."""
+    config, history = state.config.monitoring.watch, state.history
+    candidates = (
+        find_alarm(history[: end + 1], config, alignment=state.best.alignment)
+        for end, row in enumerate(history)
+        if row.get(ALARM_METRIC, 0) > 0
+    )
+    return [alarm for alarm in candidates if alarm is not None]
+
+
 def find_alarm(history: Sequence[Row], config: WatchConfig, *, alignment: str) -> Alarm | None:
-    """Judge the newest measurement on held-out prompts.
+    """Evaluate the newest held-out metrics.
 
-    With `critic` and `reward` the shares of pairs that a fresh critic and the run's reward put in
-    order (reference image above generated image), `best` the measurement of the smallest distance
-    so far and `base` the first one, a measurement bears witness if
+    `critic` and `reward` are the shares of pairs that a fresh critic and the run's reward put in
+    order (reference image above generated image), `best` is the row of the smallest distance so far
+    and `base` the first one. A row is evidence of hacking if
 
-        critic - reward >= blindness   and   distance >= distance_rise * best distance
+        critic - reward >= critic_gap   and   distance >= distance_rise * best distance
 
-    or if the reward minds no more than it did at the best, `reward <= best reward`, while
+    or if the reward reacts no more than it did at the best, `reward <= best reward`, while
 
         alignment <= base alignment - alignment_fall   or
-        a statistic is statistics_range deviations of the reference images outside of the range
-        between base model and reference images.
+        a statistic is statistics_range standard deviations of the reference images outside of the
+        range between base model and reference images.
 
-    The alarm is raised if the newest `measurements` of them do.
+    The alarm is raised if the newest `measurements` rows are.
 
     Args:
-        history: The run's rows, in order; those without a held-out distance are left out.
+        history: The run's rows, in order; those without a held-out distance are ignored.
         config: The thresholds.
-        alignment: Name of the alignment measure in the rows.
+        alignment: Name of the alignment metric in the rows.
 
     Returns:
         The alarm, or None.
@@ -71,27 +155,25 @@ def find_alarm(history: Sequence[Row], config: WatchConfig, *, alignment: str) -
     if len(measured) < config.measurements:
         return None
     ends = range(len(measured) - config.measurements + 1, len(measured) + 1)
-    testimony = [_witnesses(measured[:end], config, alignment) for end in ends]
-    if not all(testimony):
+    evidence = [_evidence(measured[:end], config, alignment) for end in ends]
+    if not all(evidence):
         return None
-    return Alarm(int(measured[-1]["update"]), tuple(testimony[-1]))
+    return Alarm(int(measured[-1]["update"]), tuple(evidence[-1]))
 
 
-def _witnesses(measured: Sequence[Row], config: WatchConfig, alignment: str) -> list[str]:
-    """Say in words what the last measurement has against the reward."""
+def _evidence(measured: Sequence[Row], config: WatchConfig, alignment: str) -> list[str]:
     best = min(measured, key=lambda row: row[DISTANCE])
-    unseen = _unseen_by_reward(measured[-1], best, config)
-    unminded = _out_of_range(measured, config, alignment)
-    if measured[-1][REWARD_ORDER] > best[REWARD_ORDER]:
-        unminded = []
-    return unseen + unminded
+    evidence = _unseen_by_reward(measured[-1], best, config)
+    if measured[-1][REWARD_ORDER] <= best[REWARD_ORDER]:
+        evidence += _out_of_range(measured, config, alignment)
+    return evidence
 
 
 def _unseen_by_reward(row: Row, best: Row, config: WatchConfig) -> list[str]:
-    # A critic is not asked where there are too few held-out prompts.
+    # With too few held-out prompts no critic is trained.
     critic, reward = row.get(CRITIC_ORDER, 0.0), row[REWARD_ORDER]
-    blind = critic - reward >= config.critic_gap
-    if not (blind and row[DISTANCE] >= config.distance_rise * best[DISTANCE]):
+    is_blind = critic - reward >= config.critic_gap
+    if not (is_blind and row[DISTANCE] >= config.distance_rise * best[DISTANCE]):
         return []
     then = f"at update {best['update']:.0f}"
     orders = (
@@ -106,9 +188,9 @@ def _unseen_by_reward(row: Row, best: Row, config: WatchConfig) -> list[str]:
 
 def _out_of_range(measured: Sequence[Row], config: WatchConfig, alignment: str) -> list[str]:
     base, row = measured[0], measured[-1]
-    words = []
+    evidence = []
     if row[alignment] <= base[alignment] - config.alignment_fall:
-        words.append(
+        evidence.append(
             f"alignment ({alignment.removeprefix('held_out/')}) fell from the base model's "
             f"{base[alignment]:.3f} to {row[alignment]:.3f}"
         )
@@ -118,9 +200,73 @@ def _out_of_range(measured: Sequence[Row], config: WatchConfig, alignment: str) 
         deviation = base[f"held_out/{REFERENCE_STATISTICS}.{name}_deviation"]
         value, start = row[prefix + name], base[prefix + name]
         outside = max(min(reference, start) - value, value - max(reference, start))
+        # A statistic that all reference images share has no deviation to measure with.
         if outside >= config.statistics_range * max(deviation, 1e-6):
-            words.append(
+            evidence.append(
                 f"{name.replace('_', ' ')} is {value:.3f}, with {reference:.3f} in reference "
                 f"images and {start:.3f} in the base model's"
             )
-    return words
+    return evidence
+
+
+def signs_of_collapse(history: Sequence[Row]) -> dict[str, str | None]:
+    """Search the newest updates for signs that the run cannot learn any more.
+
+    Args:
+        history: The run's rows, in order; those without a rollout are ignored.
+
+    Returns:
+        Sign -> the numbers and the settings to change, or None without it: `equal_rewards`, most
+        groups have one reward for all images, so no advantage; `saturated`, the discriminator
+        separates all images by a margin that no image of a group can bridge; `lost_diversity`, the
+        images of a group have become alike. Empty before there are enough updates.
+    """
+    rows = [row for row in history if "rollout/diversity_in_group" in row]
+    if len(rows) < 2 * COLLAPSE_UPDATES:
+        return {}
+    newest, first = rows[-COLLAPSE_UPDATES:], rows[:COLLAPSE_UPDATES]
+    return {
+        "equal_rewards": _equal_rewards(newest),
+        "saturated": _saturated(newest),
+        "lost_diversity": _lost_diversity(newest, first),
+    }
+
+
+def _equal_rewards(rows: Sequence[Row]) -> str | None:
+    share = _mean(rows, "reward/groups_without_spread")
+    if share <= EQUAL_GROUPS:
+        return None
+    return (
+        f"{share:.0%} of groups have equal rewards and teach nothing; change "
+        "training.algorithm.sampler.noise_level, training.rollout.group_size or training.reward"
+    )
+
+
+def _saturated(rows: Sequence[Row]) -> str | None:
+    spread = "reward/discriminator_std_in_group"
+    # A reward without a discriminator has no such metric.
+    if spread not in rows[0]:
+        return None
+    accuracy = min(row["discriminator/held_out_accuracy"] for row in rows)
+    margin = _mean(rows, "discriminator/margin")
+    if accuracy < SATURATED_ACCURACY or margin < SATURATED_MARGIN * _mean(rows, spread):
+        return None
+    return (
+        f"the discriminator separates all images by {margin:.3g}, while rewards differ by "
+        f"{_mean(rows, spread):.3g} within a group; lower "
+        "training.update_schedule.discriminator_steps or discriminator.optimizer.learning_rate"
+    )
+
+
+def _lost_diversity(newest: Sequence[Row], first: Sequence[Row]) -> str | None:
+    now, then = (_mean(rows, "rollout/diversity_in_group") for rows in (newest, first))
+    if now > LOST_DIVERSITY * then:
+        return None
+    return (
+        f"images of a group differ by {now:.3g}, at first by {then:.3g}; lower "
+        "training.optimizer.learning_rate or raise training.algorithm.kl_weight"
+    )
+
+
+def _mean(rows: Sequence[Row], name: str) -> float:
+    return sum(row[name] for row in rows) / len(rows)

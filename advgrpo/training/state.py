@@ -1,4 +1,4 @@
-"""All parts of a training run, and the state that a checkpoint holds."""
+"""The state of a training run: its parts, and what a checkpoint holds of them."""
 
 import logging
 import time
@@ -17,6 +17,7 @@ from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.records import PromptSet
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.telemetry.logging import machine_event
+from advgrpo.training.algorithms.base import Algorithm
 from advgrpo.training.best import BestAdapter
 from advgrpo.training.checkpoint import UNSENT, Checkpoint, Checkpoints
 from advgrpo.training.counters import Counters
@@ -27,18 +28,17 @@ from advgrpo.training.nonfinite import NonFiniteGuard
 from advgrpo.training.policy_update import PolicyUpdater
 from advgrpo.training.reference_features import ReferenceFeatures
 from advgrpo.training.reward import ReferenceRewards, Reward
-from advgrpo.training.rollout import Denoiser
 from advgrpo.training.stopping import StopSignal
 from advgrpo.training.stragglers import Stragglers
 
 logger = logging.getLogger("advgrpo")
 
-_NO_TURN = -1
+_NO_ROLLOUT = -1
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """A run, ready to be trained."""
+    """All parts of a run that is ready to train."""
 
     config: TrainingConfig
     seed: int
@@ -46,7 +46,7 @@ class TrainingState:
     process_group: ProcessGroup
     policy: Policy
     engine: PolicyEngine
-    denoiser: Denoiser
+    algorithm: Algorithm
     average: MovingAverage
     policy_updater: PolicyUpdater
     discriminator: Discriminator
@@ -66,11 +66,11 @@ class TrainingState:
     logger: Logger
 
     def texts(self, prompt_ids: Sequence[int]) -> list[str]:
-        """Look prompts up."""
+        """Return the texts of training prompts."""
         return [self.prompts.texts[index] for index in prompt_ids]
 
-    def note(self, metrics: Mapping[str, float]) -> None:
-        """Add measures of the present update to the history, and tell the logger."""
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Add metrics of the present update to the history, and log them."""
         row = {"update": float(self.counters.updates), **metrics}
         if self.history and self.history[-1]["update"] == row["update"]:
             self.history[-1] |= row
@@ -81,21 +81,23 @@ class TrainingState:
     def save(self) -> None:
         """Write a checkpoint; every rank must call it."""
         start = time.monotonic()
-        # The first one holds its own name, too: a run that goes on from it notes the same measures.
+        # The first checkpoint must hold its own timer, too, so that a run that resumes from it
+        # logs the same metrics.
         self.counters.seconds.setdefault("checkpoint", 0.0)
         with self.counters.timed("checkpoint"):
             self._save()
-        turn, updates = self.counters.turns, self.counters.updates
-        facts = {
+        rollout, updates = self.counters.rollouts, self.counters.updates
+        fields = {
             "update": updates,
-            "turn": turn,
+            "rollout": rollout,
             "seconds": round(time.monotonic() - start, 3),
             "place": self.checkpoints.location,
         }
-        logger.info("update %d is saved", updates, extra=machine_event("checkpoint_saved", **facts))
+        logger.info("saved update %d", updates, extra=machine_event("checkpoint_saved", **fields))
 
     def _save(self) -> None:
-        policy = self.engine.state()
+        # Both are collective: all ranks gather, the first one writes.
+        policy, algorithm = self.engine.state(), _on_cpu(self.algorithm.state())
         if not self.process_group.is_first:
             self.process_group.barrier()
             return
@@ -103,6 +105,7 @@ class TrainingState:
         checkpoint = Checkpoint(
             tensors={
                 "policy": policy,
+                "algorithm": algorithm,
                 "average": _on_cpu(self.average.values),
                 "best": _on_cpu(self.best.values),
                 "discriminator": _on_cpu(self.discriminator.trainable_parameters()),
@@ -113,27 +116,27 @@ class TrainingState:
                     for name, step, png in self.logger.unsent_pictures()
                 },
             },
-            facts={
-                "turns": self.counters.turns,
+            metadata={
+                "rollouts": self.counters.rollouts,
                 "updates": self.counters.updates,
                 "images_sampled": self.counters.images_sampled,
                 "skipped": self.counters.skipped,
                 "skipped_in_a_row": self.counters.skipped_in_a_row,
                 "seconds": self.counters.seconds,
-                "best_measures": self.best.metrics,
+                "best_metrics": self.best.metrics,
                 "base_alignment": self.best.base_alignment,
                 "history": self.history,
             },
-            turn=self.counters.turns,
+            rollout=self.counters.rollouts,
         )
         self.checkpoints.save(checkpoint)
         self.process_group.barrier()
 
     def resume(self) -> bool:
-        """Take up the newest sound checkpoint, if there is one; every rank must call it.
+        """Resume from the newest sound checkpoint, if there is one; every rank must call it.
 
-        The logger is told again what the checkpoint holds: a machine that was lost may have taken
-        records along that MLflow had not yet got.
+        The history is logged again: a machine that was lost may have held records that MLflow did
+        not have yet.
 
         Returns:
             Whether there is one.
@@ -144,8 +147,9 @@ class TrainingState:
         checkpoint = self._agreed_checkpoint()
         if checkpoint is None:
             return False
-        parts, facts = checkpoint.tensors, checkpoint.facts
+        parts, metadata = checkpoint.tensors, checkpoint.metadata
         self.engine.load_state(parts["policy"])
+        self.algorithm.load_state(parts["algorithm"])
         for name, value in self.average.values.items():
             value.copy_(parts["average"][name])
         with torch.no_grad():
@@ -154,38 +158,38 @@ class TrainingState:
         self.discriminator_updater.load_state(parts["discriminator_optimizer"])
         self.replay.load_state(dict(parts["replay"]))
         self.best.values = dict(parts["best"])
-        self.best.metrics = facts["best_measures"]
-        self.best.base_alignment = facts["base_alignment"]
-        self.counters.turns = facts["turns"]
-        self.counters.updates = facts["updates"]
-        self.counters.images_sampled = facts["images_sampled"]
-        self.counters.skipped = facts["skipped"]
-        self.counters.skipped_in_a_row = facts["skipped_in_a_row"]
-        self.counters.seconds = facts["seconds"]
-        self.history[:] = facts["history"]
-        self._tell_again(parts[UNSENT])
+        self.best.metrics = metadata["best_metrics"]
+        self.best.base_alignment = metadata["base_alignment"]
+        self.counters.rollouts = metadata["rollouts"]
+        self.counters.updates = metadata["updates"]
+        self.counters.images_sampled = metadata["images_sampled"]
+        self.counters.skipped = metadata["skipped"]
+        self.counters.skipped_in_a_row = metadata["skipped_in_a_row"]
+        self.counters.seconds = metadata["seconds"]
+        self.history[:] = metadata["history"]
+        self._log_again(parts[UNSENT])
         return True
 
     def _agreed_checkpoint(self) -> Checkpoint | None:
-        """Read the newest checkpoint that every rank finds sound."""
+        """Read the newest checkpoint that is sound on every rank."""
         last = None
         while True:
             checkpoint = self.checkpoints.load_newest(self.process_group.rank, last=last)
-            turn = float(_NO_TURN if checkpoint is None else checkpoint.turn)
+            rollout = float(_NO_ROLLOUT if checkpoint is None else checkpoint.rollout)
             last, newest = (
-                int(self.process_group.all_reduce_min(turn)),
-                int(self.process_group.all_reduce_max(turn)),
+                int(self.process_group.all_reduce_min(rollout)),
+                int(self.process_group.all_reduce_max(rollout)),
             )
             if newest == last:
                 return checkpoint
-            if last == _NO_TURN:
+            if last == _NO_ROLLOUT:
                 raise CheckpointError(
                     f"some training processes find a checkpoint in {self.checkpoints.location} and "
                     "others none",
-                    repair="keep the workspace where all machines see the same, such as s3://",
+                    repair="put the workspace where all machines see the same files, such as s3://",
                 )
 
-    def _tell_again(self, pictures: Mapping[str, Tensor]) -> None:
+    def _log_again(self, pictures: Mapping[str, Tensor]) -> None:
         for row in self.history:
             metrics = {name: value for name, value in row.items() if name != "update"}
             self.logger.metrics(metrics, int(row["update"]))

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: finish the microbatch, save, and say that the run can be taken up again."""
+"""Graceful shutdown: SIGTERM and Ctrl-C end training after the microbatch."""
 
 import signal
 from types import FrameType
@@ -8,7 +8,7 @@ from advgrpo.runtime.process_group import ProcessGroup
 
 
 class StopSignal:
-    """Remembers that this process was asked to stop.
+    """Whether this process received a signal to stop.
 
     Args:
         process_group: The training processes; they stop together.
@@ -16,24 +16,25 @@ class StopSignal:
 
     def __init__(self, process_group: ProcessGroup) -> None:
         self._process_group = process_group
-        self._asked = False
+        self._received = False
 
     def listen(self) -> None:
-        """Take SIGTERM and SIGINT from now on."""
-        signal.signal(signal.SIGTERM, self._ask)
-        signal.signal(signal.SIGINT, self._ask)
+        """Handle SIGTERM and SIGINT from now on."""
+        signal.signal(signal.SIGTERM, self._receive)
+        signal.signal(signal.SIGINT, self._receive)
 
-    def _ask(self, _number: int, _frame: FrameType | None) -> None:
-        self._asked = True
+    def _receive(self, _number: int, _frame: FrameType | None) -> None:
+        # Only a flag: a handler may run inside a collective, where nothing else is safe.
+        self._received = True
 
     def check(self) -> None:
-        """Stop if any rank was asked to; all ranks must call it at the same point.
+        """Stop if any rank received a signal; all ranks must call it at the same point.
 
         Raises:
             Preempted: On all ranks alike.
         """
-        if self._process_group.all_reduce_max(float(self._asked)) > 0:
+        if self._process_group.all_reduce_max(float(self._received)) > 0:
             raise Preempted(
-                "training was asked to stop; its state is saved",
-                repair="start it again with the same settings to go on",
+                "training was stopped by a signal; its state is saved",
+                repair="start it again with the same settings to resume",
             )

@@ -5,7 +5,7 @@ device, latents are kept in bfloat16, images are decoded in float32 and pass thr
 their way to the reward, reference images are read and encoded anew each time, and a rollout gives
 either one step of the discriminator or the policy's updates: nine in ten go to the discriminator.
 Steps, guidance, microbatch, precision of the transformer, gradient checkpointing, adapter and the
-mathematics are those of the session that it is compared with.
+mathematics are those of the state that it is compared with.
 
 Source:
     The schedule and the order of work of Adv-GRPO's public code, arXiv:2511.20256.
@@ -43,7 +43,7 @@ class ComparisonLoop:
 
     def __init__(self, world: World) -> None:
         self._world, self._training = world, world.config.training
-        self._device = world.session.process_group.device
+        self._device = world.state.process_group.device
         self._half = DTYPES[world.config.policy.forward_dtype]
         # The text encoders work on the training device.
         self._pipeline = StableDiffusion3Pipeline.from_pretrained(
@@ -69,7 +69,7 @@ class ComparisonLoop:
         self._head = DinoHead(self._backbone.width, discriminator.hidden_width, 0, seed=0)
         self._head.to(self._device)
         self._head_optimizer = torch.optim.Adam(self._head.parameters(), lr=1e-6)
-        self._sigmas = world.session.policy.sigmas(self._training.sampling.num_inference_steps)
+        self._sigmas = world.state.policy.sigmas(self._training.sampling.num_inference_steps)
 
     @property
     def images(self) -> int:
@@ -129,7 +129,7 @@ class ComparisonLoop:
         for first in range(0, len(texts), size):
             batch = _Batch(texts[first : first + size])
             context, pooled = self._encode(batch.texts)
-            shape = (size, *self._world.session.policy.latent_shape)
+            shape = (size, *self._world.state.policy.latent_shape)
             latents = torch.randn(shape, device=self._device).to(self._half)
             trained = self._training.algorithm.window.length
             for index in range(self._training.sampling.num_inference_steps):

@@ -41,7 +41,7 @@ class PartTimes:
 
 
 class TimedCounters(Counters):
-    """Counts a session's parts of work as `PartTimes` does."""
+    """Counts a state's parts of work as `PartTimes` does."""
 
     def __init__(self, times: PartTimes) -> None:
         super().__init__()
@@ -55,10 +55,10 @@ class TimedCounters(Counters):
 
 
 class TimedGuard(NonFiniteGuard):
-    """A session's guard, whose checks of a rollout are timed.
+    """A state's guard, whose checks of a rollout are timed.
 
     Args:
-        guard: The session's.
+        guard: The state's.
         times: Gets the seconds of both checks together.
     """
 
@@ -81,7 +81,7 @@ class TimedGuard(NonFiniteGuard):
 
 
 class CountingCounters(Counters):
-    """Counts the floating point operations of a session's parts of work.
+    """Counts the floating point operations of a state's parts of work.
 
     Attributes:
         operations: By part: two for each multiplication with addition of matrix products,

@@ -10,9 +10,9 @@ import torch
 
 from advgrpo.models.policies.pipeline_parts import DTYPES
 from advgrpo.training.counters import peak_memory_mib
-from advgrpo.training.loop import take_turn
+from advgrpo.training.loop import train_on_rollout
 from advgrpo.training.metrics import measure_held_out
-from advgrpo.training.reward_hacking_watch import watch
+from advgrpo.training.reward_hacking import watch
 from advgrpo.training.state import TrainingState
 from studies.bench.comparison import DISCRIMINATOR_ROLLOUTS, ComparisonLoop
 from studies.bench.measure import (
@@ -104,24 +104,24 @@ def benchmark(size: str, folder: Path, *, rounds: int, overrides: tuple[str, ...
     preparation = PartTimes(torch.device("cpu"))
     with preparation.timed("all"):
         world = make_world(SIZES[size], folder, *overrides)
-    device, config = world.session.process_group.device, world.config
+    device, config = world.state.process_group.device, world.config
     times, peaks, loop = PartTimes(device), dict[str, float](), ComparisonLoop(world)
-    session = dataclasses.replace(
-        world.session,
+    state = dataclasses.replace(
+        world.state,
         counters=TimedCounters(times),
-        guard=TimedGuard(world.session.guard, times),
+        guard=TimedGuard(world.state.guard, times),
     )
     dtype, rates = config.policy.forward_dtype, list[float]()
     for number in range(rounds + 1):
         if number == 1:
             times.seconds.clear()
-        _one_round(session, loop, times, peaks)
+        _one_round(state, loop, times, peaks)
         # In turns with the rest: another program may take part of the machine for a while.
         rates.append(matmul_rate(device, DTYPES[dtype]))
     if not peaks:
         peaks["the whole process"] = peak_memory_mib()
     counting = CountingCounters(device)
-    take_turn(dataclasses.replace(world.session, counters=counting))
+    train_on_rollout(dataclasses.replace(world.state, counters=counting))
     return Result(
         words=SIZES[size].words,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -145,15 +145,15 @@ def benchmark(size: str, folder: Path, *, rounds: int, overrides: tuple[str, ...
 
 
 def _one_round(
-    session: TrainingState, loop: ComparisonLoop, times: PartTimes, peaks: dict[str, float]
+    state: TrainingState, loop: ComparisonLoop, times: PartTimes, peaks: dict[str, float]
 ) -> None:
-    device = session.process_group.device
+    device = state.process_group.device
     with times.timed(UPDATE), peak_memory(device, peaks, "advgrpo"):
-        session.note(take_turn(session))
+        state.log_metrics(train_on_rollout(state))
     with times.timed(HELD_OUT):
-        measure_held_out(session)
-        watch(session)
-    session.save()
+        measure_held_out(state)
+        watch(state)
+    state.save()
     with times.timed(TO_DISCRIMINATOR), peak_memory(device, peaks, "comparison loop"):
         loop.discriminator_turn()
     with times.timed(TO_POLICY), peak_memory(device, peaks, "comparison loop"):

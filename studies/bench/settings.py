@@ -12,9 +12,11 @@ from advgrpo.config import resolve
 from advgrpo.data.prompts import read_prompts
 from advgrpo.data.sampler import share_of_rank
 from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.storage.fetch import local_file
-from advgrpo.training.rollout import Denoiser, generate_rollout
+from advgrpo.training.algorithms import build_algorithm
+from advgrpo.training.rollout import generate_rollout
 
 
 def compare_settings(rounds: int) -> None:
@@ -33,18 +35,22 @@ def compare_settings(rounds: int) -> None:
 
     def rolled_out(*overrides: str, microbatch: int = rollout.microbatch_size) -> Callable[[], int]:
         training = resolve("pocket", overrides).training
-        denoiser = Denoiser(policy, training.sampling, training.algorithm)
+        algorithm = build_algorithm(
+            training.algorithm,
+            training.sampling,
+            policy,
+            AdapterWeights(policy.trainable_parameters()),
+            seed=0,
+        )
 
         def once() -> int:
             generate_rollout(
                 policy,
-                denoiser,
+                algorithm.sample,
                 plans,
                 prompts,
-                sampling=training.sampling,
                 microbatch_size=microbatch,
                 rollout=0,
-                seed=0,
             )
             return len(plans)
 

@@ -1,4 +1,4 @@
-"""What is benchmarked: models, prompts, reference images, and a training session on them."""
+"""What is benchmarked: models, prompts, reference images, and a training state on them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,10 +94,10 @@ SIZES = {
 
 @dataclass(frozen=True)
 class World:
-    """A session, and what another loop needs to do the same work."""
+    """A state, and what another loop needs to do the same work."""
 
     config: RunConfig
-    session: TrainingState
+    state: TrainingState
     prompts: PromptSet
     reference_images: ReferenceImageSet
     pipeline: Path
@@ -105,7 +105,7 @@ class World:
 
 
 def make_world(size: Size, folder: Path, *overrides: str) -> World:
-    """Write what is missing in a folder, and build a session of one process.
+    """Write what is missing in a folder, and build a state of one process.
 
     Args:
         size: What to build.
@@ -139,14 +139,14 @@ def make_world(size: Size, folder: Path, *overrides: str) -> World:
         features=str(folder / "features"),
     )
     checkpoints = Checkpoints(
-        str(folder / "checkpoints"), run_digest="bench", kept=1, scratch=folder / "scratch"
+        str(folder / "checkpoints"), run_digest="bench", keep=1, scratch=folder / "scratch"
     )
-    session = build_training_state(
+    state = build_training_state(
         inputs, process_group=process_group, checkpoints=checkpoints, logger=RecordingLogger()
     )
     return World(
         config,
-        session,
+        state,
         prompts,
         images,
         pipeline=local_folder(config.policy.weights),

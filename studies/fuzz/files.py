@@ -23,7 +23,7 @@ from advgrpo.storage import COMMIT_FILE
 from advgrpo.storage.archives import _extract_parts
 from advgrpo.storage.hub import _patterns
 from advgrpo.training.checkpoint import STATE_FILE, Checkpoints
-from advgrpo.training.nonfinite_dump import FACTS_FILE, TENSORS_FILE, read_kept
+from advgrpo.training.nonfinite_dump import DUMP_FILE, TENSORS_FILE, read_dump
 from studies.fuzz.contract import refused
 
 PIXELS = 16
@@ -96,16 +96,16 @@ def _pocket() -> PolicyConfig:
 
 def checkpoint(data: bytes, place: Path) -> None:
     """The JSON part of a checkpoint, hashed as it is."""
-    _commit(place / "turn-00000001", {STATE_FILE: data, "policy.safetensors": EMPTY_SAFETENSORS})
-    store = Checkpoints(str(place), run_digest=RUN, kept=1, scratch=place.parent / "scratch")
+    _commit(place / "rollout-00000001", {STATE_FILE: data, "policy.safetensors": EMPTY_SAFETENSORS})
+    store = Checkpoints(str(place), run_digest=RUN, keep=1, scratch=place.parent / "scratch")
     refused(lambda: store.load_newest(0), place)
 
 
 def kept_rollout(data: bytes, place: Path) -> None:
     """What is kept of a rollout that went wrong."""
     folder = place / "kept"
-    _commit(folder, {FACTS_FILE: data, TENSORS_FILE: EMPTY_SAFETENSORS})
-    refused(lambda: read_kept(str(folder)), folder)
+    _commit(folder, {DUMP_FILE: data, TENSORS_FILE: EMPTY_SAFETENSORS})
+    refused(lambda: read_dump(str(folder)), folder)
 
 
 def _commit(folder: Path, files: dict[str, bytes]) -> None:

@@ -162,7 +162,7 @@ def _evaluations() -> list[bytes]:
 def _kept() -> list[bytes]:
     config = resolve("pocket")
     kept = NonFiniteDump(
-        what="images are not finite", seed=0, rollout=1, images=((0, 0, "a cat"),),
+        message="images are not finite", seed=0, rollout=1, images=((0, 0, "a cat"),),
         advantages=(1.0,), policy=config.policy, sampling=config.training.sampling,
         algorithm=config.training.algorithm,
     )  # fmt: skip
@@ -197,7 +197,7 @@ def _signs() -> list[bytes]:
             "seconds_left": 20.0, "metrics": {"reward": 0.5}, "at": moment,
         },
         "checkpoint": {
-            "place": "w/checkpoints", "turn": 3, "update": 2, "at": moment,
+            "place": "w/checkpoints", "rollout": 3, "update": 2, "at": moment,
             "event": "checkpoint_saved",
         },
     }  # fmt: skip
@@ -286,7 +286,9 @@ TARGETS: dict[str, Target] = {
     "weights": Target(files.adapter_weights, _weights, safetensors),
     "model": Target(files.model_folder, _models, json_tree),
     "checkpoint": Target(
-        files.checkpoint, lambda: [json_bytes({"run": files.RUN, "facts": {"turn": 1}})], json_tree
+        files.checkpoint,
+        lambda: [json_bytes({"run": files.RUN, "metadata": {"rollout": 1}})],
+        json_tree,
     ),
     "kept-rollout": Target(files.kept_rollout, _kept, json_tree),
     "evaluation": Target(documents.evaluation, _evaluations, json_tree),

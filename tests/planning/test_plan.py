@@ -14,6 +14,7 @@ from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
 from advgrpo.errors import ConfigError
 from advgrpo.models.discriminators import build_discriminator
 from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.policies.encoding import encode_prompts
@@ -28,7 +29,8 @@ from advgrpo.planning.models import models_of
 from advgrpo.planning.parts import Part, total, unknown
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.planning.work import rollout_passes, work_of
-from advgrpo.training.rollout import Denoiser, generate_rollout
+from advgrpo.training.algorithms import build_algorithm
+from advgrpo.training.rollout import generate_rollout
 
 run = CliRunner().invoke
 
@@ -129,18 +131,19 @@ def test_a_rollout_takes_as_many_passes_as_planned(
         f"training.rollout.microbatch_size={microbatch}",
     )
     training, policy = config.training, CountingPolicy()
+    algorithm = build_algorithm(
+        training.algorithm, training.sampling, policy, AdapterWeights({}), seed=0
+    )
     ids = prompts_of_rollout(range(9), 0, prompts_per_update=6, seed=0)
     for rank in range(ranks):
         steps = share_of_rank(ids, group_size=8, optimizer_steps=2, ranks=ranks, rank=rank)
         generate_rollout(
             policy,
-            Denoiser(policy, training.sampling, training.algorithm),
+            algorithm.sample,
             [plan for step in steps for plan in step],
             ["a prompt"] * 9,
-            sampling=training.sampling,
             microbatch_size=microbatch,
             rollout=0,
-            seed=0,
         )
     assert rollout_passes(config, ranks) == policy.passes
 

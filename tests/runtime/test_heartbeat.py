@@ -61,7 +61,7 @@ def test_a_heartbeat_holds_state_and_progress(tmp_path: Path) -> None:
 
 def test_a_heartbeat_holds_checkpoint_result_and_the_last_warnings(tmp_path: Path) -> None:
     with heartbeat("train", str(tmp_path), ""):
-        facts = {"update": 2, "turn": 3, "place": "s3://b/checkpoints"}
+        facts = {"update": 2, "rollout": 3, "place": "s3://b/checkpoints"}
         logger.info("saved", extra=machine_event("checkpoint_saved", **facts))
         logger.info("kept", extra=machine_event("result_saved", place="s3://b/result"))
         logger.info("neither")

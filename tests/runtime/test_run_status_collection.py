@@ -76,16 +76,16 @@ def test_a_real_training_is_followed_to_its_end(
         train(session)
     stopped = _status(tmp_path, later=60)
     assert stopped.state == "stopped"
-    assert "the task train was stopped: training was asked to stop" in stopped.error
+    assert "the task train was stopped: training was stopped by a signal" in stopped.error
     assert stopped.repair.endswith("; it resumes from update 1")
     progress, checkpoint = stopped.current.progress, stopped.checkpoint
     assert progress is not None
     assert (progress.done, progress.total, progress.unit) == (1, 2, "updates")
     assert checkpoint is not None
-    assert (checkpoint.turn, checkpoint.update) == (1, 1)
+    assert (checkpoint.rollout, checkpoint.update) == (1, 1)
     assert checkpoint.bytes > 1000
     assert Path(checkpoint.location).is_dir()
-    assert "update 1, turn 1, 1 min 0" in _text(stopped)
+    assert "update 1, rollout 1, 1 min 0" in _text(stopped)
 
     again = world.session(tmp_path / "training", "training.checkpoint_every_updates=1")
     assert again.resume()
@@ -201,21 +201,21 @@ def test_a_workspace_may_have_another_path_here(tmp_path: Path) -> None:
     there, here = tmp_path / "there", tmp_path / "here"
     write_run_info(str(there), RUN, {})
     with heartbeat("train", str(there), RUN):
-        facts = {"update": 2, "turn": 3, "place": f"{there}/training/1/checkpoints"}
+        facts = {"update": 2, "rollout": 3, "place": f"{there}/training/1/checkpoints"}
         logger.info("saved", extra=event("checkpoint_saved", **facts))
-    saved = there / "training" / "1" / "checkpoints" / "turn-00000003"
+    saved = there / "training" / "1" / "checkpoints" / "rollout-00000003"
     saved.mkdir(parents=True)
     (saved / "commit.json").write_text("{}")
     there.rename(here)
     checkpoint = _status(here).checkpoint
     assert checkpoint is not None
-    assert checkpoint.location == f"{here}/training/1/checkpoints/turn-00000003"
+    assert checkpoint.location == f"{here}/training/1/checkpoints/rollout-00000003"
 
 
 def test_a_dumped_rollout_is_not_a_checkpoint(tmp_path: Path) -> None:
     place = tmp_path / "training" / "1" / "checkpoints"
     with heartbeat("train", str(tmp_path), RUN):
-        facts = {"update": 2, "turn": 3, "place": str(place)}
+        facts = {"update": 2, "rollout": 3, "place": str(place)}
         logger.info("saved", extra=event("checkpoint_saved", **facts))
     kept = place / "non-finite" / "rollout-00000004-rank-0"
     kept.mkdir(parents=True)
@@ -245,8 +245,8 @@ _AT = "2026-01-01T00:00:00+00:00"
         {"heartbeat_at": "2026-01-01T00:00:00"},
         {"warnings": [{"at": _AT, "text": ["x"]}]},
         {"warnings": {}},
-        {"checkpoint": {"turn": 1}},
-        {"checkpoint": {"turn": 1, "update": 1, "event": "resumed", "at": _AT, "place": "a\0"}},
+        {"checkpoint": {"rollout": 1}},
+        {"checkpoint": {"rollout": 1, "update": 1, "event": "resumed", "at": _AT, "place": "a\0"}},
         {"failure": ["x"]},
         {"progress": {"phase": None}},
         {"progress": {"done": "1"}},
@@ -283,7 +283,7 @@ def test_run_info_of_another_schema_is_ignored(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["/", "..", "s3://bucket/other"])
 def test_checkpoints_are_read_from_the_workspace_alone(tmp_path: Path, place: str) -> None:
     with heartbeat("train", str(tmp_path), RUN):
-        facts = {"update": 2, "turn": 3, "place": place}
+        facts = {"update": 2, "rollout": 3, "place": place}
         logger.info("saved", extra=event("checkpoint_saved", **facts))
     status = _status(tmp_path)
     assert status.checkpoint is None

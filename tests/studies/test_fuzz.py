@@ -36,7 +36,7 @@ FOUND: dict[str, list[bytes]] = {
     ],
     "image": [_PICTURE[:33] + _PICTURE[-12:]],
     "weights": [len(HUGE).to_bytes(8, "little") + HUGE],
-    "checkpoint": [b'{"facts": {}}', b'{"run": "a run"}', b"[]", b"5", NOT_UTF8],
+    "checkpoint": [b'{"metadata": {}}', b'{"run": "a run"}', b"[]", b"5", NOT_UTF8],
     "kept-rollout": [NOT_UTF8],
     "model": [
         b'{"_class_name": "StableDiffusion3Pipeline", "vae": []}',

@@ -9,14 +9,12 @@ import pytest
 from advgrpo.config import RunConfig, Weights, resolve
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.prompts import read_run_prompts
-from advgrpo.records import ReferenceImageSet
 from advgrpo.runtime.results import TaskResult, write_history
 from advgrpo.storage import file_sha256
 from advgrpo.tasks import evaluate as evaluating
 from advgrpo.tasks import pretrain_reward as pretraining
 from advgrpo.tasks import train as training
 from advgrpo.tasks.cache_key import by_content, cache_key
-from advgrpo.tasks.train_worker import run_digest
 from advgrpo.testing import TinyModels
 
 POLICY, TEXT = "pipeline/transformer", "pipeline/text_encoder"
@@ -28,7 +26,7 @@ FILES = {
     "pickscore": "model.safetensors",
     "adapter": "adapter_model.safetensors",
 }
-ALL = {"pre-training", "training", "checkpoints", "evaluation"}
+ALL = {"pre-training", "training", "evaluation"}
 
 
 @pytest.fixture
@@ -82,11 +80,9 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
             processes=1,
         )
         prompts = read_run_prompts(config.prompts)
-        images = ReferenceImageSet(str(tmp_path), {}, resolution_pixels=32, digest="images")
         return {
             "pre-training": looked[-2],
             "training": looked[-1],
-            "checkpoints": run_digest(task, prompts.train, images, done / "discriminator"),
             "evaluation": evaluating._batches_key(config, prompts.test, done, "r"),
         }
 

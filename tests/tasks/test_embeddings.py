@@ -84,7 +84,7 @@ def test_training_needs_no_other_prompts_than_were_encoded_before(
     needed = training_prompts(TrainingSettings.of(config), prompts)
     embeddings = stored(config, needed, tmp_path)
     request.getfixturevalue("no_encoder")
-    session = world.session(tmp_path, "training.sampling.guidance_scale=2", embeddings=embeddings)
+    session = world.state(tmp_path, "training.sampling.guidance_scale=2", embeddings=embeddings)
     train(session)
     assert session.counters.updates == config.training.updates
     # Two updates of two prompts: not all of the file's.

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from advgrpo.config import PolicyConfig, RunConfig
+from advgrpo.config.algorithms import AlgorithmConfig
 from advgrpo.data.prompts import read_prompts
 from advgrpo.models.discriminators import build_discriminator, save_discriminator
 from advgrpo.models.policies.embeddings import StoredEmbeddings
@@ -60,7 +61,7 @@ class World:
             save_discriminator(place, discriminator, {})
         return place
 
-    def session(
+    def state(
         self,
         folder: Path,
         *overrides: str,
@@ -69,15 +70,19 @@ class World:
         run_digest: str = "run",
         embeddings: StoredEmbeddings | None = None,
         policy: PolicyConfig | None = None,
+        algorithm: AlgorithmConfig | None = None,
     ) -> TrainingState:
         config = self.config(*overrides)
         process_group = process_group or ProcessGroup()
         pretrained = self.pretrained(folder, *overrides)
+        training = config.training
+        if algorithm is not None:
+            training = training.model_copy(update={"algorithm": algorithm})
         inputs = Inputs(
             seed=config.seed,
             policy=policy or config.policy,
             discriminator=config.discriminator,
-            training=config.training,
+            training=training,
             distance=config.evaluation.distance,
             alignment="brightness.mean",
             scorers=[BrightnessScorer()],
@@ -93,7 +98,7 @@ class World:
         checkpoints = Checkpoints(
             str(folder / "checkpoints"),
             run_digest=run_digest,
-            kept=config.training.checkpoints_kept,
+            keep=config.training.checkpoints_kept,
             scratch=folder / f"scratch-{process_group.rank}",
         )
         return build_training_state(
@@ -130,8 +135,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture
-def session_of(world: World, tmp_path: Path) -> Callable[..., TrainingState]:
+def make_state(world: World, tmp_path: Path) -> Callable[..., TrainingState]:
     def make(*overrides: str, folder: str = "run", **arguments: object) -> TrainingState:
-        return world.session(tmp_path / folder, *overrides, **arguments)
+        return world.state(tmp_path / folder, *overrides, **arguments)
 
     return make

@@ -59,7 +59,7 @@ def main(models: Path, output: Path) -> None:
             discriminator, references, prompts.texts, OPTIMIZER, process_group, seed=0
         )
         fresh = GeneratedFeatures(discriminator.image_features(generated), torch.arange(8))
-        updater.update(fresh, ReplayPool(0), steps=3, turn="rollout 1")
+        updater.update(fresh, ReplayPool(0), steps=3, purpose="rollout 1")
         trained = {n: p.detach().clone() for n, p in discriminator.trainable_parameters().items()}
         state = {f"adam.{n}": value for n, value in updater.state().items()}
         save_file(

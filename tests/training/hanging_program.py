@@ -16,7 +16,7 @@ def main(output: Path) -> None:
     process_group = ProcessGroup()
     connect(process_group, timeout_seconds=6)
     config = HangsConfig(report_after_seconds=2, timeout_seconds=60)
-    counters = Counters(turns=3, entered=process_group.monitor.enter)
+    counters = Counters(rollouts=3, on_enter=process_group.monitor.enter)
     with Watchdog(process_group.monitor, config, give_up=sys.exit):
         if process_group.rank == 1:
             with counters.timed("reward"):

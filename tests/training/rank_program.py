@@ -24,16 +24,14 @@ def main(models: Path, output: Path) -> None:
     process_group = ProcessGroup()
     connect(process_group)
     world = World(tiny, prompts, reference_images)
-    session = world.session(
-        output, "training.checkpoint_every_updates=1", process_group=process_group
-    )
-    session.resume()
-    train(session)
-    discriminator = session.discriminator.trainable_parameters()
+    state = world.state(output, "training.checkpoint_every_updates=1", process_group=process_group)
+    state.resume()
+    train(state)
+    discriminator = state.discriminator.trainable_parameters()
     tensors = {f"discriminator.{name}": p.detach().clone() for name, p in discriminator.items()}
-    tensors |= {f"policy.{name}": value for name, value in session.engine.state().items()}
-    tensors |= {f"replay.{name}": value for name, value in session.replay.state().items()}
-    held_out = [{k: row[k] for k in row if k.startswith("held_out/")} for row in session.history]
+    tensors |= {f"policy.{name}": value for name, value in state.engine.state().items()}
+    tensors |= {f"replay.{name}": value for name, value in state.replay.state().items()}
+    held_out = [{k: row[k] for k in row if k.startswith("held_out/")} for row in state.history]
     (output / f"held-out-{process_group.rank}.json").write_text(json.dumps(held_out), "utf-8")
     save_file(
         tensors, output / f"rank-{process_group.rank}-of-{process_group.world_size}.safetensors"

@@ -14,12 +14,14 @@ from advgrpo.data.prompts import read_prompts
 from advgrpo.data.sampler import share_of_rank
 from advgrpo.models.discriminators import build_discriminator
 from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.scorers.pickscore import PickScore
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import TinyModels
+from advgrpo.training.algorithms import build_algorithm
 from advgrpo.training.engine import free_port
 from advgrpo.training.reward import Reward
-from advgrpo.training.rollout import Denoiser, generate_rollout
+from advgrpo.training.rollout import generate_rollout
 from tests.training.conftest import SMALL
 
 PROMPTS, GROUP = (2, 5, 7, 11), 4
@@ -66,15 +68,15 @@ def roll_out(tiny: TinyModels, texts: tuple[str, ...], overrides: list[str]) -> 
         world_size=process_group.world_size,
         rank=process_group.rank,
     )
+    adapter = AdapterWeights(policy.trainable_parameters())
+    algorithm = build_algorithm(training.algorithm, training.sampling, policy, adapter, seed=0)
     rollout = generate_rollout(
         policy,
-        Denoiser(policy, training.sampling, training.algorithm),
+        algorithm.sample,
         plans,
         texts,
-        sampling=training.sampling,
         microbatch_size=training.rollout.microbatch_size,
         rollout=0,
-        seed=0,
     )
     features = discriminator.image_features(rollout.images)
     terms = training.reward.scorer_terms.values()
@@ -82,7 +84,11 @@ def roll_out(tiny: TinyModels, texts: tuple[str, ...], overrides: list[str]) -> 
     rewards = Reward(training.reward, discriminator, scorers).terms(
         rollout.images, features, [texts[plan.prompt_id] for plan in plans]
     )
-    mine = {"images": rollout.images, "rewards": rewards, "log_probs": rollout.log_probs}
+    mine = {
+        "images": rollout.images,
+        "rewards": rewards,
+        "log_probs": rollout.recorded["log_probs"],
+    }
     return process_group.gather_in_order(mine, [plan.position for plan in plans])
 
 

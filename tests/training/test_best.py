@@ -10,7 +10,7 @@ def considered(*pairs: tuple[float, float], select_adapter: str = "best") -> lis
     config = MonitoringConfig(select_adapter=select_adapter, alignment_tolerance=0.02)
     best = BestAdapter(config, alignment=ALIGNMENT)
     for number, (distance, alignment) in enumerate(pairs):
-        best.consider(
+        best.update(
             {"held_out/distance": float(distance), ALIGNMENT: alignment},
             {"w": torch.tensor([float(number)])},
         )
@@ -32,6 +32,6 @@ def test_if_asked_for_the_last_adapter_wins() -> None:
 def test_what_is_kept_is_a_copy() -> None:
     best = BestAdapter(MonitoringConfig(), alignment=ALIGNMENT)
     values = {"w": torch.zeros(1)}
-    best.consider({"held_out/distance": 1.0, ALIGNMENT: 1.0}, values)
+    best.update({"held_out/distance": 1.0, ALIGNMENT: 1.0}, values)
     values["w"] += 1
     assert best.values["w"].item() == 0

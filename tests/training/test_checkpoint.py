@@ -8,28 +8,28 @@ from advgrpo.storage import upload_folder
 from advgrpo.training.checkpoint import Checkpoint, Checkpoints
 
 
-def checkpoints_in(folder: Path, *, run: str = "run", kept: int = 2) -> Checkpoints:
+def checkpoints_in(folder: Path, *, run: str = "run", keep: int = 2) -> Checkpoints:
     return Checkpoints(
-        str(folder / "checkpoints"), run_digest=run, kept=kept, scratch=folder / "scratch"
+        str(folder / "checkpoints"), run_digest=run, keep=keep, scratch=folder / "scratch"
     )
 
 
 def checkpoint(number: int) -> Checkpoint:
     return Checkpoint(
         tensors={"policy": {"w": torch.full((3,), float(number))}},
-        facts={"turns": number},
-        turn=number,
+        metadata={"rollouts": number},
+        rollout=number,
     )
 
 
 def test_the_newest_checkpoint_is_read_and_only_the_newest_are_kept(tmp_path: Path) -> None:
     checkpoints = checkpoints_in(tmp_path)
-    for turn in (1, 2, 10):
-        checkpoints.save(checkpoint(turn))
-    assert checkpoints.turns() == [2, 10]
+    for rollout in (1, 2, 10):
+        checkpoints.save(checkpoint(rollout))
+    assert checkpoints.rollouts() == [2, 10]
     loaded = checkpoints.load_newest(rank=0)
     assert loaded is not None
-    assert loaded.facts == {"turns": 10}
+    assert loaded.metadata == {"rollouts": 10}
     assert loaded.tensors["policy"]["w"].tolist() == [10.0] * 3
 
 
@@ -40,16 +40,16 @@ def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path: Path) -> 
 def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
     checkpoints = checkpoints_in(tmp_path)
     checkpoints.save(checkpoint(1))
-    half = tmp_path / "checkpoints" / "turn-00000002"
+    half = tmp_path / "checkpoints" / "rollout-00000002"
     half.mkdir()
     (half / "policy.safetensors").write_bytes(b"half")
     loaded = checkpoints.load_newest(rank=0)
     assert loaded is not None
-    assert loaded.facts == {"turns": 1}
+    assert loaded.metadata == {"rollouts": 1}
 
 
-def _file(folder: Path, turn: int, name: str) -> Path:
-    return folder / "checkpoints" / f"turn-{turn:08d}" / name
+def _file(folder: Path, rollout: int, name: str) -> Path:
+    return folder / "checkpoints" / f"rollout-{rollout:08d}" / name
 
 
 @pytest.mark.parametrize("name", ["policy.safetensors", "state.json", "commit.json"])
@@ -58,8 +58,8 @@ def test_a_damaged_checkpoint_is_passed_over_in_words(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, tear: str
 ) -> None:
     checkpoints = checkpoints_in(tmp_path)
-    for turn in (1, 2):
-        checkpoints.save(checkpoint(turn))
+    for rollout in (1, 2):
+        checkpoints.save(checkpoint(rollout))
     path = _file(tmp_path, 2, name)
     content = path.read_bytes()
     match tear:
@@ -71,45 +71,52 @@ def test_a_damaged_checkpoint_is_passed_over_in_words(
             path.unlink()
     loaded = checkpoints.load_newest(rank=0)
     assert loaded is not None
-    assert loaded.facts == {"turns": 1}
+    assert loaded.metadata == {"rollouts": 1}
     # Without its list of files a folder was never written whole, which needs no words.
     if (name, tear) != ("commit.json", "delete"):
-        assert "checkpoint turn-00000002 is damaged and passed over" in caplog.text
+        assert "checkpoint rollout-00000002 is damaged and skipped" in caplog.text
         assert name in caplog.text
 
 
 @pytest.mark.parametrize(
     "state",
-    ['{"facts": {}}', '{"run": "run"}', '{"run": "run", "facts": ""}', "[]", "5", "[" * 50_000],
+    [
+        '{"metadata": {}}',
+        '{"run": "run"}',
+        '{"run": "run", "metadata": ""}',
+        "[]",
+        "5",
+        "[" * 50_000,
+    ],
 )
 def test_a_checkpoint_of_another_shape_is_passed_over(tmp_path: Path, state: str) -> None:
     checkpoints = checkpoints_in(tmp_path)
-    for turn in (1, 2):
-        checkpoints.save(checkpoint(turn))
+    for rollout in (1, 2):
+        checkpoints.save(checkpoint(rollout))
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "state.json").write_text(state)
     upload_folder(folder, str(_file(tmp_path, 2, "")))
     loaded = checkpoints.load_newest(rank=0)
     assert loaded is not None
-    assert loaded.turn == 1
+    assert loaded.rollout == 1
 
 
 def test_a_damaged_checkpoint_does_not_push_a_sound_one_out(tmp_path: Path) -> None:
-    checkpoints = checkpoints_in(tmp_path, kept=2)
-    for turn in (1, 3):
-        checkpoints.save(checkpoint(turn))
+    checkpoints = checkpoints_in(tmp_path, keep=2)
+    for rollout in (1, 3):
+        checkpoints.save(checkpoint(rollout))
     _file(tmp_path, 3, "policy.safetensors").write_bytes(b"")
     assert checkpoints.load_newest(rank=0) is not None
     checkpoints.save(checkpoint(4))
-    assert checkpoints.turns() == [1, 4]
+    assert checkpoints.rollouts() == [1, 4]
 
 
 def test_without_a_sound_checkpoint_the_run_does_not_begin_anew_by_itself(tmp_path: Path) -> None:
     checkpoints = checkpoints_in(tmp_path)
-    for turn in (1, 2):
-        checkpoints.save(checkpoint(turn))
-        _file(tmp_path, turn, "policy.safetensors").write_bytes(b"")
+    for rollout in (1, 2):
+        checkpoints.save(checkpoint(rollout))
+        _file(tmp_path, rollout, "policy.safetensors").write_bytes(b"")
     with pytest.raises(CheckpointError, match="none of the 2 checkpoints") as error:
         checkpoints.load_newest(rank=0)
     assert "delete the folder" in error.value.repair
@@ -122,7 +129,7 @@ def test_what_a_killed_process_left_half_written_or_half_deleted_goes(tmp_path: 
     _file(tmp_path, 1, "commit.json").unlink()
     checkpoints_in(tmp_path).save(checkpoint(3))
     folders = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert folders == ["turn-00000002", "turn-00000003"]
+    assert folders == ["rollout-00000002", "rollout-00000003"]
 
 
 def test_a_checkpoint_that_is_there_is_not_written_anew(
@@ -138,7 +145,7 @@ def test_a_checkpoint_that_is_there_is_not_written_anew(
 
     monkeypatch.setattr("advgrpo.training.checkpoint.upload_folder", fail)
     resumed.save(loaded)
-    assert resumed.turns() == [1]
+    assert resumed.rollouts() == [1]
 
 
 def test_a_server_that_does_not_answer_is_no_damage(
@@ -155,25 +162,25 @@ def test_a_server_that_does_not_answer_is_no_damage(
         checkpoints.load_newest(rank=0)
 
 
-def test_checkpoints_after_a_turn_can_be_passed_over(tmp_path: Path) -> None:
+def test_checkpoints_after_a_rollout_can_be_excluded(tmp_path: Path) -> None:
     checkpoints = checkpoints_in(tmp_path)
-    for turn in (1, 2):
-        checkpoints.save(checkpoint(turn))
+    for rollout in (1, 2):
+        checkpoints.save(checkpoint(rollout))
     loaded = checkpoints.load_newest(rank=0, last=1)
     assert loaded is not None
-    assert loaded.turn == 1
+    assert loaded.rollout == 1
 
 
 def test_a_checkpoint_that_another_process_cannot_read_does_not_push_a_newer_one_out(
     tmp_path: Path,
 ) -> None:
     checkpoints = checkpoints_in(tmp_path)
-    for turn in (1, 5):
-        checkpoints.save(checkpoint(turn))
-    again = checkpoints_in(tmp_path, kept=1)
+    for rollout in (1, 5):
+        checkpoints.save(checkpoint(rollout))
+    again = checkpoints_in(tmp_path, keep=1)
     assert again.load_newest(rank=0, last=1) is not None
     again.save(checkpoint(2))
-    assert again.turns() == [2]
+    assert again.rollouts() == [2]
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
@@ -195,5 +202,5 @@ def test_a_failed_write_leaves_the_earlier_checkpoints(
     with pytest.raises(StorageError, match="no room"):
         checkpoints.save(checkpoint(2))
     monkeypatch.undo()
-    assert checkpoints.turns() == [1]
+    assert checkpoints.rollouts() == [1]
     assert list((tmp_path / "scratch").iterdir()) == []

@@ -126,4 +126,4 @@ def test_an_alignment_that_held_out_prompts_lack_is_refused_before_training(
     monkeypatch.setattr("tests.training.conftest.BrightnessScorer", lambda: OnlyOne("none"))
 
     with pytest.raises(ConfigError, match=r"evaluation\.alignment=brightness\.mean has no value"):
-        world.session(tmp_path)
+        world.state(tmp_path)

@@ -8,7 +8,7 @@ from advgrpo.errors import CheckpointError, NonFiniteError, Preempted, RatioErro
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import RecordingLogger
 from advgrpo.training.discriminator_update import GeneratedFeatures
-from advgrpo.training.loop import take_turn, train
+from advgrpo.training.loop import train, train_on_rollout
 from advgrpo.training.metrics import discriminator_metrics
 from advgrpo.training.rollout import generate_rollout
 from advgrpo.training.state import TrainingState
@@ -17,17 +17,18 @@ from tests.training.conftest import World
 Make = Callable[..., TrainingState]
 
 
-def weights(session: TrainingState) -> dict[str, torch.Tensor]:
-    """Everything that a run must have equal to go on equally."""
-    state = {f"policy.{k}": v for k, v in session.engine.state().items()}
-    state |= {f"average.{k}": v.clone() for k, v in session.average.values.items()}
-    state |= {
+def weights(state: TrainingState) -> dict[str, torch.Tensor]:
+    """Everything that a run must have equal to continue identically."""
+    tensors = {f"policy.{k}": v for k, v in state.engine.state().items()}
+    tensors |= {f"algorithm.{k}": v.clone() for k, v in state.algorithm.state().items()}
+    tensors |= {f"average.{k}": v.clone() for k, v in state.average.values.items()}
+    tensors |= {
         f"discriminator.{k}": v.detach().clone()
-        for k, v in session.discriminator.trainable_parameters().items()
+        for k, v in state.discriminator.trainable_parameters().items()
     }
-    state |= {f"adam.{k}": v for k, v in session.discriminator_updater.state().items()}
-    state |= {f"replay.{k}": v for k, v in session.replay.state().items()}
-    return state
+    tensors |= {f"adam.{k}": v for k, v in state.discriminator_updater.state().items()}
+    tensors |= {f"replay.{k}": v for k, v in state.replay.state().items()}
+    return tensors
 
 
 def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
@@ -36,9 +37,9 @@ def assert_same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) 
     assert different == []
 
 
-def test_before_the_first_optimizer_step_the_ratio_is_exactly_one(session_of: Make) -> None:
-    session = session_of()
-    metrics = take_turn(session)
+def test_before_the_first_optimizer_step_the_ratio_is_exactly_one(make_state: Make) -> None:
+    state = make_state()
+    metrics = train_on_rollout(state)
     assert metrics["policy/ratio_error_before_step"] == 0
     assert metrics["policy/ratio_mean"] == 1
     assert metrics["policy/gradient_norm"] > 0
@@ -56,36 +57,42 @@ def test_before_the_first_optimizer_step_the_ratio_is_exactly_one(session_of: Ma
     ],
     ids=str,
 )
-def test_the_ratio_is_one_in_every_way_of_sampling(session_of: Make, overrides: list[str]) -> None:
-    assert take_turn(session_of(*overrides))["policy/ratio_error_before_step"] == 0
+def test_the_ratio_is_one_in_every_way_of_sampling(make_state: Make, overrides: list[str]) -> None:
+    assert train_on_rollout(make_state(*overrides))["policy/ratio_error_before_step"] == 0
 
 
 def test_latents_that_were_rounded_after_scoring_stop_the_run(
-    session_of: Make, monkeypatch: pytest.MonkeyPatch
+    make_state: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dataclasses import replace
 
-    session = session_of("training.algorithm.ratio_tolerance=1e-7")
+    state = make_state("training.algorithm.ratio_tolerance=1e-7")
 
     def rounded(*args: object, **kwargs: object) -> object:
         rollout = generate_rollout(*args, **kwargs)
-        return replace(rollout, latents=rollout.latents.bfloat16().float())
+        return replace(
+            rollout,
+            recorded={
+                **rollout.recorded,
+                "latents": rollout.recorded["latents"].bfloat16().float(),
+            },
+        )
 
-    monkeypatch.setattr("advgrpo.training.loop.generate_rollout", rounded)
-    before = session.engine.state()
+    monkeypatch.setattr("advgrpo.training.steps.generate_rollout", rounded)
+    before = state.engine.state()
     with pytest.raises(RatioError, match="ratio_tolerance"):
-        take_turn(session)
-    assert_same(session.engine.state(), before)
+        train_on_rollout(state)
+    assert_same(state.engine.state(), before)
 
 
 def test_equal_rewards_leave_the_policy_alone(
-    session_of: Make, monkeypatch: pytest.MonkeyPatch
+    make_state: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = session_of("training.optimizer.weight_decay=0")
-    monkeypatch.setattr(session.reward, "terms", lambda images, _f, _p: torch.ones(len(images), 2))
-    before = session.engine.state()
-    metrics = take_turn(session)
-    after = session.engine.state()
+    state = make_state("training.optimizer.weight_decay=0")
+    monkeypatch.setattr(state.reward, "terms", lambda images, _f, _p: torch.ones(len(images), 2))
+    before = state.engine.state()
+    metrics = train_on_rollout(state)
+    after = state.engine.state()
     assert metrics["reward/groups_without_spread"] == 1
     for name in before:
         if name.startswith("weight."):
@@ -93,37 +100,37 @@ def test_equal_rewards_leave_the_policy_alone(
 
 
 def test_nan_rewards_stop_the_run_before_a_step(
-    session_of: Make, monkeypatch: pytest.MonkeyPatch
+    make_state: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = session_of()
+    state = make_state()
     monkeypatch.setattr(
-        session.reward, "terms", lambda images, _f, _p: torch.full((len(images), 2), float("nan"))
+        state.reward, "terms", lambda images, _f, _p: torch.full((len(images), 2), float("nan"))
     )
-    before = session.engine.state()
+    before = state.engine.state()
     with pytest.raises(NonFiniteError, match="the reward discriminator became nan on rank 0"):
-        take_turn(session)
-    assert_same(session.engine.state(), before)
+        train_on_rollout(state)
+    assert_same(state.engine.state(), before)
 
 
-def test_stopping_and_going_on_equals_not_stopping(session_of: Make) -> None:
+def test_stopping_and_going_on_equals_not_stopping(make_state: Make) -> None:
     schedule = ("training.updates=4", "training.optimizer.decay=linear")
-    straight = session_of(*schedule, folder="straight")
+    straight = make_state(*schedule, folder="straight")
     train(straight)
 
-    first = session_of(*schedule, folder="stopped")
-    turns = 0
+    first = make_state(*schedule, folder="stopped")
+    microbatches = 0
 
-    def stop_in_the_third_turn() -> None:
-        nonlocal turns
-        turns += 1
-        # Two microbatches make a turn; this is the first one of the third.
-        if turns == 5:
+    def stop_in_the_third_rollout() -> None:
+        nonlocal microbatches
+        microbatches += 1
+        # A rollout has two microbatches; this is the first one of the third.
+        if microbatches == 5:
             raise Preempted("asked to stop")
 
-    first.stop.check = stop_in_the_third_turn  # type: ignore[method-assign]
+    first.stop.check = stop_in_the_third_rollout  # type: ignore[method-assign]
     with pytest.raises(Preempted):
         train(first)
-    second = session_of(*schedule, folder="stopped")
+    second = make_state(*schedule, folder="stopped")
     assert second.resume()
     assert second.counters.updates == 2
     assert_same(weights(second), weights(first))
@@ -145,45 +152,45 @@ def test_stopping_and_going_on_equals_not_stopping(session_of: Make) -> None:
 
 
 class OtherRank(ProcessGroup):
-    """Says what another rank finds: no newer checkpoint than one of a turn."""
+    """Says what another rank finds: no newer checkpoint than one of a rollout."""
 
-    def __init__(self, turn: int) -> None:
+    def __init__(self, rollout: int) -> None:
         super().__init__()
-        self._turn = float(turn)
+        self._rollout = float(rollout)
 
-    def smallest(self, value: float) -> float:
-        return min(value, self._turn)
+    def all_reduce_min(self, value: float) -> float:
+        return min(value, self._rollout)
 
-    def largest(self, value: float) -> float:
-        return max(value, self._turn)
+    def all_reduce_max(self, value: float) -> float:
+        return max(value, self._rollout)
 
 
-def _with_two_checkpoints(session_of: Make) -> None:
-    session = session_of("training.checkpoint_every_updates=1")
-    train(session)
-    assert session.checkpoints.turns() == [1, 2]
+def _with_two_checkpoints(make_state: Make) -> None:
+    state = make_state("training.checkpoint_every_updates=1")
+    train(state)
+    assert state.checkpoints.rollouts() == [1, 2]
 
 
 def test_all_ranks_go_on_from_the_newest_checkpoint_that_each_finds_sound(
-    session_of: Make,
+    make_state: Make,
 ) -> None:
-    _with_two_checkpoints(session_of)
-    session = session_of(process_group=OtherRank(1))
-    assert session.resume()
-    assert session.counters.updates == 1
+    _with_two_checkpoints(make_state)
+    state = make_state(process_group=OtherRank(1))
+    assert state.resume()
+    assert state.counters.updates == 1
 
 
-def test_ranks_that_do_not_see_the_same_checkpoints_do_not_begin_anew(session_of: Make) -> None:
-    _with_two_checkpoints(session_of)
+def test_ranks_that_do_not_see_the_same_checkpoints_do_not_begin_anew(make_state: Make) -> None:
+    _with_two_checkpoints(make_state)
     with pytest.raises(CheckpointError, match="others none") as error:
-        session_of(process_group=OtherRank(-1)).resume()
+        make_state(process_group=OtherRank(-1)).resume()
     assert "all machines see the same" in error.value.repair
 
 
-def test_the_logger_is_told_again_what_the_checkpoint_holds(session_of: Make) -> None:
+def test_the_logger_is_told_again_what_the_checkpoint_holds(make_state: Make) -> None:
     lost, found = RecordingLogger(), RecordingLogger()
-    train(session_of(logger=lost))
-    assert session_of(logger=found).resume()
+    train(make_state(logger=lost))
+    assert make_state(logger=found).resume()
     merged: dict[int, dict[str, float]] = {}
     for update, metrics in lost.rows:
         merged.setdefault(update, {}).update(metrics)
@@ -192,10 +199,10 @@ def test_the_logger_is_told_again_what_the_checkpoint_holds(session_of: Make) ->
     assert found.pictures
 
 
-def test_a_finished_run_that_is_started_again_does_nothing_more(session_of: Make) -> None:
-    first = session_of()
+def test_a_finished_run_that_is_started_again_does_nothing_more(make_state: Make) -> None:
+    first = make_state()
     train(first)
-    again = session_of()
+    again = make_state()
     assert again.resume()
     before = weights(again)
     train(again)
@@ -203,33 +210,33 @@ def test_a_finished_run_that_is_started_again_does_nothing_more(session_of: Make
 
 
 def test_the_checkpoint_of_another_run_is_refused(world: World, tmp_path: Path) -> None:
-    world.session(tmp_path, run_digest="one").save()
+    world.state(tmp_path, run_digest="one").save()
     with pytest.raises(CheckpointError, match="other settings"):
-        world.session(tmp_path, run_digest="two").resume()
+        world.state(tmp_path, run_digest="two").resume()
 
 
 def test_the_released_turns_train_the_discriminator_alone_between_updates(
-    session_of: Make,
+    make_state: Make,
 ) -> None:
-    session = session_of(
+    state = make_state(
         "training.update_schedule={type: released, discriminator_rollouts: 2}", "training.updates=1"
     )
-    before = weights(session)
-    take_turn(session)
-    between = weights(session)
-    assert session.counters.updates == 0
+    before = weights(state)
+    train_on_rollout(state)
+    between = weights(state)
+    assert state.counters.updates == 0
     for name, value in between.items():
         if name.startswith("policy.weight"):
             assert torch.equal(value, before[name])
     changed = [n for n in between if n.startswith("discriminator.") and "weight" in n]
     assert any(not torch.equal(between[n], before[n]) for n in changed)
-    train(session)
-    assert (session.counters.updates, session.counters.turns) == (1, 3)
-    assert session.counters.images_sampled == 3 * 8
+    train(state)
+    assert (state.counters.updates, state.counters.rollouts) == (1, 3)
+    assert state.counters.images_sampled == 3 * 8
 
 
 def test_rollouts_while_the_policy_waits_are_not_lost_with_the_process(
-    session_of: Make, monkeypatch: pytest.MonkeyPatch
+    make_state: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = (
         "training.update_schedule={type: when_outscored, pause_policy: true}",
@@ -238,70 +245,68 @@ def test_rollouts_while_the_policy_waits_are_not_lost_with_the_process(
     )
     killed_in: int | None = None
 
-    def fooled_three_times(
-        session: TrainingState, generated: GeneratedFeatures
-    ) -> dict[str, float]:
-        turns = session.counters.turns
-        if turns == killed_in:
+    def fooled_three_times(state: TrainingState, generated: GeneratedFeatures) -> dict[str, float]:
+        rollouts = state.counters.rollouts
+        if rollouts == killed_in:
             raise RuntimeError("killed")
-        margin = -1.0 if turns < 3 else 1.0
-        return discriminator_metrics(session, generated) | {"discriminator/margin": margin}
+        margin = -1.0 if rollouts < 3 else 1.0
+        return discriminator_metrics(state, generated) | {"discriminator/margin": margin}
 
-    monkeypatch.setattr("advgrpo.training.loop.discriminator_metrics", fooled_three_times)
-    straight = session_of(*settings, folder="straight")
+    monkeypatch.setattr("advgrpo.training.steps.discriminator_metrics", fooled_three_times)
+    straight = make_state(*settings, folder="straight")
     train(straight)
-    assert (straight.counters.turns, straight.counters.updates) == (4, 1)
+    assert (straight.counters.rollouts, straight.counters.updates) == (4, 1)
 
     killed_in = 3
-    killed = session_of(*settings, folder="killed")
+    killed = make_state(*settings, folder="killed")
     with pytest.raises(RuntimeError, match="killed"):
         train(killed)
     killed_in = None
-    resumed = session_of(*settings, folder="killed")
+    resumed = make_state(*settings, folder="killed")
     assert resumed.resume()
-    assert (resumed.counters.turns, resumed.counters.updates) == (2, 0)
+    assert (resumed.counters.rollouts, resumed.counters.updates) == (2, 0)
     train(resumed)
     assert_same(weights(resumed), weights(straight))
 
 
-def test_all_work_on_a_rollout_goes_by_the_rollouts_number(session_of: Make) -> None:
-    session, entered = session_of(), list[tuple[str, int]]()
-    session.counters.entered = lambda part, rollout: entered.append((part, rollout))
+def test_all_work_on_a_rollout_goes_by_the_rollouts_number(make_state: Make) -> None:
+    state, entered = make_state(), list[tuple[str, int]]()
+    state.counters.on_enter = lambda part, rollout: entered.append((part, rollout))
     for rollout in (0, 1):
         entered.clear()
-        take_turn(session)
+        train_on_rollout(state)
         parts = ("rollout", "reward", "policy update", "discriminator update")
         assert entered == [(part, rollout) for part in parts]
 
 
-def test_a_frozen_discriminator_stays_as_it_was(session_of: Make) -> None:
-    session = session_of("training.update_schedule={type: frozen}", "training.updates=1")
-    before = weights(session)
-    train(session)
-    after = weights(session)
+def test_a_frozen_discriminator_stays_as_it_was(make_state: Make) -> None:
+    state = make_state("training.update_schedule={type: frozen}", "training.updates=1")
+    before = weights(state)
+    train(state)
+    after = weights(state)
     for name in before:
         if name.startswith("discriminator."):
             assert torch.equal(after[name], before[name])
 
 
-def test_two_optimizer_steps_share_a_rollout_in_whole_groups(session_of: Make) -> None:
-    session = session_of("training.optimizer_steps_per_update=2", "training.updates=1")
-    metrics = take_turn(session)
-    assert float(session.engine.state()["step"]) == 2
+def test_two_optimizer_steps_share_a_rollout_in_whole_groups(make_state: Make) -> None:
+    state = make_state("training.optimizer_steps_per_update=2", "training.updates=1")
+    metrics = train_on_rollout(state)
+    assert float(state.engine.state()["step"]) == 2
     # The second step is off-policy by one step.
     assert metrics["policy/ratio_std"] > 0
 
 
-def test_divergence_from_the_base_is_zero_at_first_and_then_pulls_back(session_of: Make) -> None:
-    session = session_of("training.algorithm.kl_weight=0.1")
-    first, second = take_turn(session), take_turn(session)
+def test_divergence_from_the_base_is_zero_at_first_and_then_pulls_back(make_state: Make) -> None:
+    state = make_state("training.algorithm.kl_weight=0.1")
+    first, second = train_on_rollout(state), train_on_rollout(state)
     assert first["policy/divergence_from_base"] == 0
     assert second["policy/divergence_from_base"] > 0
 
 
-def test_every_update_is_logged_with_what_others_leave_out(session_of: Make) -> None:
+def test_every_update_is_logged_with_what_others_leave_out(make_state: Make) -> None:
     logger = RecordingLogger()
-    train(session_of(logger=logger))
+    train(make_state(logger=logger))
     logged = {update: set() for update in (0, 1, 2)}
     for update, row in logger.rows:
         logged[update] |= row.keys()

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from advgrpo.errors import ConfigError
-from advgrpo.training.loop import take_turn
+from advgrpo.training.loop import train_on_rollout
 from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 from tests.training.rollout_program import WAYS
@@ -61,14 +61,14 @@ def test_images_and_rewards_do_not_depend_on_microbatches_or_ranks(
     ids=str,
 )
 def test_an_update_takes_the_same_step_however_its_images_pass(
-    session_of: Callable[..., TrainingState], overrides: list[str]
+    make_state: Callable[..., TrainingState], overrides: list[str]
 ) -> None:
     guided = "training.sampling.guidance_scale=2"
 
     def gradients(*settings: str, folder: str) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-        session = session_of(guided, *settings, folder=folder)
-        metrics, state = take_turn(session), session.engine.state()
-        return metrics, {k: v for k, v in state.items() if k.startswith("exp_avg.")}
+        state = make_state(guided, *settings, folder=folder)
+        metrics, tensors = train_on_rollout(state), state.engine.state()
+        return metrics, {k: v for k, v in tensors.items() if k.startswith("exp_avg.")}
 
     expected_metrics, expected = gradients(folder="plain")
     metrics, found = gradients(*overrides, folder="other")

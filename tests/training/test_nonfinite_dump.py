@@ -8,7 +8,7 @@ from advgrpo.training.nonfinite_dump import ADAPTER, NonFiniteDump, reproduce
 PROMPTS = ("a red circle on a blue background", "two green squares")
 
 
-def test_the_divergence_from_the_base_is_part_of_the_loss_that_is_computed_anew() -> None:
+def test_the_divergence_from_the_base_is_part_of_the_loss_that_is_reproduced() -> None:
     config = resolve(
         "pocket",
         [
@@ -23,8 +23,8 @@ def test_the_divergence_from_the_base_is_part_of_the_loss_that_is_computed_anew(
         name: torch.randn(value.shape, generator=generator) * 0.1
         for name, value in policy.trainable_parameters().items()
     }
-    kept = NonFiniteDump(
-        what="a test",
+    dump = NonFiniteDump(
+        message="a test",
         seed=0,
         rollout=0,
         images=tuple((i, 0, prompt) for i, prompt in enumerate(PROMPTS)),
@@ -34,14 +34,14 @@ def test_the_divergence_from_the_base_is_part_of_the_loss_that_is_computed_anew(
         algorithm=config.training.algorithm,
     )
     tensors = {ADAPTER + name: value for name, value in adapter.items()}
-    found = {report.name: report.largest for report in reproduce(kept, tensors, policy)}
-    divergence = found["divergence from the base policy at denoising step 1"]
+    found = {report.name: report.largest for report in reproduce(dump, tensors, policy)}
+    divergence = found["divergence_from_base at denoising step 1"]
     assert divergence > 0
     # The ratio is 1 and each advantage 1, so without the divergence it is -1.
     assert found["loss at denoising step 1"] == pytest.approx(abs(0.5 * divergence - 1))
 
-    free = kept.model_copy(
-        update={"algorithm": kept.algorithm.model_copy(update={"kl_weight": 0.0})}
+    free = dump.model_copy(
+        update={"algorithm": dump.algorithm.model_copy(update={"kl_weight": 0.0})}
     )
     without = {report.name: report.largest for report in reproduce(free, tensors, policy)}
     assert without["loss at denoising step 1"] == pytest.approx(1)

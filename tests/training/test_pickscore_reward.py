@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from advgrpo.training.loop import take_turn, train
+from advgrpo.training.loop import train, train_on_rollout
 from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 
@@ -24,62 +24,62 @@ def tuned(world: World) -> list[str]:
     ]
 
 
-def blocks(session: TrainingState) -> dict[str, torch.Tensor]:
-    parameters = session.discriminator.trainable_parameters()
+def blocks(state: TrainingState) -> dict[str, torch.Tensor]:
+    parameters = state.discriminator.trainable_parameters()
     return {name: p.detach().clone() for name, p in parameters.items()}
 
 
-def changed(session: TrainingState, before: dict[str, torch.Tensor]) -> bool:
-    return any(not torch.equal(before[name], value) for name, value in blocks(session).items())
+def changed(state: TrainingState, before: dict[str, torch.Tensor]) -> bool:
+    return any(not torch.equal(before[name], value) for name, value in blocks(state).items())
 
 
-def test_policy_and_vision_blocks_are_both_trained(session_of: Make, tuned: list[str]) -> None:
-    session = session_of(
+def test_policy_and_vision_blocks_are_both_trained(make_state: Make, tuned: list[str]) -> None:
+    state = make_state(
         *tuned, "training.update_schedule={type: every_rollout, discriminator_steps: 2}"
     )
-    before = blocks(session)
-    metrics = take_turn(session)
+    before = blocks(state)
+    metrics = train_on_rollout(state)
     assert metrics["policy/ratio_error_before_step"] == 0
     assert metrics["policy/gradient_norm"] > 0
-    assert changed(session, before)
+    assert changed(state, before)
 
 
 @pytest.mark.parametrize("fooled", [True, False])
 def test_it_learns_only_while_it_is_fooled(
-    session_of: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, fooled: bool
+    make_state: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, fooled: bool
 ) -> None:
-    session = session_of(*tuned, "training.update_schedule={type: when_outscored}")
+    state = make_state(*tuned, "training.update_schedule={type: when_outscored}")
     margin = {"discriminator/margin": -1.0 if fooled else 1.0}
-    monkeypatch.setattr("advgrpo.training.loop.discriminator_metrics", lambda *_: margin)
-    before = blocks(session)
-    assert ("discriminator/loss" in take_turn(session)) is fooled
-    assert changed(session, before) is fooled
+    monkeypatch.setattr("advgrpo.training.steps.discriminator_metrics", lambda *_: margin)
+    before = blocks(state)
+    assert ("discriminator/loss" in train_on_rollout(state)) is fooled
+    assert changed(state, before) is fooled
 
 
 @pytest.mark.parametrize("fooled", [True, False])
 def test_the_policy_may_wait_until_it_is_no_longer_fooled(
-    session_of: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, fooled: bool
+    make_state: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, fooled: bool
 ) -> None:
-    session = session_of(
+    state = make_state(
         *tuned, "training.update_schedule={type: when_outscored, pause_policy: true}"
     )
     margin = {"discriminator/margin": -1.0 if fooled else 1.0}
-    monkeypatch.setattr("advgrpo.training.loop.discriminator_metrics", lambda *_: margin)
-    metrics = take_turn(session)
+    monkeypatch.setattr("advgrpo.training.steps.discriminator_metrics", lambda *_: margin)
+    metrics = train_on_rollout(state)
     assert ("discriminator/loss" in metrics) is fooled
     assert ("policy/loss" in metrics) is not fooled
-    assert session.counters.updates == (0 if fooled else 1)
-    assert session.counters.turns == 1
+    assert state.counters.updates == (0 if fooled else 1)
+    assert state.counters.rollouts == 1
 
 
-def test_going_on_equals_not_stopping(session_of: Make, tuned: list[str]) -> None:
+def test_going_on_equals_not_stopping(make_state: Make, tuned: list[str]) -> None:
     settings = [*tuned, "training.update_schedule={type: every_rollout, discriminator_steps: 2}"]
-    straight = session_of(*settings, folder="straight")
+    straight = make_state(*settings, folder="straight")
     train(straight)
-    stopped = session_of(*settings, folder="stopped")
-    stopped.note(take_turn(stopped))
+    stopped = make_state(*settings, folder="stopped")
+    stopped.log_metrics(train_on_rollout(stopped))
     stopped.save()
-    resumed = session_of(*settings, folder="stopped")
+    resumed = make_state(*settings, folder="stopped")
     assert resumed.resume()
     train(resumed)
     assert straight.engine.state().keys() == resumed.engine.state().keys()

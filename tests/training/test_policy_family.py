@@ -40,23 +40,23 @@ def draw(policy: Policy, guidance_scale: float = 2.5) -> torch.Tensor:
 
 
 def test_another_family_is_trained_and_evaluated(
-    session_of: Callable[..., TrainingState], world: World, tmp_path: Path
+    make_state: Callable[..., TrainingState], world: World, tmp_path: Path
 ) -> None:
     prompts = read_prompts(str(world.prompts))
     texts = [unconditional_prompt(CONFIG), *prompts.texts]
     stored = StoredEmbeddings(encode_prompts(CONFIG, texts, store=str(tmp_path)), texts)
-    session = session_of(
+    state = make_state(
         "training.sampling.guidance_scale=1.5",
         "policy.gradient_checkpointing=false",
         policy=CONFIG,
         embeddings=stored,
     )
 
-    train(session)
+    train(state)
 
-    assert len(session.history) == 3
-    assert all(row.get("policy/ratio_error_before_step", 0) == 0 for row in session.history)
-    save_adapter(tmp_path / "adapter", session.best.values, session.policy.config.adapter)
+    assert len(state.history) == 3
+    assert all(row.get("policy/ratio_error_before_step", 0) == 0 for row in state.history)
+    save_adapter(tmp_path / "adapter", state.best.values, state.policy.config.adapter)
     trained = load_policy(CONFIG, CPU, tmp_path / "adapter", embeddings=stored)
     run = world.config()
     distance = run.evaluation.distance

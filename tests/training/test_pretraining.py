@@ -58,8 +58,8 @@ def test_pretraining_twice_gives_the_same_discriminator(world: World) -> None:
 
 
 def test_held_out_prompts_are_no_training_prompts(world: World, tmp_path: Path) -> None:
-    session = world.session(tmp_path)
-    held, trained = session.references.held_out_ids, session.references.training_ids
+    state = world.state(tmp_path)
+    held, trained = state.references.held_out_ids, state.references.training_ids
     assert held
     assert trained
-    assert sorted([*held, *trained]) == list(range(len(session.prompts)))
+    assert sorted([*held, *trained]) == list(range(len(state.prompts)))

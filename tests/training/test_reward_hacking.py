@@ -3,8 +3,13 @@
 import pytest
 
 from advgrpo.config.training import WatchConfig
-from advgrpo.training.reward_hacking import Alarm, find_alarm
-from studies.alarm import HACKED, TUNING_SEEDS, judged, recorded_runs
+from advgrpo.training.reward_hacking import (
+    COLLAPSE_UPDATES,
+    Alarm,
+    find_alarm,
+    signs_of_collapse,
+)
+from studies.alarm import HACKED, TUNING_SEEDS, evaluate_run, list_recorded_runs
 
 ALIGNMENT = "held_out/judge.accuracy"
 REFERENCES = {
@@ -112,12 +117,12 @@ def test_rows_without_held_out_measures_do_not_matter() -> None:
 
 @pytest.mark.parametrize(
     ("every", "arm", "seed"),
-    [(every, *run) for every in (2, 4, 8) for run in recorded_runs(every)],
+    [(every, *run) for every in (2, 4, 8) for run in list_recorded_runs(every)],
 )
 def test_of_real_runs_the_hacked_ones_are_found_in_time_and_the_sound_ones_are_not(
     every: int, arm: str, seed: int
 ) -> None:
-    result = judged(arm, seed, every)
+    result = evaluate_run(arm, seed, every)
     if arm == HACKED:
         assert result.doubled is not None
         assert result.in_time
@@ -126,6 +131,68 @@ def test_of_real_runs_the_hacked_ones_are_found_in_time_and_the_sound_ones_are_n
 
 
 def test_enough_runs_are_recorded_that_no_threshold_was_chosen_on() -> None:
-    unseen = [arm for arm, seed in recorded_runs() if seed not in TUNING_SEEDS]
+    unseen = [arm for arm, seed in list_recorded_runs() if seed not in TUNING_SEEDS]
     assert unseen.count(HACKED) >= 5
     assert len(unseen) - unseen.count(HACKED) >= 10
+
+
+SOUND = {
+    "rollout/diversity_in_group": 4.0,
+    "reward/groups_without_spread": 0.0,
+    "reward/discriminator_std_in_group": 0.3,
+    "discriminator/held_out_accuracy": 0.9,
+    "discriminator/margin": 2.0,
+}
+
+
+def collapse_history(
+    *, updates: int = 2 * COLLAPSE_UPDATES, **newest: float
+) -> list[dict[str, float]]:
+    changed = {name.replace("__", "/"): value for name, value in newest.items()}
+    return [
+        {"update": float(n), **SOUND, **(changed if n >= updates - COLLAPSE_UPDATES else {})}
+        for n in range(updates)
+    ]
+
+
+def test_a_sound_run_shows_no_sign() -> None:
+    assert set(signs_of_collapse(collapse_history()).values()) == {None}
+
+
+@pytest.mark.parametrize(
+    ("sign", "newest", "setting"),
+    [
+        ("equal_rewards", {"reward__groups_without_spread": 0.6}, "noise_level"),
+        (
+            "saturated",
+            {"discriminator__held_out_accuracy": 1.0, "discriminator__margin": 9.0},
+            "training.update_schedule.discriminator_steps",
+        ),
+        ("lost_diversity", {"rollout__diversity_in_group": 0.5}, "kl_weight"),
+    ],
+    ids=str,
+)
+def test_each_sign_names_a_setting_to_change(
+    sign: str, newest: dict[str, float], setting: str
+) -> None:
+    signs = signs_of_collapse(collapse_history(**newest))
+    assert setting in (signs.pop(sign) or "")
+    assert set(signs.values()) == {None}
+
+
+def test_a_discriminator_that_errs_now_and_then_is_not_saturated() -> None:
+    rows = collapse_history(discriminator__held_out_accuracy=1.0, discriminator__margin=9.0)
+    rows[-3]["discriminator/held_out_accuracy"] = 0.98
+    assert signs_of_collapse(rows)["saturated"] is None
+
+
+def test_before_there_are_enough_updates_there_are_no_signs() -> None:
+    assert signs_of_collapse(collapse_history(updates=2 * COLLAPSE_UPDATES - 1)) == {}
+    assert signs_of_collapse([{"update": 0.0, "held_out/distance": 50.0}] * 40) == {}
+
+
+def test_without_a_discriminator_in_the_reward_it_is_not_called_saturated() -> None:
+    rows = collapse_history(discriminator__held_out_accuracy=1.0, discriminator__margin=9.0)
+    for row in rows:
+        del row["reward/discriminator_std_in_group"]
+    assert signs_of_collapse(rows)["saturated"] is None

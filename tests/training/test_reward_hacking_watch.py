@@ -18,7 +18,7 @@ from advgrpo.tasks.train_worker import write_results
 from advgrpo.testing import RecordingLogger
 from advgrpo.training.held_out import HeldOut, Rewards
 from advgrpo.training.loop import train
-from advgrpo.training.reward_hacking_watch import alarms, stopped_early, tag_alarms
+from advgrpo.training.reward_hacking import alarms, stopped_early, tag_alarms
 from advgrpo.training.state import TrainingState
 
 Make = Callable[..., TrainingState]
@@ -34,9 +34,9 @@ class ScriptedMonitor:
 
     reference_metrics: Mapping[str, float] = {}
 
-    def __init__(self, session: TrainingState, distances: Sequence[float], reward: float) -> None:
-        self._distances, self._counters = distances, session.counters
-        prompts = len(session.reference_rewards.values()["discriminator"])
+    def __init__(self, state: TrainingState, distances: Sequence[float], reward: float) -> None:
+        self._distances, self._counters = distances, state.counters
+        prompts = len(state.reference_rewards.values()["discriminator"])
         self._rewards = {
             name: torch.full((prompts,), reward) for name in ("discriminator", "pickscore")
         }
@@ -52,10 +52,10 @@ class ScriptedMonitor:
 
 
 @pytest.fixture
-def scripted(session_of: Make) -> Make:
+def scripted(make_state: Make) -> Make:
     def make(*overrides: str, reward: float = 1e3, **arguments: object) -> TrainingState:
-        session = session_of(*overrides, **arguments)
-        return replace(session, monitor=ScriptedMonitor(session, HACKED, reward))
+        state = make_state(*overrides, **arguments)
+        return replace(state, monitor=ScriptedMonitor(state, HACKED, reward))
 
     return make
 
@@ -70,11 +70,11 @@ def test_an_alarm_is_said_logged_and_tagged_and_the_run_goes_on(
     scripted: Make, said: Callable[[], str]
 ) -> None:
     logger = RecordingLogger()
-    session = scripted(*MEASURED, logger=logger)
-    train(session)
-    assert session.counters.updates == 4
-    assert not stopped_early(session)
-    rows = [row for row in session.history if ALARM_METRIC in row]
+    state = scripted(*MEASURED, logger=logger)
+    train(state)
+    assert state.counters.updates == 4
+    assert not stopped_early(state)
+    rows = [row for row in state.history if ALARM_METRIC in row]
     raised = {int(row["update"]): row[ALARM_METRIC] for row in rows}
     assert raised == {1: 0, 2: 1, 3: 1, 4: 0}
     assert [update for update, row in logger.rows if row.get(ALARM_METRIC)] == [2, 3]
@@ -82,7 +82,7 @@ def test_an_alarm_is_said_logged_and_tagged_and_the_run_goes_on(
     assert "hacked at update 2: a fresh critic puts" in said()
     # A run that goes on from a checkpoint tags itself with the alarms of its history.
     again = RecordingLogger()
-    tag_alarms(replace(session, logger=again))
+    tag_alarms(replace(state, logger=again))
     assert again.facts == logger.facts
     assert "training goes on" in said()
 
@@ -91,9 +91,9 @@ def test_a_reward_that_sees_what_a_critic_sees_raises_none(
     scripted: Make, said: Callable[[], str]
 ) -> None:
     logger = RecordingLogger()
-    session = scripted(*STOP, reward=-1e3, logger=logger)
-    train(session)
-    assert session.counters.updates == 4
+    state = scripted(*STOP, reward=-1e3, logger=logger)
+    train(state)
+    assert state.counters.updates == 4
     assert logger.facts == {}
     assert "looks hacked" not in said()
 
@@ -101,13 +101,13 @@ def test_a_reward_that_sees_what_a_critic_sees_raises_none(
 def test_an_alarm_can_end_the_run_which_hands_on_the_best_adapter(
     scripted: Make, said: Callable[[], str], tmp_path: Path
 ) -> None:
-    session = scripted(*STOP)
-    train(session)
-    assert session.counters.updates == 2
-    assert session.best.metrics["held_out/distance"] == 1.0
+    state = scripted(*STOP)
+    train(state)
+    assert state.counters.updates == 2
+    assert state.best.metrics["held_out/distance"] == 1.0
     assert "training ends" in said()
 
-    write_results(session, tmp_path / "result")
+    write_results(state, tmp_path / "result")
     totals = json.loads((tmp_path / "result" / "totals.json").read_text("utf-8"))
     assert totals["stopped_early"] is True
     assert [alarm["update"] for alarm in totals["alarms"]] == [2]
@@ -122,7 +122,7 @@ def test_a_run_that_an_alarm_ended_stays_ended_when_it_is_started_again(scripted
     again = scripted(*STOP)
     assert again.resume()
     train(again)
-    assert again.counters.turns == first.counters.turns == 2
+    assert again.counters.rollouts == first.counters.rollouts == 2
     assert alarms(again) == alarms(first) != []
 
 
@@ -154,10 +154,10 @@ def test_going_on_raises_the_alarm_where_not_stopping_does(scripted: Make) -> No
 
 
 def test_the_watch_can_be_left_out(scripted: Make, said: Callable[[], str]) -> None:
-    session = scripted(*MEASURED, "training.monitoring.watch.action=none")
-    train(session)
-    assert session.counters.updates == 4
-    assert not any(ALARM_METRIC in row for row in session.history)
+    state = scripted(*MEASURED, "training.monitoring.watch.action=none")
+    train(state)
+    assert state.counters.updates == 4
+    assert not any(ALARM_METRIC in row for row in state.history)
     assert "looks hacked" not in said()
 
 
@@ -165,11 +165,11 @@ def test_collapse_is_said_once_with_the_setting_to_look_at(
     scripted: Make, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("advgrpo.training.collapse.UPDATES", 1)
-    session = scripted(*MEASURED, reward=-1e3)
-    monkeypatch.setattr(session.reward, "terms", lambda images, _f, _p: torch.ones(len(images), 2))
-    train(session)
+    state = scripted(*MEASURED, reward=-1e3)
+    monkeypatch.setattr(state.reward, "terms", lambda images, _f, _p: torch.ones(len(images), 2))
+    train(state)
     assert said().count("training.algorithm.sampler.noise_level") == 1
-    assert session.history[-1]["watch/equal_rewards"] == 1
+    assert state.history[-1]["watch/equal_rewards"] == 1
 
 
 def test_stopping_without_keeping_the_best_is_refused() -> None:
@@ -184,11 +184,11 @@ def test_stopping_without_keeping_the_best_is_refused() -> None:
 
 
 def test_real_held_out_measures_hold_what_the_alarm_reads(
-    session_of: Make, said: Callable[[], str]
+    make_state: Make, said: Callable[[], str]
 ) -> None:
-    session = session_of("training.updates=1")
-    train(session)
-    first, last = session.history[0], session.history[-1]
+    state = make_state("training.updates=1")
+    train(state)
+    first, last = state.history[0], state.history[-1]
     assert first["held_out/reference_image.edge_density_deviation"] > 0
     assert 0 <= last["held_out/order.reward"] <= 1
     assert {"held_out/order.discriminator", "held_out/order.pickscore"} <= last.keys()

@@ -13,7 +13,7 @@ from advgrpo.data.image_loading import load_images
 from advgrpo.errors import ConfigError
 from advgrpo.models.scorers.ocr import Ocr
 from advgrpo.tasks.preflight import check_prompt_files
-from advgrpo.training.loop import take_turn
+from advgrpo.training.loop import train_on_rollout
 from advgrpo.training.reward import Reward
 from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
@@ -41,50 +41,50 @@ def mixed(world: World) -> list[str]:
 
 
 def test_each_term_is_logged_apart_and_all_train_the_policy(
-    session_of: Make, mixed: list[str]
+    make_state: Make, mixed: list[str]
 ) -> None:
-    session = session_of(*mixed)
-    metrics = take_turn(session)
+    state = make_state(*mixed)
+    metrics = train_on_rollout(state)
     for name in ("pocket_judge", "reference_similarity", "discriminator"):
         assert metrics[f"reward/{name}_std_in_group"] > 0
     assert 0 <= metrics["reward/pocket_judge"] <= 1
     assert -1 <= metrics["reward/reference_similarity"] <= 1
     assert metrics["policy/gradient_norm"] > 0
-    assert session.reward.weights == [2, 0.5, 0.25]
+    assert state.reward.weights == [2, 0.5, 0.25]
 
 
-def test_terms_are_what_their_scorers_say(session_of: Make, mixed: list[str], world: World) -> None:
-    session = session_of(*mixed)
-    texts = [t for t in session.prompts.texts[:4] for _ in range(2)]
+def test_terms_are_what_their_scorers_say(make_state: Make, mixed: list[str], world: World) -> None:
+    state = make_state(*mixed)
+    texts = [t for t in state.prompts.texts[:4] for _ in range(2)]
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    terms = session.reward.terms(images, session.discriminator.image_features(images), texts)
-    judged = session.reward._scorers["pocket_judge"].score(images, texts)
+    terms = state.reward.terms(images, state.discriminator.image_features(images), texts)
+    judged = state.reward._scorers["pocket_judge"].score(images, texts)
     assert torch.equal(terms[:, 0], judged["attribute_accuracy"].float())
     own = load_images(world.reference_images, texts[0], [0])
-    similar = session.reward.of_scorers(own, texts[:1])["reference_similarity"]
+    similar = state.reward.of_scorers(own, texts[:1])["reference_similarity"]
     assert float(similar) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_reference_images_are_put_above_generated_ones_by_each_term(
-    session_of: Make, mixed: list[str]
+    make_state: Make, mixed: list[str]
 ) -> None:
-    session = session_of(*mixed)
-    values = session.reference_rewards.values()
+    state = make_state(*mixed)
+    values = state.reference_rewards.values()
     assert values.keys() == {"pocket_judge", "reference_similarity", "discriminator"}
     # Reference images show all that their captions say.
     assert float(values["pocket_judge"].mean()) == pytest.approx(1.0)
 
 
-def test_a_scorer_of_another_package_is_a_term_of_the_reward(session_of: Make) -> None:
+def test_a_scorer_of_another_package_is_a_term_of_the_reward(make_state: Make) -> None:
     toy = "{type: python, path: 'tests.models.scorers.toy_scorer:Contrast', name: contrast, "
-    session = session_of(
+    state = make_state(
         "training.reward.terms=[{type: discriminator}, {type: scorer, weight: 0.5, scorer: "
         f"{toy} metrics: [spread], options: {{gain: 2}}}}}}]"
     )
-    metrics = take_turn(session)
+    metrics = train_on_rollout(state)
     assert metrics["reward/contrast"] > 0
     assert metrics["reward/contrast_std_in_group"] > 0
-    assert session.reward.weights == [1, 0.5]
+    assert state.reward.weights == [1, 0.5]
 
 
 class Reads:
@@ -97,22 +97,22 @@ class Reads:
         return self._text if picture.mean() > 128 else ""
 
 
-def ocr_reward(scorer: object, session: TrainingState) -> Reward:
+def ocr_reward(scorer: object, state: TrainingState) -> Reward:
     config = RewardConfig.model_validate(
         {"terms": [{"type": "scorer", "scorer": {"type": "ocr"}}, {"type": "discriminator"}]}
     )
-    return Reward(config, session.discriminator, {"ocr": scorer})  # type: ignore[dict-item]
+    return Reward(config, state.discriminator, {"ocr": scorer})  # type: ignore[dict-item]
 
 
-def test_text_that_can_be_read_is_rewarded(session_of: Make) -> None:
-    reward = ocr_reward(Ocr(Reads("open")), session_of())
+def test_text_that_can_be_read_is_rewarded(make_state: Make) -> None:
+    reward = ocr_reward(Ocr(Reads("open")), make_state())
     images = torch.stack([torch.ones(3, 32, 32), torch.zeros(3, 32, 32)])
     values = reward.of_scorers(images, ['a sign that says "open"'] * 2)
     assert values["ocr"].tolist() == [1.0, 0.0]
 
 
-def test_prompts_that_quote_nothing_are_refused_before_training(session_of: Make) -> None:
-    reward = ocr_reward(Ocr(Reads("open")), session_of())
+def test_prompts_that_quote_nothing_are_refused_before_training(make_state: Make) -> None:
+    reward = ocr_reward(Ocr(Reads("open")), make_state())
     reward.check_prompts(['"a"', "“b”"])
     with pytest.raises(ConfigError, match=r"terms\.0=ocr\.accuracy has no value for 1 of 2"):
         reward.check_prompts(['"a"', "b"])

@@ -50,11 +50,11 @@ def trajectory(folder: Path) -> list[dict[str, float]]:
     reference_images = validate_reference_images(
         folder / "reference_images", read_prompts(str(prompts)), 1, 32, seed=0
     )
-    session = World(models, prompts, reference_images).session(
+    state = World(models, prompts, reference_images).state(
         folder, "training.updates=3", "training.sampling.guidance_scale=1.5"
     )
-    train(session)
-    return [{name: row[name] for name in METRICS if name in row} for row in session.history]
+    train(state)
+    return [{name: row[name] for name in METRICS if name in row} for row in state.history]
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def two_ranks(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("two-ranks")
-    world.session(output)  # writes the pre-trained discriminator that both ranks read
+    world.state(output)  # writes the pre-trained discriminator that both ranks read
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     program = ["-m", "tests.training.rank_program", str(world.prompts.parent), str(output)]
     root = Path(__file__).parents[2]
@@ -48,9 +48,9 @@ def test_the_discriminator_has_the_same_bits_on_both_ranks(two_ranks: Path) -> N
 
 
 def test_two_ranks_train_as_one_does(
-    two_ranks: Path, session_of: Callable[..., TrainingState]
+    two_ranks: Path, make_state: Callable[..., TrainingState]
 ) -> None:
-    alone = session_of()
+    alone = make_state()
     train(alone)
     together = load_file(two_ranks / "rank-0-of-2.safetensors")
     for name, parameter in alone.discriminator.trainable_parameters().items():
@@ -70,14 +70,14 @@ def test_two_ranks_train_as_one_does(
 
 
 def test_both_ranks_measure_what_one_does_so_that_they_judge_alike(
-    two_ranks: Path, session_of: Callable[..., TrainingState]
+    two_ranks: Path, make_state: Callable[..., TrainingState]
 ) -> None:
     first, second = (
         json.loads((two_ranks / f"held-out-{rank}.json").read_text("utf-8")) for rank in (0, 1)
     )
     assert first == second
     # The third held-out prompt has no place on two ranks.
-    alone = session_of("training.monitoring.held_out_prompts=2")
+    alone = make_state("training.monitoring.held_out_prompts=2")
     measure_held_out(alone)
     measured = {k: v for k, v in alone.history[0].items() if k.startswith("held_out/")}
     assert first[0] == pytest.approx(measured, rel=1e-3, abs=1e-4)
@@ -86,30 +86,29 @@ def test_both_ranks_measure_what_one_does_so_that_they_judge_alike(
 def test_one_rank_trains_on_as_the_two_did_whose_checkpoint_it_takes_up(
     two_ranks: Path, world: World, tmp_path: Path
 ) -> None:
-    first = "turn-00000001"
+    first = "rollout-00000001"
     shutil.copytree(two_ranks / "checkpoints" / first, tmp_path / "checkpoints" / first)
     shutil.copytree(two_ranks / "pretrained", tmp_path / "pretrained")
-    session = world.session(tmp_path)
-    assert session.resume()
-    assert session.counters.updates == 1
-    train(session)
-    assert session.counters.updates == 2
+    state = world.state(tmp_path)
+    assert state.resume()
+    assert state.counters.updates == 1
+    train(state)
+    assert state.counters.updates == 2
     together = load_file(two_ranks / "rank-0-of-2.safetensors")
     # The same prompts came next, in the same order.
-    replay = session.replay.state()
+    replay = state.replay.state()
     assert torch.equal(together["replay.prompt_ids"], replay["prompt_ids"])
-    for name, parameter in session.discriminator.trainable_parameters().items():
+    for name, parameter in state.discriminator.trainable_parameters().items():
         assert share_apart(together[f"discriminator.{name}"], parameter.detach()) < 0.03
-    for name, value in session.engine.state().items():
+    for name, value in state.engine.state().items():
         if name.startswith("weight."):
             assert share_apart(together[f"policy.{name}"], value) < 0.03
 
 
 def test_one_rank_goes_on_from_the_checkpoint_of_two(two_ranks: Path, world: World) -> None:
-    session = world.session(two_ranks)
-    assert session.resume()
+    state = world.state(two_ranks)
+    assert state.resume()
     together = load_file(two_ranks / "rank-0-of-2.safetensors")
-    state = session.engine.state()
-    assert session.counters.updates == 2
-    for name, value in state.items():
+    assert state.counters.updates == 2
+    for name, value in state.engine.state().items():
         assert torch.equal(value, together[f"policy.{name}"])

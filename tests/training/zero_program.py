@@ -16,7 +16,7 @@ from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import TinyModels
 from advgrpo.training.engine import connect, free_port
-from advgrpo.training.loop import take_turn
+from advgrpo.training.loop import train_on_rollout
 from advgrpo.training.metrics import measure_held_out
 from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
@@ -38,11 +38,11 @@ STAGES = {
 RESUMED = ("2, offloaded", "3", "3, offloaded, in bfloat16")
 
 
-def state(session: TrainingState) -> dict[str, torch.Tensor]:
+def tensors_of(state: TrainingState) -> dict[str, torch.Tensor]:
     """What a run must have equal to go on equally."""
-    tensors = {f"policy.{k}": v for k, v in session.engine.state().items()}
-    tensors |= {f"adapter.{k}": v for k, v in session.engine.adapter().items()}
-    return tensors | {f"average.{k}": v.clone() for k, v in session.average.values.items()}
+    tensors = {f"policy.{k}": v for k, v in state.engine.state().items()}
+    tensors |= {f"adapter.{k}": v for k, v in state.engine.adapter().items()}
+    return tensors | {f"average.{k}": v.clone() for k, v in state.average.values.items()}
 
 
 def run_rank(world: World, output: Path, rank: int) -> None:
@@ -53,21 +53,21 @@ def run_rank(world: World, output: Path, rank: int) -> None:
     connect(process_group)
     for name, overrides in STAGES.items():
         settings = [*overrides, "training.sampling.guidance_scale=2"]
-        session = world.session(output / name, *settings, process_group=process_group)
-        metrics = take_turn(session)
-        session.note(metrics)
-        states = {"before-measuring": state(session)}
+        state = world.state(output / name, *settings, process_group=process_group)
+        metrics = train_on_rollout(state)
+        state.log_metrics(metrics)
+        states = {"before-measuring": tensors_of(state)}
         if name in RESUMED:
-            measure_held_out(session)
-            states["saved"] = state(session)
-            session.save()
-            again = world.session(output / name, *settings, process_group=process_group)
+            measure_held_out(state)
+            states["saved"] = tensors_of(state)
+            state.save()
+            again = world.state(output / name, *settings, process_group=process_group)
             assert again.resume()
-            states["resumed"] = state(again)
-            take_turn(session)
-            states["undisturbed"] = state(session)
-            take_turn(again)
-            states["resumed and trained"] = state(again)
+            states["resumed"] = tensors_of(again)
+            train_on_rollout(state)
+            states["undisturbed"] = tensors_of(state)
+            train_on_rollout(again)
+            states["resumed and trained"] = tensors_of(again)
         if rank == 0:
             for moment, tensors in states.items():
                 save_file(tensors, output / name / f"{moment}.safetensors")

@@ -1,0 +1,47 @@
+"""The adapter's weights, read and replaced as a whole."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from torch import Tensor
+from torch.nn import Parameter
+
+from advgrpo.models.policies.adapter import copy_into
+
+
+class AdapterWeights:
+    """Weights of the adapter that is being trained.
+
+    Args:
+        parameters: Its parameters, by name.
+    """
+
+    def __init__(self, parameters: dict[str, Parameter]) -> None:
+        self._parameters = parameters
+
+    def adapter(self) -> dict[str, Tensor]:
+        """Copy the adapter's weights, whole; every rank must call it."""
+        with self._whole():
+            return {name: value.detach().clone() for name, value in self._parameters.items()}
+
+    @contextmanager
+    def adapter_as(self, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Replace the adapter's weights within the context, for instance by their moving average.
+
+        Every rank must enter and leave it; no optimizer step may be taken within.
+        """
+        own = self.adapter()
+        self._overwrite(values)
+        try:
+            yield
+        finally:
+            self._overwrite(own)
+
+    def _overwrite(self, values: Mapping[str, Tensor]) -> None:
+        with self._whole(modifier_rank=0):
+            copy_into(self._parameters, values)
+
+    def _whole(self, modifier_rank: int | None = None) -> AbstractContextManager[None]:
+        """Gather weights that an engine partitions over the ranks; without one, none are."""
+        del modifier_rank
+        return nullcontext()

@@ -1,0 +1,237 @@
+"""GRPO on denoising steps: the clipped policy loss on the ratio of log-probabilities."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from advgrpo.algorithm import sde
+from advgrpo.algorithm.policy_loss import clipped_policy_loss
+from advgrpo.algorithm.randomness import gaussian_noise, generator_for
+from advgrpo.algorithm.schedule import window_start
+from advgrpo.algorithm.seeds import seed_for
+from advgrpo.config import SamplingConfig
+from advgrpo.config.algorithms import FlowSdeSampler, GrpoConfig, RandomWindow
+from advgrpo.data.sampler import ImagePlan
+from advgrpo.errors import RatioError
+from advgrpo.models.policies.adapter_weights import AdapterWeights
+from advgrpo.models.policies.base import FlowModel, PromptEmbeddings
+from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.training.algorithms.base import Algorithm, PassLoss
+from advgrpo.training.rollout import Rollout, Sample, initial_noise
+
+Latents = Float[Tensor, "batch channel height width"]
+
+
+class Grpo(Algorithm):
+    """GRPO.
+
+    A rollout records `latents` (before each trained denoising step, and after the last one;
+    float32, `[batch, step + 1, channel, height, width]`) and `log_probs` (of each trained step,
+    from the stored latents, `[batch, step]`).
+
+    Source:
+        Flow-GRPO, arXiv:2505.05470.
+    """
+
+    config: GrpoConfig
+
+    def __init__(
+        self,
+        config: GrpoConfig,
+        sampling: SamplingConfig,
+        policy: FlowModel,
+        adapter: AdapterWeights,
+        *,
+        seed: int,
+    ) -> None:
+        super().__init__(config, sampling, policy, adapter, seed=seed)
+        self._sigmas = policy.sigmas(sampling.num_inference_steps).tolist()
+
+    def sample(
+        self, plans: Sequence[ImagePlan], embeddings: PromptEmbeddings, rollout: int
+    ) -> Sample:
+        """Follow the ODE, but draw the steps of the window from their distributions."""
+        start, shared = self._window_start(rollout), self.config.shared_prefix
+        end = start + self.config.window.length
+        latents = initial_noise(
+            self.policy, plans, seed=self.seed, rollout=rollout, same_in_group=shared
+        )
+        if shared:
+            latents = self._shared_prefix(latents, embeddings, plans, steps=start)
+        else:
+            for step in range(start):
+                latents = self._follow_ode(latents, step, embeddings)
+        recorded, log_probs = [latents], []
+        for step in range(start, end):
+            distribution = self._distribution(latents, step, embeddings)
+            seeds = [seed_for(self.seed, rollout, p.prompt_id, p.sample, step) for p in plans]
+            noise = gaussian_noise(seeds, self.policy.latent_shape).to(self.policy.device)
+            latents = sde.draw(distribution, noise)
+            # Scored as it is stored, float32 and after the draw: latents that are rounded later
+            # would move the ratio by more than the clip range.
+            log_probs.append(self.log_prob(latents, distribution))
+            recorded.append(latents)
+        for step in range(end, self.sampling.num_inference_steps):
+            latents = self._follow_ode(latents, step, embeddings)
+        return Sample(
+            latents,
+            {"latents": torch.stack(recorded, dim=1), "log_probs": torch.stack(log_probs, dim=1)},
+        )
+
+    def losses(
+        self,
+        rollout: Rollout,
+        advantages: Float[Tensor, "batch"],
+        embeddings: PromptEmbeddings,
+    ) -> Iterator[PassLoss]:
+        """Compute the clipped policy loss at each trained denoising step."""
+        config, start = self.config, self._window_start(rollout.number)
+        recorded, log_probs = rollout.recorded["latents"], rollout.recorded["log_probs"]
+        advantages = advantages.clamp(-config.advantage_clip, config.advantage_clip)
+        for index in range(config.window.length):
+            step, latents = start + index, recorded[:, index]
+            base_mean = None
+            if config.kl_weight:
+                with torch.no_grad(), self.policy.base_policy():
+                    base_mean = self._distribution(latents, step, embeddings).mean
+            distribution = self._distribution(latents, step, embeddings)
+            log_prob = self.log_prob(recorded[:, index + 1], distribution)
+            result = clipped_policy_loss(
+                log_prob, log_probs[:, index], advantages, clip_range=config.clip_range
+            )
+            total, values = (
+                result.loss,
+                {
+                    "ratio": result.ratio,
+                    "clipped_above": result.clipped_above,
+                    "clipped_below": result.clipped_below,
+                },
+            )
+            if base_mean is not None:
+                divergence = sde.gaussian_divergence(
+                    distribution.mean, base_mean, std=distribution.std
+                ).mean()
+                total = total + config.kl_weight * divergence
+                values["divergence_from_base"] = divergence.detach()
+            yield PassLoss(f"denoising step {step}", total, values)
+
+    def check_before_update(
+        self, values: Mapping[str, Tensor], process_group: ProcessGroup
+    ) -> None:
+        """Require that the ratio is 1.
+
+        Raises:
+            RatioError: On all ranks, if it is further away on any than is tolerated.
+        """
+        # Nothing was updated since the rollout, so any difference is a fault of ours or of the
+        # numerics, and training on it would teach noise.
+        error, tolerance = _ratio_error([values], process_group), self.config.ratio_tolerance
+        # NaN passes: the search after the optimizer step names the tensor that it came from.
+        if not math.isinf(error) and error > tolerance:
+            raise RatioError(
+                f"|ratio - 1| is {error:.2e} before the first optimizer step on a rollout, more "
+                f"than training.algorithm.ratio_tolerance={tolerance:g}: "
+                "rollout and update do not compute the same policy",
+                repair="use one precision, one microbatch size and one compile state for both",
+            )
+
+    def metrics(
+        self, passes: Sequence[Mapping[str, Tensor]], process_group: ProcessGroup
+    ) -> dict[str, float]:
+        """Describe ratios, clipping and the divergence from the base policy."""
+        ratios = torch.cat([values["ratio"] for values in passes])
+        mean = process_group.all_reduce_mean(float(ratios.mean()))
+        variance = process_group.all_reduce_mean(float(((ratios - mean) ** 2).mean()))
+        # The first microbatch was scored before any step; its passes are the first ones.
+        unchanged = passes[: self.config.window.length]
+        metrics = {
+            "policy/ratio_mean": mean,
+            "policy/ratio_std": math.sqrt(variance),
+            "policy/ratio_error_before_step": _ratio_error(unchanged, process_group),
+        }
+        for name in ("clipped_above", "clipped_below", "divergence_from_base"):
+            if name in passes[0]:
+                average = sum(float(values[name]) for values in passes) / len(passes)
+                metrics[f"policy/{name}"] = process_group.all_reduce_mean(average)
+        return metrics
+
+    def log_prob(self, next_latents: Latents, step: sde.GaussianStep) -> Float[Tensor, "batch"]:
+        """Score next latents as the run is configured to."""
+        if self.config.log_prob == "released":
+            return sde.released_log_prob(next_latents, step)
+        return sde.gaussian_log_prob(next_latents, step)
+
+    def _window_start(self, rollout: int) -> int:
+        """Return the first trained denoising step, the same for all images and ranks."""
+        window = self.config.window
+        if isinstance(window, RandomWindow):
+            generator = generator_for(self.seed, "window", rollout)
+            return window_start(window.first_start, window.last_start, generator=generator)
+        return window.start
+
+    def _follow_ode(self, latents: Latents, step: int, embeddings: PromptEmbeddings) -> Latents:
+        return sde.euler_step(
+            latents,
+            self._velocity(latents, step, embeddings),
+            sigma=self._sigmas[step],
+            next_sigma=self._sigmas[step + 1],
+        )
+
+    def _distribution(
+        self, latents: Latents, step: int, embeddings: PromptEmbeddings
+    ) -> sde.GaussianStep:
+        """Return the policy's distribution of the next latents at a trained step."""
+        velocity = self._velocity(latents, step, embeddings)
+        sigma, next_sigma = self._sigmas[step], self._sigmas[step + 1]
+        sampler = self.config.sampler
+        if isinstance(sampler, FlowSdeSampler):
+            return sde.flow_sde_step(
+                latents,
+                velocity,
+                sigma=sigma,
+                next_sigma=next_sigma,
+                noise_level=sampler.noise_level,
+                largest_sigma_below_one=self._sigmas[1],
+            )
+        return sde.cps_step(
+            latents,
+            velocity,
+            sigma=sigma,
+            next_sigma=next_sigma,
+            noise_level=sampler.noise_level,
+        )
+
+    def _velocity(self, latents: Latents, step: int, embeddings: PromptEmbeddings) -> Latents:
+        return self.policy.velocity(
+            latents,
+            self._sigmas[step],
+            embeddings,
+            guidance_scale=self.sampling.guidance_scale,
+        )
+
+    def _shared_prefix(
+        self,
+        latents: Latents,
+        embeddings: PromptEmbeddings,
+        plans: Sequence[ImagePlan],
+        *,
+        steps: int,
+    ) -> Latents:
+        """Denoise the first image of each group and copy it to the others of the microbatch."""
+        first: dict[int, int] = {}
+        leaders = [first.setdefault(plan.prompt_id, i) for i, plan in enumerate(plans)]
+        chosen = sorted(set(leaders))
+        leading = latents[chosen]
+        theirs = embeddings[chosen]
+        for step in range(steps):
+            leading = self._follow_ode(leading, step, theirs)
+        return leading[[chosen.index(leader) for leader in leaders]]
+
+
+def _ratio_error(passes: Sequence[Mapping[str, Tensor]], process_group: ProcessGroup) -> float:
+    """Return the largest |ratio - 1| over all ranks; infinity if one is not a number."""
+    errors = [float((v["ratio"] - 1).abs().max().nan_to_num(math.inf)) for v in passes]
+    return process_group.all_reduce_max(max(errors))

@@ -1,0 +1,146 @@
+"""Steps of the training loop, each on the whole state."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from advgrpo.algorithm.advantage import combined_rewards, group_advantages
+from advgrpo.data.sampler import ImagePlan, prompts_of_rollout, share_of_rank
+from advgrpo.errors import NonFiniteError
+from advgrpo.training.discriminator_update import GeneratedFeatures
+from advgrpo.training.metrics import discriminator_metrics, reward_metrics
+from advgrpo.training.rollout import Rollout, generate_rollout
+from advgrpo.training.state import TrainingState
+
+
+@dataclass(frozen=True)
+class RolloutPlan:
+    """The images of a rollout."""
+
+    prompt_ids: Sequence[int]
+    """One per group, over all ranks."""
+
+    own: Sequence[ImagePlan]
+    """This rank's images; those of an optimizer step are adjacent."""
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """What a rollout was rewarded with, over all ranks."""
+
+    terms: Float[Tensor, "prompt sample term"]
+    generated: GeneratedFeatures
+    metrics: dict[str, float]
+
+
+def plan_rollout(state: TrainingState) -> RolloutPlan:
+    """Choose the prompts of the next rollout, and this rank's share of the images."""
+    config, process_group = state.config, state.process_group
+    prompt_ids = prompts_of_rollout(
+        state.references.training_ids,
+        state.counters.rollouts,
+        prompts_per_update=config.rollout.prompts_per_update,
+        seed=state.seed,
+    )
+    steps = share_of_rank(
+        prompt_ids,
+        group_size=config.rollout.group_size,
+        optimizer_steps=config.optimizer_steps_per_update,
+        world_size=process_group.world_size,
+        rank=process_group.rank,
+    )
+    return RolloutPlan(prompt_ids, [plan for step in steps for plan in step])
+
+
+def generate(state: TrainingState, plan: RolloutPlan) -> Rollout:
+    """Generate this rank's images.
+
+    Raises:
+        Preempted: On all ranks, between two microbatches.
+        NonFiniteError: On all ranks, if something that was generated is not finite.
+    """
+    with state.counters.timed("rollout"):
+        rollout = generate_rollout(
+            state.policy,
+            state.algorithm.sample,
+            plan.own,
+            state.prompts.texts,
+            microbatch_size=state.config.rollout.microbatch_size,
+            rollout=state.counters.rollouts,
+            after_microbatch=state.stop.check,
+        )
+        state.guard.check_rollout(rollout)
+    return rollout
+
+
+def reward(state: TrainingState, plan: RolloutPlan, rollout: Rollout) -> Rewards:
+    """Reward this rank's images and gather the rewards of all.
+
+    Raises:
+        NonFiniteError: On all ranks, if a reward is not finite.
+    """
+    group_size = state.config.rollout.group_size
+    with state.counters.timed("reward"):
+        features = state.discriminator.image_features(rollout.images)
+        texts = state.texts(rollout.prompt_ids.tolist())
+        terms = state.reward.terms(rollout.images, features, texts)
+        state.guard.check_rewards(terms, state.reward.names, rollout)
+        gathered = state.process_group.gather_in_order(
+            {**features, "terms": terms}, [image.position for image in plan.own]
+        )
+        by_group = gathered.pop("terms").view(len(plan.prompt_ids), group_size, -1)
+        ids = torch.tensor(plan.prompt_ids).repeat_interleave(group_size)
+        generated = GeneratedFeatures(features=gathered, prompt_ids=ids)
+        metrics = reward_metrics(state, by_group) | discriminator_metrics(state, generated)
+    state.counters.images_sampled += len(ids)
+    return Rewards(by_group, generated, metrics)
+
+
+def compute_advantages(
+    state: TrainingState, plan: RolloutPlan, terms: Float[Tensor, "prompt sample term"]
+) -> Float[Tensor, "image"]:
+    """Combine the reward terms and return the advantages of this rank's images."""
+    rewards = combined_rewards(
+        list(terms.unbind(-1)), state.reward.weights, standardize=state.reward.standardize
+    )
+    advantages = group_advantages(rewards, normalization=state.config.advantage_normalization)
+    own = advantages.flatten()[[image.position for image in plan.own]]
+    return own.to(state.process_group.device)
+
+
+def update_policy(
+    state: TrainingState, rollout: Rollout, advantages: Float[Tensor, "image"]
+) -> dict[str, float]:
+    """Take the policy's optimizer steps on a rollout.
+
+    Raises:
+        TrainingError: On all ranks, if a gradient is not finite or the algorithm's check fails.
+    """
+    with state.counters.timed("policy update"):
+        metrics = state.policy_updater.update(
+            rollout, advantages, state.prompts.texts, update=state.counters.updates
+        )
+    state.counters.updates += 1
+    return metrics
+
+
+def update_discriminator(
+    state: TrainingState, generated: GeneratedFeatures, steps: int
+) -> dict[str, float]:
+    """Take the discriminator's optimizer steps, and add the images to the replay pool."""
+    metrics: dict[str, float] = {}
+    with state.counters.timed("discriminator update"):
+        try:
+            metrics = state.discriminator_updater.update(
+                generated,
+                state.replay,
+                steps=steps,
+                purpose=f"rollout {state.counters.rollouts + 1}",
+            )
+        except NonFiniteError as fault:
+            state.guard.skip(fault)
+    state.replay.add(generated.features, generated.prompt_ids)
+    return metrics

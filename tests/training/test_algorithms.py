@@ -1,0 +1,102 @@
+"""A second algorithm runs through the real loop, checkpoints and dumps."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from advgrpo.errors import NonFiniteError, Preempted
+from advgrpo.planning.work import work_of
+from advgrpo.training.algorithms import ALGORITHMS
+from advgrpo.training.loop import train, train_on_rollout
+from advgrpo.training.nonfinite_dump import NonFiniteDump, read_dump, reproduce
+from advgrpo.training.state import TrainingState
+from tests.training.conftest import World
+from tests.training.test_loop import assert_same, weights
+from tests.training.toy_algorithm import RewardWeightedMatching, ToyConfig
+
+TOY = ToyConfig()
+Make = Callable[..., TrainingState]
+
+
+class ToyDump(NonFiniteDump):
+    """A dump of a run whose settings allow the second algorithm."""
+
+    algorithm: ToyConfig
+
+
+@pytest.fixture(autouse=True)
+def toy_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ALGORITHMS, "toy", RewardWeightedMatching)
+    for module in ("nonfinite", "nonfinite_dump"):
+        monkeypatch.setattr(f"advgrpo.training.{module}.NonFiniteDump", ToyDump)
+
+
+def test_another_algorithm_trains_in_the_same_loop(make_state: Make) -> None:
+    state = make_state("training.optimizer_steps_per_update=2", algorithm=TOY)
+    before = state.engine.state()
+    train(state)
+    after = state.engine.state()
+    assert (state.counters.updates, float(after["step"])) == (2, 4)
+    assert any((after[name] != before[name]).any() for name in before if "weight" in name)
+    row = state.history[-1]
+    assert row["policy/matching_error"] > 0
+    assert row["policy/gradient_norm"] > 0
+    assert not [name for name in row if name.startswith(("policy/ratio", "policy/clipped"))]
+
+
+def test_its_own_state_is_part_of_a_checkpoint(make_state: Make) -> None:
+    straight = make_state(folder="straight", algorithm=TOY)
+    train(straight)
+
+    stopped, microbatches = make_state(folder="stopped", algorithm=TOY), 0
+
+    def stop_in_the_second_rollout() -> None:
+        nonlocal microbatches
+        microbatches += 1
+        if microbatches == 4:
+            raise Preempted("asked to stop")
+
+    stopped.stop.check = stop_in_the_second_rollout  # type: ignore[method-assign]
+    with pytest.raises(Preempted):
+        train(stopped)
+    resumed = make_state(folder="stopped", algorithm=TOY)
+    fresh = resumed.algorithm.state()
+    assert all(name.startswith("old.") for name in fresh)
+    fresh = {name: value.clone() for name, value in fresh.items()}
+    assert resumed.resume()
+    assert resumed.counters.updates == 1
+    assert any((value != fresh[name]).any() for name, value in resumed.algorithm.state().items())
+    train(resumed)
+    assert_same(weights(resumed), weights(straight))
+
+
+def test_its_non_finite_gradients_are_named_and_reproduced(make_state: Make) -> None:
+    state = make_state(algorithm=TOY)
+    train_on_rollout(state)
+    name, parameter = list(state.policy.trainable_parameters().items())[3]
+    handle = parameter.register_hook(lambda gradient: gradient * float("nan"))
+    before = weights(state)
+    with pytest.raises(NonFiniteError, match=re.escape(f"gradient of {name} at draw 0")) as caught:
+        train_on_rollout(state)
+    handle.remove()
+    assert_same(weights(state), before)
+
+    location = re.search(r"dumped in (\S+)", caught.value.message)
+    assert location is not None
+    dump, tensors = read_dump(location.group(1))
+    assert dump.algorithm == TOY
+    with state.policy.without_engine():
+        reports = {report.name: report for report in reproduce(dump, tensors, state.policy)}
+    # The old policy differs from the present one by now, and generated the images.
+    assert reports["clean_latents"].largest == float(tensors["clean_latents"].abs().max())
+    assert all(report.not_finite == 0 for report in reports.values())
+    assert f"gradient of {name} at draw 2" in reports
+
+
+def test_planning_counts_its_passes(world: World) -> None:
+    run = world.config()
+    training = run.training.model_copy(update={"algorithm": TOY})
+    work = work_of(run.model_copy(update={"training": training}), 1)
+    assert work.update_passes_per_update == 8 * TOY.trained_steps
+    assert work.rollout_passes_per_update == 8 * run.training.sampling.num_inference_steps
