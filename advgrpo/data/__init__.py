@@ -1,1 +1,1 @@
-"""Prompts, reference images and the order in which they are drawn."""
+"""Prompts and images: reading, conversion, splits and sampling order."""

@@ -1,4 +1,4 @@
-"""Pictures side by side on one sheet, with captions that can be read."""
+"""Contact sheets: rows of pictures with legible captions."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True)
 class Band:
-    """Rows of pictures whose columns belong together."""
+    """Rows of pictures with shared columns."""
 
     rows: Sequence[Sequence[Image.Image]]
     captions: Sequence[str]
-    """One for each column; stands below it."""
+    """One per column, below it."""
 
     row_labels: Sequence[str] = ()
-    """One for each row, to its left; or none."""
+    """One per row, to its left; empty for none."""
 
 
 def contact_sheet(bands: Sequence[Band]) -> Image.Image:
-    """Lay bands out below each other on white.
+    """Stack bands on a white sheet.
 
-    Small pictures are enlarged pixel by pixel, large ones reduced. A caption is broken into lines;
-    one with characters that the font lacks gives way to a note that says so.
+    Small pictures are upscaled by repeating pixels, large ones downscaled. Captions are wrapped; a
+    caption with characters that the font lacks is replaced by a note.
 
     Args:
-        bands: At least one, with at least one picture; all pictures are squares of one size.
+        bands: At least one, with at least one picture. All pictures are squares of one size.
 
     Returns:
         A picture of mode RGB.
@@ -45,11 +45,11 @@ def contact_sheet(bands: Sequence[Band]) -> Image.Image:
     if not bands or not all(band.rows and band.rows[0] for band in bands):
         raise ValueError("a sheet needs at least one picture")
     font = ImageFont.load_default(_FONT_PIXELS)
-    side = _shown_side(bands[0].rows[0][0].width)
+    side = _display_side(bands[0].rows[0][0].width)
     labels = [label for band in bands for label in band.row_labels]
     margin = max((int(font.getlength(label)) + _GAP_PIXELS for label in labels), default=0)
     columns = max(len(row) for band in bands for row in band.rows)
-    captions = [[_lines(text, side, font) for text in band.captions] for band in bands]
+    captions = [[_wrap(text, side, font) for text in band.captions] for band in bands]
     heights = [
         len(band.rows) * (side + _GAP_PIXELS) + _LINE_PIXELS * max(map(len, lines), default=0)
         for band, lines in zip(bands, captions, strict=True)
@@ -64,7 +64,7 @@ def contact_sheet(bands: Sequence[Band]) -> Image.Image:
                 place = (_GAP_PIXELS, y + side // 2)
                 draw.text(place, band.row_labels[number], fill="black", font=font, anchor="lm")
             for x, picture in zip(_columns(margin, side), row, strict=False):
-                sheet.paste(_shown(picture, side), (x, y))
+                sheet.paste(_scale(picture, side), (x, y))
         below = top + len(band.rows) * (side + _GAP_PIXELS) - _GAP_PIXELS // 2
         for x, text in zip(_columns(margin, side), lines, strict=False):
             for number, line in enumerate(text):
@@ -80,24 +80,24 @@ def _columns(margin: int, side: int) -> Iterator[int]:
         x += side + _GAP_PIXELS
 
 
-def _shown_side(side: int) -> int:
+def _display_side(side: int) -> int:
     if side < _LEAST_SIDE_PIXELS:
         return side * -(-_LEAST_SIDE_PIXELS // side)
     return min(side, _MOST_SIDE_PIXELS)
 
 
-def _shown(picture: Image.Image, side: int) -> Image.Image:
+def _scale(picture: Image.Image, side: int) -> Image.Image:
     enlarged = picture.width < side
     return picture.resize(
         (side, side), Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
     )
 
 
-def _lines(text: str, width: int, font: _Font) -> list[str]:
-    """Break a text at blanks, and inside a word where it is wider than a line."""
+def _wrap(text: str, width: int, font: _Font) -> list[str]:
+    """Wrap a text at spaces, and within words that are wider than a line."""
     text = text[:_LONGEST_CAPTION]
-    if not _can_be_drawn(text, font):
-        text = "(characters that this font lacks: the image's file has the prompt)"
+    if not _has_glyphs(text, font):
+        text = "(the font lacks characters of the prompt; see the image's metadata)"
     lines: list[str] = []
     for paragraph in text.splitlines():
         lines.append("")
@@ -121,6 +121,7 @@ def _pieces(word: str, width: int, font: _Font) -> Iterator[str]:
     yield word
 
 
-def _can_be_drawn(text: str, font: _Font) -> bool:
+def _has_glyphs(text: str, font: _Font) -> bool:
+    # Pillow cannot list a font's glyphs, so compare with the one for missing characters.
     lacking = bytes(font.getmask(_NO_CHARACTER))
     return not any(bytes(font.getmask(character)) == lacking for character in set(text) - {"\n"})

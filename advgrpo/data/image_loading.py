@@ -1,4 +1,4 @@
-"""Access to the images of a validated reference image set."""
+"""Reading of images of a validated reference image set."""
 
 from collections.abc import Sequence
 
@@ -23,20 +23,21 @@ def load_images(
         variations: Positions among the images of the prompt.
 
     Returns:
-        RGB in [0, 1], in the order asked for.
+        RGB in [0, 1], in the requested order.
 
     Raises:
-        ReferenceImageError: If the set has no such prompt or variation, or a file was damaged
-            since the set was validated.
+        ReferenceImageError: If the prompt or a variation is not part of the set, or a file was
+            damaged after validation.
         StorageError: If a file cannot be read.
     """
     files = reference_images.files.get(prompt, ())
     beyond = [variation for variation in variations if not 0 <= variation < len(files)]
     if beyond or not variations:
         raise ReferenceImageError(
-            f"reference images {list(variations)} of {prompt!r} were asked for, but the set in "
+            f"reference images {list(variations)} of {prompt!r} are requested, but the set in "
             f"{reference_images.root} has {len(files)}",
-            repair="lower images_per_prompt, or draw more reference images",
+            repair="set reference_images.images_per_prompt to the number of existing images, or "
+            "generate more of them",
         )
     return torch.stack(
         [

@@ -1,8 +1,8 @@
-"""The only conversions between images as the models see them and images as files hold them.
+"""Conversions between images of models and image files.
 
-Models see float32 RGB in [0, 1], `[3, height, width]`; files hold 8 bits a channel. A float becomes
-the nearest of the 256 levels (`round(255 x)`, halves to even), a level becomes `level / 255`, so
-whatever was 8 bit once comes back unchanged.
+Models use float32 RGB in [0, 1], `[3, height, width]`; files have 8 bits per channel. A float is
+rounded to the nearest of 256 levels (`round(255 x)`, halves to even), a level is read as
+`level / 255`, so 8-bit images are unchanged by a round trip. No other code converts images.
 """
 
 import io
@@ -25,26 +25,26 @@ from advgrpo.storage import read_bytes, scheme
 from advgrpo.storage.local import disk_errors
 
 FILE_FORMATS = ("PNG", "JPEG", "WEBP")
-"""Formats that are read; PNG and lossless WebP are written."""
+"""Formats for reading. Only PNG and lossless WebP are written."""
 
 FILE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 
 LARGEST_FILE_BYTES = 64 * 2**20
-"""Larger files are not decoded: an image of a model is a few megabytes."""
+"""Larger files are refused: images of models have a few megabytes."""
 
 MOST_PIXELS = 2**26
-"""Largest image that is read, as 8192 x 8192: a small file may claim to hold a huge one."""
+"""Limit for reading, 8192 x 8192: a small file may declare a huge image."""
 
 _DAMAGE = (
     *(OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error),
-    # What Pillow stumbles over where it does not look, as in a PNG without pixels.
+    # Pillow does not catch these itself, for instance for a PNG without pixels.
     *(LookupError, TypeError, ArithmeticError),
 )
-"""What Pillow raises for a damaged file."""
+"""Exceptions of Pillow for damaged files."""
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_DEPTH = 24
-"""Place of the byte that gives the bits a channel."""
+"""Offset of the byte with the bits per channel."""
 
 _PNG_END = b"IEND\xae\x42\x60\x82"
 
@@ -52,7 +52,7 @@ _PNG_END = b"IEND\xae\x42\x60\x82"
 def to_uint8(
     images: Float[Tensor, "*batch 3 height width"],
 ) -> UInt8[Tensor, "*batch 3 height width"]:
-    """Round images to 8 bits a channel.
+    """Round images to 8 bits per channel.
 
     Args:
         images: RGB in [0, 1], float32.
@@ -61,23 +61,23 @@ def to_uint8(
         The nearest levels, 0 to 255.
 
     Raises:
-        ValueError: If the images are not float32, or hold a value outside [0, 1] or not finite.
+        ValueError: If the images are not float32, or a value is outside [0, 1] or not finite.
     """
     if images.dtype != torch.float32:
         raise ValueError(f"images are {images.dtype}, not float32")
-    # Written so that NaN, which compares false with everything, is refused too.
+    # Negated, because NaN compares false with everything.
     if not bool(((images >= 0) & (images <= 1)).all()):
-        raise ValueError("images hold values outside [0, 1] or values that are not finite")
+        raise ValueError("image values are outside [0, 1] or not finite")
     return (images * 255).round().to(torch.uint8)
 
 
 def from_uint8(
     levels: UInt8[Tensor, "*batch 3 height width"],
 ) -> Float[Tensor, "*batch 3 height width"]:
-    """Turn 8-bit levels into float32 in [0, 1].
+    """Convert 8-bit levels to float32 in [0, 1].
 
     Raises:
-        ValueError: If the levels are not 8 bit.
+        ValueError: If the levels are not uint8.
     """
     if levels.dtype != torch.uint8:
         raise ValueError(f"levels are {levels.dtype}, not uint8")
@@ -85,28 +85,28 @@ def from_uint8(
 
 
 def to_numpy(image: Float[Tensor, "3 height width"]) -> UInt8[np.ndarray, "height width 3"]:
-    """Round an image to 8 bits and put the channels last, as pictures are kept elsewhere."""
+    """Round an image to 8 bits per channel, channels last."""
     return to_uint8(image).permute(1, 2, 0).contiguous().cpu().numpy()
 
 
 def from_numpy(levels: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "3 height width"]:
-    """Turn 8-bit levels with the channels last into an image."""
+    """Convert 8-bit levels, channels last, to an image."""
     return from_uint8(torch.from_numpy(levels.copy()).permute(2, 0, 1).contiguous())
 
 
 def to_pil(image: Float[Tensor, "3 height width"]) -> Image.Image:
-    """Turn an image into a PIL picture of mode RGB."""
+    """Convert an image to a PIL picture of mode RGB."""
     return Image.fromarray(to_numpy(image))
 
 
 def from_pil(picture: Image.Image) -> Float[Tensor, "3 height width"]:
-    """Turn a PIL picture into an image.
+    """Convert a PIL picture to an image.
 
     Raises:
-        ValueError: If the picture is not of mode RGB; transparency or a palette is never guessed.
+        ValueError: If the mode is not RGB: how to drop an alpha channel would be a guess.
     """
     if picture.mode != "RGB":
-        raise ValueError(f"the picture is of mode {picture.mode}, not RGB")
+        raise ValueError(f"the picture has mode {picture.mode}, not RGB")
     return from_numpy(np.asarray(picture))
 
 
@@ -117,7 +117,7 @@ def encode_png(
 
     Args:
         image: RGB in [0, 1].
-        metadata: Texts to keep in the file, by keyword (1 to 79 Latin-1 characters).
+        metadata: Text metadata of the file, by keyword (1 to 79 Latin-1 characters).
 
     Returns:
         The file's content; equal for equal arguments.
@@ -126,13 +126,13 @@ def encode_png(
     for keyword, text in (metadata or {}).items():
         info.add_itxt(keyword, text)
     buffer = io.BytesIO()
-    # Level 1 is several times faster than the default and costs a few percent in size.
+    # Level 1 is several times faster than the default; files are a few percent larger.
     to_pil(image).save(buffer, format="PNG", compress_level=1, pnginfo=info)
     return buffer.getvalue()
 
 
 def encode_webp(image: Float[Tensor, "3 height width"]) -> bytes:
-    """Encode an image as lossless WebP: smaller than PNG.
+    """Encode an image as lossless WebP, which is smaller than PNG.
 
     Args:
         image: RGB in [0, 1].
@@ -141,13 +141,13 @@ def encode_webp(image: Float[Tensor, "3 height width"]) -> bytes:
         The file's content; equal for equal images.
     """
     buffer = io.BytesIO()
-    # Of a lossless file, `quality` is the effort.
+    # For lossless files, `quality` is the compression effort.
     to_pil(image).save(buffer, format="WEBP", lossless=True, quality=25, method=1)
     return buffer.getvalue()
 
 
 def decode_image(data: bytes) -> Float[Tensor, "3 height width"]:
-    """Decode the content of an image file, and trust nothing about it.
+    """Decode an untrusted image file.
 
     Args:
         data: Content of a PNG, JPEG or WebP file.
@@ -156,38 +156,38 @@ def decode_image(data: bytes) -> Float[Tensor, "3 height width"]:
         RGB in [0, 1].
 
     Raises:
-        ValueError: If the content is truncated, damaged, not RGB with 8 bits a channel, animated or
-            larger than `MOST_PIXELS` or `LARGEST_FILE_BYTES`. The message says which, to be put
-            after the name of the file.
+        ValueError: If the content is truncated, damaged, not RGB with 8 bits per channel, animated,
+            or larger than `MOST_PIXELS` or `LARGEST_FILE_BYTES`. The message continues a sentence
+            that starts with the file's name.
     """
     return from_pil(decode_picture(data))
 
 
 def decode_picture(data: bytes) -> Image.Image:
-    """Decode an image file as `decode_image` does, but leave it at 8 bits a channel."""
+    """Decode an image file as `decode_image` does, but as 8 bits per channel."""
     if not data:
         raise ValueError("is truncated: it has no bytes")
     if len(data) > LARGEST_FILE_BYTES:
         raise ValueError(f"has more than {LARGEST_FILE_BYTES} bytes")
     if data.startswith(_PNG_START) and _PNG_END not in data:
-        # Pillow does not miss the last bytes of a PNG.
+        # Pillow accepts a PNG without its last bytes.
         raise ValueError("is truncated")
     try:
         with warnings.catch_warnings():
-            # Of sizes that we refuse ourselves.
+            # Our own limit, below, raises an error instead.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as picture:
-                _refuse_unlike_a_picture(data, picture)
-                # Checks the sums of all parts, and leaves the picture unusable.
+                _check_header(data, picture)
+                # Checks the checksums of all chunks. The picture must be reopened afterwards.
                 picture.verify()
             with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as picture:
                 picture.load()
     except UnidentifiedImageError as error:
         raise ValueError(
-            f"is no {', '.join(FILE_FORMATS)} file, or its start is damaged"
+            f"is not a {', '.join(FILE_FORMATS)} file, or its start is damaged"
         ) from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"claims more than the {MOST_PIXELS} pixels that are read") from error
+        raise ValueError(f"declares more than {MOST_PIXELS} pixels") from error
     except _UnusableError:
         raise
     except _DAMAGE as error:
@@ -196,25 +196,23 @@ def decode_picture(data: bytes) -> Image.Image:
 
 
 class _UnusableError(ValueError):
-    """A file is whole, but no image that is read."""
+    """An intact file with an unsupported image."""
 
 
-def _refuse_unlike_a_picture(data: bytes, picture: Image.Image) -> None:
-    """Judge a file by its header, before its pixels take memory."""
+def _check_header(data: bytes, picture: Image.Image) -> None:
+    """Check the header of a file before its pixels are decoded."""
     width, height = picture.size
     if width * height > MOST_PIXELS:
-        raise _UnusableError(
-            f"claims {width} x {height} pixels, more than the {MOST_PIXELS} that are read"
-        )
+        raise _UnusableError(f"declares {width} x {height} pixels, more than {MOST_PIXELS}")
     with suppress(EOFError):
         picture.seek(1)
         raise _UnusableError("is animated")
     depth = data[_PNG_DEPTH] if picture.format == "PNG" else 8
     if depth > 8:
-        # Pillow would cut the lower bits off.
-        raise _UnusableError(f"has {depth} bits a channel, not 8")
+        # Pillow would silently drop the lower bits.
+        raise _UnusableError(f"has {depth} bits per channel, not 8")
     if picture.mode != "RGB":
-        raise _UnusableError(f"is of mode {picture.mode}, not RGB")
+        raise _UnusableError(f"has mode {picture.mode}, not RGB")
 
 
 def read_image(location: str | Path, resolution_pixels: int) -> Float[Tensor, "3 height width"]:
@@ -222,16 +220,16 @@ def read_image(location: str | Path, resolution_pixels: int) -> Float[Tensor, "3
 
     Args:
         location: A PNG, JPEG or WebP file; a local path or `s3://bucket/key`.
-        resolution_pixels: Height and width that it must have.
+        resolution_pixels: Required height and width.
 
     Returns:
         RGB in [0, 1].
 
     Raises:
         ReferenceImageError: If the file is truncated, damaged, not RGB or of another size.
-        StorageError: If the file is missing or cannot be read.
+        StorageError: If the file does not exist or cannot be read.
     """
-    data = _content(str(location))
+    data = _read(str(location))
     try:
         image = decode_image(data)
         height, width = image.shape[1:]
@@ -240,17 +238,17 @@ def read_image(location: str | Path, resolution_pixels: int) -> Float[Tensor, "3
     except ValueError as error:
         raise ReferenceImageError(
             f"image {location} {error}",
-            repair="`advgrpo reference-images validate` lists all damaged files of a set",
+            repair="run `advgrpo reference-images validate` to list all damaged files of the set",
         ) from error
     return image
 
 
-def _content(location: str) -> bytes:
+def _read(location: str) -> bytes:
     if scheme(location):
         return read_bytes(location)
     path = Path(location)
     with disk_errors("read", path), path.open("rb") as file:
-        # One byte more than an image may have: enough to refuse it.
+        # One byte more than the limit is enough to refuse the file.
         return file.read(LARGEST_FILE_BYTES + 1)
 
 
@@ -261,13 +259,13 @@ def image_grid(
     scale: int = 1,
     gap_pixels: int = 2,
 ) -> Float[Tensor, "3 grid_height grid_width"]:
-    """Lay images out in rows on white.
+    """Arrange images in a grid on white.
 
     Args:
         images: RGB in [0, 1], row by row.
-        columns: Images of a row.
-        scale: Whole number of pixels that each pixel becomes.
-        gap_pixels: White between images, and around them.
+        columns: Images per row.
+        scale: Integer factor by which pixels are repeated.
+        gap_pixels: Width of the white space between and around images.
 
     Returns:
         RGB in [0, 1].

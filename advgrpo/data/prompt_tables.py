@@ -1,4 +1,4 @@
-"""Prompts out of tables that others publish: PartiPrompts, DrawBench and the like."""
+"""Prompts in published tables such as PartiPrompts and DrawBench."""
 
 import csv
 import io
@@ -21,33 +21,34 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class PromptTable:
-    """One column of a table."""
+    """The prompts in one column of a table."""
 
     prompts: tuple[str, ...]
-    """In the order of the table, each once; runs of white space are single blanks."""
+    """Distinct prompts in the order of the table, with runs of white space as single spaces."""
 
     repeats: tuple[str, ...]
-    """What occurs again, as often as it does."""
+    """Repeated prompts, one entry per repetition."""
 
 
 def read_prompt_table(location: str, column: str) -> PromptTable:
-    """Read the prompts of a table.
+    """Read the prompts in a column of a table.
 
     Args:
         location: A `.csv` or `.tsv` file in UTF-8 whose first row names the columns, or a `.jsonl`
             file of objects, whose keys are the columns; a local path or `s3://bucket/key`.
-        column: Name of the column that holds the prompts.
+        column: Name of the column with the prompts.
 
     Raises:
-        PromptFileError: If it is no such table, has no such column, or a row has no prompt.
-        StorageError: If it cannot be read.
+        PromptFileError: If the file is not such a table, lacks the column, or has a row without a
+            prompt.
+        StorageError: If the file cannot be read.
     """
     rows = _rows(location)
     names = rows[0] if rows else []
     if column not in names:
         raise PromptFileError(
             f"{location} has no column {column!r}; it has {', '.join(map(repr, names)) or 'none'}",
-            repair="name the column that holds the prompts with --column",
+            repair="set --column to the column with the prompts",
         )
     place = names.index(column)
     texts = [" ".join(row[place].split()) if len(row) > place else "" for row in rows[1:] if row]
@@ -56,7 +57,7 @@ def read_prompt_table(location: str, column: str) -> PromptTable:
         listed = ", ".join(map(str, empty[:_LISTED]))
         raise PromptFileError(
             f"{location} has no prompt in {len(empty)} rows of column {column!r}: {listed}",
-            repair="remove these rows, or name another column",
+            repair="remove these rows, or set --column to another column",
         )
     counts = Counter(texts)
     repeats = tuple((counts - Counter(counts.keys())).elements())
@@ -64,23 +65,23 @@ def read_prompt_table(location: str, column: str) -> PromptTable:
 
 
 def read_any_prompts(location: str, column: str) -> PromptSet:
-    """Read a prompt file, or a table by the ending of its name.
+    """Read a prompt file or a table, depending on the suffix of its name.
 
     Args:
-        location: A `.csv`, `.tsv` or `.jsonl` table, or a text file with one prompt a line.
-        column: Of a table, the column that holds the prompts.
+        location: A `.csv`, `.tsv` or `.jsonl` table, or a text file with one prompt per line.
+        column: Column with the prompts, for a table.
 
     Raises:
-        PromptFileError: If it cannot be used, or has a prompt twice.
-        StorageError: If it cannot be read.
+        PromptFileError: If the file cannot be used or has repeated prompts.
+        StorageError: If the file cannot be read.
     """
     if Path(location).suffix.lower() not in (*_DELIMITERS, _OBJECTS):
         return read_prompts(location)
     table = read_prompt_table(location, column)
     if table.repeats:
-        refuse_repeats(location, table, repair="remove the repeats")
+        refuse_repeats(location, table, repair="remove the repetitions")
     return checked_prompts(
-        table.prompts, where=location, unit="prompt", repair="correct the table", location=location
+        table.prompts, where=location, unit="prompt", repair="edit these prompts", location=location
     )
 
 
@@ -88,18 +89,18 @@ def refuse_repeats(
     location: str,
     table: PromptTable,
     *,
-    repair: str = "say --drop-repeats to keep each once, or correct the table",
+    repair: str = "add --drop-repeats to keep each prompt once, or remove the repetitions",
 ) -> NoReturn:
-    """Name the prompts that a table has more than once.
+    """Raise the error for a table with repeated prompts.
 
     Raises:
-        PromptFileError: Always.
+        PromptFileError: Always. Lists the first dozen.
     """
     listed = "".join(f"\n  - {text!r}" for text in table.repeats[:_LISTED])
     more = len(table.repeats) - _LISTED
     raise PromptFileError(
-        f"{location} has {len(table.repeats)} prompts again that it had before:{listed}"
-        + (f"\n  and {more} more like these" if more > 0 else ""),
+        f"{location} repeats {len(table.repeats)} prompts:{listed}"
+        + (f"\n  and {more} more" if more > 0 else ""),
         repair=repair,
     )
 
@@ -108,8 +109,8 @@ def _rows(location: str) -> list[list[str]]:
     suffix = Path(location).suffix.lower()
     if suffix not in (*_DELIMITERS, _OBJECTS):
         raise PromptFileError(
-            f"{location} is no table that can be read",
-            repair=f"give a file whose name ends in {', '.join((*_DELIMITERS, _OBJECTS))}",
+            f"{location} is not a supported table",
+            repair=f"use a file whose name ends in {', '.join((*_DELIMITERS, _OBJECTS))}",
         )
     try:
         text = local_file(location).read_text(encoding="utf-8-sig")
@@ -117,7 +118,7 @@ def _rows(location: str) -> list[list[str]]:
             return _rows_of_objects(text)
         table, delimiter = io.StringIO(text, newline=""), _DELIMITERS[suffix]
         if delimiter == "\t":
-            # Where a tab divides, a quote is a character like any other.
+            # TSV files do not quote fields, so a quotation mark is part of the prompt.
             return list(csv.reader(table, delimiter=delimiter, quoting=csv.QUOTE_NONE))
         return list(csv.reader(table, delimiter=delimiter))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -126,13 +127,13 @@ def _rows(location: str) -> list[list[str]]:
         ) from error
     except ValueError as error:
         raise PromptFileError(
-            f"{location} is not JSON, an object a line: {error}",
+            f"{location} is not JSON with one object per line: {error}",
             repair='write lines such as {"prompt": "a cat"}',
         ) from error
 
 
 def _rows_of_objects(text: str) -> list[list[str]]:
-    """Turn objects, one a line, into rows under a row of all their keys."""
+    """Convert JSON objects, one per line, to rows; the first row has all keys."""
     objects: list[dict[str, object]] = []
     for number, line in enumerate(text.split("\n"), start=1):
         entry = load_json(line) if line.strip() else {}

@@ -65,7 +65,7 @@ def read_prompts(
     texts = tuple(line.strip() for line in lines)
     if texts == ("",):
         raise PromptFileError(
-            f"prompt file {location} is empty", repair="write one prompt per line"
+            f"prompt file {location} is empty", repair="write one prompt per line into it"
         )
     prompts = checked_prompts(
         texts,

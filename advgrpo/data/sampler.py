@@ -1,4 +1,4 @@
-"""Which prompts a rollout takes, and which images a rank makes of them."""
+"""Sampling order of prompts, and the split of a rollout's images over ranks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from advgrpo.algorithm.randomness import generator_for
 def prompts_of_rollout(
     prompt_ids: Sequence[int], rollout: int, *, prompts_per_update: int, seed: int
 ) -> list[int]:
-    """Draw a rollout's prompts: a new order for each pass over the prompts, no prompt twice.
+    """Return a rollout's prompts: distinct, in a new random order in each pass over all.
 
     Args:
-        prompt_ids: Prompts to draw from.
-        rollout: Count of rollouts before this one; the draw needs no other state.
-        prompts_per_update: How many.
+        prompt_ids: All trained prompts.
+        rollout: Number of rollouts before this one, which is the only state of the sampler.
+        prompts_per_update: Prompts per rollout.
         seed: The run's seed.
 
     Raises:
-        ValueError: If there are fewer prompts than a rollout takes.
+        ValueError: If there are fewer prompts than a rollout needs.
     """
     rollouts_per_pass = len(prompt_ids) // prompts_per_update
     if rollouts_per_pass == 0:
@@ -36,37 +36,37 @@ def prompts_of_rollout(
 def prompts_of_run(
     prompt_ids: Sequence[int], *, rollouts: int | None, prompts_per_update: int, seed: int
 ) -> list[int]:
-    """List the prompts that rollouts draw, each once, in the order in which they come first.
+    """Return the distinct prompts of a number of rollouts, in the order of first use.
 
     Args:
-        prompt_ids: Prompts to draw from.
-        rollouts: How many rollouts; None if that is not known before.
-        prompts_per_update: How many prompts each takes.
+        prompt_ids: All trained prompts.
+        rollouts: Number of rollouts; None if unknown.
+        prompts_per_update: Prompts per rollout.
         seed: The run's seed.
 
     Returns:
-        All prompts if there is no telling.
+        All prompts if the number of rollouts is unknown.
     """
     if rollouts is None:
         return list(prompt_ids)
-    drawn: dict[int, None] = {}
+    sampled: dict[int, None] = {}
     for rollout in range(rollouts):
-        drawn |= dict.fromkeys(
+        sampled |= dict.fromkeys(
             prompts_of_rollout(
                 prompt_ids, rollout, prompts_per_update=prompts_per_update, seed=seed
             )
         )
-        if len(drawn) == len(prompt_ids):
+        if len(sampled) == len(prompt_ids):
             break
-    return list(drawn)
+    return list(sampled)
 
 
 @dataclass(frozen=True)
 class ImagePlan:
-    """One image that a rollout makes."""
+    """One image of a rollout."""
 
     position: int
-    """Its place in the rollout: prompt-major, then sample."""
+    """Index in the rollout: prompt-major, then sample."""
 
     prompt_id: int
     sample: int
@@ -80,20 +80,20 @@ def share_of_rank(
     world_size: int,
     rank: int,
 ) -> list[list[ImagePlan]]:
-    """Split a rollout over ranks so that each optimizer step has whole groups.
+    """Split a rollout over ranks and optimizer steps, so that each step has whole groups.
 
     Args:
         prompt_ids: The rollout's prompts, in order.
         group_size: Images per prompt.
-        optimizer_steps: Optimizer steps that share the rollout; divides the number of prompts.
-        world_size: Training processes; divide the images of an optimizer step.
-        rank: This process.
+        optimizer_steps: Optimizer steps per rollout; must divide the number of prompts.
+        world_size: Training processes; must divide the images of an optimizer step.
+        rank: Rank of this process.
 
     Returns:
-        This rank's images for each optimizer step; over all ranks every image once.
+        This rank's images for each optimizer step. Over all ranks, every image occurs once.
 
     Raises:
-        ValueError: If a step would split a group or ranks would get unequal shares.
+        ValueError: If a step would split a group, or ranks would get unequal shares.
     """
     prompts_per_step, rest = divmod(len(prompt_ids), optimizer_steps)
     per_rank, remainder = divmod(prompts_per_step * group_size, world_size)

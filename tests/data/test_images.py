@@ -142,12 +142,12 @@ def test_no_flipped_bit_of_a_png_changes_the_image_unseen() -> None:
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
 def test_transparency_palettes_and_grey_are_not_guessed_away(mode: str) -> None:
     data = saved(Image.new(mode, (8, 8)))
-    with pytest.raises(ValueError, match=f"is of mode {mode}, not RGB"):
+    with pytest.raises(ValueError, match=f"has mode {mode}, not RGB"):
         decode_image(data)
 
 
 def test_more_than_eight_bits_a_channel_are_not_cut_off() -> None:
-    with pytest.raises(ValueError, match="has 16 bits a channel, not 8"):
+    with pytest.raises(ValueError, match="has 16 bits per channel, not 8"):
         decode_image(saved(Image.new("I;16", (8, 8))))
 
 
@@ -161,7 +161,7 @@ def test_an_animation_is_no_image(file_format: str) -> None:
 
 
 @pytest.mark.parametrize("side", [8193, 2**15])
-def test_a_file_that_claims_to_be_huge_is_refused_by_its_header(side: int) -> None:
+def test_a_file_that_declares_a_huge_size_is_refused_by_its_header(side: int) -> None:
     data = bytearray(encode_png(noise()))
     data[16:24] = side.to_bytes(4) * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4)
@@ -178,7 +178,7 @@ def test_webp_holds_the_very_pixels_and_is_the_same_each_time() -> None:
 
 def test_other_kinds_of_files_are_refused() -> None:
     for data in (b"<html>", saved(Image.new("RGB", (8, 8)), "BMP")):
-        with pytest.raises(ValueError, match="is no PNG, JPEG, WEBP file"):
+        with pytest.raises(ValueError, match="is not a PNG, JPEG, WEBP file"):
             decode_image(data)
 
 
@@ -205,8 +205,8 @@ def test_a_grid_needs_images() -> None:
         image_grid(torch.ones(0, 3, 4, 4), columns=1)
 
 
-def _claims(width: int, height: int) -> bytes:
-    """A PNG of a few bytes whose header claims a size."""
+def _png_of_size(width: int, height: int) -> bytes:
+    """A PNG of a few bytes whose header declares a size."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         body = kind + content
@@ -220,9 +220,9 @@ def _claims(width: int, height: int) -> bytes:
 
 
 @pytest.mark.parametrize("side", [8193, 10_000, 60_000])
-def test_a_small_file_that_claims_to_be_huge_is_not_decoded(side: int, tmp_path: Path) -> None:
-    (tmp_path / "bomb.png").write_bytes(_claims(side, side))
-    with pytest.raises(ReferenceImageError, match=r"bomb\.png claims .* pixels"):
+def test_a_small_file_that_declares_a_huge_size_is_not_decoded(side: int, tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(_png_of_size(side, side))
+    with pytest.raises(ReferenceImageError, match=r"bomb\.png declares .* pixels"):
         read_image(tmp_path / "bomb.png", 32)
 
 
@@ -230,6 +230,6 @@ def test_a_file_that_is_too_large_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "LARGEST_FILE_BYTES", 100)
-    (tmp_path / "large.png").write_bytes(_claims(32, 32) + bytes(100))
+    (tmp_path / "large.png").write_bytes(_png_of_size(32, 32) + bytes(100))
     with pytest.raises(ReferenceImageError, match=r"large\.png has more than 100 bytes"):
         read_image(tmp_path / "large.png", 32)

@@ -44,7 +44,7 @@ def test_repeats_are_found_and_refused_by_name(tmp_path: Path) -> None:
 
     assert found.prompts == ("a cat", "a dog")
     assert found.repeats == ("a cat", "a cat")
-    with pytest.raises(PromptFileError, match=r"2 prompts again.*(.|\n)*'a cat'") as refusal:
+    with pytest.raises(PromptFileError, match=r"repeats 2 prompts.*(.|\n)*'a cat'") as refusal:
         refuse_repeats(location, found)
     assert "--drop-repeats" in refusal.value.repair
 

@@ -195,7 +195,7 @@ def test_every_kind_of_problem_is_found_and_all_are_told_at_once(tmp_path: Path)
         "  - truncated.png is truncated",
         "  - missing.png is missing",
         "  - wide.png is 8 x 4 pixels, not 8 x 8",
-        "  - text.png is no PNG, JPEG, WEBP file, or its start is damaged",
+        "  - text.png is not a PNG, JPEG, WEBP file, or its start is damaged",
         "  - good.png, copy.png hold the same image",
         "  - more/Extra.PNG belongs to no prompt of manifest.json",
     ]

@@ -105,7 +105,7 @@ def test_all_that_is_wrong_is_said_at_once(folder: Path, tmp_path: Path) -> None
         made(folder, tmp_path / "sets")
     said = refusal.value.message
     assert "5 problems" in said
-    for words in ("torn.png", "no picture.jpg", "small.png is 8 x 8", "grey.png is of mode L"):
+    for words in ("torn.png", "no picture.jpg", "small.png is 8 x 8", "grey.png has mode L"):
         assert words in said
     assert "0.png, copy.png hold the same image" in said
     assert "reference_images.source.fit" in refusal.value.repair

@@ -80,5 +80,5 @@ def test_an_evaluation_of_more_prompts_than_images_is_refused(tmp_path: Path) ->
 def test_a_damaged_image_of_a_shared_set_is_named(tmp_path: Path) -> None:
     shared(tmp_path, 5)
     (tmp_path / "2.png").write_bytes(b"nothing")
-    with pytest.raises(ReferenceImageError, match=r"2\.png is no PNG"):
+    with pytest.raises(ReferenceImageError, match=r"2\.png is not a PNG"):
         inspect_shared_images(tmp_path, resolution_pixels=4).validated()

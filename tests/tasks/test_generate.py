@@ -222,7 +222,7 @@ def test_images_of_other_weights_at_the_same_place_are_other_images(
         ("001_0.png", b"", "is truncated"),
         ("001_0.png", encode_png(torch.zeros(3, 32, 32)), "is another image"),
         ("grid.png", encode_png(torch.zeros(3, 32, 32)), "is not a sheet of advgrpo"),
-        ("grid.png", b"text", "is no PNG"),
+        ("grid.png", b"text", "is not a PNG"),
     ],
 )
 def test_a_foreign_file_is_never_overwritten(
