@@ -1,4 +1,4 @@
-"""What a check of a reference image set found already, so that it is not begun anew."""
+"""Records of checked image files, so that an unchanged file is checked only once."""
 
 import hashlib
 import json
@@ -22,21 +22,21 @@ _FOLDER = "checked"
 
 
 @dataclass(frozen=True)
-class SoundFile:
-    """What was found in a file that can be used."""
+class ValidFile:
+    """Result of checking a file: it is valid."""
 
     sha256: str
-    """Of the content, in hexadecimal."""
+    """SHA-256 of the content, in hexadecimal."""
 
     height: int
     width: int
 
 
 class CheckRecord:
-    """Keeps what was found, in parts of some files each, so that an interruption loses little.
+    """Stored results of a check, in parts, so that an interruption loses few of them.
 
-    A file is known as long as its size and its time of change, or its tag in an object store, are
-    those of the listing.
+    A result is valid while the size and the modification time of its file, or its ETag in an object
+    store, are those of the listing.
 
     Args:
         location: Folder or `s3://` location of the record.
@@ -45,23 +45,23 @@ class CheckRecord:
     def __init__(self, location: str) -> None:
         self._location = location
 
-    def known(self, listing: Mapping[str, FileState]) -> dict[str, SoundFile]:
-        """Find the files that were looked at in their present state."""
-        known: dict[str, SoundFile] = {}
+    def known(self, listing: Mapping[str, FileState]) -> dict[str, ValidFile]:
+        """Return the results for files that have not changed since their check."""
+        known: dict[str, ValidFile] = {}
         for part in list_files(self._location):
             for line in read_bytes(join(self._location, part)).splitlines():
                 try:
                     name, size, version, sha256, height, width = load_json(line)
                     state = FileState(size, version)
                     if listing.get(name) == state:
-                        known[name] = SoundFile(sha256, height, width)
+                        known[name] = ValidFile(sha256, height, width)
                 except (ValueError, TypeError):
-                    # Damaged by a power cut; its file is looked at again.
+                    # Damaged by a power failure; the file is checked again.
                     continue
         return known
 
-    def add(self, found: Mapping[str, SoundFile], listing: Mapping[str, FileState]) -> None:
-        """Keep what was found."""
+    def add(self, found: Mapping[str, ValidFile], listing: Mapping[str, FileState]) -> None:
+        """Store results."""
         lines = [
             json.dumps([name, *listing[name], file.sha256, file.height, file.width])
             for name, file in found.items()
@@ -72,11 +72,12 @@ class CheckRecord:
 
 
 def record_of(root: str, workspace: str) -> CheckRecord:
-    """Find the record of a set.
+    """Return the record of a set.
 
     Args:
-        root: Where its images lie.
-        workspace: Keeps the record, unless the images are this machine's own copy.
+        root: Folder or `s3://` location of the images.
+        workspace: Location for the record. The record of a cached copy is stored in the cache: its
+            modification times mean nothing to other machines.
     """
     is_copy = not scheme(root) and Path(root).is_relative_to(cache_folder())
     place = str(cache_folder()) if is_copy else workspace

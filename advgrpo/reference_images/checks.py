@@ -1,4 +1,4 @@
-"""What can be wrong with a reference image set, and where it is."""
+"""Checks of the files and lists of a reference image set."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 from advgrpo.data.images import FILE_ENDINGS, decode_picture
 from advgrpo.errors import StorageError
 from advgrpo.records import PromptSet
-from advgrpo.reference_images.check_record import CheckRecord, SoundFile
+from advgrpo.reference_images.check_record import CheckRecord, ValidFile
 from advgrpo.reference_images.manifest import MANIFEST_FILE, PROVENANCE_FILE, Provenance
 from advgrpo.storage import FileState, join, read_bytes, scheme
 from advgrpo.telemetry.progress import Progress
@@ -25,10 +25,10 @@ _SHOWN = 80
 
 
 class ProblemKind(StrEnum):
-    """What can be wrong with a reference image set."""
+    """Kinds of problems of a reference image set."""
 
     UNREADABLE_LIST = "unreadable list"
-    ABSENT_PROMPT = "prompt that the set lacks"
+    ABSENT_PROMPT = "missing prompt"
     UNKNOWN_PROMPT = "unknown prompt"
     TOO_FEW = "prompt without enough images"
     LISTED_TWICE = "file listed twice"
@@ -43,18 +43,18 @@ class ProblemKind(StrEnum):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a reference image set."""
+    """A problem of a reference image set."""
 
     kind: ProblemKind
     text: str
-    """What is wrong with what, as a clause."""
+    """Description, as a clause."""
 
     count: int = 1
-    """How many prompts or files it concerns."""
+    """Number of affected prompts or files."""
 
 
-FileCheck = SoundFile | Problem
-"""What was found in a file."""
+FileCheck = ValidFile | Problem
+"""Result of checking a file."""
 
 
 def check_files(
@@ -67,23 +67,23 @@ def check_files(
 
     Args:
         root: Folder or `s3://` location of the files.
-        names: Which of them.
-        listing: All that lies there.
-        record: What was found before, which is not looked at again; gets what is found now.
+        names: Files to check.
+        listing: All files at the location.
+        record: Results of earlier checks, which are reused; new results are added.
     """
     checks: dict[str, FileCheck] = dict(record.known(listing)) if record else {}
-    left = [name for name in names if name not in checks]
+    remaining = [name for name in names if name not in checks]
     progress = Progress("checking reference images", len(names), "images")
-    progress.resume_at(len(names) - len(left))
+    progress.resume_at(len(names) - len(remaining))
     threads = _REMOTE_THREADS if scheme(root) else os.cpu_count()
-    unrecorded: dict[str, SoundFile] = {}
-    # Reading, hashing and decoding all let other threads run meanwhile.
+    unrecorded: dict[str, ValidFile] = {}
+    # Reading, hashing and decoding all release the GIL.
     with ThreadPoolExecutor(threads) as pool:
-        for start in range(0, len(left), _CHUNK):
-            chunk = left[start : start + _CHUNK]
-            found = pool.map(lambda name: _check_file(root, name, listing), chunk)
-            checks.update(zip(chunk, found, strict=True))
-            unrecorded |= {n: c for n in chunk if isinstance(c := checks[n], SoundFile)}
+        for start in range(0, len(remaining), _CHUNK):
+            chunk = remaining[start : start + _CHUNK]
+            results = pool.map(lambda name: _check_file(root, name, listing), chunk)
+            checks.update(zip(chunk, results, strict=True))
+            unrecorded |= {n: c for n in chunk if isinstance(c := checks[n], ValidFile)}
             if record and len(unrecorded) >= _CHUNK * _CHUNKS_PER_RECORD:
                 record.add(unrecorded, listing)
                 unrecorded = {}
@@ -106,17 +106,17 @@ def _check_file(root: str, name: str, listing: Mapping[str, FileState]) -> FileC
         return Problem(ProblemKind.DAMAGED, error.message)
     except ValueError as error:
         return Problem(ProblemKind.DAMAGED, f"{name} {error}")
-    return SoundFile(hashlib.sha256(data).hexdigest(), picture.height, picture.width)
+    return ValidFile(hashlib.sha256(data).hexdigest(), picture.height, picture.width)
 
 
 def _leads_out(folder: str, name: str) -> bool:
-    # Unlike Path.resolve, it takes names that are too long and links that go in circles.
+    # Unlike Path.resolve, realpath does not fail for overlong names and symlink loops.
     return not Path(os.path.realpath(f"{folder}/{name}")).is_relative_to(os.path.realpath(folder))
 
 
-def commonest_side(checks: Iterable[FileCheck]) -> int:
-    """Find the height that most images have; 0 if there are none."""
-    sides = Counter(check.height for check in checks if isinstance(check, SoundFile))
+def most_common_side(checks: Iterable[FileCheck]) -> int:
+    """Return the most common height of the images; 0 without images."""
+    sides = Counter(check.height for check in checks if isinstance(check, ValidFile))
     return sides.most_common(1)[0][0] if sides else 0
 
 
@@ -128,14 +128,14 @@ def prompt_problems(
     others: PromptSet | None,
     where: str,
 ) -> Iterable[Problem]:
-    """Find prompts that the set lacks, that nobody knows, or that have fewer files than wanted.
+    """Find missing prompts, unknown prompts, and prompts with too few files.
 
     Args:
-        manifest: The set's prompts and files.
-        prompts: What it must have images for.
-        wanted: How many of each.
-        others: Prompts that it may hold besides.
-        where: The file, or files, that the manifest was read from.
+        manifest: Prompt -> files.
+        prompts: Prompts that need images.
+        wanted: Images of each prompt.
+        others: Further prompts that the set may hold.
+        where: Location of the manifest, or of several.
     """
     if absent := [prompt for prompt in prompts.texts if prompt not in manifest]:
         text = (
@@ -155,7 +155,7 @@ def prompt_problems(
     for prompt in prompts.texts:
         found = len(manifest.get(prompt, ()))
         if prompt in manifest and found < wanted:
-            text = f"{_shortened(prompt)} has {found} of the {wanted} reference images asked for"
+            text = f"{_shortened(prompt)} has {found} of {wanted} reference images"
             yield Problem(ProblemKind.TOO_FEW, text)
 
 
@@ -183,7 +183,7 @@ def listing_problems(manifest: Mapping[str, Sequence[str]]) -> Iterable[Problem]
 def file_problems(
     checks: Mapping[str, FileCheck], pixels: int, provenance: Provenance | None
 ) -> Iterable[Problem]:
-    """Find files that are unreadable, of another size than `pixels`, or not what was drawn."""
+    """Find files that are invalid, of another size than `pixels`, or changed since generation."""
     for name, check in checks.items():
         expected = provenance.files.get(name, "nothing") if provenance else None
         if isinstance(check, Problem):
@@ -192,7 +192,8 @@ def file_problems(
             text = f"{name} is {check.width} x {check.height} pixels, not {pixels} x {pixels}"
             yield Problem(ProblemKind.WRONG_SIZE, text)
         elif expected is not None and expected != check.sha256:
-            text = f"{name} has SHA-256 {check.sha256[:12]}, {PROVENANCE_FILE} says {expected[:12]}"
+            wanted = f"{expected[:12]} of {PROVENANCE_FILE}"
+            text = f"{name} has SHA-256 {check.sha256[:12]}, not {wanted}"
             yield Problem(ProblemKind.WRONG_CONTENT, text)
 
 
@@ -200,7 +201,7 @@ def repeated_content(sha256: Mapping[str, str]) -> list[Problem]:
     """Find files that are copies of each other.
 
     Args:
-        sha256: File name -> hash of its content; empty for a file that could not be read.
+        sha256: File name -> SHA-256 of its content; empty for unreadable files.
     """
     names_by_hash: dict[str, list[str]] = defaultdict(list)
     for name, content in sha256.items():
@@ -216,13 +217,13 @@ def repeated_content(sha256: Mapping[str, str]) -> list[Problem]:
 def unlisted_files(
     listing: Iterable[str], manifest: Mapping[str, Sequence[str]]
 ) -> Iterable[Problem]:
-    """Find image files that belong to no prompt."""
+    """Find image files without a prompt."""
     for name in extra_files(listing, {name for names in manifest.values() for name in names}):
         yield Problem(ProblemKind.EXTRA, f"{name} belongs to no prompt of {MANIFEST_FILE}")
 
 
 def extra_files(listing: Iterable[str], names: Collection[str]) -> list[str]:
-    """Pick image files other than those named; hidden ones do not count."""
+    """Return the image files that are not among `names`, without hidden ones."""
     known = set(names)
     return [
         name

@@ -1,4 +1,4 @@
-"""Draw with any text-to-image pipeline of diffusers."""
+"""The source `diffusers`: images of any text-to-image pipeline of diffusers."""
 
 import importlib
 import inspect
@@ -29,14 +29,14 @@ class DiffusersSource:
     """A text-to-image pipeline as a source of reference images.
 
     Args:
-        config: Weights, steps, guidance and texts.
+        config: Weights, steps, guidance and prompt suffixes.
         resolution_pixels: Height and width of the images.
-        device: Where the pipeline runs. Noise is drawn on the CPU, the same for any device.
+        device: Device of the pipeline. Noise is sampled on the CPU, so it does not depend on it.
 
     Raises:
-        WeightsError: If weights are missing, damaged, pickled, of another architecture or not those
-            of a text-to-image pipeline.
-        ConfigError: If the pipeline does not know `config.guidance_argument` or negative prompts.
+        WeightsError: If weights are missing, damaged, pickled or of another architecture, or the
+            pipeline is not text-to-image.
+        ConfigError: If the pipeline has no `config.guidance_argument` or no negative prompts.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class DiffusersSource:
 
     @property
     def provenance(self) -> Mapping[str, str | int | float]:
-        """The pipeline, its weights and all settings that an image depends on."""
+        """Pipeline, weights and all settings that an image depends on."""
         return self._provenance
 
     def draw(
@@ -63,7 +63,7 @@ class DiffusersSource:
         """Draw one image for each prompt.
 
         Args:
-            prompts: What to draw; to each the suffix of its language is added.
+            prompts: One per image; the suffix of its language is appended.
             seeds: One per image.
 
         Returns:
@@ -71,7 +71,7 @@ class DiffusersSource:
 
         Raises:
             ReferenceImageError: If the pipeline's safety checker blanked an image.
-            ConfigError: If the pipeline refuses a setting, such as the resolution.
+            ConfigError: If the pipeline rejects a setting, such as the resolution.
         """
         config = self._config
         arguments: dict[str, Any] = {config.guidance_argument: config.guidance_scale}
@@ -89,16 +89,17 @@ class DiffusersSource:
             )
         except ValueError as error:
             raise ConfigError(
-                f"the pipeline at {config.weights.location} refuses the settings of "
+                f"the pipeline at {config.weights.location} rejects the settings of "
                 f"reference_images: {error}",
-                repair="change reference_images.resolution_pixels or reference_images.source",
+                repair="change reference_images.resolution_pixels or reference_images.source "
+                "accordingly",
             ) from error
         blanked = output.get("nsfw_content_detected") or [False] * len(prompts)
         for prompt, is_blank in zip(prompts, blanked, strict=True):
             if is_blank:
                 raise ReferenceImageError(
                     f"the pipeline's safety checker blanked the image of {prompt!r}",
-                    repair="remove the prompt; a blank image is no reference",
+                    repair="remove the prompt from the prompt file",
                 )
         images: Tensor = output.images
         return images.to("cpu", torch.float32)
@@ -114,12 +115,13 @@ def _read_index(folder: Path) -> dict[str, Any]:
         return load_json_object(path.read_bytes())
     except FileNotFoundError as error:
         raise WeightsError(
-            f"{folder} holds no pipeline: {_INDEX_FILE} is missing",
+            f"{folder} is not a pipeline: {_INDEX_FILE} is missing",
             repair="set reference_images.source.weights to a pipeline in diffusers' layout",
         ) from error
     except (OSError, ValueError) as error:
         raise WeightsError(
-            f"{path} cannot be read: {error}", repair="copy it from where the model came from"
+            f"{path} cannot be read: {error}",
+            repair="download it again from the source of the model",
         ) from error
 
 
@@ -131,7 +133,7 @@ def _pipeline_class(folder: Path, index: Mapping[str, Any]) -> type[Any]:
         raise WeightsError(
             f"{folder / _INDEX_FILE} names the pipeline {name!r}, which diffusers cannot load: "
             f"{error}",
-            repair="use another pipeline, or a version of diffusers that has it",
+            repair="install a version of diffusers that has it, or use another pipeline",
         ) from error
     pipeline_class: type[Any] = found
     return pipeline_class
@@ -141,29 +143,29 @@ def _check_arguments(pipeline_class: type[Any], config: settings.DiffusersSource
     known = inspect.signature(pipeline_class.__call__).parameters
     if lacking := [name for name in _NEEDED if name not in known]:
         raise WeightsError(
-            f"{pipeline_class.__name__} is not a text-to-image pipeline: it takes no "
+            f"{pipeline_class.__name__} is not a text-to-image pipeline: it lacks the arguments "
             + ", ".join(lacking),
             repair="set reference_images.source.weights to a text-to-image pipeline",
         )
     if config.guidance_argument not in known:
         raise ConfigError(
             f"reference_images.source.guidance_argument={config.guidance_argument!r}: "
-            f"{pipeline_class.__name__} takes no such argument",
-            repair="use the name of its guidance argument",
+            f"{pipeline_class.__name__} has no such argument",
+            repair="set it to the name of the pipeline's guidance argument",
         )
     if config.negative_prompt is not None and "negative_prompt" not in known:
         raise ConfigError(
             f"reference_images.source.negative_prompt={config.negative_prompt!r}: "
-            f"{pipeline_class.__name__} takes no negative prompt",
+            f"{pipeline_class.__name__} has no negative prompt",
             repair="set it to null",
         )
     true_guidance = config.guidance_argument == "true_cfg_scale" and config.guidance_scale > 1
     if true_guidance and config.negative_prompt is None:
-        # The pipelines would draw without guidance, and only log it.
+        # The pipelines would sample without guidance, and only log a warning.
         raise ConfigError(
             f"reference_images.source.guidance_scale={config.guidance_scale:g} has no effect "
             "without a negative prompt",
-            repair="set reference_images.source.negative_prompt, if only to one space",
+            repair="set reference_images.source.negative_prompt, for instance to one space",
         )
 
 
@@ -174,7 +176,7 @@ def _load(
     modules: dict[str, torch.nn.Module] = {}
     try:
         for name, entry in index.items():
-            # A part of a pipeline is listed as [library, class].
+            # The index lists components as [library, class].
             if isinstance(entry, list) and entry[0] in _LIBRARIES:
                 part = getattr(importlib.import_module(entry[0]), entry[1])
                 if issubclass(part, torch.nn.Module):
@@ -187,7 +189,7 @@ def _load(
     except (AttributeError, OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise WeightsError(
             f"the pipeline in {folder} cannot be loaded: {error}",
-            repair="fetch it again; pickled weights are never read, convert them to safetensors",
+            repair="download it again; convert pickled weights to safetensors",
         ) from error
 
 
@@ -199,24 +201,24 @@ def _load_module(model_class: type[Any], folder: Path, dtype: torch.dtype) -> to
         output_loading_info=True,
         dtype=dtype,
     )
-    # Both libraries fill what a file lacks with random numbers, and only log a warning.
+    # Both libraries initialize missing tensors randomly, and only log a warning.
     if absent := sorted(info["missing_keys"]):
         raise WeightsError(
             f"the weights in {folder} lack {len(absent)} tensors of {model_class.__name__}, for "
             f"instance {absent[0]}",
-            repair="check that config.json and the weights belong together",
+            repair="download config.json and the weights again, from the same revision",
         )
     loaded: torch.nn.Module = model
     return loaded
 
 
 def _check_vocabulary(tokenizer_class: type[PreTrainedTokenizerBase], folder: Path) -> None:
-    # Without its files, a tokenizer loads all the same and knows no word.
+    # Without its files, a tokenizer loads all the same, with an empty vocabulary.
     names = tokenizer_class.vocab_files_names.values()
     if not any((folder / name).is_file() for name in names):
         raise WeightsError(
-            f"{folder} holds no vocabulary ({' or '.join(sorted(names))})",
-            repair="copy the folder from where the model came from",
+            f"{folder} has no vocabulary ({' or '.join(sorted(names))})",
+            repair="download the folder again from the source of the model",
         )
 
 
@@ -229,7 +231,7 @@ def _provenance(
         "pipeline": pipeline,
         "weights": weights.location,
         "subfolder": weights.subfolder,
-        # A hub's commit says what the weights are; of other places only their content does.
+        # A commit identifies the weights of a hub; elsewhere, only their content does.
         "weights_version": weights.revision or fingerprint(sorted(folder.rglob("*.safetensors"))),
         "num_inference_steps": config.num_inference_steps,
         config.guidance_argument: config.guidance_scale,

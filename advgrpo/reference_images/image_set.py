@@ -10,14 +10,14 @@ import torch
 from advgrpo.algorithm.randomness import generator_for
 from advgrpo.errors import ReferenceImageError, StorageError
 from advgrpo.records import PromptSet, ReferenceImageSet
-from advgrpo.reference_images.check_record import SoundFile, record_of
+from advgrpo.reference_images.check_record import ValidFile, record_of
 from advgrpo.reference_images.checks import (
     Problem,
     ProblemKind,
     check_files,
-    commonest_side,
     file_problems,
     listing_problems,
+    most_common_side,
     prompt_problems,
     repeated_content,
     unlisted_files,
@@ -111,8 +111,8 @@ def inspect_reference_images(
     listed = {prompt: manifest[prompt] for prompt in prompts.texts if prompt in manifest}
     names = list(dict.fromkeys(name for files in listed.values() for name in files))
     checks = check_files(root, names, listing, record_of(root, workspace) if workspace else None)
-    pixels = resolution_pixels or commonest_side(checks.values())
-    sha256 = {name: c.sha256 for name, c in checks.items() if isinstance(c, SoundFile)}
+    pixels = resolution_pixels or most_common_side(checks.values())
+    sha256 = {name: c.sha256 for name, c in checks.items() if isinstance(c, ValidFile)}
     is_whole_folder = root == str(folder) and not manifests
     problems = (
         *prompt_problems(

@@ -1,9 +1,9 @@
-"""The two lists of a reference image set: which files a prompt has, and where they come from.
+"""Manifest and provenance of a reference image set.
 
 `manifest.json` maps a prompt to its file names, `{"<prompt>": ["a.png", "b.png"]}` or, for a single
-file, `{"<prompt>": "a.png"}`; sets from elsewhere have this file only, or one or several whose
-names start with `prompt2img`. `provenance.json` is ours; of a set that is used where it lies, it
-names that place and stands elsewhere.
+file, `{"<prompt>": "a.png"}`. External sets have this file only, or one or several files whose
+names start with `prompt2img`. advgrpo adds `provenance.json`. For an external set that is used in
+place, both lists are stored in the workspace, and the provenance refers to the images.
 """
 
 import json
@@ -18,21 +18,21 @@ from advgrpo.storage import exists, join, list_files, read_bytes, write_bytes
 
 MANIFEST_FILE = "manifest.json"
 PROVENANCE_FILE = "provenance.json"
-_ELSEWHERE_PREFIX = "prompt2img"
+_EXTERNAL_PREFIX = "prompt2img"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Origin(BaseModel):
-    """What all images of a set have in common."""
+    """Source, seed and resolution of a set's images."""
 
-    # JSON has no word for what is not finite.
+    # JSON cannot represent NaN and infinity.
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     source: dict[str, str | int | float]
-    """What drew them, and its settings."""
+    """Source of the images, with its settings."""
 
     seed: int | None
-    """The seed that every image's own seed follows from; None if nobody knows it."""
+    """Seed from which the images' seeds are derived; None if unknown."""
 
     resolution_pixels: int
     """Height and width."""
@@ -43,25 +43,25 @@ class Provenance(Origin):
 
     advgrpo_version: str
     images: str = ""
-    """Where the files lie, if they do not lie beside this one: a folder or `s3://` location."""
+    """Folder or `s3://` location of the files, if they are stored elsewhere."""
 
     files: dict[str, str]
     """File name -> SHA-256 of its content, in hexadecimal."""
 
 
 def manifests_of(location: str, given: Sequence[str] = ()) -> tuple[str, ...]:
-    """Find a set's manifests.
+    """Return the locations of a set's manifests.
 
     Args:
         location: Folder or `s3://` location of the set.
-        given: Manifests that are named; they are taken, and no other.
+        given: Manifests from the settings; empty searches the set's location.
 
     Returns:
-        Those given; else `manifest.json`; else all files whose names start with `prompt2img`.
+        `given` if it is not empty; else `manifest.json`; else all `prompt2img*.json`.
 
     Raises:
-        ReferenceImageError: If there is none.
-        StorageError: If the place cannot be looked at.
+        ReferenceImageError: If there is no manifest.
+        StorageError: If the location cannot be listed.
     """
     if given:
         return tuple(given)
@@ -70,32 +70,33 @@ def manifests_of(location: str, given: Sequence[str] = ()) -> tuple[str, ...]:
     found = [
         join(location, name)
         for name in list_files(location)
-        if name.startswith(_ELSEWHERE_PREFIX) and name.endswith(".json") and "/" not in name
+        if name.startswith(_EXTERNAL_PREFIX) and name.endswith(".json") and "/" not in name
     ]
     if not found:
         raise ReferenceImageError(
-            f"{location} is no reference image set: {MANIFEST_FILE} is missing, and so is any "
-            f"{_ELSEWHERE_PREFIX}*.json",
-            repair="give the folder that holds it, or name the manifest with "
-            "reference_images.existing_manifests; if a set is half made, let the task finish it",
+            f"{location} is not a reference image set: it has neither {MANIFEST_FILE} nor "
+            f"{_EXTERNAL_PREFIX}*.json",
+            repair="use the folder that holds a manifest, or set "
+            "reference_images.existing_manifests to it; if the set is incomplete, run the task "
+            "reference-images again to complete it",
         )
     return tuple(found)
 
 
 def read_manifests(locations: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Read which files each prompt has.
+    """Read the files of each prompt.
 
     Args:
-        locations: Manifests of one set. A prompt that several list has the files of all of them.
+        locations: Manifests of one set. A prompt in several manifests has the files of all of them.
 
     Returns:
-        Prompt -> file names below the folder, in the order of the manifests. No name leads out of
-        the folder; whether the files exist is not looked at.
+        Prompt -> file names relative to the folder, in the order of the manifests. No name leads
+        out of the folder. The files may not exist.
 
     Raises:
-        ReferenceImageError: If a manifest is no JSON, lists a prompt twice or none at all, or is of
-            another shape.
-        StorageError: If it cannot be read.
+        ReferenceImageError: If a manifest is not JSON, has a prompt twice or no prompts, or has
+            another structure.
+        StorageError: If a manifest cannot be read.
     """
     merged: dict[str, tuple[str, ...]] = {}
     for location in locations:
@@ -103,8 +104,8 @@ def read_manifests(locations: Sequence[str]) -> dict[str, tuple[str, ...]]:
             merged[prompt] = (*merged.get(prompt, ()), *names)
     if not merged:
         raise ReferenceImageError(
-            f"{' and '.join(locations)} list no prompt",
-            repair="restore what they held from where the set came from",
+            f"{' and '.join(locations)} list no prompts",
+            repair="restore the manifests from the source of the set",
         )
     if len(locations) > 1:
         return {prompt: tuple(dict.fromkeys(names)) for prompt, names in merged.items()}
@@ -112,21 +113,21 @@ def read_manifests(locations: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def read_manifest(location: str | Path) -> dict[str, tuple[str, ...]]:
-    """Read which files each prompt of a set has; see `manifests_of` and `read_manifests`."""
+    """Read the files of each prompt of a set. See `manifests_of` and `read_manifests`."""
     return read_manifests(manifests_of(str(location)))
 
 
 def _parsed(data: bytes, where: str) -> dict[str, tuple[str, ...]]:
     try:
-        # Of a key that is repeated, json would silently keep the last value only.
+        # A dict would silently keep only the last value of a repeated key.
         entries = json.loads(data, object_pairs_hook=list)
     except (ValueError, RecursionError) as error:
         raise ReferenceImageError(
-            f"{where} is not JSON in UTF-8: {error}", repair="restore it from where it came from"
+            f"{where} is not JSON in UTF-8: {error}", repair="restore it from the source of the set"
         ) from error
     problems: list[str] = []
     manifest: dict[str, tuple[str, ...]] = {}
-    # A JSON object is now a list of pairs, a JSON array a list of other things.
+    # With this hook, a JSON object is a list of tuples and an array a list of other values.
     if not isinstance(entries, list) or not all(isinstance(entry, tuple) for entry in entries):
         problems.append("it is not an object of prompts")
         entries = []
@@ -137,11 +138,11 @@ def _parsed(data: bytes, where: str) -> dict[str, tuple[str, ...]]:
         elif not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             problems.append(f"the value of {prompt!r} is not a list of file names")
         elif outside := [name for name in names if not _is_inside(name)]:
-            problems.append(f"{outside[0]!r}, of {prompt!r}, is no name inside the folder")
+            problems.append(f"{outside[0]!r}, of {prompt!r}, is not a name inside the folder")
         else:
             manifest[prompt] = tuple(PurePosixPath(name).as_posix() for name in names)
     if problems:
-        more = f", and {len(problems) - 1} more like this" if len(problems) > 1 else ""
+        more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
         raise ReferenceImageError(
             f"{where} cannot be used: {problems[0]}{more}",
             repair='write it as {"<prompt>": ["<file name>", ...], ...}',
@@ -150,19 +151,19 @@ def _parsed(data: bytes, where: str) -> dict[str, tuple[str, ...]]:
 
 
 def write_manifest(location: str | Path, files: Mapping[str, tuple[str, ...]]) -> None:
-    """Write `manifest.json` at once; its presence means that the set is complete."""
+    """Write `manifest.json` atomically; its presence marks the set as complete."""
     text = json.dumps({prompt: list(names) for prompt, names in files.items()}, indent=1)
     write_bytes(join(str(location), MANIFEST_FILE), text.encode())
 
 
 def read_provenance(location: str | Path) -> Provenance | None:
-    """Read where the files come from.
+    """Read the provenance of a set.
 
     Args:
         location: Folder or `s3://` location of the set.
 
     Returns:
-        None if the set has no `provenance.json`, as sets from elsewhere.
+        None if the set has no `provenance.json`, like external sets.
 
     Raises:
         ReferenceImageError: If the file is damaged.
@@ -176,12 +177,12 @@ def read_provenance(location: str | Path) -> Provenance | None:
     except ValidationError as error:
         raise ReferenceImageError(
             f"{path} is damaged: {error.errors()[0]['msg']}",
-            repair="restore it; without it the set loads too, but its files cannot be checked",
+            repair="restore it, or delete it to use the set without checks of its contents",
         ) from error
 
 
 def write_provenance(location: str | Path, provenance: Provenance) -> None:
-    """Write `provenance.json` at once."""
+    """Write `provenance.json` atomically."""
     write_bytes(join(str(location), PROVENANCE_FILE), provenance.model_dump_json(indent=1).encode())
 
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.reference_images.check_record import CheckRecord, SoundFile
+from advgrpo.reference_images.check_record import CheckRecord, ValidFile
 from advgrpo.storage import FileState
 
-FOUND = SoundFile("0" * 64, 32, 32)
+FOUND = ValidFile("0" * 64, 32, 32)
 LISTING = {"a.png": FileState(10, "1")}
 
 

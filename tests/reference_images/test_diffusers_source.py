@@ -266,7 +266,7 @@ TEXT_ENCODER = "text_encoder/model.safetensors"
         (_remove(TRANSFORMER), "cannot be loaded"),
         (_remove(TEXT_ENCODER), "cannot be loaded"),
         (_remove("vae/config.json"), "cannot be loaded"),
-        (_remove("tokenizer_3/tokenizer.json"), "holds no vocabulary"),
+        (_remove("tokenizer_3/tokenizer.json"), "has no vocabulary"),
         (_cut(TRANSFORMER), "cannot be loaded"),
         (_cut(TEXT_ENCODER), "cannot be loaded"),
         (_drop_tensor(TRANSFORMER), "lack 1 tensors of SD3Transformer2DModel"),

@@ -254,7 +254,7 @@ def test_a_copy_in_the_cache_is_recorded_in_the_cache(
     monkeypatch.setattr(check_record, "write_bytes", lambda place, _: written.append(place))
     listing = {"a.png": check_record.FileState(1, "1")}
     for root in (tmp_path / "cache" / "folders" / "x", tmp_path / "set"):
-        found = {"a.png": check_record.SoundFile("0", 1, 1)}
+        found = {"a.png": check_record.ValidFile("0", 1, 1)}
         check_record.record_of(str(root), "s3://bucket/work").add(found, listing)
     assert written[0].startswith(str(tmp_path / "cache" / "checked"))
     assert written[1].startswith("s3://bucket/work/checked")
