@@ -12,9 +12,8 @@ from advgrpo.config import RunConfig
 from advgrpo.errors import ConfigError
 from advgrpo.registry.card import model_card
 from advgrpo.registry.evidence import read_evidence, read_settings
-from advgrpo.registry.versions import ADAPTER_FILES, ADAPTER_FOLDER, download_version, find_version
+from advgrpo.registry.versions import ADAPTER_FILES, ADAPTER_FOLDER, open_version
 from advgrpo.storage.local import atomic_folder
-from advgrpo.tracking.connection import FAULTS, connect, describe_error
 
 Layout = Literal["diffusers", "comfyui", "huggingface"]
 
@@ -41,12 +40,11 @@ def export(name: str, which: str, *, tracking_uri: str, layout: Layout, output: 
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output {output}: not empty", repair="use a new folder")
-    try:
-        version = find_version(connect(tracking_uri), name, which)
-        with download_version(version, tracking_uri) as folder, atomic_folder(output) as partial:
-            _WRITERS[layout](folder, partial, f"{name}-{version.version}")
-    except FAULTS as error:
-        raise describe_error(error, f"export {which} of {name}", tracking_uri) from error
+    with (
+        open_version(name, which, tracking_uri=tracking_uri, action="export") as (version, folder),
+        atomic_folder(output) as partial,
+    ):
+        _WRITERS[layout](folder, partial, f"{name}-{version.version}")
     return sorted(
         path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()
     )

@@ -7,7 +7,7 @@ from advgrpo.registry.card import format_interval, model_card
 from advgrpo.registry.champion_changes import DECISION_TAG, list_registered_models
 from advgrpo.registry.evidence import Evidence, read_evidence, read_settings
 from advgrpo.registry.registration import GATES_TAG
-from advgrpo.registry.versions import download_version, find_version
+from advgrpo.registry.versions import open_version
 from advgrpo.telemetry.formatting import format_table
 from advgrpo.tracking.connection import FAULTS, connect, describe_error
 
@@ -66,12 +66,8 @@ def show_version(tracking_uri: str, name: str, which: str) -> str:
     Raises:
         TrackingError: If the version does not exist, a file changed, or MLflow is not available.
     """
-    try:
-        version = find_version(connect(tracking_uri), name, which)
-        with download_version(version, tracking_uri) as folder:
-            card = model_card(read_settings(folder), read_evidence(folder))
-    except FAULTS as error:
-        raise describe_error(error, f"show {which} of {name}", tracking_uri) from error
+    with open_version(name, which, tracking_uri=tracking_uri, action="show") as (version, folder):
+        card = model_card(read_settings(folder), read_evidence(folder))
     decision = version.tags.get(DECISION_TAG, "none")
     return f"Version {version.version} of {name}. Decision: {decision}\n\n{card}"
 
@@ -88,12 +84,8 @@ def compare_versions(tracking_uri: str, name: str, first: str, second: str) -> s
 
 
 def _evidence(tracking_uri: str, name: str, which: str) -> tuple[int, Evidence]:
-    try:
-        version = find_version(connect(tracking_uri), name, which)
-        with download_version(version, tracking_uri) as folder:
-            return int(version.version), read_evidence(folder)
-    except FAULTS as error:
-        raise describe_error(error, f"read {which} of {name}", tracking_uri) from error
+    with open_version(name, which, tracking_uri=tracking_uri, action="read") as (version, folder):
+        return int(version.version), read_evidence(folder)
 
 
 def _caution(one: tuple[int, Evidence], other: tuple[int, Evidence]) -> str:

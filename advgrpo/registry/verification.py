@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from advgrpo.errors import ConfigError, TrackingError
 from advgrpo.registry.evidence import SAMPLE_FOLDER, read_evidence, read_settings
-from advgrpo.registry.versions import ADAPTER_FOLDER, download_version, find_version, version_uri
-from advgrpo.tracking.connection import FAULTS, connect, describe_error
+from advgrpo.registry.versions import ADAPTER_FOLDER, open_version, version_uri
 
 LEVELS_TOLERANCE = 2.0
 """Tolerated mean difference of two images, of 256 levels; kernels of GPUs and CPUs differ."""
@@ -44,31 +43,27 @@ def verify(name: str, which: str, *, tracking_uri: str, prompts: int) -> Verific
             MLflow is not available.
         WeightsError: If the base model is missing or of another architecture.
     """
-    try:
-        version = find_version(connect(tracking_uri), name, which)
+    with open_version(name, which, tracking_uri=tracking_uri, action="verify") as (version, folder):
         uri = version_uri(version)
-        with download_version(version, tracking_uri) as folder:
-            # The files are verified by now: `download_version` hashes them all.
-            sample = read_evidence(folder).sample[:prompts]
-            if not prompts:
-                return Verification(uri, 0)
-            if not sample:
-                raise TrackingError(
-                    f"{uri} has no sample of its evaluation to replay",
-                    repair="use --prompts 0, which only hashes",
-                )
-            try:
-                from advgrpo.registry.replay import replay_prompts  # noqa: PLC0415
-            except ModuleNotFoundError as error:
-                raise ConfigError(
-                    f"the replay needs {error.name}, which is not installed",
-                    repair="pip install 'advgrpo[train]', or use --prompts 0, which only hashes",
-                ) from error
-            differences = replay_prompts(
-                read_settings(folder), folder / ADAPTER_FOLDER, sample, folder / SAMPLE_FOLDER
+        # The files are verified by now: `open_version` hashes them all.
+        sample = read_evidence(folder).sample[:prompts]
+        if not prompts:
+            return Verification(uri, 0)
+        if not sample:
+            raise TrackingError(
+                f"{uri} has no sample of its evaluation to replay",
+                repair="use --prompts 0, which only hashes",
             )
-    except FAULTS as error:
-        raise describe_error(error, f"verify {which} of {name}", tracking_uri) from error
+        try:
+            from advgrpo.registry.replay import replay_prompts  # noqa: PLC0415
+        except ModuleNotFoundError as error:
+            raise ConfigError(
+                f"the replay needs {error.name}, which is not installed",
+                repair="pip install 'advgrpo[train]', or use --prompts 0, which only hashes",
+            ) from error
+        differences = replay_prompts(
+            read_settings(folder), folder / ADAPTER_FOLDER, sample, folder / SAMPLE_FOLDER
+        )
     for prompt, (levels, alignment) in zip(sample, differences, strict=True):
         allowed = ALIGNMENT_TOLERANCE * max(1.0, abs(prompt.alignment))
         # NaN fails these comparisons; their negations would accept it.

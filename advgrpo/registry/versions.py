@@ -122,6 +122,29 @@ def download_version(version: ModelVersion, tracking_uri: str) -> Iterator[Path]
         yield folder
 
 
+@contextmanager
+def open_version(
+    name: str, which: str, *, tracking_uri: str, action: str
+) -> Iterator[tuple[ModelVersion, Path]]:
+    """Find a version and yield it with a temporary folder of its files, each checked.
+
+    Args:
+        name: The registered model.
+        which: Number or alias of the version.
+        tracking_uri: The MLflow server.
+        action: The purpose, for errors, as in "cannot {action} champion of faces".
+
+    Raises:
+        TrackingError: If the version does not exist, a file changed, or MLflow is not available.
+    """
+    try:
+        version = find_version(connect(tracking_uri), name, which)
+        with download_version(version, tracking_uri) as folder:
+            yield version, folder
+    except FAULTS as error:
+        raise describe_error(error, f"{action} {which} of {name}", tracking_uri) from error
+
+
 def current_champion(
     registered_model: str, *, tracking_uri: str, policy: PolicyConfig
 ) -> Champion | None:
