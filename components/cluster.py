@@ -32,12 +32,6 @@ CONFIG_KEYS = (
 LABELS = {"app.kubernetes.io/component": "task", "app.kubernetes.io/part-of": "advgrpo"}
 """Labels of task pods, which the chart's network policies select."""
 
-MLFLOW_KEYS = (
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "MLFLOW_TRACKING_USERNAME",
-)
-
 
 def on_cluster(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
     """Set a task's name in the UI, and its container's resources and environment.
@@ -46,6 +40,7 @@ def on_cluster(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
         task: The task, which is changed in place.
         name: Name in the UI.
     """
+    from advgrpo.cluster.credentials import MLFLOW_KEYS
     from advgrpo.storage.credentials import S3_KEYS
 
     task.set_display_name(name)
@@ -54,11 +49,11 @@ def on_cluster(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
     for label, value in LABELS.items():
         kubernetes.add_pod_label(task, label, value)
     # Optional, so that the pipeline also runs where the chart is not installed.
-    kubernetes.use_config_map_as_env(task, CONFIG_MAP, _same(CONFIG_KEYS), optional=True)
-    kubernetes.use_secret_as_env(task, S3_SECRET, _same(S3_KEYS), optional=True)
-    kubernetes.use_secret_as_env(task, MLFLOW_SECRET, _same(MLFLOW_KEYS), optional=True)
+    kubernetes.use_config_map_as_env(task, CONFIG_MAP, _by_name(CONFIG_KEYS), optional=True)
+    kubernetes.use_secret_as_env(task, S3_SECRET, _by_name(S3_KEYS), optional=True)
+    kubernetes.use_secret_as_env(task, MLFLOW_SECRET, _by_name(MLFLOW_KEYS), optional=True)
     return task
 
 
-def _same(names: tuple[str, ...]) -> dict[str, str]:
+def _by_name(names: tuple[str, ...]) -> dict[str, str]:
     return {name: name for name in names}

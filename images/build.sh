@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build advgrpo's images with docker or buildah, whichever works here; see images/README.md.
+# Build advgrpo's images with docker or buildah, whichever is available; see images/README.md.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -8,14 +8,14 @@ refuse() {
     exit 2
 }
 
-found_engine() {
+find_engine() {
     if docker info >/dev/null 2>&1; then
         echo docker
     elif command -v buildah >/dev/null; then
         echo buildah
     elif command -v docker >/dev/null; then
         refuse "docker is installed, but its daemon does not answer" \
-            "start it, or install buildah, which needs none"
+            "start it, or install buildah, which needs no daemon"
     else
         refuse "neither docker nor buildah is installed" \
             "install one, for instance: apt-get install buildah"
@@ -25,19 +25,19 @@ found_engine() {
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' advgrpo/__init__.py)
 tag=${TAG:-$version}
 [[ $tag != latest ]] ||
-    refuse "TAG=latest would name another image tomorrow" \
-        "leave TAG out, which takes the version, or name a release"
+    refuse "TAG=latest: a moving tag" \
+        "unset TAG to use the version, or set it to a release"
 revision=${REVISION:-$(git describe --always --abbrev=40 --dirty --exclude '*' || echo unknown)}
-engine=${ENGINE:-$(found_engine)}
+engine=${ENGINE:-$(find_engine)}
 case $engine in
     docker) build=(docker build) ;;
     buildah) build=(buildah bud --layers) ;;
-    *) refuse "ENGINE=$engine is not known" "leave it out, or name docker or buildah" ;;
+    *) refuse "ENGINE=$engine: unknown engine" "unset it, or set it to docker or buildah" ;;
 esac
 
 for image in ${IMAGES:-launcher trainer}; do
     name=${REGISTRY:+${REGISTRY%/}/}advgrpo-$image-python:$tag
-    # shellcheck disable=SC2086 - BUILD_OPTIONS holds several
+    # shellcheck disable=SC2086 - BUILD_OPTIONS may be several words
     "${build[@]}" \
         --file "images/$image/Dockerfile" \
         --tag "$name" \

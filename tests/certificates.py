@@ -1,4 +1,4 @@
-"""A server's certificate of its own, which nobody knows."""
+"""A self-signed certificate of a server."""
 
 import ssl
 from datetime import UTC, datetime, timedelta
@@ -13,10 +13,10 @@ from cryptography.x509.oid import NameOID
 
 
 def self_signed(folder: Path) -> tuple[Path, ssl.SSLContext]:
-    """Make a certificate for 127.0.0.1.
+    """Create a certificate for 127.0.0.1.
 
     Returns:
-        Its file, for who trusts it, and what a server takes.
+        Its file, for clients to trust, and the context of a server.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "stub")])

@@ -1,4 +1,4 @@
-"""Runs the pods of a pretended cluster's jobs as processes of this machine."""
+"""A kubelet that runs the pods of a fake cluster's jobs as local processes."""
 
 import os
 import subprocess
@@ -23,11 +23,11 @@ Json = dict[str, Any]
 
 
 class Kubelet:
-    """Starts what a pod's container says, with the environment that it says, and nothing else.
+    """Runs the command of a pod's container with exactly the container's environment.
 
     Args:
-        cluster: Whose jobs it runs. Jobs of one pod only.
-        folder: Gets a folder for each pod's volumes.
+        cluster: The cluster with the jobs, which may have one pod each.
+        folder: Parent of the folders of the pods' volumes.
     """
 
     def __init__(self, cluster: FakeCluster, folder: Path) -> None:
@@ -39,7 +39,7 @@ class Kubelet:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Run jobs as they are created, while the context is open; then end what still runs."""
+        """Run jobs as they are created while the context is open, then kill the rest."""
         closing = threading.Event()
         with ThreadPoolExecutor() as pool:
             watching = pool.submit(self._watch, pool, closing)
@@ -69,7 +69,7 @@ class Kubelet:
             code = self._run(job, pod)
         except BaseException:
             with self._cluster.lock:
-                job.exit_pod(1, message="the pretended kubelet is at fault")
+                job.exit_pod(1, message="the fake kubelet failed")
             raise
         self.codes[job.name] = code
         with self._cluster.lock:

@@ -33,16 +33,16 @@ _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</M
 
 
 class Proxy:
-    """Stands before a server on loopback and fails on demand.
+    """A proxy of a server on loopback that fails on demand.
 
-    `mode` says how: `pass` does not fail, `refuse_all` answers every request with `status`,
+    `mode` selects how: `pass` does not fail, `refuse_all` answers every request with `status`,
     `refuse_first` only the first, `slow` answers after `delay_seconds`, `lose_answers` lets the
     server do its work and then breaks the connection, `slow_down` answers as S3 does when it is
     busy, `corrupt_...` changes a byte, `cut_request` reads half of a request and resets the
     connection, `truncate_answer` sends half of an answer and closes it, `reset_answer` resets it,
-    `trickle_answer` sends a byte every `delay_seconds`, `nonsense` answers with what is no HTTP.
+    `trickle_answer` sends a byte every `delay_seconds`, `nonsense` answers with random bytes.
 
-    `next` holds modes for the next requests, one each; after them `mode` counts.
+    `next` has modes for the next requests, one each; after them `mode` applies.
     """
 
     def __init__(self, target: str, *, seed: int = 0, tls: ssl.SSLContext | None = None) -> None:
@@ -69,8 +69,8 @@ class Proxy:
         self._thread.join()
         self._server.server_close()
 
-    def damaged(self, content: bytes) -> bytes:
-        """Change one byte, if there is one."""
+    def corrupt(self, content: bytes) -> bytes:
+        """Return the content with one byte changed."""
         if not content:
             return content
         place = self.random.randrange(len(content))
@@ -83,7 +83,7 @@ def _handler(proxy: Proxy, target: str) -> type[BaseHTTPRequestHandler]:  # noqa
         protocol_version = "HTTP/1.1"
 
         def handle_any(self) -> None:
-            # A client may have given up.
+            # The client may have disconnected.
             with suppress(ConnectionError):
                 self._handle()
 
@@ -96,10 +96,10 @@ def _handler(proxy: Proxy, target: str) -> type[BaseHTTPRequestHandler]:  # noqa
                 self._reset()
                 return
             body = self.rfile.read(length)
-            if not self._refused(mode):
-                self._pass_on(mode, body)
+            if not self._refuse(mode):
+                self._forward(mode, body)
 
-        def _refused(self, mode: Mode) -> bool:
+        def _refuse(self, mode: Mode) -> bool:
             if mode == "refuse_all" or (mode == "refuse_first" and proxy.requests == 1):
                 self._send(proxy.status, {}, b"")
             elif mode == "slow_down":
@@ -111,18 +111,18 @@ def _handler(proxy: Proxy, target: str) -> type[BaseHTTPRequestHandler]:  # noqa
                 return False
             return True
 
-        def _pass_on(self, mode: Mode, body: bytes) -> None:
+        def _forward(self, mode: Mode, body: bytes) -> None:
             if mode == "slow":
                 time.sleep(proxy.delay_seconds)
-            asked = proxy.damaged(body) if mode == "corrupt_request" else body
-            status, headers, content = self._asked(asked)
+            request = proxy.corrupt(body) if mode == "corrupt_request" else body
+            status, headers, content = self._send_upstream(request)
             if mode == "lose_answers":
                 self.close_connection = True
                 return
-            answer = proxy.damaged(content) if mode == "corrupt_answer" else content
+            answer = proxy.corrupt(content) if mode == "corrupt_answer" else content
             self._send(status, headers, answer, mode)
 
-        def _asked(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        def _send_upstream(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
             server = http.client.HTTPConnection(target.removeprefix("http://"), timeout=60)
             server.request(self.command, self.path, body, dict(self.headers))
             answer = server.getresponse()

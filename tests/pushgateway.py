@@ -1,4 +1,4 @@
-"""A pretended Pushgateway, for what a janitor pushes."""
+"""A fake Pushgateway for the janitor's metrics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from threading import Thread
 
 @contextmanager
 def gateway() -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Take what is pushed while the block runs: URL, and path and body of each message."""
-    taken: list[tuple[str, str]] = []
+    """Serve a gateway while the block runs; yields its URL and the path and body of each push."""
+    pushes: list[tuple[str, str]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_PUT(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            taken.append((self.path, body.decode()))
+            pushes.append((self.path, body.decode()))
             self.send_response(200)
             self.end_headers()
 
@@ -24,6 +24,6 @@ def gateway() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     with HTTPServer(("localhost", 0), Handler) as server:
         thread = Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield f"http://localhost:{server.server_port}", taken
+        yield f"http://localhost:{server.server_port}", pushes
         server.shutdown()
         thread.join()

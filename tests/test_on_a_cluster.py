@@ -1,4 +1,4 @@
-"""The pipeline as a cluster runs it: chart, launcher and jobs are real, Kubernetes is not."""
+"""The pipeline on a fake cluster, with the real chart, launcher and jobs."""
 
 import json
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ RESOURCES = {"ConfigMap": "configmaps", "Secret": "secrets", "ServiceAccount": "
 
 @dataclass
 class Ran:
-    """What is left of a run."""
+    """Results of a run."""
 
     folder: Path
     workspace: str
@@ -39,7 +39,7 @@ class Ran:
 def servers(
     running_stores: EmbeddedServers, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[pytest.MonkeyPatch]:
-    """The environment of who has access to all, and secrets besides."""
+    """An environment with access to all servers, and planted secrets."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in (PLANTED | running_stores.environment()).items():
             patch.setenv(name, value)
@@ -82,13 +82,13 @@ def ran(
 
 
 def namespace(stores: EmbeddedServers, patch: pytest.MonkeyPatch, folder: Path) -> FakeCluster:
-    """A namespace with the chart's objects, and the environment of a pipeline's pod in it."""
+    """Return a namespace with the chart's objects, and set the environment of a pipeline's pod."""
     there = stores.environment()
     values = {
         **OFFLINE,
         "s3": {
             "bucket": "advgrpo",
-            # Outside of it no task and no job may write.
+            # Tasks and jobs may not write outside of it.
             "prefix": "cluster",
             "endpoint": there["AWS_ENDPOINT_URL_S3"],
             "accessKeyId": there["AWS_ACCESS_KEY_ID"],
@@ -134,16 +134,16 @@ def test_the_whole_pipeline_runs_as_jobs_of_a_cluster(
     assert [path.name for path in artifacts.rglob("adapter_model.safetensors")]
 
 
-def test_what_a_run_leaves_holds_no_secret(ran: Ran, running_stores: EmbeddedServers) -> None:
+def test_the_results_of_a_run_contain_no_secret(ran: Ran, running_stores: EmbeddedServers) -> None:
     there = running_stores.environment()
     secrets = [*PLANTED.values(), there["AWS_ACCESS_KEY_ID"], there["AWS_SECRET_ACCESS_KEY"]]
     stores = [path for path in running_stores.folder.iterdir() if path.name != "credentials.json"]
     manifests = [json.dumps(job.body) + json.dumps(job.pods) for job in ran.jobs]
     logs = ["\n".join(job.log_lines) for job in ran.jobs]
     # Workspace, MLflow's database and artifacts, both servers' logs, the pods' disks, the
-    # pipeline's artifacts, the jobs' manifests and logs, and what the tasks said.
+    # pipeline's artifacts, the jobs' manifests and logs, and the tasks' output.
     assert leaks(secrets, *stores, ran.folder, *manifests, *logs, ran.said) == []
-    # Of an empty place the search says nothing.
+    # The search must have had something to search.
     assert len(ran.said) > 1000
     assert leaks(["adversarial training"], *logs)
     assert leaks(["advgrpo-pocket"], *stores)

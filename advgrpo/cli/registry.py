@@ -191,7 +191,7 @@ def serve(
     from advgrpo.registry.promotion_hook import promotion_hook
     from advgrpo.registry.reconciler import Reconciler
     from advgrpo.registry.webhook import PATH, SECRET_VARIABLE, receiver
-    from advgrpo.telemetry.prometheus import WEBHOOK, exposed
+    from advgrpo.telemetry.prometheus import WEBHOOK, serve_metrics
 
     reconciler = Reconciler(
         _tracking_uri(), every_seconds=max(every, 1.0), announce=promotion_hook()
@@ -204,7 +204,7 @@ def serve(
     signal.signal(signal.SIGINT, stop)
     secret = os.environ.get(SECRET_VARIABLE, "")
     starting = receiver(host, port, secret=secret, notify=reconciler.notify)
-    with exposed(WEBHOOK), starting as server:
+    with serve_metrics(WEBHOOK), starting as server:
         report(f"receiving webhooks at http://{host}:{server.server_address[1]}{PATH}", "serving")
         # Returns after SIGTERM, once the change in progress is complete.
         reconciler.run()

@@ -1,24 +1,27 @@
-"""Requests to Kubernetes' API server: each with a time limit, repeated while that may help."""
+"""Client of the Kubernetes API server: timeouts, and retries with exponential backoff."""
 
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import urllib3
-from kubernetes import client
+import yaml
+from kubernetes import client, config
 
 from advgrpo.cluster.api_errors import (
     AlreadyExistsError,
-    Asked,
     NotFoundError,
+    Request,
     TransientError,
-    refusal,
+    error_of,
 )
 from advgrpo.cluster.clock import Clock
 from advgrpo.cluster.resources import PODS, Resource
-from advgrpo.errors import ClusterUnavailableError
+from advgrpo.errors import ClusterError, ClusterUnavailableError
 from advgrpo.telemetry.prometheus import API_RETRIES
 
 Json = dict[str, Any]
@@ -31,31 +34,44 @@ _METHODS = {
     "patch": "PATCH",
     "delete": "DELETE",
 }
+_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+_INVALID_KUBECONFIG = (
+    config.ConfigException,
+    OSError,
+    TypeError,  # It is YAML, but not a mapping.
+    UnicodeDecodeError,
+    yaml.YAMLError,
+)
+"""Errors that the client raises for a kubeconfig file that it cannot use."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Patience:
-    """How long to wait for the API server."""
+class RetryPolicy:
+    """Timeouts of requests, and how long failed ones are retried."""
 
-    connect_seconds: float = 5.0
-    read_seconds: float = 30.0
+    connect_timeout_seconds: float = 5.0
+    read_timeout_seconds: float = 30.0
     budget_seconds: float = 900.0
-    """How long a request is repeated before the server counts as unavailable."""
+    """Time after which the server counts as unavailable; 0 for no retry."""
 
-    first_wait_seconds: float = 1.0
-    longest_wait_seconds: float = 30.0
+    first_delay_seconds: float = 1.0
+    max_delay_seconds: float = 30.0
+
+
+SINGLE_ATTEMPT = RetryPolicy(read_timeout_seconds=20.0, budget_seconds=0.0)
 
 
 class Api:
-    """One namespace's objects.
+    """Client for the objects of one namespace.
 
     Args:
-        configuration: Leads to the API server.
-        namespace: Where all objects are.
-        patience: How long to wait.
-        clock: Tells the time.
+        configuration: Address and credentials of the API server.
+        namespace: Namespace of all objects.
+        pod_namespace: Namespace of the pod that this process runs in; empty outside of pods.
+        policy: Timeouts and retries.
+        clock: Source of time.
     """
 
     def __init__(
@@ -63,202 +79,222 @@ class Api:
         configuration: client.Configuration,
         namespace: str,
         *,
-        patience: Patience | None = None,
+        pod_namespace: str = "",
+        policy: RetryPolicy | None = None,
         clock: Clock | None = None,
     ) -> None:
+        self.host = str(configuration.host)
         self.namespace = namespace
-        self.patience = patience or Patience()
+        self.pod_namespace = pod_namespace
+        self.policy = policy or RetryPolicy()
         self.clock = clock or Clock()
         self._configuration = configuration
         self._client = client.ApiClient(configuration)
 
-    def get(self, resource: Resource, name: str, *, patient: bool = True) -> Json:
+    def get(self, resource: Resource, name: str, *, retry: bool = True) -> Json:
         """Read an object.
 
         Args:
             resource: Its kind.
             name: Its name.
-            patient: Whether to ask again if asking fails; else that is an error at once.
+            retry: Whether to retry while the server does not answer.
 
         Raises:
-            NotFoundError: If there is none of that name.
+            NotFoundError: If it does not exist.
+            UnknownResourceError: If the cluster does not have the kind.
             ClusterUnavailableError: If the API server does not answer.
-            ClusterError: If it refuses.
+            ClusterError: If the API server refuses the request.
         """
-        return self._json("get", resource, name, patient=patient)
+        return self._send_json(self._request("get", resource, name), retry=retry)
 
-    def list(self, resource: Resource, *, patient: bool = True, **query: str) -> "list[Json]":
-        """Read all objects that a query chooses.
+    def list(self, resource: Resource, *, retry: bool = True, **query: str) -> "list[Json]":
+        """Read all objects that match a query. Raises like `get`.
 
         Args:
             resource: Their kind.
-            patient: Whether to ask again if asking fails; else that is an error at once.
+            retry: Whether to retry while the server does not answer.
             query: Parameters of the request, for instance `labelSelector`.
-
-        Raises:
-            ClusterUnavailableError: If the API server does not answer.
-            ClusterError: If it refuses.
         """
-        found: list[Json] = []
+        request = self._request("list", resource)
+        items: list[Json] = []
         while True:
-            page = self._json("list", resource, query=query, patient=patient)
-            found += page.get("items") or []
+            page = self._send_json(request, query=query, retry=retry)
+            items += page.get("items") or []
             token = (page.get("metadata") or {}).get("continue")
+            # With a limit the caller wants one page.
             if not token or "limit" in query:
-                return found
+                return items
             query["continue"] = token
 
-    def create(self, resource: Resource, body: Json) -> Json:
-        """Create an object.
+    def read(self, path: str) -> Json:
+        """Read a path of the server itself, such as `/version`. Raises like `get`."""
+        return self._send_json(Request("get", path))
 
-        If an answer is lost, the request is repeated, and the object may already be there.
+    def create(self, resource: Resource, body: Json) -> Json:
+        """Create an object. Raises like `get`.
+
+        A lost answer is retried too, so an object that this call has created may be reported.
 
         Raises:
             AlreadyExistsError: If an object has the name.
-            ClusterUnavailableError: If the API server does not answer for too long.
-            ClusterError: If it refuses.
         """
-        return self._json("create", resource, body=body)
+        return self._send_json(self._request("create", resource), body=body)
 
     def patch(self, resource: Resource, name: str, change: Json) -> Json:
-        """Apply a merge patch to an object.
+        """Apply a merge patch to an object. Raises like `get`."""
+        return self._send_json(self._request("patch", resource, name), body=change)
 
-        Raises:
-            NotFoundError: If there is none of that name.
-            ClusterUnavailableError: If the API server does not answer for too long.
-            ClusterError: If it refuses.
-        """
-        return self._json("patch", resource, name, body=change)
-
-    def delete(self, resource: Resource, name: str, *, uid: str = "", patient: bool = True) -> bool:
-        """Delete an object; it is gone once what it owns is.
+    def delete(self, resource: Resource, name: str, *, uid: str = "", retry: bool = True) -> bool:
+        """Delete an object in the foreground: it exists until its dependents are gone.
 
         Args:
             resource: Its kind.
             name: Its name.
-            uid: The one that is meant; another of the same name stays.
-            patient: Whether to ask again if asking fails; else that is an error at once.
+            uid: Only delete the object with this uid; empty for any.
+            retry: Whether to retry while the server does not answer.
 
         Returns:
-            Whether it was there.
-
-        Raises:
-            ClusterUnavailableError: If the API server does not answer.
-            ClusterError: If it refuses.
+            Whether it existed.
         """
+        # Not in the background: a new job of the name must not run next to the old one's pods.
         options: Json = {"propagationPolicy": "Foreground"}
         if uid:
             options["preconditions"] = {"uid": uid}
         try:
-            self._json("delete", resource, name, body=options, patient=patient)
+            self._send_json(self._request("delete", resource, name), body=options, retry=retry)
         except (NotFoundError, AlreadyExistsError):
             return False
         return True
 
-    def log(self, pod: str, *, patient: bool = False, **query: str) -> bytes:
-        """Read a pod's log.
+    def log(self, pod: str, *, retry: bool = False, **query: str) -> bytes:
+        """Read a pod's log. Raises like `get`, also if the container has not started.
 
         Args:
             pod: Its name.
-            patient: Whether to ask again if asking fails; else that is an error at once.
+            retry: Whether to retry while the server does not answer.
             query: Parameters of the request, for instance `sinceTime`.
-
-        Raises:
-            NotFoundError: If there is no such pod.
-            ClusterUnavailableError: If the API server does not answer.
-            ClusterError: If it refuses, for instance because the container has not started.
         """
+        request = self._request("get", PODS, pod, subresource="/log")
+        return self._retry(lambda: self._send(request, query, None), retry=retry)
 
-        def ask() -> bytes:
-            return self._once("get", PODS, f"{pod}/log", query, None)
-
-        return self._repeated(ask, patient=patient)
-
-    def apart(self, *, longest_seconds: float) -> "Api":
-        """Give the same with connections of its own.
-
-        Args:
-            longest_seconds: Its requests take no longer, each.
-        """
-        patience = replace(
-            self.patience,
-            connect_seconds=min(self.patience.connect_seconds, longest_seconds),
-            read_seconds=min(self.patience.read_seconds, longest_seconds),
+    def with_timeout(self, seconds: float) -> "Api":
+        """Return a client with connections of its own and timeouts of at most `seconds`."""
+        policy = replace(
+            self.policy,
+            connect_timeout_seconds=min(self.policy.connect_timeout_seconds, seconds),
+            read_timeout_seconds=min(self.policy.read_timeout_seconds, seconds),
         )
-        return Api(self._configuration, self.namespace, patience=patience, clock=self.clock)
+        return Api(self._configuration, self.namespace, policy=policy, clock=self.clock)
 
     def close(self) -> None:
         """Close all connections."""
+        # The client's own close() only ends its threads.
         self._client.rest_client.pool_manager.clear()
         self._client.close()
 
-    def _json(
+    def _request(
+        self, verb: str, resource: Resource, name: str = "", *, subresource: str = ""
+    ) -> Request:
+        path = resource.path(self.namespace, name) + subresource
+        return Request(verb, path, resource, name, self.namespace)
+
+    def _send_json(
         self,
-        verb: str,
-        resource: Resource,
-        name: str = "",
+        request: Request,
         *,
         query: Mapping[str, str] | None = None,
         body: Json | None = None,
-        patient: bool = True,
+        retry: bool = True,
     ) -> Json:
-        def ask() -> Json:
-            answer = self._once(verb, resource, name, query or {}, body)
+        def attempt() -> Json:
             try:
-                found: Json = json.loads(answer)
-            except ValueError as error:
-                raise TransientError("an answer was cut off") from error
-            return found
+                content = json.loads(self._send(request, query or {}, body))
+            except ValueError:
+                content = None
+            if not isinstance(content, dict):
+                raise TransientError("the answer is not a whole JSON object")
+            return content
 
-        return self._repeated(ask, patient=patient)
+        return self._retry(attempt, retry=retry)
 
-    def _repeated(self, ask: Callable[[], T], *, patient: bool) -> T:
-        """Ask until there is an answer, with longer and longer waits."""
-        patience, start = self.patience, self.clock.monotonic()
-        wait = patience.first_wait_seconds
+    def _retry(self, attempt: Callable[[], T], *, retry: bool) -> T:
+        policy, start = self.policy, self.clock.monotonic()
+        delay = policy.first_delay_seconds
         while True:
             try:
-                return ask()
+                return attempt()
             except TransientError as problem:
-                pause = max(wait, problem.wait_seconds)
+                pause = max(delay, problem.retry_after_seconds)
                 waited = self.clock.monotonic() - start
-                if not patient or waited + pause > patience.budget_seconds:
+                if not retry or waited + pause > policy.budget_seconds:
+                    duration = f" for {waited:.0f} s" if waited >= 1 else ""
                     raise ClusterUnavailableError(
-                        f"the API server {self._configuration.host} did not answer for "
-                        f"{waited:.0f} s: {problem}",
-                        repair="try again once it does; a job that runs goes on meanwhile",
+                        f"the API server {self.host} did not answer{duration}: {problem}",
+                        repair="check the network, proxies and KUBECONFIG, then try again; a "
+                        "running job continues meanwhile",
                     ) from problem
                 API_RETRIES.inc()
-                logger.info("the API server: %s; asking again in %.0f s", problem, pause)
+                logger.info("API server: %s; retrying in %.0f s", problem, pause)
             self.clock.sleep(pause)
-            wait = min(2 * wait, patience.longest_wait_seconds)
+            delay = min(2 * delay, policy.max_delay_seconds)
 
-    def _once(
-        self,
-        verb: str,
-        resource: Resource,
-        name: str,
-        query: Mapping[str, str],
-        body: Json | None,
-    ) -> bytes:
-        # The client's own methods neither know a log's `sinceTime`, nor a merge patch of a custom
-        # object, nor tell an answer that was cut off from a text.
-        kind = "application/merge-patch+json" if verb == "patch" else "application/json"
+    def _send(self, request: Request, query: Mapping[str, str], body: Json | None) -> bytes:
+        # The client's generated methods lack a log's `sinceTime` and merge patches of custom
+        # objects, and cannot tell a truncated answer from a complete one.
+        merge = "merge-patch+" if request.verb == "patch" else ""
+        policy = self.policy
         try:
             response, *_ = self._client.call_api(
-                resource.path(self.namespace, name),
-                _METHODS[verb],
+                request.path,
+                _METHODS[request.verb],
                 query_params=list(query.items()),
-                header_params={"Accept": "application/json, */*", "Content-Type": kind},
+                # A log is plain text.
+                header_params={
+                    "Accept": "application/json, */*",
+                    "Content-Type": f"application/{merge}json",
+                },
                 body=body,
                 auth_settings=["BearerToken"],
+                # The generated code would decode the content, and hide that it is truncated.
                 _preload_content=False,
-                _request_timeout=(self.patience.connect_seconds, self.patience.read_seconds),
+                _request_timeout=(policy.connect_timeout_seconds, policy.read_timeout_seconds),
             )
             content: bytes = response.read()
         except client.ApiException as error:
-            asked = Asked(verb, resource, name, self.namespace, self._configuration.host)
-            raise refusal(error, asked) from error
+            raise error_of(error, request, self.host) from error
         except (urllib3.exceptions.HTTPError, OSError, UnicodeDecodeError) as error:
             raise TransientError(f"{type(error).__name__}: {error}") from error
         return content
+
+
+def connect(namespace: str = "", policy: RetryPolicy | None = None) -> Api:
+    """Return a client with the credentials of this pod, or else of a kubeconfig file.
+
+    Args:
+        namespace: Namespace of objects; empty for the pod's own, or the kubeconfig's.
+        policy: Timeouts and retries.
+
+    Raises:
+        ClusterError: If neither a service account nor a kubeconfig file can be used.
+    """
+    settings = client.Configuration()
+    # urllib3's own retries would be neither bounded by the policy nor logged.
+    settings.retries = False
+    own = ""
+    try:
+        config.load_incluster_config(client_configuration=settings)
+        own = default = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
+    except (config.ConfigException, OSError) as no_pod:
+        try:
+            # The client reads KUBECONFIG at import time only.
+            file = os.environ.get("KUBECONFIG")
+            config.load_kube_config(file, client_configuration=settings)
+            _, context = config.list_kube_config_contexts(file)
+        except _INVALID_KUBECONFIG as error:
+            raise ClusterError(
+                f"no access to Kubernetes: in a pod, {no_pod}; elsewhere, {error}",
+                repair="set KUBECONFIG to a file that kubectl can use, or mount the token of the "
+                "pod's service account",
+            ) from error
+        default = context["context"].get("namespace", "default")
+    return Api(settings, namespace or default, pod_namespace=own, policy=policy)

@@ -1,4 +1,4 @@
-"""What it means that Kubernetes' API server refuses a request."""
+"""Errors of requests to the Kubernetes API server."""
 
 import json
 from dataclasses import dataclass
@@ -9,11 +9,7 @@ from kubernetes import client
 from advgrpo.cluster.resources import Resource
 from advgrpo.errors import ClusterError
 
-_NEEDED = {
-    "kubeflow.org": "Kubeflow's training operator, release 1.9,",
-    "argoproj.io": "Argo Workflows, which Kubeflow Pipelines brings,",
-}
-_PASSING = {
+_TRANSIENT = {
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.GONE,
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -21,92 +17,116 @@ _PASSING = {
     HTTPStatus.BAD_GATEWAY,
     HTTPStatus.SERVICE_UNAVAILABLE,
     HTTPStatus.GATEWAY_TIMEOUT,
-    0,  # the client's word for a broken TLS connection
+    0,  # The client's status for a broken TLS connection.
 }
-_NOT_MEANT = "Precondition failed"
-"""What an API server says of an object with another uid."""
+_OTHER_UID = "Precondition failed"
+"""Part of the API server's message about an object with another uid."""
 
-_LONGEST_ADVICE_SECONDS = 120.0
-"""Longest wait that a server's `Retry-After` is believed."""
+_MAX_RETRY_AFTER_SECONDS = 120.0
+"""Longest `Retry-After` that is respected."""
 
 
 class NotFoundError(ClusterError):
-    """There is no object of that name."""
+    """The object does not exist."""
+
+
+class UnknownResourceError(ClusterError):
+    """The cluster does not have this kind of object."""
 
 
 class AlreadyExistsError(ClusterError):
-    """An object has the name, or is not the one that is meant."""
+    """An object of the name exists, or it is not the one that was meant."""
 
 
 class TransientError(Exception):
-    """A request failed in a way that may not come again."""
+    """A failure that a retry may not meet again."""
 
-    def __init__(self, problem: str, wait_seconds: float = 0.0) -> None:
+    def __init__(self, problem: str, retry_after_seconds: float = 0.0) -> None:
         super().__init__(problem)
-        self.wait_seconds = wait_seconds
+        self.retry_after_seconds = retry_after_seconds
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request."""
+class Request:
+    """A request to the API server."""
 
     verb: str
-    resource: Resource
-    name: str
-    """Of one object; empty for all."""
+    path: str
+    resource: Resource | None = None
+    """Kind of the object; None for the server's own paths, such as `/version`."""
 
-    namespace: str
-    host: str
-    """The API server."""
+    name: str = ""
+    """Name of the object; empty for all objects of the kind."""
+
+    namespace: str = ""
 
     def __str__(self) -> str:
-        what = f"{self.resource} {self.name}".strip()
-        return f"{self.verb} {what} in the namespace {self.namespace}"
+        if self.resource is None:
+            return f"{self.verb} {self.path}"
+        place = f" in the namespace {self.namespace}" if self.resource.namespaced else ""
+        return f"{self.verb} {self.target}{place}"
+
+    @property
+    def target(self) -> str:
+        """The kind and name of the object."""
+        return f"{self.resource} {self.name}".strip()
 
 
-def refusal(error: client.ApiException, asked: Asked) -> Exception:
-    """Say what an answer that is no success means: one of our errors, or a `TransientError`."""
+def error_of(error: client.ApiException, request: Request, host: str) -> Exception:
+    """Return the error for an unsuccessful answer: a `ClusterError`, or a `TransientError`.
+
+    Args:
+        error: The client's.
+        request: The request that was answered.
+        host: The API server.
+    """
     status, message = int(error.status), _message(error)
-    # A delete that is meant for one object conflicts with another one, or with a change.
-    changed = status == HTTPStatus.CONFLICT and asked.verb == "delete" and _NOT_MEANT not in message
-    if status in _PASSING or changed:
-        return TransientError(f"{status} {message}", _advised_wait(error))
+    # A delete with a precondition also conflicts with a concurrent change of the same object;
+    # only a conflict about the uid is final.
+    changed = status == HTTPStatus.CONFLICT and request.verb == "delete"
+    if status in _TRANSIENT or (changed and _OTHER_UID not in message):
+        return TransientError(f"{status} {message}", _retry_after(error))
+    # The log of a container that has not started yet is refused with 400.
     if status == HTTPStatus.NOT_FOUND or "is waiting to start" in message:
-        return _missing(asked, message)
+        return _not_found(request, message)
     if status == HTTPStatus.CONFLICT:
         return AlreadyExistsError(message)
+    # Admission uses 403 as well, for instance for an exceeded quota.
     if status == HTTPStatus.FORBIDDEN and "cannot" in message:
         return ClusterError(
-            f"not allowed to {asked}: {message}",
-            repair="bind the role that advgrpo's chart defines to the service account that "
-            "this runs as",
+            f"not allowed to {request}: {message}",
+            repair="bind the role that advgrpo's chart defines to the service account of this "
+            "process",
         )
     if status == HTTPStatus.UNAUTHORIZED:
         return ClusterError(
-            f"the API server {asked.host} does not accept our credentials",
+            f"the API server {host} does not accept the credentials",
             repair="log in again, or check the token of the service account",
         )
     return ClusterError(
-        f"the API server refuses to {asked}: {message}",
-        repair="change what it names; settings of jobs are the chart's values under `cluster`",
+        f"the API server refuses to {request}: {message}",
+        repair="change the field that the message names; settings of jobs are the chart's values "
+        "under `cluster`",
     )
 
 
-def _missing(asked: Asked, message: str) -> ClusterError:
-    if f'namespaces "{asked.namespace}"' in message:
+def _not_found(request: Request, message: str) -> ClusterError:
+    if request.resource is None:
+        return NotFoundError(f"{request.path} does not exist")
+    if request.resource.namespaced and f'namespaces "{request.namespace}"' in message:
         return ClusterError(
-            f"there is no namespace {asked.namespace}",
-            repair="create it, or name another one",
+            f"the namespace {request.namespace} does not exist",
+            repair=f"create it: kubectl create namespace {request.namespace}; or use another one",
         )
+    # The path of a kind that is not installed does not exist, which is answered in plain text.
     unknown = "page not found" in message or "could not find the requested resource" in message
-    if unknown or not asked.name:
-        needed = _NEEDED.get(asked.resource.group, "what defines them")
-        return ClusterError(
-            f"the cluster does not know {asked.resource}", repair=f"install {needed} in the cluster"
+    if unknown or not request.name:
+        return UnknownResourceError(
+            f"the cluster does not know {request.resource}",
+            repair=f"install {request.resource.installed_by} in the cluster",
         )
-    return NotFoundError(
-        f"there is no {asked.resource} {asked.name} in the namespace {asked.namespace}"
-    )
+    place = f" in the namespace {request.namespace}" if request.resource.namespaced else ""
+    return NotFoundError(f"{request.target} does not exist{place}")
 
 
 def _message(error: client.ApiException) -> str:
@@ -117,10 +137,10 @@ def _message(error: client.ApiException) -> str:
         return str(text).strip()
 
 
-def _advised_wait(error: client.ApiException) -> float:
+def _retry_after(error: client.ApiException) -> float:
     try:
         seconds = float((error.headers or {}).get("Retry-After", 0))
     except ValueError:
-        # It may be a date, which no API server sends.
+        # HTTP also allows a date, which no API server sends.
         return 0.0
-    return min(max(seconds, 0.0), _LONGEST_ADVICE_SECONDS)
+    return min(max(seconds, 0.0), _MAX_RETRY_AFTER_SECONDS)

@@ -1,4 +1,4 @@
-"""Time, as something that a test can hand in."""
+"""Time, as a dependency that tests replace."""
 
 import time
 from collections.abc import Callable
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Clock:
-    """What tells the time and lets it pass."""
+    """Functions that read the time and wait."""
 
     monotonic: Callable[[], float] = time.monotonic
-    """Seconds since some moment."""
+    """Seconds since an arbitrary moment."""
 
     wall: Callable[[], float] = time.time
     """Seconds since 1970."""

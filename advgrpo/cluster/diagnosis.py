@@ -1,10 +1,11 @@
-"""Say why a job failed, in words that name the pod, the likely cause and what to do."""
+"""Diagnosis of a failed job: the pod at fault, the likely cause and the repair."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from advgrpo.cluster.pods import Pod
+from advgrpo.cluster.resources import Resource
 from advgrpo.errors import (
     AdvGrpoError,
     ClusterError,
@@ -14,98 +15,108 @@ from advgrpo.errors import (
 )
 
 _LINES_QUOTED = 12
-_AGAIN = 128
-"""Exit statuses from here on mean: try again."""
+_RETRYABLE = 128
+"""Smallest exit status of an error that a retry may fix."""
 
-_SIGNALS = {137: "its node killed it, as one that is short of memory does"}
+_SIGNALS = {137: "the node killed it (SIGKILL), as it does when short of memory"}
 _ONE_RELEASE = "the image may be of another release of advgrpo: use one tag for both images"
-_FROM_CHECKPOINT = "run it again; it goes on from its last checkpoint"
+_RESUME = "run it again: it resumes from its last checkpoint"
 _IMAGE_REASONS = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 
 
 @dataclass(frozen=True)
 class Cause:
-    """Why something failed."""
+    """Cause of a failure."""
 
-    what: str
+    summary: str
     repair: str
-    may_pass: bool
-    """Whether trying again may help."""
+    retryable: bool
+    """Whether a retry may succeed."""
 
 
 @dataclass(frozen=True)
-class _Sign:
-    """Words in a log that tell a cause."""
+class _LogPattern:
+    """A pattern in a log that reveals a cause."""
 
     pattern: re.Pattern[str]
     cause: Cause
 
 
-_SIGNS = (
-    _Sign(
+_LOG_PATTERNS = (
+    _LogPattern(
         re.compile(r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError"),
         Cause(
             "the GPU is out of memory",
-            "make training.rollout.microbatch_size smaller, set policy.gradient_checkpointing=true "
+            "lower training.rollout.microbatch_size, set policy.gradient_checkpointing=true "
             "or training.offload=optimizer, or use more processes",
-            may_pass=False,
+            retryable=False,
         ),
     ),
-    _Sign(
+    _LogPattern(
         re.compile(r"NCCL[^\n]*(timed? ?out|timeout)|collective operation timeout", re.IGNORECASE),
         Cause(
-            "GPUs of several pods lost touch with each other (NCCL timeout)",
-            "if it comes again, check cluster.environment.NCCL_SOCKET_IFNAME, cluster.rdma and the "
-            "network policies; NCCL_DEBUG=INFO tells more",
-            may_pass=True,
+            "GPUs of different pods cannot reach each other (NCCL timeout)",
+            "if it happens again, check cluster.environment.NCCL_SOCKET_IFNAME, cluster.rdma and "
+            "the network policies; cluster.environment.NCCL_DEBUG=INFO logs the details",
+            retryable=True,
         ),
     ),
-    _Sign(
+    _LogPattern(
         re.compile(r"No space left on device"),
         Cause(
             "the node's disk is full",
             "raise cluster.node.ephemeral_storage, or cluster.node.shared_memory if the path is "
             "/dev/shm",
-            may_pass=False,
+            retryable=False,
         ),
     ),
-    _Sign(
+    _LogPattern(
         re.compile(r"Bus error|SIGBUS"),
         Cause(
             "shared memory is too small",
             "raise cluster.node.shared_memory, and cluster.node.memory by as much",
-            may_pass=False,
+            retryable=False,
         ),
     ),
 )
 
 
 def stuck_cause(pod: Pod) -> Cause | None:
-    """Say why a pod cannot start, if that will not change by waiting; else None."""
-    said = f"{pod.waiting_reason}: {pod.waiting_message}".strip(": ")
+    """Return why a pod cannot start, if waiting will not change it; else None."""
+    detail = f"{pod.waiting_reason}: {pod.waiting_message}".strip(": ")
     if pod.waiting_reason in _IMAGE_REASONS:
         return Cause(
-            f"the image cannot be pulled ({said})",
-            "check images.trainer, images.pullSecrets and that nodes reach the registry",
-            may_pass=False,
+            f"the image cannot be pulled ({detail})",
+            "set images.trainer and images.pullSecrets in the chart's values; check that the nodes "
+            "reach the registry",
+            retryable=False,
         )
     if pod.waiting_reason in {"CreateContainerConfigError", "CreateContainerError"}:
         return Cause(
-            f"the container cannot be made ({said})",
-            "create the ConfigMap, Secret or key that it names, or correct cluster's settings",
-            may_pass=False,
+            f"the container cannot be created ({detail})",
+            "create the ConfigMap, Secret or key that the message names, or change the chart's "
+            "value that refers to it",
+            retryable=False,
         )
     if pod.waiting_reason == "RunContainerError":
         return Cause(
-            f"the container cannot be started ({said})",
+            f"the container cannot be started ({detail})",
             _ONE_RELEASE,
-            may_pass=False,
+            retryable=False,
         )
     return None
 
 
+def blocking_reason(pod: Pod) -> str:
+    """Return what keeps a pod from running; empty if nothing does."""
+    stuck = stuck_cause(pod)
+    if stuck is not None:
+        return stuck.summary
+    return f"no node for {pod.name}: {pod.unschedulable}" if pod.unschedulable else ""
+
+
 def pod_cause(pod: Pod, log: str = "") -> Cause:
-    """Say the likely cause of a pod's bad end.
+    """Return the likely cause of a pod's failure.
 
     Args:
         pod: The pod.
@@ -113,66 +124,72 @@ def pod_cause(pod: Pod, log: str = "") -> Cause:
     """
     if pod.disruption:
         return Cause(
-            f"the pod was preempted or evicted ({pod.disruption})", _FROM_CHECKPOINT, may_pass=True
+            f"the pod was preempted or evicted ({pod.disruption})", _RESUME, retryable=True
         )
     if pod.exit_reason == "OOMKilled":
         return Cause(
-            "the pod used more memory than it may",
+            "the pod exceeded its memory limit",
             "raise cluster.node.memory, or use fewer processes per node",
-            may_pass=False,
+            retryable=False,
         )
     stuck = stuck_cause(pod)
     if stuck is not None:
         return stuck
     text = f"{log}\n{pod.exit_message}"
-    for sign in _SIGNS:
-        if sign.pattern.search(text):
-            return sign.cause
+    for pattern in _LOG_PATTERNS:
+        if pattern.pattern.search(text):
+            return pattern.cause
     return _cause_of_status(pod.exit_code)
+
+
+def deadline_error(name: str, seconds: int) -> JobDeadlineError:
+    """Return the error for a job that ran for longer than `cluster.deadline_seconds`."""
+    return JobDeadlineError(
+        f"the job {name} ran longer than cluster.deadline_seconds={seconds}",
+        repair=f"raise cluster.deadline_seconds in the chart's values, then {_RESUME}",
+    )
 
 
 def job_error(
     name: str,
+    resource: Resource,
     message: str,
     pods: Sequence[Pod],
     *,
     log: str = "",
     events: Sequence[str] = (),
 ) -> ClusterError:
-    """Make the error for a job that failed.
+    """Return the error for a failed job.
 
     Args:
-        name: The job's.
-        message: What its controller says.
-        pods: Its pods as last seen, those that are gone among them.
-        log: Last lines of the pod that `blamed` gives.
+        name: Name of the job.
+        resource: Its kind.
+        message: Message of its controller.
+        pods: Its pods as last seen, including those that are gone.
+        log: Last lines of the pod that `first_failure` returns.
         events: Warnings about the job.
     """
-    pod = blamed(pods)
-    if "longer than specified deadline" in message:
-        return JobDeadlineError(
-            f"the job {name} ran longer than cluster.deadline_seconds allows",
-            repair=f"raise it; {_FROM_CHECKPOINT}",
-        )
+    pod = first_failure(pods)
     if pod is None:
-        told = "".join(f"\n    {event}" for event in events)
+        warnings = "".join(f"\n    {event}" for event in events)
         return JobFailedError(
-            f"the job {name} failed, and none of its pods says why: {message}{told}",
-            repair=f"look at: kubectl describe pytorchjob {name}",
+            f"the job {name} failed, and none of its pods shows why: {message}{warnings}",
+            repair=f"see its conditions and events: kubectl describe {resource} {name}",
         )
     cause = pod_cause(pod, log)
-    kind = JobRetryableError if cause.may_pass else JobFailedError
+    kind = JobRetryableError if cause.retryable else JobFailedError
     return kind(
-        f"the job {name} failed: {_end_of(pod)}. Likely cause: {cause.what}."
-        f"{_quoted(log or pod.exit_message)}",
+        f"the job {name} failed: {_describe_end(pod)}. Likely cause: {cause.summary}."
+        f"{_quote(log or pod.exit_message)}",
         repair=cause.repair,
     )
 
 
-def blamed(pods: Sequence[Pod]) -> Pod | None:
-    """Find the pod whose end is the cause of the others': the first to fail; None if none did."""
+def first_failure(pods: Sequence[Pod]) -> Pod | None:
+    """Return the pod whose failure made the others fail; None if none failed."""
     failed = [pod for pod in pods if pod.has_failed or pod.disruption or stuck_cause(pod)]
-    # A pod that lost its peers fails as well, perhaps in the same second, and is asked to stop.
+    # Pods that lose a peer fail as well, or are stopped with 143, perhaps within the same second,
+    # which is the resolution of `ended_at`.
     return min(
         failed,
         key=lambda pod: (not pod.disruption, pod.exit_code == 143, pod.ended_at or "9"),
@@ -180,38 +197,39 @@ def blamed(pods: Sequence[Pod]) -> Pod | None:
     )
 
 
-def _end_of(pod: Pod) -> str:
-    where = f" on the node {pod.node}" if pod.node else ""
+def _describe_end(pod: Pod) -> str:
+    node = f" on the node {pod.node}" if pod.node else ""
     if pod.exit_code is None:
-        return f"pod {pod.name}{where}"
+        return f"pod {pod.name}{node}"
     reason = f" ({pod.exit_reason})" if pod.exit_reason not in {"", "Error"} else ""
-    return f"pod {pod.name}{where}, container {pod.container}, exit status {pod.exit_code}{reason}"
+    return f"pod {pod.name}{node}, container {pod.container}, exit status {pod.exit_code}{reason}"
 
 
 def _cause_of_status(code: int | None) -> Cause:
     if code is None:
-        return Cause("unknown; the pod says nothing", _FROM_CHECKPOINT, may_pass=True)
+        return Cause("unknown; the pod has no exit status", _RESUME, retryable=True)
     meaning = _meanings(AdvGrpoError).get(code)
-    if code >= _AGAIN:
-        what = meaning or _SIGNALS.get(code, f"signal {code - _AGAIN} ended it")
-        return Cause(what, _FROM_CHECKPOINT, may_pass=True)
+    if code >= _RETRYABLE:
+        summary = meaning or _SIGNALS.get(code, f"signal {code - _RETRYABLE} ended it")
+        return Cause(summary, _RESUME, retryable=True)
     if code in {126, 127}:
-        return Cause("the image lacks the command", _ONE_RELEASE, may_pass=False)
-    what = meaning or "a fault that advgrpo has no name for"
-    return Cause(what, "correct what the last lines name", may_pass=False)
+        return Cause("the image lacks the command", _ONE_RELEASE, retryable=False)
+    summary = meaning or "an error that is not one of advgrpo's own"
+    return Cause(summary, "follow the repair in the last lines of the log", retryable=False)
 
 
 def _meanings(kind: type[AdvGrpoError]) -> dict[int, str]:
-    """Give what the exit statuses of our own errors mean; 1 is anybody's."""
+    """Return the meaning of each exit status: the first line of the error's docstring."""
     found: dict[int, str] = {}
     for child in reversed(kind.__subclasses__()):
         found |= _meanings(child)
+    # Python itself exits with 1 for any uncaught exception.
     if "exit_code" in vars(kind) and kind.exit_code != 1:
         found[kind.exit_code] = str(kind.__doc__).partition("\n")[0].rstrip(".").lower()
     return found
 
 
-def _quoted(log: str) -> str:
+def _quote(log: str) -> str:
     lines = [line for line in log.splitlines() if line.strip()][-_LINES_QUOTED:]
     quoted = "".join(f"\n    {line}" for line in lines)
     return f" Its last lines:{quoted}" if lines else ""

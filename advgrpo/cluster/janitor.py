@@ -1,17 +1,21 @@
-"""Delete jobs whose Workflow has ended: a launcher that is stopped may not live to do it."""
+"""Deletion of jobs whose Workflow has ended.
+
+A launcher that is stopped may be killed before it can delete its job.
+"""
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from advgrpo.cluster.api import Api, Json
-from advgrpo.cluster.api_errors import NotFoundError
-from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.api_errors import NotFoundError, UnknownResourceError
+from advgrpo.cluster.backends import BACKENDS
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
-from advgrpo.cluster.resources import WORKFLOWS
-from advgrpo.cluster.workflow_owner import Origin, origin_of
+from advgrpo.cluster.resources import WORKFLOWS, Resource
+from advgrpo.cluster.workflow_owner import WorkflowOwner, owner_of
 from advgrpo.errors import ClusterError
 from advgrpo.telemetry.logging import event
-from advgrpo.telemetry.prometheus import push_cleaning
+from advgrpo.telemetry.prometheus import push_janitor_metrics
 
 _ENDED = {"Succeeded", "Failed", "Error"}
 _SELECTOR = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
@@ -21,65 +25,69 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Cleaning:
-    """What the janitor found and did."""
+    """Result of the janitor's run."""
 
     namespace: str
     dry_run: bool
     jobs: int = 0
-    """Jobs of ours."""
+    """Jobs that advgrpo created."""
 
     kept: int = 0
-    """Jobs whose Workflow goes on."""
+    """Jobs whose Workflow has not ended."""
 
     without_workflow: int = 0
-    """Jobs that no Workflow started, which are whoever's started them."""
+    """Jobs that were started outside of a pipeline; they are not deleted."""
 
     deleted: list[str] = field(default_factory=list)
-    """Jobs that were deleted, or would be."""
+    """Jobs that were deleted, or would be in a dry run."""
 
     failed: list[str] = field(default_factory=list)
     """Jobs that could not be deleted."""
 
 
 def clean(api: Api, *, dry_run: bool = False) -> Cleaning:
-    """Delete the jobs of ours in a namespace whose Workflow has ended or is gone.
+    """Delete advgrpo's jobs in a namespace whose Workflow has ended or was deleted.
 
     Args:
-        api: Reaches the API server.
-        dry_run: Only say which ones.
+        api: Client of the API server.
+        dry_run: Only log which jobs would be deleted.
 
     Raises:
         ClusterError: If jobs or Workflows cannot be read. Nothing is deleted then.
     """
-    # A Workflow that cannot be read is not one that is gone.
+    # A missing permission or kind must not be taken for a Workflow that was deleted.
     api.list(WORKFLOWS, limit="1")
-    resource = PyTorchJobs.resource
     done = Cleaning(api.namespace, dry_run)
-    for job in api.list(resource, labelSelector=_SELECTOR):
+    # All jobs are listed before the first one is deleted: an error must not stop halfway.
+    for resource, job in list(_jobs(api)):
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
         done.jobs += 1
-        origin = _origin(job)
-        if origin is None:
+        owner = _owner(job)
+        if owner is None:
             done.without_workflow += 1
             continue
-        why = _why_over(api, origin)
-        if not why:
+        reason = _reason_to_delete(api, owner)
+        if not reason:
             done.kept += 1
             continue
         if not dry_run:
             try:
+                # With the uid, because a retry may have recreated the job since it was listed.
                 api.delete(resource, name, uid=uid)
             except ClusterError as error:
                 logger.warning(
-                    "the job %s stays: %s", name, error, extra=event("job_stays", job=name)
+                    "cannot delete the job %s: %s",
+                    name,
+                    error,
+                    extra=event("job_not_deleted", job=name),
                 )
                 done.failed.append(name)
                 continue
-        words = "would be deleted" if dry_run else "is deleted"
-        note = event("job_deleted", job=name, reason=why, dry_run=dry_run)
-        logger.info("the job %s %s: %s", name, words, why, extra=note)
+        action = "would be deleted" if dry_run else "is deleted"
+        fields = event("job_deleted", job=name, reason=reason, dry_run=dry_run)
+        logger.info("the job %s %s: %s", name, action, reason, extra=fields)
         done.deleted.append(name)
-    push_cleaning(
+    push_janitor_metrics(
         done.namespace,
         jobs=done.jobs,
         kept=done.kept,
@@ -89,21 +97,35 @@ def clean(api: Api, *, dry_run: bool = False) -> Cleaning:
     return done
 
 
-def _origin(job: Json) -> Origin | None:
-    owner = origin_of(job)
+def _jobs(api: Api) -> Iterator[tuple[Resource, Json]]:
+    """List the jobs of all backends: those of an earlier `cluster.backend` may still run."""
+    unknown: list[UnknownResourceError] = []
+    for backend in BACKENDS.values():
+        try:
+            for job in api.list(backend.resource, labelSelector=_SELECTOR):
+                yield backend.resource, job
+        except UnknownResourceError as error:
+            unknown.append(error)
+    if len(unknown) == len(BACKENDS):
+        raise unknown[0]
+
+
+def _owner(job: Json) -> WorkflowOwner | None:
+    owner = owner_of(job)
     if owner is not None:
         return owner
+    # The label outlives an owner reference that was removed.
     name = (job["metadata"].get("labels") or {}).get(WORKFLOW)
-    return Origin("", name, "") if name else None
+    return WorkflowOwner("", name, "") if name else None
 
 
-def _why_over(api: Api, origin: Origin) -> str:
-    """Say why a Workflow is over; empty if it goes on."""
+def _reason_to_delete(api: Api, owner: WorkflowOwner) -> str:
+    """Return why a Workflow's job is not needed any more; empty if the Workflow has not ended."""
     try:
-        workflow = api.get(WORKFLOWS, origin.name)
+        workflow = api.get(WORKFLOWS, owner.name)
     except NotFoundError:
-        return f"its Workflow {origin.name} is gone"
-    if origin.uid and workflow["metadata"]["uid"] != origin.uid:
-        return f"its Workflow {origin.name} was replaced by another one"
+        return f"its Workflow {owner.name} was deleted"
+    if owner.uid and workflow["metadata"]["uid"] != owner.uid:
+        return f"its Workflow {owner.name} was replaced by another one"
     phase = (workflow.get("status") or {}).get("phase", "")
-    return f"its Workflow {origin.name} has ended ({phase})" if phase in _ENDED else ""
+    return f"its Workflow {owner.name} has ended ({phase})" if phase in _ENDED else ""

@@ -1,17 +1,25 @@
-"""Follow a job to its end: its state, its pods, its first pod's log."""
+"""Monitor of a job until its end: its state, its pods, and the log of its first pod."""
 
 import logging
 from datetime import datetime
 
 from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.api_errors import NotFoundError
-from advgrpo.cluster.backends.base import JobBackend, JobState
-from advgrpo.cluster.cancellation import Cancelling
-from advgrpo.cluster.diagnosis import blamed, job_error, pod_cause, stuck_cause
-from advgrpo.cluster.job_request import JobRequest, shape_of
-from advgrpo.cluster.pod_history import History, events_of
+from advgrpo.cluster.backends.base import JobBackend, JobState, JobStatus
+from advgrpo.cluster.cancellation import CancelOnSignal
+from advgrpo.cluster.diagnosis import (
+    blocking_reason,
+    deadline_error,
+    first_failure,
+    job_error,
+    pod_cause,
+    stuck_cause,
+)
+from advgrpo.cluster.job_events import read_events, read_warnings
+from advgrpo.cluster.job_request import JobRequest, place_processes
+from advgrpo.cluster.pod_history import PodHistory
 from advgrpo.cluster.pod_logs import LogFollower, tail
-from advgrpo.cluster.pods import Pod, read_pod
+from advgrpo.cluster.pods import read_pod
 from advgrpo.cluster.resources import PODS
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.errors import (
@@ -21,250 +29,257 @@ from advgrpo.errors import (
     JobRetryableError,
 )
 from advgrpo.telemetry.logging import JOB_OUTPUT, event
-from advgrpo.telemetry.prometheus import PODS_RUNNING, PODS_WANTED, RESTARTS, note_line, note_state
+from advgrpo.telemetry.prometheus import (
+    PODS_RUNNING,
+    PODS_WANTED,
+    RESTARTS,
+    record_job_state,
+    record_line,
+)
 
 _STUCK_SECONDS = 120.0
-"""How long a pod may be unable to start for a reason that waiting does not remove."""
+"""How long a pod may fail to start for a reason that waiting does not remove."""
 
 _NO_PODS_SECONDS = 30.0
-"""How long a job may have no pods before it is asked why."""
+"""How long a job may have no pods before its events are read."""
 
 _WARM_SECONDS = 30.0
-"""Time between two uses of the connection that is kept open for deleting."""
-
-_EVENTS_QUOTED = 3
+"""Interval of requests that keep the connection for deleting open."""
 
 logger = logging.getLogger(__name__)
 output = logging.getLogger("advgrpo.cluster.output")
-"""Gets the lines of the first pod's log."""
+"""Logger of the lines of the first pod's log."""
 
 
 class JobMonitor:
-    """One job, followed to its end.
+    """Monitor of one job.
 
     Args:
-        job: As it was created or found.
-        work: What it runs.
-        settings: The cluster's.
-        api: Reaches the API server.
+        job: The job as it was created or adopted.
+        request: What it runs.
+        settings: Settings of the cluster.
+        api: Client of the API server.
         backend: The kind of job.
-        cancelling: Deletes it if this process is asked to stop.
+        canceller: Deletes the job on a signal.
     """
 
     def __init__(
         self,
         job: Json,
-        work: JobRequest,
+        request: JobRequest,
         settings: ClusterSettings,
         api: Api,
         backend: JobBackend,
-        cancelling: Cancelling,
+        canceller: CancelOnSignal,
     ) -> None:
-        self._name: str = job["metadata"]["name"]
-        self._uid: str = job["metadata"]["uid"]
-        self._task = work.task
-        self._nodes = shape_of(work.processes, settings).nodes
+        self._job = job
+        self._name, self._uid = str(job["metadata"]["name"]), str(job["metadata"]["uid"])
+        self._task = request.task
+        self._nodes = place_processes(request.processes, settings).nodes
         self._settings = settings
         self._api = api
         self._backend = backend
-        self._cancelling = cancelling
-        self._history = History()
-        self._log = LogFollower(api, backend.first_pod(self._name), _tell)
-        self._said = ""
+        self._canceller = canceller
+        self._history = PodHistory()
+        self._log = LogFollower(api, _log_line)
+        self._last_text = ""
         self._warned: set[str] = set()
-        self._verdict: ClusterError | None = None
-        self._verdict_at = 0.0
+        self._failure: ClusterError | None = None
+        self._failed_at = 0.0
         now = api.clock.monotonic()
-        self._active_since = now - self._seconds_before(job)
-        self._waiting_since = self._stuck_since = self._last_look = self._warm_at = now
+        self._active_since = now - self._seconds_active(job)
+        self._waiting_since = self._stuck_since = self._polled_at = self._warm_at = now
 
-    def to_end(self) -> None:
-        """Follow it.
+    def wait(self) -> None:
+        """Wait until the job has succeeded.
 
         Raises:
-            ClusterError: If it does not succeed, or the API server is lost.
+            ClusterError: If the job does not succeed, or the API server stops answering.
         """
         while True:
-            job = self._look()
-            state = self._backend.state(job)
+            status = self._backend.status(self._read_job())
+            state = status.state
+            # A queue that preempts the job deletes its pods: the next ones are not restarts.
             if state is JobState.QUEUED:
                 self._history.forget_pods()
-            seen = self._see_pods(patient=state.is_end)
-            # Whose log it is must be known, for a pod of the same name starts another one.
-            if seen or state.is_end:
+            listed = self._read_pods(retry=state.is_end)
+            # The pods must be known first: a replaced pod has another log.
+            if listed or state.is_end:
                 self._follow_log(at_end=state.is_end)
-            self._say(state)
+            self._report(state)
             if state is JobState.SUCCEEDED:
                 return
             if state is JobState.FAILED:
-                raise self._error(self._backend.end_message(job))
-            self._judge(state)
+                raise self._end_error(status)
+            self._check_progress(state)
             self._keep_warm()
             self._api.clock.sleep(self._settings.poll_seconds)
 
-    def _look(self) -> Json:
+    def _read_job(self) -> Json:
         try:
             job = self._api.get(self._backend.resource, self._name)
         except NotFoundError:
-            raise self._verdict or JobRetryableError(
+            raise self._failure or JobRetryableError(
                 f"the job {self._name} was deleted by somebody else before its end",
-                repair="run it again; it goes on from its last checkpoint",
+                repair="run it again: it resumes from its last checkpoint",
             ) from None
+        # The name is deterministic: another launcher of the same run may have recreated the job.
         if job["metadata"]["uid"] != self._uid:
-            raise self._verdict or JobRetryableError(
+            raise self._failure or JobRetryableError(
                 f"the job {self._name} was deleted and created again by somebody else",
-                repair="run it again: it takes up the new one",
+                repair="run it again: it adopts the new job",
             )
         return job
 
-    def _see_pods(self, *, patient: bool) -> bool:
-        selector = self._backend.pod_selector(self._name)
+    def _read_pods(self, *, retry: bool) -> bool:
+        selector = self._backend.pod_selector(self._job)
         try:
-            found = self._api.list(PODS, patient=patient, labelSelector=selector)
+            found = self._api.list(PODS, retry=retry, labelSelector=selector)
         except ClusterError as error:
-            # How the job ends does not depend on what its pods tell.
-            self._warn_once(error)
+            # Pods only explain the job's state: monitoring continues without them.
+            self._warn_once(str(error))
             return False
-        pods = [read_pod(pod) for pod in found if _is_owned_by(pod, self._uid)]
-        for pod in self._history.see(pods):
-            cause = pod_cause(pod).what if pod.has_failed or pod.disruption else "it went away"
+        pods = [
+            read_pod(pod, self._backend.rank(pod))
+            for pod in found
+            if self._backend.owns(self._job, pod)
+        ]
+        for pod in self._history.update(pods):
+            failed = pod.has_failed or pod.disruption
+            cause = pod_cause(pod).summary if failed else "it was deleted"
             RESTARTS.labels(self._task).inc()
-            note = event("pod_restarted", job=self._name, pod=pod.name, cause=cause)
-            logger.info("%s: pod %s was started again: %s", self._name, pod.name, cause, extra=note)
+            fields = event("pod_restarted", job=self._name, pod=pod.name, cause=cause)
+            logger.info("%s: pod %s was restarted: %s", self._name, pod.name, cause, extra=fields)
         return True
 
     def _follow_log(self, *, at_end: bool) -> None:
-        first = self._first_pod()
+        first = next((pod for pod in self._history.pods if pod.rank == 0), None)
         if first is None or not (first.is_running or first.exit_code is not None):
             return
+        container = first.container or self._backend.container
         try:
-            self._log.poll(first.uid, first.container or "pytorch", at_end=at_end)
+            self._log.poll(first.name, first.uid, container, at_end=at_end)
         except NotFoundError:
-            # The pod has just gone, or is about to start.
-            return
+            return  # The pod was just deleted, or its container has not started yet.
         except ClusterError as error:
-            self._warn_once(error)
+            self._warn_once(str(error))
 
-    def _first_pod(self) -> Pod | None:
-        first = self._backend.first_pod(self._name)
-        return next((pod for pod in self._history.pods if pod.name == first), None)
-
-    def _say(self, state: JobState) -> None:
-        """Tell where the job stands when that has changed."""
+    def _report(self, state: JobState) -> None:
+        """Update the metrics, and log the job's state if it has changed."""
         running = sum(pod.is_running for pod in self._history.pods)
-        note_state(self._task, state.value, [one.value for one in JobState])
+        record_job_state(self._task, state.value, [one.value for one in JobState])
         PODS_WANTED.labels(self._task).set(self._nodes)
         PODS_RUNNING.labels(self._task).set(running)
-        # There from the beginning on, for a rate misses the rise from nothing to one.
+        # Export 0 before the first restart: a rate does not see a series appear with 1.
         RESTARTS.labels(self._task)
-        words = f"{self._name}: {state.value}"
+        text = f"{self._name}: {state.value}"
         if state is JobState.QUEUED:
-            words += f" in {self._settings.queue}" if self._settings.queue else " (suspended)"
+            text += f" in {self._settings.queue}" if self._settings.queue else " (suspended)"
         elif not state.is_end:
-            words += f", {running} of {self._nodes} pods run"
-            why = {_blocking_reason(pod) for pod in self._history.pods} - {""}
-            words += "".join(f"; {one}" for one in sorted(why))
-        if words != self._said:
-            self._said = words
-            logger.info("%s", words, extra=event("job_state", job=self._name, state=state.value))
+            text += f", {running} of {self._nodes} pods running"
+            text += "".join(f"; {reason}" for reason in self._blocking_reasons())
+        if text != self._last_text:
+            self._last_text = text
+            logger.info("%s", text, extra=event("job_state", job=self._name, state=state.value))
 
-    def _judge(self, state: JobState) -> None:
-        """Give the job up if it took too long, cannot start, or does nothing but start again."""
+    def _check_progress(self, state: JobState) -> None:
+        """Give up on a job that takes too long, cannot start, or restarts too often."""
         now = self._api.clock.monotonic()
         if state is JobState.QUEUED:
-            # Time in the queue does not count; all pods start anew after it.
-            self._active_since += now - self._last_look
+            # Time in the queue does not count.
+            self._active_since += now - self._polled_at
             self._waiting_since = now
         if self._all_run(state):
             self._waiting_since = now
-        stuck = [pod for pod in self._history.pods if stuck_cause(pod) is not None]
+        stuck = any(stuck_cause(pod) for pod in self._history.pods)
         if not stuck:
             self._stuck_since = now
-        self._last_look = now
-        if self._verdict is None:
-            self._verdict = self._find_failure(now, stuck)
-            self._verdict_at = now
-        if self._verdict is not None:
-            self._give_up(self._verdict, now)
+        self._polled_at = now
+        if self._failure is None:
+            self._failure = self._find_failure(now, stuck=stuck)
+            self._failed_at = now
+        if self._failure is not None:
+            self._give_up(self._failure, now)
 
     def _all_run(self, state: JobState) -> bool:
         pods = self._history.pods
-        if not pods:
-            # They cannot be listed, or there are none yet.
+        if not pods:  # They may not be listed, or do not exist yet.
             return state is JobState.RUNNING
-        ready = [pod for pod in pods if pod.is_running or pod.phase == "Succeeded"]
-        return len(ready) >= self._nodes
+        return sum(pod.is_running or pod.phase == "Succeeded" for pod in pods) >= self._nodes
 
-    def _find_failure(self, now: float, stuck: list[Pod]) -> ClusterError | None:
+    def _find_failure(self, now: float, *, stuck: bool) -> ClusterError | None:
         settings = self._settings
         if now - self._active_since > settings.deadline_seconds:
-            return JobDeadlineError(
-                f"the job {self._name} ran longer than cluster.deadline_seconds="
-                f"{settings.deadline_seconds}",
-                repair="raise it, and run the job again; it goes on from its last checkpoint",
-            )
+            return deadline_error(self._name, settings.deadline_seconds)
         if stuck and now - self._stuck_since > _STUCK_SECONDS:
             return self._error("it cannot start")
-        pod, restarts = self._history.most_restarted
-        if restarts > settings.restarts:
-            return self._error(f"{pod} was started again {restarts} times")
+        rank, restarts = self._history.most_restarted
+        if restarts > settings.max_restarts:
+            return self._error(f"the pod of rank {rank} was restarted {restarts} times")
         waited = now - self._waiting_since
         if waited > settings.startup_timeout_seconds:
+            reasons = self._blocking_reasons() or self._warnings()
             return JobDeadlineError(
                 f"the pods of the job {self._name} did not all run within "
                 f"cluster.startup_timeout_seconds={settings.startup_timeout_seconds}: "
-                f"{self._why_waiting()}",
-                repair="check cluster.gpu_resource, cluster.node, cluster.node_selector and "
-                "cluster.tolerations against the nodes that there are",
+                + "; ".join(reasons or ["Kubernetes gives no reason"]),
+                repair="compare cluster.gpu_resource, cluster.node, cluster.node_selector and "
+                "cluster.tolerations with the nodes: kubectl describe nodes",
             )
         if waited > _NO_PODS_SECONDS and not self._history.pods:
-            for reason in self._events():
-                if reason not in self._warned:
-                    self._warned.add(reason)
-                    note = event("job_without_pods", job=self._name)
-                    logger.warning("%s has no pods: %s", self._name, reason, extra=note)
+            for reason in self._warnings():
+                fields = event("job_without_pods", job=self._name)
+                self._warn_once(f"{self._name} has no pods: {reason}", fields)
         return None
 
-    def _give_up(self, verdict: ClusterError, now: float) -> None:
-        """Delete the job and raise the verdict; if the server does not answer, look again first.
-
-        It may have ended well in the meantime.
-        """
+    def _give_up(self, failure: ClusterError, now: float) -> None:
+        """Delete the job and raise the failure."""
         try:
-            self._api.delete(self._backend.resource, self._name, uid=self._uid, patient=False)
+            self._api.delete(self._backend.resource, self._name, uid=self._uid, retry=False)
         except ClusterUnavailableError as error:
-            if now - self._verdict_at < self._api.patience.budget_seconds:
-                self._warn_once(error)
+            # Poll again before the next attempt: the job may have succeeded in the meantime.
+            if now - self._failed_at < self._api.policy.budget_seconds:
+                self._warn_once(str(error))
                 return
         except ClusterError as error:
-            logger.warning("%s stays: %s", self._name, error)
-        raise verdict
+            # The failure says more than that the job could not be deleted.
+            logger.warning("cannot delete %s: %s", self._name, error)
+        raise failure
+
+    def _end_error(self, status: JobStatus) -> ClusterError:
+        if status.deadline_exceeded:
+            return deadline_error(self._name, self._settings.deadline_seconds)
+        return self._error(status.message)
 
     def _error(self, message: str) -> ClusterError:
-        self._history.learn_ends(events_of(self._api, self._uid))
+        found = read_events(self._api, self._backend.event_selector(self._job))
+        exits = [self._backend.read_exit(one) for one in found]
+        self._history.add_exits([one for one in exits if one], self._backend.container)
         evidence = self._history.evidence
-        pod = blamed(evidence)
+        pod = first_failure(evidence)
         log = ""
-        if pod is not None and pod.name == self._backend.first_pod(self._name):
+        if pod is not None and pod.rank == 0:
             log = self._log.last_lines
         elif pod is not None and pod.container:
+            # Only the first pod's log was followed; this one is lost with its pod.
             log = tail(self._api, pod.name, pod.container)
-        return job_error(self._name, message, evidence, log=log, events=self._events())
+        warnings = self._warnings()
+        return job_error(
+            self._name, self._backend.resource, message, evidence, log=log, events=warnings
+        )
 
-    def _why_waiting(self) -> str:
-        why = sorted({_blocking_reason(pod) for pod in self._history.pods} - {""})
-        return "; ".join(why or self._events() or ["Kubernetes does not say why"])
+    def _blocking_reasons(self) -> list[str]:
+        return sorted({blocking_reason(pod) for pod in self._history.pods} - {""})
 
-    def _events(self) -> list[str]:
-        found = events_of(self._api, self._uid)
-        warnings = [one for one in found if one.get("type") == "Warning"]
-        return [f"{one.get('reason')}: {one.get('message')}" for one in warnings][-_EVENTS_QUOTED:]
+    def _warnings(self) -> list[str]:
+        return read_warnings(self._api, self._backend.event_selector(self._job))
 
-    def _seconds_before(self, job: Json) -> float:
-        """Say how long a job that is taken up has been active."""
-        started = self._backend.started_at(job)
+    def _seconds_active(self, job: Json) -> float:
+        """Return for how long an adopted job has been active."""
+        started = self._backend.status(job).started_at
         if not started:
             return 0.0
+        # The start is in the server's time, so the result is only as good as the clocks agree.
         seconds = self._api.clock.wall() - datetime.fromisoformat(started).timestamp()
         return max(seconds, 0.0)
 
@@ -272,26 +287,14 @@ class JobMonitor:
         now = self._api.clock.monotonic()
         if now - self._warm_at >= _WARM_SECONDS:
             self._warm_at = now
-            self._cancelling.keep_warm()
+            self._canceller.keep_warm()
 
-    def _warn_once(self, error: ClusterError) -> None:
-        if error.message not in self._warned:
-            self._warned.add(error.message)
-            logger.warning("%s", error)
+    def _warn_once(self, text: str, extra: dict[str, object] | None = None) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            logger.warning("%s", text, extra=extra)
 
 
-def _tell(line: str) -> None:
+def _log_line(line: str) -> None:
     output.info("%s", line, extra=event(JOB_OUTPUT))
-    note_line(line)
-
-
-def _blocking_reason(pod: Pod) -> str:
-    """Say what keeps a pod from running; empty if nothing does."""
-    stuck = stuck_cause(pod)
-    if stuck is not None:
-        return stuck.what
-    return f"no node for {pod.name}: {pod.unschedulable}" if pod.unschedulable else ""
-
-
-def _is_owned_by(pod: Json, uid: str) -> bool:
-    return uid in {owner["uid"] for owner in pod["metadata"].get("ownerReferences") or ()}
+    record_line(line)

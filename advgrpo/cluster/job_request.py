@@ -1,4 +1,4 @@
-"""What is to be run as a job, and on how many machines."""
+"""Requests for jobs, and the placement of their processes on nodes."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.errors import ConfigError
 
-_LONGEST_NAME = 47
-"""Kubernetes allows 63; the operator appends `-worker-` and a number."""
+_MAX_NAME_LENGTH = 47
+"""Kubernetes allows 63; operators append a replica's name and index."""
 
 _HASH_DIGITS = 10
 
@@ -19,57 +19,60 @@ class JobRequest:
     """A task to run as a job."""
 
     task: str
-    """Its name, for instance `train`."""
+    """The task's name, for instance `train`."""
 
     run_key: str
-    """What tells this work from other work; the same when it is tried again."""
+    """Identity of the task in its run: the same when it is retried."""
 
     command: tuple[str, ...]
-    """What each of the job's pods runs."""
+    """Command of each pod of the job."""
 
     processes: int
-    """How many processes work on it, over all pods; on GPUs, one each."""
+    """Number of processes over all pods; on GPUs, one per GPU."""
 
     @property
     def name(self) -> str:
-        """Name of its job: the same whenever it is tried."""
+        """Name of the job, the same in every attempt, so that a retry finds the job."""
+        # The run key is too long for a name and may contain characters that names may not.
         digest = hashlib.sha256(json.dumps([self.task, self.run_key]).encode()).hexdigest()
         task = re.sub(r"[^a-z0-9]+", "-", f"advgrpo-{self.task}".lower())
-        return f"{task[: _LONGEST_NAME - _HASH_DIGITS - 1].strip('-')}-{digest[:_HASH_DIGITS]}"
+        return f"{task[: _MAX_NAME_LENGTH - _HASH_DIGITS - 1].strip('-')}-{digest[:_HASH_DIGITS]}"
 
 
 @dataclass(frozen=True)
 class Placement:
-    """How many pods a job has, and what each holds."""
+    """Number of a job's pods (one per node), and what each holds."""
 
     nodes: int
     processes_per_node: int
     gpus_per_node: int
 
 
-def shape_of(processes: int, settings: ClusterSettings) -> Placement:
-    """Spread processes over nodes, all of them alike.
+def place_processes(processes: int, settings: ClusterSettings) -> Placement:
+    """Spread processes evenly over nodes.
 
     Args:
-        processes: How many there are.
-        settings: Say what a node holds.
+        processes: Number of processes.
+        settings: Settings of the cluster, which have a node's capacity.
 
     Raises:
-        ConfigError: If they do not fill whole nodes; names numbers that do.
+        ConfigError: If the processes do not fill whole nodes; names numbers that do.
     """
-    holds = settings.processes_per_node or settings.gpus_per_node or 1
-    if settings.gpus_per_node and holds > settings.gpus_per_node:
+    capacity = settings.processes_per_node or settings.gpus_per_node or 1
+    if settings.gpus_per_node and capacity > settings.gpus_per_node:
         raise ConfigError(
-            f"cluster.processes_per_node={holds} is more than the {settings.gpus_per_node} GPUs "
+            f"cluster.processes_per_node={capacity}: more than the {settings.gpus_per_node} GPUs "
             "of a node",
-            repair="use one process per GPU",
+            repair=f"set cluster.processes_per_node to {settings.gpus_per_node} or less: a process "
+            "needs a GPU",
         )
-    nodes, rest = divmod(processes, holds)
+    nodes, rest = divmod(processes, capacity)
     if nodes and rest:
-        lower, higher = nodes * holds, (nodes + 1) * holds
+        lower, higher = nodes * capacity, (nodes + 1) * capacity
         raise ConfigError(
-            f"processes={processes} do not fill nodes of {holds}",
-            repair=f"use up to {holds}, or a multiple of it such as {lower} or {higher}",
+            f"processes={processes} do not fill nodes of {capacity}",
+            repair=f"use up to {capacity}, or a multiple of it such as {lower} or {higher}",
         )
-    here = holds if nodes else processes
-    return Placement(max(nodes, 1), here, here if settings.gpus_per_node else 0)
+    # Less than one node: the job shares it with others.
+    per_node = capacity if nodes else processes
+    return Placement(max(nodes, 1), per_node, per_node if settings.gpus_per_node else 0)

@@ -1,98 +1,88 @@
-"""What became of a job's pods, also of those that are gone."""
+"""History of a job's pods, including those that are gone."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
-from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.pods import Pod
-from advgrpo.cluster.resources import EVENTS
-from advgrpo.errors import ClusterError
-
-_EXITED = re.compile(r"Pod: [^.\s]+\.(?P<pod>\S+) exited with code (?P<code>\d+)")
-"""The training operator's words; they outlive the pod."""
 
 
-class History:
-    """Remembers each pod's last bad end, and how often it was started again."""
+class PodHistory:
+    """The last failure and the number of restarts of each node rank's pods."""
 
     def __init__(self) -> None:
-        self._now: dict[str, Pod] = {}
-        self._ends: dict[str, Pod] = {}
-        self._restarts: Counter[str] = Counter()
-        self._thrown_out: set[str] = set()
-        """Uids of the pods that were."""
+        self._latest: dict[int, Pod] = {}
+        self._failures: dict[int, Pod] = {}
+        self._restarts: Counter[int] = Counter()
+        self._disrupted: set[str] = set()
+        """Uids of the pods that were preempted or evicted."""
 
-        self._excused: dict[str, int] = {}
-        """How many had been thrown out when a pod was last started again."""
+        self._excused: dict[int, int] = {}
+        """Number of disrupted pods at the time of a rank's last restart."""
 
     @property
     def pods(self) -> list[Pod]:
-        """The pods as last seen."""
-        return list(self._now.values())
+        """The latest pod of each rank, as last seen."""
+        return list(self._latest.values())
 
     @property
     def evidence(self) -> list[Pod]:
-        """The pods if one of them has ended badly, else the last bad end of an earlier one."""
+        """The latest pods if one of them failed, else the last failure of an earlier one."""
         if any(pod.has_failed or pod.disruption or pod.waiting_reason for pod in self.pods):
             return self.pods
-        worst, _ = self.most_restarted
-        end = self._ends.get(worst) or next(reversed(self._ends.values()), None)
-        return self.pods if end is None else [end]
+        # The pod that keeps failing is a better witness than one that failed once at the end.
+        rank, _ = self.most_restarted
+        failure = self._failures.get(rank) or next(reversed(self._failures.values()), None)
+        return self.pods if failure is None else [failure]
 
     @property
-    def most_restarted(self) -> tuple[str, int]:
-        """The pod that was started again most often by its own fault, and how often."""
-        return max(self._restarts.items(), key=lambda item: item[1], default=("", 0))
+    def most_restarted(self) -> tuple[int, int]:
+        """The rank whose pod was restarted most often by its own fault, and how often."""
+        return max(self._restarts.items(), key=lambda item: item[1], default=(-1, 0))
 
     def forget_pods(self) -> None:
-        """Let the pods that come next be no restarts of those that were: the job is queued."""
-        self._now.clear()
+        """Do not count the next pods as restarts: the job is queued and its pods are deleted."""
+        self._latest.clear()
 
-    def see(self, pods: Sequence[Pod]) -> list[Pod]:
-        """Take note of the pods.
+    def update(self, pods: Sequence[Pod]) -> list[Pod]:
+        """Record the present pods.
 
         Returns:
-            The pods that were started again since the last time, as they were before.
+            The pods that were replaced since the last update, as they were before.
         """
-        again = []
-        self._thrown_out |= {pod.uid for pod in pods if pod.disruption}
+        replaced = []
+        self._disrupted |= {pod.uid for pod in pods if pod.disruption}
         for pod in pods:
-            before = self._now.get(pod.name)
-            if before is not None and before.uid != pod.uid:
-                again.append(before)
-                if not self._is_excused(before):
-                    self._restarts[pod.name] += 1
             if pod.has_failed or pod.disruption:
-                self._ends.pop(pod.name, None)
-                self._ends[pod.name] = pod
-            self._now[pod.name] = pod
-        return again
+                # Reinserted at the end: the order tells which failure was the last.
+                self._failures.pop(pod.rank, None)
+                self._failures[pod.rank] = pod
+        # Some controllers keep a failed pod next to the one that replaces it.
+        latest = {pod.rank: pod for pod in sorted(pods, key=lambda pod: pod.created_at)}
+        for rank, pod in latest.items():
+            before = self._latest.get(rank)
+            if before is not None and before.uid != pod.uid:
+                replaced.append(before)
+                if not self._is_excused(before):
+                    self._restarts[rank] += 1
+        self._latest |= latest
+        return replaced
 
     def _is_excused(self, pod: Pod) -> bool:
-        """Say whether a pod ended for want of one that was thrown out, or was thrown out itself."""
-        count = len(self._thrown_out)
-        others = count > self._excused.get(pod.name, 0)
-        self._excused[pod.name] = count
+        """Return whether a pod was disrupted, or may have failed because another one was."""
+        # Ranks that lose a peer fail, too: a disruption excuses one failure of each other rank.
+        count = len(self._disrupted)
+        others = count > self._excused.get(pod.rank, 0)
+        self._excused[pod.rank] = count
         return others or bool(pod.disruption)
 
-    def learn_ends(self, events: Sequence[Json]) -> None:
-        """Learn from a job's events how pods ended whose end was not seen."""
-        for event in events:
-            found = _EXITED.search(event.get("message") or "")
-            if found is None or found["code"] == "0":
-                continue
-            pod = self._now.get(found["pod"])
-            if pod is not None and found["pod"] not in self._ends:
-                self._ends[pod.name] = replace(
-                    pod, exit_code=int(found["code"]), container="pytorch", phase="Failed"
-                )
+    def add_exits(self, exits: Sequence[tuple[str, int]], container: str) -> None:
+        """Record failures that happened between two updates.
 
-
-def events_of(api: Api, uid: str) -> list[Json]:
-    """Read the events about an object; none if they cannot be had."""
-    try:
-        return api.list(EVENTS, patient=False, fieldSelector=f"involvedObject.uid={uid}")
-    except ClusterError:
-        return []
+        Args:
+            exits: Names and exit statuses of pods, from a job's events.
+            container: The container that exited.
+        """
+        for name, code in exits:
+            pod = next((pod for pod in self.pods if pod.name == name), None)
+            if code and pod is not None and pod.rank not in self._failures:
+                self._failures[pod.rank] = pod.exited(code, container)

@@ -1,71 +1,72 @@
-"""The pods of a job: image, share of a node, environment, and as few rights as they need."""
+"""Template of a job's pods: image, resources, environment and the least privileges."""
 
 from kubernetes import client
 from kubernetes.utils.quantity import parse_quantity
 
 from advgrpo import __version__
+from advgrpo.cluster.credentials import MLFLOW_KEYS
 from advgrpo.cluster.job_request import JobRequest, Placement
 from advgrpo.cluster.settings import CLUSTER, ClusterSettings, Rdma
 from advgrpo.storage import CACHE_VARIABLE, LIMIT_VARIABLE
 from advgrpo.storage.credentials import S3_KEYS
 
-CONTAINER = "pytorch"
-"""The name by which the training operator knows the container."""
-
 MANAGED_BY = {"app.kubernetes.io/managed-by": "advgrpo"}
-"""The label that all jobs of ours have."""
+"""Label of all jobs that advgrpo creates."""
 
 TASK = "advgrpo/task"
 WORKFLOW = "advgrpo/workflow"
 VERSION = "app.kubernetes.io/version"
-
-MLFLOW_KEYS = (
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
-    "MLFLOW_TRACKING_USERNAME",
-)
+_QUEUE = "kueue.x-k8s.io/queue-name"
 
 _GRACE_SECONDS = 660
-"""Time for saving state once a pod is asked to stop; more than the ranks' own 600."""
+"""Time between SIGTERM and SIGKILL for saving state; more than the ranks' own 600 s."""
 
 _CACHE_SHARE = 0.8
-"""Part of its volume that fetched folders may take; the rest is for results on their way."""
+"""Share of its volume that fetched folders may take; the rest is for results before upload."""
 
-_CACHE, _TEMPORARY, _SHARED_MEMORY = "/cache", "/tmp", "/dev/shm"  # noqa: S108 - in the pod
+_CACHE, _TEMPORARY, _SHARED_MEMORY = "/cache", "/tmp", "/dev/shm"  # noqa: S108 - paths in the pod
 
 
-def labels_of(work: JobRequest) -> dict[str, str]:
-    """Give the labels of a job and its pods. The chart's network policies know the pods by them."""
+def pod_labels(request: JobRequest) -> dict[str, str]:
+    """Return the labels of a job's pods, by which the chart's network policies select them."""
     return {
         **MANAGED_BY,
         "app.kubernetes.io/part-of": "advgrpo",
         "app.kubernetes.io/component": "job",
         VERSION: __version__.replace("+", "_"),
-        TASK: work.task,
+        TASK: request.task,
     }
 
 
+def job_labels(request: JobRequest, settings: ClusterSettings) -> dict[str, str]:
+    """Return the labels of a job."""
+    # Pods must not have the queue's label: Kueue would queue each pod on its own.
+    return pod_labels(request) | ({_QUEUE: settings.queue} if settings.queue else {})
+
+
 def pod_template(
-    work: JobRequest, shape: Placement, settings: ClusterSettings
+    request: JobRequest, placement: Placement, settings: ClusterSettings, *, container: str
 ) -> client.V1PodTemplateSpec:
-    """Write the pods of a job; they meet Kubernetes' Pod Security level "restricted".
+    """Return the template of a job's pods; they meet the Pod Security level "restricted".
 
     Args:
-        work: What they run.
-        shape: How many processes and GPUs each holds.
-        settings: The cluster's.
+        request: The task that they run.
+        placement: Processes and GPUs per pod.
+        settings: Settings of the cluster.
+        container: Name of the container.
     """
     user = settings.run_as_user
     return client.V1PodTemplateSpec(
         metadata=client.V1ObjectMeta(
-            labels=labels_of(work), annotations=settings.annotations or None
+            labels=pod_labels(request), annotations=settings.annotations or None
         ),
         spec=client.V1PodSpec(
-            containers=[_container(work, shape, settings)],
+            containers=[_container(request, placement, settings, container)],
             volumes=_volumes(settings),
             service_account_name=settings.service_account,
-            # They ask nothing of the API server.
+            # They send no requests to the API server.
             automount_service_account_token=False,
+            # Otherwise every Service of the namespace adds environment variables.
             enable_service_links=False,
             image_pull_secrets=[
                 client.V1LocalObjectReference(name=name) for name in settings.image_pull_secrets
@@ -90,6 +91,7 @@ def pod_template(
                 run_as_user=user,
                 run_as_group=user,
                 fs_group=user,
+                # Changing the owner of every file of a large cache would delay each start.
                 fs_group_change_policy="OnRootMismatch",
                 seccomp_profile=client.V1SeccompProfile(type="RuntimeDefault"),
             ),
@@ -97,19 +99,21 @@ def pod_template(
     )
 
 
-def _container(work: JobRequest, shape: Placement, settings: ClusterSettings) -> client.V1Container:
+def _container(
+    request: JobRequest, placement: Placement, settings: ClusterSettings, name: str
+) -> client.V1Container:
     return client.V1Container(
-        name=CONTAINER,
+        name=name,
         image=settings.image,
         image_pull_policy=settings.image_pull_policy,
-        command=list(work.command),
+        command=list(request.command),
         env=_environment(settings),
         env_from=[
             client.V1EnvFromSource(
                 config_map_ref=client.V1ConfigMapEnvSource(name=settings.config_map)
             )
         ],
-        resources=_resources(shape, settings),
+        resources=_resources(placement, settings),
         volume_mounts=[
             client.V1VolumeMount(name="cache", mount_path=_CACHE),
             client.V1VolumeMount(name="temporary", mount_path=_TEMPORARY),
@@ -121,6 +125,7 @@ def _container(work: JobRequest, shape: Placement, settings: ClusterSettings) ->
             run_as_non_root=True,
             capabilities=_capabilities(settings.rdma),
         ),
+        # The status then has the last lines of the log, also when the log is gone.
         termination_message_policy="FallbackToLogsOnError",
     )
 
@@ -129,9 +134,9 @@ def _environment(settings: ClusterSettings) -> list[client.V1EnvVar]:
     plain = {
         CACHE_VARIABLE: _CACHE,
         LIMIT_VARIABLE: _cache_gib(settings),
-        # What libraries keep at home; the root filesystem cannot be written to.
+        # Libraries write to the home directory; the root filesystem is read-only.
         "HOME": _TEMPORARY,
-        # The task is to run here, not to start a job of its own.
+        # Empty, so that the task runs in this pod and does not start a job in turn.
         CLUSTER: "",
         **settings.environment,
     }
@@ -145,48 +150,48 @@ def _environment(settings: ClusterSettings) -> list[client.V1EnvVar]:
 
 def _cache_gib(settings: ClusterSettings) -> str:
     on_claim = settings.cache_claim is not None
-    room = settings.cache_size if on_claim else settings.node.ephemeral_storage
-    return "" if room is None else f"{_CACHE_SHARE * float(parse_quantity(room)) / 2**30:.2f}"
+    size = settings.cache_size if on_claim else settings.node.ephemeral_storage
+    return "" if size is None else f"{_CACHE_SHARE * float(parse_quantity(size)) / 2**30:.2f}"
 
 
 def _from_secret(secret: str, key: str) -> client.V1EnvVarSource:
-    # A server may ask for no credentials, or for a token instead of a password.
+    # Optional: a login needs only some of the keys, and a workload identity none.
     return client.V1EnvVarSource(
         secret_key_ref=client.V1SecretKeySelector(name=secret, key=key, optional=True)
     )
 
 
-def _resources(shape: Placement, settings: ClusterSettings) -> client.V1ResourceRequirements:
-    share = settings.node
+def _resources(placement: Placement, settings: ClusterSettings) -> client.V1ResourceRequirements:
+    node = settings.node
     devices = {}
-    if shape.gpus_per_node:
-        devices[settings.gpu_resource] = str(shape.gpus_per_node)
+    if placement.gpus_per_node:
+        devices[settings.gpu_resource] = str(placement.gpus_per_node)
     if settings.rdma is not None:
         devices[settings.rdma.resource] = str(settings.rdma.count)
-    memory = {"memory": share.memory, "ephemeral-storage": share.ephemeral_storage}
+    memory = {"memory": node.memory, "ephemeral-storage": node.ephemeral_storage}
     return client.V1ResourceRequirements(
-        # Cores have no limit: what nobody else uses is ours for loading images.
-        requests={"cpu": share.cpu, **memory, **devices},
+        # No CPU limit: idle cores speed up the loading of images.
+        requests={"cpu": node.cpu, **memory, **devices},
         limits={**memory, **devices},
     )
 
 
 def _volumes(settings: ClusterSettings) -> list[client.V1Volume]:
-    claim, share = settings.cache_claim, settings.node
+    claim, node = settings.cache_claim, settings.node
     if claim is None:
-        place = {"empty_dir": client.V1EmptyDirVolumeSource(size_limit=share.ephemeral_storage)}
+        source = {"empty_dir": client.V1EmptyDirVolumeSource(size_limit=node.ephemeral_storage)}
     else:
-        source = client.V1PersistentVolumeClaimVolumeSource(claim_name=claim)
-        place = {"persistent_volume_claim": source}
-    shared = client.V1EmptyDirVolumeSource(medium="Memory", size_limit=share.shared_memory)
+        volume = client.V1PersistentVolumeClaimVolumeSource(claim_name=claim)
+        source = {"persistent_volume_claim": volume}
+    shared = client.V1EmptyDirVolumeSource(medium="Memory", size_limit=node.shared_memory)
     return [
-        client.V1Volume(name="cache", **place),
+        client.V1Volume(name="cache", **source),
         client.V1Volume(name="temporary", empty_dir=client.V1EmptyDirVolumeSource()),
         client.V1Volume(name="shared-memory", empty_dir=shared),
     ]
 
 
 def _capabilities(rdma: Rdma | None) -> client.V1Capabilities:
-    # RDMA pins memory. The level "restricted" refuses this capability, so it must be asked for.
+    # RDMA pins memory, which needs IPC_LOCK on some nodes; the level "restricted" refuses it.
     add = ["IPC_LOCK"] if rdma is not None and rdma.ipc_lock else None
     return client.V1Capabilities(drop=["ALL"], add=add)

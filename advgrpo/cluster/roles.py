@@ -1,9 +1,12 @@
-"""All that the launcher and the janitor ask of the API server, as the rules of their roles.
+"""Kubernetes permissions of the launcher, the janitor and the doctor, as rules of RBAC roles.
 
-The chart's roles grant this and no more; tests hold both against what is called.
+The chart's roles grant exactly these; tests compare both with the requests that are sent.
 """
 
+from collections.abc import Iterable
 from typing import Final, TypedDict
+
+from advgrpo.cluster.backends.base import JobBackend
 
 
 class Rule(TypedDict):
@@ -14,20 +17,36 @@ class Rule(TypedDict):
     verbs: list[str]
 
 
-LAUNCHER_RULES: Final[tuple[Rule, ...]] = (
-    {
-        "apiGroups": ["kubeflow.org"],
-        "resources": ["pytorchjobs"],
-        "verbs": ["create", "delete", "get", "patch"],
-    },
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
-    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
-    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
-)
-"""Of the service account of a pipeline's tasks, in the namespace where they run."""
+def launcher_rules(backend: JobBackend) -> tuple[Rule, ...]:
+    """Return the rules for the service account of a pipeline's tasks, in their namespace."""
+    return (
+        _job_rule(backend, ["create", "delete", "get", "patch"]),
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
+        {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+    )
 
-JANITOR_RULES: Final[tuple[Rule, ...]] = (
-    {"apiGroups": ["kubeflow.org"], "resources": ["pytorchjobs"], "verbs": ["delete", "list"]},
-    {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["get", "list"]},
+
+def janitor_rules(backends: Iterable[JobBackend]) -> tuple[Rule, ...]:
+    """Return the rules for the janitor's service account, in the namespace that it cleans."""
+    return (
+        *(_job_rule(backend, ["delete", "list"]) for backend in backends),
+        {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["get", "list"]},
+    )
+
+
+DOCTOR_RULES: Final[tuple[Rule, ...]] = (
+    {"apiGroups": [""], "resources": ["configmaps", "serviceaccounts"], "verbs": ["get"]},
+    {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get"]},
+    {"apiGroups": ["kueue.x-k8s.io"], "resources": ["localqueues"], "verbs": ["get"]},
 )
-"""Of the janitor's service account, in the namespace that it cleans."""
+"""Rules for `helm test`, besides the launcher's.
+
+Secrets, nodes and the namespace are not among them: a check that may not read them is skipped, and
+in a pod the environment has the Secrets' keys.
+"""
+
+
+def _job_rule(backend: JobBackend, verbs: list[str]) -> Rule:
+    resource = backend.resource
+    return {"apiGroups": [resource.group], "resources": [resource.plural], "verbs": verbs}

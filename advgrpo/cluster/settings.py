@@ -1,4 +1,4 @@
-"""What is particular to a cluster: images, GPUs, queues, secrets. The chart's values say it."""
+"""Settings of a cluster: images, GPUs, queues, Secrets. The chart writes them."""
 
 import os
 import re
@@ -17,18 +17,18 @@ _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]i?)?$"
 _NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
 Quantity = Annotated[str, Field(pattern=_QUANTITY)]
-"""An amount as Kubernetes writes it, for instance `500m` or `16Gi`."""
+"""A quantity as Kubernetes writes it, for instance `500m` or `16Gi`."""
 
 Name = Annotated[str, Field(pattern=_NAME, max_length=253)]
 """Name of a Kubernetes object."""
 
 
-def _without_secrets(variables: dict[str, str]) -> dict[str, str]:
+def _refuse_secrets(variables: dict[str, str]) -> dict[str, str]:
     for name in variables:
         if is_secret_name(name):
             raise PydanticCustomError(
                 "secret",
-                "{name} would lie in a ConfigMap that many may read: put it into a Secret",
+                "{name} would be stored in a ConfigMap, which many may read: put it into a Secret",
                 {"name": name},
             )
     return variables
@@ -39,7 +39,7 @@ class _Strict(BaseModel):
 
 
 class Toleration(_Strict):
-    """A taint that the pods of a job accept, as in a pod's `tolerations`."""
+    """A taint that a job's pods tolerate, as in a pod's `tolerations`."""
 
     key: str | None = None
     operator: Annotated[str, Field(pattern="^(Exists|Equal)$")] | None = None
@@ -49,35 +49,38 @@ class Toleration(_Strict):
 
 
 class Rdma(_Strict):
-    """A network device that lets GPUs of several nodes reach each other's memory."""
+    """A network device for RDMA between the GPUs of several nodes."""
 
     resource: str
     """Extended resource of the device plugin, for instance `rdma/hca`."""
 
     count: Annotated[int, Field(gt=0)] = 1
-    """Devices of each node."""
+    """Devices per node."""
 
     ipc_lock: bool = False
-    """Whether pods get the capability IPC_LOCK, which the level "restricted" refuses."""
+    """Whether pods get the capability IPC_LOCK, which Pod Security "restricted" refuses."""
 
 
 class NodeShare(_Strict):
-    """What a pod of a job asks of its node, besides GPUs."""
+    """Resources of a job's pod, besides GPUs."""
 
     cpu: Quantity = "8"
     memory: Quantity = "64Gi"
     ephemeral_storage: Quantity = "100Gi"
-    """Room for the local cache: weights, reference images, features."""
+    """Disk for the local cache: weights, reference images, features."""
 
     shared_memory: Quantity = "8Gi"
-    """Size of /dev/shm, which counts as memory."""
+    """Size of /dev/shm, which counts towards the memory limit."""
 
 
 class ClusterSettings(_Strict):
-    """How jobs are run on a cluster. The chart writes it; no result depends on it."""
+    """Settings of jobs on a cluster. The chart writes them; no result depends on them."""
+
+    backend: str = "pytorchjob"
+    """Kind of job that runs a task."""
 
     image: Annotated[str, Field(min_length=1)]
-    """The trainer's image."""
+    """Image of the trainer."""
 
     image_pull_policy: Annotated[str, Field(pattern="^(Always|IfNotPresent|Never)$")] = (
         "IfNotPresent"
@@ -95,84 +98,86 @@ class ClusterSettings(_Strict):
 
     gpu_resource: str = "nvidia.com/gpu"
     gpus_per_node: Annotated[int, Field(ge=0)] = 8
-    """GPUs of a node. 0 runs processes on CPU, `processes_per_node` of them."""
+    """GPUs per node. 0 runs `processes_per_node` processes on CPU."""
 
     processes_per_node: Annotated[int, Field(gt=0)] | None = None
-    """Processes of a node; none is one for each GPU."""
+    """Processes per node; none for one per GPU."""
 
     node: NodeShare = NodeShare()
     node_selector: dict[str, str] = {}
     tolerations: tuple[Toleration, ...] = ()
     priority_class: Name | None = None
     queue: Annotated[str, Field(max_length=63)] | None = None
-    """Kueue's LocalQueue; none leaves scheduling to Kubernetes."""
+    """LocalQueue of Kueue; none leaves scheduling to Kubernetes."""
 
     rdma: Rdma | None = None
-    environment: Annotated[dict[str, str], AfterValidator(_without_secrets)] = {}
-    """Further variables of a job's pods, for instance `NCCL_SOCKET_IFNAME`; no secrets."""
+    environment: Annotated[dict[str, str], AfterValidator(_refuse_secrets)] = {}
+    """Additional environment variables of a job's pods, for instance `NCCL_SOCKET_IFNAME`; no
+    secrets."""
 
+    # A service mesh's proxy runs on after the task and would keep the pods from completing.
     annotations: dict[str, str] = {"sidecar.istio.io/inject": "false"}
     """Annotations of a job's pods."""
 
     cache_claim: Name | None = None
-    """PersistentVolumeClaim for the local cache; none uses the node's disk."""
+    """PersistentVolumeClaim of the local cache; none uses the node's disk."""
 
     cache_size: Quantity | None = None
-    """Size of the claim; none leaves the cache on it unbounded."""
+    """Size of the claim, which bounds the cache; none for no bound."""
 
     run_as_user: Annotated[int, Field(gt=0)] = 10001
-    """User and group of a job's processes; the image's own."""
+    """User and group of a job's processes, which the image was built for."""
 
     deadline_seconds: Annotated[int, Field(gt=0)] = 7 * 24 * 3600
-    """Longest time that a job may run, waiting in a queue not counted."""
+    """Longest run time of a job; time in a queue does not count."""
 
     startup_timeout_seconds: Annotated[int, Field(gt=0)] = 1800
-    """Longest time that a job's pods may wait for their node and image, once out of the queue."""
+    """Longest time that a job's pods may wait for a node and the image; time in a queue does not
+    count."""
 
-    restarts: Annotated[int, Field(ge=0)] = 10
-    """How often each pod of a job is started again after a fault of its own; evictions are not
-    counted."""
+    max_restarts: Annotated[int, Field(ge=0)] = 10
+    """Restarts of each pod of a job after a failure of its own; evictions do not count."""
 
     ttl_seconds_after_finished: Annotated[int, Field(ge=0)] = 24 * 3600
-    """How long an ended job and its pods can be looked at."""
+    """Time after which Kubernetes deletes a finished job and its pods."""
 
     poll_seconds: Annotated[float, Field(gt=0)] = 5.0
-    """Time between two looks at a job."""
+    """Interval at which a job is polled."""
 
 
 def cluster_settings() -> ClusterSettings | None:
-    """Read the cluster's settings from the environment; None outside a cluster.
+    """Return the cluster's settings from the environment; None outside of a cluster.
 
     Raises:
-        ConfigError: If they cannot be used; names the key.
+        ConfigError: If they are invalid; names the key.
     """
     text = os.environ.get(CLUSTER)
     return parse_cluster_settings(text) if text else None
 
 
 def parse_cluster_settings(text: str) -> ClusterSettings:
-    """Read the cluster's settings from JSON text.
+    """Return the cluster's settings from JSON text.
 
     Raises:
-        ConfigError: If they cannot be used; names the key.
+        ConfigError: If they are invalid; names the key.
     """
     try:
         return ClusterSettings.model_validate_json(text)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'the text'}: "
-            + _shown(e["loc"], e["input"])
+            + _describe_value(e["loc"], e["input"])
             + e["msg"]
             for e in error.errors()
         )
         raise ConfigError(
-            f"{CLUSTER} cannot be used: {problems}",
-            repair="correct the chart's values under `cluster` and upgrade the release",
+            f"{CLUSTER} is invalid: {problems}",
+            repair="change these keys under `cluster` in the chart's values, then run helm upgrade",
         ) from error
 
 
-def _shown(place: tuple[int | str, ...], value: JsonValue) -> str:
-    """Show a wrong value, unless it holds others, which may be secrets."""
-    if not place or isinstance(value, dict | list) or is_secret_name(str(place[-1])):
+def _describe_value(location: tuple[int | str, ...], value: JsonValue) -> str:
+    """Return a wrong value as text, unless it is or may contain a secret."""
+    if not location or isinstance(value, dict | list) or is_secret_name(str(location[-1])):
         return ""
     return re.sub(r"\s+", " ", repr(value))[:80] + ": "

@@ -1,4 +1,4 @@
-"""Who starts a job: the pipeline's Workflow, which then owns it."""
+"""The Workflow of a pipeline's run, which owns the jobs that its tasks start."""
 
 import logging
 import os
@@ -15,50 +15,52 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Origin:
-    """The Workflow that a job belongs to."""
+class WorkflowOwner:
+    """The Workflow that owns a job."""
 
     api_version: str
     name: str
     uid: str
 
-    def as_owner(self) -> Json:
-        """Write it as an owner reference: the job goes when the Workflow goes, and not before."""
+    def reference(self) -> Json:
+        """Return the owner reference: Kubernetes deletes the job when the Workflow is deleted."""
         return {
             "apiVersion": self.api_version,
             "kind": _KIND,
             "name": self.name,
             "uid": self.uid,
             "controller": False,
+            # True would need permission to update the Workflow's finalizers.
             "blockOwnerDeletion": False,
         }
 
 
-def find_origin(api: Api) -> Origin | None:
-    """Find the Workflow that this pod belongs to; None outside one.
+def find_owner(api: Api) -> WorkflowOwner | None:
+    """Return the Workflow of the pod that this process runs in; None outside of one.
 
-    The Workflow and not this pod: a task that is tried again is another pod.
+    The pod itself cannot own the job: a retry of the task runs in another pod.
 
     Raises:
         ClusterUnavailableError: If the API server does not answer.
     """
-    pod = next((os.environ[name] for name in _POD_VARIABLES if os.environ.get(name)), "")
+    name = next((os.environ[each] for each in _POD_VARIABLES if os.environ.get(each)), "")
     try:
-        found = api.get(PODS, pod) if pod else None
+        pod = api.get(PODS, name) if name else {}
     except ClusterError as error:
+        # On a laptop HOSTNAME is not a pod; only an error that a retry may fix is one.
         if error.exit_code >= 128:
             raise
-        logger.info("the job will belong to no Workflow: %s", error.message)
+        logger.info("the job will not belong to a Workflow: %s", error.message)
         return None
-    origin = origin_of(found or {})
-    if origin is None:
-        logger.info("the job will belong to no Workflow: this is not a pipeline's pod")
-    return origin
+    owner = owner_of(pod)
+    if owner is None:
+        logger.info("the job will not belong to a Workflow: this is not a pipeline's pod")
+    return owner
 
 
-def origin_of(owned: Json) -> Origin | None:
-    """Read the Workflow that owns an object, or None."""
+def owner_of(owned: Json) -> WorkflowOwner | None:
+    """Return the Workflow that owns an object, if any."""
     for owner in (owned.get("metadata") or {}).get("ownerReferences") or ():
         if owner["kind"] == _KIND:
-            return Origin(owner["apiVersion"], owner["name"], owner["uid"])
+            return WorkflowOwner(owner["apiVersion"], owner["name"], owner["uid"])
     return None

@@ -57,9 +57,6 @@ def nodes() -> Nodes:
 
     Raises:
         ConfigError: If a variable is missing or not a number.
-
-    Source:
-        Kubeflow training-operator 1.9, `pkg/controller.v1/pytorch/envvar.go`.
     """
     try:
         # torchrun also takes a range, for instance "2:4"; jobs start with its lower end.

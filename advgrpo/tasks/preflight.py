@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from advgrpo.cluster.job_request import shape_of
+from advgrpo.cluster.job_request import place_processes
 from advgrpo.cluster.settings import cluster_settings
 from advgrpo.config import RunConfig, locations, resolve
 from advgrpo.data.prompts import Prompts, quoted_texts, read_run_prompts
@@ -25,7 +25,7 @@ def check_processes(config: RunConfig, processes: int) -> None:
     config.check_ranks(processes)
     cluster = cluster_settings()
     if cluster is not None:
-        shape_of(processes, cluster)
+        place_processes(processes, cluster)
 
 
 def check_prompts(config: RunConfig, processes: int) -> Prompts:

@@ -1,8 +1,8 @@
-"""What Prometheus reads of the processes that look after jobs and models.
+"""Prometheus metrics of the launcher, the webhook receiver and the janitor.
 
-A launcher and the webhook receiver serve their metrics while they run, each its own: a gauge of
-the other would stand at zero, which an alert takes for long ago. A janitor is gone before anybody
-could ask it, so it pushes its own to a Pushgateway, if there is one.
+The launcher and the webhook receiver serve metrics while they run, each from its own registry: an
+unset gauge exports 0, which alerts on timestamps would take for 1970. The janitor ends before it
+could be scraped, so it pushes its metrics to a Pushgateway, if one is configured.
 """
 
 import logging
@@ -26,109 +26,115 @@ from advgrpo.errors import ConfigError
 from advgrpo.telemetry.logging import event, fields_of
 
 PORT = "ADVGRPO_METRICS_PORT"
-"""Environment variable with the port that metrics are served at; without it, none are served."""
+"""Environment variable with the port that serves metrics; unset for none."""
 
 PUSH_GATEWAY = "ADVGRPO_METRICS_PUSH_GATEWAY"
-"""Environment variable with the URL of a Pushgateway for processes that end soon."""
+"""Environment variable with the URL of a Pushgateway, for short-lived processes."""
 
 _PUSH_SECONDS = 10.0
 
 LAUNCHER = CollectorRegistry()
-"""What a launcher serves: its job, and the training that the job runs."""
+"""Metrics of a launcher: its job, and the training that the job runs."""
 
 WEBHOOK = CollectorRegistry()
-"""What the webhook receiver serves."""
+"""Metrics of the webhook receiver."""
 
 for _registry in (LAUNCHER, WEBHOOK):
-    # Memory and processor time of the process itself.
+    # Memory and CPU time of the process itself.
     ProcessCollector(registry=_registry)
 
 JOB_STATE = Gauge(
     "advgrpo_launcher_job_state",
-    "1 for the state that the job is in.",
+    "1 for the current state of the job, 0 for the others.",
     ["task", "state"],
     registry=LAUNCHER,
 )
 PODS_WANTED = Gauge(
-    "advgrpo_launcher_pods_wanted", "Pods that the job has.", ["task"], registry=LAUNCHER
+    "advgrpo_launcher_pods_wanted", "Pods that the job needs.", ["task"], registry=LAUNCHER
 )
 PODS_RUNNING = Gauge(
-    "advgrpo_launcher_pods_running", "Pods of the job that run.", ["task"], registry=LAUNCHER
-)
-RESTARTS = Counter(
-    "advgrpo_launcher_restarts_total",
-    "Pods of the job that were started again.",
+    "advgrpo_launcher_pods_running",
+    "Pods of the job that are running.",
     ["task"],
     registry=LAUNCHER,
 )
-LAST_LOOK = Gauge(
-    "advgrpo_launcher_last_look_timestamp_seconds",
-    "When the API server last told where the job stands.",
+RESTARTS = Counter(
+    "advgrpo_launcher_restarts_total",
+    "Restarts of the job's pods.",
+    ["task"],
+    registry=LAUNCHER,
+)
+LAST_POLL = Gauge(
+    "advgrpo_launcher_last_poll_timestamp_seconds",
+    "Time at which the state of the job was last read.",
     ["task"],
     registry=LAUNCHER,
 )
 API_RETRIES = Counter(
     "advgrpo_launcher_api_retries_total",
-    "Requests that the API server had to be asked again.",
+    "Retries of requests to the API server.",
     registry=LAUNCHER,
 )
 
-UPDATES = Gauge(
-    "advgrpo_training_updates", "Policy updates that are done.", ["run"], registry=LAUNCHER
-)
+UPDATES = Gauge("advgrpo_training_updates", "Completed policy updates.", ["run"], registry=LAUNCHER)
 UPDATES_PLANNED = Gauge(
-    "advgrpo_training_updates_planned", "Policy updates in all.", ["run"], registry=LAUNCHER
+    "advgrpo_training_updates_planned", "Planned policy updates.", ["run"], registry=LAUNCHER
 )
 UPDATE_SECONDS = Gauge(
-    "advgrpo_training_update_seconds", "What the last one took.", ["run"], registry=LAUNCHER
+    "advgrpo_training_update_seconds",
+    "Duration of the last policy update.",
+    ["run"],
+    registry=LAUNCHER,
 )
 LAST_UPDATE = Gauge(
     "advgrpo_training_last_update_timestamp_seconds",
-    "When the last one was done.",
+    "Time of the last policy update.",
     ["run"],
     registry=LAUNCHER,
 )
 REWARD = Gauge(
-    "advgrpo_training_reward", "Mean reward of the last one.", ["run"], registry=LAUNCHER
+    "advgrpo_training_reward", "Mean reward of the last policy update.", ["run"], registry=LAUNCHER
 )
-LOSS = Gauge("advgrpo_training_loss", "Policy loss of the last one.", ["run"], registry=LAUNCHER)
+LOSS = Gauge(
+    "advgrpo_training_loss", "Policy loss of the last policy update.", ["run"], registry=LAUNCHER
+)
 LAST_CHECKPOINT = Gauge(
     "advgrpo_training_last_checkpoint_timestamp_seconds",
-    "When state was last saved.",
+    "Time of the last checkpoint.",
     ["run"],
     registry=LAUNCHER,
 )
 CHECKPOINT_UPDATES = Gauge(
     "advgrpo_training_checkpoint_updates",
-    "Policy updates that are saved.",
+    "Policy updates in the last checkpoint.",
     ["run"],
     registry=LAUNCHER,
 )
 ALARMS = Counter(
     "advgrpo_training_alarms_total",
-    "Alarms that the watch for reward hacking raised.",
+    "Alarms of the detection of reward hacking.",
     ["run"],
     registry=LAUNCHER,
 )
 
 MESSAGES = Counter(
     "advgrpo_webhook_messages_total",
-    "Messages that came, by the HTTP status answered.",
+    "Received messages, by HTTP status of the answer.",
     ["status"],
     registry=WEBHOOK,
 )
 RECONCILIATIONS = Counter(
     "advgrpo_webhook_reconciliations_total",
-    "Looks at the registry.",
+    "Reconciliations with the registry.",
     ["outcome"],
     registry=WEBHOOK,
 )
 DECISIONS = Counter(
-    "advgrpo_webhook_decisions_total", "Model versions that were decided about.", registry=WEBHOOK
+    "advgrpo_webhook_decisions_total", "Decisions about model versions.", registry=WEBHOOK
 )
 LAST_RECONCILIATION = Gauge(
     "advgrpo_webhook_last_reconciliation_timestamp_seconds",
-    "When a look last came to its end.",
+    "Time of the last complete reconciliation.",
     registry=WEBHOOK,
 )
 
@@ -136,29 +142,29 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def exposed(registry: CollectorRegistry) -> Iterator[int | None]:
+def serve_metrics(registry: CollectorRegistry) -> Iterator[int | None]:
     """Serve metrics while the block runs, if the environment names a port.
 
     Args:
-        registry: Which: `LAUNCHER` or `WEBHOOK`.
+        registry: `LAUNCHER` or `WEBHOOK`.
 
     Yields:
-        The port; None if nothing is served. A port that cannot be had stops no work: it is logged.
+        The port; None if nothing is served. A port that is in use is logged and not an error.
 
     Raises:
-        ConfigError: If the environment names no port by its number.
+        ConfigError: If the variable is not a port number.
     """
     port = _port()
     if port is None:
         yield None
         return
-    # When each counter began is of no use to anybody here, and doubles the page.
+    # The creation time of each counter would double the page.
     disable_created_metrics()  # type: ignore[no-untyped-call]
     try:
         server, thread = start_http_server(port, registry=registry)
     except OSError as error:
         note = event("metrics_unavailable", port=port)
-        logger.warning("metrics cannot be served at port %d: %s", port, error, extra=note)
+        logger.warning("cannot serve metrics at port %d: %s", port, error, extra=note)
         yield None
         return
     try:
@@ -175,27 +181,27 @@ def _port() -> int | None:
         return None
     if not text.isdecimal() or int(text) > 65535:
         raise ConfigError(
-            f"{PORT}={text} is no port",
-            repair="set it to a number up to 65535, or not at all to serve no metrics",
+            f"{PORT}={text}: not a port number",
+            repair="set it to a number from 0 to 65535, or unset it to serve no metrics",
         )
     return int(text)
 
 
-def note_state(task: str, state: str, states: Iterable[str]) -> None:
-    """Note where a job stands.
+def record_job_state(task: str, state: str, states: Iterable[str]) -> None:
+    """Record the state of a job.
 
     Args:
         task: The pipeline's task.
-        state: The state that it is in.
-        states: All that there are.
+        state: Its current state.
+        states: All states.
     """
-    LAST_LOOK.labels(task).set_to_current_time()
+    LAST_POLL.labels(task).set_to_current_time()
     for name in states:
         JOB_STATE.labels(task, name).set(float(name == state))
 
 
-def note_line(line: str) -> None:
-    """Take from a line of a training's log, if it is a JSON object, what it says of progress."""
+def record_line(line: str) -> None:
+    """Record the progress that a line of a training's log reports, if it is a JSON object."""
     fields = fields_of(line)
     run = str(fields.get("run", ""))
     match fields.get("event"):
@@ -209,8 +215,8 @@ def note_line(line: str) -> None:
             ):
                 gauge.labels(run).set(_number(fields.get(name)))
             LAST_UPDATE.labels(run).set(_seconds(fields))
-            # Both are there from the first update on: what was never saved is told from what is
-            # not known, and the first alarm is a rise.
+            # Export both from the first update on: a missing series is not the same as "never
+            # saved", and a rate does not see a series appear with the first alarm.
             CHECKPOINT_UPDATES.labels(run)
             ALARMS.labels(run)
         case "resumed":
@@ -223,26 +229,28 @@ def note_line(line: str) -> None:
             ALARMS.labels(run).inc()
 
 
-def push_cleaning(namespace: str, *, jobs: int, kept: int, deleted: int, failed: int) -> None:
-    """Push what a janitor did, if the environment names a Pushgateway; a fault is logged.
+def push_janitor_metrics(
+    namespace: str, *, jobs: int, kept: int, deleted: int, failed: int
+) -> None:
+    """Push the result of a janitor's run to the configured Pushgateway; log a failure.
 
     Args:
-        namespace: Whose jobs it looked at.
-        jobs: How many there are of ours.
-        kept: Those whose Workflow goes on.
-        deleted: Those that it deleted, or would have.
-        failed: Those that could not be deleted.
+        namespace: Namespace of the jobs.
+        jobs: Number of advgrpo's jobs.
+        kept: Jobs whose Workflow has not ended.
+        deleted: Jobs that were deleted, or would be in a dry run.
+        failed: Jobs that could not be deleted.
     """
     gateway = os.environ.get(PUSH_GATEWAY)
     if not gateway:
         return
     registry = CollectorRegistry()
     for name, meaning, value in (
-        ("jobs", "Jobs of ours that the janitor found.", jobs),
-        ("jobs_kept", "Jobs whose Workflow goes on.", kept),
-        ("jobs_deleted", "Jobs that the janitor's last run deleted.", deleted),
-        ("jobs_failed", "Jobs that it could not delete.", failed),
-        ("last_run_timestamp_seconds", "When the janitor last looked.", time.time()),
+        ("jobs", "Jobs that advgrpo created.", jobs),
+        ("jobs_kept", "Jobs whose Workflow has not ended.", kept),
+        ("jobs_deleted", "Jobs that the last run deleted.", deleted),
+        ("jobs_failed", "Jobs that the last run could not delete.", failed),
+        ("last_run_timestamp_seconds", "Time of the last run.", time.time()),
     ):
         Gauge(f"advgrpo_janitor_{name}", meaning, registry=registry).set(value)
     try:
@@ -255,11 +263,11 @@ def push_cleaning(namespace: str, *, jobs: int, kept: int, deleted: int, failed:
         )
     except (OSError, ValueError) as error:
         note = event("metrics_unavailable", gateway=gateway)
-        logger.warning("%s=%s takes no metrics: %s", PUSH_GATEWAY, gateway, error, extra=note)
+        logger.warning("%s=%s: cannot push metrics: %s", PUSH_GATEWAY, gateway, error, extra=note)
 
 
 def _number(value: object) -> float:
-    # What JSON has no number for is a text such as "nan".
+    # JSON has no NaN and infinity: they are logged as text.
     try:
         return float(str(value))
     except ValueError:

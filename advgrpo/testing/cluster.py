@@ -9,6 +9,7 @@ from typing import Self
 
 from advgrpo.testing.cluster_api import ClusterApi
 from advgrpo.testing.cluster_http import ClusterServer
+from advgrpo.testing.training_jobs import FakeJob
 
 
 class FakeCluster(ClusterApi):
@@ -21,6 +22,7 @@ class FakeCluster(ClusterApi):
     Args:
         clock: Returns seconds since 1970.
         namespaces: Namespaces that exist.
+        job_type: The kind of jobs that the operator reconciles.
     """
 
     def __init__(
@@ -28,8 +30,9 @@ class FakeCluster(ClusterApi):
         *,
         clock: Callable[[], float] = time.time,
         namespaces: tuple[str, ...] = ("default",),
+        job_type: type[FakeJob] = FakeJob,
     ) -> None:
-        super().__init__(clock=clock, namespaces=namespaces)
+        super().__init__(clock=clock, namespaces=namespaces, job_type=job_type)
         self._server = ClusterServer(self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()

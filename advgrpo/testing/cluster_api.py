@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from advgrpo.testing.cluster_faults import Call, Faults
 from advgrpo.testing.cluster_objects import Json, ObjectStore, RefusedError, Target, page
+from advgrpo.testing.training_jobs import FakeJob
 from advgrpo.testing.training_operator import TrainingOperator
 
 _REVIEWS = {"selfsubjectaccessreviews", "localsubjectaccessreviews"}
 _KINDS = {
-    "kubeflow.org/v1": "pytorchjobs",
     "argoproj.io/v1alpha1": "workflows",
     "kueue.x-k8s.io/v1beta1": "localqueues",
 }
@@ -23,6 +23,7 @@ class ClusterApi:
     Args:
         clock: Returns seconds since 1970.
         namespaces: Namespaces that exist.
+        job_type: The kind of jobs that the operator reconciles.
     """
 
     def __init__(
@@ -30,11 +31,12 @@ class ClusterApi:
         *,
         clock: Callable[[], float] = time.time,
         namespaces: tuple[str, ...] = ("default",),
+        job_type: type[FakeJob] = FakeJob,
     ) -> None:
         self.clock = clock
         self.namespaces = set(namespaces)
         self.store = ObjectStore(clock)
-        self.operator = TrainingOperator(self.store)
+        self.operator = TrainingOperator(self.store, job_type)
         self.faults = Faults()
         self.calls: list[Call] = []
         """Every request so far."""
@@ -101,13 +103,15 @@ class ClusterApi:
     def _discover(self, path: str) -> Json | None:
         if path == "/version":
             return {"gitVersion": "v1.33.0"}
-        for version, plural in _KINDS.items():
+        jobs = self.operator.job_type.resource
+        for version, plural in (_KINDS | {f"{jobs.group}/{jobs.version}": jobs.plural}).items():
             if plural in self.missing_resources:
                 continue
             if path == f"/apis/{version}":
                 return {"groupVersion": version, "resources": [{"name": plural}]}
             if path == f"/apis/{version.partition('/')[0]}":
-                return {"preferredVersion": {"groupVersion": version}}
+                preferred = {"groupVersion": version, "version": version.partition("/")[2]}
+                return {"preferredVersion": preferred}
         return None
 
     def _carry_out(self, verb: str, target: Target, parameters: dict[str, str], body: Json) -> Json:

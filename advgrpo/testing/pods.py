@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 from advgrpo.testing.cluster_objects import Json, ObjectStore, RefusedError, timestamp
 
-_CONTAINER = "pytorch"
-
 
 @dataclass
 class PodLogs:
@@ -38,7 +36,7 @@ class PodLogs:
         state = container_status(pod).get("state", {})
         if not {"running", "terminated"} & state.keys():
             name = pod["metadata"]["name"]
-            message = f'container "{_CONTAINER}" in pod "{name}" is waiting to start'
+            message = f'container "{_container(pod)}" in pod "{name}" is waiting to start'
             raise RefusedError(400, "BadRequest", message)
         # Clients send whole seconds, so they get some lines twice.
         since = parameters.get("sinceTime", "")
@@ -120,7 +118,7 @@ def end_container(
 def set_container_state(store: ObjectStore, pod: Json, state: Json) -> None:
     """Replace the state of a pod's container."""
     status = {
-        "name": _CONTAINER,
+        "name": _container(pod),
         "image": "trainer",
         "imageID": "",
         "restartCount": 0,
@@ -129,3 +127,7 @@ def set_container_state(store: ObjectStore, pod: Json, state: Json) -> None:
     }
     pod["status"]["containerStatuses"] = [status]
     store.touch(pod)
+
+
+def _container(pod: Json) -> str:
+    return str(pod["spec"]["containers"][0]["name"])

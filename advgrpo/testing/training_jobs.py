@@ -4,8 +4,9 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import ClassVar, Protocol
 
+from advgrpo.cluster.resources import Resource
 from advgrpo.testing.cluster_objects import Json, ObjectStore, Target, timestamp
 from advgrpo.testing.pods import (
     PodLogs,
@@ -16,8 +17,6 @@ from advgrpo.testing.pods import (
     start_container,
 )
 
-GROUP = "kubeflow.org"
-RESOURCE = "pytorchjobs"
 _RETRYABLE = 128
 
 
@@ -70,6 +69,9 @@ class FakeJob:
         plan: The steps that happen to it.
     """
 
+    resource: ClassVar = Resource("kubeflow.org", "v1", "pytorchjobs")
+    kind: ClassVar = "PyTorchJob"
+
     def __init__(self, operator: Operator, body: Json, plan: Plan) -> None:
         self._operator = operator
         self._store = operator.store
@@ -91,7 +93,8 @@ class FakeJob:
     @property
     def exists(self) -> bool:
         """Whether the object exists, which includes a deletion in progress."""
-        found = self._store.find(GROUP, RESOURCE, self.namespace, self.name)
+        kind = self.resource
+        found = self._store.find(kind.group, kind.plural, self.namespace, self.name)
         return found is not None and found["metadata"]["uid"] == self.uid
 
     @property
@@ -243,7 +246,7 @@ class FakeJob:
         """Record an event about the job."""
         event = {
             "metadata": {"generateName": f"{self.name}."},
-            "involvedObject": {"kind": "PyTorchJob", "name": self.name, "uid": self.uid},
+            "involvedObject": {"kind": self.kind, "name": self.name, "uid": self.uid},
             "type": kind,
             "reason": reason,
             "message": message,
@@ -263,7 +266,8 @@ class FakeJob:
             del body["metadata"][key]
         del body["status"]
         self.delete()
-        target = Target(GROUP, "v1", RESOURCE, self.namespace)
+        kind = self.resource
+        target = Target(kind.group, kind.version, kind.plural, self.namespace)
         self._operator.on_create(target, self._store.create(target, body))
 
     def _add_pod(self, kind: str, index: int) -> Json:

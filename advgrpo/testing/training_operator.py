@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from advgrpo.testing.cluster_objects import Json, ObjectStore, Target
 from advgrpo.testing.pods import PodLogs, is_running
-from advgrpo.testing.training_jobs import GROUP, RESOURCE, FakeJob, Plan
+from advgrpo.testing.training_jobs import FakeJob, Plan
 
 
 @dataclass
@@ -20,6 +20,7 @@ class TrainingOperator:
     """
 
     store: ObjectStore
+    job_type: type[FakeJob] = FakeJob
     restart_seconds: float | int = 2
     """Time from a pod's failure to its replacement."""
 
@@ -37,9 +38,10 @@ class TrainingOperator:
 
     def on_create(self, target: Target, created: Json) -> None:
         """Start to reconcile a new object if it is a job."""
-        if (target.group, target.resource) == (GROUP, RESOURCE):
+        kind = self.job_type.resource
+        if (target.group, target.resource) == (kind.group, kind.plural):
             plan = self.plans[min(len(self.jobs), len(self.plans) - 1)] if self.plans else ()
-            self.jobs.append(FakeJob(self, created, plan))
+            self.jobs.append(self.job_type(self, created, plan))
 
     def advance(self) -> None:
         """Carry out all steps that are due, each at its own time."""

@@ -1,11 +1,11 @@
-"""A clock that only the test moves."""
+"""A clock that only the test advances."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Clock:
-    """Stands where `time.time` and `time.sleep` stand."""
+    """Replacement of `time.time` and `time.sleep`."""
 
     now: float = 1_800_000_000.0
 

@@ -1,4 +1,4 @@
-"""A pretended cluster whose time only the test moves, and a launcher before it."""
+"""A fake cluster in virtual time, and a launcher of its jobs."""
 
 from collections.abc import Iterator
 

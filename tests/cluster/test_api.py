@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.cluster import api_connection as module
-from advgrpo.cluster.api import Api, Patience
-from advgrpo.cluster.api_connection import connect
+from advgrpo.cluster import api as module
+from advgrpo.cluster.api import SINGLE_ATTEMPT, Api, RetryPolicy, connect
 from advgrpo.cluster.api_errors import NotFoundError
 from advgrpo.cluster.resources import PODS, WORKFLOWS
 from advgrpo.errors import ClusterError, ClusterUnavailableError
@@ -16,7 +15,7 @@ from tests.cluster.launching import api_of
 
 
 @pytest.mark.parametrize("kind", ["reset_before", "reset_after", "silence", "cut", "cut_quietly"])
-def test_a_request_is_repeated_until_it_is_answered(
+def test_a_request_is_retried_until_it_is_answered(
     cluster: FakeCluster, api: Api, kind: FaultKind
 ) -> None:
     cluster.create("pods", {"metadata": {"name": "pod"}})
@@ -25,12 +24,12 @@ def test_a_request_is_repeated_until_it_is_answered(
     assert len(cluster.calls) == 3
 
 
-def test_waits_grow_and_have_an_end(cluster: FakeCluster, clock: Clock) -> None:
+def test_delays_grow_and_the_retries_end(cluster: FakeCluster, clock: Clock) -> None:
     cluster.faults.plan(Fault("status", times=10_000))
-    patience = Patience(budget_seconds=100.0, longest_wait_seconds=20.0)
+    policy = RetryPolicy(budget_seconds=100.0, max_delay_seconds=20.0)
     start = clock()
     with (
-        closing(api_of(cluster, clock, patience)) as api,
+        closing(api_of(cluster, clock, policy)) as api,
         pytest.raises(ClusterUnavailableError, match="503 fault 503"),
     ):
         api.get(PODS, "pod")
@@ -39,9 +38,7 @@ def test_waits_grow_and_have_an_end(cluster: FakeCluster, clock: Clock) -> None:
     assert len(cluster.calls) == 9
 
 
-def test_a_wait_that_the_server_asks_for_is_bounded(
-    cluster: FakeCluster, api: Api, clock: Clock
-) -> None:
+def test_retry_after_is_bounded(cluster: FakeCluster, api: Api, clock: Clock) -> None:
     cluster.faults.plan(Fault("status", status=429, retry_after_seconds=86_400))
     start = clock()
     with pytest.raises(NotFoundError):
@@ -49,10 +46,10 @@ def test_a_wait_that_the_server_asks_for_is_bounded(
     assert clock() - start == 120
 
 
-def test_who_is_impatient_asks_once(cluster: FakeCluster, api: Api) -> None:
+def test_a_request_without_retries_is_sent_once(cluster: FakeCluster, api: Api) -> None:
     cluster.faults.plan(Fault("status"))
     with pytest.raises(ClusterUnavailableError):
-        api.list(PODS, patient=False)
+        api.list(PODS, retry=False)
     assert len(cluster.calls) == 1
 
 
@@ -63,19 +60,31 @@ def test_lists_are_read_to_their_end(cluster: FakeCluster, api: Api) -> None:
     assert len(api.list(PODS, limit="2")) == 2
 
 
-def test_another_object_of_the_name_is_not_deleted(cluster: FakeCluster, api: Api) -> None:
+def test_an_object_with_another_uid_is_not_deleted(cluster: FakeCluster, api: Api) -> None:
     uid = cluster.create("pods", {"metadata": {"name": "pod"}})["metadata"]["uid"]
     assert not api.delete(PODS, "pod", uid="another")
     assert api.delete(PODS, "pod", uid=uid)
     assert not api.delete(PODS, "pod", uid=uid)
 
 
-def test_what_is_refused_names_verb_object_and_namespace(cluster: FakeCluster, api: Api) -> None:
+def test_the_error_of_a_refused_request_names_verb_object_and_namespace(
+    cluster: FakeCluster, api: Api
+) -> None:
     cluster.faults.plan(Fault("status", status=422), Fault("status", skip=1, status=401))
     with pytest.raises(ClusterError, match="refuses to create pods in the namespace default"):
         api.create(PODS, {"metadata": {"name": "pod"}})
-    with pytest.raises(ClusterError, match="does not accept our credentials"):
+    with pytest.raises(ClusterError, match="does not accept the credentials"):
         api.get(PODS, "pod")
+
+
+def test_a_single_attempt_is_not_retried(cluster: FakeCluster, clock: Clock) -> None:
+    cluster.faults.plan(Fault("status"))
+    with (
+        closing(api_of(cluster, clock, SINGLE_ATTEMPT)) as api,
+        pytest.raises(ClusterUnavailableError, match="did not answer: 503"),
+    ):
+        api.read("/version")
+    assert len(cluster.calls) == 1
 
 
 def test_a_kubeconfig_file_leads_to_the_cluster(
@@ -102,29 +111,31 @@ def test_a_pod_finds_its_own_cluster_and_namespace(
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     with closing(connect()) as api:
-        assert api.namespace == "mine"
+        assert api.namespace == api.pod_namespace == "mine"
 
 
-def test_no_way_to_a_cluster_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_access_to_a_cluster_the_repair_names_the_variable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(ClusterError, match="no way to Kubernetes") as error:
+    with pytest.raises(ClusterError, match="no access to Kubernetes") as error:
         connect()
     assert "KUBECONFIG" in error.value.repair
 
 
 @pytest.mark.parametrize("content", [b"a: [b", b"hello", b"\xff\xfe"])
-def test_a_kubeconfig_file_that_cannot_be_used_is_no_way_to_a_cluster(
+def test_an_invalid_kubeconfig_file_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
 ) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     (tmp_path / "config").write_bytes(content)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    with pytest.raises(ClusterError, match="no way to Kubernetes"):
+    with pytest.raises(ClusterError, match="no access to Kubernetes"):
         connect()
 
 
-def test_a_kind_that_cannot_be_listed_is_not_known(cluster: FakeCluster, api: Api) -> None:
+def test_a_kind_that_cannot_be_listed_is_unknown(cluster: FakeCluster, api: Api) -> None:
     cluster.faults.plan(Fault("status", status=404))
     with pytest.raises(ClusterError, match="does not know workflows") as error:
         api.list(WORKFLOWS)

@@ -10,7 +10,7 @@ import pytest
 
 from advgrpo.cluster.api import Api
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
-from advgrpo.cluster.cancellation import Cancelling
+from advgrpo.cluster.cancellation import CancelOnSignal
 from advgrpo.errors import Preempted
 from advgrpo.testing import FakeCluster, FakeJob, Fault, Step
 from advgrpo.testing.cluster_faults import FaultKind
@@ -35,7 +35,7 @@ def real_time() -> Iterator[FakeCluster]:
 def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it did not come"
+        assert time.monotonic() < end, "the condition was not met"
         time.sleep(0.02)
 
 
@@ -56,7 +56,7 @@ def test_a_process_that_is_terminated_deletes_its_job_at_once_and_exits_143(
         launcher.send_signal(signal.SIGTERM)
         sent = time.monotonic()
         wait_for(lambda: not job.exists)
-        # The container may not live for longer.
+        # The container may be killed after that.
         assert time.monotonic() - sent < 1
         said = launcher.communicate(timeout=60)[1]
     assert launcher.returncode == 143
@@ -64,23 +64,21 @@ def test_a_process_that_is_terminated_deletes_its_job_at_once_and_exits_143(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_before_the_job_is_known_deletes_what_has_its_name(
+def test_a_signal_before_the_job_is_known_deletes_the_job_of_its_name(
     cluster: FakeCluster, api: Api, number: signal.Signals
 ) -> None:
-    with pytest.raises(Preempted, match="is being deleted"), Cancelling(api, RESOURCE, "job"):
-        # The answer to its creation is lost.
+    with pytest.raises(Preempted, match="is being deleted"), CancelOnSignal(api, RESOURCE, "job"):
+        # The response of its creation is lost.
         cluster.create("pytorchjobs", {"metadata": {"name": "job"}}, group="kubeflow.org")
         signal.raise_signal(number)
     assert cluster.store.all("kubeflow.org", "pytorchjobs") == []
 
 
 @pytest.mark.parametrize("kind", ["status", "reset_before", "reset_after", "silence"])
-def test_a_delete_that_fails_is_tried_again(
-    cluster: FakeCluster, api: Api, kind: FaultKind
-) -> None:
+def test_a_failed_delete_is_retried(cluster: FakeCluster, api: Api, kind: FaultKind) -> None:
     cluster.create("pytorchjobs", {"metadata": {"name": "job"}}, group="kubeflow.org")
     cluster.faults.plan(Fault(kind, verb="delete", times=2))
-    with pytest.raises(Preempted), Cancelling(api, RESOURCE, "job"):
+    with pytest.raises(Preempted), CancelOnSignal(api, RESOURCE, "job"):
         signal.raise_signal(signal.SIGTERM)
     assert cluster.store.all("kubeflow.org", "pytorchjobs") == []
 
@@ -90,39 +88,39 @@ def test_a_job_that_cannot_be_deleted_is_left_to_the_janitor(
 ) -> None:
     cluster.create("pytorchjobs", {"metadata": {"name": "job"}}, group="kubeflow.org")
     cluster.faults.plan(Fault("status", times=100))
-    with pytest.raises(Preempted, match="the janitor will"), Cancelling(api, RESOURCE, "job"):
+    with pytest.raises(Preempted, match="the janitor will"), CancelOnSignal(api, RESOURCE, "job"):
         signal.raise_signal(signal.SIGTERM)
 
 
-def test_a_job_of_the_name_that_is_not_ours_stays(cluster: FakeCluster, api: Api) -> None:
+def test_a_job_with_another_uid_is_kept(cluster: FakeCluster, api: Api) -> None:
     cluster.create("pytorchjobs", {"metadata": {"name": "job"}}, group="kubeflow.org")
-    with pytest.raises(Preempted), Cancelling(api, RESOURCE, "job") as cancelling:
-        cancelling.uid = "another"
+    with pytest.raises(Preempted), CancelOnSignal(api, RESOURCE, "job") as canceller:
+        canceller.uid = "another"
         signal.raise_signal(signal.SIGTERM)
     assert len(cluster.store.all("kubeflow.org", "pytorchjobs")) == 1
 
 
-def test_a_signal_while_the_connection_is_in_use_takes_another_one(
+def test_a_signal_while_the_connection_is_in_use_opens_another_one(
     cluster: FakeCluster, api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.create("pytorchjobs", {"metadata": {"name": "job"}}, group="kubeflow.org")
-    with Cancelling(api, RESOURCE, "job") as cancelling:
+    with CancelOnSignal(api, RESOURCE, "job") as canceller:
 
         def interrupted(*_: object, **__: object) -> None:
             signal.raise_signal(signal.SIGTERM)
 
-        monkeypatch.setattr(cancelling._api, "get", interrupted)
+        monkeypatch.setattr(canceller._api, "get", interrupted)
         with pytest.raises(Preempted):
-            cancelling.keep_warm()
+            canceller.keep_warm()
     assert cluster.store.all("kubeflow.org", "pytorchjobs") == []
 
 
-def test_outside_the_main_thread_signals_stay_as_they_are(api: Api) -> None:
+def test_outside_of_the_main_thread_signal_handlers_are_unchanged(api: Api) -> None:
     before = signal.getsignal(signal.SIGTERM)
     seen = []
 
     def enter() -> None:
-        with Cancelling(api, RESOURCE, "job"):
+        with CancelOnSignal(api, RESOURCE, "job"):
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=enter)

@@ -6,16 +6,17 @@ from typing import Any
 import pytest
 from kubernetes.client import Configuration
 
-from advgrpo.cluster import api_queries as questions_module
-from advgrpo.cluster.doctor import DOCTOR_RULES, Check, examine, require_ready
-from advgrpo.cluster.pod_template import MLFLOW_KEYS
-from advgrpo.cluster.roles import LAUNCHER_RULES, Rule
+from advgrpo.cluster import api as api_module
+from advgrpo.cluster.backends import select_backend
+from advgrpo.cluster.check import Check
+from advgrpo.cluster.credentials import MLFLOW_KEYS
+from advgrpo.cluster.doctor import examine, require_ready
+from advgrpo.cluster.roles import DOCTOR_RULES, Rule, launcher_rules
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.errors import ClusterError, ClusterUnavailableError
-from advgrpo.storage.credentials import S3_REQUIRED_KEYS
+from advgrpo.storage.credentials import S3_KEYS
 from advgrpo.testing import FakeCluster, Fault
 from advgrpo.testing.cluster_objects import Target
-from components import cluster as component
 
 SETTINGS: dict[str, Any] = {
     "image": "registry/trainer:1",
@@ -25,6 +26,7 @@ SETTINGS: dict[str, Any] = {
     "queue": "shared",
     "cache_claim": "cache",
 }
+LAUNCHER_RULES = launcher_rules(select_backend(ClusterSettings(**SETTINGS)))
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def _install(cluster: FakeCluster, settings: dict[str, Any] = SETTINGS) -> None:
     cluster.store.create(Target("", "v1", "namespaces"), _named("ml"))
     data = {"ADVGRPO_CLUSTER": json.dumps(settings), "MLFLOW_TRACKING_URI": "http://mlflow"}
     cluster.create("configmaps", _named("advgrpo") | {"data": data}, namespace="ml")
-    for secret, keys in (("advgrpo-s3", S3_REQUIRED_KEYS), ("advgrpo-mlflow", MLFLOW_KEYS[:1])):
+    for secret, keys in (("advgrpo-s3", S3_KEYS), ("advgrpo-mlflow", MLFLOW_KEYS)):
         body = _named(secret) | {"data": dict.fromkeys(keys, "eA==")}
         cluster.create("secrets", body, namespace="ml")
     cluster.create("secrets", _named("registry-key"), namespace="ml")
@@ -71,7 +73,7 @@ def _remove(cluster: FakeCluster, resource: str, name: str, group: str = "") -> 
     cluster.store.remove(found)
 
 
-def test_a_cluster_with_everything_fails_no_check(cluster: FakeCluster) -> None:
+def test_a_complete_cluster_fails_no_check(cluster: FakeCluster) -> None:
     checks = list(examine())
     assert [check for check in checks if check.state == "FAIL"] == []
     skipped = [check.name for check in checks if check.state == "SKIP"]
@@ -92,7 +94,7 @@ def test_a_cluster_with_everything_fails_no_check(cluster: FakeCluster) -> None:
         ("nodes", "a", "nodes with 8 nvidia.com/gpu"),
     ],
 )
-def test_what_is_missing_is_named_with_its_repair(
+def test_a_missing_object_is_named_with_its_repair(
     cluster: FakeCluster,
     monkeypatch: pytest.MonkeyPatch,
     resource: str,
@@ -128,17 +130,17 @@ def test_a_kind_that_is_not_installed_is_named(
 
 
 @pytest.mark.parametrize("rule", LAUNCHER_RULES)
-def test_each_right_that_the_launcher_needs_is_asked_for(cluster: FakeCluster, rule: Rule) -> None:
+def test_each_permission_of_the_launcher_is_checked(cluster: FakeCluster, rule: Rule) -> None:
     for verb in rule["verbs"]:
         cluster.denied = {(verb, rule["resources"][0])}
         for account in ("", "default-editor"):
-            found = _check("rights", service_account=account)
+            found = _check("permissions", service_account=account)
             assert found.state == "FAIL"
             assert f"may not {verb} {rule['resources'][0]} in ml" in found.found
 
 
-def test_the_rights_of_another_account_are_asked_of_the_cluster(cluster: FakeCluster) -> None:
-    assert _check("rights of default-editor", service_account="default-editor").state == "OK"
+def test_the_permissions_of_another_account_can_be_checked(cluster: FakeCluster) -> None:
+    assert _check("permissions of default-editor", service_account="default-editor").state == "OK"
     assert cluster.calls[-1].resource != "selfsubjectaccessreviews"
     assert any(call.resource == "localsubjectaccessreviews" for call in cluster.calls)
 
@@ -148,7 +150,8 @@ def test_the_rights_of_another_account_are_asked_of_the_cluster(cluster: FakeClu
     [
         ("advgrpo-s3", ["accesskey", "secretkey"], "lacks AWS_ACCESS_KEY_ID"),
         ("advgrpo-s3", ["AWS_ACCESS_KEY_ID"], "lacks AWS_SECRET_ACCESS_KEY"),
-        ("advgrpo-mlflow", ["password"], "password, which nothing reads"),
+        ("advgrpo-mlflow", ["MLFLOW_TRACKING_USERNAME"], "lacks MLFLOW_TRACKING_PASSWORD"),
+        ("advgrpo-mlflow", ["password"], "lacks MLFLOW_TRACKING_TOKEN; it has password"),
     ],
 )
 def test_wrong_keys_of_a_secret_are_named(
@@ -177,7 +180,7 @@ def test_mlflow_without_a_login_needs_no_secret(cluster: FakeCluster) -> None:
         ("localqueues", "queue"),
     ],
 )
-def test_what_may_not_be_read_is_unknown_and_no_failure(
+def test_an_unreadable_object_is_skipped_and_not_a_failure(
     cluster: FakeCluster, resource: str, name: str
 ) -> None:
     cluster.denied = {("get", resource), ("list", resource)}
@@ -185,7 +188,7 @@ def test_what_may_not_be_read_is_unknown_and_no_failure(
     assert (found.state, "forbidden" in found.found) == ("SKIP", True)
 
 
-def test_an_image_that_could_not_be_pulled_is_found_among_events(cluster: FakeCluster) -> None:
+def test_a_failed_pull_is_found_in_the_events(cluster: FakeCluster) -> None:
     event = {
         "metadata": {"generateName": "pull-"},
         "reason": "Failed",
@@ -196,7 +199,7 @@ def test_an_image_that_could_not_be_pulled_is_found_among_events(cluster: FakeCl
     assert (found.state, "401 Unauthorized" in found.found) == ("FAIL", True)
 
 
-def test_settings_that_cannot_be_read_name_the_key(cluster: FakeCluster) -> None:
+def test_invalid_settings_name_the_key(cluster: FakeCluster) -> None:
     _remove(cluster, "configmaps", "advgrpo")
     data = {"ADVGRPO_CLUSTER": '{"image": "i", "gpus": 8}', "MLFLOW_TRACKING_URI": "http://m"}
     cluster.create("configmaps", _named("advgrpo") | {"data": data}, namespace="ml")
@@ -204,13 +207,13 @@ def test_settings_that_cannot_be_read_name_the_key(cluster: FakeCluster) -> None
     assert (found.state, "gpus" in found.found) == ("FAIL", True)
 
 
-def test_a_config_map_without_its_keys_is_named(cluster: FakeCluster) -> None:
+def test_missing_keys_of_the_config_map_are_named(cluster: FakeCluster) -> None:
     _remove(cluster, "configmaps", "advgrpo")
     cluster.create("configmaps", _named("advgrpo") | {"data": {"x": "y"}}, namespace="ml")
     assert "lacks ADVGRPO_CLUSTER" in _check("ConfigMap").found
 
 
-def test_without_a_cluster_it_says_so_and_nothing_else(
+def test_without_a_cluster_other_checks_are_left_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
@@ -222,19 +225,21 @@ def test_without_a_cluster_it_says_so_and_nothing_else(
 
 
 @pytest.mark.parametrize("content", ["a: [b", "hello"])
-def test_a_kubeconfig_file_that_cannot_be_used_is_a_failure(
+def test_an_invalid_kubeconfig_file_fails_a_check(
     cluster: FakeCluster, tmp_path: Path, content: str
 ) -> None:
     (tmp_path / "kubeconfig").write_text(content)
     found = _check("Kubernetes API server")
-    assert (found.state, "no way" in found.found) == ("FAIL", True)
+    assert (found.state, "no access" in found.found) == ("FAIL", True)
     assert cluster.calls == []
 
 
-def test_a_web_page_is_no_api_server(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "discover", lambda _path: "Welcome")
+def test_a_server_that_is_not_an_api_server_fails_a_check(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "_discover", lambda _path: "Welcome")
     found = _check("Kubernetes API server")
-    assert (found.state, "not as an API server does" in found.found) == ("FAIL", True)
+    assert (found.state, "not a whole JSON object" in found.found) == ("FAIL", True)
 
 
 def test_a_dead_api_server_is_one_failure(cluster: FakeCluster) -> None:
@@ -243,27 +248,29 @@ def test_a_dead_api_server_is_one_failure(cluster: FakeCluster) -> None:
     assert [check.name for check in checks if check.state == "FAIL"] == ["Kubernetes API server"]
 
 
-def test_a_server_that_fails_midway_is_a_failure_not_a_fault(cluster: FakeCluster) -> None:
+def test_a_server_that_fails_midway_fails_a_check(cluster: FakeCluster) -> None:
     cluster.faults.plan(Fault("status", resource="secrets", times=99))
     assert _check("Secret advgrpo-s3").state == "FAIL"
 
 
-def test_in_a_pod_the_environment_tells_what_may_not_be_read(
+def test_in_a_pod_the_environment_replaces_unreadable_secrets(
     cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    account = tmp_path / "account"
-    account.mkdir()
-    (account / "namespace").write_text("ml")
-    monkeypatch.setattr(questions_module, "_SERVICE_ACCOUNT", account)
+    (tmp_path / "namespace").write_text("ml")
+    monkeypatch.setattr(api_module, "_NAMESPACE_FILE", tmp_path / "namespace")
 
     def load(client_configuration: Configuration) -> None:
         client_configuration.host = cluster.url
 
-    monkeypatch.setattr(questions_module.config, "load_incluster_config", load)
+    monkeypatch.setattr(api_module.config, "load_incluster_config", load)
     cluster.denied = {("get", "secrets"), ("get", "namespaces")}
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    found = _check("Secret advgrpo-s3")
+    assert (found.state, "this pod lacks AWS_SECRET_ACCESS_KEY" in found.found) == ("FAIL", True)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     assert _check("Secret advgrpo-s3") == Check(
-        "Secret advgrpo-s3", "OK", "this pod has AWS_ACCESS_KEY_ID"
+        "Secret advgrpo-s3", "OK", "this pod has AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
     )
     assert _check("namespace ml").state == "OK"
 
@@ -273,13 +280,13 @@ def test_a_ready_cluster_lets_a_run_start(cluster: FakeCluster) -> None:
     assert {call.verb for call in cluster.calls} <= {"get", "create"}
 
 
-def test_a_run_is_refused_that_could_start_no_job(cluster: FakeCluster) -> None:
+def test_a_run_that_cannot_start_jobs_is_refused(cluster: FakeCluster) -> None:
     settings = ClusterSettings(**SETTINGS)
     _remove(cluster, "localqueues", "shared", "kueue.x-k8s.io")
-    with pytest.raises(ClusterError, match="queue shared: there is none"):
+    with pytest.raises(ClusterError, match="queue shared: does not exist"):
         require_ready(settings)
     _remove(cluster, "configmaps", "advgrpo")
-    with pytest.raises(ClusterError, match="ConfigMap advgrpo: there is none"):
+    with pytest.raises(ClusterError, match="ConfigMap advgrpo: does not exist"):
         require_ready(settings)
     cluster.denied = {("create", "pytorchjobs")}
     with pytest.raises(ClusterError, match="may not create pytorchjobs"):
@@ -292,11 +299,7 @@ def test_a_run_is_refused_that_could_start_no_job(cluster: FakeCluster) -> None:
         require_ready(settings)
 
 
-def test_the_keys_are_those_that_the_pipelines_tasks_read() -> None:
-    assert component.MLFLOW_KEYS == MLFLOW_KEYS
-
-
-def test_all_that_is_asked_for_is_among_the_rules(cluster: FakeCluster) -> None:
+def test_all_requests_are_allowed_by_the_rules(cluster: FakeCluster) -> None:
     list(examine())
     allowed = {
         (verb, resource)
@@ -304,7 +307,7 @@ def test_all_that_is_asked_for_is_among_the_rules(cluster: FakeCluster) -> None:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    # What every account may ask, and what is done without if it is refused.
+    # Open to every account, or skipped if it is refused.
     free = {"selfsubjectaccessreviews", "secrets", "nodes", "namespaces", ""}
     asked = {(call.verb, call.resource) for call in cluster.calls if call.resource not in free}
     assert asked <= allowed

@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 
 from advgrpo.cli.main import app
 from advgrpo.cluster.api import Api
+from advgrpo.cluster.backends import BACKENDS
 from advgrpo.cluster.janitor import clean
-from advgrpo.cluster.roles import JANITOR_RULES
+from advgrpo.cluster.roles import janitor_rules
 from advgrpo.errors import ClusterError
 from advgrpo.testing import FakeCluster, Fault
 
@@ -19,7 +20,7 @@ FLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow"}
 @pytest.fixture
 def add(cluster: FakeCluster) -> Callable[..., None]:
     def make(name: str, *, phase: str | None = None, uid: str = "", ours: bool = True) -> None:
-        """Add a job, and its Workflow unless `phase` is None."""
+        """Create a job, and its Workflow unless `phase` is None."""
         meta: dict[str, Any] = {"name": name, "labels": {}}
         if ours:
             meta["labels"]["app.kubernetes.io/managed-by"] = "advgrpo"
@@ -39,7 +40,7 @@ def names(cluster: FakeCluster) -> set[str]:
     return {job["metadata"]["name"] for job in found}
 
 
-def test_jobs_whose_workflow_is_over_go_and_all_others_stay(
+def test_jobs_whose_workflow_has_ended_are_deleted_and_no_others(
     cluster: FakeCluster, api: Api, add: Callable[..., None]
 ) -> None:
     for phase in ("Succeeded", "Failed", "Error", "Running", "Pending", ""):
@@ -63,7 +64,7 @@ def test_jobs_whose_workflow_is_over_go_and_all_others_stay(
     assert clean(api).deleted == []
 
 
-def test_a_job_whose_owner_was_lost_is_known_by_its_label(cluster: FakeCluster, api: Api) -> None:
+def test_a_job_without_an_owner_is_identified_by_its_label(cluster: FakeCluster, api: Api) -> None:
     labels = {"app.kubernetes.io/managed-by": "advgrpo", "advgrpo/workflow": "gone"}
     cluster.create(
         "pytorchjobs", {"metadata": {"name": "job", "labels": labels}}, group="kubeflow.org"
@@ -83,7 +84,7 @@ def test_a_job_whose_owner_was_lost_is_known_by_its_label(cluster: FakeCluster, 
          "did not answer"),
     ],
 )  # fmt: skip
-def test_workflows_that_cannot_be_read_are_an_error_and_nothing_is_deleted(
+def test_nothing_is_deleted_if_workflows_cannot_be_read(
     cluster: FakeCluster,
     api: Api,
     add: Callable[..., None],
@@ -99,7 +100,7 @@ def test_workflows_that_cannot_be_read_are_an_error_and_nothing_is_deleted(
     assert "job" in names(cluster)
 
 
-def test_a_job_that_cannot_be_deleted_is_named_and_the_others_go(
+def test_a_job_that_cannot_be_deleted_does_not_stop_the_others(
     cluster: FakeCluster, api: Api, add: Callable[..., None]
 ) -> None:
     add("a")
@@ -109,14 +110,14 @@ def test_a_job_that_cannot_be_deleted_is_named_and_the_others_go(
     assert (done.failed, done.deleted) == (["a"], ["b"])
 
 
-def test_nothing_is_asked_that_the_role_does_not_allow_and_all_that_it_allows_is_needed(
+def test_the_requests_are_exactly_those_of_the_role(
     cluster: FakeCluster, api: Api, add: Callable[..., None]
 ) -> None:
     add("job")
     clean(api)
     allowed = {
         (verb, group, resource)
-        for rule in JANITOR_RULES
+        for rule in janitor_rules(BACKENDS.values())
         for verb in rule["verbs"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
@@ -124,7 +125,7 @@ def test_nothing_is_asked_that_the_role_does_not_allow_and_all_that_it_allows_is
     assert {(call.verb, call.group, call.resource) for call in cluster.calls} == allowed
 
 
-def test_the_command_ends_with_a_line_of_json(
+def test_the_command_prints_a_line_of_json(
     cluster: FakeCluster,
     add: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
@@ -142,7 +143,7 @@ def test_the_command_ends_with_a_line_of_json(
         assert names(cluster) == left
 
 
-def test_the_command_fails_if_jobs_stay(
+def test_the_command_fails_if_a_job_cannot_be_deleted(
     cluster: FakeCluster,
     add: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from advgrpo.cluster.api import Patience
+from advgrpo.cluster.api import RetryPolicy
 from advgrpo.cluster.job_request import JobRequest
 from advgrpo.cluster.launcher import ATTEMPT, SPEC_HASH
-from advgrpo.cluster.roles import LAUNCHER_RULES
+from advgrpo.cluster.roles import launcher_rules
 from advgrpo.errors import (
     ClusterError,
     ClusterUnavailableError,
@@ -25,7 +25,7 @@ from advgrpo.telemetry.prometheus import LAUNCHER
 from advgrpo.testing import FakeCluster, FakeJob, Fault, Step, run_until
 from advgrpo.testing.cluster_faults import FaultKind
 from tests.cluster.clock import Clock
-from tests.cluster.launching import SETTINGS, WORK, Launching
+from tests.cluster.launching import REQUEST, SETTINGS, Launching
 
 START = (Step(1, FakeJob.add_pods), Step(2, FakeJob.run))
 
@@ -43,20 +43,20 @@ def output(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.name == "advgrpo.cluster.output"]
 
 
-def told(caplog: pytest.LogCaptureFixture) -> str:
+def log_text(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(r.getMessage() for r in caplog.records)
 
 
-def test_a_job_that_succeeds_ends_well_and_its_log_is_told(
+def test_a_job_succeeds_and_its_log_is_followed(
     launching: Launching, caplog: pytest.LogCaptureFixture
 ) -> None:
     launching.cluster.operator.plans.append(run_until(FakeJob.succeed))
     launching.run()
     assert output(caplog) == ["hello", "world"]
-    assert "running, 2 of 2 pods run" in told(caplog)
+    assert "running, 2 of 2 pods running" in log_text(caplog)
 
 
-def test_nothing_is_asked_that_the_role_does_not_allow(launching: Launching) -> None:
+def test_the_requests_are_allowed_by_the_role(launching: Launching) -> None:
     cluster = launching.cluster
     cluster.operator.plans += [
         (*START, Step(9, lambda job: job.exit_pod(1))),
@@ -67,14 +67,14 @@ def test_nothing_is_asked_that_the_role_does_not_allow(launching: Launching) -> 
     launching.run()
     allowed = {
         (verb, group, resource)
-        for rule in LAUNCHER_RULES
+        for rule in launcher_rules(launching.backend)
         for verb in rule["verbs"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
     }
     asked = {(call.verb, call.group, call.resource) for call in cluster.calls}
     assert asked <= allowed
-    # Reading this pod and changing a job's owner happen within a pipeline only.
+    # Only a launcher in a pipeline reads its pod and changes a job's owner.
     assert allowed - asked == {("get", "", "pods"), ("patch", "kubeflow.org", "pytorchjobs")}
 
 
@@ -84,16 +84,13 @@ def test_a_failure_names_pod_container_exit_status_last_lines_and_cause(
     launching.cluster.operator.plans.append(
         (
             *START,
-            Step(
-                3,
-                lambda job: job.log("reading settings", "error: training.updats is unknown"),
-            ),
+            Step(3, lambda job: job.log("reading settings", "error: training.updats is unknown")),
             Step(20, lambda job: job.exit_pod(2)),
         )
     )
     with pytest.raises(JobFailedError) as error:
         launching.run()
-    name = WORK.name
+    name = REQUEST.name
     assert error.value.message == (
         f"the job {name} failed: pod {name}-master-0, container pytorch, exit status 2. Likely "
         "cause: a setting is unknown, ill-typed or impossible. Its last lines:\n"
@@ -106,8 +103,7 @@ def test_a_failure_of_a_worker_quotes_the_workers_log(launching: Launching) -> N
         (
             *START,
             Step(
-                3,
-                lambda job: job.log("torch.OutOfMemoryError: CUDA out of memory", pod="worker-0"),
+                3, lambda job: job.log("torch.OutOfMemoryError: CUDA out of memory", pod="worker-0")
             ),
             Step(20, lambda job: job.exit_pod(1, pod="worker-0")),
         )
@@ -119,12 +115,14 @@ def test_a_failure_of_a_worker_quotes_the_workers_log(launching: Launching) -> N
     assert "microbatch_size" in error.value.repair
 
 
-def test_a_job_that_exists_with_the_same_spec_is_taken_up(launching: Launching) -> None:
+def test_a_job_with_the_same_spec_is_adopted(launching: Launching) -> None:
     cluster = launching.cluster
     cluster.operator.plans.append((*START, Step(50, FakeJob.succeed)))
     with pytest.raises(ClusterUnavailableError):
         interrupted = Launching(
-            cluster, launching.clock, patience=Patience(budget_seconds=3.0, read_seconds=0.3)
+            cluster,
+            launching.clock,
+            policy=RetryPolicy(budget_seconds=3.0, read_timeout_seconds=0.3),
         )
         cluster.faults.plan(Fault("status", verb="get", resource="pytorchjobs", skip=2, times=9))
         interrupted.run()
@@ -134,13 +132,13 @@ def test_a_job_that_exists_with_the_same_spec_is_taken_up(launching: Launching) 
     assert len(cluster.operator.jobs) == 1
 
 
-def test_another_spec_under_the_name_is_refused_and_stays(launching: Launching) -> None:
+def test_a_job_with_another_spec_is_refused_and_kept(launching: Launching) -> None:
     cluster = launching.cluster
     cluster.operator.plans.append((*START, Step(500, FakeJob.succeed)))
     other = SETTINGS.model_copy(update={"image": "other", "deadline_seconds": 10})
     with pytest.raises(ClusterUnavailableError):
         cluster.faults.plan(Fault("status", verb="get", resource="pytorchjobs", skip=2, times=99))
-        Launching(cluster, launching.clock, other, Patience(budget_seconds=3.0)).run()
+        Launching(cluster, launching.clock, other, RetryPolicy(budget_seconds=3.0)).run()
     cluster.faults.clear()
     with pytest.raises(JobConflictError, match="other settings") as error:
         launching.run()
@@ -148,14 +146,14 @@ def test_another_spec_under_the_name_is_refused_and_stays(launching: Launching) 
     assert len(jobs(cluster)) == 1
 
 
-def test_somebody_elses_job_of_the_name_is_refused(launching: Launching) -> None:
-    body = {"metadata": {"name": WORK.name}, "spec": {}}
+def test_a_foreign_job_of_the_name_is_refused(launching: Launching) -> None:
+    body = {"metadata": {"name": REQUEST.name}, "spec": {}}
     launching.cluster.create("pytorchjobs", body, group="kubeflow.org")
-    with pytest.raises(JobConflictError, match="not made by advgrpo"):
+    with pytest.raises(JobConflictError, match="not created by advgrpo"):
         launching.run()
 
 
-def test_after_a_failed_attempt_the_job_is_made_anew_once_the_old_one_is_gone(
+def test_a_failed_job_is_created_again_once_it_is_deleted(
     launching: Launching,
 ) -> None:
     cluster = launching.cluster
@@ -173,7 +171,7 @@ def test_after_a_failed_attempt_the_job_is_made_anew_once_the_old_one_is_gone(
     assert second.created >= failed_at + 60
 
 
-def test_an_earlier_success_is_taken_as_ours(launching: Launching) -> None:
+def test_a_job_that_succeeded_earlier_is_adopted(launching: Launching) -> None:
     launching.cluster.operator.plans.append(run_until(FakeJob.succeed))
     launching.run()
     launching.run()
@@ -181,7 +179,7 @@ def test_an_earlier_success_is_taken_as_ours(launching: Launching) -> None:
 
 
 @pytest.mark.parametrize("kind", ["reset_after", "silence_after", "cut", "cut_quietly"])
-def test_an_answer_to_create_that_is_lost_makes_no_second_job(
+def test_a_lost_response_of_a_creation_creates_no_second_job(
     launching: Launching, kind: FaultKind
 ) -> None:
     cluster = launching.cluster
@@ -191,7 +189,7 @@ def test_an_answer_to_create_that_is_lost_makes_no_second_job(
     assert len(cluster.operator.jobs) == 1
 
 
-def test_a_job_that_we_created_and_that_failed_at_once_is_not_run_again(
+def test_a_job_of_this_launcher_that_failed_at_once_is_not_retried(
     launching: Launching,
 ) -> None:
     cluster = launching.cluster
@@ -204,7 +202,7 @@ def test_a_job_that_we_created_and_that_failed_at_once_is_not_run_again(
     assert len(cluster.operator.jobs) == 1
 
 
-def test_a_server_that_says_when_to_come_back_is_obeyed(launching: Launching) -> None:
+def test_retry_after_is_respected(launching: Launching) -> None:
     cluster, before = launching.cluster, launching.clock()
     cluster.operator.plans.append(run_until(FakeJob.succeed, seconds=5))
     cluster.faults.plan(Fault("status", verb="create", status=429, retry_after_seconds=77))
@@ -213,14 +211,14 @@ def test_a_server_that_says_when_to_come_back_is_obeyed(launching: Launching) ->
 
 
 @pytest.mark.parametrize("status", [410, 429, 500, 502, 503, 504])
-def test_a_server_that_is_away_for_a_while_is_waited_for(launching: Launching, status: int) -> None:
+def test_an_outage_is_waited_for(launching: Launching, status: int) -> None:
     cluster = launching.cluster
     cluster.operator.plans.append(run_until(FakeJob.succeed))
     cluster.faults.plan(Fault("status", skip=1, times=10, status=status))
     launching.run()
 
 
-def test_a_server_that_stays_away_is_an_error_that_may_pass_and_leaves_the_job(
+def test_a_long_outage_is_a_retryable_error_and_keeps_the_job(
     launching: Launching,
 ) -> None:
     cluster = launching.cluster
@@ -230,7 +228,7 @@ def test_a_server_that_stays_away_is_an_error_that_may_pass_and_leaves_the_job(
     with pytest.raises(ClusterUnavailableError, match="did not answer for") as error:
         launching.run()
     assert error.value.exit_code >= 128
-    assert launching.clock() - before <= launching.patience.budget_seconds + 60
+    assert launching.clock() - before <= launching.policy.budget_seconds + 60
     assert len(jobs(cluster)) == 1
 
 
@@ -254,11 +252,11 @@ def test_time_in_the_queue_does_not_count(
         )
     )
     Launching(launching.cluster, launching.clock, settings).run()
-    assert "queued in gpus" in told(caplog)
+    assert "queued in gpus" in log_text(caplog)
     assert jobs(launching.cluster)[0]["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "gpus"
 
 
-def test_a_job_that_takes_too_long_is_deleted(launching: Launching) -> None:
+def test_a_job_that_exceeds_its_deadline_is_deleted(launching: Launching) -> None:
     settings = SETTINGS.model_copy(update={"deadline_seconds": 100})
     launching.cluster.operator.plans.append((*START, Step(5000, FakeJob.succeed)))
     with pytest.raises(JobDeadlineError, match="deadline_seconds=100"):
@@ -266,13 +264,13 @@ def test_a_job_that_takes_too_long_is_deleted(launching: Launching) -> None:
     assert jobs(launching.cluster) == []
 
 
-def test_the_time_before_a_job_was_taken_up_counts(launching: Launching) -> None:
+def test_the_time_before_the_adoption_counts(launching: Launching) -> None:
     cluster, clock = launching.cluster, launching.clock
     settings = SETTINGS.model_copy(update={"deadline_seconds": 1000})
     cluster.operator.plans.append((*START, Step(5000, FakeJob.succeed)))
     cluster.faults.plan(Fault("status", verb="get", resource="pytorchjobs", skip=3, times=99))
     with pytest.raises(ClusterUnavailableError):
-        Launching(cluster, clock, settings, Patience(budget_seconds=3.0)).run()
+        Launching(cluster, clock, settings, RetryPolicy(budget_seconds=3.0)).run()
     cluster.faults.clear()
     clock.sleep(900)
     before = clock()
@@ -281,7 +279,7 @@ def test_the_time_before_a_job_was_taken_up_counts(launching: Launching) -> None
     assert clock() - before < 120
 
 
-def test_pods_for_which_there_is_no_node_are_told_at_once_and_given_up_in_time(
+def test_unschedulable_pods_are_reported_at_once_and_given_up_in_time(
     launching: Launching, caplog: pytest.LogCaptureFixture
 ) -> None:
     launching.cluster.operator.plans.append(
@@ -292,7 +290,7 @@ def test_pods_for_which_there_is_no_node_are_told_at_once_and_given_up_in_time(
         launching.run()
     assert launching.clock() - before < 1900
     first = next(r for r in caplog.records if "no GPU h900" in r.getMessage())
-    assert "0 of 2 pods run" in first.getMessage()
+    assert "0 of 2 pods running" in first.getMessage()
     assert jobs(launching.cluster) == []
 
 
@@ -300,7 +298,7 @@ def test_pods_for_which_there_is_no_node_are_told_at_once_and_given_up_in_time(
     ("reason", "message", "words"),
     [
         ("ImagePullBackOff", "registry.example/trainer:1", "cannot be pulled"),
-        ("CreateContainerConfigError", 'secret "x" not found', "cannot be made"),
+        ("CreateContainerConfigError", 'secret "x" not found', "cannot be created"),
     ],
 )
 def test_a_container_that_cannot_start_fails_the_job_soon(
@@ -320,7 +318,7 @@ def test_a_container_that_cannot_start_fails_the_job_soon(
     assert jobs(launching.cluster) == []
 
 
-def test_a_job_that_gets_no_pods_says_why(
+def test_a_job_without_pods_reports_the_reason(
     launching: Launching, caplog: pytest.LogCaptureFixture
 ) -> None:
     launching.cluster.operator.plans.append(
@@ -328,10 +326,10 @@ def test_a_job_that_gets_no_pods_says_why(
     )
     with pytest.raises(JobDeadlineError, match="exceeded quota: gpus"):
         launching.run()
-    assert told(caplog).count("has no pods: FailedCreatePod: exceeded quota") == 1
+    assert log_text(caplog).count("has no pods: FailedCreatePod: exceeded quota") == 1
 
 
-def test_an_evicted_pod_is_started_again_as_often_as_it_takes(
+def test_evictions_do_not_count_as_restarts(
     launching: Launching, caplog: pytest.LogCaptureFixture
 ) -> None:
     evictions = [
@@ -341,10 +339,10 @@ def test_an_evicted_pod_is_started_again_as_often_as_it_takes(
     launching.cluster.operator.restart_seconds = 8
     launching.cluster.operator.plans.append((*START, *evictions, Step(400, FakeJob.succeed)))
     launching.run()
-    assert "started again: the pod was preempted or evicted (Evicted: node was" in told(caplog)
+    assert "restarted: the pod was preempted or evicted (Evicted: node was" in log_text(caplog)
 
 
-def test_prometheus_reads_where_the_job_stands_and_how_far_it_is(launching: Launching) -> None:
+def test_the_metrics_have_the_state_and_progress_of_the_job(launching: Launching) -> None:
     def value(name: str, **labels: str) -> float:
         return LAUNCHER.get_sample_value(f"advgrpo_{name}", labels) or 0.0
 
@@ -372,14 +370,14 @@ def test_prometheus_reads_where_the_job_stands_and_how_far_it_is(launching: Laun
     assert value("training_updates", run="of this test") == 3
 
 
-def test_pods_that_never_started_again_are_counted_as_none(launching: Launching) -> None:
+def test_pods_without_restarts_are_counted_as_zero(launching: Launching) -> None:
     work = JobRequest("evaluate", "s3://bucket/jobs/evaluate-1", ("python",), processes=16)
     launching.cluster.operator.plans.append(run_until(FakeJob.succeed))
     launching.run(work)
     assert LAUNCHER.get_sample_value("advgrpo_launcher_restarts_total", {"task": "evaluate"}) == 0
 
 
-def test_pods_that_fail_for_want_of_an_evicted_one_are_not_to_blame(launching: Launching) -> None:
+def test_failures_that_follow_an_eviction_do_not_count_as_restarts(launching: Launching) -> None:
     steps = [
         Step(20 * number + seconds, act)
         for number in range(1, 15)
@@ -393,31 +391,31 @@ def test_pods_that_fail_for_want_of_an_evicted_one_are_not_to_blame(launching: L
     launching.run()
 
 
-def test_an_eviction_excuses_one_end_of_another_pod_and_no_more(launching: Launching) -> None:
+def test_an_eviction_excuses_one_failure_of_another_pod(launching: Launching) -> None:
     deaths = [Step(20 * n, lambda job: job.exit_pod(137)) for n in range(2, 20)]
     launching.cluster.operator.restart_seconds = 8
     launching.cluster.operator.plans.append(
         (*START, Step(20, lambda job: job.evict(pod="worker-0")), *deaths)
     )
-    settings = SETTINGS.model_copy(update={"restarts": 3})
+    settings = SETTINGS.model_copy(update={"max_restarts": 3})
     with pytest.raises(JobRetryableError, match="exit status 137"):
         Launching(launching.cluster, launching.clock, settings).run()
-    # It ends at 40, which is excused, then at 60, 80, 100 and 120, and starts again 8 later.
+    # It fails at 40, which is excused, then at 60, 80, 100 and 120, and restarts 8 s later.
     assert 128 <= launching.clock() - launching.cluster.operator.jobs[0].created <= 140
 
 
-def test_a_pod_that_fails_again_and_again_ends_the_job(launching: Launching) -> None:
+def test_a_pod_that_restarts_too_often_ends_the_job(launching: Launching) -> None:
     deaths = [Step(20 * n, lambda job: job.exit_pod(137, reason="OOMKilled")) for n in range(1, 9)]
     launching.cluster.operator.restart_seconds = 8
     launching.cluster.operator.plans.append((*START, *deaths, Step(4000, FakeJob.succeed)))
-    settings = SETTINGS.model_copy(update={"restarts": 3})
-    with pytest.raises(JobFailedError, match="more memory than it may") as error:
+    settings = SETTINGS.model_copy(update={"max_restarts": 3})
+    with pytest.raises(JobFailedError, match="exceeded its memory limit") as error:
         Launching(launching.cluster, launching.clock, settings).run()
     assert "exit status 137 (OOMKilled)" in error.value.message
     assert jobs(launching.cluster) == []
 
 
-def test_an_eviction_long_ago_is_not_the_cause_of_a_later_failure(launching: Launching) -> None:
+def test_an_earlier_eviction_is_not_the_cause_of_a_later_failure(launching: Launching) -> None:
     launching.cluster.operator.restart_seconds = 8
     launching.cluster.operator.plans.append(
         (
@@ -430,7 +428,7 @@ def test_an_eviction_long_ago_is_not_the_cause_of_a_later_failure(launching: Lau
         launching.run()
 
 
-def test_pods_that_start_anew_after_the_queue_are_no_restarts(launching: Launching) -> None:
+def test_pods_after_a_suspension_are_not_restarts(launching: Launching) -> None:
     turns = [
         Step(100 * turn + seconds, act)
         for turn in range(5)
@@ -442,11 +440,11 @@ def test_pods_that_start_anew_after_the_queue_are_no_restarts(launching: Launchi
         )
     ]
     launching.cluster.operator.plans.append((*turns, Step(600, FakeJob.succeed)))
-    settings = SETTINGS.model_copy(update={"restarts": 1})
+    settings = SETTINGS.model_copy(update={"max_restarts": 1})
     Launching(launching.cluster, launching.clock, settings).run()
 
 
-def test_a_death_that_was_not_seen_is_told_by_the_operator(launching: Launching) -> None:
+def test_a_failure_between_two_polls_is_read_from_the_events(launching: Launching) -> None:
     launching.cluster.operator.restart_seconds = 0
     launching.cluster.operator.plans.append(
         (
@@ -460,7 +458,7 @@ def test_a_death_that_was_not_seen_is_told_by_the_operator(launching: Launching)
 
 
 @pytest.mark.parametrize("act", [FakeJob.delete, FakeJob.replace])
-def test_a_job_that_somebody_deletes_or_replaces_may_be_tried_again(
+def test_a_job_that_was_deleted_or_replaced_is_retryable(
     launching: Launching, act: Callable[[FakeJob], None]
 ) -> None:
     launching.cluster.operator.plans.append((*START, Step(30, act)))
@@ -513,7 +511,7 @@ def test_the_job_belongs_to_the_pods_workflow(
     assert meta["annotations"].keys() == {SPEC_HASH, ATTEMPT}
 
 
-def test_a_job_that_is_taken_up_gets_the_new_workflow_as_its_owner(
+def test_an_adopted_job_gets_the_new_workflow_as_owner(
     launching: Launching, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = launching.cluster
@@ -525,7 +523,7 @@ def test_a_job_that_is_taken_up_gets_the_new_workflow_as_its_owner(
     monkeypatch.setenv("KFP_POD_NAME", "me-1")
     cluster.faults.plan(Fault("status", verb="get", resource="pytorchjobs", skip=3, times=99))
     with pytest.raises(ClusterUnavailableError):
-        Launching(cluster, launching.clock, patience=Patience(budget_seconds=3.0)).run()
+        Launching(cluster, launching.clock, policy=RetryPolicy(budget_seconds=3.0)).run()
     cluster.faults.clear()
     monkeypatch.setenv("KFP_POD_NAME", "me-2")
     launching.run()
@@ -538,10 +536,10 @@ def test_a_job_that_is_taken_up_gets_the_new_workflow_as_its_owner(
     [
         (lambda c: c.missing_resources.add("pytorchjobs"), "does not know pytorchjobs"),
         (lambda c: c.denied.add(("create", "pytorchjobs")), "not allowed to create pytorchjobs"),
-        (lambda c: c.namespaces.clear(), "there is no namespace default"),
+        (lambda c: c.namespaces.clear(), "the namespace default does not exist"),
     ],
 )
-def test_what_the_cluster_lacks_is_named_at_once(
+def test_a_missing_prerequisite_is_named_at_once(
     launching: Launching, spoil: Callable[[FakeCluster], None], words: str
 ) -> None:
     spoil(launching.cluster)
@@ -555,18 +553,18 @@ def test_what_the_cluster_lacks_is_named_at_once(
 
 
 @pytest.mark.parametrize("resource", ["pods", "pods/log", "events"])
-def test_a_missing_role_for_what_is_not_essential_is_told_and_the_job_goes_on(
+def test_missing_permissions_for_pods_are_logged_and_the_job_continues(
     launching: Launching, resource: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     launching.cluster.denied |= {("list", resource), ("get", resource)}
     launching.cluster.operator.plans.append(run_until(FakeJob.succeed))
     launching.run()
     if resource != "events":
-        assert told(caplog).count(f"{resource.replace('/log', '')}") > 0
+        assert log_text(caplog).count(f"{resource.replace('/log', '')}") > 0
         assert sum("not allowed to" in r.getMessage() for r in caplog.records) == 1
 
 
-def test_different_work_gets_different_names_that_kubernetes_takes() -> None:
+def test_different_requests_get_different_valid_names() -> None:
     names = {
         JobRequest(task, key, (), 1).name
         for task in ("train", "reference-images", "x" * 80, "Über_Task")

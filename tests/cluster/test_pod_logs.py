@@ -18,7 +18,7 @@ JOB = {
 
 
 @pytest.fixture
-def told() -> list[str]:
+def log_text() -> list[str]:
     return []
 
 
@@ -33,20 +33,20 @@ def job(cluster: FakeCluster, api: Api) -> FakeJob:
 
 
 @pytest.fixture
-def poll(api: Api, job: FakeJob, clock: Clock, told: list[str]) -> Callable[..., None]:
-    follower = LogFollower(api, "job-master-0", told.append)
+def poll(api: Api, job: FakeJob, clock: Clock, lines: list[str]) -> Callable[..., None]:
+    follower = LogFollower(api, lines.append)
 
     def ask(*, at_end: bool = False) -> None:
         pod = job.pod()
         assert pod is not None
-        follower.poll(pod["metadata"]["uid"], "pytorch", at_end=at_end)
+        follower.poll("job-master-0", pod["metadata"]["uid"], "pytorch", at_end=at_end)
         clock.sleep(5)
 
     return ask
 
 
-def test_each_line_is_told_once(
-    job: FakeJob, poll: Callable[..., None], told: list[str], clock: Clock
+def test_each_line_is_handled_once(
+    job: FakeJob, poll: Callable[..., None], lines: list[str], clock: Clock
 ) -> None:
     for number in range(20):
         job.log(f"line {number}", "the same line")
@@ -55,15 +55,15 @@ def test_each_line_is_told_once(
             poll()
             poll()
     poll(at_end=True)
-    assert told == job.log_lines
+    assert lines == job.log_lines
 
 
 @pytest.mark.parametrize("kind", ["cut", "cut_quietly", "reset_after", "silence", "status"])
-def test_an_answer_that_breaks_off_costs_no_line_and_repeats_none(
+def test_a_truncated_answer_neither_loses_nor_repeats_a_line(
     cluster: FakeCluster,
     job: FakeJob,
     poll: Callable[..., None],
-    told: list[str],
+    lines: list[str],
     kind: FaultKind,
 ) -> None:
     job.log("one", "a longer line, in which the answer is cut off", "x")
@@ -73,11 +73,11 @@ def test_an_answer_that_breaks_off_costs_no_line_and_repeats_none(
     for _ in range(4):
         with suppress(ClusterUnavailableError):
             poll()
-    assert told == job.log_lines
+    assert lines == job.log_lines
 
 
 def test_a_pod_of_the_same_name_is_read_from_its_beginning(
-    job: FakeJob, poll: Callable[..., None], told: list[str], clock: Clock
+    job: FakeJob, poll: Callable[..., None], lines: list[str], clock: Clock
 ) -> None:
     job.log("first pod")
     poll()
@@ -86,44 +86,44 @@ def test_a_pod_of_the_same_name_is_read_from_its_beginning(
     clock.sleep(5)
     poll()
     poll(at_end=True)
-    assert told == ["first pod", "second pod", "second pod"]
+    assert lines == ["first pod", "second pod", "second pod"]
 
 
-def test_an_answer_from_the_new_pod_that_was_taken_for_the_old_ones_repeats_nothing(
-    job: FakeJob, api: Api, told: list[str], clock: Clock
+def test_an_answer_of_the_next_pod_before_its_uid_is_known_repeats_nothing(
+    job: FakeJob, api: Api, lines: list[str], clock: Clock
 ) -> None:
-    follower = LogFollower(api, "job-master-0", told.append)
-    follower.poll("old", "pytorch")
+    follower = LogFollower(api, lines.append)
+    follower.poll("job-master-0", "old", "pytorch")
     for _ in range(3):
         job.log("a", "b")
         clock.sleep(3)
-    follower.poll("old", "pytorch")
+    follower.poll("job-master-0", "old", "pytorch")
     job.log("c")
-    follower.poll("new", "pytorch")
-    follower.poll("new", "pytorch")
-    assert told == job.log_lines
+    follower.poll("job-master-0", "new", "pytorch")
+    follower.poll("job-master-0", "new", "pytorch")
+    assert lines == job.log_lines
 
 
-def test_bytes_that_are_no_text_are_told_as_far_as_they_are(
-    job: FakeJob, poll: Callable[..., None], told: list[str]
+def test_control_characters_are_kept(
+    job: FakeJob, poll: Callable[..., None], lines: list[str]
 ) -> None:
     job.log("größer ▇▇ 50%\r60%")
     poll()
-    assert told == ["größer ▇▇ 50%\r60%"]
+    assert lines == ["größer ▇▇ 50%\r60%"]
 
 
-def test_a_tail_that_cannot_be_had_is_empty(cluster: FakeCluster, job: FakeJob, api: Api) -> None:
+def test_an_unreadable_tail_is_empty(cluster: FakeCluster, job: FakeJob, api: Api) -> None:
     job.log(*map(str, range(9)))
     assert tail(api, "job-master-0", "pytorch", 2) == "7\n8\n"
     cluster.denied.add(("get", "pods/log"))
     assert tail(api, "job-master-0", "pytorch") == ""
 
 
-def test_lines_that_are_json_are_quoted_as_words(
-    job: FakeJob, api: Api, poll: Callable[..., None], told: list[str]
+def test_json_lines_are_quoted_as_text(
+    job: FakeJob, api: Api, poll: Callable[..., None], lines: list[str]
 ) -> None:
     line = '{"time": "t", "event": "error", "message": "no room", "repair": "free some"}'
     job.log(line)
     poll(at_end=True)
-    assert told == [line]
+    assert lines == [line]
     assert tail(api, "job-master-0", "pytorch") == "no room\n  repair: free some\n"

@@ -1,4 +1,4 @@
-"""Drive the launcher through many schedules of faults, and hold it to what it promises."""
+"""Property test of the launcher: random schedules of failures, and invariants of the outcome."""
 
 import copy
 import logging
@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
-from advgrpo.cluster.api import Json, Patience
+from advgrpo.cluster.api import Json, RetryPolicy
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.janitor import clean
 from advgrpo.cluster.job_request import JobRequest
@@ -30,40 +30,40 @@ from advgrpo.errors import (
 from advgrpo.testing import FakeCluster, FakeJob, Fault, Step
 from advgrpo.testing.cluster_faults import FaultKind
 from tests.cluster.clock import Clock
-from tests.cluster.launching import SETTINGS, WORK, Launching, api_of
+from tests.cluster.launching import REQUEST, SETTINGS, Launching, api_of
 
 SCHEDULES = int(os.environ.get("ADVGRPO_SCHEDULES", "150"))
-"""How many schedules to try; more with the environment variable."""
+"""Number of schedules; raise it with the environment variable."""
 
 IMPATIENT = SETTINGS.model_copy(
     update={
         "deadline_seconds": 500,
         "startup_timeout_seconds": 200,
-        "restarts": 2,
+        "max_restarts": 2,
         "poll_seconds": 15.0,
     }
 )
-PATIENCE = Patience(connect_seconds=1.0, read_seconds=0.2)
+POLICY = RetryPolicy(connect_timeout_seconds=1.0, read_timeout_seconds=0.2)
 ATTEMPTS = 3
-WRITTEN = PyTorchJobs().manifest(WORK, IMPATIENT)
+WRITTEN = PyTorchJobs().manifest(REQUEST, IMPATIENT)
 OWNER = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "flow"}
 
 
 class WrittenOnce(PyTorchJobs):
-    """Jobs whose manifest is there already: writing it takes longer than all else."""
+    """A backend with a prepared manifest: writing it takes most of a schedule's time."""
 
-    def manifest(self, work: JobRequest, settings: ClusterSettings) -> Json:
-        assert (work, settings) == (WORK, IMPATIENT)
+    def manifest(self, request: JobRequest, settings: ClusterSettings) -> Json:
+        assert (request, settings) == (REQUEST, IMPATIENT)
         return copy.deepcopy(WRITTEN)
 
 
 class KilledError(BaseException):
-    """The launcher's process is killed: nothing of it runs on."""
+    """The launcher's process is killed."""
 
 
 @dataclass
 class Interruption(Clock):
-    """A clock that stops or kills the launcher as it sleeps."""
+    """A clock that stops or kills the launcher while it sleeps."""
 
     base: Clock = field(default_factory=Clock)
     at: float = float("inf")
@@ -92,7 +92,7 @@ INTERRUPTIONS: dict[str, Callable[[], None]] = {
 
 @dataclass(frozen=True)
 class Schedule:
-    """What happens in one example."""
+    """Events of one example."""
 
     end: str
     end_seconds: int
@@ -104,7 +104,7 @@ class Schedule:
 
 
 def faults() -> st.SearchStrategy[Fault]:
-    """Give faults that pass, and a few that last."""
+    """Return mostly transient faults, and a few permanent ones."""
     times = st.integers(1, 6) | st.integers(20, 60)
     anywhere: dict[str, st.SearchStrategy[Any]] = {
         "skip": st.integers(0, 40),
@@ -127,8 +127,8 @@ def faults() -> st.SearchStrategy[Fault]:
     broken = st.builds(Fault, kind=st.sampled_from(kinds), times=times, **anywhere)
     silent_kinds: list[FaultKind] = ["silence", "silence_after"]
     silent = st.builds(Fault, kind=st.sampled_from(silent_kinds), **anywhere)
-    # Where a log is cut off at the end of a line and the connection closed in order, nobody can
-    # know; API servers send logs in chunks, which show it.
+    # A log that is truncated at the end of a line over a properly closed connection cannot be
+    # detected; API servers send logs in chunks, which reveal it.
     quiet = st.builds(
         Fault, kind=st.just("cut_quietly"), times=times, **anywhere | {"resource": st.just("pods")}
     )
@@ -136,7 +136,7 @@ def faults() -> st.SearchStrategy[Fault]:
 
 
 def schedules() -> st.SearchStrategy[Schedule]:
-    """Give schedules."""
+    """Return schedules."""
     pods = ["master-0", "worker-0"]
     happenings = ["delete", "replace", "suspend", *(f"evict {p}" for p in pods)]
     happenings += [f"{code} {pod}" for code in (137, 143, 151) for pod in pods]
@@ -155,7 +155,7 @@ def schedules() -> st.SearchStrategy[Schedule]:
 
 
 class World:
-    """A cluster in which a schedule happens, and what is seen of it."""
+    """A cluster in which a schedule happens, and observations of it."""
 
     def __init__(self, cluster: FakeCluster, clock: Clock, schedule: Schedule) -> None:
         self.cluster = cluster
@@ -163,7 +163,7 @@ class World:
         self.schedule = schedule
         self.at_once = 0
         self.meddled = 0
-        """How often somebody else deleted or replaced a job."""
+        """How often another client deleted or replaced a job."""
 
         cluster.reset()
         cluster.store.deletion_seconds = schedule.deletion_seconds
@@ -192,7 +192,7 @@ class World:
 
     def _happen(self, what: str, job: FakeJob) -> None:
         if what in {"delete", "replace"}:
-            # A job that replaces another one has the same plan: there must be an end to it.
+            # A replacement has the same plan, so the number of replacements needs a bound.
             if self.meddled < 3:
                 self.meddled += 1
                 getattr(job, what)()
@@ -224,13 +224,13 @@ class World:
         return self.job is not None and self.job.end == "Succeeded"
 
     def longest_outage(self) -> float:
-        """Give an upper bound of how long the server can seem to be away."""
+        """Return an upper bound of the server's longest outage."""
         waits = (max(30, f.retry_after_seconds or 0) * f.times for f in self.schedule.faults)
         return sum(min(wait, 120 * 60) for wait in waits)
 
 
 def launch(world: World) -> str:
-    """Let a pipeline try until there is an end, and say what the end is."""
+    """Retry like a pipeline until the job has ended, and return the end."""
     schedule, clock = world.schedule, world.clock
     act = INTERRUPTIONS[schedule.interruption]
     at = clock() + schedule.interruption_seconds
@@ -243,7 +243,7 @@ def launch(world: World) -> str:
         output.setLevel(logging.INFO)
         output.addHandler(handler)
         try:
-            Launching(world.cluster, moving, IMPATIENT, PATIENCE, WrittenOnce()).run()
+            Launching(world.cluster, moving, IMPATIENT, POLICY, WrittenOnce()).run()
         except KilledError:
             end = "killed"
         except Preempted as error:
@@ -268,7 +268,7 @@ def launch(world: World) -> str:
 
 def check_verdict(world: World, error: ClusterError) -> None:
     if isinstance(error, ClusterUnavailableError):
-        assert world.longest_outage() > 0.5 * PATIENCE.budget_seconds
+        assert world.longest_outage() > 0.5 * POLICY.budget_seconds
     elif isinstance(error, JobFailedError | JobDeadlineError):
         assert not world.succeeded, "red for a job that succeeded"
     else:
@@ -277,11 +277,11 @@ def check_verdict(world: World, error: ClusterError) -> None:
 
 
 def check_log(world: World, lines: list[str], *, complete: bool) -> None:
-    told = [line for line in lines if "line" in line]
-    assert len(told) == len(set(told)), "a line was told twice"
+    numbered = [line for line in lines if "line" in line]
+    assert len(numbered) == len(set(numbered)), "a line was repeated"
     job = world.job
-    # The log may have been out of reach for too long after the end.
-    if complete and job is not None and world.longest_outage() < 0.5 * PATIENCE.budget_seconds:
+    # The log may have been unreadable for too long after the end.
+    if complete and job is not None and world.longest_outage() < 0.5 * POLICY.budget_seconds:
         pod = job.pod()
         assert pod is not None
         said = [
@@ -298,7 +298,7 @@ def check_log(world: World, lines: list[str], *, complete: bool) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(schedule=schedules())
-def test_whatever_goes_wrong_the_end_is_true_and_nothing_is_left_behind(
+def test_the_outcome_is_true_and_nothing_is_left_behind(
     shared_cluster: FakeCluster,
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
@@ -306,7 +306,7 @@ def test_whatever_goes_wrong_the_end_is_true_and_nothing_is_left_behind(
 ) -> None:
     monkeypatch.setenv("KFP_POD_NAME", "me")
     world = World(shared_cluster, clock, schedule)
-    # A signal that comes before there is a job ends the process.
+    # A signal before the job exists ends the process.
     before = signal.signal(signal.SIGTERM, lambda *_: _kill())
     try:
         launch(world)

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
-from advgrpo.cluster.job_request import JobRequest, shape_of
+from advgrpo.cluster.job_request import JobRequest, place_processes
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.errors import ConfigError
 
@@ -58,22 +58,22 @@ def test_processes_fill_whole_nodes(
     replicas = job["spec"]["pytorchReplicaSpecs"]
     assert sum(one["replicas"] for one in replicas.values()) == nodes
     assert replicas["Master"]["replicas"] == 1
-    # Kubeflow takes a text.
+    # The CRD wants a string.
     assert job["spec"]["nprocPerNode"] == str(each)
     limits = container(job)["resources"]["limits"]
     assert limits.get("nvidia.com/gpu") == (str(gpus) if gpus else None)
 
 
-def test_processes_that_do_not_fill_nodes_are_refused_with_numbers_that_do() -> None:
+def test_processes_that_do_not_fill_nodes_are_refused_with_valid_numbers() -> None:
     settings = ClusterSettings(image="x")
     with pytest.raises(ConfigError, match="processes=20 do not fill nodes of 8") as error:
-        shape_of(20, settings)
+        place_processes(20, settings)
     assert "up to 8, or a multiple of it such as 16 or 24" in error.value.repair
     with pytest.raises(ConfigError, match="more than the 4 GPUs"):
-        shape_of(8, ClusterSettings(image="x", gpus_per_node=4, processes_per_node=8))
+        place_processes(8, ClusterSettings(image="x", gpus_per_node=4, processes_per_node=8))
 
 
-def test_all_pods_meet_the_level_restricted() -> None:
+def test_all_pods_meet_pod_security_restricted() -> None:
     job = manifest(16, rdma={"resource": "rdma/hca"})
     for kind in ("Master", "Worker"):
         spec = pod(job, kind)
@@ -91,7 +91,7 @@ def test_all_pods_meet_the_level_restricted() -> None:
             }
 
 
-def test_ipc_lock_is_added_only_if_asked_for() -> None:
+def test_ipc_lock_is_only_added_if_requested() -> None:
     job = manifest(16, rdma={"resource": "rdma/hca", "count": 8, "ipc_lock": True})
     assert container(job)["securityContext"]["capabilities"] == {
         "drop": ["ALL"],
@@ -100,7 +100,7 @@ def test_ipc_lock_is_added_only_if_asked_for() -> None:
     assert container(job)["resources"]["limits"]["rdma/hca"] == "8"
 
 
-def test_what_is_written_goes_to_volumes() -> None:
+def test_writable_paths_are_volumes() -> None:
     job = manifest(16, node={"shared_memory": "16Gi", "ephemeral_storage": "200Gi"})
     mounts = {one["mountPath"]: one["name"] for one in container(job)["volumeMounts"]}
     volumes = {one["name"]: one for one in pod(job)["volumes"]}
@@ -115,7 +115,7 @@ def test_what_is_written_goes_to_volumes() -> None:
     assert claimed["cache"]["persistentVolumeClaim"] == {"claimName": "shared"}
 
 
-def test_secrets_are_named_and_never_written() -> None:
+def test_secrets_are_referenced_and_not_copied() -> None:
     found = environment(manifest())
     assert found["AWS_SECRET_ACCESS_KEY"] == {
         "secretKeyRef": {
@@ -126,15 +126,15 @@ def test_secrets_are_named_and_never_written() -> None:
     assert container(manifest())["envFrom"] == [{"configMapRef": {"name": "advgrpo"}}]
 
 
-def test_a_jobs_pod_runs_the_task_itself() -> None:
+def test_a_jobs_pod_runs_the_task_and_starts_no_job() -> None:
     job = manifest()
-    # Empty: `run_task` would otherwise start a job of its own.
+    # Otherwise `run_task` would start another job.
     assert environment(job)["ADVGRPO_CLUSTER"] == ""
     assert container(job)["command"] == list(COMMAND)
     assert container(job)["name"] == "pytorch"
 
 
-def test_what_the_chart_says_reaches_the_pods() -> None:
+def test_the_chart_settings_reach_the_pods() -> None:
     job = manifest(
         image_pull_secrets=["registry"],
         node_selector={"gpu": "h100"},
@@ -157,8 +157,8 @@ def test_what_the_chart_says_reaches_the_pods() -> None:
     assert template["metadata"]["annotations"] == {"sidecar.istio.io/inject": "false"}
 
 
-def test_a_job_can_be_found_and_ends_by_rules() -> None:
-    job = manifest(deadline_seconds=1000, restarts=4, ttl_seconds_after_finished=60)
+def test_a_job_has_labels_and_limits() -> None:
+    job = manifest(deadline_seconds=1000, max_restarts=4, ttl_seconds_after_finished=60)
     assert job["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "advgrpo"
     assert job["metadata"]["labels"]["advgrpo/task"] == "train"
     policy = job["spec"]["runPolicy"]
@@ -169,13 +169,13 @@ def test_a_job_can_be_found_and_ends_by_rules() -> None:
         "ttlSecondsAfterFinished": 60,
     }
     for replica in job["spec"]["pytorchReplicaSpecs"].values():
-        # 1 to 127 would come again, 128 and above are started again.
+        # The operator restarts pods with status 128 and above; others would fail again.
         assert replica["restartPolicy"] == "ExitCode"
-        # Longer than ranks get to save their state.
+        # More than the ranks' own time for saving their state.
         assert replica["template"]["spec"]["terminationGracePeriodSeconds"] > 600
 
 
-def test_a_name_that_the_models_do_not_know_is_an_error() -> None:
+def test_an_unknown_field_of_the_models_is_an_error() -> None:
     from kubeflow.training import KubeflowOrgV1RunPolicy
 
     with pytest.raises(TypeError, match="backof_limit"):

@@ -1,4 +1,4 @@
-"""As much of an API server as `helm install --dry-run=server` asks for."""
+"""The part of an API server that `helm install --dry-run=server` needs."""
 
 import json
 import threading
@@ -35,11 +35,11 @@ Kind = tuple[str, str, str]
 
 
 class _Http(ThreadingHTTPServer):
-    request_queue_size = 64  # Helm asks for many things at once.
+    request_queue_size = 64  # Helm sends many requests at once.
 
 
 class ApiServer:
-    """A cluster with some kinds of object and some objects.
+    """A cluster with given kinds and objects.
 
     Args:
         kinds: What is installed besides Kubernetes: group and version, kind, plural.
@@ -52,7 +52,7 @@ class ApiServer:
         self.written: list[str] = []
 
     def answer(self, path: str) -> Mapping[str, Any] | None:
-        """Give what is at a path; None if there is nothing."""
+        """Return the object at a path, if any."""
         _, _, object_path = path.partition("/namespaces/research/")
         return self.objects.get(object_path) or self._discovery().get(path)
 
@@ -86,7 +86,7 @@ class ApiServer:
                         "version": number,
                         "kind": kind,
                     },
-                    # Helm then leaves it to the server to look at fields.
+                    # Helm then leaves the validation of fields to the server.
                     "parameters": [{"name": "fieldValidation", "in": "query"}],
                     "responses": {},
                 }
@@ -109,7 +109,7 @@ def _group(version: str) -> dict[str, Any]:
 
 @contextmanager
 def serving(server: ApiServer) -> Iterator[str]:
-    """Serve it on the loopback; gives its address."""
+    """Serve it on loopback; yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -142,7 +142,7 @@ def serving(server: ApiServer) -> Iterator[str]:
 
 
 def install(server: ApiServer, values: Values) -> dict[str, Any]:
-    """Install the chart as `helm install --dry-run=server` does.
+    """Install the chart like `helm install --dry-run=server`.
 
     Raises:
         HelmError: If the chart or the server refuses.

@@ -31,7 +31,7 @@ Spec = Mapping[str, Any]
 
 
 def violations(spec: Spec) -> list[str]:
-    """Say what of a pod's spec the level "restricted" refuses."""
+    """Return what the level "restricted" refuses in a pod's spec."""
     return [
         *_of_pod(spec),
         *(text for one in _containers(spec) for text in _of_container(one, spec)),

@@ -1,4 +1,4 @@
-"""Releases of the chart that tests look at."""
+"""Releases of the chart that tests render."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -103,7 +103,7 @@ RELEASES: Mapping[str, Values] = {
 
 
 def objects(values: Values, *, name: str = "advgrpo") -> list[Object]:
-    """Render a release's objects, hooks and tests among them."""
+    """Render a release's objects, including hooks and tests."""
     return [
         found
         for template, text in render(values, name=name).items()
@@ -114,23 +114,23 @@ def objects(values: Values, *, name: str = "advgrpo") -> list[Object]:
 
 
 def notes(values: Values) -> str:
-    """Render what a person reads after the installation."""
+    """Render the notes that are shown after the installation."""
     return render(values)["advgrpo/templates/NOTES.txt"]
 
 
 @cache
 def release(title: str) -> tuple[Object, ...]:
-    """Render one of `RELEASES`, once for all tests, which must not change it."""
+    """Render one of `RELEASES`; the result is cached and must not be changed."""
     return tuple(objects(RELEASES[title]))
 
 
 def of_kind(found: list[Object] | tuple[Object, ...], kind: str) -> dict[str, Object]:
-    """Select objects by kind; gives them by name."""
+    """Return the objects of a kind by name."""
     return {one["metadata"]["name"]: one for one in found if one["kind"] == kind}
 
 
 def pods(found: list[Object] | tuple[Object, ...]) -> Iterator[tuple[str, Object]]:
-    """Find the pod, or the template of one, of each object that has pods: name, then pod."""
+    """Return the pod or pod template of each object that has one, with a name."""
     for one in found:
         match one["kind"]:
             case "Pod":
@@ -145,7 +145,7 @@ def pods(found: list[Object] | tuple[Object, ...]) -> Iterator[tuple[str, Object
 
 
 def containers(found: list[Object] | tuple[Object, ...]) -> Iterator[tuple[str, Object]]:
-    """Find every container, with the name of what it is in."""
+    """Return every container with the name of its pod."""
     for name, pod in pods(found):
         for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]:
             yield f"{name}: {container['name']}", container

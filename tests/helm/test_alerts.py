@@ -1,4 +1,4 @@
-"""The rules of the chart's alerts.yaml: they fire when they should, on metrics that are served.
+"""Tests of the chart's alerts.yaml: its rules fire when they should, on metrics that are served.
 
 What needs promtool or Prometheus is skipped where they are not installed; the rest sees that no
 rule asks for something that there is not.
@@ -25,7 +25,7 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from advgrpo.cluster.api import Patience
+from advgrpo.cluster.api import RetryPolicy
 from advgrpo.cluster.backends.base import JobState
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.runtime.pipeline_tasks import JOB_TASKS
@@ -37,10 +37,10 @@ from advgrpo.telemetry.prometheus import (
     PUSH_GATEWAY,
     RESTARTS,
     WEBHOOK,
-    exposed,
-    note_line,
-    note_state,
-    push_cleaning,
+    push_janitor_metrics,
+    record_job_state,
+    record_line,
+    serve_metrics,
 )
 from components.cluster import LABELS
 from helm.chart import CHART
@@ -56,26 +56,26 @@ RULES: dict[str, dict[str, Any]] = {
     for rule in group["rules"]
 }
 OF_SCRAPING = {"job", "instance"}
-"""Labels that Prometheus gives to all that it reads."""
+"""Labels that Prometheus adds to every series."""
 
 OWN = {"task": "train", "run": "of alerts"}
-"""Labels of what is noted here."""
+"""Labels of the recorded series."""
 
 UNITS = {"m": 60, "h": 3600}
 
 
-def _note_all() -> None:
-    """Serve what a launcher serves that follows a training."""
-    note_state(OWN["task"], "running", [state.value for state in JobState])
+def _record_all() -> None:
+    """Serve the metrics of a launcher that monitors a training."""
+    record_job_state(OWN["task"], "running", [state.value for state in JobState])
     for metric in (PODS_WANTED, PODS_RUNNING, RESTARTS):
         metric.labels(OWN["task"])
     line = {"time": datetime.now(UTC).isoformat(), "message": "", "run": OWN["run"], "update": 1}
     for event in ("update_finished", "checkpoint_saved", "alarm_raised"):
-        note_line(json.dumps({**line, "event": event, "updates": 9, "seconds": 1.0}))
+        record_line(json.dumps({**line, "event": event, "updates": 9, "seconds": 1.0}))
 
 
 def _labels(page: str) -> dict[str, set[str]]:
-    """Give the labels of each metric of a page, by its name."""
+    """Return the labels of each metric of a page."""
     return {
         sample.name: set(sample.labels)
         for family in text_string_to_metric_families(page)
@@ -85,10 +85,10 @@ def _labels(page: str) -> dict[str, set[str]]:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
-    _note_all()
+    _record_all()
     with gateway() as (url, taken):
         monkeypatch.setenv(PUSH_GATEWAY, url)
-        push_cleaning("research", jobs=1, kept=1, deleted=0, failed=0)
+        push_janitor_metrics("research", jobs=1, kept=1, deleted=0, failed=0)
     ((path, pushed),) = taken
     (grouped,) = re.findall(r"^/metrics/job/[^/]+/(\w+)/[^/]+$", path)
     return {
@@ -99,13 +99,13 @@ def served(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
 
 
 def _selectors(expression: str) -> list[tuple[str, dict[str, str]]]:
-    """Find the metrics of an expression: each with its label matchers."""
+    """Return the metrics of an expression with their label matchers."""
     found = re.findall(r"(advgrpo_\w+)(?:\{([^}]*)\})?", expression)
     return [(name, dict(re.findall(r'(\w+)=~?"([^"]*)"', said))) for name, said in found]
 
 
 @pytest.mark.parametrize("alert", RULES)
-def test_a_rule_asks_for_metrics_that_are_served_with_their_labels(
+def test_a_rule_uses_served_metrics_and_their_labels(
     alert: str, served: Mapping[str, set[str]]
 ) -> None:
     rule = RULES[alert]
@@ -124,7 +124,7 @@ def test_a_rule_asks_for_metrics_that_are_served_with_their_labels(
     assert said <= served[selectors[0][0]]
 
 
-def test_a_metric_that_is_not_served_would_be_seen(served: Mapping[str, set[str]]) -> None:
+def test_a_metric_that_is_not_served_is_found(served: Mapping[str, set[str]]) -> None:
     assert _selectors('a > advgrpo_training_update{run="x"} * 2') == [
         ("advgrpo_training_update", {"run": "x"})
     ]
@@ -145,11 +145,11 @@ def _seconds(duration: str) -> int:
 
 def test_alerts_come_before_the_launcher_gives_up() -> None:
     assert (
-        _seconds(RULES["JobWaits"]["for"])
+        _seconds(RULES["JobPodsNotRunning"]["for"])
         < ClusterSettings(image="trainer").startup_timeout_seconds
     )
-    silent = float(RULES["ApiServerIsSilent"]["expr"].rpartition(" > ")[2])
-    assert silent < Patience().budget_seconds
+    silent = float(RULES["ApiServerUnreachable"]["expr"].rpartition(" > ")[2])
+    assert silent < RetryPolicy().budget_seconds
 
 
 def test_the_page_for_operators_names_every_alert_and_no_other() -> None:
@@ -172,17 +172,17 @@ def _promtool(*words: str, given: bytes = b"") -> subprocess.CompletedProcess[by
     return subprocess.run(command, input=given, capture_output=True, check=False)
 
 
-def _said(ended: subprocess.CompletedProcess[bytes]) -> str:
+def _output_of(ended: subprocess.CompletedProcess[bytes]) -> str:
     return (ended.stdout + ended.stderr).decode()
 
 
-def test_promtool_reads_the_rules_and_every_case_comes_out() -> None:
+def test_promtool_passes_every_case_of_the_rules() -> None:
     for words in (("check", "rules", str(FILE)), ("test", "rules", str(CASES))):
         ended = _promtool(*words)
-        assert ended.returncode == 0, _said(ended)
+        assert ended.returncode == 0, _output_of(ended)
 
 
-def test_a_rule_that_never_or_always_fires_would_be_seen(tmp_path: Path) -> None:
+def test_promtool_finds_rules_that_never_or_always_fire(tmp_path: Path) -> None:
     cases = yaml.safe_load(CASES.read_text(encoding="utf-8"))
     for alert, expression in itertools.product(RULES, ("vector(1) > 2", "vector(1)")):
         wrong = [
@@ -195,14 +195,14 @@ def test_a_rule_that_never_or_always_fires_would_be_seen(tmp_path: Path) -> None
         (tmp_path / "cases.yaml").write_text(json.dumps(tried), encoding="utf-8")
         ended = _promtool("test", "rules", str(tmp_path / "cases.yaml"))
         assert ended.returncode != 0
-        assert f"alertname: {alert}" in _said(ended)
+        assert f"alertname: {alert}" in _output_of(ended)
 
 
 @pytest.mark.parametrize("registry", [LAUNCHER, WEBHOOK], ids=["launcher", "webhook"])
-def test_promtool_finds_nothing_wrong_with_a_page(registry: CollectorRegistry) -> None:
-    _note_all()
+def test_promtool_accepts_each_page(registry: CollectorRegistry) -> None:
+    _record_all()
     ended = _promtool("check", "metrics", given=generate_latest(registry))
-    assert (ended.returncode, _said(ended)) == (0, "")
+    assert (ended.returncode, _output_of(ended)) == (0, "")
 
 
 def _free_port() -> int:
@@ -211,13 +211,13 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _asked(url: str) -> Any:  # noqa: ANN401 - any JSON
+def _query(url: str) -> Any:  # noqa: ANN401 - any JSON
     with urllib.request.urlopen(url) as answer:
         return json.load(answer)["data"]
 
 
 def _targets(name: str, template: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Give what Prometheus makes of a pod: a target for each port, or container without one.
+    """Return the discovered targets of a pod: one per port, or per container without ports.
 
     Source:
         Prometheus 2.42, `discovery/kubernetes/pod.go`. Debian's is built without it.
@@ -233,7 +233,7 @@ def _targets(name: str, template: Mapping[str, Any]) -> Iterator[dict[str, Any]]
 
 
 def _all_targets(*, task_port: int, webhook_port: int) -> list[dict[str, Any]]:
-    """Give targets of pods as the chart and Pipelines make them, and of one that is nobody's."""
+    """Return targets of pods of the chart and of Pipelines, and of an unrelated pod."""
     metrics = {**CREATED_SECRETS["metrics"], "port": webhook_port}
     made = dict(pods(objects({**CREATED_SECRETS, "metrics": metrics})))
     scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(task_port)}
@@ -248,7 +248,7 @@ def _all_targets(*, task_port: int, webhook_port: int) -> list[dict[str, Any]]:
 
 
 def _settings_of_the_page(targets: Path) -> dict[str, Any]:
-    """Give the settings of Prometheus that docs/operating.md shows, with the rules."""
+    """Return the Prometheus configuration of docs/operating.md, with the rules."""
     (text,) = re.findall(r"```yaml\n(scrape_configs:.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     shown = yaml.safe_load(text)
     del shown["scrape_configs"][0]["kubernetes_sd_configs"]
@@ -257,16 +257,16 @@ def _settings_of_the_page(targets: Path) -> dict[str, Any]:
     return {"global": often, "rule_files": [str(FILE)], **shown}
 
 
-def test_a_real_prometheus_chooses_our_pods_reads_their_pages_and_judges_the_rules(
+def test_a_real_prometheus_selects_the_pods_scrapes_their_pages_and_evaluates_the_rules(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program, port = _program("prometheus"), _free_port()
     launcher, webhook = _free_port(), _free_port()
-    _note_all()
+    _record_all()
     with ExitStack() as stack:
         for registry, its_port in ((LAUNCHER, launcher), (WEBHOOK, webhook)):
             monkeypatch.setenv(PORT, str(its_port))
-            assert stack.enter_context(exposed(registry)) == its_port
+            assert stack.enter_context(serve_metrics(registry)) == its_port
         targets, file = tmp_path / "targets.json", tmp_path / "prometheus.yml"
         found = _all_targets(task_port=launcher, webhook_port=webhook)
         targets.write_text(json.dumps(found), encoding="utf-8")
@@ -284,23 +284,23 @@ def test_a_real_prometheus_chooses_our_pods_reads_their_pages_and_judges_the_rul
         _wait_until_judged(url)
         scraped = {
             (one["metric"]["pod"], one["metric"]["namespace"])
-            for one in _asked(f'{url}/query?query=up{{job="advgrpo"}}')["result"]
+            for one in _query(f'{url}/query?query=up{{job="advgrpo"}}')["result"]
         }
         assert scraped == {("task", "research"), ("webhook", "research")}
         for selector in _served_selectors():
-            assert _asked(f"{url}/query?query={quote(selector)}")["result"], selector
-        alerts = _asked(f"{url}/alerts")["alerts"]
+            assert _query(f"{url}/query?query={quote(selector)}")["result"], selector
+        alerts = _query(f"{url}/alerts")["alerts"]
         firing = [one["labels"] for one in alerts if one["state"] == "firing"]
-        assert {one["alertname"] for one in firing if _is_own(one)} == {"RewardLooksHacked"}
+        assert {one["alertname"] for one in firing if _is_own(one)} == {"RewardHackingAlarm"}
 
 
 def _is_own(labels: Mapping[str, str]) -> bool:
-    """Say whether an alert is about what `_note_all` noted, and not an earlier test in here."""
+    """Return whether an alert is about the series of `_record_all`, not of an earlier test."""
     return all(labels.get(key, value) == value for key, value in OWN.items())
 
 
 def _served_selectors() -> set[str]:
-    """Give what the rules ask for, but for what is pushed."""
+    """Return the metrics of the rules, except for pushed ones."""
     return {
         re.sub(r"\s+", "", selector)
         for rule in RULES.values()
@@ -309,13 +309,13 @@ def _served_selectors() -> set[str]:
 
 
 def _wait_until_judged(url: str) -> None:
-    """Wait until two pages were read and then each rule was judged."""
+    """Wait until two pages were scraped and each rule was evaluated afterwards."""
     read_at = ""
     for _ in range(120):
         time.sleep(0.5)
         try:
-            up = _asked(f'{url}/query?query=sum(up{{job="advgrpo"}})')["result"]
-            rules = _asked(f"{url}/rules")["groups"][0]["rules"]
+            up = _query(f'{url}/query?query=sum(up{{job="advgrpo"}})')["result"]
+            rules = _query(f"{url}/rules")["groups"][0]["rules"]
         except (urllib.error.URLError, ConnectionError, IndexError):
             continue
         if not read_at and [one for one in up if one["value"][1] == "2"]:

@@ -1,4 +1,4 @@
-"""Commands that the chart runs, or tells people to run, are those of the command line."""
+"""Commands in the chart's containers and notes are those of the command line."""
 
 import json
 import shlex
@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from advgrpo.cli.main import app
-from advgrpo.cluster.doctor import DOCTOR_RULES
+from advgrpo.cluster.roles import DOCTOR_RULES
 from advgrpo.registry.promotion_hook import PARAMETERS_VARIABLE, PIPELINE_VARIABLE
 from advgrpo.registry.webhook import EVENTS, PATH, SECRET_VARIABLE
 from tests.helm.releases import EVERYTHING, MINIMAL, containers, notes, objects, of_kind, release
@@ -18,7 +18,7 @@ RUN = {
     for name, container in containers(objects(values))
     if container["command"][0] == "advgrpo"
 }
-TOLD = {
+NOTED = {
     line.strip(): shlex.split(line)
     for values in (MINIMAL, EVERYTHING)
     for line in notes(values).splitlines()
@@ -35,21 +35,21 @@ def _parse(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("words", RUN.values(), ids=RUN)
-def test_a_container_runs_a_command_that_there_is(words: list[str]) -> None:
+def test_a_container_runs_an_existing_command(words: list[str]) -> None:
     _parse(words)
 
 
-@pytest.mark.parametrize("words", TOLD.values(), ids=TOLD)
-def test_the_notes_name_commands_that_there_are(words: list[str]) -> None:
+@pytest.mark.parametrize("words", NOTED.values(), ids=NOTED)
+def test_the_notes_contain_existing_commands(words: list[str]) -> None:
     _parse(words)
 
 
-def test_there_are_commands_to_look_at() -> None:
+def test_commands_are_found() -> None:
     assert len(RUN) == 7
-    assert TOLD
+    assert NOTED
 
 
-def test_helm_test_has_the_rights_that_the_doctor_asks_for() -> None:
+def test_helm_test_has_the_permissions_of_the_doctor() -> None:
     role = of_kind(release("minimal"), "Role")["advgrpo-doctor"]
     assert role["rules"] == list(DOCTOR_RULES)
 

@@ -1,4 +1,4 @@
-"""What is said when the chart is installed into a cluster that lacks something."""
+"""Errors of an installation into a cluster that lacks something."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def _refusal(server: ApiServer, values: dict[str, Any]) -> str:
     return str(refused.value)
 
 
-def test_it_is_installed_where_everything_is_there() -> None:
+def test_it_installs_if_nothing_is_missing() -> None:
     server = ApiServer(KINDS, _objects())
     made = install(server, _values())
     assert "kind: NetworkPolicy" in made["manifest"]
@@ -53,16 +53,14 @@ def test_it_is_installed_where_everything_is_there() -> None:
         (LOCAL_QUEUE, "cluster.queue=team-a"),
     ],
 )
-def test_a_kind_that_the_cluster_does_not_know_is_named(
-    missing: tuple[str, ...], said: str
-) -> None:
+def test_a_missing_kind_is_named(missing: tuple[str, ...], said: str) -> None:
     server = ApiServer(tuple(kind for kind in KINDS if kind != missing), _objects())
     refusal = _refusal(server, _values())
     assert f"does not know the kind {missing[1]}" in refusal
     assert said in refusal
 
 
-def test_the_operator_is_needed_for_an_object_of_rules_only() -> None:
+def test_the_prometheus_operator_is_only_needed_for_a_prometheus_rule() -> None:
     values = _values() | {"metrics": {"prometheusRule": {"enabled": True}}}
     refusal = _refusal(ApiServer(KINDS, _objects()), values)
     assert "does not know the kind PrometheusRule" in refusal
@@ -73,7 +71,7 @@ def test_the_operator_is_needed_for_an_object_of_rules_only() -> None:
     )
 
 
-def test_kueue_is_needed_for_a_queue_only() -> None:
+def test_kueue_is_only_needed_for_a_queue() -> None:
     values = _values()
     values["cluster"]["queue"] = None
     assert install(ApiServer((PYTORCH_JOB, WORKFLOW), _objects()), values)
@@ -87,42 +85,42 @@ def test_kueue_is_needed_for_a_queue_only() -> None:
         ("advgrpo-webhook", "promotion.webhook.existingSecret"),
     ],
 )
-def test_a_secret_that_is_missing_is_named(name: str, value: str) -> None:
+def test_a_missing_secret_is_named(name: str, value: str) -> None:
     found = _objects()
     del found[f"secrets/{name}"]
-    said = f"{value}={name}: namespace research has no such Secret"
+    said = f"{value}={name}: the Secret does not exist in the namespace research"
     assert said in _refusal(ApiServer(KINDS, found), _values())
 
 
-def test_a_key_that_a_secret_lacks_is_named_beside_those_that_it_has() -> None:
+def test_a_missing_key_of_a_secret_is_named_with_the_present_ones() -> None:
     found = _objects() | {"secrets/advgrpo-s3": _secret("accesskey", "secretkey")}
-    said = "the Secret has no key AWS_ACCESS_KEY_ID (it has accesskey, secretkey)"
+    said = "the Secret lacks the key AWS_ACCESS_KEY_ID (it has accesskey, secretkey)"
     assert said in _refusal(ApiServer(KINDS, found), _values())
 
 
-def test_a_secret_without_data_is_one_without_keys() -> None:
+def test_a_secret_without_data_lacks_every_key() -> None:
     found = _objects() | {"secrets/advgrpo-webhook": {"apiVersion": "v1", "kind": "Secret"}}
-    said = "has no key ADVGRPO_WEBHOOK_SECRET (it has none)"
+    said = "lacks the key ADVGRPO_WEBHOOK_SECRET (it has none)"
     assert said in _refusal(ApiServer(KINDS, found), _values())
 
 
-def test_mlflow_is_reached_by_a_token_or_by_user_and_password() -> None:
+def test_mlflow_needs_a_token_or_user_and_password() -> None:
     token = _objects() | {"secrets/advgrpo-mlflow": _secret("MLFLOW_TRACKING_TOKEN")}
     assert install(ApiServer(KINDS, token), _values())
     half = _objects() | {"secrets/advgrpo-mlflow": _secret("MLFLOW_TRACKING_USERNAME")}
-    assert "no key MLFLOW_TRACKING_PASSWORD" in _refusal(ApiServer(KINDS, half), _values())
+    assert "lacks the key MLFLOW_TRACKING_PASSWORD" in _refusal(ApiServer(KINDS, half), _values())
 
 
-def test_a_claim_that_is_missing_is_named() -> None:
+def test_a_missing_claim_is_named() -> None:
     values = _values()
     values["cache"]["existingClaim"] = "weights"
     claim = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
     assert install(ApiServer(KINDS, _objects() | {"persistentvolumeclaims/weights": claim}), values)
-    said = "cache.existingClaim=weights: namespace research has no such PersistentVolumeClaim"
+    said = "cache.existingClaim=weights: the PersistentVolumeClaim does not exist"
     assert said in _refusal(ApiServer(KINDS, _objects()), values)
 
 
-def test_both_checks_can_be_turned_off() -> None:
+def test_both_checks_can_be_disabled() -> None:
     off = {"checks": {"customResources": False, "existingObjects": False}}
     found = {"serviceaccounts/default": _objects()["serviceaccounts/default"]}
     assert install(ApiServer((), found), _values() | off)

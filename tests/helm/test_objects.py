@@ -1,4 +1,4 @@
-"""What the chart makes of values."""
+"""Objects that the chart renders from values."""
 
 import ast
 import importlib.util
@@ -12,12 +12,14 @@ import pytest
 import yaml
 
 from advgrpo import __version__
+from advgrpo.cluster.backends import BACKENDS
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.credentials import MLFLOW_LOGINS, S3_LOGINS, missing_keys
 from advgrpo.cluster.job_request import JobRequest
+from advgrpo.cluster.resources import Resource
 from advgrpo.cluster.settings import ClusterSettings, parse_cluster_settings
 from advgrpo.errors import ConfigError
 from advgrpo.storage import WRITE_PREFIX
-from advgrpo.storage.credentials import S3_REQUIRED_KEYS
 from advgrpo.storage.write_guard import check_may_write
 from components import cluster as task_settings
 from helm.chart import CHART, EXAMPLES, OFFLINE, Values, lint
@@ -39,11 +41,11 @@ OLDEST_KUBERNETES = "1.27"  # Of the chart's `kubeVersion`.
 
 
 @pytest.mark.parametrize("title", RELEASES)
-def test_a_release_is_linted_without_a_finding(title: str) -> None:
+def test_a_release_passes_the_linter(title: str) -> None:
     assert lint(RELEASES[title]) == []
 
 
-def test_a_finding_would_be_seen() -> None:
+def test_the_linter_finds_a_wrong_value() -> None:
     assert "s3/bucket" in lint({**MINIMAL, "s3": {"bucket": 1}})[0]
 
 
@@ -51,12 +53,12 @@ def test_a_finding_would_be_seen() -> None:
     ("title", "version"),
     [*((title, KUBERNETES) for title in RELEASES), ("everything", OLDEST_KUBERNETES)],
 )
-def test_every_object_is_one_that_kubernetes_knows(title: str, version: str) -> None:
+def test_every_object_fits_the_schema_of_kubernetes(title: str, version: str) -> None:
     for one in release(title):
         kubernetes_validate.validate(one, version, strict=True)
 
 
-def test_a_wrong_field_would_be_seen() -> None:
+def test_the_schema_finds_a_wrong_field() -> None:
     job = of_kind(release("minimal"), "Job")["advgrpo-upload"]
     wrong = job | {"spec": job["spec"] | {"backofLimit": 1}}
     with pytest.raises(kubernetes_validate.ValidationError, match="backofLimit"):
@@ -92,7 +94,7 @@ def test_the_chart_is_of_this_version() -> None:
 
 
 @pytest.mark.parametrize("title", RELEASES)
-def test_every_container_asks_for_its_share_and_has_limits(title: str) -> None:
+def test_every_container_has_requests_and_limits(title: str) -> None:
     for name, container in containers(release(title)):
         for kind in ("requests", "limits"):
             assert set(container["resources"][kind]) == {"cpu", "memory", "ephemeral-storage"}, name
@@ -109,7 +111,7 @@ def test_selectors_find_the_pods_of_their_object_only(title: str) -> None:
 
 
 @pytest.mark.parametrize("title", RELEASES)
-def test_what_a_pod_refers_to_is_in_the_release_or_was_named_in_its_values(title: str) -> None:
+def test_a_pod_refers_to_objects_of_the_release_or_of_its_values(title: str) -> None:
     made = release(title)
     given = json.dumps(dict(RELEASES[title]))
     for name, pod in pods(made):
@@ -149,10 +151,10 @@ def test_settings_have_the_keys_that_tasks_read() -> None:
 
 def test_secrets_have_the_keys_that_tasks_read() -> None:
     made = of_kind(release("created-secrets"), "Secret")
-    assert sorted(made["advgrpo-s3"]["data"]) == sorted(S3_REQUIRED_KEYS)
+    assert tuple(made["advgrpo-s3"]["data"]) in S3_LOGINS
     by_token = of_kind(release("everything"), "Secret")
-    keys = {*made["advgrpo-mlflow"]["data"], *by_token["advgrpo-mlflow"]["data"]}
-    assert sorted(keys) == sorted(task_settings.MLFLOW_KEYS)
+    for secrets in (made, by_token):
+        assert missing_keys(secrets["advgrpo-mlflow"]["data"], MLFLOW_LOGINS) == ()
 
 
 @pytest.mark.parametrize(
@@ -169,7 +171,7 @@ def test_secrets_have_the_keys_that_tasks_read() -> None:
         ({"writePrefix": "s3://"}, "s3://", "s3://other/run", None),
     ],
 )
-def test_runs_write_below_the_workspace_unless_more_is_said(
+def test_runs_write_below_the_workspace_unless_a_prefix_is_set(
     s3: dict[str, str],
     below: str,
     inside: str,
@@ -185,7 +187,7 @@ def test_runs_write_below_the_workspace_unless_more_is_said(
             check_may_write(outside)
 
 
-def test_every_pod_that_writes_to_the_workspace_is_told_where_it_may() -> None:
+def test_every_pod_that_writes_to_the_workspace_has_the_prefix() -> None:
     made = release("created-secrets")
     (settings,) = of_kind(made, "ConfigMap")
     reading = {
@@ -199,6 +201,17 @@ def test_every_pod_that_writes_to_the_workspace_is_told_where_it_may() -> None:
     for replicas in job["spec"]["pytorchReplicaSpecs"].values():
         (container,) = replicas["template"]["spec"]["containers"]
         assert {"configMapRef": {"name": settings}} in container["envFrom"]
+
+
+def test_the_chart_knows_the_job_backends_of_the_code() -> None:
+    text = (CHART / "templates" / "_names.tpl").read_text(encoding="utf-8")
+    block = text.partition('define "advgrpo.backends" -}}')[2].partition("{{- end }}")[0]
+    expected = {name: backend.resource for name, backend in BACKENDS.items()}
+    found = {
+        name: Resource(one["group"], one["version"], one["plural"], installed_by=one["installedBy"])
+        for name, one in yaml.safe_load(block).items()
+    }
+    assert found == expected
 
 
 def test_without_an_endpoint_requests_go_to_aws() -> None:
@@ -275,7 +288,7 @@ def _image(component: str, values: Values) -> str:
         ("", {"digest": "sha256:" + "a" * 64}, "advgrpo-launcher-python@sha256:" + "a" * 64),
     ],
 )
-def test_an_image_is_named_in_full(registry: str, image: object, reference: str) -> None:
+def test_an_image_has_its_full_reference(registry: str, image: object, reference: str) -> None:
     values = {**MINIMAL, "images": {"registry": registry, "launcher": image}}
     assert _image("janitor", values) == reference
 
@@ -284,16 +297,17 @@ def test_the_pipeline_is_uploaded_after_each_installation_and_upgrade() -> None:
     job = of_kind(release("minimal"), "Job")["advgrpo-upload"]
     annotations = job["metadata"]["annotations"]
     assert annotations["helm.sh/hook"] == "post-install,post-upgrade"
-    # A job's template cannot be changed, so the one before must go; a failed one's log stays.
+    # A job's template is immutable, so the previous job must be deleted first. A failed one stays
+    # for its log.
     policy = set(annotations["helm.sh/hook-delete-policy"].split(","))
     assert policy == {"before-hook-creation", "hook-succeeded"}
 
 
-def test_the_upload_shows_pipelines_a_token_made_for_it() -> None:
+def test_the_upload_has_a_token_for_the_audience_of_pipelines() -> None:
     job = of_kind(release("minimal"), "Job")["advgrpo-upload"]["spec"]["template"]["spec"]
     (container,) = job["containers"]
     assert container["command"] == ["advgrpo", "pipeline", "upload"]
-    # There is no file that says which namespace this is, because there is no other token.
+    # Without the API server's token there is no file with the namespace either.
     assert "--namespace=research" in container["args"]
     environment = {entry["name"]: entry.get("value") for entry in container["env"]}
     folder = next(m["mountPath"] for m in container["volumeMounts"] if m["name"] != "temporary")
@@ -303,7 +317,7 @@ def test_the_upload_shows_pipelines_a_token_made_for_it() -> None:
     assert source["serviceAccountToken"]["audience"] == "pipelines.kubeflow.org"
 
 
-def test_the_janitor_looks_at_the_namespace_of_the_release() -> None:
+def test_the_janitor_cleans_the_namespace_of_the_release() -> None:
     for title, dry in (("minimal", []), ("everything", ["--dry-run"])):
         (job,) = [
             cron
@@ -332,7 +346,7 @@ def test_everything_logs_in_the_format_of_the_values() -> None:
                 assert environment["ADVGRPO_LOG_FORMAT"] == expected, name
 
 
-def test_metrics_are_served_where_the_annotations_and_the_policy_say() -> None:
+def test_annotations_policy_and_variable_agree_on_the_port_of_metrics() -> None:
     made = release("created-secrets")
     (settings,) = of_kind(made, "ConfigMap").values()
     assert settings["data"]["ADVGRPO_METRICS_PORT"] == "9095"
@@ -349,7 +363,7 @@ def test_metrics_are_served_where_the_annotations_and_the_policy_say() -> None:
     assert peer["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
 
 
-def test_rules_of_alerts_are_an_object_of_the_operators_where_it_is_asked_for() -> None:
+def test_alerting_rules_become_a_prometheus_rule_if_enabled() -> None:
     wanted = {"enabled": True, "labels": {"release": "prometheus"}}
     (rule,) = of_kind(
         objects({**MINIMAL, "metrics": {"prometheusRule": wanted}}), "PrometheusRule"
@@ -361,7 +375,7 @@ def test_rules_of_alerts_are_an_object_of_the_operators_where_it_is_asked_for() 
     assert not of_kind(release("created-secrets"), "PrometheusRule")
 
 
-def test_the_janitor_pushes_its_metrics_if_there_is_a_gateway() -> None:
+def test_the_janitor_pushes_its_metrics_if_a_gateway_is_set() -> None:
     gateway = "http://pushgateway.monitoring:9091"
     name = "ADVGRPO_METRICS_PUSH_GATEWAY"
     assert _environment("created-secrets", "janitor")[name] == gateway
@@ -370,7 +384,7 @@ def test_the_janitor_pushes_its_metrics_if_there_is_a_gateway() -> None:
     assert name not in _environment("minimal", "janitor")
 
 
-def test_without_metrics_nothing_says_that_there_are_some() -> None:
+def test_without_metrics_no_object_mentions_them() -> None:
     said = json.dumps(release("minimal"))
     assert "prometheus.io" not in said
     assert "ADVGRPO_METRICS" not in said
@@ -384,7 +398,7 @@ def test_promotion_runs_the_registry_commands() -> None:
     assert commands["reconciler"] == ["advgrpo", "registry", "reconcile"]
 
 
-def test_a_run_is_started_for_a_new_champion_if_there_is_a_pipeline_to_start() -> None:
+def test_promotion_starts_runs_if_a_pipeline_is_set() -> None:
     names = {"ADVGRPO_ON_PROMOTION_PIPELINE", "ADVGRPO_ON_PROMOTION_PARAMETERS"}
     for title, starts in (("everything", True), ("created-secrets", False)):
         for name, container in containers(release(title)):
@@ -398,7 +412,7 @@ def test_a_run_is_started_for_a_new_champion_if_there_is_a_pipeline_to_start() -
                 assert parameters == {"model": "{uri}"}
 
 
-def test_the_uploaded_pipeline_is_told_the_names_of_this_release() -> None:
+def test_the_uploaded_pipeline_uses_the_names_of_the_release() -> None:
     values = {
         **MINIMAL,
         "images": {"registry": "registry.example.org"},
@@ -436,11 +450,11 @@ def test_a_deployment_is_replaced_when_its_settings_change() -> None:
     s3 = CREATED_SECRETS["s3"]
     assert digests(CREATED_SECRETS) == before
     assert digests({**CREATED_SECRETS, "s3": {**s3, "region": "eu-west-1"}}) != before
-    # A digest of a password would tell who guesses it that it was right.
+    # A digest would confirm a guessed password.
     assert digests({**CREATED_SECRETS, "s3": {**s3, "secretAccessKey": "another"}}) == before
 
 
-def test_claims_stay_when_the_release_goes() -> None:
+def test_claims_are_kept_on_uninstall() -> None:
     claims = [
         claim
         for title in ("created-secrets", "everything")
@@ -459,7 +473,7 @@ def _mlflow_arguments(values: Values, name: str) -> dict[str, str]:
 
 @cache
 def _mlflow_security() -> ModuleType:
-    # By its file, because the package around it takes seconds to load.
+    # Loaded by path, because importing its package takes seconds.
     package = importlib.util.find_spec("mlflow")
     assert package is not None
     assert package.origin is not None
@@ -501,7 +515,7 @@ def test_the_mlflow_server_answers_to_every_name_of_its_service() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_mlflow_server_knows_the_options_that_it_is_given() -> None:
+def test_the_mlflow_server_has_the_options_that_the_chart_sets() -> None:
     from mlflow.cli import server
 
     known = {name for parameter in server.params for name in parameter.opts}
@@ -515,7 +529,7 @@ def test_the_mlflow_server_has_time_to_start() -> None:
 
 
 @pytest.mark.parametrize("title", RELEASES)
-def test_notes_say_the_next_commands(title: str) -> None:
+def test_notes_list_the_next_commands(title: str) -> None:
     text = notes(RELEASES[title])
     assert "helm test advgrpo --namespace research" in text
     assert "kubectl get pytorchjobs --namespace research" in text
@@ -525,7 +539,7 @@ def test_notes_say_the_next_commands(title: str) -> None:
     assert "map[" not in text
 
 
-def test_notes_say_how_to_start_a_run() -> None:
+def test_notes_list_the_command_that_starts_a_run() -> None:
     submit = "advgrpo submit --namespace research --preset pocket --workspace s3://research/advgrpo"
     text = notes(MINIMAL)
     assert f"{submit} --watch" in text
@@ -537,7 +551,7 @@ def test_notes_say_how_to_start_a_run() -> None:
     assert "export ADVGRPO" not in text
 
 
-def test_notes_name_what_a_pipeline_must_be_told_that_the_chart_did_not_upload() -> None:
+def test_notes_list_the_variables_of_a_pipeline_that_the_chart_did_not_upload() -> None:
     text = notes(EVERYTHING)
     assert f"export ADVGRPO_LAUNCHER_IMAGE={_image('janitor', EVERYTHING)}" in text
     assert "export ADVGRPO_CONFIG_MAP=grpo-settings" in text
@@ -566,10 +580,10 @@ def test_notes_register_the_webhook_where_its_secret_is() -> None:
         assert WebhookEvent.from_str(event)
 
 
-def test_notes_warn_of_what_is_off() -> None:
+def test_notes_warn_about_disabled_parts() -> None:
     text = notes({**MINIMAL, "janitor": {"enabled": False}, "networkPolicies": {"enabled": False}})
-    assert "There is no janitor" in text
-    assert "There are no network policies" in text
+    assert "The janitor is disabled" in text
+    assert "Network policies are disabled" in text
     rdma = {"resource": "rdma/hca", "ipc_lock": True}
     assert "IPC_LOCK" in notes({**MINIMAL, "cluster": {"rdma": rdma}})
     assert "IPC_LOCK" not in notes(MINIMAL)

@@ -1,4 +1,4 @@
-"""What the chart's pods may do, and who may reach what."""
+"""Security of the chart's pods: Pod Security, roles, Secrets and network policies."""
 
 import copy
 import ipaddress
@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
+from advgrpo.cluster.backends import BACKENDS
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.credentials import MLFLOW_KEYS
 from advgrpo.cluster.job_request import JobRequest
-from advgrpo.cluster.pod_template import MLFLOW_KEYS
-from advgrpo.cluster.roles import JANITOR_RULES, LAUNCHER_RULES, Rule
+from advgrpo.cluster.roles import Rule, janitor_rules, launcher_rules
 from advgrpo.cluster.settings import parse_cluster_settings
 from advgrpo.storage.credentials import S3_KEYS
-from components import cluster as task_settings
 from helm.chart import OFFLINE
 from tests.helm.pod_security import violations
 from tests.helm.releases import (
@@ -35,7 +35,7 @@ from tests.helm.releases import (
 
 
 @pytest.mark.parametrize("title", RELEASES)
-def test_every_pod_is_one_that_the_level_restricted_takes(title: str) -> None:
+def test_every_pod_meets_pod_security_restricted(title: str) -> None:
     for name, pod in pods(release(title)):
         assert violations(pod["spec"]) == [], name
 
@@ -59,7 +59,7 @@ def test_every_pod_is_one_that_the_level_restricted_takes(title: str) -> None:
         (("initContainers",), [{"name": "first"}]),
     ],
 )
-def test_a_pod_that_the_level_restricted_refuses_would_be_seen(
+def test_violations_of_pod_security_restricted_are_found(
     where: tuple[Any, ...], value: object
 ) -> None:
     spec = copy.deepcopy(of_kind(release("minimal"), "Pod")["advgrpo-doctor"]["spec"])
@@ -79,7 +79,7 @@ def _job_pods(title: str) -> list[Object]:
 
 
 @pytest.mark.parametrize("title", RELEASES)
-def test_jobs_are_pods_that_the_level_restricted_takes_but_for_one_capability(title: str) -> None:
+def test_jobs_meet_pod_security_restricted_except_for_one_capability(title: str) -> None:
     allowed = ["pytorch: adds ['IPC_LOCK']"] if title == "4x8" else []
     for pod in _job_pods(title):
         assert violations(pod["spec"]) == allowed
@@ -97,13 +97,13 @@ def test_no_container_writes_to_its_image(title: str) -> None:
         assert environment["ADVGRPO_CACHE"].startswith("/tmp/"), name
 
 
-def test_processes_are_of_the_user_of_the_images() -> None:
+def test_processes_run_as_the_user_of_the_images() -> None:
     for title, user in (("minimal", 10001), ("everything", 2000)):
         for _, pod in pods(release(title)):
             assert pod["spec"]["securityContext"]["runAsUser"] == user
 
 
-def test_only_what_speaks_to_the_api_server_has_its_token() -> None:
+def test_only_pods_that_use_the_api_server_mount_its_token() -> None:
     for title in RELEASES:
         for account in of_kind(release(title), "ServiceAccount").values():
             assert account["automountServiceAccountToken"] is False
@@ -115,7 +115,7 @@ def test_only_what_speaks_to_the_api_server_has_its_token() -> None:
         assert having == {"janitor", "doctor"}
 
 
-def test_jobs_and_servers_have_no_rights_at_all() -> None:
+def test_jobs_and_servers_have_no_permissions() -> None:
     for title in RELEASES:
         bound = {
             subject["name"]
@@ -139,15 +139,19 @@ def test_no_role_has_a_wildcard_or_reaches_beyond_the_namespace(title: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("account", "rules"), [("launcher", LAUNCHER_RULES), ("janitor", JANITOR_RULES)]
+    ("account", "rules"),
+    [
+        ("launcher", launcher_rules(BACKENDS["pytorchjob"])),
+        ("janitor", janitor_rules(BACKENDS.values())),
+    ],
 )
-def test_a_role_grants_what_the_code_asks_for_and_no_more(
+def test_a_role_grants_what_the_code_needs_and_no_more(
     account: str, rules: tuple[Rule, ...]
 ) -> None:
     assert of_kind(release("minimal"), "Role")[f"advgrpo-{account}"]["rules"] == list(rules)
 
 
-def test_the_launchers_role_is_for_those_that_run_tasks() -> None:
+def test_the_launchers_role_is_bound_to_the_accounts_of_tasks() -> None:
     def accounts(values: Mapping[str, Any]) -> list[str]:
         subjects = of_kind(objects(values), "RoleBinding")["advgrpo-launcher"]["subjects"]
         return [subject["name"] for subject in subjects]
@@ -158,7 +162,7 @@ def test_the_launchers_role_is_for_those_that_run_tasks() -> None:
 
 
 @pytest.mark.parametrize("title", ["created-secrets", "everything"])
-def test_no_secret_is_anywhere_but_in_a_secret(title: str) -> None:
+def test_secrets_are_in_secrets_only(title: str) -> None:
     made = release(title)
     outside = json.dumps([one for one in made if one["kind"] != "Secret"])
     assert "planted" not in outside
@@ -190,11 +194,11 @@ SECRETS: dict[str, dict[str, set[str]]] = {
     },
 }
 TOKENS = {"doctor": {"API server", "Pipelines"}, "janitor": {"API server"}}
-"""Whose tokens each pod holds."""
+"""Audiences of the tokens of each pod."""
 
 
 def _secrets_of(spec: Object) -> set[str]:
-    """List the keys of Secrets that a pod's containers see; a whole Secret is `name/*`."""
+    """Return the keys of Secrets that a pod's containers get; a whole Secret is `name/*`."""
     seen = {f"{s['secret']['secretName']}/*" for s in spec["volumes"] if "secret" in s}
     for volume in spec["volumes"]:
         for source in volume.get("projected", {}).get("sources", []):
@@ -220,7 +224,7 @@ def _tokens_of(spec: Object) -> set[str]:
 
 
 @pytest.mark.parametrize("title", SECRETS)
-def test_a_pod_sees_the_secrets_that_it_needs_and_no_other(title: str) -> None:
+def test_a_pod_gets_the_secrets_that_it_needs_and_no_other(title: str) -> None:
     seen = {
         pod["metadata"]["labels"]["app.kubernetes.io/component"]: _secrets_of(pod["spec"])
         for _, pod in pods(release(title))
@@ -228,7 +232,7 @@ def test_a_pod_sees_the_secrets_that_it_needs_and_no_other(title: str) -> None:
     assert seen == SECRETS[title]
 
 
-def test_a_secret_that_is_seen_as_a_whole_would_be_seen() -> None:
+def test_a_whole_secret_in_the_environment_is_found() -> None:
     container = {"env": [], "envFrom": [{"secretRef": {"name": "a"}}]}
     volumes = [
         {"secret": {"secretName": "b"}},
@@ -238,7 +242,7 @@ def test_a_secret_that_is_seen_as_a_whole_would_be_seen() -> None:
 
 
 @pytest.mark.parametrize("title", RELEASES)
-def test_jobs_see_the_keys_of_s3_and_mlflow_and_no_other_secret(title: str) -> None:
+def test_jobs_get_the_keys_of_s3_and_mlflow_and_no_other_secret(title: str) -> None:
     (settings,) = of_kind(release(title), "ConfigMap").values()
     read = parse_cluster_settings(settings["data"]["ADVGRPO_CLUSTER"])
     expected = {f"{read.s3_secret}/{key}" for key in S3_KEYS}
@@ -247,9 +251,9 @@ def test_jobs_see_the_keys_of_s3_and_mlflow_and_no_other_secret(title: str) -> N
         assert _secrets_of(pod["spec"]) == expected
 
 
-def test_tasks_see_the_keys_of_s3_and_mlflow_and_no_other_secret() -> None:
+def test_tasks_get_the_keys_of_s3_and_mlflow_and_no_other_secret() -> None:
     expected = {f"advgrpo-s3/{key}" for key in S3_KEYS}
-    expected |= {f"advgrpo-mlflow/{key}" for key in task_settings.MLFLOW_KEYS}
+    expected |= {f"advgrpo-mlflow/{key}" for key in MLFLOW_KEYS}
     for executor in _executors():
         seen = {
             f"{secret['secretName']}/{key['secretKey']}"
@@ -260,7 +264,7 @@ def test_tasks_see_the_keys_of_s3_and_mlflow_and_no_other_secret() -> None:
         assert not {"secretAsVolume", "imagePullSecret"} & executor.keys()
 
 
-def test_a_pod_holds_the_tokens_that_it_needs_and_no_other() -> None:
+def test_a_pod_mounts_the_tokens_that_it_needs_and_no_other() -> None:
     starting = {"webhook": {"Pipelines"}, "reconciler": {"Pipelines"}}
     for title, further in (
         ("created-secrets", {"upload": {"Pipelines"}}),
@@ -272,7 +276,7 @@ def test_a_pod_holds_the_tokens_that_it_needs_and_no_other() -> None:
             assert _tokens_of(pod["spec"]) == expected, component
 
 
-def test_what_promotes_sees_s3_only_where_mlflow_does_not_pass_artifacts_on() -> None:
+def test_promotion_gets_the_keys_of_s3_only_if_mlflow_does_not_proxy_artifacts() -> None:
     promotion = {**CREATED_SECRETS["promotion"], "s3Access": True}
     values = {**CREATED_SECRETS, "promotion": promotion}
     seen = {
@@ -289,17 +293,17 @@ def test_what_promotes_sees_s3_only_where_mlflow_does_not_pass_artifacts_on() ->
 
 
 class Network:
-    """Who reaches whom under the policies of a release."""
+    """Connections that the policies of a release allow."""
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         self._policies = of_kind(objects(values), "NetworkPolicy").values()
 
     def goes_out(self, pods_of: str, port: int, /, *, protocol: str = "TCP", **peer: str) -> bool:
-        """Tell whether pods of a component may open a connection to a peer."""
+        """Return whether pods of a component may open a connection to a peer."""
         return self._allowed("egress", "to", pods_of, port, protocol, peer)
 
     def comes_in(self, pods_of: str, port: int, /, **peer: str) -> bool:
-        """Tell whether a peer may open a connection to pods of a component."""
+        """Return whether a peer may open a connection to pods of a component."""
         return self._allowed("ingress", "from", pods_of, port, "TCP", peer)
 
     def _allowed(
@@ -423,11 +427,11 @@ OUT = {
     "reconciler": {"names", "MLflow", "Pipelines"},
     "mlflow": {"names", "S3", "database", "webhook"},
 }
-"""The places of `PLACES` that pods of each component reach."""
+"""The destinations of `PLACES` that pods of each component may connect to."""
 
 PORTS = (22, 5000, 8080, 9095, 29500)
 IN = {
-    # NCCL takes any port.
+    # NCCL uses random ports.
     "job": {(port, "job") for port in PORTS},
     "task": {(9095, "Prometheus")},
     "webhook": {(9095, "Prometheus"), (8080, "mlflow")},
@@ -436,7 +440,7 @@ IN = {
         for caller in ("job", "task", "doctor", "webhook", "reconciler", "istio-system")
     },
 }
-"""Port, and who may call it, of pods of each component; no other component is called."""
+"""Port and callers of the pods of each component that serves anything."""
 
 
 @cache
@@ -445,7 +449,7 @@ def _whole() -> Network:
 
 
 @pytest.mark.parametrize("component", OUT)
-def test_a_pod_reaches_all_that_it_needs_and_nothing_else(component: str) -> None:
+def test_a_pod_may_connect_to_what_it_needs_and_nothing_else(component: str) -> None:
     network = _whole()
     reached = {
         name for name, (port, peer) in PLACES.items() if network.goes_out(component, port, **peer)
@@ -455,7 +459,7 @@ def test_a_pod_reaches_all_that_it_needs_and_nothing_else(component: str) -> Non
 
 
 @pytest.mark.parametrize("component", OUT)
-def test_a_pod_is_called_by_those_that_need_it_and_nobody_else(component: str) -> None:
+def test_only_the_pods_that_need_a_server_may_connect_to_it(component: str) -> None:
     network = _whole()
     callers: dict[str, dict[str, str]] = {one: {"component": one} for one in OUT}
     callers |= {"Prometheus": {"namespace": "monitoring"}}
@@ -469,7 +473,7 @@ def test_a_pod_is_called_by_those_that_need_it_and_nobody_else(component: str) -
     assert found == IN.get(component, set())
 
 
-def test_what_pods_may_call_among_each_other_is_let_in() -> None:
+def test_egress_between_pods_has_the_matching_ingress() -> None:
     network = _whole()
     calls = [
         (caller, *PLACES[place])
@@ -482,13 +486,13 @@ def test_what_pods_may_call_among_each_other_is_let_in() -> None:
         assert network.comes_in(peer["component"], port, component=caller), (caller, peer)
 
 
-def test_every_component_that_there_is_has_its_connections_listed() -> None:
+def test_every_component_has_its_connections_listed() -> None:
     assert {
         pod["metadata"]["labels"]["app.kubernetes.io/component"] for _, pod in pods(objects(WHOLE))
     } | {"job", "task"} == OUT.keys()
 
 
-def test_what_promotes_reaches_pipelines_only_where_it_starts_runs() -> None:
+def test_promotion_may_connect_to_pipelines_only_if_it_starts_runs() -> None:
     for component in ("webhook", "reconciler"):
         assert Network(EVERYTHING).goes_out(component, 8888, namespace="kubeflow")
         assert not Network(CREATED_SECRETS).goes_out(component, 8888, namespace="kubeflow")
@@ -507,7 +511,7 @@ def test_the_webhook_is_called_by_the_mlflow_server_only() -> None:
     assert not elsewhere.comes_in("webhook", 8080, component="mlflow")
 
 
-def test_the_mlflow_server_is_reached_by_ours_and_those_that_are_named() -> None:
+def test_the_mlflow_server_admits_advgrpos_pods_and_the_configured_peers() -> None:
     network = Network(EVERYTHING)
     for component in ("job", "task", "doctor", "webhook", "reconciler"):
         assert network.comes_in("mlflow", 5000, component=component)
@@ -551,7 +555,7 @@ def test_every_component_of_a_release_has_a_policy() -> None:
 
 
 def _executors() -> list[Object]:
-    """Give what the compiled pipeline asks of Kubernetes for each of its tasks."""
+    """Return the Kubernetes settings of each task of the compiled pipeline."""
     pipeline = Path(__file__).parents[2] / "pipelines" / "adversarial_grpo.yaml"
     _, platform = yaml.safe_load_all(pipeline.read_text(encoding="utf-8"))
     executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values()
@@ -559,7 +563,7 @@ def _executors() -> list[Object]:
     return list(executors)
 
 
-def test_tasks_have_the_label_by_which_policies_find_them() -> None:
+def test_tasks_have_the_label_that_policies_select() -> None:
     for executor in _executors():
         assert executor["podMetadata"]["labels"] == {
             "app.kubernetes.io/component": "task",
@@ -567,13 +571,13 @@ def test_tasks_have_the_label_by_which_policies_find_them() -> None:
         }
 
 
-def test_jobs_have_the_label_by_which_policies_find_them() -> None:
+def test_jobs_have_the_label_that_policies_select() -> None:
     for pod in _job_pods("4x8"):
         labels = pod["metadata"]["labels"]
         assert labels["app.kubernetes.io/component"] == "job"
         assert labels["app.kubernetes.io/part-of"] == "advgrpo"
 
 
-def test_policies_can_be_left_out() -> None:
+def test_policies_can_be_disabled() -> None:
     made = objects({**MINIMAL, **OFFLINE, "networkPolicies": {"enabled": False}})
     assert not of_kind(made, "NetworkPolicy")

@@ -10,7 +10,17 @@ import pytest
 import yaml
 
 from advgrpo.cluster.settings import ClusterSettings
-from helm.chart import CHART, NOT_VALUES, OFFLINE, README, SCHEMA, described, readme, render, schema
+from helm.chart import (
+    CHART,
+    NOT_VALUES,
+    OFFLINE,
+    README,
+    SCHEMA,
+    describe_values,
+    readme,
+    render,
+    schema,
+)
 from tests.helm.releases import CREATED_SECRETS, MINIMAL, objects
 
 VALUES = (CHART / "values.yaml").read_text(encoding="utf-8")
@@ -91,7 +101,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_its_name(key: str, value: objec
         render(_with(MINIMAL, key, value))
 
 
-# A key that nobody reads, and a value that was taken away.
+# A key that is not read, and a removed value.
 @pytest.mark.parametrize(
     ("key", "said"),
     [
@@ -110,25 +120,29 @@ def test_an_unknown_value_is_refused_by_its_name(key: str, said: str) -> None:
     assert said in str(refused.value)
 
 
-def test_a_value_that_is_taken_away_is_missed() -> None:
+def test_a_removed_value_is_an_error() -> None:
     with pytest.raises(helm_python.HelmValuesError, match="at '/s3': missing property 'bucket'"):
         render(_with(MINIMAL, "s3/bucket", None))
 
 
-# What fits the schema and yet cannot be meant: changes to a release, and what is said.
-NONSENSE: list[tuple[Mapping[str, Any], dict[str, object], str]] = [
+# Values that fit the schema but are wrong: changes to a release, and the error.
+WRONG: list[tuple[Mapping[str, Any], dict[str, object], str]] = [
     (MINIMAL, {"s3/bucket": ""}, "s3.bucket is missing"),
-    (MINIMAL, {"s3/existingSecret": ""}, "nothing gives access to S3"),
+    (MINIMAL, {"s3/existingSecret": ""}, "no credentials for S3"),
     (MINIMAL, {"s3/accessKeyId": "a", "s3/secretAccessKey": "b"}, "s3.existingSecret and s3"),
     (CREATED_SECRETS, {"s3/secretAccessKey": ""}, "s3.secretAccessKey belong together"),
     (CREATED_SECRETS, {"s3/accessKeyId": ""}, "s3.secretAccessKey belong together"),
     (MINIMAL, {"s3/workloadIdentity": True}, "s3.workloadIdentity and keys"),
-    (MINIMAL, {"s3/endpoint": "http://a:b@s3.example.org"}, "s3.endpoint holds credentials"),
-    (MINIMAL, {"s3/writePrefix": "s3://research/adv"}, "s3.writePrefix=s3://research/adv does not"),
-    (MINIMAL, {"s3/writePrefix": "s3://other"}, "s3.writePrefix=s3://other does not hold"),
+    (MINIMAL, {"s3/endpoint": "http://a:b@s3.example.org"}, "s3.endpoint contains credentials"),
+    (
+        MINIMAL,
+        {"s3/writePrefix": "s3://research/adv"},
+        "s3.writePrefix=s3://research/adv: does not",
+    ),
+    (MINIMAL, {"s3/writePrefix": "s3://other"}, "s3.writePrefix=s3://other: does not contain"),
     (MINIMAL, {"mlflow/trackingUri": ""}, "mlflow.trackingUri is missing"),
     (MINIMAL, {"mlflow/server": {"enabled": True}}, "mlflow.trackingUri and mlflow.server.enabled"),
-    (MINIMAL, {"mlflow/trackingUri": "https://a:b@m"}, "mlflow.trackingUri holds credentials"),
+    (MINIMAL, {"mlflow/trackingUri": "https://a:b@m"}, "mlflow.trackingUri contains credentials"),
     (
         MINIMAL,
         {"mlflow/existingSecret": "advgrpo-mlflow", "mlflow/token": "a"},
@@ -142,12 +156,12 @@ NONSENSE: list[tuple[Mapping[str, Any], dict[str, object], str]] = [
         "mlflow.server.database.existingSecret and existingClaim",
     ),
     (MINIMAL, {"images/launcher": {"tag": ""}}, "images.launcher has neither tag nor digest"),
-    (MINIMAL, {"images/trainer": {"tag": "latest"}}, 'images.trainer.tag is "latest", which moves'),
-    (MINIMAL, {"images/mlflow": {"tag": "main"}}, 'images.mlflow.tag is "main", which moves'),
-    (MINIMAL, {"metrics/enabled": True}, "metrics.from names nobody"),
-    (MINIMAL, {"metrics/pushGateway": "http://a:b@g"}, "metrics.pushGateway holds credentials"),
+    (MINIMAL, {"images/trainer": {"tag": "latest"}}, "images.trainer.tag=latest: a moving tag"),
+    (MINIMAL, {"images/mlflow": {"tag": "main"}}, "images.mlflow.tag=main: a moving tag"),
+    (MINIMAL, {"metrics/enabled": True}, "metrics.from is empty"),
+    (MINIMAL, {"metrics/pushGateway": "http://a:b@g"}, "metrics.pushGateway contains credentials"),
     (CREATED_SECRETS, {"metrics/port": 8080}, "metrics.port and promotion.webhook.port are both"),
-    (MINIMAL, {"cluster/gpus_per_node": 0}, "cluster.processes_per_node does not say"),
+    (MINIMAL, {"cluster/gpus_per_node": 0}, "set cluster.processes_per_node"),
     (
         MINIMAL,
         {
@@ -155,8 +169,9 @@ NONSENSE: list[tuple[Mapping[str, Any], dict[str, object], str]] = [
             "cluster/processes_per_node": 1,
             "cluster/rdma": {"resource": "rdma/hca"},
         },
-        "cluster.rdma is given, but cluster.gpus_per_node is 0",
+        "cluster.rdma is set, but cluster.gpus_per_node=0",
     ),
+    (MINIMAL, {"cluster/backend": "other"}, "cluster.backend=other: unknown job backend"),
     (MINIMAL, {"cluster/processes_per_node": 9}, "cluster.processes_per_node=9 is more than"),
     (MINIMAL, {"cluster/environment": {"HF_TOKEN": "a"}}, "cluster.environment.HF_TOKEN"),
     (
@@ -164,7 +179,7 @@ NONSENSE: list[tuple[Mapping[str, Any], dict[str, object], str]] = [
         {"cluster/environment": {"AWS_SECRET_ACCESS_KEY": "a"}},
         "cluster.environment.AWS_SECRET_ACCESS_KEY looks like",
     ),
-    (CREATED_SECRETS, {"promotion/webhook/secret": ""}, "promotion.webhook has no key"),
+    (CREATED_SECRETS, {"promotion/webhook/secret": ""}, "promotion.webhook has no signing key"),
     (
         CREATED_SECRETS,
         {"promotion/webhook/existingSecret": "a"},
@@ -178,23 +193,21 @@ NONSENSE: list[tuple[Mapping[str, Any], dict[str, object], str]] = [
     (
         MINIMAL,
         {"promotion/webhook": {"enabled": True, "existingSecret": "a"}},
-        "promotion.webhook.from names nobody",
+        "promotion.webhook.from is empty",
     ),
     (MINIMAL, {"networkPolicies/dns": {"namespaces": [], "ports": []}}, "networkPolicies.dns"),
     (
         MINIMAL,
         {"networkPolicies/kubeflow": {"namespaces": []}},
-        "networkPolicies.kubeflow names neither",
+        "networkPolicies.kubeflow has neither",
     ),
     (MINIMAL, {"networkPolicies/jobs": [{}]}, "networkPolicies.jobs has an entry"),
     (MINIMAL, {"checks/customResources": True}, "does not know the kind PyTorchJob"),
 ]
 
 
-@pytest.mark.parametrize(
-    ("release", "changes", "said"), NONSENSE, ids=[said for _, _, said in NONSENSE]
-)
-def test_values_that_cannot_be_meant_are_refused_in_words(
+@pytest.mark.parametrize(("release", "changes", "said"), WRONG, ids=[said for _, _, said in WRONG])
+def test_wrong_values_are_refused_with_the_reason(
     release: Mapping[str, Any], changes: Mapping[str, object], said: str
 ) -> None:
     values = dict(release)
@@ -205,7 +218,7 @@ def test_values_that_cannot_be_meant_are_refused_in_words(
     assert said in str(refused.value)
 
 
-def test_what_is_needed_is_what_the_page_says() -> None:
+def test_the_readme_lists_the_required_values() -> None:
     with pytest.raises(helm_python.HelmRenderError, match=r"s3\.bucket is missing"):
         render(OFFLINE)
     assert objects(MINIMAL)
@@ -225,7 +238,7 @@ def _closed(part: object, path: str = "") -> list[str]:
     return [*([path] if is_open else []), *below]
 
 
-def test_the_schema_says_of_every_mapping_what_may_be_in_it() -> None:
+def test_the_schema_closes_every_mapping() -> None:
     assert _closed(json.loads(SCHEMA.read_text(encoding="utf-8"))) == ["/properties/global"]
 
 
@@ -234,15 +247,15 @@ def test_the_readme_is_up_to_date() -> None:
 
 
 def test_every_value_has_a_comment() -> None:
-    assert [key for key, _, meaning in described(VALUES) if not meaning] == []
+    assert [key for key, _, meaning in describe_values(VALUES) if not meaning] == []
 
 
-def test_a_value_without_a_comment_would_be_seen() -> None:
-    found = list(described("a:\n  # Of b.\n  b: 1\n  c: 2\n# Of d.\nd: {e: 1}\n"))
+def test_a_value_without_a_comment_has_no_meaning() -> None:
+    found = list(describe_values("a:\n  # Of b.\n  b: 1\n  c: 2\n# Of d.\nd: {e: 1}\n"))
     assert found == [("a.b", "`1`", "Of b."), ("a.c", "`2`", ""), ("d", '`{"e": 1}`', "Of d.")]
 
 
-def test_the_values_hold_every_setting_of_a_cluster() -> None:
+def test_the_values_contain_every_setting_of_a_cluster() -> None:
     given = yaml.safe_load(VALUES)["cluster"]
     assert set(given) | set(NOT_VALUES) == set(ClusterSettings.model_fields)
     assert not set(given) & set(NOT_VALUES)

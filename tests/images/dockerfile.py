@@ -1,4 +1,4 @@
-"""Dockerfiles, as far as tests look into them."""
+"""A parser of Dockerfiles for tests."""
 
 import re
 from dataclasses import dataclass
@@ -9,38 +9,38 @@ _DIGEST = re.compile(r".+@sha256:[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Instruction:
-    """A line of a Dockerfile, continued lines joined."""
+    """An instruction of a Dockerfile, continued lines joined."""
 
     name: str
     text: str
 
 
 def instructions(text: str) -> list[Instruction]:
-    """Read a Dockerfile."""
+    """Return the instructions of a Dockerfile."""
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines)).splitlines()
     return [Instruction(line.split()[0], line.partition(" ")[2].strip()) for line in joined]
 
 
 def stages(found: list[Instruction]) -> list[list[Instruction]]:
-    """Split a Dockerfile into its stages, each beginning with FROM."""
+    """Split a Dockerfile into stages, each of which starts with FROM."""
     starts = [n for n, one in enumerate(found) if one.name == "FROM"]
     return [found[a:b] for a, b in zip(starts, [*starts[1:], len(found)], strict=True)]
 
 
 def texts(stage: list[Instruction], name: str) -> list[str]:
-    """Give what stands after an instruction's name, for each of that name."""
+    """Return the arguments of each instruction of a name."""
     return [one.text for one in stage if one.name == name]
 
 
 def context_copies(stage: list[Instruction]) -> list[str]:
-    """Give the paths of the build context that a stage copies."""
+    """Return the paths of the build context that a stage copies."""
     copies = [text.split() for text in texts(stage, "COPY")]
     return [path for words in copies if not words[0].startswith("--from=") for path in words[:-1]]
 
 
 def base_images(found: list[Instruction]) -> list[str]:
-    """Give the images that a Dockerfile builds on, arguments replaced by their defaults."""
+    """Return the base images of a Dockerfile, with arguments replaced by their defaults."""
     first = [one.name for one in found].index("FROM")
     defaults = dict(text.partition("=")[::2] for text in texts(found[:first], "ARG"))
     own: set[str] = set()
@@ -55,12 +55,12 @@ def base_images(found: list[Instruction]) -> list[str]:
 
 
 def may_move(image: str) -> bool:
-    """Tell whether a name may mean another release tomorrow: no digest and no full version."""
+    """Return whether a name may move: it has neither a digest nor a full version."""
     return not (_DIGEST.fullmatch(image) or _FIXED_TAG.fullmatch(image))
 
 
 def debian_packages(stage: list[Instruction]) -> set[str]:
-    """Give the Debian packages that a stage installs."""
+    """Return the Debian packages that a stage installs."""
     commands = [c.split() for text in texts(stage, "RUN") for c in re.split(r"&&|\|\||;", text)]
     return {
         word

@@ -1,6 +1,6 @@
-"""Do what the launcher's image does, where what that image lacks cannot be imported.
+"""A program that runs tasks like the launcher's image, without the modules that the image lacks.
 
-Arguments: JSON list of the modules it lacks, workspace. What came of it is printed as JSON.
+Arguments: JSON list of the missing modules, workspace. Prints the results as JSON.
 """
 
 import importlib
@@ -31,11 +31,11 @@ NEEDED = (
     "advgrpo.tracking.background_uploader",
     "advgrpo.tracking.uploader",
 )
-"""Modules that the launcher's image must be able to import, those of packages included."""
+"""Modules that the launcher's image must be able to import, including submodules."""
 
 
 class Lacking(PathFinder):
-    """Finds what is installed, but for some modules."""
+    """A path finder that hides some modules."""
 
     modules: ClassVar[frozenset[str]] = frozenset()
 
@@ -52,15 +52,15 @@ class Lacking(PathFinder):
 
 
 def import_needed() -> None:
-    """Import everything that the launcher's image must be able to import."""
+    """Import all modules of `NEEDED`."""
     for name in NEEDED:
         package = importlib.import_module(name)
         for module in pkgutil.iter_modules(getattr(package, "__path__", []), f"{name}."):
             importlib.import_module(module.name)
 
 
-def cluster_that(run_job: object) -> None:
-    """Have jobs run by a function and not by a cluster."""
+def replace_launcher(run_job: object) -> None:
+    """Replace the cluster's launcher by a function."""
     launcher = ModuleType("advgrpo.cluster.launcher")
     launcher.JobRequest = SimpleNamespace  # type: ignore[attr-defined]
     launcher.run_job = run_job  # type: ignore[attr-defined]
@@ -93,9 +93,9 @@ def main() -> None:
 
     resolved = resolve_config("pocket", [], processes=1, workspace=workspace, run_key="")
     arguments = {"workspace": workspace, "parent_run_id": resolved.parent_run_id}
-    cluster_that(succeed)
+    replace_launcher(succeed)
     result = run_task(TRAIN, arguments, run_id="1")
-    cluster_that(fail)
+    replace_launcher(fail)
     try:
         run_task(EVALUATE, arguments, run_id="1")
     except TrainingError as error:

@@ -14,7 +14,7 @@ RECORD = '#!/bin/sh\nfor word in "$0" "$@"; do echo "$word"; done >> "$RECORD"\n
 
 @pytest.fixture
 def programs(tmp_path: Path) -> Path:
-    """A folder with what the script needs and no engine; it is all of PATH."""
+    """A folder with the script's programs but no engine, which is the whole PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in ("bash", "dirname", "git", "sed"):
@@ -52,7 +52,7 @@ def test_it_builds_the_images_that_the_pipeline_names(programs: Path) -> None:
     assert "PYTHON_IMAGE=" not in "".join(words)
 
 
-def test_registry_tag_revision_and_base_image_can_be_given(programs: Path) -> None:
+def test_registry_tag_revision_and_base_image_can_be_set(programs: Path) -> None:
     _add_engine(programs, "buildah")
     done = _build(
         programs,
@@ -70,7 +70,7 @@ def test_registry_tag_revision_and_base_image_can_be_given(programs: Path) -> No
     assert words.count("--tag") == 1
 
 
-def test_docker_is_taken_where_its_daemon_answers(programs: Path) -> None:
+def test_docker_is_used_if_its_daemon_responds(programs: Path) -> None:
     _add_engine(programs, "docker")
     _add_engine(programs, "buildah")
     assert _build(programs, IMAGES="launcher").returncode == 0
@@ -78,7 +78,7 @@ def test_docker_is_taken_where_its_daemon_answers(programs: Path) -> None:
     assert str(programs / "buildah") not in _recorded(programs)
 
 
-def test_buildah_is_taken_where_no_daemon_answers(programs: Path) -> None:
+def test_buildah_is_used_if_no_daemon_responds(programs: Path) -> None:
     _add_engine(programs, "docker", "#!/bin/sh\nexit 1\n")
     _add_engine(programs, "buildah")
     assert _build(programs, IMAGES="launcher").returncode == 0
@@ -94,7 +94,7 @@ def test_buildah_is_taken_where_no_daemon_answers(programs: Path) -> None:
         (False, {"ENGINE": "buildah", "TAG": "latest"}, "TAG=latest"),
     ],
 )
-def test_what_cannot_be_built_is_said_with_the_repair(
+def test_a_build_that_cannot_work_is_refused_with_the_repair(
     programs: Path, variables: dict[str, str], said: str, *, docker: bool
 ) -> None:
     if docker:
@@ -112,5 +112,5 @@ def test_an_engine_that_fails_fails_the_build(programs: Path) -> None:
     assert "built" not in done.stdout
 
 
-def test_the_script_can_be_run() -> None:
+def test_the_script_is_executable() -> None:
     assert os.access(ROOT / "images" / "build.sh", os.X_OK)

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 FILES = {name: ROOT / "images" / name / "Dockerfile" for name in ("launcher", "trainer")}
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DEBIAN_PACKAGES = {"launcher": set(), "trainer": {"ibverbs-providers", "libibverbs1"}}
-"""What a final stage may install: libraries, no compiler."""
+"""Packages that a final stage may install: libraries, no compiler."""
 
 
 @pytest.fixture(params=sorted(FILES))
@@ -39,14 +39,14 @@ def final(found: list[Instruction]) -> list[Instruction]:
     return stages(found)[-1]
 
 
-def test_an_image_is_built_on_a_release_and_not_on_a_name_that_moves(
+def test_the_base_image_has_a_full_version(
     found: list[Instruction],
 ) -> None:
     assert base_images(found)
     assert not [name for name in base_images(found) if may_move(name)]
 
 
-def test_both_images_are_built_on_the_same_base() -> None:
+def test_both_images_have_the_same_base() -> None:
     bases = [base_images(instructions(f.read_text(encoding="utf-8"))) for f in FILES.values()]
     assert bases[0] == bases[1]
 
@@ -68,19 +68,19 @@ def test_a_name_moves_without_a_digest_or_a_full_version(name: str, *, moves: bo
     assert may_move(name) == moves
 
 
-def test_it_runs_as_the_user_that_jobs_are_given(final: list[Instruction]) -> None:
+def test_it_runs_as_the_user_of_the_jobs(final: list[Instruction]) -> None:
     user = ClusterSettings(image="x").run_as_user
     assert texts(final, "USER") == [f"{user}:{user}"]
     assert f"--uid {user} " in " ".join(texts(final, "RUN"))
 
 
-def test_it_writes_below_one_folder(final: list[Instruction]) -> None:
+def test_it_only_writes_below_one_folder(final: list[Instruction]) -> None:
     (variables,) = texts(final, "ENV")
     assert {"HOME=/tmp", "ADVGRPO_CACHE=/tmp/cache"} <= set(variables.split())
     assert texts(final, "WORKDIR") == ["/tmp"]
 
 
-def test_it_starts_as_that_user_before_it_is_called_built(final: list[Instruction]) -> None:
+def test_the_build_ends_with_a_smoke_test_as_that_user(final: list[Instruction]) -> None:
     names = [one.name for one in final]
     after = final[names.index("USER") :]
     assert any("advgrpo --version" in text for text in texts(after, "RUN"))
@@ -98,7 +98,7 @@ def test_packages_of_a_final_stage_are_found_in_any_spelling() -> None:
     assert debian_packages(instructions(text)) == {"gcc", "g++"}
 
 
-def test_pins_bind_all_that_pip_does(found: list[Instruction]) -> None:
+def test_pins_constrain_every_call_of_pip(found: list[Instruction]) -> None:
     bound = False
     for one in found:
         bound |= one.name == "ENV" and "PIP_CONSTRAINT=/build/constraints.txt" in one.text.split()
@@ -110,7 +110,7 @@ def test_pins_bind_all_that_pip_does(found: list[Instruction]) -> None:
 @pytest.mark.parametrize(
     ("image", "extras"), [("launcher", ["launcher"]), ("trainer", ["train", "launcher"])]
 )
-def test_an_image_holds_what_its_extras_ask_for(image: str, extras: list[str]) -> None:
+def test_an_image_installs_its_extras(image: str, extras: list[str]) -> None:
     named = [
         extra
         for extra in PYPROJECT["project"]["optional-dependencies"]
@@ -130,7 +130,7 @@ def test_labels_name_version_revision_and_licence(final: list[Instruction]) -> N
         assert f"org.opencontainers.image.{label}" in labels
 
 
-def test_what_is_copied_is_there_and_let_into_the_build(found: list[Instruction]) -> None:
+def test_copied_paths_exist_and_are_not_ignored(found: list[Instruction]) -> None:
     lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
     rules = [line for line in lines if not line.startswith("#")]
     assert rules[0] == "*"

@@ -26,8 +26,8 @@ def _key(name: str) -> str:
 
 
 @cache
-def _brought(*extras: str) -> set[str]:
-    """Distributions that advgrpo brings with extras, as those installed here say it."""
+def _required(*extras: str) -> set[str]:
+    """Return the distributions that advgrpo requires with extras, from installed metadata."""
     asked = PROJECT["dependencies"] + [
         text for extra in extras for text in PROJECT["optional-dependencies"][extra]
     ]
@@ -48,24 +48,24 @@ def _brought(*extras: str) -> set[str]:
     return found
 
 
-def test_the_launcher_brings_neither_torch_nor_what_works_on_arrays() -> None:
-    assert not _brought("launcher") & LARGE
+def test_the_launcher_requires_neither_torch_nor_array_libraries() -> None:
+    assert not _required("launcher") & LARGE
 
 
-def test_the_trainer_brings_all_of_them() -> None:
-    assert _brought("train") >= LARGE
+def test_the_trainer_requires_all_of_them() -> None:
+    assert _required("train") >= LARGE
 
 
 @pytest.mark.parametrize("extras", [["launcher"], ["train", "launcher"]])
-def test_all_that_an_image_installs_is_pinned(extras: list[str]) -> None:
+def test_everything_that_an_image_installs_is_pinned(extras: list[str]) -> None:
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    assert not _brought(*extras) - {_key(pin.partition("==")[0]) for pin in pins}
+    assert not _required(*extras) - {_key(pin.partition("==")[0]) for pin in pins}
 
 
-def test_the_launcher_runs_a_clusters_tasks_with_what_it_brings(
+def test_the_launcher_runs_the_tasks_with_its_requirements(
     stores: EmbeddedServers, tmp_path: Path
 ) -> None:
-    there = _brought("launcher") | {"advgrpo"}
+    there = _required("launcher") | {"advgrpo"}
     lacking = [
         module
         for module, names in metadata.packages_distributions().items()

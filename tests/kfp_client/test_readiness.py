@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from advgrpo.cli.main import app
-from advgrpo.cluster.doctor import Check
+from advgrpo.cluster.check import Check
 from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.kfp_client import Access
 from advgrpo.kfp_client.readiness import diagnose
@@ -115,7 +115,7 @@ def test_the_command_says_each_thing_and_its_repair_and_fails(stub: StubKfp) -> 
     access = ["--endpoint", stub.endpoint, "--token", TOKEN]
     result = CliRunner().invoke(app, ["doctor", *access])
     assert result.exit_code == 1
-    assert "FAIL  Kubernetes API server: no way to Kubernetes is known" in result.output
+    assert "FAIL  Kubernetes API server: no access to Kubernetes" in result.output
     assert "      repair: set KUBECONFIG" in result.output
     assert f"OK    Kubeflow Pipelines: {stub.endpoint} answers" in result.output
 

@@ -14,10 +14,10 @@ from advgrpo.telemetry.prometheus import (
     PORT,
     PUSH_GATEWAY,
     WEBHOOK,
-    exposed,
-    note_line,
-    note_state,
-    push_cleaning,
+    push_janitor_metrics,
+    record_job_state,
+    record_line,
+    serve_metrics,
 )
 from tests.pushgateway import gateway
 
@@ -42,14 +42,14 @@ def _line(event: str, **fields: object) -> str:
 
 
 def test_without_a_port_nothing_is_served() -> None:
-    with exposed(LAUNCHER) as port:
+    with serve_metrics(LAUNCHER) as port:
         assert port is None
 
 
 def test_metrics_are_served_until_the_block_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PORT, str(_free_port()))
-    note_state("train", "running", ["starting", "running"])
-    with exposed(LAUNCHER) as port:
+    record_job_state("train", "running", ["starting", "running"])
+    with serve_metrics(LAUNCHER) as port:
         url = _url(port)
         with urllib.request.urlopen(url) as answer:
             page = answer.read().decode()
@@ -59,29 +59,29 @@ def test_metrics_are_served_until_the_block_ends(monkeypatch: pytest.MonkeyPatch
         urllib.request.urlopen(url)
 
 
-def test_a_port_that_is_taken_stops_no_work(
+def test_a_port_in_use_is_not_an_error(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(PORT, str(_free_port()))
-    with exposed(LAUNCHER) as first, exposed(WEBHOOK) as second:
+    with serve_metrics(LAUNCHER) as first, serve_metrics(WEBHOOK) as second:
         assert first is not None
         assert second is None
     assert "metrics cannot be served at port" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["many", "-1", "65536"])
-def test_what_is_no_port_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_port_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PORT, text)
-    with pytest.raises(ConfigError, match=f"{PORT}={text}"), exposed(LAUNCHER):
+    with pytest.raises(ConfigError, match=f"{PORT}={text}"), serve_metrics(LAUNCHER):
         pass
 
 
 def test_progress_is_read_from_a_trainings_lines() -> None:
     run = {"run": "progress"}
     saved = {"update": 4, "updates": 9, "seconds": 2.5, "reward": 0.5, "loss": "nan"}
-    note_line(_line("update_finished", **run, **saved))
-    note_line(_line("checkpoint_saved", **run, update=3))
-    note_line(_line("alarm_raised", **run, update=3))
+    record_line(_line("update_finished", **run, **saved))
+    record_line(_line("checkpoint_saved", **run, update=3))
+    record_line(_line("alarm_raised", **run, update=3))
     moment = 1767323045.0
     assert _value("advgrpo_training_updates", **run) == 4
     assert _value("advgrpo_training_updates_planned", **run) == 9
@@ -90,25 +90,25 @@ def test_progress_is_read_from_a_trainings_lines() -> None:
     assert _value("advgrpo_training_checkpoint_updates", **run) == 3
     assert _value("advgrpo_training_last_checkpoint_timestamp_seconds", **run) == moment
     assert _value("advgrpo_training_alarms_total", **run) == 1
-    note_line(_line("resumed", **run, update=2))
+    record_line(_line("resumed", **run, update=2))
     assert _value("advgrpo_training_updates", **run) == 2
     assert _value("advgrpo_training_checkpoint_updates", **run) == 2
 
 
-def test_a_training_that_was_never_saved_is_one_with_none_of_its_updates_saved() -> None:
+def test_a_training_without_a_checkpoint_has_saved_no_update() -> None:
     run = {"run": "never saved"}
-    note_line(_line("update_finished", **run, update=1, updates=9, seconds=1, reward=0, loss=0))
+    record_line(_line("update_finished", **run, update=1, updates=9, seconds=1, reward=0, loss=0))
     assert _value("advgrpo_training_checkpoint_updates", **run) == 0
     assert _value("advgrpo_training_alarms_total", **run) == 0
 
 
-def test_a_page_holds_the_metrics_of_its_process_and_no_others(
+def test_a_page_has_the_metrics_of_its_process_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for registry, kinds in ((LAUNCHER, {"launcher", "training"}), (WEBHOOK, {"webhook"})):
         monkeypatch.setenv(PORT, str(_free_port()))
-        note_line(_line("update_finished", run="a", update=1))
-        with exposed(registry) as port, urllib.request.urlopen(_url(port)) as answer:
+        record_line(_line("update_finished", run="a", update=1))
+        with serve_metrics(registry) as port, urllib.request.urlopen(_url(port)) as answer:
             names = re.findall(r"^# TYPE (\w+)", answer.read().decode(), re.MULTILINE)
         assert {name.split("_")[1] for name in names if name.startswith("advgrpo_")} == kinds
         assert "process_resident_memory_bytes" in names
@@ -116,9 +116,9 @@ def test_a_page_holds_the_metrics_of_its_process_and_no_others(
 
 
 @pytest.mark.parametrize("line", ["", "words", "{", '{"event": "update_finished"}', _line("other")])
-def test_other_lines_say_nothing_of_progress(line: str) -> None:
+def test_other_lines_are_ignored(line: str) -> None:
     before = _samples()
-    note_line(line)
+    record_line(line)
     assert _samples() == before
 
 
@@ -132,10 +132,10 @@ def _samples() -> set[tuple[str, float]]:
     }
 
 
-def test_a_janitor_pushes_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_janitor_pushes_its_result(monkeypatch: pytest.MonkeyPatch) -> None:
     with gateway() as (url, taken):
         monkeypatch.setenv(PUSH_GATEWAY, url)
-        push_cleaning("research", jobs=3, kept=1, deleted=2, failed=0)
+        push_janitor_metrics("research", jobs=3, kept=1, deleted=2, failed=0)
     ((path, body),) = taken
     assert path == "/metrics/job/advgrpo-janitor/namespace/research"
     assert "advgrpo_janitor_jobs 3.0" in body
@@ -143,17 +143,17 @@ def test_a_janitor_pushes_what_it_did(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "advgrpo_janitor_last_run_timestamp_seconds" in body
 
 
-def test_a_gateway_that_is_away_is_logged_and_no_more(
+def test_an_unavailable_gateway_is_only_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(PUSH_GATEWAY, f"http://localhost:{_free_port()}")
     with caplog.at_level(logging.WARNING):
-        push_cleaning("research", jobs=3, kept=1, deleted=2, failed=0)
+        push_janitor_metrics("research", jobs=3, kept=1, deleted=2, failed=0)
     assert f"{PUSH_GATEWAY}=http://localhost" in caplog.text
 
 
 def test_without_a_gateway_nothing_is_pushed(caplog: pytest.LogCaptureFixture) -> None:
-    push_cleaning("research", jobs=3, kept=1, deleted=2, failed=0)
+    push_janitor_metrics("research", jobs=3, kept=1, deleted=2, failed=0)
     assert caplog.text == ""
 
 

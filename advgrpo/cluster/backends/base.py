@@ -1,5 +1,6 @@
-"""What the launcher must know of a kind of distributed job."""
+"""The interface of a job backend: a kind of distributed job that Kubernetes can run."""
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
 
@@ -10,10 +11,10 @@ from advgrpo.cluster.settings import ClusterSettings
 
 
 class JobState(Enum):
-    """Where a job stands."""
+    """State of a job."""
 
     QUEUED = "queued"
-    """It waits for its turn and has no pods."""
+    """Suspended: it waits for its turn and has no pods."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -22,40 +23,64 @@ class JobState(Enum):
 
     @property
     def is_end(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the state is final."""
         return self in {JobState.SUCCEEDED, JobState.FAILED}
 
 
-class JobBackend(Protocol):
-    """A kind of distributed job: how it is written, and how its state is read.
+@dataclass(frozen=True)
+class JobStatus:
+    """Status of a job, read from its object."""
 
-    Creating, following and deleting are the same for all kinds.
+    state: JobState
+    started_at: str = ""
+    """Time at which it last left its queue, as Kubernetes writes it; empty before."""
+
+    message: str = ""
+    """The controller's message about the end; empty before."""
+
+    deadline_exceeded: bool = False
+    """Whether the controller ended the job because it ran for too long."""
+
+
+class JobBackend(Protocol):
+    """A kind of distributed job: how to write its object, and how to read it and its pods.
+
+    Creating, adopting, monitoring and deleting jobs is the same for all kinds. Its pods must get
+    torchrun's environment: `PET_NNODES`, `PET_NODE_RANK`, `PET_MASTER_ADDR` and `PET_MASTER_PORT`.
     """
 
     resource: Resource
+    container: str
+    """Name of the container that runs the task."""
 
-    def manifest(self, work: JobRequest, settings: ClusterSettings) -> Json:
-        """Write the job, without what belongs to one attempt to run it.
+    def manifest(self, request: JobRequest, settings: ClusterSettings) -> Json:
+        """Return the job's object, equal for equal arguments: a retry adopts an equal job.
 
         Raises:
-            ConfigError: If the settings do not fit the work.
+            ConfigError: If the settings do not fit the request.
         """
         ...
 
-    def state(self, job: Json) -> JobState: ...
-
-    def started_at(self, job: Json) -> str:
-        """Give the time at which it left its queue, as Kubernetes writes it; empty before."""
+    def status(self, job: Json) -> JobStatus:
+        """Read a job's status."""
         ...
 
-    def end_message(self, job: Json) -> str:
-        """Give what the job's controller says of its end; empty before."""
+    def pod_selector(self, job: Json) -> str:
+        """Return the label selector of a job's pods."""
         ...
 
-    def pod_selector(self, name: str) -> str:
-        """Give the label selector of a job's pods."""
+    def owns(self, job: Json, pod: Json) -> bool:
+        """Return whether a pod is of this job and not of an earlier one of the same name."""
         ...
 
-    def first_pod(self, name: str) -> str:
-        """Name the pod with rank 0."""
+    def rank(self, pod: Json) -> int:
+        """Return the node rank of a pod: a replacement has the rank of the pod that it replaces."""
+        ...
+
+    def event_selector(self, job: Json) -> str:
+        """Return the field selector of the events that say why a job has no pods."""
+        ...
+
+    def read_exit(self, event: Json) -> tuple[str, int] | None:
+        """Read a pod's name and exit status from an event that outlives the pod, if it has them."""
         ...

@@ -1,8 +1,11 @@
 """Kubeflow's PyTorchJob, version 1.
 
 Source:
-    Kubeflow training-operator 1.9, `pkg/apis/kubeflow.org/v1`, `pkg/controller.v1/common`.
+    Kubeflow training-operator 1.9, `pkg/apis/kubeflow.org/v1`, `pkg/controller.v1/common`;
+    torchrun's environment in each pod: `pkg/controller.v1/pytorch/envvar.go`.
 """
+
+import re
 
 from kubeflow.training import (
     KubeflowOrgV1PyTorchJob,
@@ -13,94 +16,112 @@ from kubeflow.training import (
 from kubernetes import client
 
 from advgrpo.cluster.api import Json
-from advgrpo.cluster.backends.base import JobState
-from advgrpo.cluster.job_request import JobRequest, shape_of
-from advgrpo.cluster.pod_template import labels_of, pod_template
+from advgrpo.cluster.backends.base import JobState, JobStatus
+from advgrpo.cluster.job_request import JobRequest, place_processes
+from advgrpo.cluster.pod_template import job_labels, pod_template
 from advgrpo.cluster.resources import Resource
 from advgrpo.cluster.settings import ClusterSettings
 
 _BACKSTOP_SECONDS = 900
-"""How much later than the launcher the operator ends a job that takes too long."""
+"""How much later than the launcher the operator ends a job that exceeds its deadline."""
 
-_JOB_NAME = "training.kubeflow.org/job-name"
-_QUEUE = "kueue.x-k8s.io/queue-name"
+_LABEL = "training.kubeflow.org"
+_EXITED = re.compile(r"Pod: [^.\s]+\.(?P<pod>\S+) exited with code (?P<code>\d+)")
 
 
 class PyTorchJobs:
-    """A job of one master and further workers, each a node."""
+    """Jobs of one master and further workers, one pod per node."""
 
-    resource = Resource("kubeflow.org", "v1", "pytorchjobs")
+    resource = Resource(
+        "kubeflow.org", "v1", "pytorchjobs", installed_by="Kubeflow's training operator 1.9"
+    )
+    # The operator refuses a job without a container of this name.
+    container = "pytorch"
 
-    def manifest(self, work: JobRequest, settings: ClusterSettings) -> Json:
-        """Write the job, without what belongs to one attempt to run it.
+    def manifest(self, request: JobRequest, settings: ClusterSettings) -> Json:
+        """Return the job's object.
 
         Raises:
-            ConfigError: If the settings do not fit the work.
+            ConfigError: If the settings do not fit the request.
         """
-        shape = shape_of(work.processes, settings)
-        template = pod_template(work, shape, settings)
+        placement = place_processes(request.processes, settings)
+        template = pod_template(request, placement, settings, container=self.container)
         replicas = {"Master": _replicas(1, template)}
-        if shape.nodes > 1:
-            replicas["Worker"] = _replicas(shape.nodes - 1, template)
-        labels = labels_of(work) | ({_QUEUE: settings.queue} if settings.queue else {})
+        if placement.nodes > 1:
+            replicas["Worker"] = _replicas(placement.nodes - 1, template)
         job = KubeflowOrgV1PyTorchJob(
             api_version=f"{self.resource.group}/{self.resource.version}",
             kind="PyTorchJob",
-            metadata=client.V1ObjectMeta(name=work.name, labels=labels),
+            metadata=client.V1ObjectMeta(name=request.name, labels=job_labels(request, settings)),
             spec=KubeflowOrgV1PyTorchJobSpec(
-                nproc_per_node=str(shape.processes_per_node),
+                nproc_per_node=str(placement.processes_per_node),
                 pytorch_replica_specs=replicas,
                 run_policy=_run_policy(settings),
             ),
         )
-        written: Json = client.ApiClient().sanitize_for_serialization(job)
-        return written
+        manifest: Json = client.ApiClient().sanitize_for_serialization(job)
+        return manifest
 
-    def state(self, job: Json) -> JobState:
-        """Read where the job stands from its conditions."""
-        holds = {one["type"] for one in _conditions(job) if one["status"] == "True"}
-        if "Succeeded" in holds:
-            return JobState.SUCCEEDED
-        if "Failed" in holds:
-            return JobState.FAILED
-        if (job["spec"].get("runPolicy") or {}).get("suspend"):
-            return JobState.QUEUED
-        return JobState.RUNNING if "Running" in holds else JobState.STARTING
+    def status(self, job: Json) -> JobStatus:
+        """Read a job's status from its conditions."""
+        status = job.get("status") or {}
+        conditions = status.get("conditions") or []
+        true = {one["type"] for one in conditions if one["status"] == "True"}
+        if "Succeeded" in true:
+            state = JobState.SUCCEEDED
+        elif "Failed" in true:
+            state = JobState.FAILED
+        elif (job["spec"].get("runPolicy") or {}).get("suspend"):
+            state = JobState.QUEUED
+        else:
+            state = JobState.RUNNING if "Running" in true else JobState.STARTING
+        ends = [one for one in conditions if one["type"] in {"Succeeded", "Failed"}]
+        message = str(ends[-1].get("message", "")) if ends else ""
+        return JobStatus(
+            state=state,
+            started_at=str(status.get("startTime") or ""),
+            message=message,
+            # The condition's reason is the same for every failure.
+            deadline_exceeded="longer than specified deadline" in message,
+        )
 
-    def started_at(self, job: Json) -> str:
-        """Give the time at which it left its queue, as Kubernetes writes it; empty before."""
-        return str((job.get("status") or {}).get("startTime") or "")
+    def pod_selector(self, job: Json) -> str:
+        """Return the label selector of a job's pods."""
+        return f"{_LABEL}/job-name={job['metadata']['name']}"
 
-    def end_message(self, job: Json) -> str:
-        """Give what the operator says of its end; empty before."""
-        ends = [one for one in _conditions(job) if one["type"] in {"Succeeded", "Failed"}]
-        return str(ends[-1].get("message", "")) if ends else ""
+    def owns(self, job: Json, pod: Json) -> bool:
+        """Return whether a pod is of this job and not of an earlier one of the same name."""
+        owners = pod["metadata"].get("ownerReferences") or ()
+        return job["metadata"]["uid"] in {owner["uid"] for owner in owners}
 
-    def pod_selector(self, name: str) -> str:
-        """Give the label selector of a job's pods."""
-        return f"{_JOB_NAME}={name}"
+    def rank(self, pod: Json) -> int:
+        """Return the node rank of a pod: the master's is 0."""
+        labels = pod["metadata"]["labels"]
+        index = int(labels[f"{_LABEL}/replica-index"])
+        return index if labels[f"{_LABEL}/replica-type"] == "master" else index + 1
 
-    def first_pod(self, name: str) -> str:
-        """Name the pod with rank 0."""
-        return f"{name}-master-0"
+    def event_selector(self, job: Json) -> str:
+        """Return the field selector of a job's events."""
+        return f"involvedObject.uid={job['metadata']['uid']}"
+
+    def read_exit(self, event: Json) -> tuple[str, int] | None:
+        """Read a pod's name and exit status from the operator's event about its end."""
+        match = _EXITED.search(event.get("message") or "")
+        return (match["pod"], int(match["code"])) if match else None
 
 
 def _replicas(count: int, template: client.V1PodTemplateSpec) -> KubeflowOrgV1ReplicaSpec:
-    # An exit status below 128 would come again; from 128 on the operator starts the pod again.
+    # With ExitCode the operator restarts a pod only for statuses from 128 on, which advgrpo uses
+    # for errors that a retry may fix. OnFailure would restart on a configuration error as well.
     return KubeflowOrgV1ReplicaSpec(replicas=count, restart_policy="ExitCode", template=template)
 
 
 def _run_policy(settings: ClusterSettings) -> KubeflowOrgV1RunPolicy:
     return KubeflowOrgV1RunPolicy(
         active_deadline_seconds=settings.deadline_seconds + _BACKSTOP_SECONDS,
-        # With restarts by exit status the operator does not count: the launcher does.
-        backoff_limit=settings.restarts,
-        # Ended pods stay: they say why.
+        # With restartPolicy ExitCode the operator does not count restarts: the launcher does.
+        backoff_limit=settings.max_restarts,
+        # Pods that have ended must stay: their statuses and logs tell why.
         clean_pod_policy="Running",
         ttl_seconds_after_finished=settings.ttl_seconds_after_finished,
     )
-
-
-def _conditions(job: Json) -> list[Json]:
-    conditions: list[Json] = (job.get("status") or {}).get("conditions") or []
-    return conditions

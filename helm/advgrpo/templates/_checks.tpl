@@ -1,50 +1,50 @@
-{{/* Refuse what a schema cannot, in words. */}}
+{{/* Checks of values that a schema cannot express. */}}
 
-{{/* An image that does not move. */}}
+{{/* Images need a digest or a tag that does not move. */}}
 {{- define "advgrpo.checkImages" -}}
 {{- range $key := list "launcher" "trainer" "mlflow" -}}
 {{- $image := get $.Values.images $key -}}
 {{- if not $image.digest -}}
 {{- if not $image.tag -}}
-{{- fail (printf "images.%s has neither tag nor digest: name the version of the image" $key) -}}
+{{- fail (printf "images.%s has neither tag nor digest: set images.%s.tag to a version" $key $key) -}}
 {{- end -}}
 {{- if has $image.tag (list "latest" "main" "master" "nightly") -}}
-{{- fail (printf "images.%s.tag is %q, which moves: name a version or a digest" $key $image.tag) -}}
+{{- fail (printf "images.%s.tag=%s: a moving tag; set a version or a digest" $key $image.tag) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
 
-{{/* An address that does not carry a password. Takes `name` and `url`. */}}
+{{/* URLs must not contain a password. Takes `name` and `url`. */}}
 {{- define "advgrpo.checkUrl" -}}
 {{- if (urlParse .url).userinfo -}}
-{{- fail (printf "%s holds credentials, which would lie in a ConfigMap: give them in a Secret" .name) -}}
+{{- fail (printf "%s contains credentials, which would be stored in a ConfigMap: put them into a Secret" .name) -}}
 {{- end -}}
 {{- end }}
 
 {{- define "advgrpo.checkS3" -}}
 {{- with .Values.s3 -}}
 {{- if not .bucket -}}
-{{- fail "s3.bucket is missing: name the bucket of the workspace" -}}
+{{- fail "s3.bucket is missing: set it to the bucket of the workspace" -}}
 {{- end -}}
 {{- include "advgrpo.checkUrl" (dict "name" "s3.endpoint" "url" .endpoint) -}}
 {{- $workspace := include "advgrpo.workspace" $ -}}
 {{- $below := include "advgrpo.writePrefix" $ | trimSuffix "/" -}}
 {{- if not (hasPrefix (printf "%s/" $below) (printf "%s/" $workspace)) -}}
-{{- fail (printf "s3.writePrefix=%s does not hold the workspace %s, which s3.bucket and s3.prefix name: no run could write there" .writePrefix $workspace) -}}
+{{- fail (printf "s3.writePrefix=%s: does not contain the workspace %s (s3.bucket and s3.prefix), so no run could write to it" .writePrefix $workspace) -}}
 {{- end -}}
 {{- $created := or .accessKeyId .secretAccessKey -}}
 {{- if and .existingSecret $created -}}
-{{- fail "s3.existingSecret and s3.accessKeyId or s3.secretAccessKey are both given: give one of them" -}}
+{{- fail "s3.existingSecret and s3.accessKeyId or s3.secretAccessKey are both set: set one of them" -}}
 {{- end -}}
 {{- if and $created (not (and .accessKeyId .secretAccessKey)) -}}
-{{- fail "s3.accessKeyId and s3.secretAccessKey belong together: give both" -}}
+{{- fail "s3.accessKeyId and s3.secretAccessKey belong together: set both" -}}
 {{- end -}}
 {{- if and .workloadIdentity (or .existingSecret $created) -}}
-{{- fail "s3.workloadIdentity and keys for S3 are both given: give one of them" -}}
+{{- fail "s3.workloadIdentity and keys for S3 are both set: set one of them" -}}
 {{- end -}}
 {{- if not (or .workloadIdentity .existingSecret $created) -}}
-{{- fail "nothing gives access to S3: name a Secret in s3.existingSecret, give s3.accessKeyId and s3.secretAccessKey, or set s3.workloadIdentity" -}}
+{{- fail "no credentials for S3: set s3.existingSecret, or s3.accessKeyId and s3.secretAccessKey, or s3.workloadIdentity" -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
@@ -52,24 +52,24 @@
 {{- define "advgrpo.checkMlflow" -}}
 {{- with .Values.mlflow -}}
 {{- if and .server.enabled .trackingUri -}}
-{{- fail "mlflow.trackingUri and mlflow.server.enabled are both given: leave mlflow.trackingUri empty to use the server of this chart" -}}
+{{- fail "mlflow.trackingUri and mlflow.server.enabled are both set: leave mlflow.trackingUri empty to use the server of this chart" -}}
 {{- end -}}
 {{- if not (or .server.enabled .trackingUri) -}}
-{{- fail "mlflow.trackingUri is missing: give the URL of the MLflow server, or set mlflow.server.enabled" -}}
+{{- fail "mlflow.trackingUri is missing: set it to the URL of the MLflow server, or set mlflow.server.enabled" -}}
 {{- end -}}
 {{- include "advgrpo.checkUrl" (dict "name" "mlflow.trackingUri" "url" .trackingUri) -}}
 {{- $created := or .username .password .token -}}
 {{- if and .existingSecret $created -}}
-{{- fail "mlflow.existingSecret and mlflow.username, password or token are both given: give one of them" -}}
+{{- fail "mlflow.existingSecret and mlflow.username, password or token are both set: set one of them" -}}
 {{- end -}}
 {{- if and .token (or .username .password) -}}
-{{- fail "mlflow.token and mlflow.username or mlflow.password are both given: give one of them" -}}
+{{- fail "mlflow.token and mlflow.username or mlflow.password are both set: set one of them" -}}
 {{- end -}}
 {{- if and (or .username .password) (not (and .username .password)) -}}
-{{- fail "mlflow.username and mlflow.password belong together: give both" -}}
+{{- fail "mlflow.username and mlflow.password belong together: set both" -}}
 {{- end -}}
 {{- if and .server.database.existingSecret .server.database.existingClaim -}}
-{{- fail "mlflow.server.database.existingSecret and existingClaim are both given: give one of them" -}}
+{{- fail "mlflow.server.database.existingSecret and existingClaim are both set: set one of them" -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
@@ -78,17 +78,17 @@
 {{- with .Values.promotion.webhook -}}
 {{- if .enabled -}}
 {{- if and .existingSecret .secret -}}
-{{- fail "promotion.webhook.existingSecret and promotion.webhook.secret are both given: give one of them" -}}
+{{- fail "promotion.webhook.existingSecret and promotion.webhook.secret are both set: set one of them" -}}
 {{- end -}}
 {{- if not (or .existingSecret .secret) -}}
-{{- fail "promotion.webhook has no key to check signatures with: name a Secret in promotion.webhook.existingSecret, or give promotion.webhook.secret" -}}
+{{- fail "promotion.webhook has no signing key: set promotion.webhook.existingSecret or promotion.webhook.secret" -}}
 {{- end -}}
 {{- $server := $.Values.mlflow.server -}}
 {{- if and $server.enabled (not $server.webhooks.existingSecret) -}}
-{{- fail "promotion.webhook.enabled, but mlflow.server.webhooks.existingSecret is empty: without it the MLflow server has no webhooks" -}}
+{{- fail "promotion.webhook.enabled, but mlflow.server.webhooks.existingSecret is empty: the MLflow server needs it for webhooks" -}}
 {{- end -}}
 {{- if not (or $server.enabled .from.namespaces .from.cidrs (not $.Values.networkPolicies.enabled)) -}}
-{{- fail "promotion.webhook.from names nobody who may call the webhook: give the MLflow server's namespace or address range" -}}
+{{- fail "promotion.webhook.from is empty, so nothing may call the webhook: set the MLflow server's namespace or address range" -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -98,11 +98,11 @@
 {{- with .Values.metrics -}}
 {{- include "advgrpo.checkUrl" (dict "name" "metrics.pushGateway" "url" .pushGateway) -}}
 {{- if and .enabled $.Values.networkPolicies.enabled (not (or .from.namespaces .from.cidrs)) -}}
-{{- fail "metrics.from names nobody who may read metrics: give Prometheus' namespace or address range" -}}
+{{- fail "metrics.from is empty, so nothing may read metrics: set Prometheus' namespace or address range" -}}
 {{- end -}}
 {{- $webhook := $.Values.promotion.webhook -}}
 {{- if and .enabled $webhook.enabled (eq (int .port) (int $webhook.port)) -}}
-{{- fail (printf "metrics.port and promotion.webhook.port are both %v: give one of them another" .port) -}}
+{{- fail (printf "metrics.port and promotion.webhook.port are both %v: change one of them" .port) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
@@ -110,10 +110,10 @@
 {{- define "advgrpo.checkCluster" -}}
 {{- with .Values.cluster -}}
 {{- if not (or .gpus_per_node .processes_per_node) -}}
-{{- fail "cluster.gpus_per_node is 0, and cluster.processes_per_node does not say how many processes a node gets" -}}
+{{- fail "cluster.gpus_per_node=0 runs on CPU and needs the number of processes per node: set cluster.processes_per_node" -}}
 {{- end -}}
 {{- if and .rdma (not .gpus_per_node) -}}
-{{- fail "cluster.rdma is given, but cluster.gpus_per_node is 0: there is no GPU memory to reach" -}}
+{{- fail "cluster.rdma is set, but cluster.gpus_per_node=0: RDMA needs GPUs" -}}
 {{- end -}}
 {{- if and .gpus_per_node .processes_per_node -}}
 {{- if gt (int .processes_per_node) (int .gpus_per_node) -}}
@@ -122,7 +122,7 @@
 {{- end -}}
 {{- range $name, $value := .environment -}}
 {{- if regexMatch "(?i)secret|token|passw|credential|access_key|api_key" $name -}}
-{{- fail (printf "cluster.environment.%s looks like a secret and would lie in a ConfigMap: put it into the Secret that s3.existingSecret or mlflow.existingSecret names" $name) -}}
+{{- fail (printf "cluster.environment.%s looks like a secret and would be stored in a ConfigMap: remove it" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -133,7 +133,7 @@
 {{- range $name := list "dns" "apiServer" "kubeflow" "database" -}}
 {{- $to := get $.Values.networkPolicies $name -}}
 {{- if not (or $to.namespaces $to.cidrs $to.ports) -}}
-{{- fail (printf "networkPolicies.%s names neither namespaces, address ranges nor ports, which would allow everything" $name) -}}
+{{- fail (printf "networkPolicies.%s has neither namespaces, cidrs nor ports, which would allow everything" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name := list "jobs" "tasks" -}}
@@ -145,13 +145,15 @@
 {{- end -}}
 {{- end }}
 
-{{/* Kinds that the cluster must know. */}}
+{{/* Kinds that must be installed in the cluster. */}}
 {{- define "advgrpo.checkCustomResources" -}}
 {{- if .Values.checks.customResources -}}
 {{- $known := .Capabilities.APIVersions -}}
-{{- $unless := "or, if it is there and only this command cannot see it, set checks.customResources=false" -}}
-{{- if not ($known.Has "kubeflow.org/v1/PyTorchJob") -}}
-{{- fail (printf "the cluster does not know the kind PyTorchJob (kubeflow.org/v1): install Kubeflow's training operator 1.9, %s" $unless) -}}
+{{- $unless := "or, if it is installed and only this command cannot see it, set checks.customResources=false" -}}
+{{- with include "advgrpo.backend" . | fromYaml -}}
+{{- if not ($known.Has (printf "%s/%s/%s" .group .version .kind)) -}}
+{{- fail (printf "the cluster does not know the kind %s (%s/%s): install %s, %s" .kind .group .version .installedBy $unless) -}}
+{{- end -}}
 {{- end -}}
 {{- if not ($known.Has "argoproj.io/v1alpha1/Workflow") -}}
 {{- fail (printf "the cluster does not know the kind Workflow (argoproj.io/v1alpha1): install Kubeflow Pipelines 2.17, %s" $unless) -}}
@@ -160,16 +162,16 @@
 {{- fail (printf "cluster.queue=%s, but the cluster does not know the kind LocalQueue (kueue.x-k8s.io): install Kueue, leave cluster.queue empty, %s" .Values.cluster.queue $unless) -}}
 {{- end -}}
 {{- if and .Values.metrics.prometheusRule.enabled (not ($known.Has "monitoring.coreos.com/v1/PrometheusRule")) -}}
-{{- fail (printf "metrics.prometheusRule.enabled, but the cluster does not know the kind PrometheusRule (monitoring.coreos.com/v1): install the Prometheus operator, set metrics.prometheusRule.enabled=false and give alerts.yaml to Prometheus by its rule_files, %s" $unless) -}}
+{{- fail (printf "metrics.prometheusRule.enabled, but the cluster does not know the kind PrometheusRule (monitoring.coreos.com/v1): install the Prometheus operator, set metrics.prometheusRule.enabled=false and load alerts.yaml with the rule_files of Prometheus, %s" $unless) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
 
-{{/* Secrets and claims that must exist. `lookup` finds nothing at all when there is no cluster to ask:
-     every namespace has the service account `default`. */}}
+{{/* Secrets and claims that must exist. Without a cluster `lookup` finds nothing at all; every namespace
+     has the service account `default`, which tells the two cases apart. */}}
 {{- define "advgrpo.checkExistingObjects" -}}
 {{- if and .Values.checks.existingObjects (lookup "v1" "ServiceAccount" .Release.Namespace "default") -}}
-{{- include "advgrpo.checkSecret" (dict "root" . "value" "s3.existingSecret" "name" .Values.s3.existingSecret "keys" (list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY")) -}}
+{{- include "advgrpo.checkSecret" (dict "root" . "value" "s3.existingSecret" "name" .Values.s3.existingSecret "keys" (include "advgrpo.s3RequiredKeys" . | fromYamlArray)) -}}
 {{- $login := list "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_USERNAME" -}}
 {{- if hasKey (default dict (lookup "v1" "Secret" .Release.Namespace .Values.mlflow.existingSecret).data) "MLFLOW_TRACKING_TOKEN" -}}
 {{- $login = list -}}
@@ -192,24 +194,24 @@
 {{- end -}}
 {{- end }}
 
-{{/* Takes `root`, `value` (which names it), `name` and `keys`. */}}
+{{/* A Secret. Takes `root`, `value` (the value that names it), `name` and `keys`. */}}
 {{- define "advgrpo.checkSecret" -}}
 {{- if .name -}}
 {{- $found := lookup "v1" "Secret" .root.Release.Namespace .name -}}
 {{- if not $found -}}
-{{- fail (printf "%s=%s: namespace %s has no such Secret" .value .name .root.Release.Namespace) -}}
+{{- fail (printf "%s=%s: the Secret does not exist in the namespace %s" .value .name .root.Release.Namespace) -}}
 {{- end -}}
 {{- range .keys -}}
 {{- if not (hasKey (default dict $found.data) .) -}}
-{{- fail (printf "%s=%s: the Secret has no key %s (it has %s)" $.value $.name . (default "none" (keys (default dict $found.data) | sortAlpha | join ", "))) -}}
+{{- fail (printf "%s=%s: the Secret lacks the key %s (it has %s)" $.value $.name . (default "none" (keys (default dict $found.data) | sortAlpha | join ", "))) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
 
-{{/* Takes `root`, `value` (which names it) and `name`. */}}
+{{/* A claim. Takes `root`, `value` (the value that names it) and `name`. */}}
 {{- define "advgrpo.checkClaim" -}}
 {{- if and .name (not (lookup "v1" "PersistentVolumeClaim" .root.Release.Namespace .name)) -}}
-{{- fail (printf "%s=%s: namespace %s has no such PersistentVolumeClaim" .value .name .root.Release.Namespace) -}}
+{{- fail (printf "%s=%s: the PersistentVolumeClaim does not exist in the namespace %s" .value .name .root.Release.Namespace) -}}
 {{- end -}}
 {{- end }}

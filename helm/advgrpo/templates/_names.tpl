@@ -1,4 +1,4 @@
-{{/* Beginning of the names of objects, short enough for what is put behind it. */}}
+{{/* Prefix of the names of objects, short enough for the longest suffix. */}}
 {{- define "advgrpo.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
@@ -53,6 +53,16 @@ labels:
 {{ default .Values.mlflow.createdSecret .Values.mlflow.existingSecret }}
 {{- end }}
 
+{{/* Keys with which S3 can be used, and all keys that pods get: S3_REQUIRED_KEYS and S3_KEYS of
+     advgrpo/storage/credentials.py. */}}
+{{- define "advgrpo.s3RequiredKeys" -}}
+{{- list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" | toYaml -}}
+{{- end }}
+
+{{- define "advgrpo.s3AllKeys" -}}
+{{- append (include "advgrpo.s3RequiredKeys" . | fromYamlArray) "AWS_SESSION_TOKEN" | toYaml -}}
+{{- end }}
+
 {{- define "advgrpo.webhookSecret" -}}
 {{ default .Values.promotion.webhook.createdSecret .Values.promotion.webhook.existingSecret }}
 {{- end }}
@@ -73,12 +83,12 @@ http://{{ include "advgrpo.mlflowService" . }}.{{ .Release.Namespace }}.svc.clus
 s3://{{ .Values.s3.bucket }}{{ with .Values.s3.prefix }}/{{ . }}{{ end }}
 {{- end }}
 
-{{/* Outside of it no run writes. */}}
+{{/* Location outside of which runs do not write. */}}
 {{- define "advgrpo.writePrefix" -}}
 {{ default (include "advgrpo.workspace" .) .Values.s3.writePrefix }}
 {{- end }}
 
-{{/* Whether something of promotion runs, and whether it starts runs of a pipeline. */}}
+{{/* Whether the webhook receiver or the reconciler is enabled, and whether they start runs. */}}
 {{- define "advgrpo.promotes" -}}
 {{- with .Values.promotion }}{{ if or .webhook.enabled .reconciler.enabled }}true{{ end }}{{ end -}}
 {{- end }}
@@ -91,7 +101,26 @@ s3://{{ .Values.s3.bucket }}{{ with .Values.s3.prefix }}/{{ . }}{{ end }}
 {{ default (printf "%s-cache" (include "advgrpo.fullname" .)) .Values.cache.existingClaim }}
 {{- end }}
 
-{{/* `ClusterSettings` as JSON: the values under `cluster` and what follows from the others. */}}
+{{/* Kinds of jobs by their name in `cluster.backend`, as in advgrpo/cluster/backends. */}}
+{{- define "advgrpo.backends" -}}
+pytorchjob:
+  group: kubeflow.org
+  version: v1
+  kind: PyTorchJob
+  plural: pytorchjobs
+  installedBy: Kubeflow's training operator 1.9
+{{- end }}
+
+{{/* The kind of jobs that `cluster.backend` selects. */}}
+{{- define "advgrpo.backend" -}}
+{{- $backends := include "advgrpo.backends" . | fromYaml -}}
+{{- if not (hasKey $backends .Values.cluster.backend) -}}
+{{- fail (printf "cluster.backend=%s: unknown job backend; use one of: %s" .Values.cluster.backend (keys $backends | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- get $backends .Values.cluster.backend | toYaml -}}
+{{- end }}
+
+{{/* `ClusterSettings` as JSON: the values under `cluster`, and those that follow from others. */}}
 {{- define "advgrpo.clusterSettings" -}}
 {{- $derived := dict
   "image" (include "advgrpo.image" (dict "root" . "image" "trainer"))

@@ -11,7 +11,7 @@
 {{- end }}
 
 {{/* Rule for a destination, as a YAML list of one. Takes `to` (a mapping of `namespaces`, `cidrs` and
-     `ports`), `url` (whose port is taken if there are no ports) and `protocols` (else TCP). */}}
+     `ports`), `url` (whose port is the default) and `protocols` (default TCP). */}}
 {{- define "advgrpo.egress" -}}
 {{- $rule := dict -}}
 {{- with include "advgrpo.peers" .to | fromYamlArray -}}
@@ -60,7 +60,7 @@
 {{- include "advgrpo.egress" (dict "to" .Values.networkPolicies.apiServer) -}}
 {{- end }}
 
-{{/* Selector of pods of some components, of any release: jobs and tasks belong to none. */}}
+{{/* Selector of the pods of components. It does not name the release: jobs and tasks have none. */}}
 {{- define "advgrpo.podsOf" -}}
 matchLabels:
   app.kubernetes.io/part-of: advgrpo
@@ -70,7 +70,7 @@ matchExpressions:
     values: {{ . | toJson }}
 {{- end }}
 
-{{/* Beginning of a policy. Takes `root`, `name` and `components`. */}}
+{{/* Head of a policy. Takes `root`, `name` and `components`. */}}
 {{- define "advgrpo.policy" -}}
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy

@@ -1,5 +1,5 @@
-{{/* What the pods of the chart have in common. Takes `root`, `component`, `account` (what follows the
-     full name in a service account's name) and `token` (whether it may speak to the API server). */}}
+{{/* Common fields of the chart's pods. Takes `root`, `component`, `account` (suffix of the service
+     account's name) and `token` (whether to mount its token for the API server). */}}
 {{- define "advgrpo.pod" -}}
 serviceAccountName: {{ include "advgrpo.fullname" .root }}-{{ .account }}
 automountServiceAccountToken: {{ .token }}
@@ -40,7 +40,7 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{/* What containers have in common. Takes `root`, `image` and `resources`. */}}
+{{/* Common fields of containers. Takes `root`, `image` and `resources`. */}}
 {{- define "advgrpo.container" -}}
 image: {{ include "advgrpo.image" . | quote }}
 imagePullPolicy: {{ .root.Values.images.pullPolicy }}
@@ -56,19 +56,19 @@ resources:
 {{- end }}
 
 {{/* Digest of the settings that a pod reads at its start: as an annotation it replaces the pod when they
-     change. Not of Secrets: a digest tells who guesses a password that it was right. */}}
+     change. Not of Secrets: a digest would confirm a guessed password. */}}
 {{- define "advgrpo.settingsDigest" -}}
 {{- include (printf "%s/config-map.yaml" .Template.BasePath) . | sha256sum -}}
 {{- end }}
 
-{{/* The settings that tasks and jobs have too. */}}
+{{/* The settings, as tasks and jobs read them. */}}
 {{- define "advgrpo.settingsFrom" -}}
 - configMapRef:
     name: {{ .Values.configMap.name }}
 {{- end }}
 
-{{/* Keys of a Secret as variables of the same names, each if it is there: what else the Secret holds is
-     none of the pod's business. Takes `secret` and `keys`. */}}
+{{/* Keys of a Secret as variables of the same names, each optional. The Secret's other keys are not
+     exposed to the pod. Takes `secret` and `keys`. */}}
 {{- define "advgrpo.keysOf" -}}
 {{- range .keys }}
 - name: {{ . }}
@@ -81,14 +81,14 @@ resources:
 {{- end }}
 
 {{- define "advgrpo.s3Keys" -}}
-{{- include "advgrpo.keysOf" (dict "secret" (include "advgrpo.s3Secret" .) "keys" (list "AWS_ACCESS_KEY_ID" "AWS_SECRET_ACCESS_KEY" "AWS_SESSION_TOKEN")) | trim -}}
+{{- include "advgrpo.keysOf" (dict "secret" (include "advgrpo.s3Secret" .) "keys" (include "advgrpo.s3AllKeys" . | fromYamlArray)) | trim -}}
 {{- end }}
 
 {{- define "advgrpo.mlflowKeys" -}}
 {{- include "advgrpo.keysOf" (dict "secret" (include "advgrpo.mlflowSecret" .) "keys" (list "MLFLOW_TRACKING_PASSWORD" "MLFLOW_TRACKING_TOKEN" "MLFLOW_TRACKING_USERNAME")) | trim -}}
 {{- end }}
 
-{{/* The root file system is read-only; what wants to write finds /tmp. */}}
+{{/* The root filesystem is read-only: libraries write to /tmp. */}}
 {{- define "advgrpo.home" -}}
 - name: HOME
   value: /tmp
@@ -96,13 +96,13 @@ resources:
   value: /tmp/cache
 {{- end }}
 
-{{/* How pods log that do not read the ConfigMap. */}}
+{{/* Log format of pods that do not read the ConfigMap. */}}
 {{- define "advgrpo.logEnvironment" -}}
 - name: ADVGRPO_LOG_FORMAT
   value: {{ .Values.logs.format }}
 {{- end }}
 
-{{/* By these Prometheus finds a pod that serves metrics, where it is told to look at annotations. */}}
+{{/* Annotations by which Prometheus discovers a pod, if it is configured to. */}}
 {{- define "advgrpo.metricsAnnotations" -}}
 {{- if .Values.metrics.enabled -}}
 prometheus.io/scrape: "true"
@@ -121,7 +121,7 @@ prometheus.io/port: {{ .Values.metrics.port | quote }}
     sizeLimit: 1Gi
 {{- end }}
 
-{{/* Name Pipelines by its own token, whose audience is not the API server's. */}}
+{{/* Address of Pipelines, and a token whose audience is Pipelines and not the API server. */}}
 {{- define "advgrpo.kubeflowEnvironment" -}}
 - name: KF_PIPELINES_ENDPOINT
   value: {{ .Values.kubeflow.endpoint | quote }}
@@ -131,7 +131,7 @@ prometheus.io/port: {{ .Values.metrics.port | quote }}
   value: /var/run/secrets/kubeflow/pipelines/token
 {{- end }}
 
-{{/* Images and names that the compiled pipeline is to refer to. */}}
+{{/* Images and names that the compiled pipeline refers to. */}}
 {{- define "advgrpo.pipelineEnvironment" -}}
 {{- if .Values.metrics.enabled }}
 - name: ADVGRPO_METRICS_PORT
@@ -165,7 +165,7 @@ prometheus.io/port: {{ .Values.metrics.port | quote }}
           audience: {{ .Values.kubeflow.tokenAudience }}
 {{- end }}
 
-{{/* What promotes models, and starts a run of a pipeline for each champion if there is one to start. */}}
+{{/* Environment of the webhook receiver and the reconciler. */}}
 {{- define "advgrpo.promotionEnvironment" -}}
 {{ include "advgrpo.home" . }}
 {{ include "advgrpo.mlflowKeys" . }}
