@@ -13,6 +13,7 @@ class AdvGrpoError(Exception):
         repair: What to do about it: a command, a setting, a value; empty if nothing helps.
     """
 
+    # Job operators with the restart policy ExitCode restart a pod whose status is 128 or more.
     exit_code: ClassVar[int] = 1
     """Exit status of a process that ends with this error; from 128 on, a retry may succeed."""
 
@@ -162,4 +163,5 @@ class JobDeadlineError(ClusterError):
 class Preempted(AdvGrpoError):  # noqa: N818 - not a fault
     """Stopped on request; state is saved and the run can be resumed."""
 
+    # 128 + SIGTERM, as shells report it.
     exit_code = 143

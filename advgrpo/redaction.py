@@ -94,6 +94,7 @@ def _forms() -> list[str]:
     forms: set[str] = set()
     for secret in secrets:
         data = secret.encode()
+        # The last form is that of a repr, with its escapes.
         forms |= {secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1]}
         for coded in (base64.b64encode(data), base64.urlsafe_b64encode(data)):
             forms |= {coded.decode(), coded.decode().rstrip("=")}

@@ -113,6 +113,7 @@ def run_in_pod(task: str, function: str, folder: str) -> None:
     except AdvGrpoError as error:
         write_bytes(failure_file, json.dumps(asdict(Failure.of(task, error))).encode())
         raise
+    # The results of the other machines have no metrics.
     if machine.is_first:
         write_bytes(join(folder, OUTCOME_FILE), to_json(result))
 
@@ -142,19 +143,17 @@ def _load_function(task: str, function: str) -> Callable[..., Any]:
 
 
 def _cause(folder: str) -> AdvGrpoError | None:
-    """Find what the job's machines say, if it is a cause that would come again and has a name.
-
-    Otherwise the job's own account says more: a machine may have failed for want of another one,
-    and of a fault that is not one of ours the log knows the likely cause.
-    """
+    """Return the error of a machine that explains the failure of its job; None without one."""
     texts = [
         json.loads(read_bytes(join(folder, name)))
         for name in list_files(folder)
         if name.startswith(FAILURE_PREFIX)
     ]
     errors = [Failure(**text).error() for text in texts if text is not None]
-    told = (e for e in errors if e.exit_code < 128 and not isinstance(e, PipelineError))
-    return next(told, None)
+    # A status from 128 on may be a consequence: one machine fails because another was lost. A
+    # PipelineError wraps an exception of a library, which the diagnosis of the job explains better.
+    causes = (e for e in errors if e.exit_code < 128 and not isinstance(e, PipelineError))
+    return next(causes, None)
 
 
 def _read_outcome(task: JobTask[R], folder: str) -> R:

@@ -145,6 +145,7 @@ class _HeartbeatWriter(logging.Handler):
             self._facts["ended"] = _now()
             self._ended.set()
             self._changed.set()
+            # With a timeout: the store may not respond, and the thread is a daemon.
             thread.join(_END_SECONDS)
 
     def on_progress(self, event: Mapping[str, object]) -> None:

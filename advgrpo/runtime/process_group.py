@@ -97,6 +97,7 @@ class ProcessGroup:
         """Concatenate the ranks' tensors, of equal shapes, along the first axis."""
         if self.world_size == 1:
             return values
+        # all_gather fails on strided tensors.
         values = values.contiguous()
         parts = [torch.empty_like(values) for _ in range(self.world_size)]
         with self._collective():
@@ -112,6 +113,7 @@ class ProcessGroup:
             values: Tensors by name; the first axis counts this rank's images.
             positions: Positions of this rank's images in the rollout.
         """
+        # NCCL gathers GPU tensors only; each result is moved back at once.
         order = self.gather(torch.tensor(positions, device=self.device)).argsort().cpu()
         return {
             name: self.gather(value.to(self.device)).cpu()[order] for name, value in values.items()
@@ -127,6 +129,7 @@ class ProcessGroup:
 
     def first_text(self, text: str) -> str:
         """Return the text of the first rank that has one; at most 4,000 bytes of it."""
+        # Padded, because all_gather needs equal shapes.
         data = text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
         rows = self.gather(torch.tensor([list(data)], dtype=torch.uint8, device=self.device))
         texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in rows.tolist()]
@@ -159,6 +162,7 @@ class ProcessGroup:
 
     def _reduce(self, value: float, operation: dist.ReduceOp.RedOpType) -> float:
         if self.world_size == 1:
+            # A single rank makes no collective call, so its progress is recorded here.
             self.monitor.beat()
             return value
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)

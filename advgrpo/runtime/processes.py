@@ -126,6 +126,7 @@ def launch_processes(module: str, arguments: Sequence[str], *, processes: int, l
             environment(variables | of_ranks),
             _interrupt_as_termination(),
         ):
+            # Unbuffered: the log of a killed rank must hold its last lines.
             launch("-u", "-m", module, *arguments)
     except SignalException as stop:
         raise Preempted(
@@ -152,15 +153,19 @@ def _launch_config(machines: Nodes, processes_here: int, logs: Path) -> LaunchCo
         min_nodes=machines.count,
         max_nodes=machines.count,
         nproc_per_node=processes_here,
+        # The store of a static rendezvous is prefixed by this id: all machines must use the same.
         run_id=uuid.uuid4().hex if alone else "advgrpo",
         rdzv_backend="c10d" if alone else "static",
         rdzv_endpoint=f"{machines.address}:{machines.port}",
         rdzv_configs={} if alone else {"rank": machines.rank, "timeout": _RENDEZVOUS_SECONDS},
+        # Otherwise the agent looks up this machine's full name.
         local_addr="localhost" if alone else None,
+        # A retry of the whole task resumes from its checkpoint; the agent restarts nothing.
         max_restarts=0,
         # A prefix would break the JSON, and torchrun replaces an empty template by its default.
         role="" if as_json() else "default_role",
         log_line_prefix_template="${role_name}" if as_json() else None,
+        # The output goes to files as well, from which the last lines of a failed rank are quoted.
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), tee=Std.ALL),
         signals_to_handle="SIGTERM,SIGHUP",
         shutdown_timeout=_STOP_SECONDS,

@@ -65,6 +65,7 @@ def call(function: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:  # 
         function: Its parameters are annotated with types that pydantic knows.
         arguments: What `read_arguments` returned.
     """
+    # Not in strict mode: JSON has neither tuples nor paths.
     return validate_call(function)(**arguments)
 
 

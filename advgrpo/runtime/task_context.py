@@ -45,6 +45,7 @@ class Cost:
 
     def metrics(self) -> dict[str, float]:
         """Return seconds, and the peak resident memory of this process or one of its children."""
+        # In KiB; of the children, the peak of the largest one that has ended, not a sum.
         peaks = [resource.getrusage(who).ru_maxrss for who in _SELF_AND_CHILDREN]
         return {
             "cost/seconds": time.monotonic() - self._start,

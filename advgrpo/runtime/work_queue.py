@@ -81,6 +81,7 @@ class TorchrunWorkQueue:
 
     def claim(self, count: int) -> Iterator[int]:
         """Yield numbers below `count` until none is left; each number goes to one rank."""
+        # `add` is atomic on the server of the store.
         while (number := self._store.add("lease", 1) - 1) < count:
             yield number
 

@@ -142,6 +142,7 @@ def _training_state(
     sink: Logger,
     scratch: Path,
 ) -> TrainingState:
+    # Before the models are loaded, which takes minutes.
     if (free := free_gpu_memory()) is not None:
         check_gpu_memory(settings, processes=process_group.world_size, free=free)
     reference_images = assign_for_training(

@@ -60,7 +60,9 @@ def configure(*, only_warnings: bool = False) -> None:
     else:
         handler.setFormatter(RedactingFormatter("%(message)s"))
         handler.addFilter(_is_in_text)
+    # The module `warnings` would print lines that are not JSON.
     logging.captureWarnings(as_json())
+    # Forced, because libraries configure the root logger when they are imported.
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logger.setLevel(logging.WARNING if only_warnings else logging.INFO)
     # urllib3 warns of each retry; the last failed attempt becomes an error of ours.
@@ -156,6 +158,7 @@ class JsonFormatter(logging.Formatter):
         more = {**_bound, **fields, "logger": record.name}
         if record.exc_info:
             more["traceback"] = self.formatException(record.exc_info)
+        # A field must not replace one of the fixed keys.
         return json.dumps(_plain(line | {k: v for k, v in more.items() if k not in line}))
 
 
@@ -215,6 +218,7 @@ def _plain(value: object) -> object:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
+    # json.dumps writes NaN and Infinity, which parsers of JSON refuse.
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if isinstance(value, int | None) else redact(str(value))
