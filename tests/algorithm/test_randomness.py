@@ -15,7 +15,7 @@ def test_a_seed_is_the_same_in_another_process() -> None:
     assert int(other.stdout) == seed_for(1, "a", 2)
 
 
-def test_numbers_texts_and_boundaries_are_told_apart() -> None:
+def test_numbers_texts_and_boundaries_give_different_seeds() -> None:
     seeds = {seed_for(1), seed_for("1"), seed_for("ab", "c"), seed_for("a", "bc"), seed_for("abc")}
     assert len(seeds) == 5
 

@@ -25,7 +25,7 @@ def test_the_sigmas_are_those_of_the_diffusers_scheduler(steps: int, shift: floa
     )
 
 
-def test_no_steps_are_refused() -> None:
+def test_zero_steps_are_refused() -> None:
     with pytest.raises(ValueError, match="num_inference_steps=0"):
         flow_match_sigmas(0, shift=3.0)
 

@@ -52,7 +52,7 @@ class World:
         return self.tiny.config(f"prompts.train={self.prompts}", *SMALL, *overrides)
 
     def pretrained(self, folder: Path, *overrides: str) -> Path:
-        """Write a discriminator that was not trained, unless it is there."""
+        """Write an untrained discriminator, unless it exists."""
         config, place = self.config(*overrides), folder / "pretrained"
         if not place.exists():
             discriminator = build_discriminator(

@@ -1,4 +1,4 @@
-"""What each rank of the test of discriminators runs: build features, train, write what it has."""
+"""One rank of the test of discriminators: build features, train and write the weights."""
 
 import sys
 from pathlib import Path

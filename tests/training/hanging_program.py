@@ -1,4 +1,4 @@
-"""What each rank of the hanging test runs: the second never comes to the meeting."""
+"""One rank of the hanging test; the second never joins the collective."""
 
 import sys
 import time

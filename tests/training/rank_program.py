@@ -1,4 +1,4 @@
-"""What each rank of the two-rank tests runs: train, then write this rank's weights."""
+"""One rank of the two-rank tests: train and write this rank's weights."""
 
 import json
 import sys

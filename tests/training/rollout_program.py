@@ -1,4 +1,4 @@
-"""What the test of microbatches and ranks runs: the same rollout in many ways.
+"""Program of the test of microbatches and ranks: the same rollout in many ways.
 
 Ranks are forked after all was imported, which takes longer than what they do.
 """

@@ -55,7 +55,7 @@ def test_its_own_state_is_part_of_a_checkpoint(make_state: Make) -> None:
         nonlocal microbatches
         microbatches += 1
         if microbatches == 4:
-            raise Preempted("asked to stop")
+            raise Preempted("stopped by a signal")
 
     stopped.stop.check = stop_in_the_second_rollout  # type: ignore[method-assign]
     with pytest.raises(Preempted):

@@ -25,11 +25,11 @@ def test_a_small_distance_does_not_excuse_lost_alignment() -> None:
     assert considered((30, 0.80), (10, 0.79), (1, 0.60)) == [1]
 
 
-def test_if_asked_for_the_last_adapter_wins() -> None:
+def test_the_last_adapter_wins_if_it_is_configured() -> None:
     assert considered((30, 0.80), (5, 0.79), (40, 0.1), select_adapter="last") == [2]
 
 
-def test_what_is_kept_is_a_copy() -> None:
+def test_the_best_adapter_is_a_copy() -> None:
     best = BestAdapter(MonitoringConfig(), alignment=ALIGNMENT)
     values = {"w": torch.zeros(1)}
     best.update({"held_out/distance": 1.0, ALIGNMENT: 1.0}, values)

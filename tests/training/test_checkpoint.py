@@ -33,11 +33,11 @@ def test_the_newest_checkpoint_is_read_and_only_the_newest_are_kept(tmp_path: Pa
     assert loaded.tensors["policy"]["w"].tolist() == [10.0] * 3
 
 
-def test_without_a_checkpoint_there_is_nothing_to_go_on_from(tmp_path: Path) -> None:
+def test_without_a_checkpoint_nothing_is_loaded(tmp_path: Path) -> None:
     assert checkpoints_in(tmp_path).load_newest(rank=0) is None
 
 
-def test_a_half_written_checkpoint_is_passed_over(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_skipped(tmp_path: Path) -> None:
     checkpoints = checkpoints_in(tmp_path)
     checkpoints.save(checkpoint(1))
     half = tmp_path / "checkpoints" / "rollout-00000002"
@@ -54,7 +54,7 @@ def _file(folder: Path, rollout: int, name: str) -> Path:
 
 @pytest.mark.parametrize("name", ["policy.safetensors", "state.json", "commit.json"])
 @pytest.mark.parametrize("tear", ["flip", "cut", "delete"])
-def test_a_damaged_checkpoint_is_passed_over_in_words(
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, tear: str
 ) -> None:
     checkpoints = checkpoints_in(tmp_path)
@@ -89,7 +89,7 @@ def test_a_damaged_checkpoint_is_passed_over_in_words(
         "[" * 50_000,
     ],
 )
-def test_a_checkpoint_of_another_shape_is_passed_over(tmp_path: Path, state: str) -> None:
+def test_a_checkpoint_with_a_malformed_state_is_skipped(tmp_path: Path, state: str) -> None:
     checkpoints = checkpoints_in(tmp_path)
     for rollout in (1, 2):
         checkpoints.save(checkpoint(rollout))
@@ -102,7 +102,7 @@ def test_a_checkpoint_of_another_shape_is_passed_over(tmp_path: Path, state: str
     assert loaded.rollout == 1
 
 
-def test_a_damaged_checkpoint_does_not_push_a_sound_one_out(tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_does_not_displace_a_sound_one(tmp_path: Path) -> None:
     checkpoints = checkpoints_in(tmp_path, keep=2)
     for rollout in (1, 3):
         checkpoints.save(checkpoint(rollout))
@@ -112,7 +112,7 @@ def test_a_damaged_checkpoint_does_not_push_a_sound_one_out(tmp_path: Path) -> N
     assert checkpoints.rollouts() == [1, 4]
 
 
-def test_without_a_sound_checkpoint_the_run_does_not_begin_anew_by_itself(tmp_path: Path) -> None:
+def test_without_a_sound_checkpoint_the_run_does_not_restart_silently(tmp_path: Path) -> None:
     checkpoints = checkpoints_in(tmp_path)
     for rollout in (1, 2):
         checkpoints.save(checkpoint(rollout))
@@ -122,7 +122,7 @@ def test_without_a_sound_checkpoint_the_run_does_not_begin_anew_by_itself(tmp_pa
     assert "delete the folder" in error.value.repair
 
 
-def test_what_a_killed_process_left_half_written_or_half_deleted_goes(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_deleted(tmp_path: Path) -> None:
     checkpoints = checkpoints_in(tmp_path)
     checkpoints.save(checkpoint(1))
     checkpoints.save(checkpoint(2))
@@ -132,7 +132,7 @@ def test_what_a_killed_process_left_half_written_or_half_deleted_goes(tmp_path: 
     assert folders == ["rollout-00000002", "rollout-00000003"]
 
 
-def test_a_checkpoint_that_is_there_is_not_written_anew(
+def test_an_existing_checkpoint_is_not_rewritten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints_in(tmp_path).save(checkpoint(1))
@@ -148,7 +148,7 @@ def test_a_checkpoint_that_is_there_is_not_written_anew(
     assert resumed.rollouts() == [1]
 
 
-def test_a_server_that_does_not_answer_is_no_damage(
+def test_an_unreachable_server_does_not_count_as_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = checkpoints_in(tmp_path)
@@ -171,7 +171,7 @@ def test_checkpoints_after_a_rollout_can_be_excluded(tmp_path: Path) -> None:
     assert loaded.rollout == 1
 
 
-def test_a_checkpoint_that_another_process_cannot_read_does_not_push_a_newer_one_out(
+def test_a_checkpoint_that_another_process_cannot_read_does_not_displace_a_newer_one(
     tmp_path: Path,
 ) -> None:
     checkpoints = checkpoints_in(tmp_path)

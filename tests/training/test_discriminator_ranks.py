@@ -49,5 +49,5 @@ def test_two_ranks_take_the_steps_that_one_takes(trained: Path, kind: str) -> No
             torch.testing.assert_close(together[name], value, atol=2e-4, rtol=2e-2)
 
 
-def test_every_kind_is_tried(world: World) -> None:
+def test_every_kind_is_tested(world: World) -> None:
     assert list(discriminators(world.prompts.parent)) == KINDS

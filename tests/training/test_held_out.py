@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 class OnlyOne:
-    """Measures one prompt: its brightness, or what it is told to."""
+    """Scores one prompt only: by its brightness or by a given value."""
 
     name = "only"
     metrics = ("mean",)
@@ -57,7 +57,7 @@ def metrics(world: World, prompts: Sequence[str], scorer: OnlyOne) -> dict[str, 
 
 
 class Telling(BrightnessScorer):
-    """Notes that it was asked."""
+    """Records that it was called."""
 
     def __init__(self, happened: list[str]) -> None:
         self._happened = happened
@@ -96,7 +96,7 @@ def test_each_batch_and_each_scorer_counts_as_progress(
     assert set(after) == {"beat"}
 
 
-def test_a_measure_is_the_mean_over_the_prompts_that_have_one(world: World) -> None:
+def test_a_metric_is_the_mean_over_the_prompts_that_have_a_value(world: World) -> None:
     prompts = list(world.reference_images.files)[:3]
 
     found = metrics(world, prompts, OnlyOne(prompts[1]))
@@ -106,13 +106,13 @@ def test_a_measure_is_the_mean_over_the_prompts_that_have_one(world: World) -> N
     assert found["held_out/only.mean"] != pytest.approx(found["held_out/brightness.mean"], abs=1e-5)
 
 
-def test_a_measure_that_no_prompt_has_is_left_out(world: World) -> None:
+def test_a_metric_without_any_value_is_omitted(world: World) -> None:
     prompts = list(world.reference_images.files)[:3]
 
     assert "held_out/only.mean" not in metrics(world, prompts, OnlyOne("none of them"))
 
 
-def test_a_value_that_is_no_number_ends_the_run_and_is_named(world: World) -> None:
+def test_a_nan_value_ends_the_run_and_is_named(world: World) -> None:
     prompts = list(world.reference_images.files)[:3]
 
     with pytest.raises(NonFiniteError, match=rf"only\.mean .*{prompts[1]}.* \(seed \d+\)"):

@@ -18,7 +18,7 @@ Make = Callable[..., TrainingState]
 
 
 def weights(state: TrainingState) -> dict[str, torch.Tensor]:
-    """Everything that a run must have equal to continue identically."""
+    """Return all that a run needs to continue identically."""
     tensors = {f"policy.{k}": v for k, v in state.engine.state().items()}
     tensors |= {f"algorithm.{k}": v.clone() for k, v in state.algorithm.state().items()}
     tensors |= {f"average.{k}": v.clone() for k, v in state.average.values.items()}
@@ -112,7 +112,7 @@ def test_nan_rewards_stop_the_run_before_a_step(
     assert_same(state.engine.state(), before)
 
 
-def test_stopping_and_going_on_equals_not_stopping(make_state: Make) -> None:
+def test_a_resumed_run_equals_one_that_never_stopped(make_state: Make) -> None:
     schedule = ("training.updates=4", "training.optimizer.decay=linear")
     straight = make_state(*schedule, folder="straight")
     train(straight)
@@ -125,7 +125,7 @@ def test_stopping_and_going_on_equals_not_stopping(make_state: Make) -> None:
         microbatches += 1
         # A rollout has two microbatches; this is the first one of the third.
         if microbatches == 5:
-            raise Preempted("asked to stop")
+            raise Preempted("stopped by a signal")
 
     first.stop.check = stop_in_the_third_rollout  # type: ignore[method-assign]
     with pytest.raises(Preempted):
@@ -152,7 +152,7 @@ def test_stopping_and_going_on_equals_not_stopping(make_state: Make) -> None:
 
 
 class OtherRank(ProcessGroup):
-    """Says what another rank finds: no newer checkpoint than one of a rollout."""
+    """A process group whose other rank has no checkpoint after a given rollout."""
 
     def __init__(self, rollout: int) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ def _with_two_checkpoints(make_state: Make) -> None:
     assert state.checkpoints.rollouts() == [1, 2]
 
 
-def test_all_ranks_go_on_from_the_newest_checkpoint_that_each_finds_sound(
+def test_all_ranks_resume_from_the_newest_checkpoint_that_is_sound_on_each(
     make_state: Make,
 ) -> None:
     _with_two_checkpoints(make_state)
@@ -180,14 +180,14 @@ def test_all_ranks_go_on_from_the_newest_checkpoint_that_each_finds_sound(
     assert state.counters.updates == 1
 
 
-def test_ranks_that_do_not_see_the_same_checkpoints_do_not_begin_anew(make_state: Make) -> None:
+def test_ranks_that_do_not_see_the_same_checkpoints_do_not_restart(make_state: Make) -> None:
     _with_two_checkpoints(make_state)
     with pytest.raises(CheckpointError, match="others none") as error:
         make_state(process_group=OtherRank(-1)).resume()
     assert "all machines see the same" in error.value.repair
 
 
-def test_the_logger_is_told_again_what_the_checkpoint_holds(make_state: Make) -> None:
+def test_the_history_of_a_checkpoint_is_logged_again(make_state: Make) -> None:
     lost, found = RecordingLogger(), RecordingLogger()
     train(make_state(logger=lost))
     assert make_state(logger=found).resume()
@@ -199,7 +199,7 @@ def test_the_logger_is_told_again_what_the_checkpoint_holds(make_state: Make) ->
     assert found.pictures
 
 
-def test_a_finished_run_that_is_started_again_does_nothing_more(make_state: Make) -> None:
+def test_a_finished_run_that_is_restarted_does_nothing(make_state: Make) -> None:
     first = make_state()
     train(first)
     again = make_state()
@@ -215,7 +215,7 @@ def test_the_checkpoint_of_another_run_is_refused(world: World, tmp_path: Path) 
         world.state(tmp_path, run_digest="two").resume()
 
 
-def test_the_released_turns_train_the_discriminator_alone_between_updates(
+def test_the_released_schedule_trains_the_discriminator_alone_between_updates(
     make_state: Make,
 ) -> None:
     state = make_state(
@@ -235,7 +235,7 @@ def test_the_released_turns_train_the_discriminator_alone_between_updates(
     assert state.counters.images_sampled == 3 * 8
 
 
-def test_rollouts_while_the_policy_waits_are_not_lost_with_the_process(
+def test_rollouts_while_the_policy_is_paused_are_not_lost_with_the_process(
     make_state: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = (
@@ -245,14 +245,17 @@ def test_rollouts_while_the_policy_waits_are_not_lost_with_the_process(
     )
     killed_in: int | None = None
 
-    def fooled_three_times(state: TrainingState, generated: GeneratedFeatures) -> dict[str, float]:
+    def outscored_three_times(
+        state: TrainingState, generated: GeneratedFeatures
+    ) -> dict[str, float]:
         rollouts = state.counters.rollouts
         if rollouts == killed_in:
             raise RuntimeError("killed")
         margin = -1.0 if rollouts < 3 else 1.0
         return discriminator_metrics(state, generated) | {"discriminator/margin": margin}
 
-    monkeypatch.setattr("advgrpo.training.steps.discriminator_metrics", fooled_three_times)
+    target = "advgrpo.training.steps.discriminator_metrics"
+    monkeypatch.setattr(target, outscored_three_times)
     straight = make_state(*settings, folder="straight")
     train(straight)
     assert (straight.counters.rollouts, straight.counters.updates) == (4, 1)
@@ -269,7 +272,7 @@ def test_rollouts_while_the_policy_waits_are_not_lost_with_the_process(
     assert_same(weights(resumed), weights(straight))
 
 
-def test_all_work_on_a_rollout_goes_by_the_rollouts_number(make_state: Make) -> None:
+def test_all_work_on_a_rollout_is_reported_under_its_number(make_state: Make) -> None:
     state, entered = make_state(), list[tuple[str, int]]()
     state.counters.on_enter = lambda part, rollout: entered.append((part, rollout))
     for rollout in (0, 1):
@@ -304,7 +307,7 @@ def test_divergence_from_the_base_is_zero_at_first_and_then_pulls_back(make_stat
     assert second["policy/divergence_from_base"] > 0
 
 
-def test_every_update_is_logged_with_what_others_leave_out(make_state: Make) -> None:
+def test_every_update_logs_metrics_that_other_trainers_omit(make_state: Make) -> None:
     logger = RecordingLogger()
     train(make_state(logger=logger))
     logged = {update: set() for update in (0, 1, 2)}

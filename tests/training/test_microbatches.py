@@ -98,7 +98,7 @@ def test_a_microbatch_of_the_update_that_does_not_fit_is_refused_by_name(world: 
         (["training.zero_stage=4"], "training.zero_stage=4"),
     ],
 )
-def test_settings_that_cannot_go_together_are_refused_with_what_to_set(
+def test_incompatible_settings_are_refused_with_a_repair(
     world: World, overrides: list[str], named: str
 ) -> None:
     with pytest.raises(ConfigError, match=named):

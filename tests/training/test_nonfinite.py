@@ -114,7 +114,7 @@ def test_a_log_prob_that_is_nan_only_in_the_update_is_named(
     assert_same(weights(state), before)
 
 
-def test_a_discriminator_whose_gradient_is_not_finite_is_left_alone(make_state: Make) -> None:
+def test_a_discriminator_whose_gradient_is_not_finite_is_unchanged(make_state: Make) -> None:
     state = make_state("training.non_finite.action=skip")
     parameter = next(iter(state.discriminator.trainable_parameters().values()))
     parameter.register_hook(lambda gradient: gradient * NAN)
@@ -174,7 +174,7 @@ def test_only_consecutive_skipped_rollouts_count_as_in_a_row(make_state: Make) -
     assert (state.counters.skipped, state.counters.skipped_in_a_row) == (3, 1)
 
 
-def test_a_discriminator_that_never_learns_again_stops_the_run(make_state: Make) -> None:
+def test_a_discriminator_that_cannot_learn_any_more_stops_the_run(make_state: Make) -> None:
     state = make_state("training.non_finite={action: skip, most_in_a_row: 1}")
     parameter = next(iter(state.discriminator.trainable_parameters().values()))
     parameter.register_hook(lambda gradient: gradient * NAN)

@@ -44,35 +44,35 @@ def test_policy_and_vision_blocks_are_both_trained(make_state: Make, tuned: list
     assert changed(state, before)
 
 
-@pytest.mark.parametrize("fooled", [True, False])
-def test_it_learns_only_while_it_is_fooled(
-    make_state: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, fooled: bool
+@pytest.mark.parametrize("outscored", [True, False])
+def test_it_learns_only_while_it_is_outscored(
+    make_state: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, outscored: bool
 ) -> None:
     state = make_state(*tuned, "training.update_schedule={type: when_outscored}")
-    margin = {"discriminator/margin": -1.0 if fooled else 1.0}
+    margin = {"discriminator/margin": -1.0 if outscored else 1.0}
     monkeypatch.setattr("advgrpo.training.steps.discriminator_metrics", lambda *_: margin)
     before = blocks(state)
-    assert ("discriminator/loss" in train_on_rollout(state)) is fooled
-    assert changed(state, before) is fooled
+    assert ("discriminator/loss" in train_on_rollout(state)) is outscored
+    assert changed(state, before) is outscored
 
 
-@pytest.mark.parametrize("fooled", [True, False])
-def test_the_policy_may_wait_until_it_is_no_longer_fooled(
-    make_state: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, fooled: bool
+@pytest.mark.parametrize("outscored", [True, False])
+def test_the_policy_may_be_paused_while_it_is_outscored(
+    make_state: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, outscored: bool
 ) -> None:
     state = make_state(
         *tuned, "training.update_schedule={type: when_outscored, pause_policy: true}"
     )
-    margin = {"discriminator/margin": -1.0 if fooled else 1.0}
+    margin = {"discriminator/margin": -1.0 if outscored else 1.0}
     monkeypatch.setattr("advgrpo.training.steps.discriminator_metrics", lambda *_: margin)
     metrics = train_on_rollout(state)
-    assert ("discriminator/loss" in metrics) is fooled
-    assert ("policy/loss" in metrics) is not fooled
-    assert state.counters.updates == (0 if fooled else 1)
+    assert ("discriminator/loss" in metrics) is outscored
+    assert ("policy/loss" in metrics) is not outscored
+    assert state.counters.updates == (0 if outscored else 1)
     assert state.counters.rollouts == 1
 
 
-def test_going_on_equals_not_stopping(make_state: Make, tuned: list[str]) -> None:
+def test_resuming_equals_not_stopping(make_state: Make, tuned: list[str]) -> None:
     settings = [*tuned, "training.update_schedule={type: every_rollout, discriminator_steps: 2}"]
     straight = make_state(*settings, folder="straight")
     train(straight)

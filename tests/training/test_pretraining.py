@@ -38,7 +38,7 @@ def pretrained(world: World, *overrides: str) -> tuple[DinoDiscriminator, list[d
     return discriminator, history
 
 
-def test_pretraining_learns_to_tell_held_out_images_apart(world: World) -> None:
+def test_pretraining_learns_to_separate_held_out_images(world: World) -> None:
     _, history = pretrained(world, "discriminator.pretraining.steps=80")
     assert history[-1]["discriminator/held_out_accuracy"] > 0.9
     assert history[-1]["discriminator/margin"] > history[0]["discriminator/margin"]
@@ -57,7 +57,7 @@ def test_pretraining_twice_gives_the_same_discriminator(world: World) -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_held_out_prompts_are_no_training_prompts(world: World, tmp_path: Path) -> None:
+def test_held_out_prompts_are_not_training_prompts(world: World, tmp_path: Path) -> None:
     state = world.state(tmp_path)
     held, trained = state.references.held_out_ids, state.references.training_ids
     assert held

@@ -53,7 +53,7 @@ def test_features_are_those_of_the_prompts_own_image(
         torch.testing.assert_close(own, expected)
 
 
-def test_features_are_kept_apart_by_what_they_depend_on(
+def test_features_are_cached_by_their_dependencies(
     world: World, discriminator: Discriminator, tmp_path: Path
 ) -> None:
     features(world, world.reference_images, discriminator, tmp_path)
@@ -66,7 +66,7 @@ def test_features_are_kept_apart_by_what_they_depend_on(
     assert len(list_files(str(tmp_path))) == 2 * len(before)
 
 
-def test_features_of_a_gpu_are_not_taken_for_those_of_the_cpu(
+def test_features_of_gpus_and_cpus_are_cached_separately(
     world: World,
     discriminator: Discriminator,
     tmp_path: Path,

@@ -1,4 +1,4 @@
-"""The alarm's rule, on histories made up and on histories of real runs."""
+"""The alarm's rule on synthetic and on recorded histories."""
 
 import pytest
 
@@ -57,11 +57,11 @@ def test_a_reward_that_does_not_see_a_rising_distance_raises_the_alarm() -> None
 
 
 @pytest.mark.parametrize("distance", [2, 6, 20])
-def test_a_swing_that_the_reward_sees_raises_none(distance: float) -> None:
+def test_an_oscillation_that_the_reward_sees_raises_no_alarm(distance: float) -> None:
     assert after(BEST, row(28, distance=distance, reward=0.75, critic=0.99)) is None
 
 
-def test_a_blind_reward_raises_none_while_the_distance_falls() -> None:
+def test_a_blind_reward_raises_no_alarm_while_the_distance_falls() -> None:
     assert after(BEST, row(28, distance=0.9, reward=0.2, critic=0.95)) is None
     assert after(BEST, row(28, distance=1.2, reward=0.2, critic=0.95)) is None
 
@@ -71,7 +71,7 @@ def test_the_distance_counts_from_the_best_and_not_from_the_last() -> None:
     assert after(BEST, *rising) is not None
 
 
-def test_several_measurements_in_a_row_can_be_asked_for() -> None:
+def test_several_consecutive_evaluations_can_be_required() -> None:
     hacked = [row(u, distance=3, reward=0.3) for u in (28, 32, 36)]
     sound = row(32, distance=3, reward=0.9)
     assert after(BEST, *hacked[:1], measurements=2) is None
@@ -95,7 +95,7 @@ def test_without_a_critic_the_reward_is_not_called_blind() -> None:
     ],
     ids=str,
 )
-def test_leaving_the_range_raises_the_alarm_unless_the_reward_minds(
+def test_leaving_the_range_raises_the_alarm_unless_the_reward_reacts(
     change: dict[str, float], words: str
 ) -> None:
     alarm = after(BEST, row(28, distance=1.1, reward=0.5, **change))
@@ -109,7 +109,7 @@ def test_statistics_between_base_model_and_reference_images_are_in_range() -> No
     assert after(BEST, row(28, distance=1.1, edges=0.2)) is None
 
 
-def test_rows_without_held_out_measures_do_not_matter() -> None:
+def test_rows_without_held_out_metrics_are_ignored() -> None:
     hacked = row(28, distance=3, reward=0.3)
     between = {"update": 25.0, "reward/discriminator": 1.0}
     assert after(BEST, between, hacked, between) == after(BEST, hacked)
@@ -119,7 +119,7 @@ def test_rows_without_held_out_measures_do_not_matter() -> None:
     ("every", "arm", "seed"),
     [(every, *run) for every in (2, 4, 8) for run in list_recorded_runs(every)],
 )
-def test_of_real_runs_the_hacked_ones_are_found_in_time_and_the_sound_ones_are_not(
+def test_the_hacked_recorded_runs_are_detected_in_time_and_the_sound_ones_are_not(
     every: int, arm: str, seed: int
 ) -> None:
     result = evaluate_run(arm, seed, every)
@@ -130,7 +130,7 @@ def test_of_real_runs_the_hacked_ones_are_found_in_time_and_the_sound_ones_are_n
         assert result.alarm is None
 
 
-def test_enough_runs_are_recorded_that_no_threshold_was_chosen_on() -> None:
+def test_enough_validation_runs_are_recorded() -> None:
     unseen = [arm for arm, seed in list_recorded_runs() if seed not in TUNING_SEEDS]
     assert unseen.count(HACKED) >= 5
     assert len(unseen) - unseen.count(HACKED) >= 10

@@ -1,4 +1,4 @@
-"""What a run does when the alarm is raised."""
+"""Effects of an alarm on the run."""
 
 import json
 import logging
@@ -26,11 +26,11 @@ Make = Callable[..., TrainingState]
 MEASURED = ("training.updates=4", "training.monitoring.held_out_every_updates=1")
 STOP = (*MEASURED, "training.monitoring.watch.action=stop")
 HACKED = (50.0, 1.0, 5.0, 6.0, 0.5)
-"""Distances at updates 0 to 4; the reward prefers generated images all the while."""
+"""Distances at updates 0 to 4; the reward always prefers generated images."""
 
 
 class ScriptedMonitor:
-    """Stands where the held-out monitor stands; distances are given, nothing is drawn."""
+    """Replaces the held-out monitor: distances are given, nothing is generated."""
 
     reference_metrics: Mapping[str, float] = {}
 
@@ -61,13 +61,13 @@ def scripted(make_state: Make) -> Make:
 
 
 @pytest.fixture
-def said(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
+def warnings_text(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     caplog.set_level(logging.WARNING, logger="advgrpo")
     return lambda: " ".join(record.getMessage() for record in caplog.records)
 
 
-def test_an_alarm_is_said_logged_and_tagged_and_the_run_goes_on(
-    scripted: Make, said: Callable[[], str]
+def test_an_alarm_is_logged_and_tagged_and_the_run_continues(
+    scripted: Make, warnings_text: Callable[[], str]
 ) -> None:
     logger = RecordingLogger()
     state = scripted(*MEASURED, logger=logger)
@@ -79,33 +79,33 @@ def test_an_alarm_is_said_logged_and_tagged_and_the_run_goes_on(
     assert raised == {1: 0, 2: 1, 3: 1, 4: 0}
     assert [update for update, row in logger.rows if row.get(ALARM_METRIC)] == [2, 3]
     assert "hacked at update 3" in logger.facts[ALARM_METRIC]
-    assert "hacked at update 2: a fresh critic puts" in said()
-    # A run that goes on from a checkpoint tags itself with the alarms of its history.
+    assert "hacked at update 2: a fresh critic puts" in warnings_text()
+    # A resumed run is tagged with the alarms of its history.
     again = RecordingLogger()
     tag_alarms(replace(state, logger=again))
     assert again.facts == logger.facts
-    assert "training goes on" in said()
+    assert "training continues" in warnings_text()
 
 
-def test_a_reward_that_sees_what_a_critic_sees_raises_none(
-    scripted: Make, said: Callable[[], str]
+def test_a_reward_that_agrees_with_a_critic_raises_no_alarm(
+    scripted: Make, warnings_text: Callable[[], str]
 ) -> None:
     logger = RecordingLogger()
     state = scripted(*STOP, reward=-1e3, logger=logger)
     train(state)
     assert state.counters.updates == 4
     assert logger.facts == {}
-    assert "looks hacked" not in said()
+    assert "looks hacked" not in warnings_text()
 
 
-def test_an_alarm_can_end_the_run_which_hands_on_the_best_adapter(
-    scripted: Make, said: Callable[[], str], tmp_path: Path
+def test_an_alarm_can_end_the_run_with_the_best_adapter(
+    scripted: Make, warnings_text: Callable[[], str], tmp_path: Path
 ) -> None:
     state = scripted(*STOP)
     train(state)
     assert state.counters.updates == 2
     assert state.best.metrics["held_out/distance"] == 1.0
-    assert "training ends" in said()
+    assert "training ends" in warnings_text()
 
     write_results(state, tmp_path / "result")
     totals = json.loads((tmp_path / "result" / "totals.json").read_text("utf-8"))
@@ -116,7 +116,7 @@ def test_an_alarm_can_end_the_run_which_hands_on_the_best_adapter(
     assert (metrics["watch/stopped_early"], metrics["watch/alarms"]) == (1, 1)
 
 
-def test_a_run_that_an_alarm_ended_stays_ended_when_it_is_started_again(scripted: Make) -> None:
+def test_a_run_that_an_alarm_ended_stays_ended_when_it_is_restarted(scripted: Make) -> None:
     first = scripted(*STOP)
     train(first)
     again = scripted(*STOP)
@@ -126,7 +126,7 @@ def test_a_run_that_an_alarm_ended_stays_ended_when_it_is_started_again(scripted
     assert alarms(again) == alarms(first) != []
 
 
-def test_going_on_raises_the_alarm_where_not_stopping_does(scripted: Make) -> None:
+def test_a_resumed_run_raises_the_alarm_where_one_that_never_stopped_does(scripted: Make) -> None:
     settings = (*STOP, "training.monitoring.watch.measurements=2")
     straight = scripted(*settings, folder="straight")
     train(straight)
@@ -138,7 +138,7 @@ def test_going_on_raises_the_alarm_where_not_stopping_does(scripted: Make) -> No
         nonlocal microbatches
         microbatches += 1
         if microbatches == 5:  # Two make a turn. The first alarming measurement was made.
-            raise Preempted("asked to stop")
+            raise Preempted("stopped by a signal")
 
     first.stop.check = stop_in_the_third_turn  # type: ignore[method-assign]
     with pytest.raises(Preempted):
@@ -153,22 +153,22 @@ def test_going_on_raises_the_alarm_where_not_stopping_does(scripted: Make) -> No
         assert torch.equal(second.best.values[name], value)
 
 
-def test_the_watch_can_be_left_out(scripted: Make, said: Callable[[], str]) -> None:
+def test_the_watch_can_be_disabled(scripted: Make, warnings_text: Callable[[], str]) -> None:
     state = scripted(*MEASURED, "training.monitoring.watch.action=none")
     train(state)
     assert state.counters.updates == 4
     assert not any(ALARM_METRIC in row for row in state.history)
-    assert "looks hacked" not in said()
+    assert "looks hacked" not in warnings_text()
 
 
-def test_collapse_is_said_once_with_the_setting_to_look_at(
-    scripted: Make, said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+def test_collapse_is_logged_once_with_the_setting_to_change(
+    scripted: Make, warnings_text: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("advgrpo.training.collapse.UPDATES", 1)
     state = scripted(*MEASURED, reward=-1e3)
     monkeypatch.setattr(state.reward, "terms", lambda images, _f, _p: torch.ones(len(images), 2))
     train(state)
-    assert said().count("training.algorithm.sampler.noise_level") == 1
+    assert warnings_text().count("training.algorithm.sampler.noise_level") == 1
     assert state.history[-1]["watch/equal_rewards"] == 1
 
 
@@ -183,8 +183,8 @@ def test_stopping_without_keeping_the_best_is_refused() -> None:
         )
 
 
-def test_real_held_out_measures_hold_what_the_alarm_reads(
-    make_state: Make, said: Callable[[], str]
+def test_real_held_out_metrics_include_all_that_the_alarm_reads(
+    make_state: Make, warnings_text: Callable[[], str]
 ) -> None:
     state = make_state("training.updates=1")
     train(state)
@@ -195,4 +195,4 @@ def test_real_held_out_measures_hold_what_the_alarm_reads(
     assert {"held_out/image.edge_density", "held_out/image.dark_fraction"} <= last.keys()
     assert last[ALARM_METRIC] == 0
     assert "held_out/order.critic" not in last
-    assert "3 held-out prompts are too few" in said()
+    assert "3 held-out prompts are too few" in warnings_text()

@@ -40,7 +40,7 @@ def mixed(world: World) -> list[str]:
     ]
 
 
-def test_each_term_is_logged_apart_and_all_train_the_policy(
+def test_each_term_is_logged_separately_and_all_train_the_policy(
     make_state: Make, mixed: list[str]
 ) -> None:
     state = make_state(*mixed)
@@ -53,7 +53,9 @@ def test_each_term_is_logged_apart_and_all_train_the_policy(
     assert state.reward.weights == [2, 0.5, 0.25]
 
 
-def test_terms_are_what_their_scorers_say(make_state: Make, mixed: list[str], world: World) -> None:
+def test_terms_equal_the_values_of_their_scorers(
+    make_state: Make, mixed: list[str], world: World
+) -> None:
     state = make_state(*mixed)
     texts = [t for t in state.prompts.texts[:4] for _ in range(2)]
     images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))

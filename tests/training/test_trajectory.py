@@ -1,7 +1,7 @@
-"""The first updates of the pocket model, against what they were when this file was last changed.
+"""The first updates of the pocket model, compared with a recorded trajectory.
 
 Numbers may move by rounding between machines, not by more.
-`python -m tests.training.test_trajectory` writes the file anew; say in the commit why it changed.
+`python -m tests.training.test_trajectory` rewrites the file; state the reason in the commit.
 """
 
 import json
@@ -35,7 +35,7 @@ METRICS = (
 
 
 def trajectory(folder: Path) -> list[dict[str, float]]:
-    """Train three updates and keep the measures."""
+    """Train three updates and return their metrics."""
     prompts = folder / "train.txt"
     prompts.write_text("\n".join(PACKAGED.read_text("utf-8").splitlines()[:320:10]), "utf-8")
     models = TinyModels(*(WEIGHTS_PATH / part for part in ("pipeline", "dino", "pickscore")))

@@ -69,7 +69,7 @@ def test_two_ranks_train_as_one_does(
     assert torch.equal(together["replay.prompt_ids"], replay["prompt_ids"])
 
 
-def test_both_ranks_measure_what_one_does_so_that_they_judge_alike(
+def test_both_ranks_have_the_held_out_metrics_of_one(
     two_ranks: Path, make_state: Callable[..., TrainingState]
 ) -> None:
     first, second = (
@@ -83,7 +83,7 @@ def test_both_ranks_measure_what_one_does_so_that_they_judge_alike(
     assert first[0] == pytest.approx(measured, rel=1e-3, abs=1e-4)
 
 
-def test_one_rank_trains_on_as_the_two_did_whose_checkpoint_it_takes_up(
+def test_one_rank_that_resumes_from_two_continues_as_they_did(
     two_ranks: Path, world: World, tmp_path: Path
 ) -> None:
     first = "rollout-00000001"
@@ -105,7 +105,7 @@ def test_one_rank_trains_on_as_the_two_did_whose_checkpoint_it_takes_up(
             assert share_apart(together[f"policy.{name}"], value) < 0.03
 
 
-def test_one_rank_goes_on_from_the_checkpoint_of_two(two_ranks: Path, world: World) -> None:
+def test_one_rank_loads_the_checkpoint_of_two(two_ranks: Path, world: World) -> None:
     state = world.state(two_ranks)
     assert state.resume()
     together = load_file(two_ranks / "rank-0-of-2.safetensors")

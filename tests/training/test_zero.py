@@ -43,8 +43,8 @@ def different(folder: Path, first: str, second: str) -> list[str]:
 
 @pytest.mark.parametrize("stage", list(STAGES)[1:])
 def test_every_stage_takes_the_same_optimizer_step(trained: Path, stage: str) -> None:
-    alone = load_file(trained / "0" / "before-measuring.safetensors")
-    spread = load_file(trained / stage / "before-measuring.safetensors")
+    alone = load_file(trained / "0" / "before-evaluation.safetensors")
+    spread = load_file(trained / stage / "before-evaluation.safetensors")
     assert alone.keys() == spread.keys()
     in_half = "bfloat16" in stage
     for name, value in alone.items():
@@ -56,7 +56,7 @@ def test_every_stage_takes_the_same_optimizer_step(trained: Path, stage: str) ->
         elif "weight" in name and not in_half:
             # Adam divides a gradient by its own size: rounding turns those that are nearly zero.
             assert float(((spread[name] - value).abs() > 2e-4).float().mean()) < 0.02, name
-    metrics = json.loads((trained / stage / "measures.json").read_text("utf-8"))
+    metrics = json.loads((trained / stage / "metrics.json").read_text("utf-8"))
     assert metrics["policy/ratio_error_before_step"] == 0
 
 
@@ -64,11 +64,11 @@ def test_every_stage_takes_the_same_optimizer_step(trained: Path, stage: str) ->
 def test_measuring_the_moving_average_leaves_the_weights_as_they_were(
     trained: Path, stage: str
 ) -> None:
-    assert different(trained / stage, "before-measuring", "saved") == []
+    assert different(trained / stage, "before-evaluation", "saved") == []
 
 
 @pytest.mark.parametrize("stage", RESUMED)
-def test_a_resumed_run_goes_on_with_the_same_bits(trained: Path, stage: str) -> None:
+def test_a_resumed_run_continues_with_the_same_bits(trained: Path, stage: str) -> None:
     assert different(trained / stage, "saved", "resumed") == []
     assert different(trained / stage, "undisturbed", "resumed and trained") == []
     assert len(different(trained / stage, "saved", "undisturbed")) > 100

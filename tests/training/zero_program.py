@@ -1,4 +1,4 @@
-"""What the test of ZeRO's stages runs: two ranks that train, save and go on, stage after stage.
+"""Program of the test of ZeRO's stages: two ranks that train, save and resume in each stage.
 
 The ranks are forked after all was imported, which takes longer than what they do.
 """
@@ -39,14 +39,14 @@ RESUMED = ("2, offloaded", "3", "3, offloaded, in bfloat16")
 
 
 def tensors_of(state: TrainingState) -> dict[str, torch.Tensor]:
-    """What a run must have equal to go on equally."""
+    """Return all that a run needs to continue identically."""
     tensors = {f"policy.{k}": v for k, v in state.engine.state().items()}
     tensors |= {f"adapter.{k}": v for k, v in state.engine.adapter().items()}
     return tensors | {f"average.{k}": v.clone() for k, v in state.average.values.items()}
 
 
 def run_rank(world: World, output: Path, rank: int) -> None:
-    """Take two turns in each stage, undisturbed and with a stop between them."""
+    """Train on two rollouts in each stage, with and without a stop between them."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     process_group = ProcessGroup()
@@ -56,7 +56,7 @@ def run_rank(world: World, output: Path, rank: int) -> None:
         state = world.state(output / name, *settings, process_group=process_group)
         metrics = train_on_rollout(state)
         state.log_metrics(metrics)
-        states = {"before-measuring": tensors_of(state)}
+        states = {"before-evaluation": tensors_of(state)}
         if name in RESUMED:
             measure_held_out(state)
             states["saved"] = tensors_of(state)
@@ -71,7 +71,7 @@ def run_rank(world: World, output: Path, rank: int) -> None:
         if rank == 0:
             for moment, tensors in states.items():
                 save_file(tensors, output / name / f"{moment}.safetensors")
-            (output / name / "measures.json").write_text(json.dumps(metrics), "utf-8")
+            (output / name / "metrics.json").write_text(json.dumps(metrics), "utf-8")
     torch.distributed.destroy_process_group()
 
 
