@@ -42,6 +42,7 @@ def clipped_policy_loss(
     """
     ratio = torch.exp(log_prob - rollout_log_prob)
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
+    # The pessimistic bound: clipping only removes gradients that lead further away.
     loss = torch.maximum(-advantage * ratio, -advantage * clipped).mean()
     detached = ratio.detach()
     above = ((advantage > 0) & (detached > 1 + clip_range)).float().mean()

@@ -31,6 +31,7 @@ def flow_match_sigmas(
     def shifted(u: Tensor) -> Tensor:
         return shift * u / (1 + (shift - 1) * u)
 
+    # In float64, so that sigmas are rounded only once, at the end.
     lowest = shifted(torch.tensor(1 / training_steps, dtype=torch.float64))
     uniform = torch.linspace(1.0, float(lowest), num_inference_steps, dtype=torch.float64)
     return torch.cat([shifted(uniform), torch.zeros(1, dtype=torch.float64)]).float()

@@ -23,6 +23,7 @@ class RolloutConfig(Section):
     prompts_per_update: PositiveInt = 48
     """Groups of a rollout, each of another prompt."""
 
+    # A single image has no advantage.
     group_size: Annotated[int, Field(ge=2)] = 16
     """Images of each prompt."""
 

@@ -38,7 +38,7 @@ class Checkpoint:
     """Counters and metrics, as JSON values."""
 
     rollout: int
-    """Turns that were taken."""
+    """Rollouts that were generated and used."""
 
 
 class Checkpoints:
@@ -57,7 +57,7 @@ class Checkpoints:
         self._digest, self._keep, self._scratch = run_digest, keep, scratch
         self._damaged: set[int] = set()
         self._newest: int | None = None
-        """Turn of the checkpoint that this process read or wrote last."""
+        """Number of the checkpoint that this process read or wrote last."""
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint, then delete those that are too old or known to be damaged.
@@ -81,6 +81,7 @@ class Checkpoints:
             with disk_errors("write", folder):
                 folder.mkdir(parents=True)
                 for part, tensors in checkpoint.tensors.items():
+                    # safetensors refuses views.
                     contiguous = {name: value.contiguous() for name, value in tensors.items()}
                     save_tensors(contiguous, folder / f"{part}.safetensors")
                 (folder / STATE_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -88,6 +89,7 @@ class Checkpoints:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
         self._newest = rollout
+        # What was damaged under this number is overwritten now.
         self._damaged.discard(rollout)
         self._delete_others()
 

@@ -44,4 +44,5 @@ class Counters:
 
 def peak_memory_mib() -> float:
     """Return the largest resident memory of this process so far, in MiB."""
+    # Linux reports KiB.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

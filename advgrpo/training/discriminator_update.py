@@ -88,6 +88,7 @@ class DiscriminatorUpdater:
             norms.append(float(torch.stack(gradients).norm()))
             # Averaged over the ranks, so that all of them raise, whichever loss it came from.
             if not math.isfinite(norms[-1]):
+                # Gradients must not remain for the next step of a run that skips this one.
                 self.optimizer.zero_grad(set_to_none=True)
                 raise NonFiniteError(
                     f"the discriminator's gradient became {norms[-1]} in step {step} of {purpose} "
@@ -125,6 +126,7 @@ class DiscriminatorUpdater:
         self, fresh: GeneratedFeatures, replay: ReplayPool, generator: torch.Generator
     ) -> tuple[Features, Features, Features]:
         size = self._config.batch_size
+        # The pool is empty in the first rollout, which then fills the whole batch.
         old = round(size * self._config.replay_fraction) if len(replay) else 0
         new = torch.randint(len(fresh.prompt_ids), (size - old,), generator=generator)
         past = torch.randint(max(1, len(replay)), (old,), generator=generator)

@@ -205,6 +205,7 @@ def connect(process_group: ProcessGroup, *, timeout_seconds: int = 1800) -> None
     if torch.distributed.is_initialized():
         return
     if process_group.world_size == 1:
+        # init_distributed reads the rendezvous from the environment, even for a single process.
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(free_port()))
     if process_group.device.type == "cpu":
@@ -259,6 +260,7 @@ def deepspeed_settings(
         "gradient_clipping": config.optimizer.max_grad_norm,
         # A torch optimizer is passed in; one named here would be compiled for minutes.
         "zero_allow_untested_optimizer": True,
+        # Otherwise offloading demands DeepSpeed's own CPU Adam, which is compiled, too.
         "zero_force_ds_cpu_optimizer": False,
         "zero_optimization": {
             "stage": config.zero_stage,
@@ -268,5 +270,6 @@ def deepspeed_settings(
             "allgather_bucket_size": 5_000_000,
             **offload,
         },
+        # Silences DeepSpeed's own progress lines.
         "steps_per_print": 2**31,
     }

@@ -112,6 +112,7 @@ class HeldOutMonitor:
         seed: int,
     ) -> None:
         self._prompts = list(prompts)
+        # Interleaved, so that ranks get equal shares; `_gather` restores the order.
         self._mine = self._prompts[process_group.rank :: process_group.world_size]
         self._backbone, self._scorers, self._sampling = backbone, scorers, sampling
         self._process_group, self._batch_size, self._seed = process_group, batch_size, seed

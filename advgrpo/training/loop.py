@@ -40,9 +40,11 @@ def train(state: TrainingState) -> None:
             measure_held_out(state)
         while not is_over(state):
             before = counters.updates
+            # Log records of a rollout carry the update that it works towards.
             bind(update=before + 1)
             metrics = train_on_rollout(state)
             if counters.updates == before:
+                # A rollout for the discriminator alone, or a skipped one, gets no row.
                 if _is_due_without_update(state):
                     state.save()
                 continue
@@ -84,6 +86,8 @@ def train_on_rollout(state: TrainingState) -> dict[str, float]:
             advantages = compute_advantages(state, plan, rewards.terms)
             metrics |= update_policy(state, rollout, advantages)
     except NonFiniteError as fault:
+        # Its number is used up: it seeds prompts and noise, so using it again would repeat the
+        # fault.
         state.guard.skip(fault)
         counters.rollouts += 1
         return {}
@@ -91,6 +95,7 @@ def train_on_rollout(state: TrainingState) -> dict[str, float]:
         steps = schedule.discriminator_steps
         metrics |= update_discriminator(state, rewards.generated, steps)
     counters.rollouts += 1
+    # The discriminator's update may have been skipped, too.
     if counters.skipped == skipped:
         counters.skipped_in_a_row = 0
     return metrics | cost_metrics(state)

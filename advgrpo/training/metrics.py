@@ -28,6 +28,7 @@ def reward_metrics(
     for name, term in zip(state.reward.names, terms.unbind(-1), strict=True):
         metrics[f"reward/{name}"] = float(term.mean())
         metrics[f"reward/{name}_std_in_group"] = float(term.std(dim=1, correction=0).mean())
+    # A group teaches nothing only if none of its terms has any spread.
     spread = terms.std(dim=1, correction=0).amax(dim=-1)
     metrics["reward/groups_without_spread"] = float((spread < 1e-6).float().mean())
     return metrics
@@ -37,6 +38,7 @@ def discriminator_metrics(state: TrainingState, generated: GeneratedFeatures) ->
     """Evaluate the discriminator on a rollout, before it is trained on it."""
     discriminator, references = state.discriminator, state.references
     held_out = torch.tensor(references.held_out_ids[:HELD_OUT_REFERENCES])
+    # One reference image of each prompt is enough for a mean.
     real = references.take(held_out, torch.zeros_like(held_out))
     fake_prompts = state.texts(generated.prompt_ids.tolist())
     metrics = separation_metrics(
@@ -45,6 +47,7 @@ def discriminator_metrics(state: TrainingState, generated: GeneratedFeatures) ->
         discriminator.with_prompts(generated.features, fake_prompts),
     )
     group = state.config.rollout.group_size
+    # Diversity is measured in the first kind of features; every discriminator has one.
     first = next(iter(generated.features.values()))
     by_group = first.flatten(1).view(-1, group, first[0].numel())
     return metrics | {"rollout/diversity_in_group": float(in_group_distance(by_group).mean())}
@@ -57,6 +60,7 @@ def measure_held_out(state: TrainingState) -> None:
         features = state.discriminator.image_features(images)
         return state.reward.values(images, features, prompts)
 
+    # Metrics of the reference images are constants of the run, so they are logged once.
     if not any("held_out/distance" in row for row in state.history):
         state.log_metrics(state.monitor.reference_metrics)
     updates = state.counters.updates

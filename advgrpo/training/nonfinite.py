@@ -170,6 +170,8 @@ class NonFiniteGuard:
             return f"{where}; not dumped: the run has {MAX_DUMPS} dumps already"
         sizes = self._config.rollout
         size = sizes.microbatch_size if advantages is None else sizes.microbatch_of_update
+        # The microbatch as it was computed: another grouping may round differently and hide the
+        # fault.
         first = finding.image // size * size
         part = rollout.part(slice(first, first + size))
         name = f"rollout-{rollout.number:08d}-rank-{self._process_group.rank}"
@@ -221,6 +223,7 @@ class NonFiniteGuard:
 
 def first_not_finite(tensors: Mapping[str, Float[Tensor, "image *rest"]]) -> Finding | None:
     """Find the first tensor, and in it the first image, with a value that is not finite."""
+    # In the order of computation: the first one is the cause, and later ones inherit from it.
     for name, values in tensors.items():
         finite = torch.isfinite(values)
         if bool(finite.all()):

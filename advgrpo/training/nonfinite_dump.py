@@ -124,6 +124,7 @@ def reproduce(
         policy,
         algorithm.sample,
         plans,
+        # Prompts of other microbatches are unknown, and never read.
         [texts.get(prompt, "") for prompt in range(max(texts) + 1)],
         microbatch_size=len(plans),
         rollout=dump.rollout,
@@ -135,6 +136,7 @@ def reproduce(
     for name, values in rollout.recorded.items():
         yield _report(name, values)
     yield _report("images", rollout.images)
+    # A rollout that failed before its rewards has no advantages; any show where gradients fail.
     advantages = torch.tensor(dump.advantages or [1.0] * len(plans), device=policy.device)
     for loss in algorithm.losses(rollout, advantages, embeddings):
         for name, values in loss.values.items():

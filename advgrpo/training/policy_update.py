@@ -82,6 +82,7 @@ class PolicyUpdater:
                 self._train_on(rollout, advantages, prompts, images, passes)
             if self._engine.left_step_out:
                 finding = self._find(rollout, advantages, prompts, microbatches)
+                # Raises on all ranks, so that the moving average never includes a skipped step.
                 self._guard.report_step(finding, rollout, advantages)
             passes.gradient_norms.append(self._engine.gradient_norm)
             self._average.update(self._engine.adapter(), step=done)

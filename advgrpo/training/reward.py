@@ -111,6 +111,7 @@ class Reward:
         Returns:
             Share of pairs in order, for the combined terms as `reward` and for each term.
         """
+        # The generated image is the first column; standardization must see both kinds together.
         pairs: dict[str, Tensor] = {
             name: torch.cat([generated[name][:, None], reference[name]], dim=1)
             for name in self.names

@@ -72,6 +72,7 @@ class TrainingState:
     def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Add metrics of the present update to the history, and log them."""
         row = {"update": float(self.counters.updates), **metrics}
+        # Held-out metrics of an update are logged after its training metrics, and share its row.
         if self.history and self.history[-1]["update"] == row["update"]:
             self.history[-1] |= row
         else:
@@ -153,6 +154,7 @@ class TrainingState:
         for name, value in self.average.values.items():
             value.copy_(parts["average"][name])
         with torch.no_grad():
+            # In place, because the optimizer holds these very parameters.
             for name, parameter in self.discriminator.trainable_parameters().items():
                 parameter.copy_(parts["discriminator"][name])
         self.discriminator_updater.load_state(parts["discriminator_optimizer"])
@@ -172,6 +174,8 @@ class TrainingState:
 
     def _agreed_checkpoint(self) -> Checkpoint | None:
         """Read the newest checkpoint that is sound on every rank."""
+        # A checkpoint may be damaged, or not visible yet, on one rank only: go back until all ranks
+        # load the same one.
         last = None
         while True:
             checkpoint = self.checkpoints.load_newest(self.process_group.rank, last=last)

@@ -88,12 +88,14 @@ def reward(state: TrainingState, plan: RolloutPlan, rollout: Rollout) -> Rewards
         texts = state.texts(rollout.prompt_ids.tolist())
         terms = state.reward.terms(rollout.images, features, texts)
         state.guard.check_rewards(terms, state.reward.names, rollout)
+        # By position, so that nothing that follows depends on the number of ranks.
         gathered = state.process_group.gather_in_order(
             {**features, "terms": terms}, [image.position for image in plan.own]
         )
         by_group = gathered.pop("terms").view(len(plan.prompt_ids), group_size, -1)
         ids = torch.tensor(plan.prompt_ids).repeat_interleave(group_size)
         generated = GeneratedFeatures(features=gathered, prompt_ids=ids)
+        # Before any update, so the metrics describe images that the discriminator has not seen.
         metrics = reward_metrics(state, by_group) | discriminator_metrics(state, generated)
     state.counters.images_sampled += len(ids)
     return Rewards(by_group, generated, metrics)
@@ -103,6 +105,7 @@ def compute_advantages(
     state: TrainingState, plan: RolloutPlan, terms: Float[Tensor, "prompt sample term"]
 ) -> Float[Tensor, "image"]:
     """Combine the reward terms and return the advantages of this rank's images."""
+    # Over all ranks: standardization and normalization by batch need the whole rollout.
     rewards = combined_rewards(
         list(terms.unbind(-1)), state.reward.weights, standardize=state.reward.standardize
     )
@@ -142,5 +145,6 @@ def update_discriminator(
             )
         except NonFiniteError as fault:
             state.guard.skip(fault)
+    # Also after a skipped step: the images themselves passed the checks.
     state.replay.add(generated.features, generated.prompt_ids)
     return metrics

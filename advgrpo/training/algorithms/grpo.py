@@ -93,6 +93,7 @@ class Grpo(Algorithm):
         advantages = advantages.clamp(-config.advantage_clip, config.advantage_clip)
         for index in range(config.window.length):
             step, latents = start + index, recorded[:, index]
+            # Without a weight, the pass through the base policy is saved.
             base_mean = None
             if config.kl_weight:
                 with torch.no_grad(), self.policy.base_policy():
