@@ -1,1 +1,1 @@
-"""Search by coverage for inputs that are neither understood nor refused: `make fuzz`."""
+"""Coverage-guided fuzzing of parsers: `make fuzz`."""

@@ -1,8 +1,8 @@
-"""Search for inputs that are neither understood nor refused in words: `make fuzz`.
+"""Coverage-guided search for inputs that are neither parsed nor rejected with a clear error.
 
-`make fuzz SECONDS=300 TARGETS="image request" SEED=1` explores two kinds of input for five minutes
-each; without TARGETS, all of them. What is found stays in `.fuzz/finds`, and the inputs by which
-new code was reached in `.fuzz/corpus`, from which the next search goes on.
+`make fuzz SECONDS=300 TARGETS="image request" SEED=1` fuzzes two targets for five minutes each;
+without TARGETS, all of them. Failing inputs are stored in `.fuzz/finds`, and inputs that reached
+new code in `.fuzz/corpus`, from which the next search starts.
 """
 
 import argparse
@@ -23,38 +23,38 @@ _FOREIGN = ("AWS_", "MLFLOW_", "HF_", "ADVGRPO_")
 
 
 def main() -> int:
-    """Search as the command line asks for."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m studies.fuzz", description=__doc__)
-    parser.add_argument("targets", nargs="*", metavar="target", help="all, if none is named")
+    parser.add_argument("targets", nargs="*", metavar="target", help="default: all")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
-    parser.add_argument("--seed", type=int, help="else one is drawn")
-    parser.add_argument("--again", type=Path, help="only try a kept input once more")
-    parser.add_argument("--output", type=Path, help="JSON file for what was counted")
-    given = parser.parse_args()
-    keep_out_the_rest()
-    if given.again:
-        return again(given.again)
+    parser.add_argument("--seed", type=int, help="default: random")
+    parser.add_argument("--replay", type=Path, help="run a stored input once, without fuzzing")
+    parser.add_argument("--output", type=Path, help="JSON file for the statistics")
+    options = parser.parse_args()
+    clear_environment()
+    if options.replay:
+        return replay(options.replay)
     if find_spec("atheris") is None:
         parser.error(
             "atheris is not installed\n"
             f"  repair: {sys.executable} -m pip install -e '.[fuzz]' -c constraints.txt"
         )
-    seed = random.SystemRandom().randrange(1, 2**31) if given.seed is None else given.seed
-    return search(given.targets, given.seconds, seed, given.output)
+    seed = random.SystemRandom().randrange(1, 2**31) if options.seed is None else options.seed
+    return search(options.targets, options.seconds, seed, options.output)
 
 
 def search(targets: Sequence[str], seconds: int, seed: int, output: Path | None) -> int:
-    """Explore targets one after the other.
+    """Fuzz targets one after the other.
 
     Returns:
-        1 if there was a find, or a search could not be made; 2 if there is no such target.
+        1 if an input failed or a search crashed; 2 if a target does not exist.
     """
-    say(f"seed {seed}, {seconds} s a target; finds and corpus in {FOLDER}")
-    # Loads what is explored, with counters in it.
+    say(f"seed {seed}, {seconds} s per target; finds and corpus in {FOLDER}")
+    # Imports the fuzzed modules with instrumentation.
     from studies.fuzz.explore import TARGETS, explore  # noqa: PLC0415
 
     if unknown := sorted(set(targets) - TARGETS.keys()):
-        say(f"there is no target {', '.join(unknown)}\n  repair: name some of {', '.join(TARGETS)}")
+        say(f"unknown target {', '.join(unknown)}\n  repair: use some of {', '.join(TARGETS)}")
         return 2
     say(
         f"{'target':17}{'runs':>10}{'seconds':>9}{'edges':>8}{'features':>10}{'MiB':>7}{'finds':>7}"
@@ -66,7 +66,7 @@ def search(targets: Sequence[str], seconds: int, seed: int, output: Path | None)
         counts = f"{one.runs:>10}{one.seconds:>9.0f}{one.edges:>8}{one.features:>10}"
         say(f"{target:17}{counts}{one.peak_mib:>7}{len(one.finds):>7}")
         for find in one.finds:
-            say(f"    again: {sys.executable} -m studies.fuzz --again {find}")
+            say(f"    replay: {sys.executable} -m studies.fuzz --replay {find}")
     found = sum(len(one.finds) for one in done)
     say(f"{sum(one.runs for one in done)} runs, {found} finds")
     if output:
@@ -76,27 +76,27 @@ def search(targets: Sequence[str], seconds: int, seed: int, output: Path | None)
     return int(bool(found))
 
 
-def again(path: Path) -> int:
-    """Give a kept input to its target once more, without atheris.
+def replay(path: Path) -> int:
+    """Run a stored input once, without atheris.
 
     Returns:
-        1 if it still breaks the promise.
+        1 if it still fails.
     """
-    from studies.fuzz.targets import TARGETS  # noqa: PLC0415 - likewise
+    from studies.fuzz.targets import TARGETS  # noqa: PLC0415 - as above
 
     target, data = TARGETS[path.resolve().parent.name], path.read_bytes()
     with TemporaryDirectory() as place:
         try:
             target.take(data, Path(place))
-        except Exception:  # noqa: BLE001 - this is what is looked for
+        except Exception:  # noqa: BLE001 - any exception is a find
             say(traceback.format_exc())
             return 1
-    say(f"{path} keeps the promise")
+    say(f"{path}: passed")
     return 0
 
 
-def keep_out_the_rest() -> None:
-    """Keep credentials and servers out of the search."""
+def clear_environment() -> None:
+    """Remove credentials and servers from the environment."""
     for name in list(os.environ):
         if name.startswith(_FOREIGN):
             del os.environ[name]
@@ -104,7 +104,7 @@ def keep_out_the_rest() -> None:
 
 
 def say(text: str) -> None:
-    """Tell whoever watches."""
+    """Print a line at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""What every reader of what others write promises, and what counts as broken."""
+"""The contract of parsers of external data: accept an input, or raise an error with a repair."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,30 +6,30 @@ from pathlib import Path
 from advgrpo.errors import AdvGrpoError
 
 LONGEST_SECONDS = 20
-"""An input of a few KiB that takes longer is a find; the machine may be busy with other things."""
+"""Time limit for an input of a few KiB; generous, because the machine may be busy."""
 
 MOST_MIB = 2048
-"""So is one by which the process, with torch loaded, comes to hold more."""
+"""Memory limit of the process, with torch loaded."""
 
 
-def refused(attempt: Callable[[], object], *named: str | Path) -> bool:
-    """Tell whether an input is refused in words; any other exception is a fault of ours.
+def rejects(attempt: Callable[[], object], *named: str | Path) -> bool:
+    """Return whether an input is rejected with an `AdvGrpoError`. Other exceptions propagate.
 
     Args:
-        attempt: Reads the input.
-        named: What a refusal must name: the file or setting at fault.
+        attempt: Parses the input.
+        named: What the error must name: the file or setting at fault.
 
     Raises:
-        AssertionError: If a refusal lacks the repair or a name.
+        AssertionError: If the error has no repair, or does not name the cause.
     """
     try:
         attempt()
     except AdvGrpoError as error:
-        said = error
+        rejection = error
     else:
         return False
-    assert said.message
-    assert said.repair, f"no repair: {said!r}"
-    missing = [name for name in named if str(name) not in said.message]
-    assert not missing, f"{said.message!r} does not name {missing}"
+    assert rejection.message
+    assert rejection.repair, f"no repair: {rejection!r}"
+    missing = [name for name in named if str(name) not in rejection.message]
+    assert not missing, f"{rejection.message!r} does not name {missing}"
     return True

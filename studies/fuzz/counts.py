@@ -1,4 +1,4 @@
-"""What a search came to, as libFuzzer counts it."""
+"""Statistics of a search, parsed from libFuzzer's output."""
 
 import re
 from dataclasses import dataclass
@@ -6,27 +6,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Explored:
-    """What the search in one target came to."""
+    """Statistics of the search in one target."""
 
     target: str
     runs: int
     seconds: float
     edges: int
-    """Edges of Python code that some input took, as libFuzzer's `cov` counts them."""
+    """Covered edges of Python code, libFuzzer's `cov`."""
 
     features: int
-    """Edges by how often they were taken, and comparisons by how near they came."""
+    """Edges with hit counts, and comparisons with distances, libFuzzer's `ft`."""
 
     peak_mib: int
     finds: tuple[str, ...]
-    """Inputs that broke the promise; the log, if the search itself failed."""
+    """Failing inputs; the log if the search itself crashed."""
 
 
-def counted(name: str, said: str, seconds: float, finds: tuple[str, ...]) -> Explored:
-    """Read libFuzzer's own count of a search."""
+def parse_counts(name: str, log: str, seconds: float, finds: tuple[str, ...]) -> Explored:
+    """Parse the log of a search."""
 
     def last(pattern: str) -> int:
-        return int((re.findall(pattern, said) or ["0"])[-1])
+        return int((re.findall(pattern, log) or ["0"])[-1])
 
     return Explored(
         target=name,

@@ -1,8 +1,8 @@
-"""Explore one target, in a process of its own.
+"""Search in one target, in its own process.
 
-A find does not end the search: each that is raised somewhere else is kept, as the input and, beside
-it, the traceback. One that takes too long or too much memory ends the process, and is kept too.
-Processes are forked, because torch and diffusers take half a minute to load with counters in them.
+A failing input does not end the search: each one that fails at a new location is stored, with its
+traceback. An input that exceeds the time or memory limit ends the process, and is stored, too.
+Processes are forked, because torch and diffusers take half a minute to load with instrumentation.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ from tempfile import TemporaryDirectory
 
 import atheris
 
-# What is to be explored must not be loaded before. Branches of the rest tell nothing of ours. Of
-# each module a line is said.
+# Modules are instrumented while they are imported, so none may be loaded before. Others are left
+# out: their branches would only dilute the coverage. atheris prints a line per module to stderr.
 with (
     redirect_stderr(io.StringIO()),
     atheris.instrument_imports(
@@ -33,12 +33,12 @@ with (
     from studies.fuzz.targets import TARGETS, Mutate, Target
 
 from studies.fuzz.contract import LONGEST_SECONDS, MOST_MIB
-from studies.fuzz.counts import Explored, counted
+from studies.fuzz.counts import Explored, parse_counts
 
 LOG = "log.txt"
 
-_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - folders of its own are made in it
-"""On a disk, readers that write would mostly wait for it."""
+_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - used with TemporaryDirectory
+"""Folder in memory: on a disk, targets that write files would mostly wait."""
 
 _WORD = re.compile(rb"[A-Za-z_][\w.]{2,30}")
 _WORDS = 500
@@ -47,13 +47,13 @@ _ODD_WORDS = (b"null", b"true", b"NaN", b"-Infinity", b"1e999", b"[[", b"{}", b"
 
 
 def explore(name: str, folder: Path, *, seconds: int, seed: int) -> Explored:
-    """Explore a target in a process of its own.
+    """Fuzz a target in its own process.
 
     Args:
-        name: The target's.
-        folder: Keeps finds, and the corpus, from which the next search goes on.
-        seconds: How long.
-        seed: Of all that is drawn; the same corpus and seed begin the same search.
+        name: Name of the target.
+        folder: Folder of finds and of the corpus, from which the next search starts.
+        seconds: Time limit.
+        seed: Random seed; the same corpus and seed start the same search.
     """
     corpus, finds = folder / "corpus" / name, folder / "finds" / name
     shutil.rmtree(finds, ignore_errors=True)
@@ -68,14 +68,14 @@ def explore(name: str, folder: Path, *, seconds: int, seed: int) -> Explored:
     found = tuple(str(p) for p in sorted(finds.iterdir()) if p.suffix != ".txt")
     if status and not found:
         found = (str(finds / LOG),)
-    said = (finds / LOG).read_text(encoding="utf-8", errors="replace")
-    return counted(name, said, time.monotonic() - start, found)
+    log = (finds / LOG).read_text(encoding="utf-8", errors="replace")
+    return parse_counts(name, log, time.monotonic() - start, found)
 
 
 def _search(
     target: Target, corpus: Path, finds: Path, scratch: Path, seconds: int, seed: int
 ) -> None:
-    """Be the process that searches; libFuzzer ends it."""
+    """Run the search in a forked process, which libFuzzer ends."""
     try:
         log = os.open(finds / LOG, os.O_CREAT | os.O_WRONLY)
         for stream in (1, 2):
@@ -95,8 +95,8 @@ def _search(
             "max_len": target.longest,
             "max_total_time": seconds,
             "print_final_stats": 1,
-            # What pydantic and other compiled code make of an input shows in no branch; a long one
-            # would give way to a short one that says less.
+            # Compiled code such as pydantic's has no coverage, so libFuzzer would replace a long
+            # input by a shorter one that tests less.
             "reduce_inputs": 0,
             "rss_limit_mb": MOST_MIB,
             "seed": seed,
@@ -104,17 +104,17 @@ def _search(
         }
         atheris.Setup(
             ["fuzz", str(corpus), *(f"-{name}={value}" for name, value in options.items())],
-            watched(target, place, finds),
+            record_finds(target, place, finds),
             custom_mutator=_mutator(target.mutate, seeds),
         )
         atheris.Fuzz()
-    except BaseException:  # noqa: BLE001 - a fork must not go on as its parent
+    except BaseException:  # noqa: BLE001 - a fork must not continue as its parent
         traceback.print_exc()
     os._exit(1)
 
 
-def watched(target: Target, place: Path, finds: Path) -> Callable[[bytes], None]:
-    """Keep what breaks a target's promise, each fault once, and go on."""
+def record_finds(target: Target, place: Path, finds: Path) -> Callable[[bytes], None]:
+    """Return a function that runs inputs and stores failing ones, one per location."""
     seen: set[tuple[str, str, int | None]] = set()
 
     def take(data: bytes) -> None:
@@ -122,17 +122,17 @@ def watched(target: Target, place: Path, finds: Path) -> Callable[[bytes], None]
             target.take(data, place)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # noqa: BLE001 - whatever is no refusal is a find
+        except BaseException as error:  # noqa: BLE001 - any exception is a find
             frame = traceback.extract_tb(error.__traceback__)[-1]
             fault = (type(error).__name__, frame.filename, frame.lineno)
             if fault not in seen:
                 seen.add(fault)
-                _keep(data, error, finds)
+                _store(data, error, finds)
 
     return take
 
 
-def _keep(data: bytes, error: BaseException, finds: Path) -> None:
+def _store(data: bytes, error: BaseException, finds: Path) -> None:
     name = f"{type(error).__name__}-{hashlib.sha256(data).hexdigest()[:12]}"
     (finds / name).write_bytes(data)
     text = "".join(traceback.format_exception(error))
@@ -140,7 +140,7 @@ def _keep(data: bytes, error: BaseException, finds: Path) -> None:
 
 
 def _mutator(mutate: Mutate, seeds: Sequence[bytes]) -> Callable[[bytes, int, int], bytes]:
-    """Change inputs as a target's format asks for, now and then a seed, within what may be long."""
+    """Return a mutator for the target's format, which starts from a seed now and then."""
 
     def change(data: bytes, longest: int, seed: int) -> bytes:
         def plain(part: bytes) -> bytes:
@@ -154,7 +154,7 @@ def _mutator(mutate: Mutate, seeds: Sequence[bytes]) -> Callable[[bytes, int, in
 
 
 def dictionary(seeds: Iterable[bytes]) -> str:
-    """List the words of seeds, and some that are odd, as libFuzzer reads them."""
+    """Return a libFuzzer dictionary with the words of the seeds and some odd values."""
     words = dict.fromkeys(word for data in seeds for word in _WORD.findall(data))
     escaped = (
         "".join(rf"\x{byte:02x}" for byte in word) for word in [*_ODD_WORDS, *words][:_WORDS]

@@ -1,4 +1,4 @@
-"""Files that others make: images, archives, weights and the settings beside them."""
+"""Fuzzed files: images, archives, weights and their configurations."""
 
 import hashlib
 import json
@@ -24,19 +24,19 @@ from advgrpo.storage.archives import _extract_parts
 from advgrpo.storage.hub import _patterns
 from advgrpo.training.checkpoint import STATE_FILE, Checkpoints
 from advgrpo.training.nonfinite_dump import DUMP_FILE, TENSORS_FILE, read_dump
-from studies.fuzz.contract import refused
+from studies.fuzz.contract import rejects
 
 PIXELS = 16
-"""Side length of the pictures that are fuzzed."""
+"""Side length of the fuzzed pictures."""
 
 RUN = "a run"
-"""Stands for the digest of the run that checkpoints are of."""
+"""Digest of the run of the fuzzed checkpoints."""
 
 EMPTY_SAFETENSORS = (2).to_bytes(8, "little") + b"{}"
 
 
 def image_content(data: bytes) -> None:
-    """Content of an image; what was decoded comes back from what is encoded."""
+    """Content of an image; a decoded image must survive a round trip."""
     try:
         image = decode_image(data)
     except ValueError:
@@ -45,48 +45,48 @@ def image_content(data: bytes) -> None:
 
 
 def image_file(data: bytes, place: Path) -> None:
-    """An image as a set holds it."""
+    """An image file of a set."""
     path = place / "image.png"
     path.write_bytes(data)
-    if not refused(lambda: read_image(path, PIXELS), path):
+    if not rejects(lambda: read_image(path, PIXELS), path):
         image_content(data)
 
 
 def archive(data: bytes, place: Path) -> None:
-    """Images in a tar file; nothing is written elsewhere."""
+    """A tar archive of images; nothing may be written outside of the target folder."""
     packed = place / "packed"
     packed.mkdir(exist_ok=True)
     (packed / "part-0.tar").write_bytes(data)
-    refused(lambda: _extract_parts(str(packed), ["part-0.tar"], place / "unpacked"), packed)
+    rejects(lambda: _extract_parts(str(packed), ["part-0.tar"], place / "unpacked"), packed)
     assert {path.name for path in packed.iterdir()} == {"part-0.tar"}
     assert {path.name for path in place.iterdir()} <= {"packed", "unpacked"}
 
 
 def adapter_settings(data: bytes, place: Path) -> None:
-    """Somebody's `adapter_config.json`."""
+    """An `adapter_config.json`."""
     (place / PEFT_SETTINGS).write_bytes(data)
     (place / PEFT_WEIGHTS).write_bytes(EMPTY_SAFETENSORS)
-    refused(lambda: read_shape(place), place)
+    rejects(lambda: read_shape(place), place)
 
 
 def adapter_weights(data: bytes, place: Path) -> None:
-    """Somebody's safetensors."""
+    """A safetensors file of an adapter."""
     (place / PEFT_WEIGHTS).write_bytes(data)
-    refused(lambda: read_adapter(place), place)
+    rejects(lambda: read_adapter(place), place)
 
 
 def model_folder(data: bytes, place: Path) -> None:
-    """The settings beside a model's weights."""
+    """Configuration files of a model."""
     for name in ("config.json", PREPROCESSOR_FILE, INDEX_FILE):
         (place / name).write_bytes(data)
     weights = Weights(location=str(place))
     configuration(weights)
     policy = _pocket().model_copy(update={"weights": weights})
-    refused(lambda: model_type_of(place), place)
-    refused(lambda: read_preprocessing(place, resolution_pixels=224), place)
-    refused(lambda: PARTS.folder(policy), place)
-    refused(lambda: _read_index(place), place)
-    refused(lambda: _patterns(place), place)
+    rejects(lambda: model_type_of(place), place)
+    rejects(lambda: read_preprocessing(place, resolution_pixels=224), place)
+    rejects(lambda: PARTS.folder(policy), place)
+    rejects(lambda: _read_index(place), place)
+    rejects(lambda: _patterns(place), place)
 
 
 @cache
@@ -95,17 +95,17 @@ def _pocket() -> PolicyConfig:
 
 
 def checkpoint(data: bytes, place: Path) -> None:
-    """The JSON part of a checkpoint, hashed as it is."""
+    """The JSON part of a checkpoint, with a matching hash."""
     _commit(place / "rollout-00000001", {STATE_FILE: data, "policy.safetensors": EMPTY_SAFETENSORS})
     store = Checkpoints(str(place), run_digest=RUN, keep=1, scratch=place.parent / "scratch")
-    refused(lambda: store.load_newest(0), place)
+    rejects(lambda: store.load_newest(0), place)
 
 
-def kept_rollout(data: bytes, place: Path) -> None:
-    """What is kept of a rollout that went wrong."""
+def dump(data: bytes, place: Path) -> None:
+    """A dump of a non-finite rollout."""
     folder = place / "kept"
     _commit(folder, {DUMP_FILE: data, TENSORS_FILE: EMPTY_SAFETENSORS})
-    refused(lambda: read_dump(str(folder)), folder)
+    rejects(lambda: read_dump(str(folder)), folder)
 
 
 def _commit(folder: Path, files: dict[str, bytes]) -> None:

@@ -1,4 +1,4 @@
-"""Changes that keep a format's frame whole, so that what lies behind it is reached too."""
+"""Mutations that keep checksums and structure valid, so that inputs get past the first check."""
 
 import json
 import zlib
@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 Plain = Callable[[bytes], bytes]
-"""Changes bytes at random."""
+"""A function that mutates bytes at random."""
 
 Mutate = Callable[[bytes, Random, Plain], bytes]
 
@@ -18,20 +18,20 @@ ODD: tuple[Any, ...] = (
     *("x" * 300, "2026-01-01", "2026-01-01T00:00:00+00:00", "9999-12-31T23:59:59+00:00"),
     *([], [[]], [0], [None], {}, {"": None}, {"type": "other"}, [{}], {"a": {"a": {}}}),
 )
-"""Values that nobody meant."""
+"""Unusual JSON values."""
 
 _PNG_START = 8
 _BLOCK = 512
 _TAR_SUM = slice(148, 156)
 
 
-def plainly(data: bytes, rng: Random, plain: Plain) -> bytes:  # noqa: ARG001 - of the kind `Mutate`
-    """Change bytes."""
+def mutate_bytes(data: bytes, rng: Random, plain: Plain) -> bytes:  # noqa: ARG001 - has the type `Mutate`
+    """Mutate bytes."""
     return plain(data)
 
 
 def json_tree(data: bytes, rng: Random, plain: Plain) -> bytes:
-    """Change places of a JSON document, or, now and then, its bytes."""
+    """Mutate values of a JSON document, or now and then its bytes."""
     try:
         tree = json.loads(data) if rng.random() < 0.8 else None
     except (ValueError, RecursionError):
@@ -39,12 +39,12 @@ def json_tree(data: bytes, rng: Random, plain: Plain) -> bytes:
     if not isinstance(tree, dict | list):
         return plain(data)
     for _ in range(rng.choice((1, 1, 2, 3))):
-        tree = _changed(tree, rng)
+        tree = _mutate_value(tree, rng)
     return json.dumps(tree).encode()
 
 
 def json_lines(data: bytes, rng: Random, plain: Plain) -> bytes:
-    """Do so in one line, or change lines."""
+    """Mutate one line of JSON, or duplicate one."""
     lines = data.split(b"\n")
     place = rng.randrange(len(lines))
     match rng.randrange(8):
@@ -58,19 +58,19 @@ def json_lines(data: bytes, rng: Random, plain: Plain) -> bytes:
 
 
 def png(data: bytes, rng: Random, plain: Plain) -> bytes:
-    """Change bytes, and, mostly, put the sums of a PNG's parts right again."""
+    """Mutate bytes, and mostly fix the checksums of a PNG's chunks."""
     changed = plain(data)
-    return with_png_sums(changed) if rng.random() < 0.8 else changed
+    return fix_png_checksums(changed) if rng.random() < 0.8 else changed
 
 
 def tar(data: bytes, rng: Random, plain: Plain) -> bytes:
-    """Change bytes, and, mostly, put the sums of an archive's heads right again."""
+    """Mutate bytes, and mostly fix the checksums of a tar archive's headers."""
     changed = plain(data)
-    return with_tar_sums(changed) if rng.random() < 0.8 else changed
+    return fix_tar_checksums(changed) if rng.random() < 0.8 else changed
 
 
 def safetensors(data: bytes, rng: Random, plain: Plain) -> bytes:
-    """Change the head of a file, which is JSON after its length, or any bytes."""
+    """Mutate the header of a safetensors file, which is JSON after its length, or any bytes."""
     if rng.random() < 0.3:
         return plain(data)
     end = 8 + int.from_bytes(data[:8], "little")
@@ -78,31 +78,31 @@ def safetensors(data: bytes, rng: Random, plain: Plain) -> bytes:
     return len(head).to_bytes(8, "little") + head + data[end:]
 
 
-def with_png_sums(data: bytes) -> bytes:
-    """Put the sums of a PNG's parts right."""
-    mended, place = bytearray(data), _PNG_START
-    while place + 12 <= len(mended):
-        end = place + 8 + int.from_bytes(mended[place : place + 4])
-        mended[end : end + 4] = zlib.crc32(mended[place + 4 : end]).to_bytes(4)
+def fix_png_checksums(data: bytes) -> bytes:
+    """Fix the checksums of a PNG's chunks."""
+    fixed, place = bytearray(data), _PNG_START
+    while place + 12 <= len(fixed):
+        end = place + 8 + int.from_bytes(fixed[place : place + 4])
+        fixed[end : end + 4] = zlib.crc32(fixed[place + 4 : end]).to_bytes(4)
         place = end + 4
-    return bytes(mended[: len(data)])
+    return bytes(fixed[: len(data)])
 
 
-def with_tar_sums(data: bytes) -> bytes:
-    """Put the sums of an archive's heads right."""
-    mended = bytearray(data)
-    for place in range(0, len(mended) - _BLOCK + 1, _BLOCK):
-        block = mended[place : place + _BLOCK]
+def fix_tar_checksums(data: bytes) -> bytes:
+    """Fix the checksums of a tar archive's headers."""
+    fixed = bytearray(data)
+    for place in range(0, len(fixed) - _BLOCK + 1, _BLOCK):
+        block = fixed[place : place + _BLOCK]
         if b"ustar" in block:
             block[_TAR_SUM] = b" " * 8
             block[_TAR_SUM] = f"{sum(block):06o}\0 ".encode()
-            mended[place : place + _BLOCK] = block
-    return bytes(mended)
+            fixed[place : place + _BLOCK] = block
+    return bytes(fixed)
 
 
-def _changed(tree: Any, rng: Random) -> Any:  # noqa: ANN401 - a tree of JSON values
-    """Put something else in one place of a tree."""
-    places = list(_places(tree)) if isinstance(tree, dict | list) else []
+def _mutate_value(tree: Any, rng: Random) -> Any:  # noqa: ANN401 - a tree of JSON values
+    """Mutate one value of a tree."""
+    places = list(_iterate_values(tree)) if isinstance(tree, dict | list) else []
     if not places:
         return deepcopy(rng.choice(ODD))
     here, key = rng.choice(places)
@@ -113,7 +113,7 @@ def _changed(tree: Any, rng: Random) -> Any:  # noqa: ANN401 - a tree of JSON va
             here[key] = [here[key]]
         case 2:
             there, other = rng.choice(places)
-            # A copy, so that no tree comes to hold itself.
+            # A copy, because a tree that contains itself cannot be serialized.
             here[key] = deepcopy(there[other])
         case 3 if isinstance(here, dict):
             here[str(rng.choice(ODD))] = here.pop(key)
@@ -122,8 +122,8 @@ def _changed(tree: Any, rng: Random) -> Any:  # noqa: ANN401 - a tree of JSON va
     return tree
 
 
-def _places(tree: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 - likewise
-    """Go through all places of a tree: what holds a value, and by which key."""
+def _iterate_values(tree: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 - a tree of JSON values
+    """Yield the container and key of every value of a tree."""
     waiting = [tree]
     while waiting:
         here = waiting.pop()

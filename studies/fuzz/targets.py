@@ -1,4 +1,4 @@
-"""The kinds of input that come from outside, each with seeds that are valid, or nearly so."""
+"""Fuzzing targets: kinds of external input, with seeds that are valid or nearly so."""
 
 import io
 import json
@@ -19,26 +19,34 @@ from advgrpo.config.preset_files import preset_names
 from advgrpo.records import Comparison, EvaluationReport, Interval
 from advgrpo.training.nonfinite_dump import NonFiniteDump
 from studies.fuzz import documents, files, webhook
-from studies.fuzz.mutations import Mutate, Plain, json_lines, json_tree, plainly, png, safetensors
+from studies.fuzz.mutations import (
+    Mutate,
+    Plain,
+    json_lines,
+    json_tree,
+    mutate_bytes,
+    png,
+    safetensors,
+)
 from studies.fuzz.mutations import tar as tar_sums
 
 Take = Callable[[bytes, Path], None]
-"""Reads an input, in a folder of its own; raises if the promise is broken."""
+"""Parses an input in its own folder; raises an exception if the contract is broken."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A kind of input."""
+    """A fuzzing target."""
 
     take: Take
     seeds: Callable[[], Sequence[bytes]]
-    mutate: Mutate = plainly
+    mutate: Mutate = mutate_bytes
     longest: int = 4096
-    """Bytes of the longest input that is tried."""
+    """Maximum size of inputs, in bytes."""
 
 
 def json_bytes(value: object) -> bytes:
-    """Write a value as JSON."""
+    """Encode a value as JSON."""
     return json.dumps(value).encode()
 
 
@@ -46,7 +54,7 @@ LAUGHS = b"a: &a [x, x, x, x, x, x, x, x, x, x]\n" + b"".join(
     f"{here}: &{here} [{', '.join([f'*{before}'] * 10)}]\n".encode()
     for before, here in pairwise("abcdefghi")
 )
-"""A billion values, by aliases."""
+"""A billion values, through YAML aliases."""
 
 MANIFESTS = [json_bytes(m) for m in ({"a cat": ["a.png", "sub/b.png"]}, {"a": "x.png"}, {})]
 
@@ -99,35 +107,35 @@ ADAPTER = {
 
 
 def pictures() -> list[bytes]:
-    """Draw a small picture in each format."""
+    """Return a small picture in each format."""
     side = files.PIXELS
     levels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     kinds = (("PNG", "RGB"), ("JPEG", "RGB"), ("WEBP", "RGB"), ("PNG", "P"), ("GIF", "P"))
-    return [_encoded(Image.fromarray(levels).convert(mode), kind) for kind, mode in kinds]
+    return [_encode(Image.fromarray(levels).convert(mode), kind) for kind, mode in kinds]
 
 
-def _encoded(picture: Image.Image, kind: str, **more: object) -> bytes:
+def _encode(picture: Image.Image, kind: str, **more: object) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, format=kind, **more)
     return buffer.getvalue()
 
 
 def _more_pictures() -> list[bytes]:
-    """Add what a header may say otherwise."""
+    """Return pictures in further formats, whose headers differ."""
     side = (files.PIXELS, files.PIXELS)
     frames = [Image.new("RGB", side, colour) for colour in ("red", "blue")]
     return [
         *pictures(),
-        *(_encoded(Image.new(mode, side), "PNG") for mode in ("L", "RGBA", "I;16", "1")),
-        _encoded(frames[0], "PNG", save_all=True, append_images=frames[1:]),
-        _encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
-        _encoded(frames[0], "WEBP", lossless=True),
-        _encoded(frames[0], "JPEG", progressive=True, comment=b"x"),
+        *(_encode(Image.new(mode, side), "PNG") for mode in ("L", "RGBA", "I;16", "1")),
+        _encode(frames[0], "PNG", save_all=True, append_images=frames[1:]),
+        _encode(frames[0], "WEBP", save_all=True, append_images=frames[1:]),
+        _encode(frames[0], "WEBP", lossless=True),
+        _encode(frames[0], "JPEG", progressive=True, comment=b"x"),
     ]
 
 
 def archive(contents: Mapping[str, bytes], form: int = tarfile.PAX_FORMAT) -> bytes:
-    """Pack files into a tar file."""
+    """Return a tar archive of files."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=form) as tar:
         for name, content in contents.items():
@@ -159,7 +167,7 @@ def _evaluations() -> list[bytes]:
     return [json_bytes({"report": asdict(report), "examples": [example]})]
 
 
-def _kept() -> list[bytes]:
+def _dumps() -> list[bytes]:
     config = resolve("pocket")
     kept = NonFiniteDump(
         message="images are not finite", seed=0, rollout=1, images=((0, 0, "a cat"),),
@@ -186,7 +194,7 @@ def _models() -> list[bytes]:
     return [json_bytes(found)]
 
 
-def _signs() -> list[bytes]:
+def _heartbeats() -> list[bytes]:
     moment = documents.NOW.isoformat(timespec="milliseconds")
     warning = {"at": moment, "event": "log", "text": "slow"}
     rank = {
@@ -218,7 +226,7 @@ def _signs() -> list[bytes]:
     return [json_bytes(both), json_bytes({"train/rank.json": rank}), json_bytes(run)]
 
 
-def _notes() -> list[bytes]:
+def _records() -> list[bytes]:
     lines = [
         ["a.png", 10, "1", "0" * 64, 32, 32],
         ["a.png", "0" * 64],
@@ -241,13 +249,13 @@ def _requests() -> list[bytes]:
         f"X-MLflow-Timestamp: {webhook.NOW}",
     ]
     post = "\r\n".join(head).encode() + b"\r\n\r\n" + MESSAGE
-    return [webhook.resigned(post), post, b"GET /healthz HTTP/1.0\r\n\r\n", b"GET /healthz\r\n"]
+    return [webhook.sign_request(post), post, b"GET /healthz HTTP/1.0\r\n\r\n", b"GET /healthz\r\n"]
 
 
 def _http(data: bytes, rng: Random, plain: Plain) -> bytes:
-    """Change a request, and, mostly, sign what it became."""
+    """Mutate a request, and mostly sign the result."""
     changed = plain(data)
-    return webhook.resigned(changed) if rng.random() < 0.7 else changed
+    return webhook.sign_request(changed) if rng.random() < 0.7 else changed
 
 
 def _without_place(take: Callable[[bytes], None]) -> Take:
@@ -259,7 +267,7 @@ def _table(kind: str) -> Take:
 
 
 def _override(data: bytes, _: Path) -> None:
-    # Whole presets take a hundred times as long, and show nothing more.
+    # Whole presets take a hundred times as long and cover nothing more.
     documents.override(data.decode(errors="replace"), "seed: 1\ntraining: {updates: 2}\n")
 
 
@@ -274,7 +282,7 @@ TARGETS: dict[str, Target] = {
     "settings": Target(
         _without_place(documents.settings_as_json), _settings, json_tree, longest=16384
     ),
-    # Short ones: whole presets, which YAML takes long to read, are explored as `settings`.
+    # Short inputs: whole presets are slow to parse as YAML, and are fuzzed as `settings`.
     "preset": Target(_without_place(documents.preset), lambda: YAMLS, longest=512),
     "override": Target(_override, lambda: OVERRIDES, longest=512),
     "cluster": Target(_without_place(documents.cluster), lambda: [CLUSTER], json_tree),
@@ -290,10 +298,10 @@ TARGETS: dict[str, Target] = {
         lambda: [json_bytes({"run": files.RUN, "metadata": {"rollout": 1}})],
         json_tree,
     ),
-    "kept-rollout": Target(files.kept_rollout, _kept, json_tree),
+    "dump": Target(files.dump, _dumps, json_tree),
     "evaluation": Target(documents.evaluation, _evaluations, json_tree),
-    "signs": Target(documents.signs, _signs, json_tree),
-    "notes": Target(documents.own_notes, _notes, json_lines),
+    "heartbeats": Target(documents.heartbeats, _heartbeats, json_tree),
+    "records": Target(documents.own_records, _records, json_lines),
     "log": Target(_without_place(documents.log), _log, json_lines),
     "prompts": Target(documents.prompts, lambda: PROMPTS),
     "csv": Target(_table("csv"), lambda: [TABLES["csv"]]),

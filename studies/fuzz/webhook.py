@@ -1,4 +1,4 @@
-"""Messages to the webhook, up to whole HTTP requests, with the right signature or another."""
+"""Fuzzed messages and HTTP requests of the webhook, with valid and invalid signatures."""
 
 import base64
 import hashlib
@@ -21,24 +21,24 @@ _HEADERS = ("X-MLflow-Delivery-Id", "X-MLflow-Timestamp")
 
 
 def message(data: bytes) -> None:
-    """A body that is signed."""
+    """Body of a signed message."""
     with suppress(RefusedError):
         assert isinstance(changed_model(data), str)
 
 
 def signature(delivery: str, time: str, body: bytes) -> str:
-    """Sign as MLflow does."""
+    """Return the signature that MLflow would send."""
     digest = hmac.new(SECRET.encode(), f"{delivery}.{time}.".encode() + body, hashlib.sha256)
     return "v1," + base64.b64encode(digest.digest()).decode()
 
 
-def headers_are_taken(headers: Mapping[str, str], body: bytes, *, signed: bool) -> bool:
+def accepts_headers(headers: Mapping[str, str], body: bytes, *, signed: bool) -> bool:
     """Return whether the verifier accepts a message.
 
     Args:
-        headers: As they came.
-        body: Likewise.
-        signed: Whether to replace the signature by the right one.
+        headers: Headers of the request.
+        body: Body of the request.
+        signed: Whether to replace the signature by a valid one.
     """
     if signed:
         delivery, time = (headers.get(name, "") for name in _HEADERS)
@@ -51,7 +51,7 @@ def headers_are_taken(headers: Mapping[str, str], body: bytes, *, signed: bool) 
 
 
 def request(data: bytes) -> None:
-    """A whole HTTP request; only a signed one notifies."""
+    """An HTTP request; only a signed one may cause a notification."""
     notified: list[str] = []
     kind = type(
         "Handler",
@@ -63,9 +63,9 @@ def request(data: bytes) -> None:
     )
     wire = _Wire(data)
     kind(wire, ("127.0.0.1", 0), None)
-    # HTTP/0.9 knows no status.
-    said = _STATUS.match(wire.answer)
-    assert said is None or _OF_OURS.fullmatch(said[1]), wire.answer[:200]
+    # HTTP/0.9 has no status line.
+    status = _STATUS.match(wire.answer)
+    assert status is None or _OF_OURS.fullmatch(status[1]), wire.answer[:200]
     assert not notified or _is_signed(data)
 
 
@@ -74,7 +74,7 @@ def _is_signed(data: bytes) -> bool:
     stream.readline()
     headers = parse_headers(stream)
     body = stream.read(int(headers["Content-Length"]))
-    # Of a header that comes twice, the last one counts.
+    # Of repeated headers, the last one counts.
     last = {name.lower(): value for name, value in headers.items()}
     delivery, time = (last[name.lower()] for name in _HEADERS)
     right = signature(delivery, time, body)
@@ -83,26 +83,26 @@ def _is_signed(data: bytes) -> bool:
 
 
 class _Wire:
-    """A connection by which a request has come, as `BaseHTTPRequestHandler` uses one."""
+    """A socket with a received request, as `BaseHTTPRequestHandler` uses it."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self.answer = b""
 
     def settimeout(self, seconds: float) -> None:
-        """Take the time limit; nothing is waited for."""
+        """Accept and ignore the timeout."""
 
     def makefile(self, *_: object) -> io.BytesIO:
-        """Give what has come."""
+        """Return the request."""
         return io.BytesIO(self._data)
 
     def sendall(self, data: bytes) -> None:
-        """Take the answer."""
+        """Record the response."""
         self.answer += data
 
 
-def resigned(data: bytes) -> bytes:
-    """Give a request the length and the signature that fit the rest of it."""
+def sign_request(data: bytes) -> bytes:
+    """Return a request with the length and signature that match its content."""
     head, _, body = data.partition(b"\r\n\r\n")
     given = {
         name.strip().lower(): value.strip()

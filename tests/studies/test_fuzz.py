@@ -1,4 +1,4 @@
-"""The search for bad inputs in small, without atheris; `make fuzz` goes on for longer."""
+"""The fuzzing targets with seeds, past finds and a few mutations, without atheris."""
 
 import json
 import subprocess
@@ -12,8 +12,8 @@ from advgrpo.data.images import decode_image
 from advgrpo.errors import DataError
 from studies.fuzz import __main__ as command
 from studies.fuzz import mutations, targets, webhook
-from studies.fuzz.contract import refused
-from studies.fuzz.counts import counted
+from studies.fuzz.contract import rejects
+from studies.fuzz.counts import parse_counts
 from studies.fuzz.targets import TARGETS, Target
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ FOUND: dict[str, list[bytes]] = {
     "image": [_PICTURE[:33] + _PICTURE[-12:]],
     "weights": [len(HUGE).to_bytes(8, "little") + HUGE],
     "checkpoint": [b'{"metadata": {}}', b'{"run": "a run"}', b"[]", b"5", NOT_UTF8],
-    "kept-rollout": [NOT_UTF8],
+    "dump": [NOT_UTF8],
     "model": [
         b'{"_class_name": "StableDiffusion3Pipeline", "vae": []}',
         b'{"_class_name": "StableDiffusion3Pipeline", "vae": ["diffusers", {}]}',
@@ -49,11 +49,11 @@ FOUND: dict[str, list[bytes]] = {
         json.dumps({**_EVALUATION, "examples": [{**_EXAMPLE, **change}]}).encode()
         for change in ({"images": {}}, {"images": {"base": []}}, {"trained_alignment": 10**400})
     ],
-    "notes": [b"true", b"[{}, 1, 1, 1, 1, 1]", b"[[], 1]", b"[1, 2]", b'{"seconds": 1, "x": 2}'],
+    "records": [b"true", b"[{}, 1, 1, 1, 1, 1]", b"[[], 1]", b"[1, 2]", b'{"seconds": 1, "x": 2}'],
     "prompts": [b"a\n\xef\xbb\xbfb\n", b"\xef\xbb\xbf\xef\xbb\xbfx\nx\n"],
     "log": [b"{" + DEEP],
 }
-"""What `make fuzz` found, where it broke the promise then."""
+"""Failing inputs that `make fuzz` found, by target."""
 
 
 @pytest.fixture(autouse=True)
@@ -62,23 +62,23 @@ def _quiet(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_each_target_takes_its_seeds_and_what_was_found(name: str, tmp_path: Path) -> None:
+def test_each_target_accepts_its_seeds_and_past_finds(name: str, tmp_path: Path) -> None:
     target = TARGETS[name]
     for data in (*target.seeds(), *FOUND.get(name, ()), b"", b"\0", DEEP):
         target.take(data, tmp_path)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_what_a_targets_mutations_make_is_taken(name: str, tmp_path: Path) -> None:
+def test_each_target_accepts_its_mutations(name: str, tmp_path: Path) -> None:
     target, rng = TARGETS[name], Random(0)
     seeds = target.seeds()
-    made = [target.mutate(rng.choice(seeds), rng, _flipped(rng)) for _ in range(20)]
+    made = [target.mutate(rng.choice(seeds), rng, _mutate_byte(rng)) for _ in range(20)]
     assert len(set(made)) > 5
     for data in made:
         target.take(data, tmp_path)
 
 
-def _flipped(rng: Random) -> mutations.Plain:
+def _mutate_byte(rng: Random) -> mutations.Plain:
     def plain(data: bytes) -> bytes:
         place = rng.randrange(len(data) + 1)
         return data[:place] + rng.randbytes(1) + data[place + 1 :]
@@ -86,45 +86,45 @@ def _flipped(rng: Random) -> mutations.Plain:
     return plain
 
 
-def test_a_refusal_needs_a_repair_and_the_name_of_what_is_at_fault() -> None:
+def test_a_rejection_needs_a_repair_and_names_its_cause() -> None:
     def refuse(message: str, repair: str) -> None:
         raise DataError(message, repair=repair)
 
-    assert refused(lambda: refuse("x.json is damaged", "restore it"), "x.json")
-    assert not refused(lambda: None, "x.json")
+    assert rejects(lambda: refuse("x.json is damaged", "restore it"), "x.json")
+    assert not rejects(lambda: None, "x.json")
     with pytest.raises(AssertionError, match="no repair"):
-        refused(lambda: refuse("x.json is damaged", ""))
+        rejects(lambda: refuse("x.json is damaged", ""))
     with pytest.raises(AssertionError, match="does not name"):
-        refused(lambda: refuse("a file is damaged", "restore it"), "x.json")
+        rejects(lambda: refuse("a file is damaged", "restore it"), "x.json")
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RecursionError(), OSError()])
-def test_any_other_exception_is_a_fault_of_ours(error: Exception) -> None:
+def test_any_other_exception_is_not_a_rejection(error: Exception) -> None:
     def fail() -> None:
         raise error
 
     with pytest.raises(type(error)):
-        refused(fail)
+        rejects(fail)
 
 
-def test_a_kept_find_can_be_tried_again(
+def test_a_stored_find_can_be_replayed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = tmp_path / "manifest" / "KeyError-0"
     find.parent.mkdir()
     find.write_bytes(b"{}")
-    assert command.again(find) == 0
-    assert "keeps the promise" in capsys.readouterr().out
+    assert command.replay(find) == 0
+    assert ": passed" in capsys.readouterr().out
 
     def fail(data: bytes, _: Path) -> None:
         raise KeyError(data)
 
     monkeypatch.setitem(TARGETS, "manifest", Target(fail, list))
-    assert command.again(find) == 1
+    assert command.replay(find) == 1
     assert "KeyError: b'{}'" in capsys.readouterr().out
 
 
-def test_without_atheris_it_is_said_how_to_install_it() -> None:
+def test_without_atheris_the_error_says_how_to_install_it() -> None:
     program = (
         "import importlib.util, runpy, sys; find = importlib.util.find_spec; "
         "importlib.util.find_spec = lambda name, *a: None if name == 'atheris' else find(name, *a);"
@@ -138,22 +138,22 @@ def test_without_atheris_it_is_said_how_to_install_it() -> None:
     assert "'.[fuzz]' -c constraints.txt" in ended.stderr
 
 
-def test_a_picture_whose_sums_are_put_right_is_decoded() -> None:
+def test_a_picture_with_fixed_checksums_is_decoded() -> None:
     whole = targets.pictures()[0]
-    # The last byte of the first part's sum.
+    # The last byte of the first chunk's checksum.
     torn = whole[:32] + bytes([whole[32] ^ 1]) + whole[33:]
     with pytest.raises(ValueError, match="damaged"):
         decode_image(torn)
-    assert mutations.with_png_sums(torn) == whole
+    assert mutations.fix_png_checksums(torn) == whole
 
 
-def test_an_archive_whose_sums_are_put_right_is_the_archive() -> None:
+def test_an_archive_with_fixed_checksums_is_the_original() -> None:
     whole = targets.archive({"a.txt": b"content"})
     torn = whole[:148] + b"0" * 6 + whole[154:]
-    assert mutations.with_tar_sums(torn) == whole
+    assert mutations.fix_tar_checksums(torn) == whole
 
 
-def test_a_tree_is_changed_in_a_place_and_stays_json() -> None:
+def test_a_mutated_tree_is_valid_json() -> None:
     rng = Random(0)
     before = {"a": [1, {"b": "c"}], "d": None}
     data = targets.json_bytes(before)
@@ -162,20 +162,20 @@ def test_a_tree_is_changed_in_a_place_and_stays_json() -> None:
     assert mutations.json_tree(b"not JSON", rng, lambda part: part + b"!") == b"not JSON!"
 
 
-def test_the_webhooks_seed_is_signed_as_mlflow_signs() -> None:
+def test_the_webhooks_seed_has_the_signature_of_mlflow() -> None:
     signed, unsigned, *_ = TARGETS["request"].seeds()
     assert b"X-MLflow-Signature: v1," in signed
     headers = {"X-MLflow-Delivery-Id": "1", "X-MLflow-Timestamp": str(webhook.NOW)}
-    assert webhook.headers_are_taken(headers, b"body", signed=True)
-    assert not webhook.headers_are_taken(headers, b"body", signed=False)
-    assert webhook.resigned(unsigned) == signed
+    assert webhook.accepts_headers(headers, b"body", signed=True)
+    assert not webhook.accepts_headers(headers, b"body", signed=False)
+    assert webhook.sign_request(unsigned) == signed
 
 
-def test_libfuzzers_counts_are_read() -> None:
+def test_the_statistics_of_libfuzzer_are_parsed() -> None:
     said = (
         "#17\tINITED cov: 81 ft: 146 corp: 10/108b exec/s: 0 rss: 446Mb\n"
         "#9000\tDONE   cov: 82 ft: 150 corp: 11/109b\n"
         "stat::number_of_executed_units: 9000\nstat::peak_rss_mb:              447\n"
     )
-    one = counted("manifest", said, 3.0, ("x",))
+    one = parse_counts("manifest", said, 3.0, ("x",))
     assert (one.runs, one.edges, one.features, one.peak_mib) == (9000, 82, 150, 447)
