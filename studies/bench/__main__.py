@@ -20,13 +20,13 @@ from studies.bench.world import SIZES
 
 
 def main() -> None:
-    """Run the benchmark and print what it found."""
+    """Run the benchmark and print the result."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=SIZES, default="pocket")
     parser.add_argument("--rounds", type=int, default=5, help="how often each part is timed")
     parser.add_argument("--set", action="append", default=[], help="a setting, key=value")
     parser.add_argument("--folder", type=Path, help="keep models and images there for next time")
-    parser.add_argument("--output", type=Path, help="JSON file for all figures")
+    parser.add_argument("--output", type=Path, help="JSON file for all numbers")
     arguments = parser.parse_args()
     if SIZES[arguments.size].needs_gpu and not torch.cuda.is_available():
         parser.error(f"--size {arguments.size} needs a GPU; --size tiny runs the same code")
@@ -48,12 +48,12 @@ def main() -> None:
 
 
 def in_words(result: Result) -> str:
-    """Lay the figures out as a table."""
+    """Format the numbers as a table."""
     ratios, images = result.ratios(), result.images
     threads = f", {result.threads} thread(s)" if result.device == "CPU" else ""
     lines = [
         f"{result.words}; {result.device}{threads}, {result.dtype}, torch {result.torch}",
-        f"{images} images a rollout; medians of {result.rounds} rounds in turns",
+        f"{images} images a rollout; medians of {result.rounds} alternating rounds",
         f"matrix products at {result.matmul_rate / 1e12:.3g} Tflop/s",
         "",
         f"{'part of an update':32}{'seconds':>10}{'images/s':>10}{'of matmul rate':>16}",

@@ -1,9 +1,9 @@
-"""A plain loop with the structure of the released code, written to compare with.
+"""A plain loop with the structure of the released code, for comparison.
 
-It does each piece of work where it arises: prompts are encoded anew for each batch on the training
-device, latents are kept in bfloat16, images are decoded in float32 and pass through PIL pictures on
-their way to the reward, reference images are read and encoded anew each time, and a rollout gives
-either one step of the discriminator or the policy's updates: nine in ten go to the discriminator.
+Nothing is cached: prompts are encoded for each batch on the training device, latents are stored in
+bfloat16, images are decoded in float32 and pass through PIL pictures before the reward, reference
+images are read and encoded each time, and a rollout gives either one step of the discriminator or
+the policy's updates: nine in ten go to the discriminator.
 Steps, guidance, microbatch, precision of the transformer, gradient checkpointing, adapter and the
 mathematics are those of the state that it is compared with.
 
@@ -35,7 +35,7 @@ _PATCH_LOSS_WEIGHT = 0.3
 
 
 class ComparisonLoop:
-    """The loop, on models of its own.
+    """The comparison loop, with its own models.
 
     Args:
         world: Gives models, prompts, reference images and settings.
@@ -85,7 +85,7 @@ class ComparisonLoop:
         )
         return head, adapter
 
-    def discriminator_turn(self) -> None:
+    def train_discriminator(self) -> None:
         """Generate a rollout and take one step of the discriminator with it."""
         _, generated = self._rollout()
         reference = torch.cat([self._tokens_of_file(text) for text in self._texts()])
@@ -96,7 +96,7 @@ class ComparisonLoop:
         loss.backward()
         self._head_optimizer.step()
 
-    def policy_turn(self) -> None:
+    def train_policy(self) -> None:
         """Generate a rollout and take the policy's optimizer steps with it."""
         batches, tokens = self._rollout()
         with torch.no_grad():

@@ -28,7 +28,7 @@ class PartTimes:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Time what happens within it, up to the end of what the GPU was given to do."""
+        """Time the context, until the GPU has finished its work."""
         synchronize(self.device)
         start = time.perf_counter()
         yield
@@ -36,12 +36,12 @@ class PartTimes:
         self.seconds.setdefault(part, []).append(time.perf_counter() - start)
 
     def median(self, part: str) -> float:
-        """Seconds of a part in the middle round."""
+        """Return the median seconds of a part."""
         return statistics.median(self.seconds[part])
 
 
 class TimedCounters(Counters):
-    """Counts a state's parts of work as `PartTimes` does."""
+    """Counters whose timers are those of a `PartTimes`."""
 
     def __init__(self, times: PartTimes) -> None:
         super().__init__()
@@ -55,10 +55,10 @@ class TimedCounters(Counters):
 
 
 class TimedGuard(NonFiniteGuard):
-    """A state's guard, whose checks of a rollout are timed.
+    """A guard whose checks of a rollout are timed.
 
     Args:
-        guard: The state's.
+        guard: That of the training state.
         times: Gets the seconds of both checks together.
     """
 
@@ -81,7 +81,7 @@ class TimedGuard(NonFiniteGuard):
 
 
 class CountingCounters(Counters):
-    """Counts the floating point operations of a state's parts of work.
+    """Counters of floating point operations, by part of the work.
 
     Attributes:
         operations: By part: two for each multiplication with addition of matrix products,
@@ -95,8 +95,8 @@ class CountingCounters(Counters):
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Count what happens within it."""
-        # The counter knows no fused attention of CPUs.
+        """Count the operations of the context."""
+        # The counter does not support the fused attention of CPUs.
         plain = sdpa_kernel(SDPBackend.MATH) if self._device.type == "cpu" else nullcontext()
         counter = FlopCounterMode(display=False)
         with plain, counter:
@@ -105,7 +105,7 @@ class CountingCounters(Counters):
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, *, rounds: int = 5) -> float:
-    """Measure what the machine makes of a large matrix product, in operations per second."""
+    """Measure the rate of a large matrix product, in operations per second."""
     side = _MATMUL_SIDE[device.type]
     left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     times = PartTimes(device)
@@ -116,14 +116,14 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, *, rounds: int = 5) ->
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given to do."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
 def peak_memory(device: torch.device, peaks: dict[str, float], name: str) -> Iterator[None]:
-    """Note the most GPU memory that was in use within it, in MiB; of a CPU nothing is noted."""
+    """Record the peak GPU memory within the context, in MiB; nothing on a CPU."""
     if device.type != "cuda":
         yield
         return

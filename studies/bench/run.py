@@ -1,4 +1,4 @@
-"""Time whole updates and their parts, beside the comparison loop."""
+"""Timing of whole updates and their parts, and of the comparison loop."""
 
 import dataclasses
 import statistics
@@ -34,7 +34,7 @@ PARTS = ("rollout", "reward", "policy update", "discriminator update")
 
 @dataclass(frozen=True)
 class Result:
-    """What one run of the benchmark found."""
+    """Result of a run of the benchmark."""
 
     words: str
     device: str
@@ -55,7 +55,7 @@ class Result:
     """Median seconds of each part of an update."""
 
     comparison_seconds: dict[str, float]
-    """Median seconds of a turn of each kind of the comparison loop."""
+    """Median seconds of each kind of rollout of the comparison loop."""
 
     operations: dict[str, int]
     """Floating point operations of each part of an update."""
@@ -64,15 +64,15 @@ class Result:
     """GPU memory of each loop; of a CPU, the whole process."""
 
     every_updates: dict[str, int]
-    """After how many updates the preset saves, and measures held-out images; checks are part of
-    each."""
+    """Updates between two checkpoints and between two held-out evaluations of the preset; checks
+    are part of each update."""
 
     def as_json(self) -> dict[str, Any]:
-        """Give the figures and the ratios that follow from them."""
+        """Return the numbers and the ratios that follow from them."""
         return {**dataclasses.asdict(self), "ratios": self.ratios()}
 
     def ratios(self) -> dict[str, float]:
-        """Compare the loops: the first two are ours against the other's."""
+        """Compare the loops; the first two ratios are of this one to the other."""
         cycle = (
             DISCRIMINATOR_ROLLOUTS * self.comparison_seconds[TO_DISCRIMINATOR]
             + self.comparison_seconds[TO_POLICY]
@@ -93,12 +93,12 @@ class Result:
 
 
 def benchmark(size: str, folder: Path, *, rounds: int, overrides: tuple[str, ...] = ()) -> Result:
-    """Time updates of a size; the first round of all only warms up.
+    """Time updates of a size; the first round warms up.
 
     Args:
         size: One of `SIZES`.
-        folder: For models, images and features; what lies there from an earlier run is used.
-        rounds: How often each part is timed.
+        folder: For models, images and features; files of an earlier run are reused.
+        rounds: Number of times that each part is timed.
         overrides: Further settings.
     """
     preparation = PartTimes(torch.device("cpu"))
@@ -116,7 +116,7 @@ def benchmark(size: str, folder: Path, *, rounds: int, overrides: tuple[str, ...
         if number == 1:
             times.seconds.clear()
         _one_round(state, loop, times, peaks)
-        # In turns with the rest: another program may take part of the machine for a while.
+        # Interleaved with the rest, because other programs may slow the machine for a while.
         rates.append(matmul_rate(device, DTYPES[dtype]))
     if not peaks:
         peaks["the whole process"] = peak_memory_mib()
@@ -155,6 +155,6 @@ def _one_round(
         watch(state)
     state.save()
     with times.timed(TO_DISCRIMINATOR), peak_memory(device, peaks, "comparison loop"):
-        loop.discriminator_turn()
+        loop.train_discriminator()
     with times.timed(TO_POLICY), peak_memory(device, peaks, "comparison loop"):
-        loop.policy_turn()
+        loop.train_policy()

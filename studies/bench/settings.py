@@ -1,4 +1,4 @@
-"""Images per second of the pocket models' rollouts in several settings, timed in turns."""
+"""Images per second of the pocket models' rollouts in several settings, interleaved."""
 
 import statistics
 import sys
@@ -33,7 +33,9 @@ def compare_settings(rounds: int) -> None:
         rank=0,
     )
 
-    def rolled_out(*overrides: str, microbatch: int = rollout.microbatch_size) -> Callable[[], int]:
+    def rollout_case(
+        *overrides: str, microbatch: int = rollout.microbatch_size
+    ) -> Callable[[], int]:
         training = resolve("pocket", overrides).training
         algorithm = build_algorithm(
             training.algorithm,
@@ -56,7 +58,7 @@ def compare_settings(rounds: int) -> None:
 
         return once
 
-    def drawn() -> int:
+    def sampling_case() -> int:
         texts = prompts[: len(plans)]
         sample_images(
             policy,
@@ -71,18 +73,18 @@ def compare_settings(rounds: int) -> None:
     fixed = "training.algorithm.window={type: fixed, start: 4, length: 2}"
     compare(
         {
-            "rollout, shared prefix, window at step 4": rolled_out(fixed),
-            "rollout, own prefixes, window at step 4": rolled_out(fixed, own_prefix),
-            "rollout, own prefixes, microbatch 8": rolled_out(fixed, own_prefix, microbatch=8),
-            "rollout, guidance 2.5": rolled_out(fixed, "training.sampling.guidance_scale=2.5"),
-            "plain sampling": drawn,
+            "rollout, shared prefix, window at step 4": rollout_case(fixed),
+            "rollout, own prefixes, window at step 4": rollout_case(fixed, own_prefix),
+            "rollout, own prefixes, microbatch 8": rollout_case(fixed, own_prefix, microbatch=8),
+            "rollout, guidance 2.5": rollout_case(fixed, "training.sampling.guidance_scale=2.5"),
+            "plain sampling": sampling_case,
         },
         rounds,
     )
 
 
 def compare(cases: dict[str, Callable[[], int]], rounds: int) -> None:
-    """Time cases in turns; print images per second and the ratio to the first one."""
+    """Time cases alternately; print images per second and the ratio to the first one."""
     rates: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(rounds + 1):
         for name, case in cases.items():

@@ -93,18 +93,20 @@ class SavedModels:
 
 
 def save_models(shapes: Shapes, folder: Path, device: torch.device) -> SavedModels:
-    """Draw weights and save them; what is there already is kept.
+    """Draw weights and save them; existing models are kept.
 
     Args:
         shapes: What to build.
         folder: Gets `pipeline/` and `dino/`; of SD3.5 medium 22 GB.
-        device: Where weights are drawn.
+        device: Device that draws the weights.
     """
     saved = SavedModels(folder / "pipeline", folder / "dino")
     if not saved.dino.exists():
         _save_pipeline(shapes, saved.pipeline, device)
-        # The last that is saved: its folder says that all is whole.
-        dino = _drawn(lambda: Dinov2Model(Dinov2Config(**shapes.dino)), torch.float32, device)
+        # Saved last: its folder marks all models as complete.
+        dino = _random_model(
+            lambda: Dinov2Model(Dinov2Config(**shapes.dino)), torch.float32, device
+        )
         with atomic_folder(saved.dino) as fresh:
             dino.save_pretrained(fresh)
     return saved
@@ -117,11 +119,11 @@ def _save_pipeline(shapes: Shapes, folder: Path, device: torch.device) -> None:
     clip.model_max_length, t5.model_max_length = CLIP_TOKENS, T5_TOKENS
     half = torch.bfloat16
     StableDiffusion3Pipeline(
-        transformer=_drawn(lambda: transformer(parts["transformer"]), half, device),
-        vae=_drawn(lambda: autoencoder(parts["vae"]), torch.float32, device),
-        text_encoder=_drawn(lambda: _clip(parts["text_encoder"]), half, device),
-        text_encoder_2=_drawn(lambda: _clip(parts["text_encoder_2"]), half, device),
-        text_encoder_3=_drawn(lambda: _t5(parts["text_encoder_3"]), half, device),
+        transformer=_random_model(lambda: transformer(parts["transformer"]), half, device),
+        vae=_random_model(lambda: autoencoder(parts["vae"]), torch.float32, device),
+        text_encoder=_random_model(lambda: _clip(parts["text_encoder"]), half, device),
+        text_encoder_2=_random_model(lambda: _clip(parts["text_encoder_2"]), half, device),
+        text_encoder_3=_random_model(lambda: _t5(parts["text_encoder_3"]), half, device),
         tokenizer=clip,
         tokenizer_2=clip,
         tokenizer_3=t5,
@@ -166,8 +168,8 @@ def _t5(shape: Shape) -> T5EncoderModel:
     return T5EncoderModel(T5Config(**shape))
 
 
-def _drawn(build: Callable[[], M], dtype: torch.dtype, device: torch.device) -> M:
-    # Built without memory and drawn where it is fast: the libraries' own initialization of five
+def _random_model(build: Callable[[], M], dtype: torch.dtype, device: torch.device) -> M:
+    # Built without memory and initialized on the device: the libraries' own initialization of five
     # billion numbers takes minutes on a CPU.
     with torch.device("meta"):
         model = build()

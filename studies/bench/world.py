@@ -1,4 +1,4 @@
-"""What is benchmarked: models, prompts, reference images, and a training state on them."""
+"""Subject of the benchmark: models, prompts, reference images and a training state."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ _LIKE = (
     "training.optimizer_steps_per_update=2",
     "discriminator.held_out_fraction=0.25",
     "training.monitoring.held_out_prompts=8",
-    # Nothing is judged here; these need no weights.
+    # Quality does not matter here; these scorers need no weights.
     "reference_images.source={type: pocket}",
     "evaluation.scorers=[{type: pocket_judge}]",
     "evaluation.alignment=pocket_judge.attribute_accuracy",
@@ -94,7 +94,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class World:
-    """A state, and what another loop needs to do the same work."""
+    """A training state, and what the comparison loop needs to do the same work."""
 
     config: RunConfig
     state: TrainingState
@@ -105,7 +105,7 @@ class World:
 
 
 def make_world(size: Size, folder: Path, *overrides: str) -> World:
-    """Write what is missing in a folder, and build a state of one process.
+    """Write missing files into a folder, and build the state of one process.
 
     Args:
         size: What to build.
@@ -169,7 +169,7 @@ def _models(size: Size, folder: Path, device: torch.device) -> list[str]:
 
 
 def reference_images(config: RunConfig, prompts: PromptSet, folder: Path) -> ReferenceImageSet:
-    """Draw pictures of noise, a file each; what is in them takes no part in the time."""
+    """Write pictures of noise, one file each; their content does not affect the time."""
     pixels = config.reference_images.resolution_pixels
     folder.mkdir(exist_ok=True)
     files: dict[str, tuple[str, ...]] = {}

@@ -60,11 +60,11 @@ def test_ratios_follow_from_the_seconds(result: Result) -> None:
 def test_the_comparison_loop_trains_head_and_adapter_in_turns(world: World) -> None:
     loop = ComparisonLoop(world)
     head, adapter = loop.trained()
-    loop.discriminator_turn()
+    loop.train_discriminator()
     head_after, adapter_after = loop.trained()
     assert not torch.equal(head, head_after)
     assert torch.equal(adapter, adapter_after)
-    loop.policy_turn()
+    loop.train_policy()
     assert torch.equal(head_after, loop.trained()[0])
     assert not torch.equal(adapter_after, loop.trained()[1])
 
