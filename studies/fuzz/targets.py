@@ -81,7 +81,7 @@ OVERRIDES = [
     b"evaluation.scorers.0={type: image_statistics}",
     b"policy.weights={location: 'hub://owner/name', revision: null}",
     b"training.optimizer.betas=[0.9, 0.99]",
-    b"promotion.gates=[&a {measure: alignment, comparison: at_least, bound: .nan}, *a]",
+    b"promotion.gates=[&a {metric: alignment, comparison: at_least, bound: .nan}, *a]",
 ]
 
 MESSAGE = json_bytes(

@@ -18,7 +18,7 @@ TaskSettings = type[ReferenceImagesSettings] | type[PretrainingSettings] | type[
 
 
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_settings_survive_the_way_through_json(kind: TaskSettings) -> None:
+def test_settings_survive_a_round_trip_through_json(kind: TaskSettings) -> None:
     settings = kind.of(resolve("pocket"))
     assert parse_json(kind, settings.model_dump_json(), where="settings") == settings
 
@@ -45,7 +45,7 @@ def test_a_digest_is_the_same_in_another_process() -> None:
     assert there.stdout.strip() == digest(TrainingSettings.of(resolve("pocket")), "a")
 
 
-def test_a_run_goes_on_where_it_was_when_what_changes_no_number_is_changed() -> None:
+def test_a_run_resumes_after_a_change_of_settings_that_affect_no_number() -> None:
     safe = ["training.hangs.timeout_seconds=7200", "training.memory_check=warn"]
     safe.append("training.non_finite.action=skip")
     before, after = (TrainingSettings.of(resolve("pocket", more)) for more in ([], safe))
@@ -69,7 +69,7 @@ def test_a_digest_depends_on_the_inputs() -> None:
         ("{}", "seed"),
     ],
 )
-def test_a_text_that_holds_no_settings_is_refused(text: str, said: str) -> None:
+def test_texts_without_settings_are_refused(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match="the parameter") as caught:
         parse_json(TrainingSettings, text, where="the parameter")
     assert said in str(caught.value)

@@ -38,19 +38,19 @@ def saved(picture: Image.Image, file_format: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def test_every_8_bit_level_comes_back_unchanged() -> None:
+def test_every_8_bit_level_survives_a_round_trip() -> None:
     levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).expand(3, 16, 16)
     assert torch.equal(to_uint8(from_uint8(levels)), levels)
 
 
-def test_a_float_becomes_the_nearest_level_and_halves_the_even_one() -> None:
+def test_floats_round_to_the_nearest_level_and_halves_to_even() -> None:
     values = torch.tensor([0.0, 0.4, 0.6, 0.5, 1.5, 254.4, 254.6, 255.0]) / 255
     levels = to_uint8(values.reshape(1, 1, 8).expand(3, 1, 8))[0, 0]
     assert levels.tolist() == [0, 0, 1, 0, 2, 254, 255, 255]
 
 
 @pytest.mark.parametrize("value", [-1e-6, 1.0001, float("nan"), float("inf")])
-def test_values_that_are_no_colour_are_refused(value: float) -> None:
+def test_values_outside_the_range_are_refused(value: float) -> None:
     image = torch.zeros(3, 4, 4)
     image[1, 2, 3] = value
     with pytest.raises(ValueError, match=r"outside \[0, 1\]"):
@@ -71,14 +71,14 @@ def test_half_precision_images_are_refused() -> None:
         lambda image: decode_image(encode_png(image, {"prompt": "über 一"})),
     ],
 )
-def test_conversions_there_and_back_change_nothing(
+def test_conversions_survive_a_round_trip(
     there_and_back: Callable[[Tensor], Tensor],
 ) -> None:
     image = noise()
     assert torch.equal(there_and_back(image), image)
 
 
-def test_rows_columns_and_channels_keep_their_places() -> None:
+def test_rows_columns_and_channels_keep_their_positions() -> None:
     image = torch.zeros(3, 2, 5)
     image[2, 1, 4] = 1.0
     array = to_numpy(image)
@@ -87,7 +87,7 @@ def test_rows_columns_and_channels_keep_their_places() -> None:
     assert to_pil(image).getpixel((4, 1)) == (0, 0, 255)
 
 
-def test_a_png_keeps_its_metadata_and_is_the_same_each_time() -> None:
+def test_a_png_keeps_its_metadata_and_is_deterministic() -> None:
     image, metadata = noise(), {"prompt": "一只猫", "seed": "7"}
     data = encode_png(image, metadata)
     assert data == encode_png(image, metadata)
@@ -117,14 +117,14 @@ def test_a_file_cut_anywhere_is_refused(file_format: str) -> None:
             decode_image(data[:length])
 
 
-def test_not_a_byte_of_a_png_can_be_lost_unseen() -> None:
+def test_a_png_without_any_one_byte_is_refused() -> None:
     data = encode_png(noise(4))
     for length in range(len(data)):
         with pytest.raises(ValueError, match=r"truncated|damaged|is no"):
             decode_image(data[:length])
 
 
-def test_no_flipped_bit_of_a_png_changes_the_image_unseen() -> None:
+def test_no_flipped_bit_of_a_png_changes_the_image_silently() -> None:
     image = noise(4)
     data = encode_png(image)
     refused = 0
@@ -140,19 +140,19 @@ def test_no_flipped_bit_of_a_png_changes_the_image_unseen() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1"])
-def test_transparency_palettes_and_grey_are_not_guessed_away(mode: str) -> None:
+def test_transparency_palettes_and_greyscale_are_refused(mode: str) -> None:
     data = saved(Image.new(mode, (8, 8)))
     with pytest.raises(ValueError, match=f"has mode {mode}, not RGB"):
         decode_image(data)
 
 
-def test_more_than_eight_bits_a_channel_are_not_cut_off() -> None:
+def test_more_than_eight_bits_per_channel_are_refused() -> None:
     with pytest.raises(ValueError, match="has 16 bits per channel, not 8"):
         decode_image(saved(Image.new("I;16", (8, 8))))
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "WEBP"])
-def test_an_animation_is_no_image(file_format: str) -> None:
+def test_an_animation_is_refused(file_format: str) -> None:
     first, second = to_pil(noise()), to_pil(noise(seed=1))
     buffer = io.BytesIO()
     first.save(buffer, format=file_format, save_all=True, append_images=[second])
@@ -169,7 +169,7 @@ def test_a_file_that_declares_a_huge_size_is_refused_by_its_header(side: int) ->
         decode_image(bytes(data))
 
 
-def test_webp_holds_the_very_pixels_and_is_the_same_each_time() -> None:
+def test_webp_is_lossless_and_deterministic() -> None:
     image = noise(24)
     data = encode_webp(image)
     assert data == encode_webp(image)
@@ -182,7 +182,7 @@ def test_other_kinds_of_files_are_refused() -> None:
             decode_image(data)
 
 
-def test_a_grid_lays_images_out_in_rows_on_white() -> None:
+def test_a_grid_arranges_images_in_rows_on_white() -> None:
     images = torch.stack([torch.full((3, 4, 4), value / 255) for value in (10, 20, 30)])
     grid = image_grid(images, columns=2, gap_pixels=1)
     assert grid.shape == (3, 11, 11)
@@ -194,7 +194,7 @@ def test_a_grid_lays_images_out_in_rows_on_white() -> None:
     assert set(levels[5].flatten().tolist()) == {255}
 
 
-def test_a_grid_enlarges_by_whole_pixels() -> None:
+def test_a_grid_upscales_by_integer_factors() -> None:
     image = noise(4)
     grid = image_grid(image[None], columns=3, scale=2, gap_pixels=0)
     assert torch.equal(grid, image.repeat_interleave(2, 1).repeat_interleave(2, 2))

@@ -13,7 +13,7 @@ def table(tmp_path: Path, name: str, text: str) -> str:
     return str(path)
 
 
-def test_a_column_of_a_tsv_is_taken_with_its_quotes(tmp_path: Path) -> None:
+def test_a_tsv_column_keeps_its_quotation_marks(tmp_path: Path) -> None:
     text = 'Prompt\tCategory\nbond\tAbstract\n"Fly" on a  wall. \tArts\n'
 
     found = read_prompt_table(table(tmp_path, "parti.tsv", text), "Prompt")
@@ -30,7 +30,7 @@ def test_a_column_of_a_csv_may_hold_commas_and_line_ends(tmp_path: Path) -> None
     assert found.prompts == ('A red car, and a "white" sheep.', "x")
 
 
-def test_what_was_imported_is_a_prompt_file(tmp_path: Path) -> None:
+def test_an_imported_table_is_a_prompt_file(tmp_path: Path) -> None:
     found = read_prompt_table(table(tmp_path, "t.tsv", "\ufeffPrompt\na\nb\u2028c\n"), "Prompt")
     file = tmp_path / "prompts.txt"
     file.write_text("".join(f"{text}\n" for text in found.prompts), encoding="utf-8")
@@ -38,7 +38,7 @@ def test_what_was_imported_is_a_prompt_file(tmp_path: Path) -> None:
     assert read_prompts(file).texts == ("a", "b c")
 
 
-def test_repeats_are_found_and_refused_by_name(tmp_path: Path) -> None:
+def test_repeated_prompts_are_refused_by_name(tmp_path: Path) -> None:
     location = table(tmp_path, "t.tsv", "Prompt\na cat\na dog\na  cat\na cat\n")
     found = read_prompt_table(location, "Prompt")
 
@@ -49,7 +49,7 @@ def test_repeats_are_found_and_refused_by_name(tmp_path: Path) -> None:
     assert "--drop-repeats" in refusal.value.repair
 
 
-def test_an_unknown_column_is_refused_with_those_there_are(tmp_path: Path) -> None:
+def test_an_unknown_column_is_refused_with_the_existing_ones(tmp_path: Path) -> None:
     location = table(tmp_path, "t.tsv", "Prompt\tNote\na\tb\n")
 
     with pytest.raises(PromptFileError, match="no column 'Prompts'; it has 'Prompt', 'Note'"):
@@ -64,7 +64,7 @@ def test_rows_without_a_prompt_are_refused_by_number(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "text"), [("t.tsv", ""), ("t.xlsx", "Prompt\na\n")])
-def test_what_is_no_table_is_refused(tmp_path: Path, name: str, text: str) -> None:
+def test_other_files_than_tables_are_refused(tmp_path: Path, name: str, text: str) -> None:
     with pytest.raises(PromptFileError, match=rf"{name} (has no column|is no table)"):
         read_prompt_table(table(tmp_path, name, text), "Prompt")
 

@@ -25,14 +25,14 @@ def test_a_packaged_prompt_file_is_read_by_its_location() -> None:
     assert len(read_prompts("package://advgrpo.pocket/prompts/test.txt")) == 320
 
 
-def test_how_a_file_was_saved_does_not_change_the_prompts(file: Path) -> None:
+def test_byte_order_marks_and_line_ends_do_not_change_the_prompts(file: Path) -> None:
     file.write_bytes(b"a cat\na dog")
     plain = read_prompts(file)
     file.write_bytes(b"\xef\xbb\xbfa cat \r\n\ta dog\r\n\r\n\n")
     assert read_prompts(file) == plain
 
 
-def test_the_digest_tells_texts_and_order_apart(file: Path) -> None:
+def test_the_digest_depends_on_texts_and_order(file: Path) -> None:
     digests = set()
     for text in ("a cat\na dog", "a dog\na cat", "a cat", "a cata dog"):
         file.write_text(text)
@@ -137,7 +137,7 @@ def test_reading_prompts_loads_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_prompts_to_train_on_are_not_measured_on() -> None:
+def test_prompts_in_both_files_are_refused() -> None:
     train = PromptSet(("a cat", "a dog", "a cow"), digest="")
     check_disjoint(train, PromptSet(("a hen",), digest=""))
     with pytest.raises(PromptFileError, match=r"line 2 .* is line 3 of the training .*'a cow'"):

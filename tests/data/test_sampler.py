@@ -80,7 +80,7 @@ def test_settings_either_hold_the_invariants_or_are_refused_with_the_setting(
     )
 
 
-def test_a_pass_draws_every_prompt_once_and_the_next_pass_in_another_order() -> None:
+def test_a_pass_samples_every_prompt_once_and_the_next_pass_in_another_order() -> None:
     def a_pass(first: int) -> list[int]:
         rollouts = range(first, first + 5)
         drawn = [prompts_of_rollout(range(20), r, prompts_per_update=4, seed=0) for r in rollouts]
@@ -90,12 +90,12 @@ def test_a_pass_draws_every_prompt_once_and_the_next_pass_in_another_order() -> 
     assert a_pass(0) != a_pass(5)
 
 
-def test_more_prompts_than_there_are_cannot_be_drawn() -> None:
+def test_a_rollout_of_more_prompts_than_exist_is_refused() -> None:
     with pytest.raises(ValueError, match="3 prompts are fewer"):
         prompts_of_rollout(range(3), 0, prompts_per_update=4, seed=0)
 
 
-def test_about_the_asked_share_of_prompts_is_held_out() -> None:
+def test_about_the_configured_share_of_prompts_is_held_out() -> None:
     held = [is_held_out(f"prompt {k}", 0.1) for k in range(5000)]
     assert 0.08 < sum(held) / len(held) < 0.12
 

@@ -27,7 +27,7 @@ def _inputs() -> dict[str, Any]:
     return inputs
 
 
-def test_it_compiles_to_the_yaml_that_is_checked_in(tmp_path: Path) -> None:
+def test_it_compiles_to_the_checked_in_yaml(tmp_path: Path) -> None:
     compiled = tmp_path / "pipeline.yaml"
     subprocess.run(
         [sys.executable, "-m", "pipelines.adversarial_grpo", str(compiled)],

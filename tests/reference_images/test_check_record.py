@@ -11,7 +11,7 @@ LISTING = {"a.png": FileState(10, "1")}
 
 
 @pytest.mark.parametrize("damaged", ["true", "[{}, 1, 1, 1, 1, 1]", "[1]", "[" * 50_000, "\0\0"])
-def test_a_damaged_line_is_looked_at_again_and_the_others_hold(
+def test_the_file_of_a_damaged_line_is_checked_again_and_no_other(
     tmp_path: Path, damaged: str
 ) -> None:
     record = CheckRecord(str(tmp_path))

@@ -111,14 +111,14 @@ def load(folder: Path, **changes: object) -> DiffusersSource:
     )
 
 
-def test_a_stable_diffusion_3_draws_an_image_for_each_prompt(sd3_folder: Path) -> None:
+def test_stable_diffusion_3_generates_an_image_per_prompt(sd3_folder: Path) -> None:
     images = load(sd3_folder).draw(PROMPTS, [1, 2**62])
     assert images.shape == (2, 3, PIXELS, PIXELS)
     assert images.dtype == torch.float32
     assert 0 <= images.min() < images.max() <= 1
 
 
-def test_an_image_follows_from_prompt_and_seed_alone(sd3_folder: Path) -> None:
+def test_an_image_depends_on_prompt_and_seed_alone(sd3_folder: Path) -> None:
     source = load(sd3_folder)
     together = source.draw([PROMPTS[0], *PROMPTS], [1, 2, 3])
     before = torch.random.get_rng_state()
@@ -146,7 +146,7 @@ def test_every_setting_changes_images_and_provenance(
     assert not torch.equal(changed.draw(PROMPTS, [1, 2]), plain.draw(PROMPTS, [1, 2]))
 
 
-def test_each_prompt_gets_the_suffix_of_its_language(sd3_folder: Path) -> None:
+def test_the_suffix_of_its_language_is_appended_to_a_prompt(sd3_folder: Path) -> None:
     suffixed = load(sd3_folder, prompt_suffixes={"en": " blue", "zh": " ring"})
     images = suffixed.draw(["a circle", "红 circle"], [1, 2])
     written_out = load(sd3_folder).draw(["a circle blue", "红 circle ring"], [1, 2])
@@ -164,7 +164,7 @@ def test_qwen_image_is_guided_by_its_own_argument(qwen_folder: Path) -> None:
     assert not torch.equal(stronger.draw(PROMPTS, [1, 2]), images)
 
 
-def test_a_whole_set_is_drawn_by_a_pipeline(sd3_folder: Path, tmp_path: Path) -> None:
+def test_a_complete_set_is_generated_by_a_pipeline(sd3_folder: Path, tmp_path: Path) -> None:
     prompts = PromptSet(tuple(PROMPTS), digest="")
     config = ReferenceImagesConfig(
         source=settings(sd3_folder), resolution_pixels=PIXELS, batch_size=3
@@ -176,9 +176,7 @@ def test_a_whole_set_is_drawn_by_a_pipeline(sd3_folder: Path, tmp_path: Path) ->
     assert images.provenance["source"] == load(sd3_folder).provenance
 
 
-def test_the_provenance_tells_weights_apart_by_their_content(
-    sd3_folder: Path, tmp_path: Path
-) -> None:
+def test_the_provenance_distinguishes_weights_by_content(sd3_folder: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     build_pipeline(seed=1).save_pretrained(other)
     first, second = load(sd3_folder).provenance, load(other).provenance
@@ -289,7 +287,7 @@ def test_wrong_weights_are_refused(
     assert caught.value.repair
 
 
-def test_weights_that_are_nowhere_are_refused(tmp_path: Path) -> None:
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(AdvGrpoError, match="nowhere"):
         load(tmp_path / "nowhere")
 

@@ -26,7 +26,7 @@ PIXELS = 8
 
 
 class NoiseSource:
-    """Draws noise that follows from prompt and seed, and remembers what it drew."""
+    """Source of noise that depends on prompt and seed; records its prompts."""
 
     def __init__(
         self, *, style: str = "plain", stop_after: int = 10**9, pixels: int = PIXELS
@@ -88,7 +88,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_set_is_drawn_complete_and_valid(tmp_path: Path) -> None:
+def test_a_generated_set_is_complete_and_valid(tmp_path: Path) -> None:
     source = NoiseSource()
     drawn = generate(source, tmp_path)
     assert source.drawn == [prompt for prompt in PROMPTS.texts for _ in range(2)]
@@ -100,7 +100,7 @@ def test_a_set_is_drawn_complete_and_valid(tmp_path: Path) -> None:
     assert len(provenance.files) == len(contents(tmp_path)) - 2 == 6
 
 
-def test_a_file_holds_what_the_source_drew_for_its_prompt_and_seed(tmp_path: Path) -> None:
+def test_a_file_holds_the_image_of_its_prompt_and_seed(tmp_path: Path) -> None:
     source = NoiseSource()
     drawn = generate(source, tmp_path)
     for planned in plan_images(PROMPTS, 2, seed=0):
@@ -122,7 +122,7 @@ def test_webp_files_hold_the_pixels_that_png_files_hold(tmp_path: Path) -> None:
         generate(NoiseSource(), tmp_path / "webp")
 
 
-def test_names_and_seeds_stay_the_same_for_ever() -> None:
+def test_names_and_seeds_never_change_between_versions() -> None:
     planned = plan_images(PromptSet(("a cat",), digest=""), 2, seed=5)
     assert [(image.name, image.seed) for image in planned] == [
         ("51e4674156077982_0.png", 2002457673891417934),
@@ -143,7 +143,7 @@ def test_batch_size_and_order_of_prompts_never_rebind_a_file(tmp_path: Path) -> 
         assert other.files == first.files
 
 
-def test_each_image_has_a_seed_of_its_own() -> None:
+def test_each_image_has_its_own_seed() -> None:
     seeds = {image.seed for run in range(3) for image in plan_images(PROMPTS, 4, seed=run)}
     assert len(seeds) == 3 * 4 * len(PROMPTS)
 
@@ -162,7 +162,7 @@ def test_an_interrupted_run_loses_the_current_batch_at_most(tmp_path: Path) -> N
     assert contents(folder) == contents(tmp_path / "whole")
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_run_resumes(tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     script = f"""
 import sys, time
@@ -192,7 +192,7 @@ generate(Slow(), Path({str(folder)!r}))
     assert source.drawn == ["a cow"] * 2
 
 
-def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         generate(NoiseSource(stop_after=4), tmp_path)
     (tmp_path / ".partial-a.png").write_bytes(b"half")
@@ -204,7 +204,7 @@ def test_what_a_killed_writer_left_is_cleared_away(tmp_path: Path) -> None:
     assert not [name for name in contents(tmp_path) if name.startswith(".")]
 
 
-def test_damaged_files_are_drawn_again_and_whole_ones_kept(tmp_path: Path) -> None:
+def test_damaged_files_are_generated_again_and_valid_ones_kept(tmp_path: Path) -> None:
     whole = generate(NoiseSource(), tmp_path)
     before = contents(tmp_path)
     (tmp_path / whole.files["a cat"][1]).write_bytes(b"damaged")
@@ -215,7 +215,7 @@ def test_damaged_files_are_drawn_again_and_whole_ones_kept(tmp_path: Path) -> No
     assert contents(tmp_path) == before
 
 
-def test_a_complete_set_is_not_drawn_again(tmp_path: Path) -> None:
+def test_a_complete_set_is_not_generated_again(tmp_path: Path) -> None:
     whole = generate(NoiseSource(), tmp_path)
     assert generate(NoiseSource(stop_after=0), tmp_path) == whole
 
@@ -248,7 +248,7 @@ def test_changed_settings_are_refused_by_name(tmp_path: Path, complete: bool) ->
     assert contents(tmp_path) == before
 
 
-def test_images_that_are_no_longer_asked_for_are_refused(tmp_path: Path) -> None:
+def test_images_that_the_settings_no_longer_name_are_refused(tmp_path: Path) -> None:
     generate(NoiseSource(), tmp_path)
     with pytest.raises(ReferenceImageError, match="3 images of other prompts"):
         generate(NoiseSource(), tmp_path, images_per_prompt=1)
@@ -287,7 +287,7 @@ def test_images_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     assert source.drawn == ["a cow"] * 2
 
 
-def test_a_full_disk_leaves_no_half_file_and_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_file_and_the_next_run_resumes(tmp_path: Path) -> None:
     class Heavy(NoiseSource):
         """Only the images of the cow are larger than the limit."""
 
@@ -310,14 +310,14 @@ def test_a_full_disk_leaves_no_half_file_and_the_next_run_goes_on(tmp_path: Path
     assert source.drawn == ["a cow"] * 2
 
 
-def test_a_journal_that_is_not_ours_is_refused(tmp_path: Path) -> None:
+def test_a_foreign_journal_is_refused(tmp_path: Path) -> None:
     for text in ("", "{}\n", "nonsense"):
         (tmp_path / JOURNAL_FILE).write_text(text)
         with pytest.raises(ReferenceImageError, match=r"journal\.jsonl is damaged"):
             generate(NoiseSource(), tmp_path)
 
 
-def test_progress_is_told_with_the_time_left(
+def test_progress_is_reported_with_the_remaining_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "progress"))

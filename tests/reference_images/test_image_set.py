@@ -71,7 +71,7 @@ def problems(folder: Path, images_per_prompt: int | None = 2) -> list[str]:
     return [f"{problem.kind}: {problem.text}" for problem in report.problems]
 
 
-def test_a_set_of_the_released_shape_loads_unchanged(folder: Path) -> None:
+def test_a_set_in_the_format_of_adv_grpo_loads_unchanged(folder: Path) -> None:
     before = {path: path.read_bytes() for path in folder.iterdir()}
     reference_images = validate(folder)
     assert reference_images.root == str(folder)
@@ -95,7 +95,7 @@ def test_a_manifest_may_name_a_single_file_and_files_in_folders(tmp_path: Path) 
     }
 
 
-def test_a_prompt_or_variation_that_the_set_lacks_is_not_replaced(folder: Path) -> None:
+def test_a_missing_prompt_or_variation_is_not_replaced(folder: Path) -> None:
     reference_images = validate(folder)
     for prompt, variation in (("a cow", 0), (CAT, 2), (CAT, -1)):
         with pytest.raises(ReferenceImageError, match="are requested"):
@@ -113,7 +113,7 @@ def test_a_file_damaged_after_validation_is_not_replaced(folder: Path) -> None:
         load_images(reference_images, CAT, [0])
 
 
-def test_the_digest_follows_prompts_names_and_contents_only(tmp_path: Path) -> None:
+def test_the_digest_depends_on_prompts_names_and_contents_only(tmp_path: Path) -> None:
     def digest(name: str, manifest: Mapping[str, str | Sequence[str]]) -> str:
         return validate(write_set(tmp_path / name, manifest)).digest
 
@@ -128,7 +128,7 @@ def test_the_digest_follows_prompts_names_and_contents_only(tmp_path: Path) -> N
     assert len(others | {validate(redrawn).digest, first}) == 4
 
 
-def test_of_more_references_than_asked_for_a_seed_chooses(tmp_path: Path) -> None:
+def test_a_seed_chooses_among_surplus_images(tmp_path: Path) -> None:
     names = {prompt: [f"{i}_{v}.png" for v in range(6)] for i, prompt in enumerate((CAT, DOG))}
     folder = write_set(tmp_path / "set", names)
     chosen = validate(folder, images_per_prompt=3)
@@ -141,7 +141,7 @@ def test_of_more_references_than_asked_for_a_seed_chooses(tmp_path: Path) -> Non
     assert {name for files in choices for name in files} == set(names[CAT])
 
 
-def test_fewer_references_than_asked_for_are_refused(folder: Path) -> None:
+def test_too_few_images_per_prompt_are_refused(folder: Path) -> None:
     assert problems(folder, 3) == [
         f"prompt without enough images: {prompt!r} has 2 of 3 reference images"
         for prompt in (CAT, DOG)
@@ -160,7 +160,7 @@ def test_prompts_of_the_set_must_be_known(tmp_path: Path) -> None:
     assert allowed.files.keys() == {CAT, DOG}
 
 
-def test_every_kind_of_problem_is_found_and_all_are_told_at_once(tmp_path: Path) -> None:
+def test_all_kinds_of_problems_are_reported_at_once(tmp_path: Path) -> None:
     manifest = {
         CAT: ["good.png", "truncated.png", "missing.png", "wide.png"],
         DOG: ["copy.png", "shared.png", "text.png"],
@@ -233,7 +233,7 @@ def test_contents_are_compared_with_the_provenance(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["Infinity", "-Infinity", "NaN"])
-def test_a_provenance_that_json_could_not_hold_is_damaged(tmp_path: Path, value: str) -> None:
+def test_a_provenance_with_non_finite_numbers_is_refused(tmp_path: Path, value: str) -> None:
     given = {"source": {"cfg": 1}, "seed": 3, "resolution_pixels": 8, "advgrpo_version": "1"}
     text = json.dumps({**given, "files": {}})
     (tmp_path / PROVENANCE_FILE).write_text(text)
@@ -265,7 +265,7 @@ def test_a_damaged_manifest_is_refused(folder: Path, text: str, message: str) ->
     assert str(folder / MANIFEST_FILE) in problem
 
 
-def test_a_folder_without_manifest_is_no_set(tmp_path: Path) -> None:
+def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     assert "manifest.json is missing" in problems(tmp_path)[0]
     with pytest.raises(ReferenceImageError, match=r"manifest\.json is missing"):
         validate(tmp_path / "nowhere")
@@ -276,7 +276,7 @@ def test_a_damaged_provenance_is_refused(folder: Path) -> None:
     assert "provenance.json is damaged" in problems(folder)[0]
 
 
-def test_an_inspection_tells_in_words_what_it_found(folder: Path) -> None:
+def test_a_report_summarizes_an_inspection(folder: Path) -> None:
     report = inspect_reference_images(folder, PROMPTS)
     assert report.reference_images is not None
     assert str(report).splitlines() == [

@@ -1,4 +1,4 @@
-"""Sets of the released shape are used where they lie, read-only, on a disk or in a store."""
+"""Import of existing sets in place, from a folder or an object store."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ def opened(config: RunConfig, location: str, workspace: Path | str) -> Reference
     )
 
 
-def test_a_folder_is_used_where_it_lies_and_nothing_is_written_there(
+def test_an_existing_folder_is_used_in_place_and_never_written_to(
     prompt_files: list[str], released: Path, tmp_path: Path
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in (released, *released.iterdir())}
@@ -135,7 +135,7 @@ def test_an_object_store_is_read_in_place(
         opened(config, sets.train, workspace)
 
 
-def test_a_merged_manifest_may_lie_elsewhere_and_name_some_prompts_only(
+def test_a_manifest_may_be_stored_elsewhere_and_list_some_prompts_only(
     prompt_files: list[str], released: Path, tmp_path: Path
 ) -> None:
     merged = tmp_path / "prompt2img_merged.json"
@@ -159,7 +159,7 @@ def test_a_merged_manifest_may_lie_elsewhere_and_name_some_prompts_only(
     assert set(read_manifest(sets.train)) == set(TRAIN)
 
 
-def test_a_check_that_was_killed_goes_on_and_a_repeated_one_reads_nothing(
+def test_a_killed_check_resumes_and_a_repeated_one_reads_nothing(
     prompt_files: list[str], released: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(checks, "_CHUNK", 2)
@@ -193,7 +193,7 @@ def test_a_check_that_was_killed_goes_on_and_a_repeated_one_reads_nothing(
     assert read == ["0_1.png"]
 
 
-def test_a_record_that_was_cut_off_is_no_end(
+def test_a_truncated_record_is_tolerated(
     prompt_files: list[str], released: Path, tmp_path: Path
 ) -> None:
     config = settings(prompt_files, released)
@@ -203,7 +203,7 @@ def test_a_record_that_was_cut_off_is_no_end(
     made(config, tmp_path / "work")
 
 
-def test_images_that_were_exchanged_since_are_refused(
+def test_images_that_changed_since_their_import_are_refused(
     prompt_files: list[str], released: Path, tmp_path: Path
 ) -> None:
     config = settings(prompt_files, released)
@@ -242,12 +242,12 @@ def test_links_that_lead_out_of_the_set_are_refused(
     assert "2_0.png is missing" in caught.value.message
 
 
-def test_a_set_that_is_not_there_is_named(prompt_files: list[str], tmp_path: Path) -> None:
+def test_a_missing_set_is_named(prompt_files: list[str], tmp_path: Path) -> None:
     with pytest.raises(StorageNotFoundError, match="nowhere"):
         made(settings(prompt_files, tmp_path / "nowhere"), tmp_path / "work")
 
 
-def test_a_copy_in_the_cache_is_recorded_in_the_cache(
+def test_the_record_of_a_cached_copy_is_stored_in_the_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []

@@ -69,16 +69,14 @@ def test_every_picture_is_in_one_of_two_valid_sets(folder: Path, tmp_path: Path)
     assert provenance.source["folder"] == folder_digest(folder)
 
 
-def test_a_picture_more_moves_no_other_from_one_set_to_the_other(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_an_added_picture_moves_no_other_one_to_the_other_set(folder: Path, tmp_path: Path) -> None:
     before = made(folder, tmp_path / "before")
     (folder / "more.png").write_bytes(picture(99))
     after = made(folder, tmp_path / "after")
     assert all(before[part] <= after[part] for part in before)
 
 
-def test_making_a_set_again_makes_only_what_is_missing(folder: Path, tmp_path: Path) -> None:
+def test_a_repeated_import_adds_only_missing_images(folder: Path, tmp_path: Path) -> None:
     names = made(folder, tmp_path / "sets")
     files = [tmp_path / "sets" / "train" / name for name in sorted(names["train"])]
     files[0].unlink()
@@ -88,13 +86,13 @@ def test_making_a_set_again_makes_only_what_is_missing(folder: Path, tmp_path: P
     assert [file.stat().st_mtime_ns for file in files[1:]] == before
 
 
-def test_a_set_of_other_settings_is_not_gone_on_with(folder: Path, tmp_path: Path) -> None:
+def test_a_set_of_other_settings_is_not_resumed(folder: Path, tmp_path: Path) -> None:
     made(folder, tmp_path / "sets")
     with pytest.raises(ReferenceImageError, match=r"source\.fit was 'exact' and is 'crop'"):
         made(folder, tmp_path / "sets", "crop")
 
 
-def test_all_that_is_wrong_is_said_at_once(folder: Path, tmp_path: Path) -> None:
+def test_all_problems_are_reported_at_once(folder: Path, tmp_path: Path) -> None:
     (folder / "torn.png").write_bytes(picture(50)[:40])
     (folder / "no picture.jpg").write_bytes(b"nothing")
     (folder / "small.png").write_bytes(picture(51, 8, 8))
@@ -131,7 +129,7 @@ def test_too_few_pictures_are_refused_with_the_setting(tmp_path: Path) -> None:
         made(tmp_path / "style", tmp_path / "sets")
 
 
-def test_cropping_takes_the_middle_square_and_makes_it_smaller() -> None:
+def test_cropping_takes_the_central_square_and_downscales_it() -> None:
     image = torch.zeros(3, 32, 64)
     image[:, :, 16:48] = 1.0
     assert torch.equal(fitted(image, "crop", 16), torch.ones(3, 16, 16))

@@ -38,7 +38,9 @@ def dealt(images: ReferenceImageSet) -> tuple[set[str], list[tuple[str, ...]]]:
 
 
 @pytest.mark.parametrize("count", [12, 30, 200])
-def test_no_image_trains_and_measures_and_none_measures_twice(tmp_path: Path, count: int) -> None:
+def test_no_image_is_both_trained_on_and_held_out_and_none_is_used_twice(
+    tmp_path: Path, count: int
+) -> None:
     training, held_out = dealt(shared(tmp_path, count))
     measuring = [name for files in held_out for name in files]
     assert len(measuring) == len(set(measuring)) >= 2
@@ -47,19 +49,19 @@ def test_no_image_trains_and_measures_and_none_measures_twice(tmp_path: Path, co
     assert len({len(files) for files in held_out}) == 1
 
 
-def test_whether_an_image_measures_depends_on_its_content_alone(tmp_path: Path) -> None:
+def test_whether_an_image_is_held_out_depends_on_its_content_alone(tmp_path: Path) -> None:
     few, more = shared(tmp_path / "few", 30), shared(tmp_path / "more", 90)
     training, _ = dealt(few)
     assert training <= dealt(more)[0]
 
 
-def test_a_set_whose_images_belong_to_prompts_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_set_whose_images_belong_to_prompts_is_unchanged(tmp_path: Path) -> None:
     paired = ReferenceImageSet(str(tmp_path), {"a": ("a.png",)}, 4, "0" * 64)
     assert assign_for_training(paired, ["a"], held_out_fraction=0.1) is paired
     assert assign_for_evaluation(paired, ["a"]) is paired
 
 
-def test_too_few_images_to_measure_are_refused_with_the_setting(tmp_path: Path) -> None:
+def test_too_few_held_out_images_are_refused_with_the_setting(tmp_path: Path) -> None:
     with pytest.raises(ReferenceImageError, match=r"discriminator\.held_out_fraction=0\.01"):
         assign_for_training(shared(tmp_path, 3), PROMPTS, held_out_fraction=0.01)
 

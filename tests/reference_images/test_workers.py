@@ -44,20 +44,20 @@ def digest_at(folder: Path) -> str:
     return validate_reference_images(folder, PROMPTS, 4, PIXELS, seed=0).digest
 
 
-def test_three_workers_draw_what_one_draws_and_nothing_twice(tmp_path: Path) -> None:
+def test_three_workers_generate_the_set_of_one_and_no_image_twice(tmp_path: Path) -> None:
     draw_together(str(tmp_path / "set"), tmp_path / "notes")
     assert digest_at(tmp_path / "set") == alone(tmp_path / "alone")
     assert set(times_drawn(tmp_path / "notes").values()) == {4}
     assert not list((tmp_path / "set").glob("journal*"))
 
 
-def test_a_slow_worker_holds_up_no_more_than_its_lease(tmp_path: Path) -> None:
+def test_a_slow_worker_delays_no_more_than_its_lease(tmp_path: Path) -> None:
     draw_together(str(tmp_path / "set"), tmp_path / "notes", processes=2, fate="slow")
     drawn = drawn_by(tmp_path / "notes")
     assert len(drawn["worker-0"]) > 5 * len(drawn.get("worker-1", ()))
 
 
-def test_what_a_dead_worker_did_is_kept_and_what_it_held_is_drawn_again(tmp_path: Path) -> None:
+def test_images_of_a_dead_worker_are_kept_and_its_lease_is_repeated(tmp_path: Path) -> None:
     with pytest.raises(RankFailedError):
         draw_together(str(tmp_path / "set"), tmp_path / "first", processes=2, fate="dies")
     assert (tmp_path / "set" / JOURNAL_FILE).is_file()
@@ -81,7 +81,7 @@ def test_workers_of_an_object_store_leave_nothing_on_their_disk(
     assert not drawn_by(tmp_path / "again")
 
 
-def test_an_archive_that_was_not_written_whole_is_drawn_again(
+def test_a_partially_written_archive_is_generated_again(
     tmp_path: Path,
     stores: EmbeddedServers,  # noqa: ARG001 - must run
 ) -> None:
@@ -94,7 +94,7 @@ def test_an_archive_that_was_not_written_whole_is_drawn_again(
 
     with pytest.raises(KeyboardInterrupt):
         draw(NoiseSource(stop_after=40))
-    # Two archives of 16 images are kept; one of them loses its listing, as if it was cut off.
+    # Two archives of 16 images are complete; one loses its list, as after an interruption.
     listings = [name for name in list_files(location) if name.endswith(".json")]
     assert len(listings) == 2
     delete(f"{location}/{listings[0]}")

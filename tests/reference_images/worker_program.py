@@ -1,4 +1,4 @@
-"""What each worker of the team tests runs: draw its share, perhaps slowly or to its death."""
+"""Program of a worker in the tests: generates its share, optionally slow or crashing."""
 
 import os
 import sys
@@ -16,8 +16,8 @@ from tests.reference_images.test_generation import NoiseSource, settings
 PROMPTS = PromptSet(tuple(f"a cat with {n} tails" for n in range(12)), digest="")
 
 
-class Telling(NoiseSource):
-    """Notes each image in a file of its worker; worker 1 is slow or dies as it is told."""
+class RecordingSource(NoiseSource):
+    """Source that records each image per worker; worker 1 is slow or crashes, if requested."""
 
     def __init__(self, notes: Path, fate: str) -> None:
         super().__init__()
@@ -32,13 +32,13 @@ class Telling(NoiseSource):
             os._exit(3)
         with self._notes.open("a") as file:
             file.writelines(f"{prompt}\n" for prompt in prompts)
-        # The others shall not have drawn all before a worker has begun.
+        # Every worker should start before the others have finished.
         time.sleep(0.05)
         return super().draw(prompts, seeds)
 
 
 def main(location: str, notes: Path, fate: str) -> None:
-    source, config = Telling(notes, fate), settings(batch_size=2)
+    source, config = RecordingSource(notes, fate), settings(batch_size=2)
     generate_reference_images(
         source,
         PROMPTS,

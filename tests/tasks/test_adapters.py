@@ -22,5 +22,5 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
         ),
     ],
 )
-def test_an_adapter_is_named_by_one_text(text: str, place: Weights) -> None:
+def test_locations_of_adapters_are_parsed(text: str, place: Weights) -> None:
     assert parse_adapter(text) == place

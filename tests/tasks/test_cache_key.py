@@ -1,4 +1,4 @@
-"""Weights that are exchanged where they lie must not get the results of those before."""
+"""Cache keys count weights and prompts by content, not by location."""
 
 import shutil
 from collections.abc import Callable
@@ -31,7 +31,7 @@ ALL = {"pre-training", "training", "evaluation"}
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    """What stands for weights."""
+    """Files in place of weights."""
     folder = tmp_path / "models"
     for name, file in FILES.items():
         (folder / name).mkdir(parents=True)
@@ -96,7 +96,7 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         ("pickscore", ALL - {"pre-training"}),
     ],
 )
-def test_other_weights_at_the_same_place_are_not_taken_for_those_before(
+def test_replaced_weights_at_the_same_location_change_the_keys(
     keys: Callable[..., dict[str, str]], models: Path, name: str, changed: set[str]
 ) -> None:
     before = keys(models)
@@ -108,14 +108,14 @@ def test_other_weights_at_the_same_place_are_not_taken_for_those_before(
     assert keys(models) == before
 
 
-def test_the_same_weights_elsewhere_are_known(
+def test_moved_weights_keep_the_keys(
     keys: Callable[..., dict[str, str]], models: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(models, tmp_path / "moved")
     assert keys(tmp_path / "moved") == keys(models)
 
 
-def test_the_same_prompts_in_another_file_are_known_and_other_ones_are_not(
+def test_moved_prompts_keep_the_keys_and_changed_ones_do_not(
     keys: Callable[..., dict[str, str]], models: Path, tmp_path: Path
 ) -> None:
     prompts = read_run_prompts(settings(models).prompts)
@@ -128,7 +128,7 @@ def test_the_same_prompts_in_another_file_are_known_and_other_ones_are_not(
     assert {task for task in ALL if others[task] != keys(models)[task]} == ALL - {"evaluation"}
 
 
-def test_of_a_hub_the_commit_counts_and_what_is_not_there_stays(tmp_path: Path) -> None:
+def test_hub_weights_count_by_commit_and_missing_ones_stay(tmp_path: Path) -> None:
     hub = Weights(location="hub://owner/name", revision="0" * 40)
     gone = Weights(location=str(tmp_path / "gone"))
     assert (by_content(hub), by_content(gone)) == (hub, gone)
@@ -136,7 +136,7 @@ def test_of_a_hub_the_commit_counts_and_what_is_not_there_stays(tmp_path: Path) 
     assert cache_key(hub) != cache_key(other)
 
 
-def test_packaged_weights_are_known_by_their_content() -> None:
+def test_packaged_weights_count_by_content() -> None:
     config = resolve("pocket")
     assert by_content(config.policy) != config.policy
     assert by_content(config.policy.adapter) == config.policy.adapter

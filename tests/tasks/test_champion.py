@@ -19,7 +19,7 @@ def server(
     return made
 
 
-def test_a_server_that_does_not_answer_at_first_is_asked_again(
+def test_requests_to_an_unavailable_server_are_retried(
     server: Proxy, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(champion, "RETRY_SECONDS", 6.0)
@@ -28,7 +28,7 @@ def test_a_server_that_does_not_answer_at_first_is_asked_again(
     assert caplog.text.count("retrying to read the champion") == 2
 
 
-def test_a_server_that_never_answers_leaves_the_champion_unknown(
+def test_a_permanently_unavailable_server_marks_the_champion_as_missing(
     server: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(champion, "RETRY_SECONDS", 0.3)

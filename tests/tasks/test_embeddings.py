@@ -53,7 +53,7 @@ def stored(config: RunConfig, prompts: list[str], workspace: Path) -> StoredEmbe
 
 
 @pytest.mark.slow
-def test_processes_encode_what_one_does_and_leave_what_is_there(
+def test_several_processes_encode_like_one_and_reuse_existing_embeddings(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = ["a", "b", "c", "d", "e"]
@@ -70,14 +70,14 @@ def test_processes_encode_what_one_does_and_leave_what_is_there(
         assert torch.equal(mine.stack("context"), other.stack("context"))
 
 
-def test_a_process_that_cannot_encode_says_why(config: RunConfig, tmp_path: Path) -> None:
+def test_the_error_of_an_encoding_process_is_raised(config: RunConfig, tmp_path: Path) -> None:
     nowhere = config.policy.weights.model_copy(update={"location": str(tmp_path / "nowhere")})
     policy = config.policy.model_copy(update={"weights": nowhere})
     with pytest.raises(AdvGrpoError, match="nowhere"):
         encode_in_processes(policy, ["a"], store=str(tmp_path), processes=1)
 
 
-def test_training_needs_no_other_prompts_than_were_encoded_before(
+def test_training_uses_only_prompts_encoded_in_advance(
     world: World, config: RunConfig, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     prompts = read_prompts(str(world.prompts))
@@ -91,7 +91,7 @@ def test_training_needs_no_other_prompts_than_were_encoded_before(
     assert len(needed) < len(prompts)
 
 
-def test_pretraining_needs_no_other_prompts_than_were_encoded_before(
+def test_pretraining_uses_only_prompts_encoded_in_advance(
     world: World, config: RunConfig, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     prompts, process_group = read_prompts(str(world.prompts)), ProcessGroup()
@@ -134,7 +134,7 @@ def test_pretraining_needs_no_other_prompts_than_were_encoded_before(
     assert len(history) == 1
 
 
-def test_prompts_of_a_few_rollouts_more_are_encoded_if_some_may_be_left_out(
+def test_prompts_of_further_rollouts_are_encoded_if_some_may_be_skipped(
     world: World, config: RunConfig
 ) -> None:
     prompts = read_prompts(str(world.prompts))
@@ -145,9 +145,7 @@ def test_prompts_of_a_few_rollouts_more_are_encoded_if_some_may_be_left_out(
     assert set(fewer) < set(more)
 
 
-def test_pretraining_leaves_held_out_prompts_without_an_image_out(
-    world: World, config: RunConfig
-) -> None:
+def test_pretraining_skips_held_out_prompts_without_images(world: World, config: RunConfig) -> None:
     prompts = read_prompts(str(world.prompts))
     task = PretrainingSettings.of(config)
     held_out = split_prompts(prompts.texts, task.discriminator.held_out_fraction).held_out
@@ -157,9 +155,7 @@ def test_pretraining_leaves_held_out_prompts_without_an_image_out(
     assert bare not in pretraining_prompts(task, prompts, replace(images, files=files))
 
 
-def test_an_evaluation_encodes_the_prompts_that_it_measures(
-    world: World, config: RunConfig
-) -> None:
+def test_an_evaluation_encodes_its_prompts(world: World, config: RunConfig) -> None:
     prompts = read_prompts(str(world.prompts))
     few = config.model_copy(
         update={"evaluation": config.evaluation.model_copy(update={"prompts": 3})}

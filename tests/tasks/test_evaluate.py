@@ -145,7 +145,7 @@ def same_evaluation(one: Path, two: Path) -> bool:
 
 
 @pytest.mark.slow
-def test_two_ranks_give_the_bits_of_one_process_and_tell_once_when_they_are_done(
+def test_two_ranks_give_the_bits_of_one_process_and_report_progress_once(
     world: World, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = tmp_path / "progress.jsonl"
@@ -173,7 +173,7 @@ def test_evaluating_twice_gives_equal_bits_however_many_threads_there_are(
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_goes_on_with_the_next_batch(
+def test_a_killed_evaluation_resumes_with_the_next_batch(
     world: World, alone: Path, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-m", "advgrpo.cli.main", "evaluate"]
@@ -199,7 +199,7 @@ def test_a_killed_evaluation_goes_on_with_the_next_batch(
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_other_gates_and_prices_draw_nothing_anew(world: World, tmp_path: Path) -> None:
+def test_other_gates_and_prices_sample_no_new_images(world: World, tmp_path: Path) -> None:
     first = world.evaluate(tmp_path)
     drawn = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("measured/*/*")}
 
@@ -211,7 +211,7 @@ def test_other_gates_and_prices_draw_nothing_anew(world: World, tmp_path: Path) 
     assert "USD" in (Path(second.location) / "report.html").read_text("utf-8")
 
 
-def test_the_report_tells_of_the_watch_and_of_every_phase(alone: Path) -> None:
+def test_the_report_shows_alarms_and_the_costs_of_every_phase(alone: Path) -> None:
     page = (alone / "report.html").read_text("utf-8")
 
     for text in (
@@ -281,7 +281,7 @@ def test_the_champion_is_compared_on_the_same_seeds_even_with_another_rank(
     assert "champion, version 1" in (Path(result.location) / "report.html").read_text("utf-8")
 
 
-def test_a_champion_for_another_base_is_refused_in_words_and_no_gate_passes_on_it(
+def test_a_champion_of_another_base_model_fails_its_gates_with_a_reason(
     world: World,
     tiny: TinyModels,
     crown: Callable[..., MlflowClient],
@@ -305,7 +305,7 @@ def test_a_champion_for_another_base_is_refused_in_words_and_no_gate_passes_on_i
     assert report.missing["champion"] in against[0].reason
 
 
-def test_an_adapter_from_elsewhere_is_measured_as_ours_is(
+def test_an_external_adapter_is_evaluated_like_a_trained_one(
     world: World, alone: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(world.trained / "discriminator", tmp_path / "reward")

@@ -54,7 +54,7 @@ def contents(folder: Path | str) -> dict[str, bytes]:
     return {name: read_bytes(f"{folder}/{name}") for name in list_files(str(folder))}
 
 
-def test_each_image_says_what_it_is(tiny: TinyModels, tmp_path: Path) -> None:
+def test_each_image_has_its_settings_as_metadata(tiny: TinyModels, tmp_path: Path) -> None:
     locations = _generate(tiny, tmp_path)
     assert [Path(location).name for location in locations] == [
         "000_0.png",
@@ -80,7 +80,7 @@ def test_each_image_says_what_it_is(tiny: TinyModels, tmp_path: Path) -> None:
     assert set(contents(tmp_path)) == {*(Path(one).name for one in locations), "grid.png"}
 
 
-def test_equal_prompt_and_seed_give_the_equal_file_in_any_company(
+def test_equal_prompt_and_seed_give_equal_files_among_any_others(
     tiny: TinyModels, tmp_path: Path
 ) -> None:
     two = _generate(tiny, tmp_path / "two")
@@ -89,7 +89,7 @@ def test_equal_prompt_and_seed_give_the_equal_file_in_any_company(
     assert Path(two[2]).read_bytes() != Path(one[0]).read_bytes()
 
 
-def test_who_draws_encodes_no_prompt(
+def test_prompts_are_encoded_before_images_are_generated(
     tiny: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw = module.generate_share
@@ -106,7 +106,7 @@ def test_who_draws_encodes_no_prompt(
 
 
 @pytest.mark.slow
-def test_two_processes_draw_the_files_that_one_draws(
+def test_two_processes_generate_the_files_of_one(
     tiny: TinyModels, adapter: Path, tmp_path: Path
 ) -> None:
     for processes in (1, 2):
@@ -123,7 +123,7 @@ def test_two_processes_draw_the_files_that_one_draws(
     assert len(one) == 9
 
 
-def test_an_adapter_draws_by_its_own_shape_and_is_named_by_its_hash(
+def test_an_adapter_keeps_its_own_shape_and_is_identified_by_its_hash(
     tiny: TinyModels, adapter: Path, tmp_path: Path
 ) -> None:
     base = _generate(tiny, tmp_path / "base")
@@ -139,7 +139,7 @@ def test_an_adapter_draws_by_its_own_shape_and_is_named_by_its_hash(
     assert "grid.png" not in names
 
 
-def test_a_run_that_was_stopped_goes_on_and_a_repeated_one_draws_nothing(
+def test_an_interrupted_run_resumes_and_a_repeated_one_generates_nothing(
     tiny: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[list[str]] = []
@@ -194,9 +194,7 @@ def test_another_image_is_never_overwritten(
     assert contents(tmp_path) == before
 
 
-def test_an_image_of_another_reading_of_its_prompt_is_another_image(
-    tiny: TinyModels, tmp_path: Path
-) -> None:
+def test_other_text_settings_make_another_image(tiny: TinyModels, tmp_path: Path) -> None:
     _generate(tiny, tmp_path)
     arguments = {"adapter": "", "images_per_prompt": 2, "seed": 3, "output": str(tmp_path)}
     for setting in ("max_sequence_length=5", "text_dtype=bfloat16", "decode_dtype=bfloat16"):
@@ -204,7 +202,7 @@ def test_an_image_of_another_reading_of_its_prompt_is_another_image(
             generate(tiny.config(f"policy.{setting}"), PROMPTS, **arguments)  # type: ignore[arg-type]
 
 
-def test_images_of_other_weights_at_the_same_place_are_other_images(
+def test_replaced_weights_at_the_same_location_make_another_image(
     tiny: TinyModels, tmp_path: Path
 ) -> None:
     pipeline = shutil.copytree(tiny.pipeline, tmp_path / "pipeline")
@@ -234,7 +232,7 @@ def test_a_foreign_file_is_never_overwritten(
     assert contents(tmp_path) == {name: content}
 
 
-def test_images_go_to_an_object_store_and_are_kept_there(
+def test_images_in_an_object_store_are_reused(
     tiny: TinyModels,
     stores: EmbeddedServers,  # noqa: ARG001 - must run
     tmp_path: Path,
@@ -247,7 +245,7 @@ def test_images_go_to_an_object_store_and_are_kept_there(
         _generate(tiny, location, seed=9)
 
 
-def test_many_images_are_laid_out_on_several_sheets(tiny: TinyModels, tmp_path: Path) -> None:
+def test_many_images_are_arranged_on_several_sheets(tiny: TinyModels, tmp_path: Path) -> None:
     _generate(tiny, tmp_path, ["a ring"], images_per_prompt=50, batch_size=50)
     assert {"grid.png", "grid_2.png"} <= set(contents(tmp_path))
 
@@ -282,7 +280,7 @@ def test_an_adapter_of_another_base_model_is_refused(tiny: TinyModels, tmp_path:
         ("ftp://somewhere", "does not name an adapter"),
     ],
 )
-def test_an_adapter_is_named_in_full(
+def test_an_incomplete_location_of_an_adapter_is_refused(
     tiny: TinyModels, tmp_path: Path, adapter: str, said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):

@@ -18,7 +18,7 @@ def host(task: TrainingSettings, free: int, *, here: int = 8) -> None:
     check_host_memory(task, processes=8, here=here, on_gpu=True, free=free)
 
 
-def test_only_what_is_larger_than_the_free_memory_is_refused() -> None:
+def test_only_trainings_larger_than_the_free_memory_are_refused() -> None:
     parts = [Part("a", 3 * GIB, ""), Part("unknown", None, "")]
     check_fits(parts, 3 * GIB, where="memory", repair="less")
     with pytest.raises(ConfigError, match=r"3\.00 GiB of memory.*a 3\.00 GiB") as error:
@@ -33,7 +33,7 @@ def test_a_gpu_that_is_too_small_is_refused_with_the_settings_that_save_memory()
     assert "training.rollout.microbatch_size" in error.value.repair
 
 
-def test_a_host_holds_its_processes_and_before_them_the_text_encoders() -> None:
+def test_host_memory_covers_the_processes_and_earlier_the_text_encoders() -> None:
     task = settings("policy.text_device=cpu")
     host(task, 64 * GIB)
     with pytest.raises(ConfigError, match=r"this machine's memory.*text encoders"):
@@ -42,7 +42,7 @@ def test_a_host_holds_its_processes_and_before_them_the_text_encoders() -> None:
         host(settings("discriminator.optimizer.replay_images=500000"), 120 * GIB)
 
 
-def test_text_encoders_are_on_the_host_once_for_each_gpu_that_they_go_to() -> None:
+def test_text_encoders_count_once_per_gpu_on_the_host() -> None:
     task = settings("policy.text_device=gpu")
     host(task, 120 * GIB)
     with pytest.raises(ConfigError, match="8 x text encoders") as error:
@@ -57,6 +57,6 @@ def test_on_a_cpu_the_models_count_as_well() -> None:
         check_host_memory(task, processes=2, here=2, on_gpu=False, free=2**24)
 
 
-def test_a_run_may_try_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_memory_check_can_be_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     host(settings("training.memory_check=warn"), GIB)
     assert "GiB are free" in caplog.text

@@ -1,4 +1,4 @@
-"""A task that is killed after its result is kept, and before its measures reach MLflow."""
+"""Tasks that were killed after their result was stored, before their metrics reached MLflow."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def test_pretraining_records_its_history(
     assert _recorded()["loss"] == [(1, 0.5)]
 
 
-def test_an_evaluation_records_its_measures(finished: TaskResult) -> None:
+def test_an_evaluation_records_its_metrics(finished: TaskResult) -> None:
     with recorded_task("evaluate", "") as run:
         evaluating._record(run, resolve("pocket"), finished)
     assert _recorded() == {"distance": [(0, 0.5)]}

@@ -31,13 +31,13 @@ def _settings(config: RunConfig, existing: str | None = None) -> str:
     return ReferenceImagesSettings.model_validate(settings).model_dump_json()
 
 
-def test_both_sets_are_drawn_and_valid(config: RunConfig, tmp_path: Path) -> None:
+def test_both_sets_are_generated_and_valid(config: RunConfig, tmp_path: Path) -> None:
     made = make_reference_images(_settings(config), workspace=str(tmp_path / "work"))
     assert inspect_set(made.train, config, "train").validated().digest
     assert inspect_set(made.test, config, "test").validated().digest
 
 
-def test_a_repeated_task_draws_nothing_again(config: RunConfig, tmp_path: Path) -> None:
+def test_a_repeated_task_generates_nothing(config: RunConfig, tmp_path: Path) -> None:
     made = make_reference_images(_settings(config), workspace=str(tmp_path / "work"))
     before = {p: p.stat().st_mtime_ns for p in Path(made.train).glob("*.png")}
     again = make_reference_images(_settings(config), workspace=str(tmp_path / "work"))
@@ -59,7 +59,7 @@ def test_sets_in_an_object_store_are_a_few_objects(
     assert inspect_set(made.test, config, "test").validated().digest
 
 
-def test_two_processes_draw_what_one_draws(config: RunConfig, tmp_path: Path) -> None:
+def test_two_processes_generate_the_set_of_one(config: RunConfig, tmp_path: Path) -> None:
     alone = make_reference_images(_settings(config), workspace=str(tmp_path / "alone"))
     made = make_reference_images(
         _settings(config), workspace=str(tmp_path / "together"), processes=2
@@ -78,7 +78,7 @@ def test_two_processes_draw_what_one_draws(config: RunConfig, tmp_path: Path) ->
             assert (spent.processes, spent.complete) == (processes, True)
 
 
-def test_an_existing_set_is_used_and_what_it_lacks_is_drawn(
+def test_an_existing_set_is_used_and_missing_images_are_generated(
     config: RunConfig, tmp_path: Path
 ) -> None:
     first = make_reference_images(_settings(config), workspace=str(tmp_path / "first"))

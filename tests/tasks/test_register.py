@@ -138,7 +138,7 @@ def test_an_evaluation_is_registered_with_its_gates_and_can_be_repeated(
         verify(name, version, tracking_uri=stores.tracking_uri, prompts=2)
 
 
-def test_other_images_than_were_recorded_are_noticed(
+def test_changed_images_are_detected(
     stores: EmbeddedServers, registered: Register, evaluated: Path, tmp_path: Path
 ) -> None:
     changed = tmp_path / "changed"
@@ -160,7 +160,7 @@ def test_a_damaged_evaluation_is_not_registered(
         registered(tmp_path)
 
 
-def test_a_registered_model_draws_with_its_own_settings(
+def test_a_registered_model_generates_with_its_own_settings(
     registered: Register, evaluated: Path, tmp_path: Path
 ) -> None:
     uri = registered(evaluated)
@@ -173,7 +173,7 @@ def test_a_registered_model_draws_with_its_own_settings(
         assert isinstance(refused.exception, ConfigError)
 
 
-def test_an_adapter_is_handed_over_in_three_layouts(
+def test_an_adapter_is_exported_in_three_formats(
     stores: EmbeddedServers,
     registered: Register,
     config: RunConfig,

@@ -59,7 +59,7 @@ def resolved(overrides: list[str]) -> RunConfig:
 
 
 @pytest.mark.usefixtures("stores")
-def test_each_task_gets_its_share() -> None:
+def test_each_task_gets_its_settings() -> None:
     run = resolve_config("pocket", ["training.updates=7"], processes=1, run_key="")
     config = resolved(["training.updates=7"])
     assert parse_json(TrainingSettings, run.training, where="x") == TrainingSettings.of(config)
@@ -94,7 +94,7 @@ def test_processes_that_cannot_share_an_update_are_refused() -> None:
         (20, "discriminator.held_out_fraction=0.0001", "held_out_fraction"),
     ],
 )
-def test_too_few_prompts_are_refused_before_anything_is_drawn(
+def test_too_few_prompts_are_refused_at_once(
     tmp_path: Path, prompts: int, override: str, named: str
 ) -> None:
     file = tmp_path / "train.txt"
@@ -103,14 +103,14 @@ def test_too_few_prompts_are_refused_before_anything_is_drawn(
         resolve_config("pocket", [f"prompts.train={file}", override], processes=1, run_key="")
 
 
-def test_an_unusable_prompt_file_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+def test_an_unusable_prompt_file_is_refused_at_once(tmp_path: Path) -> None:
     file = tmp_path / "train.txt"
     file.write_text("twice\ntwice\n", encoding="utf-8")
     with pytest.raises(PromptFileError, match="twice"):
         resolve_config("pocket", [f"prompts.train={file}"], processes=1, run_key="")
 
 
-def test_a_key_takes_the_same_mlflow_run_up_again(stores: EmbeddedServers) -> None:  # noqa: ARG001
+def test_the_mlflow_run_of_a_key_is_resumed(stores: EmbeddedServers) -> None:  # noqa: ARG001
     first = resolve_config("pocket", [], processes=1, run_key="resolve-test")
     again = resolve_config("pocket", [], processes=1, run_key="resolve-test")
     other = resolve_config("pocket", [], processes=1, run_key="")
@@ -129,7 +129,7 @@ def test_a_preset_may_be_given_as_its_text() -> None:
     assert parse_json(RunConfig, run.run, where="x") == resolved(["training.updates=7", "seed=3"])
 
 
-def test_a_workspace_that_cannot_be_written_is_refused_before_anything_is_made(
+def test_an_unwritable_workspace_is_refused_at_once(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").touch()
@@ -138,13 +138,13 @@ def test_a_workspace_that_cannot_be_written_is_refused_before_anything_is_made(
 
 
 @pytest.mark.usefixtures("stores")
-def test_trying_the_workspace_leaves_nothing_there(tmp_path: Path) -> None:
+def test_checking_the_workspace_leaves_no_files(tmp_path: Path) -> None:
     resolve_config("pocket", [], workspace=str(tmp_path / "workspace"))
     # Apart from the run's own record.
     assert [path.name for path in (tmp_path / "workspace").iterdir()] == ["runs"]
 
 
-def test_weights_that_are_not_there_are_refused_before_anything_is_made(
+def test_missing_weights_are_refused_at_once(
     stores: EmbeddedServers,  # noqa: ARG001
 ) -> None:
     missing = f"policy.weights.location=s3://{BUCKET}/no-such-weights"
@@ -152,12 +152,12 @@ def test_weights_that_are_not_there_are_refused_before_anything_is_made(
         resolve_config("pocket", [missing])
 
 
-def test_weights_that_are_not_pinned_are_refused_before_anything_is_made() -> None:
+def test_unpinned_weights_are_refused_at_once() -> None:
     with pytest.raises(ConfigError, match="not pinned"):
         resolve_config("pocket", ["evaluation.distance.weights.location=hub://owner/name"])
 
 
-def test_a_ready_cluster_is_no_obstacle(
+def test_a_ready_cluster_is_accepted(
     cluster: FakeCluster,
     stores: EmbeddedServers,  # noqa: ARG001
 ) -> None:
@@ -177,7 +177,7 @@ def test_a_ready_cluster_is_no_obstacle(
         ),
     ],
 )  # fmt: skip
-def test_what_a_cluster_cannot_do_is_refused_before_anything_is_made(
+def test_unreachable_locations_and_unfilled_nodes_are_refused_at_once(
     cluster: FakeCluster, overrides: list[str], processes: int, workspace: str, said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
@@ -185,7 +185,7 @@ def test_what_a_cluster_cannot_do_is_refused_before_anything_is_made(
     assert not [call for call in cluster.calls if call.verb == "create"]
 
 
-def test_a_cluster_without_pytorchjobs_is_refused_before_anything_is_made(
+def test_a_cluster_without_pytorchjobs_is_refused_at_once(
     cluster: FakeCluster,
 ) -> None:
     cluster.missing_resources.add("pytorchjobs")
@@ -193,13 +193,13 @@ def test_a_cluster_without_pytorchjobs_is_refused_before_anything_is_made(
         resolve_config("pocket", [], workspace=WORKSPACE)
 
 
-def test_a_missing_role_is_refused_before_anything_is_made(cluster: FakeCluster) -> None:
+def test_a_missing_role_is_refused_at_once(cluster: FakeCluster) -> None:
     cluster.denied = {("create", "pytorchjobs")}
     with pytest.raises(ClusterError, match="may not create pytorchjobs"):
         resolve_config("pocket", [], workspace=WORKSPACE)
 
 
-def test_wrong_s3_keys_are_refused_before_anything_is_made(
+def test_wrong_s3_keys_are_refused_at_once(
     cluster: FakeCluster,  # noqa: ARG001
     stores: EmbeddedServers,  # noqa: ARG001
     monkeypatch: pytest.MonkeyPatch,

@@ -69,9 +69,7 @@ def config(style: Path, tmp_path: Path) -> RunConfig:
 
 
 @pytest.mark.slow
-def test_training_goes_towards_pictures_of_a_folder_that_it_has_not_seen(
-    config: RunConfig, tmp_path: Path
-) -> None:
+def test_training_approaches_unseen_pictures_of_a_folder(config: RunConfig, tmp_path: Path) -> None:
     workspace = str(tmp_path / "work")
     images = make_reference_images(
         ReferenceImagesSettings.of(config).model_dump_json(), workspace=workspace
@@ -105,7 +103,7 @@ def test_training_goes_towards_pictures_of_a_folder_that_it_has_not_seen(
     assert evaluated.metrics["alignment_trained"] > 0.9
 
 
-def test_pictures_that_were_made_are_valid_sets_and_a_new_picture_makes_new_ones(
+def test_imported_pictures_are_valid_sets_and_a_new_picture_makes_new_ones(
     config: RunConfig, style: Path, tmp_path: Path
 ) -> None:
     settings = ReferenceImagesSettings.of(config).model_dump_json()
@@ -122,7 +120,7 @@ def test_pictures_that_were_made_are_valid_sets_and_a_new_picture_makes_new_ones
     assert again.train != made.train
 
 
-def test_pictures_go_into_an_object_store_as_into_a_folder(
+def test_imports_to_an_object_store_and_to_a_folder_are_equal(
     config: RunConfig,
     style: Path,
     tmp_path: Path,
@@ -140,7 +138,7 @@ def test_pictures_go_into_an_object_store_as_into_a_folder(
         assert here.digest == there.digest
 
 
-def test_a_picture_that_cannot_be_used_stops_the_task_before_anything_is_made(
+def test_an_unusable_picture_is_refused_at_once(
     config: RunConfig, style: Path, tmp_path: Path
 ) -> None:
     (style / "large.png").write_bytes(encode_png(torch.zeros(3, 40, 40)))
