@@ -33,8 +33,8 @@ from advgrpo.storage.archives import extract
 from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import encode_for_task, training_prompts
-from advgrpo.tasks.memory import check_host_memory, free_host_memory
 from advgrpo.tasks.train_worker import Locations, train_rank
+from advgrpo.training.memory import check_host_memory, free_host_memory
 from advgrpo.training.reference_features import FEATURES
 
 

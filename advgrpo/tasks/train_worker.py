@@ -26,13 +26,13 @@ from advgrpo.runtime.results import TOTALS_FILE, write_history
 from advgrpo.runtime.task_context import tracked_task
 from advgrpo.runtime.watchdog import Watchdog
 from advgrpo.tasks.embeddings import training_prompts
-from advgrpo.tasks.memory import check_gpu_memory, free_gpu_memory
 from advgrpo.telemetry.logging import event, log_error
 from advgrpo.training.build import Inputs, build_training_state
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.engine import connect
 from advgrpo.training.held_out import Logger
 from advgrpo.training.loop import train
+from advgrpo.training.memory import check_gpu_memory, free_gpu_memory
 from advgrpo.training.reward_hacking import alarms, stopped_early, tag_alarms
 from advgrpo.training.state import TrainingState
 

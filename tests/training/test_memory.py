@@ -5,7 +5,7 @@ from advgrpo.config.tasks import TrainingSettings
 from advgrpo.errors import ConfigError
 from advgrpo.planning.fitting import check_fits
 from advgrpo.planning.parts import Part
-from advgrpo.tasks.memory import check_gpu_memory, check_host_memory, free_host_memory
+from advgrpo.training.memory import check_gpu_memory, check_host_memory, free_host_memory
 
 GIB = 2**30
 
