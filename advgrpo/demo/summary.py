@@ -10,7 +10,7 @@ from rich.table import Table
 
 from advgrpo.demo.state import DemoRun
 from advgrpo.errors import PipelineError
-from advgrpo.runtime.results import TaskResult, finished_result
+from advgrpo.runtime.results import TaskResult, find_result
 from advgrpo.storage import join, read_bytes, write_bytes
 from advgrpo.telemetry.formatting import format_duration
 
@@ -114,7 +114,7 @@ def cost_table(summary: Summary) -> Table:
 
 
 def _result(location: str) -> TaskResult:
-    result = finished_result(location)
+    result = find_result(location)
     if result is None:
         raise PipelineError(
             f"{location}: does not contain a result of the pipeline", repair="run the demo again"

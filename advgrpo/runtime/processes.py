@@ -142,7 +142,7 @@ def launch_processes(module: str, arguments: Sequence[str], *, processes: int, l
     except ChildFailedError as error:
         failure = read_failure(failure_file)
         # Ranks fail when another one is killed; what they recorded then is not the cause.
-        if failure is not None and not _killed(error):
+        if failure is not None and not _killed_ranks(error):
             raise failure.error() from None
         raise _rank_failed(error, logs) from None
 
@@ -172,7 +172,7 @@ def _launch_config(machines: Nodes, processes_here: int, logs: Path) -> LaunchCo
     )
 
 
-def _killed(error: ChildFailedError) -> dict[int, ProcessFailure]:
+def _killed_ranks(error: ChildFailedError) -> dict[int, ProcessFailure]:
     """Return the ranks that were killed by something other than torchrun's agent."""
     # When a rank fails, the agent stops the others by SIGTERM.
     return {
@@ -184,7 +184,7 @@ def _killed(error: ChildFailedError) -> dict[int, ProcessFailure]:
 
 def _rank_failed(error: ChildFailedError, logs: Path) -> Preempted | RankFailedError:
     # When a rank is killed, collective calls of the others fail, perhaps in the same second.
-    rank, end = next(iter(_killed(error).items()), error.get_first_failure())
+    rank, end = next(iter(_killed_ranks(error).items()), error.get_first_failure())
     if end.exitcode in {Preempted.exit_code, -signal.SIGTERM}:
         return Preempted(
             f"training rank {rank} was stopped; its state is saved",

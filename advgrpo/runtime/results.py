@@ -60,7 +60,7 @@ class TaskResult:
         return metrics
 
 
-def finished_result(location: str) -> TaskResult | None:
+def find_result(location: str) -> TaskResult | None:
     """Return the result of an earlier run of a task; None if it did not finish."""
     if read_commit(location) is None:
         return None

@@ -55,7 +55,7 @@ class Cost:
 
 
 @contextmanager
-def tracked_task(name: str, parent_run_id: str, workspace: str = "") -> Iterator[TaskRun]:
+def track_task(name: str, parent_run_id: str, workspace: str = "") -> Iterator[TaskRun]:
     """Record a task with its cost and its failure.
 
     Args:
@@ -66,7 +66,7 @@ def tracked_task(name: str, parent_run_id: str, workspace: str = "") -> Iterator
     cost = Cost()
     with (
         report_failure(name, parent_run_id, workspace),
-        recorded_task(name, parent_run_id) as run,
+        record_task(name, parent_run_id) as run,
     ):
         try:
             yield run
@@ -77,7 +77,7 @@ def tracked_task(name: str, parent_run_id: str, workspace: str = "") -> Iterator
 
 
 @contextmanager
-def recorded_task(name: str, parent_run_id: str) -> Iterator[TaskRun]:
+def record_task(name: str, parent_run_id: str) -> Iterator[TaskRun]:
     """Record a task, without cost, heartbeat and failure.
 
     Args:

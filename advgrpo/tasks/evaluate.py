@@ -27,14 +27,14 @@ from advgrpo.runtime.processes import run_in_processes
 from advgrpo.runtime.results import (
     LINEAGE_FILE,
     TaskResult,
-    finished_result,
+    find_result,
     read_history,
     read_metrics,
     read_training,
     result_folder,
     write_metrics,
 )
-from advgrpo.runtime.task_context import Cost, tracked_task
+from advgrpo.runtime.task_context import Cost, track_task
 from advgrpo.runtime.timing import record_elapsed
 from advgrpo.storage import file_sha256, join
 from advgrpo.storage.fetch import local_folder
@@ -92,7 +92,7 @@ def evaluate(
             )
             return TaskResult(join(workspace, "evaluations"), {})
     cost = Cost(processes)
-    with tracked_task(EVALUATE.name, parent_run_id, workspace) as run:
+    with track_task(EVALUATE.name, parent_run_id, workspace) as run:
         config = parse_json(RunConfig, settings, where="the settings")
         prompts, result = read_run_prompts(config.prompts), local_folder(trained)
         champion = find_champion(config, workspace=workspace)
@@ -103,7 +103,7 @@ def evaluate(
         )
         key = digest(config, champion.digest, str(champion.version), champion.missing)
         location = join(folder, key)
-        if (done := finished_result(location)) is not None and nodes().count == 1:
+        if (done := find_result(location)) is not None and nodes().count == 1:
             _record(run, config, done)
             return done
         images = _open_images(config, prompts, reference_images, workspace)

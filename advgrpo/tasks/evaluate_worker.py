@@ -102,7 +102,7 @@ def evaluator_arguments(
             distance.weights, resolution_pixels=distance.resolution_pixels, device=device
         ),
         "clip": None if wanted.cmmd is None else ClipBackbone(wanted.cmmd.weights, device),
-        "reward": _trained_reward(config, trained / "discriminator", device),
+        "reward": _load_reward(config, trained / "discriminator", device),
         "champion": champion.for_policy(policy),
     }
 
@@ -133,7 +133,7 @@ def evaluate_share(
     queue.barrier("measured")
 
 
-def _trained_reward(config: RunConfig, folder: Path, device: torch.device) -> Reward:
+def _load_reward(config: RunConfig, folder: Path, device: torch.device) -> Reward:
     discriminator = build_discriminator(config.discriminator, device, seed=config.seed)
     load_discriminator(folder, discriminator)
 

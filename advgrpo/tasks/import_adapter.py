@@ -12,7 +12,7 @@ from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS, read_adapter, re
 from advgrpo.runtime.results import (
     LINEAGE_FILE,
     TOTALS_FILE,
-    finished_result,
+    find_result,
     library_versions,
     result_folder,
     write_history,
@@ -50,7 +50,7 @@ def import_adapter(config: RunConfig, adapter: str, *, discriminator: str, works
         "imported_adapters",
         digest(config.policy, adapter, *hashes.values(), __version__),
     )
-    if finished_result(location) is not None:
+    if find_result(location) is not None:
         return location
     with result_folder(location) as target:
         save_adapter(target / "adapter", read_adapter(folder), config.policy.adapter)

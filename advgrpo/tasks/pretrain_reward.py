@@ -12,13 +12,13 @@ from advgrpo.runtime.pipeline_tasks import PRETRAIN_REWARD
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.runtime.results import (
     TaskResult,
-    finished_result,
+    find_result,
     record_history,
     result_folder,
     write_history,
     write_metrics,
 )
-from advgrpo.runtime.task_context import Cost, tracked_task
+from advgrpo.runtime.task_context import Cost, track_task
 from advgrpo.storage import join
 from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import encode_for_task, pretraining_prompts
@@ -44,7 +44,7 @@ def pretrain_reward(
         AdvGrpoError: If an input cannot be used or training fails.
     """
     cost = Cost()
-    with tracked_task(PRETRAIN_REWARD.name, parent_run_id, workspace) as run:
+    with track_task(PRETRAIN_REWARD.name, parent_run_id, workspace) as run:
         task = parse_json(PretrainingSettings, settings, where="the settings")
         run.parameters(task.model_dump(mode="json"))
         prompts = read_run_prompts(task.prompts)
@@ -53,7 +53,7 @@ def pretrain_reward(
             without_prompt_files(task), prompts.train.digest, reference_images, __version__
         )
         location = join(workspace, "discriminators", key)
-        if (done := finished_result(location)) is not None:
+        if (done := find_result(location)) is not None:
             record_history(run, done.location, step="step")
             return done
         images = open_reference_images(

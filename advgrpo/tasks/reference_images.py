@@ -23,7 +23,7 @@ from advgrpo.runtime.pipeline_tasks import REFERENCE_IMAGES
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.runtime.processes import run_in_processes
 from advgrpo.runtime.results import ReferenceImageLocations
-from advgrpo.runtime.task_context import tracked_task
+from advgrpo.runtime.task_context import track_task
 from advgrpo.runtime.timing import Elapsed, read_elapsed, record_elapsed
 from advgrpo.runtime.work_queue import WorkQueue, open_work_queue
 from advgrpo.storage.fetch import local_folder
@@ -70,7 +70,7 @@ def make_reference_images(
             if missing_sets:
                 _generate_in_processes(missing_sets, workspace, processes)
             return _locations(sets, workspace)
-    with tracked_task(TASK, parent_run_id, workspace) as run:
+    with track_task(TASK, parent_run_id, workspace) as run:
         sets = _read_request(settings)
         for each in sets:
             if each.existing is not None:

@@ -9,7 +9,7 @@ from advgrpo.evaluation.gates import check_gates
 from advgrpo.evaluation.records import read_evaluated_prompts, read_report
 from advgrpo.runtime.pipeline_tasks import REGISTER
 from advgrpo.runtime.results import LINEAGE_FILE, read_metrics, read_training
-from advgrpo.runtime.task_context import tracked_task
+from advgrpo.runtime.task_context import track_task
 from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.preflight import REGISTRY_NEEDED
 from advgrpo.tracking.address import require_tracking_uri
@@ -43,7 +43,7 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
     from advgrpo.registry.registration import register_adapter  # noqa: PLC0415
     from advgrpo.tracking.runs import end_parent_run  # noqa: PLC0415
 
-    with tracked_task(REGISTER.name, parent_run_id, _workspace_of(trained)) as run:
+    with track_task(REGISTER.name, parent_run_id, _workspace_of(trained)) as run:
         config = parse_json(RunConfig, settings, where="the settings")
         result, evaluated = local_folder(trained), local_folder(evaluation)
         lineage = json.loads((result / LINEAGE_FILE).read_text(encoding="utf-8"))

@@ -21,13 +21,13 @@ from advgrpo.runtime.results import (
     LINEAGE_FILE,
     TOTALS_FILE,
     TaskResult,
-    finished_result,
+    find_result,
     library_versions,
     record_history,
     result_folder,
     write_metrics,
 )
-from advgrpo.runtime.task_context import recorded_task, report_failure
+from advgrpo.runtime.task_context import record_task, report_failure
 from advgrpo.storage import file_sha256, join
 from advgrpo.storage.archives import extract
 from advgrpo.storage.fetch import local_folder
@@ -76,7 +76,7 @@ def train(
             task.cache_relevant(), prompts.train.digest, reference_images, discriminator
         )
         location = join(workspace, "training", key)
-        if (done := finished_result(join(location, "result"))) is not None:
+        if (done := find_result(join(location, "result"))) is not None:
             _record_again(done, parent_run_id)
             return done
         # Validated once per machine, not by every rank.
@@ -150,7 +150,7 @@ def _output(location: str) -> Iterator[Path]:
 def _record_again(done: TaskResult, parent_run_id: str) -> None:
     """Record the history again, which an interrupted earlier attempt may not have sent."""
     if nodes().is_first:
-        with recorded_task(TRAIN.name, parent_run_id) as run:
+        with record_task(TRAIN.name, parent_run_id) as run:
             record_history(run, done.location, step="update")
 
 

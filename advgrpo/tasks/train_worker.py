@@ -23,7 +23,7 @@ from advgrpo.runtime.failures import record_failure
 from advgrpo.runtime.pipeline_tasks import TRAIN
 from advgrpo.runtime.process_group import ProcessGroup, translate_rank_loss
 from advgrpo.runtime.results import TOTALS_FILE, write_history
-from advgrpo.runtime.task_context import tracked_task
+from advgrpo.runtime.task_context import track_task
 from advgrpo.runtime.watchdog import Watchdog
 from advgrpo.tasks.embeddings import training_prompts
 from advgrpo.telemetry.logging import event, log_error
@@ -113,7 +113,7 @@ def _logger(process_group: ProcessGroup, parent_run_id: str) -> Iterator[Logger]
     if not process_group.is_first:
         yield NullLogger()
         return
-    with tracked_task(TRAIN.name, parent_run_id) as run:
+    with track_task(TRAIN.name, parent_run_id) as run:
         yield run
 
 

@@ -131,7 +131,7 @@ class Rig:
         Raises:
             RuntimeError: If their results differ, or one fails.
         """
-        outcomes = [self._undisturbed() for _ in range(runs)]
+        outcomes = [self._run_undisturbed() for _ in range(runs)]
         self._expected = outcomes[-1]
         if lines := differences(outcomes[0], outcomes[-1]):
             raise RuntimeError("undisturbed runs differ: " + "; ".join(lines))
@@ -204,7 +204,7 @@ class Rig:
             instant *= 0.7
         raise RuntimeError(f"kill {kill.number}: the job was over, or never came to its point")
 
-    def _undisturbed(self) -> Outcome:
+    def _run_undisturbed(self) -> Outcome:
         job = self._new_job()
         attempt = job.start(self._warm_interpreter())
         between = []

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from advgrpo.runtime.results import (
-    finished_result,
+    find_result,
     read_history,
     result_folder,
     write_history,
@@ -20,7 +20,7 @@ def _finish(location: Path) -> None:
 
 def test_a_finished_result_has_its_metrics(tmp_path: Path) -> None:
     _finish(tmp_path / "result")
-    result = finished_result(str(tmp_path / "result"))
+    result = find_result(str(tmp_path / "result"))
     assert result is not None
     assert result.metrics == {"accuracy": 0.5}
 
@@ -29,12 +29,12 @@ def test_an_unfinished_result_is_none(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), result_folder(str(tmp_path / "result")) as folder:
         write_metrics(folder, {"accuracy": 0.5})
         raise KeyboardInterrupt
-    assert finished_result(str(tmp_path / "result")) is None
+    assert find_result(str(tmp_path / "result")) is None
 
 
 def test_a_part_of_a_result_can_be_copied(tmp_path: Path) -> None:
     _finish(tmp_path / "result")
-    result = finished_result(str(tmp_path / "result"))
+    result = find_result(str(tmp_path / "result"))
     assert result is not None
     result.copy(tmp_path / "copy" / "adapter", "adapter")
     result.copy(tmp_path / "copy" / "file", "adapter/weights")
@@ -44,7 +44,7 @@ def test_a_part_of_a_result_can_be_copied(tmp_path: Path) -> None:
 
 def test_metrics_are_written_as_json(tmp_path: Path) -> None:
     _finish(tmp_path / "result")
-    result = finished_result(str(tmp_path / "result"))
+    result = find_result(str(tmp_path / "result"))
     assert result is not None
     assert result.write_metrics(str(tmp_path / "metrics")) == {"accuracy": 0.5}
     assert "accuracy" in (tmp_path / "metrics").read_text()

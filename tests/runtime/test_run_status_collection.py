@@ -19,7 +19,7 @@ from advgrpo.runtime.pipeline_tasks import PIPELINE_TASKS
 from advgrpo.runtime.run_status import RunStatus
 from advgrpo.runtime.run_status_collection import run_status
 from advgrpo.runtime.run_status_text import status_lines
-from advgrpo.runtime.task_context import FAILURE_TAG, tracked_task
+from advgrpo.runtime.task_context import FAILURE_TAG, track_task
 from advgrpo.telemetry.logging import event
 from advgrpo.telemetry.progress import Progress
 from advgrpo.tracking.run_lookup import WORKSPACE_TAG
@@ -309,7 +309,7 @@ def test_a_run_is_found_by_id_name_or_the_id_of_one_of_its_tasks(
     stores: EmbeddedServers, parent: Callable[[str], str], tmp_path: Path
 ) -> None:
     run = parent("found by its name")
-    with tracked_task("evaluate", run, str(tmp_path / "workspace")) as task:
+    with track_task("evaluate", run, str(tmp_path / "workspace")) as task:
         task_id = task.run_id()
     for text in (run, task_id, "found by its name"):
         status = run_status(text, tracking_uri=stores.tracking_uri)
@@ -328,7 +328,7 @@ def test_the_reason_of_a_failure_comes_from_mlflow_alone(
     stores: EmbeddedServers, parent: Callable[[str], str]
 ) -> None:
     run = parent("without a workspace")
-    with pytest.raises(ConfigError), tracked_task("register", run):
+    with pytest.raises(ConfigError), track_task("register", run):
         raise ConfigError("seed=x is no number", repair="write a number")
     status = run_status(run, tracking_uri=stores.tracking_uri)
     assert status.state == "failed"
@@ -340,15 +340,15 @@ def test_a_retry_that_succeeds_removes_the_failure(
     stores: EmbeddedServers, parent: Callable[[str], str]
 ) -> None:
     run, client = parent("at the second attempt"), MlflowClient(stores.tracking_uri)
-    with pytest.raises(ConfigError), tracked_task("register", run):
+    with pytest.raises(ConfigError), track_task("register", run):
         raise ConfigError("seed=x is no number", repair="write a number")
-    with tracked_task("register", run) as task:
+    with track_task("register", run) as task:
         task_id = task.run_id()
     assert FAILURE_TAG not in client.get_run(task_id).data.tags
     # Another exception sets no tag, and must not be shown as the failure before it.
-    with pytest.raises(ConfigError), tracked_task("register", run):
+    with pytest.raises(ConfigError), track_task("register", run):
         raise ConfigError("seed=x is no number", repair="write a number")
-    with pytest.raises(ZeroDivisionError), tracked_task("register", run):
+    with pytest.raises(ZeroDivisionError), track_task("register", run):
         raise ZeroDivisionError
     status = run_status(run, tracking_uri=stores.tracking_uri)
     assert status.error == "the task register failed: see the log of the task"
@@ -400,7 +400,7 @@ def test_without_the_workspace_mlflow_is_enough(
         config_text="",
         tags={WORKSPACE_TAG: "s3://advgrpo/away"},
     )
-    with tracked_task("train", run):
+    with track_task("train", run):
         pass
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     status = run_status(run, tracking_uri=stores.tracking_uri)

@@ -61,7 +61,7 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
         return TaskResult(str(done), {})
 
     for task in (pretraining, training):
-        monkeypatch.setattr(task, "finished_result", finished)
+        monkeypatch.setattr(task, "find_result", finished)
 
     def given(models: Path, *overrides: str) -> dict[str, str]:
         config = settings(models, *overrides)

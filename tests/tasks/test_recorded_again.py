@@ -7,7 +7,7 @@ import pytest
 from advgrpo.config import resolve
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.runtime.results import TaskResult, write_history
-from advgrpo.runtime.task_context import outbox, recorded_task
+from advgrpo.runtime.task_context import outbox, record_task
 from advgrpo.tasks import evaluate as evaluating
 from advgrpo.tasks import pretrain_reward as pretraining
 from advgrpo.tasks import train as training
@@ -31,7 +31,7 @@ def _recorded() -> dict[str, list[tuple[int, float]]]:
 def test_training_records_its_history(
     finished: TaskResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "finished_result", lambda _location: finished)
+    monkeypatch.setattr(training, "find_result", lambda _location: finished)
     settings = TrainingSettings.of(resolve("pocket")).model_dump_json()
     done = training.train(
         settings, reference_images="r", discriminator="d", workspace=str(tmp_path), processes=1
@@ -43,7 +43,7 @@ def test_training_records_its_history(
 def test_pretraining_records_its_history(
     finished: TaskResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pretraining, "finished_result", lambda _location: finished)
+    monkeypatch.setattr(pretraining, "find_result", lambda _location: finished)
     settings = PretrainingSettings.of(resolve("pocket")).model_dump_json()
     done = pretraining.pretrain_reward(settings, reference_images="r", workspace=str(tmp_path))
     assert done is finished
@@ -51,6 +51,6 @@ def test_pretraining_records_its_history(
 
 
 def test_an_evaluation_records_its_metrics(finished: TaskResult) -> None:
-    with recorded_task("evaluate", "") as run:
+    with record_task("evaluate", "") as run:
         evaluating._record(run, resolve("pocket"), finished)
     assert _recorded() == {"distance": [(0, 0.5)]}
