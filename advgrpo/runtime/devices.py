@@ -1,4 +1,4 @@
-"""The device that a single-process task computes on."""
+"""Devices of tasks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,3 +23,8 @@ def one_thread(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def free_gpu_memory() -> int | None:
+    """Return the free memory of this process's GPU, in bytes; None without a GPU."""
+    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None

@@ -12,6 +12,7 @@ from advgrpo.config.tasks import TrainingSettings, parse_json
 from advgrpo.data.prompts import read_run_prompts
 from advgrpo.models.discriminators.saving import WEIGHTS_FILE
 from advgrpo.models.policies.saved_adapter import adapter_folder
+from advgrpo.planning.memory_check import check_host_memory, free_host_memory
 from advgrpo.reference_images.image_set import content_digest
 from advgrpo.reference_images.opening import open_reference_images
 from advgrpo.runtime.nodes import nodes
@@ -34,7 +35,6 @@ from advgrpo.storage.fetch import local_folder
 from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import encode_for_task, training_prompts
 from advgrpo.tasks.train_worker import Locations, train_rank
-from advgrpo.training.memory import check_host_memory, free_host_memory
 from advgrpo.training.reference_features import FEATURES
 
 

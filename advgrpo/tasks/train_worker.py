@@ -17,8 +17,10 @@ from advgrpo.models.discriminators import save_discriminator
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.scorers.build import build_reward_scorers, build_scorers
+from advgrpo.planning.memory_check import check_gpu_memory
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_images.shared_images import assign_for_training
+from advgrpo.runtime.devices import free_gpu_memory
 from advgrpo.runtime.failures import record_failure
 from advgrpo.runtime.pipeline_tasks import TRAIN
 from advgrpo.runtime.process_group import ProcessGroup, translate_rank_loss
@@ -32,7 +34,6 @@ from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.engine import connect
 from advgrpo.training.held_out import Logger
 from advgrpo.training.loop import train
-from advgrpo.training.memory import check_gpu_memory, free_gpu_memory
 from advgrpo.training.reward_hacking import alarms, stopped_early, tag_alarms
 from advgrpo.training.state import TrainingState
 

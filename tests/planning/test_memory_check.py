@@ -4,8 +4,8 @@ from advgrpo.config import resolve
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.errors import ConfigError
 from advgrpo.planning.fitting import check_fits
+from advgrpo.planning.memory_check import check_gpu_memory, check_host_memory, free_host_memory
 from advgrpo.planning.parts import Part
-from advgrpo.training.memory import check_gpu_memory, check_host_memory, free_host_memory
 
 GIB = 2**30
 

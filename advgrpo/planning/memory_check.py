@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import psutil
-import torch
 
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.errors import ConfigError
@@ -92,11 +91,6 @@ def free_host_memory() -> int:
         # Not in a container, or in one without a limit ("max").
         return free
     return min(free, limit - used)
-
-
-def free_gpu_memory() -> int | None:
-    """Return the free memory of this process's GPU, in bytes; None without a GPU."""
-    return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
 
 
 def _check(
