@@ -37,9 +37,9 @@ def test_help_answers_within_a_second() -> None:
 
 
 def test_help_names_every_command() -> None:
-    said = run(app, ["--help"]).output
+    output = run(app, ["--help"]).output
     for command in COMMANDS:
-        assert command in said
+        assert command in output
 
 
 def test_the_version_is_the_packages() -> None:

@@ -1,4 +1,4 @@
-"""What a user adds to a preset: prompt files and commits."""
+"""Settings that a user adds to a preset: prompt files and commits."""
 
 from advgrpo.config.preset_files import read_preset
 from advgrpo.config.required import missing_settings
@@ -7,7 +7,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def given(preset: str) -> list[str]:
-    """Overrides that give a shipped preset what it leaves open."""
+    """Return overrides that set the missing settings of a packaged preset."""
     return [
         f"{key}={COMMIT if key.endswith('.revision') else f's3://b/{key}.txt'}"
         for key in missing_settings(read_preset(preset).settings)

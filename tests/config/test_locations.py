@@ -17,7 +17,7 @@ def test_a_location_that_is_not_set_is_not_listed() -> None:
     assert "reference_images.existing" not in locations(resolve("pocket"))
 
 
-def test_all_that_looks_like_a_location_is_one() -> None:
+def test_every_value_that_looks_like_a_location_is_listed() -> None:
     for preset in preset_names():
         config = resolve(preset, given(preset))
         listed = sorted(locations(config).values())
@@ -31,7 +31,7 @@ def test_each_pretrained_model_is_listed() -> None:
     assert "training.reward.terms.1.scorer.weights" in found
 
 
-def test_other_models_take_the_place_of_each() -> None:
+def test_all_models_can_be_replaced() -> None:
     other = Weights(location="another")
     for preset in preset_names():
         config = resolve(preset, given(preset))

@@ -75,7 +75,7 @@ def test_a_circle_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parent", "said"),
+    ("parent", "message"),
     [
         ("pokket", r"extends=pokket: is not a preset; did you mean pocket\?"),
         ("missing.yaml", r"missing\.yaml' cannot be read"),
@@ -83,12 +83,12 @@ def test_a_circle_is_refused(tmp_path: Path) -> None:
         ("null", "is not the name of a preset"),
     ],
 )
-def test_a_parent_that_does_not_exist_is_refused(parent: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_parent_that_does_not_exist_is_refused(parent: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
         resolve(_write(tmp_path, mine=f"extends: {parent}\nseed: 1\n"))
 
 
-def test_an_unknown_key_is_named_with_the_files_it_may_be_in(tmp_path: Path) -> None:
+def test_an_unknown_key_is_named_with_its_possible_files(tmp_path: Path) -> None:
     file = _write(
         tmp_path, mine="extends: base.yaml\n", base="extends: pocket\ntraining: {updats: 1}\n"
     )

@@ -33,33 +33,35 @@ def test_a_full_size_preset_can_be_shared_by_so_many_gpus(preset: str, gpus: int
 
 
 @pytest.mark.parametrize("preset", FULL_SIZE)
-def test_a_number_that_cannot_share_a_preset_is_answered_with_those_that_can(preset: str) -> None:
+def test_a_number_of_gpus_that_cannot_share_a_preset_is_refused_with_numbers_that_can(
+    preset: str,
+) -> None:
     with pytest.raises(ConfigError, match=r"use 1, 2, 4, 8, 16, 32, 64 processes"):
         resolve(preset, given(preset)).check_ranks(12)
 
 
 @pytest.mark.parametrize("preset", FULL_SIZE)
-def test_what_only_a_user_can_give_is_named_with_the_option_that_gives_it(preset: str) -> None:
+def test_missing_settings_are_named_with_the_options_that_set_them(preset: str) -> None:
     with pytest.raises(ConfigError) as caught:
         resolve(preset)
-    said = str(caught.value)
+    message = str(caught.value)
     for override in given(preset):
         key, _, value = override.partition("=")
         other = "FOLDER" if key == "reference_images.source.location" else "FILE"
-        assert f"--set {key}={'COMMIT' if value == COMMIT else other}" in said
-    assert "hub://stabilityai/stable-diffusion-3.5" in said
+        assert f"--set {key}={'COMMIT' if value == COMMIT else other}" in message
+    assert "hub://stabilityai/stable-diffusion-3.5" in message
     assert {"prompts.train", "policy.weights.revision"} <= {
         o.partition("=")[0] for o in given(preset)
     }
 
 
-def test_no_preset_pins_a_commit_that_nobody_looked_up() -> None:
+def test_no_preset_pins_a_commit() -> None:
     for preset in FULL_SIZE:
         pins = [o for o in given(preset) if o.endswith(COMMIT)]
         assert resolve(preset, given(preset)).to_yaml().count("hub://") == len(pins)
 
 
-def test_an_open_setting_that_is_given_is_no_longer_asked_for() -> None:
+def test_only_missing_settings_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve("sd35m_dino", [f"policy.weights.revision={COMMIT}", "prompts.train=mine.txt"])
     assert "--set policy.weights.revision" not in str(caught.value)
@@ -67,7 +69,7 @@ def test_an_open_setting_that_is_given_is_no_longer_asked_for() -> None:
     assert "prompts.test" in str(caught.value)
 
 
-def test_weights_of_ones_own_need_no_commit() -> None:
+def test_other_weights_need_no_commit() -> None:
     own = [
         o.replace(".revision=", ".location=").replace(COMMIT, "s3://b/own")
         for o in given("sd35m_dino")
@@ -75,7 +77,7 @@ def test_weights_of_ones_own_need_no_commit() -> None:
     assert resolve("sd35m_dino", own).policy.weights.location == "s3://b/own"
 
 
-def test_a_draft_may_leave_things_open_but_is_checked_otherwise() -> None:
+def test_a_draft_may_miss_settings_but_is_otherwise_validated() -> None:
     assert resolve("sd35m_dino", is_draft=True).prompts.train == "not-given/train.txt"
     mine = resolve("sd35m_dino", ["prompts.train=mine.txt"], is_draft=True)
     assert mine.prompts.train == "mine.txt"
@@ -84,7 +86,7 @@ def test_a_draft_may_leave_things_open_but_is_checked_otherwise() -> None:
 
 
 @pytest.mark.parametrize("is_draft", [True, False])
-def test_prompts_that_are_no_section_are_refused_by_name(is_draft: bool) -> None:
+def test_prompts_that_are_not_a_section_are_refused_by_name(is_draft: bool) -> None:
     with pytest.raises(ConfigError, match="prompts=3"):
         resolve("pocket", ["prompts=3"], is_draft=is_draft)
 
@@ -169,7 +171,7 @@ def test_gates_measure_what_the_reward_was_not_trained_on(preset: str) -> None:
     assert {gate.metric for gate in config.promotion.gates} == {"distance", "alignment"}
 
 
-def test_the_ocr_preset_mixes_text_with_likeness_and_keeps_its_measures_apart() -> None:
+def test_the_ocr_preset_mixes_text_with_similarity_and_keeps_its_metrics_apart() -> None:
     config = _released("sd35m_ocr")
     weights = {term.name: term.weight for term in config.training.reward.terms}
     assert weights == {"ocr": 0.5, "reference_similarity": 0.25, "discriminator": 0.25}
@@ -185,14 +187,14 @@ def test_the_style_preset_pairs_no_image_with_a_prompt() -> None:
     assert config.discriminator.prompt_conditioning is None
 
 
-def test_a_style_folder_that_is_given_is_no_longer_asked_for() -> None:
+def test_a_given_style_folder_is_not_named_as_missing() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve("sd35m_style", ["reference_images.source.location=pictures"])
     assert "reference_images.source.location" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         (
             (
@@ -219,7 +221,9 @@ def test_a_style_folder_that_is_given_is_no_longer_asked_for() -> None:
         ("reference_images.existing=somewhere", "reference_images.existing"),
     ],
 )
-def test_what_pairs_images_with_prompts_does_not_go_with_a_folder(override: str, said: str) -> None:
+def test_settings_that_pair_images_with_prompts_exclude_a_folder(
+    override: str, message: str
+) -> None:
     with pytest.raises(ConfigError, match="serve any prompt") as caught:
         resolve("sd35m_style", [*given("sd35m_style"), override])
-    assert said in str(caught.value)
+    assert message in str(caught.value)

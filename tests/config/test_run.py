@@ -128,7 +128,7 @@ def test_reading_settings_loads_neither_torch_nor_kfp() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_preset_may_be_a_text_of_more_than_one_line() -> None:
+def test_a_preset_may_be_a_text_of_several_lines() -> None:
     text = resolve("pocket", ["seed=5"]).to_yaml()
     assert resolve(text, ["training.updates=3"]) == resolve(
         "pocket", ["seed=5", "training.updates=3"]

@@ -30,7 +30,7 @@ def test_without_a_terminal_phases_are_lines() -> None:
     ]
 
 
-def test_lines_come_now_and_then_but_the_last_always_does() -> None:
+def test_lines_are_rate_limited_except_for_the_last() -> None:
     console = _console()
     lines = Lines(console)
     for done in range(1, 61):
@@ -38,7 +38,7 @@ def test_lines_come_now_and_then_but_the_last_always_does() -> None:
     assert _shown(console).splitlines() == ["  training: 1/60 updates", "  training: 60/60 updates"]
 
 
-def test_bars_show_every_phase_and_the_figures_of_the_running_one() -> None:
+def test_bars_show_all_phases_and_the_metrics_of_the_running_one() -> None:
     bars, console = Bars(), _console()
     bars.start("reference-images")
     bars.finish("reference-images", 5)

@@ -33,7 +33,7 @@ def _sleeper(folder: Path) -> "subprocess.Popen[bytes]":
     )
 
 
-def test_what_a_killed_demo_left_running_is_stopped_and_nothing_else(tmp_path: Path) -> None:
+def test_only_processes_of_a_killed_demo_are_stopped(tmp_path: Path) -> None:
     ours, other = tmp_path / "ours", tmp_path / "other"
     with _sleeper(ours) as left, _sleeper(other) as foreign:
         assert left.stdout is not None

@@ -37,7 +37,7 @@ def test_steps_belong_to_the_task_that_started_last(tmp_path: Path) -> None:
     assert recorder.seen == [("start", "train", 0), ("step", "train", 1), ("finish", "train", 0)]
 
 
-def test_of_a_task_of_several_processes_the_first_one_tells_start_and_end(tmp_path: Path) -> None:
+def test_the_first_process_of_a_task_decides_its_start_and_end(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "progress")
     states = [(1, "started"), (2, "started"), (3, "started"), (2, "finished"), (1, "finished")]
     lines = [_state("train", state, process) for process, state in states]
@@ -47,7 +47,7 @@ def test_of_a_task_of_several_processes_the_first_one_tells_start_and_end(tmp_pa
     assert recorder.seen == [("start", "train", 0), ("finish", "train", 0)]
 
 
-def test_half_a_line_waits_for_its_other_half(tmp_path: Path) -> None:
+def test_an_incomplete_line_is_read_once_it_is_complete(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path / "progress")
     with (tmp_path / "progress").open("a") as file:
         file.write(_event(2)[:20])
@@ -60,7 +60,7 @@ def test_half_a_line_waits_for_its_other_half(tmp_path: Path) -> None:
     assert recorder.seen == [("step", "", 2)]
 
 
-def test_a_phase_begins_when_the_one_before_ends() -> None:
+def test_a_phase_starts_when_the_one_before_it_ends() -> None:
     clock = PhaseClock({"adversarial_training": 100.0})
     assert clock.finish("servers") < 1
     assert clock.finish("train") >= 100

@@ -73,16 +73,16 @@ def test_an_interrupted_demo_resumes_and_finishes(tmp_path: Path) -> None:
         variables = folder / SERVERS_FOLDER / VARIABLES_FILE
         assert "MLFLOW_TRACKING_URI" in variables.read_text()
         first.send_signal(signal.SIGINT)
-        said, _ = first.communicate(timeout=ENDS_WITHIN_SECONDS)
-    assert first.returncode == 143, said
-    assert "run it again to resume" in said
+        output, _ = first.communicate(timeout=ENDS_WITHIN_SECONDS)
+    assert first.returncode == 143, output
+    assert "run it again to resume" in output
     assert not variables.exists(), "it would name stopped servers"
     key = json.loads((folder / "state" / "run.json").read_text())["key"]
 
     with _start(command) as second:
-        said, _ = second.communicate(timeout=ENDS_WITHIN_SECONDS)
-    assert second.returncode == 0, said + (folder / "logs" / "pipeline.log").read_text()[-5000:]
-    assert "Resuming the interrupted run" in said
+        output, _ = second.communicate(timeout=ENDS_WITHIN_SECONDS)
+    assert second.returncode == 0, output + (folder / "logs" / "pipeline.log").read_text()[-5000:]
+    assert "Resuming the interrupted run" in output
     assert "resuming from update" in (folder / "logs" / "pipeline.log").read_text()
     run = json.loads((folder / "state" / "run.json").read_text())
     assert run["key"] == key

@@ -21,15 +21,15 @@ def test_a_shell_that_reads_the_variables_reaches_the_servers(tmp_path: Path) ->
     serving = [*COMMAND, "demo-ui", "--folder", str(tmp_path)]
     with subprocess.Popen(serving, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        said = next(line for line in process.stdout if line.startswith("Shell:"))
+        output = next(line for line in process.stdout if line.startswith("Shell:"))
         script = (
-            f"{said.removeprefix('Shell:').strip()} && {sys.executable} -m advgrpo.cli.main "
+            f"{output.removeprefix('Shell:').strip()} && {sys.executable} -m advgrpo.cli.main "
             "registry list && echo $AWS_SECRET_ACCESS_KEY"
         )
         try:
-            asked = subprocess.check_output(["bash", "-c", script], text=True)
+            printed = subprocess.check_output(["bash", "-c", script], text=True)
         finally:
             process.terminate()
     keys = json.loads((tmp_path / "servers" / "credentials.json").read_text())
-    assert asked.splitlines() == ["no adapter is registered", keys["secret_key"]]
+    assert printed.splitlines() == ["no adapter is registered", keys["secret_key"]]
     assert not variables.exists(), "it would name stopped servers"

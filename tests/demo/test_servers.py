@@ -64,21 +64,21 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_a_server_that_ends_at_once_is_quoted(tmp_path: Path) -> None:
+def test_the_log_of_a_server_that_exits_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no such table") as caught:
         server("import sys; print('line one'); sys.exit('no such table')", tmp_path)
     assert "line one" in str(caught.value)
     assert "server.log" in caught.value.repair
 
 
-def test_a_server_that_does_not_listen_in_time_is_quoted_and_stopped(tmp_path: Path) -> None:
+def test_a_server_that_does_not_listen_in_time_is_stopped_and_quoted(tmp_path: Path) -> None:
     command = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
     with pytest.raises(StorageUnavailableError, match="did not start within 2 s"):
         server(command, tmp_path, timeout_seconds=2.0)
     assert gone(int((tmp_path / "server.log").read_text()))
 
 
-def test_a_server_that_will_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
+def test_a_server_that_ignores_sigterm_is_killed_with_its_children(tmp_path: Path) -> None:
     command = (
         "import os, signal, subprocess, sys, time\n"
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
@@ -146,7 +146,7 @@ def test_artifacts_of_mlflow_are_objects_in_the_bucket(stores: EmbeddedServers) 
 
 
 @pytest.mark.slow
-def test_when_the_owner_is_killed_mid_run_a_second_start_goes_on_and_doubles_nothing(
+def test_a_restart_after_a_kill_resumes_and_duplicates_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, records = tmp_path / "stores", tmp_path / "records"
@@ -186,17 +186,19 @@ def test_when_the_owner_is_killed_mid_run_a_second_start_goes_on_and_doubles_not
     ]
 
 
-def test_mlflow_loads_before_it_serves_what_its_requests_need(stores: EmbeddedServers) -> None:
-    said = subprocess.run(
+def test_mlflow_imports_the_modules_of_its_requests_before_it_listens(
+    stores: EmbeddedServers,
+) -> None:
+    output = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "uvicorn", "--version"],
         env={**os.environ, "PYTHONPATH": PRELOAD},
         capture_output=True, text=True, check=True,
     ).stderr  # fmt: skip
-    assert "sitecustomize" in said
+    assert "sitecustomize" in output
     assert {"mlflow.server.auth.db.models", "mlflow.store.model_registry.sqlalchemy_store"} <= set(
-        re.findall(r"[\w.]+$", said, re.MULTILINE)
+        re.findall(r"[\w.]+$", output, re.MULTILINE)
     )
-    assert "Error in" not in said
+    assert "Error in" not in output
     (server,) = [
         process
         for process in psutil.Process().children(recursive=True)
@@ -205,7 +207,7 @@ def test_mlflow_loads_before_it_serves_what_its_requests_need(stores: EmbeddedSe
     assert PRELOAD in server.environ()["PYTHONPATH"].split(os.pathsep)
 
 
-def test_a_server_that_was_killed_comes_back_where_it_was(stores: EmbeddedServers) -> None:
+def test_a_killed_server_restarts_at_the_same_address(stores: EmbeddedServers) -> None:
     location = "s3://advgrpo/interrupted"
     storage.write_bytes(location, b"kept")
     with stores.interrupted("s3"):

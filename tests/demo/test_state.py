@@ -3,7 +3,7 @@ from pathlib import Path
 from advgrpo.demo.state import resume_run, state_folder
 
 
-def test_an_interrupted_run_is_taken_up_again(tmp_path: Path) -> None:
+def test_an_interrupted_run_is_resumed(tmp_path: Path) -> None:
     first = resume_run(tmp_path, "digest")
     first.seconds_by_phase["servers"] = 3.0
     first.save(tmp_path)
@@ -12,7 +12,7 @@ def test_an_interrupted_run_is_taken_up_again(tmp_path: Path) -> None:
     assert again.is_resumed
 
 
-def test_after_a_finished_run_a_new_one_begins(tmp_path: Path) -> None:
+def test_a_finished_run_is_followed_by_a_new_one(tmp_path: Path) -> None:
     first = resume_run(tmp_path, "digest")
     first.finished = True
     first.save(tmp_path)
@@ -21,7 +21,7 @@ def test_after_a_finished_run_a_new_one_begins(tmp_path: Path) -> None:
     assert not again.is_resumed
 
 
-def test_a_run_with_other_settings_begins_anew(tmp_path: Path) -> None:
+def test_a_run_with_other_settings_is_new(tmp_path: Path) -> None:
     first = resume_run(tmp_path, "digest")
     assert resume_run(tmp_path, "other").key != first.key
 

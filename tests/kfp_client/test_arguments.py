@@ -16,7 +16,7 @@ def _arguments(
     return run_arguments(preset, overrides, processes=processes, workspace=workspace)
 
 
-def test_what_is_asked_is_what_is_sent() -> None:
+def test_the_arguments_are_sent() -> None:
     assert _arguments("pocket", "seed=1", processes=2) == {
         "workspace": WORKSPACE,
         "preset": "pocket",
@@ -26,7 +26,7 @@ def test_what_is_asked_is_what_is_sent() -> None:
     }
 
 
-def test_a_file_of_this_machine_is_sent_as_its_text(tmp_path: Path) -> None:
+def test_a_local_file_is_sent_as_text(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(resolve("pocket", ["training.updates=7"]).to_yaml(), encoding="utf-8")
     sent = _arguments(str(file), "seed=3")
@@ -50,14 +50,14 @@ def test_a_file_that_extends_another_file_is_sent_merged(tmp_path: Path) -> None
     assert _arguments(str(file))["preset"] == "# mine.yaml\nextends: pocket\nseed: 3\n"
 
 
-def test_a_file_of_one_line_is_a_text_too(tmp_path: Path) -> None:
+def test_a_file_of_one_line_is_sent_as_text(tmp_path: Path) -> None:
     file = tmp_path / "one.yaml"
     file.write_text(str(resolve("pocket").model_dump(mode="json")).replace("None", "null"))
     assert resolve(str(_arguments(str(file))["preset"])) == resolve("pocket")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ({"preset": "pockt"}, "preset=pockt: is not a preset; did you mean pocket"),
         ({"preset": "none.yaml"}, "cannot be read"),
@@ -66,36 +66,36 @@ def test_a_file_of_one_line_is_a_text_too(tmp_path: Path) -> None:
         ({"workspace": ""}, "cannot be reached"),
     ],
 )
-def test_what_the_cluster_would_refuse_is_refused_here(
-    arguments: dict[str, object], said: str
+def test_what_the_cluster_would_refuse_is_refused_locally(
+    arguments: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         _arguments(**arguments)  # type: ignore[arg-type]
 
 
-def test_a_wrong_setting_is_refused_here() -> None:
+def test_an_invalid_setting_is_refused_locally() -> None:
     with pytest.raises(ConfigError, match=r"did you mean training\.updates"):
         _arguments("pocket", "training.updats=7")
 
 
-def test_a_relative_path_is_refused_with_the_key() -> None:
+def test_a_relative_path_is_refused_with_its_key() -> None:
     with pytest.raises(ConfigError, match=r"prompts\.train=prompts\.txt is a local path"):
         _arguments("pocket", "prompts.train=prompts.txt")
 
 
-def test_an_absolute_path_may_be_one_of_the_image() -> None:
+def test_an_absolute_path_may_exist_in_the_image() -> None:
     changed = ["policy.weights.location=/models/sd3"]
     _arguments("pocket", *changed)
     assert paths_in_image("pocket", changed) == {"policy.weights.location": "/models/sd3"}
 
 
-def test_prompts_that_ship_are_read_here() -> None:
+def test_packaged_prompts_are_read_locally() -> None:
     shared = "prompts.test=package://advgrpo.pocket/prompts/train.txt"
     with pytest.raises(PromptFileError, match=r"prompts\.test"):
         _arguments("pocket", shared)
 
 
-def test_a_wrong_hash_of_prompts_that_ship_is_refused_here() -> None:
+def test_a_wrong_hash_of_packaged_prompts_is_refused_locally() -> None:
     wrong = f"prompts.train_sha256={'ab' * 32}"
     with pytest.raises(PromptFileError, match=wrong) as refusal:
         _arguments("pocket", wrong)

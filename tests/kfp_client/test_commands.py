@@ -55,15 +55,13 @@ def test_submitting_again_uploads_nothing(stub: StubKfp, access: list[str]) -> N
     assert (len(stub.versions), len(stub.runs)) == (1, 2)
 
 
-def test_a_wrong_run_is_refused_before_the_server_is_asked(
-    stub: StubKfp, access: list[str]
-) -> None:
+def test_an_invalid_run_is_refused_before_any_request(stub: StubKfp, access: list[str]) -> None:
     with pytest.raises(ConfigError, match="3 training processes"):
         _output("submit", "--workspace", "s3://b/w", "--processes", "3", *access)
     assert stub.requests == []
 
 
-def test_a_preset_of_ones_own_needs_no_file_on_the_cluster(
+def test_a_local_preset_needs_no_file_on_the_cluster(
     stub: StubKfp, access: list[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.yaml"
@@ -93,7 +91,7 @@ def test_a_run_can_be_watched_later(stub: StubKfp, access: list[str]) -> None:
         _output("pipeline", "watch", next(iter(stub.runs)), *access)
 
 
-def test_ctrl_c_leaves_the_run_going_and_says_so(stub: StubKfp, access: list[str]) -> None:
+def test_ctrl_c_does_not_stop_the_run(stub: StubKfp, access: list[str]) -> None:
     stub.progress = [{"state": "RUNNING"}]
     command = [sys.executable, "-m", "advgrpo.cli.main", "submit", "--watch"]
     with subprocess.Popen(
@@ -121,12 +119,12 @@ def test_a_recurring_run_is_submitted(stub: StubKfp, access: list[str]) -> None:
     assert stub.runs == {}
 
 
-def test_many_runs_cannot_be_watched(access: list[str]) -> None:
+def test_a_recurring_run_cannot_be_watched(access: list[str]) -> None:
     with pytest.raises(ConfigError, match="--watch"):
         _output("submit", "--workspace", "s3://b/w", "--every", "7d", "--watch", *access)
 
 
-def test_a_wrong_token_is_an_error_of_ours(stub: StubKfp) -> None:
+def test_a_wrong_token_is_an_expected_error(stub: StubKfp) -> None:
     with pytest.raises(ClusterError, match="answers 401"):
         _output("submit", "--workspace", "s3://b/w", "--endpoint", stub.endpoint, "--token", "old")
 
@@ -160,7 +158,7 @@ def test_submit_takes_the_version_with_the_registrys_images(
     assert list(stub.versions) == [made["pipeline_version_reference"]["pipeline_version_id"]]
 
 
-def test_every_run_that_the_pages_start_is_accepted(stub: StubKfp, access: list[str]) -> None:
+def test_every_submit_command_of_the_docs_is_accepted(stub: StubKfp, access: list[str]) -> None:
     pages = [CHECKOUT / "README.md", CHECKOUT / "docs" / "operating.md"]
     page = "".join(path.read_text("utf-8") for path in pages).replace("\\\n", "")
     shown = [
@@ -177,7 +175,7 @@ def test_every_run_that_the_pages_start_is_accepted(stub: StubKfp, access: list[
     resolve("pocket", []).check_ranks(int(processes))
 
 
-def test_the_run_that_the_charts_notes_start_is_accepted(access: list[str]) -> None:
+def test_the_submit_command_of_the_charts_notes_is_accepted(access: list[str]) -> None:
     (line,) = [line for line in notes(MINIMAL).splitlines() if "advgrpo submit" in line]
     _, *arguments = shlex.split(line)
     assert "run: " in _output(*(word for word in arguments if word != "--watch"), *access)

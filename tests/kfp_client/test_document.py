@@ -8,7 +8,7 @@ from advgrpo.kfp_client import PipelineDocument
 from advgrpo.kfp_client.compiled import PIPELINE
 
 
-def test_it_says_what_it_is(document: PipelineDocument) -> None:
+def test_it_has_the_pipelines_name_and_tasks(document: PipelineDocument) -> None:
     assert document.name == "adversarial-grpo"
     assert document.tasks["train"] == "Train"
     assert document.version.startswith(f"{document.content}-")
@@ -41,7 +41,7 @@ def test_another_default_makes_another_content(document: PipelineDocument, tmp_p
     assert PipelineDocument.read(file).content != document.content
 
 
-def test_annotations_are_for_the_tasks_that_are_named(document: PipelineDocument) -> None:
+def test_annotations_are_for_the_named_tasks(document: PipelineDocument) -> None:
     annotated = document.with_annotations({"a": "b"}, tasks=["train"])
     platform = annotated.parts[1]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     found = {name for name, one in platform.items() if one["podMetadata"].get("annotations")}
@@ -52,7 +52,7 @@ def test_annotations_are_for_the_tasks_that_are_named(document: PipelineDocument
 
 
 @pytest.mark.parametrize("text", ["", "a: 1", "- 1", "a: ["])
-def test_what_is_no_pipeline_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_pipeline_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=r"wrong\.yaml"):

@@ -78,7 +78,7 @@ def test_a_recurring_run_of_the_command_is_off_unless_enabled_and_sends_texts(
     assert sent["runtime_config"]["parameters"]["processes"] == "8"
 
 
-def test_the_form_of_the_user_interface_explains_itself() -> None:
+def test_every_parameter_in_the_user_interface_is_described() -> None:
     inputs = next(yaml.safe_load_all(PIPELINE.read_text()))["root"]["inputDefinitions"]
     types = {name: entry["parameterType"] for name, entry in inputs["parameters"].items()}
     assert types == {

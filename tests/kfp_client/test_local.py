@@ -62,11 +62,11 @@ def _run(pipeline: Path, how: str, folder: Path) -> dict[str, str]:
     return run_pipeline(pipeline, arguments, artifacts=folder / "artifacts")
 
 
-def test_outputs_come_back(pipeline: Path, tmp_path: Path) -> None:
+def test_outputs_are_returned(pipeline: Path, tmp_path: Path) -> None:
     assert _run(pipeline, "well", tmp_path) == {"Output": "did well"}
 
 
-def test_an_error_of_ours_is_raised_as_it_was_in_the_task(pipeline: Path, tmp_path: Path) -> None:
+def test_an_expected_error_of_a_task_is_raised_unchanged(pipeline: Path, tmp_path: Path) -> None:
     with pytest.raises(RatioError, match="the ratio is 2"):
         _run(pipeline, "known", tmp_path)
 
@@ -76,7 +76,7 @@ def test_any_other_error_names_the_task(pipeline: Path, tmp_path: Path) -> None:
         _run(pipeline, "unknown", tmp_path)
 
 
-def test_a_task_that_just_ends_fails_the_pipeline(pipeline: Path, tmp_path: Path) -> None:
+def test_a_task_that_exits_fails_the_pipeline(pipeline: Path, tmp_path: Path) -> None:
     with pytest.raises(PipelineError, match="the pipeline behaving failed"):
         _run(pipeline, "outside", tmp_path)
 

@@ -38,14 +38,14 @@ def _check(name: str, access: Access | None = None, workspace: str = "") -> Chec
     return found
 
 
-def test_a_workspace_is_tried_and_nothing_is_left_there(stores: EmbeddedServers) -> None:
+def test_a_workspace_is_probed_and_left_clean(stores: EmbeddedServers) -> None:
     workspace = f"s3://{BUCKET}/doctor"
     assert _check("workspace", workspace=workspace).state == "OK"
     assert not list((stores.folder / "buckets" / BUCKET).glob("doctor/*"))
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "message"),
     [
         ("AWS_SECRET_ACCESS_KEY", "wrong", "403"),
         ("AWS_ACCESS_KEY_ID", "nobody", "403"),
@@ -57,15 +57,15 @@ def test_a_workspace_that_cannot_be_written_fails_with_a_repair(
     monkeypatch: pytest.MonkeyPatch,
     variable: str,
     value: str,
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.setenv(variable, value)
     found = _check("workspace", workspace=f"s3://{BUCKET}/doctor")
-    assert (found.state, said in found.found) == ("FAIL", True)
+    assert (found.state, message in found.found) == ("FAIL", True)
     assert found.repair
 
 
-def test_a_bucket_that_is_not_there_fails(stores: EmbeddedServers) -> None:  # noqa: ARG001
+def test_a_missing_bucket_fails(stores: EmbeddedServers) -> None:  # noqa: ARG001
     assert _check("workspace", workspace="s3://no-such-bucket/x").state == "FAIL"
 
 
@@ -73,19 +73,19 @@ def test_a_workspace_that_is_a_local_folder_fails() -> None:
     assert "s3://" in _check("workspace", workspace="workspace").repair
 
 
-def test_mlflow_is_asked_for_its_version(stores: EmbeddedServers) -> None:  # noqa: ARG001
+def test_the_version_of_mlflow_is_read(stores: EmbeddedServers) -> None:  # noqa: ARG001
     found = _check("MLflow")
     assert (found.state, found.found.startswith("version 3.")) == ("OK", True)
 
 
-def test_mlflow_that_is_not_there_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_mlflow_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     found = _check("MLflow")
     assert (found.state, "127.0.0.1:9" in found.found) == ("FAIL", True)
 
 
-def test_without_mlflows_package_it_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_mlflow_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setitem(sys.modules, "advgrpo.tracking.health", None)
     found = _check("MLflow")
@@ -104,14 +104,14 @@ def test_an_account_that_may_not_list_runs_still_reaches_kubeflow() -> None:
     assert (found.state, "may not list runs" in found.found) == ("OK", True)
 
 
-def test_what_is_not_known_here_is_left_out() -> None:
+def test_unknown_parts_are_skipped() -> None:
     skipped = [check for check in diagnose(access=Access()) if check.state == "SKIP"]
     assert [check.name.split()[0] for check in skipped] == [
         "settings", "workspace", "MLflow", "Kubeflow",
     ]  # fmt: skip
 
 
-def test_the_command_says_each_thing_and_its_repair_and_fails(stub: StubKfp) -> None:
+def test_the_command_prints_checks_and_repairs_and_fails(stub: StubKfp) -> None:
     access = ["--endpoint", stub.endpoint, "--token", TOKEN]
     result = CliRunner().invoke(app, ["doctor", *access])
     assert result.exit_code == 1
@@ -120,14 +120,14 @@ def test_the_command_says_each_thing_and_its_repair_and_fails(stub: StubKfp) -> 
     assert f"OK    Kubeflow Pipelines: {stub.endpoint} answers" in result.output
 
 
-def test_the_command_gives_json(stub: StubKfp) -> None:
+def test_the_command_prints_json(stub: StubKfp) -> None:
     result = CliRunner().invoke(app, ["doctor", "--json", "--endpoint", stub.endpoint])
     checks = json.loads(result.output)
     assert {check["state"] for check in checks} == {"FAIL", "SKIP"}
     assert set(checks[0]) == {"name", "state", "found", "repair"}
 
 
-def test_looking_and_submitting_need_no_torch() -> None:
+def test_checking_and_submitting_need_no_torch() -> None:
     code = (
         "import sys, advgrpo.kfp_client.readiness; "
         "sys.exit(bool({'torch', 'numpy', 'PIL', 'psutil', 'mlflow'} & set(sys.modules)))"

@@ -24,7 +24,7 @@ def _repeat(server: KfpServer, version: PipelineVersion, every: str, name: str =
     )
 
 
-def test_a_run_gets_its_arguments_as_they_are(
+def test_a_run_gets_its_arguments_unchanged(
     stub: StubKfp, server: KfpServer, version: PipelineVersion
 ) -> None:
     run = _start(server, version, service_account="advgrpo-launcher")
@@ -39,7 +39,7 @@ def test_a_run_gets_its_arguments_as_they_are(
 
 
 @pytest.mark.parametrize("name", ["e", "100% a+b", "Grüße"])
-def test_an_experiment_is_made_once(
+def test_an_experiment_is_created_once(
     stub: StubKfp, server: KfpServer, version: PipelineVersion, name: str
 ) -> None:
     for _ in range(2):
@@ -49,7 +49,7 @@ def test_an_experiment_is_made_once(
 
 
 @pytest.mark.parametrize("fault", ["lose_answer", 503, "drop"])
-def test_a_start_never_makes_two_runs(
+def test_a_start_never_creates_two_runs(
     stub: StubKfp, server: KfpServer, version: PipelineVersion, fault: KfpFault
 ) -> None:
     earlier = _start(server, version)
@@ -107,6 +107,6 @@ def test_a_second_recurring_run_of_the_name_is_refused(
 
 
 @pytest.mark.parametrize("every", ["", "often", "5s", "0h", "* * *", "a; b c d e", "1 h"])
-def test_what_is_no_schedule_is_refused(every: str) -> None:
+def test_an_invalid_schedule_is_refused(every: str) -> None:
     with pytest.raises(ConfigError, match="neither an interval"):
         Schedule.parse(every)

@@ -17,7 +17,7 @@ def test_a_token_is_sent(stub: StubKfp) -> None:
     assert stub.requests[-1].headers["authorization"] == f"Bearer {TOKEN}"
 
 
-def test_a_token_file_is_read_anew_for_each_request(stub: StubKfp, tmp_path: Path) -> None:
+def test_a_token_file_is_read_for_each_request(stub: StubKfp, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text(TOKEN)
     server = KfpServer(Access(endpoint=stub.endpoint, token_file=file))
@@ -65,7 +65,7 @@ def test_an_unreachable_endpoint_is_named() -> None:
     assert "--endpoint" in caught.value.repair
 
 
-def test_https_to_a_server_without_it_says_so(stub: StubKfp) -> None:
+def test_https_to_a_plain_http_server_is_explained(stub: StubKfp) -> None:
     with pytest.raises(ClusterUnavailableError) as caught:
         KfpServer(Access(endpoint=stub.endpoint.replace("http://", "https://")))
     assert "start the endpoint with http://" in caught.value.repair

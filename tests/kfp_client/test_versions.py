@@ -19,7 +19,7 @@ def test_the_same_content_is_uploaded_once(
     assert len(stub.pipelines) == len(stub.versions) == 1
 
 
-def test_what_is_uploaded_is_the_pipeline(
+def test_the_pipeline_is_uploaded(
     stub: StubKfp, server: KfpServer, document: PipelineDocument
 ) -> None:
     version = upload_pipeline(server, document, name=NAME)
@@ -35,7 +35,7 @@ def test_other_images_are_another_version(
     assert len(stub.versions) == 2
 
 
-def test_the_newest_version_of_the_same_content_will_do_where_images_do_not_matter(
+def test_any_images_accepts_the_newest_version_of_the_content(
     stub: StubKfp, server: KfpServer, document: PipelineDocument
 ) -> None:
     upload_pipeline(server, document.with_images(launcher="r/launcher:1"), name=NAME)
@@ -56,7 +56,7 @@ def test_a_version_is_found_beyond_the_first_page(
 
 @pytest.mark.parametrize("path", ["/pipelines/upload_version", "/pipelines"])
 @pytest.mark.parametrize("fault", ["lose_answer"])
-def test_a_lost_answer_does_not_make_a_second_one(
+def test_a_lost_response_does_not_create_a_second_version(
     stub: StubKfp, server: KfpServer, document: PipelineDocument, path: str, fault: KfpFault
 ) -> None:
     stub.fail("POST", path, fault)
@@ -72,7 +72,7 @@ def test_a_refusal_is_an_error(
         upload_pipeline(server, document, name=NAME)
 
 
-def test_where_there_are_many_users_the_pipeline_is_the_namespaces(
+def test_on_a_multi_user_server_the_pipeline_belongs_to_the_namespace(
     document: PipelineDocument,
 ) -> None:
     with StubKfp(namespaces=["ml"]) as stub:
@@ -81,7 +81,7 @@ def test_where_there_are_many_users_the_pipeline_is_the_namespaces(
         assert stub.pipelines[made.pipeline_id]["namespace"] == "ml"
 
 
-def test_uploads_at_once_make_one_version(
+def test_concurrent_uploads_create_one_version(
     stub: StubKfp, server: KfpServer, document: PipelineDocument
 ) -> None:
     with ThreadPoolExecutor(4) as pool:

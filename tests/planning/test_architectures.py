@@ -165,7 +165,7 @@ def test_a_small_t5_without_gates_has_as_many_parameters_as_counted() -> None:
     assert T5Encoder.read(config).parameters == counted(T5EncoderModel(T5Config(**config)))
 
 
-def test_a_transformer_of_another_class_is_not_known(tmp_path: Path) -> None:
+def test_a_transformer_of_another_class_is_unknown(tmp_path: Path) -> None:
     path = tmp_path / "transformer" / "config.json"
     path.parent.mkdir()
     run = resolve("pocket", [f"policy.weights.location={tmp_path}"])

@@ -63,7 +63,7 @@ def test_work_does_not_depend_on_the_number_of_gpus() -> None:
 
 
 @pytest.mark.parametrize(
-    ("turns", "rollouts", "steps", "said"),
+    ("turns", "rollouts", "steps", "message"),
     [
         ("{type: every_rollout, discriminator_steps: 3}", 1, 3, ""),
         ("{type: released, discriminator_rollouts: 4}", 5, 4, ""),
@@ -73,11 +73,11 @@ def test_work_does_not_depend_on_the_number_of_gpus() -> None:
     ],
 )
 def test_turns_decide_rollouts_and_discriminator_steps(
-    turns: str, rollouts: int, steps: int, said: str
+    turns: str, rollouts: int, steps: int, message: str
 ) -> None:
     work = work_of(draft("pocket", f"training.update_schedule={turns}"), 1)
     assert (work.rollouts_per_update, work.discriminator_steps_per_update) == (rollouts, steps)
-    assert said in work.note
+    assert message in work.note
 
 
 class CountingPolicy:
@@ -193,7 +193,7 @@ def test_terms_of_the_reward_are_planned() -> None:
     assert planned["reward reference_similarity"] == planned["discriminator backbone"]
 
 
-def test_pictures_of_a_folder_are_as_many_as_there_are() -> None:
+def test_the_number_of_images_of_a_folder_is_unknown() -> None:
     planned = plan_run(draft("sd35m_style"), 8, train_prompts=100, test_prompts=10)
     assert sizes(planned.storage)["reference images"] is None
     assert "as many as the folder" in planned.storage[0].how
@@ -243,7 +243,7 @@ def test_gpus_share_the_discriminators_batch(preset: str) -> None:
     assert one == 2 * (two or 0) > 0
 
 
-def test_of_passing_parts_only_the_largest_counts() -> None:
+def test_only_the_largest_transient_part_is_counted() -> None:
     parts = [
         Part("a", 5, ""),
         Part("b", 2, "", is_transient=True),
@@ -254,7 +254,7 @@ def test_of_passing_parts_only_the_largest_counts() -> None:
     assert unknown(parts) == ["d"]
 
 
-def test_weights_of_ones_own_are_counted_by_their_configuration(tmp_path: Path) -> None:
+def test_local_weights_are_counted_by_their_configuration(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"hidden_size": 768, "image_size": 518}')
     own = draft("sd35m_dino", f"discriminator.weights.location={tmp_path}")
     assert models_of(own).backbone == models_of(draft("sd35m_dino")).backbone
@@ -262,7 +262,7 @@ def test_weights_of_ones_own_are_counted_by_their_configuration(tmp_path: Path) 
     assert models_of(own).backbone is None
 
 
-def test_what_is_not_known_is_said_and_not_guessed() -> None:
+def test_unknown_parts_are_named_and_not_guessed() -> None:
     planned = plan_run(draft("sd35m_dino", "policy.weights.location=nowhere"), 1)
     missing = unknown(planned.gpu_memory)
     assert "transformer" in missing
@@ -281,7 +281,7 @@ def test_storage_follows_from_the_prompts() -> None:
     assert stored["features of reference images"] == 203_456 * 65 * 768 * 4
 
 
-def test_embeddings_are_stored_of_the_prompts_that_are_drawn() -> None:
+def test_embeddings_are_stored_for_sampled_prompts() -> None:
     def stored(*overrides: str, train_prompts: int = 25_000) -> int | None:
         config = draft("sd35m_dino", *overrides)
         planned = plan_run(config, 1, train_prompts=train_prompts, test_prompts=100)
@@ -305,7 +305,7 @@ def test_embeddings_are_as_large_as_planned(tmp_path: Path) -> None:
     assert sizes(planned.storage)["prompt embeddings"] == 3 * bytes_each
 
 
-def test_spreading_and_offloading_move_memory_from_the_gpu_to_the_host() -> None:
+def test_sharding_and_offloading_move_memory_from_the_gpu_to_the_host() -> None:
     def memory(*overrides: str) -> tuple[int, int]:
         planned = plan_run(draft("sd35l_dino", *overrides), 8)
         return total(planned.gpu_memory), total(planned.host_memory)
@@ -331,7 +331,7 @@ def test_slices_of_the_decoder_and_two_passes_of_guidance_save_memory() -> None:
     assert part(update, "training.rollout.update_microbatch_size=3") * 2 == part(update)
 
 
-def test_text_encoders_are_counted_once_for_a_machine() -> None:
+def test_text_encoders_are_counted_once_per_machine() -> None:
     def encoding(*overrides: str) -> int:
         return plan_run(draft("sd35m_dino", *overrides), 8).encoding_memory.bytes or 0
 
@@ -353,12 +353,12 @@ def test_time_and_price_follow_from_a_given_rate_alone() -> None:
     assert dearer.price == pytest.approx(3 * duration.gpu_hours)
 
 
-def test_gpus_that_cannot_share_an_update_are_refused_with_those_that_can() -> None:
+def test_a_number_of_gpus_that_cannot_share_an_update_is_refused() -> None:
     with pytest.raises(ConfigError, match="use 1, 2, 4, 8, 16, 32, 64 processes"):
         plan_run(draft("sd35m_dino"), 5)
 
 
-def test_planning_loads_no_torch() -> None:
+def test_planning_does_not_import_torch() -> None:
     code = (
         "import sys; from advgrpo.cli.main import app; "
         "app(['plan', '--preset', 'pocket'], standalone_mode=False); "
@@ -368,19 +368,19 @@ def test_planning_loads_no_torch() -> None:
 
 
 def test_the_command_prints_what_a_run_needs() -> None:
-    said = run(app, ["plan", "--preset", "sd35m_dino_released", "--gpus", "8"]).output
-    assert "sd35m_dino_released on 8 GPUs" in said
-    assert "698,880" in said
-    assert "use --images-per-second" in said
-    assert "use --train-prompts" in said
+    output = run(app, ["plan", "--preset", "sd35m_dino_released", "--gpus", "8"]).output
+    assert "sd35m_dino_released on 8 GPUs" in output
+    assert "698,880" in output
+    assert "use --images-per-second" in output
+    assert "use --train-prompts" in output
     timed = ["plan", "--preset", "sd35m_dino", "--images-per-second", "1", "--price", "2"]
-    said = run(app, timed).output
-    assert "38.8 GPU hours" in said
-    assert "77.65 USD" in said
+    output = run(app, timed).output
+    assert "38.8 GPU hours" in output
+    assert "77.65 USD" in output
 
 
-def test_prompt_files_that_are_given_are_counted() -> None:
-    said = json.loads(run(app, ["plan", "--json"]).output)
-    assert said["gpus"] == 1
-    assert sizes([Part(**part) for part in said["storage"]])["reference images"] is not None
-    assert said["work"]["images"] == 80 * 64
+def test_the_prompts_of_given_files_are_counted() -> None:
+    output = json.loads(run(app, ["plan", "--json"]).output)
+    assert output["gpus"] == 1
+    assert sizes([Part(**part) for part in output["storage"]])["reference images"] is not None
+    assert output["work"]["images"] == 80 * 64
