@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset
+from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset, Processes
 
 Folder = Annotated[
-    Path, typer.Option("--folder", help="Folder for everything that the demo writes.")
+    Path, typer.Option("--folder", help="Folder of everything that the demo writes.")
 ]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="0 uses a free port.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 uses a free one.")]
 
 DEFAULT_FOLDER = Path(".demo")
 
@@ -19,7 +19,7 @@ def demo(
     folder: Folder = DEFAULT_FOLDER,
     preset: Preset = DEFAULT_PRESET,
     overrides: Overrides = [],
-    processes: Annotated[int, typer.Option("--processes", min=1)] = 2,
+    processes: Processes = 2,
 ) -> None:
     """Run the whole pipeline on the pocket model, with its own S3 and MLflow servers."""
     from rich.console import Console

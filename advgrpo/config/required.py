@@ -32,7 +32,7 @@ def missing_settings(settings: Mapping[str, Any]) -> dict[str, str]:
         missing[_STYLE] = "the folder of style images: a path or s3:// location"
     return missing | {
         f"{key}.revision": f"{weights['location']} is not pinned to a commit"
-        for key, weights in _unpinned(settings, "")
+        for key, weights in _find_unpinned(settings, "")
     }
 
 
@@ -67,7 +67,7 @@ def fill_placeholders(settings: dict[str, Any]) -> None:
         settings["prompts"] = {**files, **prompts}
     if _is_style_missing(settings):
         settings["reference_images"]["source"]["location"] = f"{_DRAFT_FOLDER}/style"
-    for _, weights in _unpinned(settings, ""):
+    for _, weights in _find_unpinned(settings, ""):
         weights["revision"] = _DRAFT_COMMIT
 
 
@@ -76,7 +76,7 @@ def is_given(location: str) -> bool:
     return not location.startswith(f"{_DRAFT_FOLDER}/")
 
 
-def _unpinned(section: Any, path: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - YAML values
+def _find_unpinned(section: Any, path: str) -> Iterator[tuple[str, Any]]:  # noqa: ANN401 - YAML values
     if isinstance(section, list):
         items: Any = enumerate(section)
     elif isinstance(section, Mapping):
@@ -88,7 +88,7 @@ def _unpinned(section: Any, path: str) -> Iterator[tuple[str, Any]]:  # noqa: AN
     else:
         return
     for name, value in items:
-        yield from _unpinned(value, f"{path}.{name}".lstrip("."))
+        yield from _find_unpinned(value, f"{path}.{name}".lstrip("."))
 
 
 def _is_style_missing(settings: Mapping[str, Any]) -> bool:

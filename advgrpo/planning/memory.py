@@ -56,11 +56,11 @@ def host_memory(run: RunConfig | TrainingSettings, models: Models, gpus: int) ->
             None if replay is None else replay * (images + replayed),
             f"{images} + {replayed} images, in each process",
         ),
-        *_offloaded(run, models, gpus),
+        *_offload_parts(run, models, gpus),
     ]
 
 
-def _offloaded(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> list[Part]:
+def _offload_parts(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> list[Part]:
     """Return the memory that is offloaded from a GPU to its host."""
     parts = []
     if run.training.offload != "none":
@@ -205,7 +205,7 @@ def _tokens(run: RunConfig | TrainingSettings, models: Models, patch_size: int) 
     return side**2 + CLIP_TEXT_TOKENS + run.policy.max_sequence_length
 
 
-def guided(run: RunConfig | TrainingSettings) -> int:
+def guidance_passes(run: RunConfig | TrainingSettings) -> int:
     """Return the passes of an image per denoising step: two with guidance."""
     return 1 if run.training.sampling.guidance_scale == 1 else 2
 
@@ -214,7 +214,7 @@ def _update_activations(run: RunConfig | TrainingSettings, models: Models) -> Pa
     name, model = "activations of the update (estimate)", models.transformer
     if model is None:
         return Part(name, None, "the transformer is unknown", is_transient=True)
-    sequences = run.training.rollout.microbatch_of_update * guided(run)
+    sequences = run.training.rollout.microbatch_of_update * guidance_passes(run)
     numbers = sequences * _tokens(run, models, model.patch_size) * model.width
     # SAVED_BYTES is for 16 bits.
     scale = BYTES[run.policy.forward_dtype] // 2
@@ -223,7 +223,7 @@ def _update_activations(run: RunConfig | TrainingSettings, models: Models) -> Pa
     if run.policy.gradient_checkpointing:
         one = numbers * (layer + (dual if model.dual_layers else 0))
         if run.policy.guidance == "two_passes":
-            one //= guided(run)
+            one //= guidance_passes(run)
         saved = numbers * 2 * scale * model.layers + one
         how = f"{sequences} sequences; the input of each layer, and one layer in full"
     else:

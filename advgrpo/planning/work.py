@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from advgrpo.config import RunConfig
 from advgrpo.config.training import EveryRollout, ReleasedSchedule, WhenOutscored
-from advgrpo.planning.memory import guided, images_per_gpu
+from advgrpo.planning.memory import guidance_passes, images_per_gpu
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def work_of(run: RunConfig, gpus: int) -> Work:
     training = run.training
     rollouts, steps, note = _turns(run)
     rollout_images = images_per_gpu(run, gpus) * gpus
-    trained = rollout_images * training.algorithm.trained_steps * guided(run)
+    trained = rollout_images * training.algorithm.trained_steps * guidance_passes(run)
     # One to recompute activations, one of the base policy for the KL divergence.
     again = int(run.policy.gradient_checkpointing) + training.algorithm.extra_passes
     return Work(
@@ -87,7 +87,7 @@ def rollout_passes(run: RunConfig, gpus: int) -> float:
     steps = run.training.sampling.num_inference_steps
     shared = run.training.algorithm.shared_steps
     images = images_per_gpu(run, gpus) * gpus
-    return (_leaders(run, gpus) * shared + images * (steps - shared)) * guided(run)
+    return (_leaders(run, gpus) * shared + images * (steps - shared)) * guidance_passes(run)
 
 
 def _leaders(run: RunConfig, gpus: int) -> int:
