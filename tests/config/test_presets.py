@@ -1,14 +1,21 @@
-import pytest
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
-from advgrpo.config import RunConfig, preset_names, resolve
+import pytest
+import yaml
+
+from advgrpo.config import RunConfig, preset_files, preset_names, resolve
 from advgrpo.config.algorithms import CpsSampler, FixedWindow
 from advgrpo.config.discriminator import DinoDiscriminatorConfig, PickScoreDiscriminatorConfig
 from advgrpo.config.policy import Sd3AdapterConfig
+from advgrpo.config.preset_files import read_preset
 from advgrpo.config.reference_images import DiffusersSource
 from advgrpo.config.training import ReleasedSchedule, WhenOutscored
 from advgrpo.errors import ConfigError
 from tests.config.given import COMMIT, given
 
+PRESETS = Path(preset_files.__file__).with_name("presets")
 FULL_SIZE = [name for name in preset_names() if name != "pocket"]
 RELEASED = ["sd35m_dino_released", "sd35m_pickscore_released"]
 
@@ -24,6 +31,25 @@ def test_the_presets_are_those_the_docs_name() -> None:
         "sd35m_pickscore_released",
         "sd35m_style",
     ]
+
+
+def _repeated(above: dict[str, Any], below: dict[str, Any], path: str = "") -> Iterator[str]:
+    """List the settings of a preset that equal those of the extended one."""
+    for key, value in above.items():
+        old = below.get(key)
+        if not isinstance(value, dict) or not isinstance(old, dict):
+            if key in below and value == old:
+                yield path + key
+        elif value.get("type", old.get("type")) == old.get("type"):
+            yield from _repeated(value, old, f"{path}{key}.")
+
+
+@pytest.mark.parametrize("preset", FULL_SIZE)
+def test_a_preset_states_only_what_differs_from_the_extended_one(preset: str) -> None:
+    own = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text("utf-8"))
+    parent = own.pop("extends")
+    below = read_preset(parent if parent in preset_names() else str(PRESETS / parent))
+    assert list(_repeated(own, below.settings)) == []
 
 
 @pytest.mark.parametrize("gpus", [1, 2, 8, 16, 64])
