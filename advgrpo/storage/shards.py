@@ -50,7 +50,7 @@ def shard_name(keys: Collection[str]) -> str:
 
 
 def write_shard(location: str, rows: Mapping[str, Mapping[str, Tensor]]) -> str:
-    """Write a shard, whole or not at all.
+    """Write a shard atomically.
 
     Args:
         location: Local folder or `s3://` location.
@@ -77,7 +77,7 @@ def write_shard(location: str, rows: Mapping[str, Mapping[str, Tensor]]) -> str:
 
 
 def shard_damage(path: Path) -> str:
-    """Describe what is wrong with a shard's file; empty if its content is what was written."""
+    """Return the damage of a shard's file; empty if it is intact."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
@@ -88,7 +88,7 @@ def shard_damage(path: Path) -> str:
     # The name is checked too: a shard of other keys may have been copied over this one.
     if recorded == _content_hash(tensors) and path.name == shard_name(keys):
         return ""
-    return "its content is not what was written"
+    return "its content differs from its hash"
 
 
 def _content_hash(tensors: Mapping[str, Tensor]) -> str:
