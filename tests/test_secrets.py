@@ -69,7 +69,7 @@ FAILING = {
         {"AWS_ENDPOINT_URL_S3": HOLDING_URI},
     ),
     "a Pipelines address with a password": Failing(
-        f"pipeline upload --endpoint {HOLDING_URI}", "holds a user or a password"
+        f"pipeline upload --endpoint {HOLDING_URI}", "contains a user or a password"
     ),
     "a key in the location of weights": Failing(
         f"config validate --set policy.weights.location=s3://{KEY}:{PASSWORD}@bucket/x",
@@ -91,7 +91,7 @@ FAILING = {
         f"config validate --set training.updates={PLANTED['HF_TOKEN']}", "training.updates"
     ),
     "a secret as the name of a preset": Failing(
-        f"config show --preset {PASSWORD}", "there is no preset"
+        f"config show --preset {PASSWORD}", "is not a preset"
     ),
 }
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
-import psutil
 import yaml
 from kfp import components, local
 
@@ -103,6 +102,9 @@ def _failure_file(scratch: Path) -> Iterator[Path]:
 @contextmanager
 def _forwarded_signals() -> Iterator[_Stop]:
     """Forward SIGTERM and SIGINT to the running task, so that it can save its state."""
+    # The launcher's image, which has this package, has no psutil.
+    import psutil  # noqa: PLC0415
+
     stop = _Stop()
     # Only processes that the pipeline starts may be signalled.
     others = set(psutil.Process().children(recursive=True))

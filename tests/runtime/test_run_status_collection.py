@@ -358,7 +358,7 @@ def test_a_name_that_several_runs_have_is_refused_with_their_ids(
     stores: EmbeddedServers, parent: Callable[[str], str]
 ) -> None:
     ids = [parent("twice"), parent("twice")]
-    with pytest.raises(ConfigError, match="2 runs are called 'twice'") as refused:
+    with pytest.raises(ConfigError, match="2 runs have the name 'twice'") as refused:
         run_status("twice", tracking_uri=stores.tracking_uri)
     assert all(run in str(refused.value) for run in ids)
 

@@ -67,7 +67,7 @@ def trained(config: RunConfig, tmp_path_factory: pytest.TempPathFactory) -> Path
     (folder / LINEAGE_FILE).write_text(json.dumps(lineage))
     totals = {"updates": 80, "alarms": [], "stopped_early": False}
     (folder / TOTALS_FILE).write_text(json.dumps(totals))
-    (folder / HISTORY_FILE).write_text('{"update": 0, "watch/alarm": 0}\n')
+    (folder / HISTORY_FILE).write_text('{"update": 0.0, "watch/alarm": 0.0}\n')
     return folder
 
 
