@@ -91,6 +91,7 @@ def to_numpy(image: Float[Tensor, "3 height width"]) -> UInt8[np.ndarray, "heigh
 
 def from_numpy(levels: UInt8[np.ndarray, "height width 3"]) -> Float[Tensor, "3 height width"]:
     """Convert 8-bit levels, channels last, to an image."""
+    # A copy, because arrays of PIL pictures are read-only.
     return from_uint8(torch.from_numpy(levels.copy()).permute(2, 0, 1).contiguous())
 
 

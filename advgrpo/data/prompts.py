@@ -61,6 +61,7 @@ def read_prompts(
             f"{setting}_sha256={sha256}: prompt file {location} has SHA-256 {file_sha256}",
             repair=f"restore the file, or set {setting}_sha256={file_sha256}",
         )
+    # Not splitlines(), which also splits at characters within prompts, such as U+2028.
     lines = _decode(data, location).rstrip().split("\n")
     texts = tuple(line.strip() for line in lines)
     if texts == ("",):
@@ -139,6 +140,7 @@ def language_of(prompt: str) -> Literal["en", "zh"]:
 
 def _decode(data: bytes, location: str | Path) -> str:
     try:
+        # Drops a byte order mark at the start.
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1

@@ -22,11 +22,13 @@ def prompts_of_rollout(
     Raises:
         ValueError: If there are fewer prompts than a rollout needs.
     """
+    # The remainder of a pass is dropped, so that no rollout spans two passes.
     rollouts_per_pass = len(prompt_ids) // prompts_per_update
     if rollouts_per_pass == 0:
         raise ValueError(
             f"{len(prompt_ids)} prompts are fewer than the {prompts_per_update} of a rollout"
         )
+    # The order depends on seed and pass alone: a resumed run needs no sampler state.
     turn, position = divmod(rollout, rollouts_per_pass)
     order = torch.randperm(len(prompt_ids), generator=generator_for(seed, "prompts", turn)).tolist()
     first = position * prompts_per_update

@@ -75,6 +75,7 @@ def check_files(
     remaining = [name for name in names if name not in checks]
     progress = Progress("checking reference images", len(names), "images")
     progress.resume_at(len(names) - len(remaining))
+    # Requests to an object store wait for the network, not for a core.
     threads = _REMOTE_THREADS if scheme(root) else os.cpu_count()
     unrecorded: dict[str, ValidFile] = {}
     # Reading, hashing and decoding all release the GIL.

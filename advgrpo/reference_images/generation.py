@@ -52,6 +52,7 @@ def plan_images(
     """
     planned: list[PlannedImage] = []
     for prompt in prompts.texts:
+        # Names and seeds must never change: existing sets would be generated again.
         key = hashlib.sha256(prompt.encode()).hexdigest()
         planned += [
             PlannedImage(
@@ -110,9 +111,11 @@ def generate_reference_images(
     with store.open(queue.rank):
         for number in claim_with_progress(queue, [len(images) for images in leases], progress):
             store.save(_generate(source, leases[number], config))
+    # The manifest may only be written when the last worker has saved its images.
     queue.barrier("generated")
     if queue.rank == 0:
         _complete(plan, store, origin)
+    # After this, every worker can read the set.
     queue.barrier("complete")
 
 
@@ -187,6 +190,7 @@ def _complete(plan: Sequence[PlannedImage], store: ImageStore, origin: Origin) -
 
 
 def _refuse_repeated(plan: Sequence[PlannedImage], sha256: Mapping[str, str]) -> None:
+    # Equal images mean that the source ignores seeds or prompts.
     owners: dict[str, PlannedImage] = {}
     for image in plan:
         owner = owners.setdefault(sha256[image.name], image)

@@ -156,6 +156,7 @@ class ArchivedImageStore:
 
     def save(self, files: Mapping[str, bytes]) -> None:
         """Write an archive, then its list."""
+        # Random names, because workers do not coordinate.
         self._write(f"{PART_PREFIX}{uuid.uuid4().hex}", files)
 
     def hashes(self) -> dict[str, str]:

@@ -52,6 +52,7 @@ def resume_folder(folder: Path, origin: Origin, names: Collection[str]) -> dict[
     main = folder / JOURNAL_FILE
     lines = [origin.model_dump_json(), *map(json.dumps, intact.items())]
     write_bytes(str(main), "".join(f"{line}\n" for line in lines).encode())
+    # Only after the merged journal is written, so that no entry is lost.
     for path in folder.glob(_ALL_JOURNALS):
         if path != main:
             path.unlink()
@@ -114,6 +115,7 @@ class Journal:
         """
         with disk_errors("write", self._path):
             self._file.writelines(f"{json.dumps(entry)}\n" for entry in sha256.items())
+            # A killed process would lose buffered entries of images that are on the disk.
             self._file.flush()
 
 

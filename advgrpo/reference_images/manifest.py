@@ -188,5 +188,6 @@ def write_provenance(location: str | Path, provenance: Provenance) -> None:
 
 def _is_inside(name: str) -> bool:
     parts = PurePosixPath(name).parts
+    # Neither NUL nor a surrogate can be part of a file name.
     is_plain = "\0" not in name and not _SURROGATE.search(name)
     return bool(parts) and not name.startswith("/") and ".." not in parts and is_plain

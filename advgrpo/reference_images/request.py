@@ -87,6 +87,7 @@ def is_archived(location: str) -> bool:
 
 def readable(location: str) -> str:
     """Return an absolute location of a set's files, after extracting them if they are archived."""
+    # Only sets of advgrpo are archived; their lists are part of the archives.
     if is_archived(location):
         return str(extract(location))
     return location if is_remote(location) else str(local_folder(location).absolute())

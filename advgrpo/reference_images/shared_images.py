@@ -51,6 +51,7 @@ def assign_for_training(
     """
     if ANY_PROMPT not in images.files:
         return images
+    # Sorted, so that the assignment does not depend on the order of the manifest.
     names = sorted(images.files[ANY_PROMPT])
     limit = held_out_fraction * 2**63
     is_held_out = {n: seed_for("held-out image", images.sha256[n]) < limit for n in names}

@@ -81,6 +81,7 @@ def find_champion(config: RunConfig, *, workspace: str) -> FoundChampion:
     if champion is None:
         return FoundChampion()
     digest = file_sha256(champion.adapter / PEFT_WEIGHTS)
+    # Other machines of a job read this copy; only the first one connects to MLflow.
     location = join(workspace, "champions", digest[:16])
     if read_commit(location) is None:
         upload_folder(champion.adapter, location)

@@ -38,14 +38,14 @@ def training_prompts(task: TrainingSettings, prompts: PromptSet) -> list[str]:
     if rollouts is not None and training.non_finite.action == "skip":
         # Each skipped rollout is replaced by a further one, with further prompts.
         rollouts += -(-rollouts // _ROLLOUTS_PER_SKIPPED)
-    drawn = prompts_of_run(
+    sampled = prompts_of_run(
         split.training,
         rollouts=rollouts,
         prompts_per_update=training.rollout.prompts_per_update,
         seed=task.seed,
     )
     held_out = split.held_out[: training.monitoring.held_out_prompts]
-    texts = [prompts.texts[position] for position in (*drawn, *held_out)]
+    texts = [prompts.texts[position] for position in (*sampled, *held_out)]
     return [unconditional_prompt(task.policy), *texts]
 
 
@@ -61,10 +61,10 @@ def pretraining_prompts(
     """
     split, wanted = _split(task, prompts), task.discriminator.pretraining
     held_out = [i for i in split.held_out if images.files.get(prompts.texts[i])]
-    drawn = prompts_of_base_images(
+    sampled = prompts_of_base_images(
         split.training, held_out, config=wanted, world_size=1, seed=task.seed
     )
-    texts = [prompts.texts[position] for position in drawn]
+    texts = [prompts.texts[position] for position in sampled]
     return [unconditional_prompt(task.policy), *texts]
 
 

@@ -101,6 +101,7 @@ def evaluate(
             "evaluations",
             _batches_key(config, prompts.test, result, reference_images),
         )
+        # The folder holds metrics of batches, which other gates or another champion do not change.
         key = digest(config, champion.digest, str(champion.version), champion.missing)
         location = join(folder, key)
         if (done := find_result(location)) is not None and nodes().count == 1:
@@ -122,6 +123,7 @@ def evaluate(
                 )
             else:
                 progress = Progress("evaluation", sampled, "images")
+            # After other processes have evaluated all batches, this only reads and compares them.
             evaluation = _compare(config, prompts.test, result, images, plan, progress, embeddings)
         gates = check_gates(config.promotion.gates, evaluation.report)
         metrics = summary(evaluation.report, gates) | cost.metrics()

@@ -96,6 +96,7 @@ def generate(
         batch_size=batch_size,
         output=output,
     )
+    # Before images are generated: they take much longer than the check.
     check_sheets(plan)
     remaining = remaining_batches(plan)
     if remaining:
@@ -135,6 +136,7 @@ def generate_share(plan: GenerationPlan, remaining: Sequence[int], queue: WorkQu
     with one_thread(device):
         for number in claim_with_progress(queue, sizes, progress):
             batch = batches[remaining[number]]
+            # All images of a batch are of one model.
             with policy.base_policy() if batch[0].is_base else nullcontext():
                 images = sample_images(
                     policy,
@@ -145,6 +147,7 @@ def generate_share(plan: GenerationPlan, remaining: Sequence[int], queue: WorkQu
                 )
             for planned, image in zip(batch, images, strict=True):
                 location = join(plan.output, planned.name)
+                # Of an interrupted batch, only missing images are written.
                 if not exists(location):
                     write_bytes(location, encode_png(image, plan.metadata(planned)))
 

@@ -55,6 +55,7 @@ def import_adapter(config: RunConfig, adapter: str, *, discriminator: str, works
     with result_folder(location) as target:
         save_adapter(target / "adapter", read_adapter(folder), config.policy.adapter)
         (target / "discriminator").mkdir()
+        # Evaluations load the reward from the training result.
         for name in (WEIGHTS_FILE, FACTS_FILE):
             shutil.copyfile(reward / name, target / "discriminator" / name)
         write_history(target, [])
@@ -62,6 +63,7 @@ def import_adapter(config: RunConfig, adapter: str, *, discriminator: str, works
         (target / TOTALS_FILE).write_text(json.dumps(totals), encoding="utf-8")
         lineage = {**hashes, "adapter.location": adapter, **library_versions()}
         (target / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1), encoding="utf-8")
+        # The report of an evaluation reads these metrics of a training.
         none = ("policy_updates", "images_sampled", "seconds/rollout", "cost/peak_memory_mib")
         write_metrics(target, dict.fromkeys(none, 0.0))
     return location

@@ -60,6 +60,7 @@ def make_reference_images(
     """
     if int(os.environ.get("RANK", "0")):
         sets = _read_request(settings)
+        # Rank 0 decides for all: it may import an existing set first.
         missing = json.loads(open_work_queue(TASK).broadcast(""))
         generate_sets([each for each in sets if each.split in missing], workspace)
         return _locations(sets, workspace)
@@ -76,6 +77,7 @@ def make_reference_images(
             if each.existing is not None:
                 import_existing(each, each.existing, workspace)
         missing_sets = [each for each in sets if each.existing is None]
+        # Also if no set is missing: the other ranks wait for the list.
         open_work_queue(TASK).broadcast(json.dumps([each.split for each in missing_sets]))
         if missing_sets and processes > 1:
             _generate_in_processes(missing_sets, workspace, processes)
@@ -110,6 +112,7 @@ def generate_sets(sets: Sequence[RequestedSet], workspace: str) -> None:
     if isinstance(config.source, FolderSource):
         _import_sets(sets, config.source, workspace)
         return
+    # Loaded once for both sets, because a pipeline of diffusers is large.
     source = _load_source(sets[0].task)
     for each in sets:
         location = each.location(workspace)
@@ -175,6 +178,7 @@ def _record_elapsed(location: str, images: int, queue: WorkQueue) -> Iterator[No
     if queue.rank != 0:
         yield
         return
+    # `once`: a call for a complete set only checks it, which must not count as generation.
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     with record_elapsed(_cost_file(location), processes=processes, images=images, once=True):
         yield

@@ -57,6 +57,7 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
             training=read_training(result),
             sample=read_evaluated_prompts(evaluated),
         )
+        # Not an error: the version is registered without the alias.
         for failed in (gate for gate in evidence.results if not gate.passed):
             logger.warning("a gate failed: %s (%s)", failed.gate, failed.reason)
         registered = register_adapter(

@@ -69,6 +69,7 @@ def resolve_config(
         config = check_prompts(config, processes).resolve(config)
         # Registration is the last task: without a server, hours of training would end in an error.
         tracking_uri = require_tracking_uri(REGISTRY_NEEDED)
+        # Last, so that a refused run leaves nothing behind in MLflow.
         parent_run_id = _open_run(config, preset, run_key, workspace, tracking_uri)
         bind(run=parent_run_id)
         write_run_info(
