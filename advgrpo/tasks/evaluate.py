@@ -1,7 +1,6 @@
 """The task evaluate: metrics of the trained model, its base and the champion, and the report."""
 
 import json
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from advgrpo.evaluation.evaluate import evaluate as evaluate_adapter
 from advgrpo.evaluation.gates import check_gates
 from advgrpo.evaluation.report import RunFacts, write_report
 from advgrpo.evaluation.saving import write_evaluation
+from advgrpo.evaluation.summary import summary
 from advgrpo.models.discriminators.saving import WEIGHTS_FILE
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
-from advgrpo.records import EvaluationReport, GateResult, PromptSet, ReferenceImageSet
+from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_images.opening import open_reference_images
 from advgrpo.runtime.devices import device, one_thread
 from advgrpo.runtime.failures import record_failures
@@ -255,49 +255,3 @@ def _lineage(trained: Path, images: ReferenceImageSet, champion: FoundChampion) 
     if champion.version is not None:
         lineage["champion"] = f"version {champion.version}, adapter {champion.digest}"
     return {**lineage, "advgrpo": __version__}
-
-
-def summary(report: EvaluationReport, gates: Iterable[GateResult] = ()) -> dict[str, float]:
-    """Return the metrics of an evaluation by name.
-
-    Args:
-        report: The evaluation.
-        gates: Results of the gates.
-
-    Returns:
-        `distance_base`, `distance_trained`, `alignment_base`, `alignment_trained` and the interval
-        of the alignment's difference; the numbers of passed and failed gates; then means and
-        difference of each metric, and the same for the champion if there is one.
-    """
-    distance = report.comparison(report.distance)
-    alignment = report.comparison(report.alignment)
-    metrics = {
-        "distance_base": distance.base.mean,
-        "distance_trained": distance.trained.mean,
-        "alignment_base": alignment.base.mean,
-        "alignment_trained": alignment.trained.mean,
-        "alignment_difference_low": alignment.difference.low,
-        "alignment_difference_high": alignment.difference.high,
-    }
-    passed = [gate.passed for gate in gates]
-    metrics |= {"gate/passed": float(sum(passed)), "gate/failed": float(passed.count(False))}
-    if report.champion is not None:
-        metrics["champion_version"] = float(report.champion)
-    for comparison in report.comparisons:
-        metrics |= {
-            f"base/{comparison.metric}": comparison.base.mean,
-            f"trained/{comparison.metric}": comparison.trained.mean,
-            f"difference/{comparison.metric}": comparison.difference.mean,
-            f"difference_low/{comparison.metric}": comparison.difference.low,
-            f"difference_high/{comparison.metric}": comparison.difference.high,
-        }
-        if comparison.champion is None or comparison.difference_to_champion is None:
-            continue
-        difference = comparison.difference_to_champion
-        metrics |= {
-            f"champion/{comparison.metric}": comparison.champion.mean,
-            f"difference_to_champion/{comparison.metric}": difference.mean,
-            f"difference_to_champion_low/{comparison.metric}": difference.low,
-            f"difference_to_champion_high/{comparison.metric}": difference.high,
-        }
-    return metrics
