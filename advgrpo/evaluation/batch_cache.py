@@ -1,4 +1,4 @@
-"""Measured batches that are kept, so that an evaluation can be shared out and taken up again."""
+"""A cache of measured batches, by which processes share an evaluation and resume it."""
 
 import hashlib
 import json
@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from advgrpo.errors import StorageNotFoundError
-from advgrpo.evaluation.metrics import MeasuredImages
+from advgrpo.evaluation.results import MeasuredImages
 from advgrpo.storage import join, read_bytes, write_bytes
 from advgrpo.strict_json import load_json_object
 
@@ -17,37 +17,37 @@ _VALUE = "value."
 
 
 @runtime_checkable
-class Kept(Protocol):
+class BatchCache(Protocol):
     """Measured batches by name."""
 
     def read(self, name: str) -> MeasuredImages | None:
-        """Find a batch; None if it was not measured yet, or not written whole."""
+        """Return a batch; None if it does not exist or is incomplete."""
         ...
 
     def write(self, name: str, measured: MeasuredImages) -> None:
-        """Keep a batch."""
+        """Store a batch."""
         ...
 
 
-class KeptInMemory:
-    """Keeps batches as long as the process lives."""
+class MemoryBatchCache:
+    """A cache that lives as long as the process."""
 
     def __init__(self) -> None:
         self._batches: dict[str, MeasuredImages] = {}
 
     def read(self, name: str) -> MeasuredImages | None:
-        """Find a batch."""
+        """Return a batch."""
         return self._batches.get(name)
 
     def write(self, name: str, measured: MeasuredImages) -> None:
-        """Keep a batch."""
+        """Store a batch."""
         self._batches[name] = measured
 
 
-class KeptInWorkspace:
-    """Keeps each batch as a safetensors file, and beside it a JSON file with its hash.
+class WorkspaceBatchCache:
+    """A cache in the workspace: a safetensors file for each batch and a JSON file with its hash.
 
-    The JSON file is written last. A batch whose files do not agree counts as not measured.
+    The JSON file is written last. A batch whose files do not match is treated as missing.
 
     Args:
         location: Local folder or `s3://` location.
@@ -57,7 +57,7 @@ class KeptInWorkspace:
         self._location = location
 
     def read(self, name: str) -> MeasuredImages | None:
-        """Find a batch, and check its hash."""
+        """Return a batch after checking its hash."""
         try:
             listed = load_json_object(read_bytes(self._file(name, "json")))
             data = read_bytes(self._file(name, "safetensors"))
@@ -66,7 +66,7 @@ class KeptInWorkspace:
             tensors = load(data)
             return MeasuredImages(
                 prompts=tensors["prompts"],
-                # A safetensors file has no order; that of the measures is the report's.
+                # Safetensors sorts its keys; the report lists metrics in their original order.
                 values={metric: tensors[_VALUE + metric] for metric in listed["metrics"]},
                 features=tensors["features"],
                 clip_features=tensors.get("clip_features"),
@@ -75,7 +75,7 @@ class KeptInWorkspace:
             return None
 
     def write(self, name: str, measured: MeasuredImages) -> None:
-        """Keep a batch.
+        """Store a batch.
 
         Raises:
             StorageError: If it cannot be written.
@@ -84,7 +84,7 @@ class KeptInWorkspace:
         tensors = {"prompts": measured.prompts, "features": measured.features, **values}
         if measured.clip_features is not None:
             tensors["clip_features"] = measured.clip_features
-        # Measures may be views of one tensor, which the format refuses.
+        # Metrics may be views of one tensor, which safetensors refuses to save.
         data = save({key: value.clone().contiguous() for key, value in tensors.items()})
         write_bytes(self._file(name, "safetensors"), data)
         listed = {
@@ -98,8 +98,8 @@ class KeptInWorkspace:
         return join(self._location, f"{name}.{kind}")
 
 
-def joined(batches: list[MeasuredImages]) -> MeasuredImages:
-    """Join batches in their order."""
+def concatenate(batches: list[MeasuredImages]) -> MeasuredImages:
+    """Concatenate batches in their order."""
     clip = [batch.clip_features for batch in batches if batch.clip_features is not None]
     return MeasuredImages(
         prompts=torch.cat([batch.prompts for batch in batches]),

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.evaluation.bootstrap import Bootstrap
-from advgrpo.evaluation.metrics import REWARD, STATISTICS, MeasuredImages, mean_by_prompt
+from advgrpo.evaluation.results import REWARD, STATISTICS, MeasuredImages, mean_by_prompt
 from advgrpo.models.scorers.distance import (
     CMMD_SCALE,
     Kernel,

@@ -1,13 +1,14 @@
-"""Measure what an adapter changed, on prompts that it was not trained on."""
+"""Comparison of a policy with and without its adapter, on prompts that it was not trained on."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor
 
-from advgrpo.config import EvaluationConfig, SamplingConfig
-from advgrpo.evaluation.batch_cache import Kept, KeptInMemory
-from advgrpo.evaluation.batches import Champion, Side, gathered, missing_parts, sampled_images
+from advgrpo.config.evaluation import EvaluationConfig
+from advgrpo.config.policy import SamplingConfig
+from advgrpo.evaluation.batch_cache import BatchCache, MemoryBatchCache
+from advgrpo.evaluation.batches import count_sampled_images, load_sides, missing_batches
 from advgrpo.evaluation.bootstrap import Bootstrap
 from advgrpo.evaluation.comparison import (
     CMMD,
@@ -18,26 +19,19 @@ from advgrpo.evaluation.comparison import (
     MeasuredSets,
     compare,
 )
-from advgrpo.evaluation.evaluator import Evaluator, chosen_prompts
-from advgrpo.evaluation.examples import Example, pick_examples
-from advgrpo.evaluation.metrics import MeasuredImages, Reward
+from advgrpo.evaluation.evaluator import Evaluator, select_prompts
+from advgrpo.evaluation.examples import pick_examples
+from advgrpo.evaluation.results import Champion, Evaluation, MeasuredImages, Reward
+from advgrpo.evaluation.saved_evaluation import Side
 from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.backbones.dino import DinoBackbone
-from advgrpo.models.policies.base import FlowModel
+from advgrpo.models.policies.base import Policy
 from advgrpo.models.scorers.base import Scorer
 from advgrpo.records import Comparison, EvaluationReport, PromptSet, ReferenceImageSet
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What an adapter was measured to be, and some of what it draws."""
-
-    report: EvaluationReport
-    examples: tuple[Example, ...]
-
-
 def evaluate(
-    policy: FlowModel,
+    policy: Policy,
     prompts: PromptSet,
     reference_images: ReferenceImageSet,
     *,
@@ -51,45 +45,45 @@ def evaluate(
     related: Mapping[str, str] | None = None,
     champion: Champion | None = None,
     champion_missing: str = "",
-    kept: Kept | None = None,
+    cache: BatchCache | None = None,
     on_resume: Callable[[int], None] = lambda _images: None,
     on_progress: Callable[[int], None] = lambda _images: None,
 ) -> Evaluation:
-    """Compare a policy with its adapter to itself without, on the same prompts and seeds.
+    """Compare a policy with and without its adapter, on the same prompts and seeds.
 
-    Images are sampled by the plain ODE. An image depends on its prompt, its number and the seed of
-    the evaluation only, and its batch on the settings only, so evaluating twice gives equal
-    numbers, whoever measured which batch. The Frechet distance of a sample is larger than that of
-    its distribution, the more so the fewer images there are; all models always have equally many,
-    and are to be compared with nothing else.
+    Images are sampled by the plain ODE. An image depends only on its prompt, its number and the
+    seed of the evaluation, and the composition of its batch only on the settings, so repeated
+    evaluations give equal numbers on any number of processes. The Frechet distance of a sample is
+    larger than that of its distribution, the more so the fewer images there are: compare only
+    distances of equally many images, as all models here have.
 
     Args:
         policy: With its adapter loaded.
         prompts: Prompts that were not trained on.
-        reference_images: Reference images of them, which were not trained on either.
-        config: What is measured.
+        reference_images: Their reference images, which were not trained on either.
+        config: Settings of the evaluation.
         sampling: Steps and guidance of the run.
-        scorers: Frozen measures.
+        scorers: Frozen scorers.
         backbone: Its class token is the feature space of the distances.
-        reward: The run's trained reward; it is reported as such.
-        clip: Its image embedding is the feature space of CMMD; without it, that is left out.
+        reward: The run's trained reward; reported as such.
+        clip: Its image embedding is the feature space of CMMD; None omits CMMD.
         trained_on: Names of the scorers that the run's reward was trained on.
-        related: What other measures share with the reward, by measure or scorer.
+        related: What other metrics share with the reward, by metric or scorer.
         champion: The adapter that this one is to replace. If it does not fit the policy, the report
             says so, and has no comparison with it.
-        champion_missing: Why there is no champion, in words.
-        kept: Batches that were measured already are taken from there, the others added to it.
+        champion_missing: Why there is no champion.
+        cache: Source of batches that were measured already; the others are added to it.
         on_resume: Called once with the number of sampled images that were measured already.
-        on_progress: Called after each batch with its number of images; with those,
-            `images_to_sample` in all.
+        on_progress: Called after each batch with its number of images; together with those of
+            `on_resume` they add up to `images_to_sample`.
 
     Raises:
-        ConfigError: If the measure of alignment is none of the scorers', or has no value for some
-            prompts, or there are too few images for a distance.
+        ConfigError: If the alignment metric is not among those of the scorers, or has no value for
+            some prompts, or there are too few images for a distance.
         ReferenceImageError: If a prompt has no reference image.
-        NonFiniteError: If a measure is NaN or infinite.
+        NonFiniteError: If a metric is NaN or infinite.
     """
-    bench = Evaluator(
+    evaluator = Evaluator(
         policy,
         prompts,
         reference_images,
@@ -101,13 +95,13 @@ def evaluate(
         clip=clip,
         champion=champion,
     )
-    kept = KeptInMemory() if kept is None else kept
-    missing = missing_parts(bench.parts, kept)
-    on_resume(sampled_images(bench.parts) - sampled_images(missing))
-    bench.measure(missing, kept, on_progress)
-    sides = gathered(bench.parts, kept)
+    cache = MemoryBatchCache() if cache is None else cache
+    missing = missing_batches(evaluator.batches, cache)
+    on_resume(count_sampled_images(evaluator.batches) - count_sampled_images(missing))
+    evaluator.measure(missing, cache, on_progress)
+    sides = load_sides(evaluator.batches, cache)
     bootstrap = Bootstrap(
-        len(bench.drawer.texts),
+        len(evaluator.sampler.texts),
         samples=config.bootstrap_samples,
         confidence=config.confidence,
         seed=config.seed,
@@ -119,7 +113,7 @@ def evaluate(
             bootstrap,
             trained_on=trained_on,
             related=related or {},
-            missing=bench.without_value,
+            missing=evaluator.without_value,
         ),
     )
     report = EvaluationReport(
@@ -127,34 +121,35 @@ def evaluate(
         images=len(sides["trained"].prompts),
         alignment=config.alignment,
         distance=FRECHET,
-        champion=None if bench.champion is None else bench.champion.version,
-        missing=_missing(comparisons, bench, champion_missing),
+        champion=None if evaluator.champion is None else evaluator.champion.version,
+        missing=_missing(comparisons, evaluator, champion_missing),
     )
     alignment: dict[Side, Tensor] = {
         side: measured.by_prompt(config.alignment)
         for side, measured in sides.items()
         if side != "reference"
     }
-    examples = pick_examples(bench.drawer, bench.library, alignment, bench.champion)
+    examples = pick_examples(evaluator.sampler, evaluator.references, alignment, evaluator.champion)
     return Evaluation(report, examples)
 
 
 def compare_sides(
     sides: Mapping[Side, MeasuredImages],
-    compared: Callable[[MeasuredSets], tuple[Comparison, ...]],
+    compare_sets: Callable[[MeasuredSets], tuple[Comparison, ...]],
 ) -> tuple[Comparison, ...]:
-    """Compare the trained model with the base model and, if it was measured, with the champion.
+    """Compare the trained model with the base model and, if there is one, with the champion.
 
     Args:
-        sides: What was measured.
-        compared: Compares two models by all measures.
+        sides: Metrics of each side.
+        compare_sets: Compares two models by all metrics.
     """
     trained, reference = sides["trained"], sides["reference"]
-    comparisons = compared(MeasuredSets(sides["base"], trained, reference))
+    comparisons = compare_sets(MeasuredSets(sides["base"], trained, reference))
     if "champion" not in sides:
         return comparisons
-    # The champion stands where the base model does: the same pairing, the same resamples.
-    against = {c.metric: c for c in compared(MeasuredSets(sides["champion"], trained, reference))}
+    # The champion takes the place of the base model: the same pairing and the same resamples.
+    champion = compare_sets(MeasuredSets(sides["champion"], trained, reference))
+    against = {comparison.metric: comparison for comparison in champion}
     return tuple(
         replace(
             comparison,
@@ -166,25 +161,25 @@ def compare_sides(
 
 
 def _missing(
-    comparisons: Collection[Comparison], bench: Evaluator, champion_missing: str
+    comparisons: Collection[Comparison], evaluator: Evaluator, champion_missing: str
 ) -> dict[str, str]:
-    """Say what was not measured, and why."""
-    one_prompt = "it counts pairs of different prompts, and there is but one prompt"
+    """Return the metrics that are missing, and why."""
+    one_prompt = "it needs pairs of different prompts, and there is only one prompt"
     reasons = {
         KERNEL: one_prompt,
-        **({CMMD: one_prompt} if bench.config.cmmd is not None else {}),
-        MANIFOLD: "there are too few images to tell what the sets cover of each other",
+        **({CMMD: one_prompt} if evaluator.config.cmmd is not None else {}),
+        MANIFOLD: "there are too few images for nearest neighbours",
         DIVERSITY: "it needs two images of each prompt, and evaluation.images_per_prompt is 1",
-        **bench.without_value,
+        **evaluator.without_value,
     }
-    measured = {comparison.metric for comparison in comparisons}
-    measured |= {metric.partition(".")[0] for metric in measured}
-    missing = {metric: why for metric, why in reasons.items() if metric not in measured}
-    if bench.champion is None and (why := bench.refusal or champion_missing):
+    present = {comparison.metric for comparison in comparisons}
+    present |= {metric.partition(".")[0] for metric in present}
+    missing = {metric: why for metric, why in reasons.items() if metric not in present}
+    if evaluator.champion is None and (why := evaluator.refusal or champion_missing):
         missing["champion"] = why
     return missing
 
 
 def images_to_sample(prompts: PromptSet, config: EvaluationConfig, *, models: int = 2) -> int:
-    """Count the images that an evaluation samples, over all models, to be shown as progress."""
-    return models * len(chosen_prompts(prompts, config)) * config.images_per_prompt
+    """Return the number of images that an evaluation samples, over all models."""
+    return models * len(select_prompts(prompts, config)) * config.images_per_prompt

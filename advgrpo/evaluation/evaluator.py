@@ -1,52 +1,55 @@
-"""All that an evaluation draws and measures with."""
+"""The models and images of an evaluation, as one process needs them."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 
-from advgrpo.config import EvaluationConfig, SamplingConfig
+from advgrpo.config.evaluation import EvaluationConfig
+from advgrpo.config.policy import SamplingConfig
 from advgrpo.errors import ConfigError, WeightsError
-from advgrpo.evaluation.batch_cache import Kept
-from advgrpo.evaluation.batches import Champion, Part, list_parts, measure_parts
+from advgrpo.evaluation.batch_cache import BatchCache
+from advgrpo.evaluation.batches import BatchKey, list_batches
 from advgrpo.evaluation.examples import evenly_spread
-from advgrpo.evaluation.images import Drawer, Library
-from advgrpo.evaluation.metrics import Measurer, Reward
+from advgrpo.evaluation.images import ImageSampler, ReferenceReader
+from advgrpo.evaluation.metrics import Measurer
+from advgrpo.evaluation.results import Champion, Reward
 from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.backbones.dino import DinoBackbone
-from advgrpo.models.policies.base import FlowModel
-from advgrpo.models.scorers.base import Scorer, check_metrics_cover, missing_in_words
+from advgrpo.models.policies.base import Policy
+from advgrpo.models.scorers.base import Scorer, check_metrics_cover, describe_missing
 from advgrpo.records import PromptSet, ReferenceImageSet
 
 
 class Evaluator:
-    """All that an evaluation draws and measures with.
+    """Samples and measures the batches of an evaluation.
 
-    The arguments are those of `evaluate`; each process that measures a share makes its own.
+    The arguments are those of `evaluate`; each process that measures a share has its own instance.
 
     Args:
         policy: With its adapter loaded.
         prompts: Prompts that were not trained on.
-        reference_images: Reference images of them.
-        config: What is measured.
+        reference_images: Their reference images.
+        config: Settings of the evaluation.
         sampling: Steps and guidance of the run.
-        scorers: Frozen measures.
+        scorers: Frozen scorers.
         backbone: Its class token is the feature space of the distances.
         reward: The run's trained reward.
-        clip: Its image embedding is the feature space of CMMD, if that is asked for.
-        champion: The adapter that this one is to replace; left out if it does not fit the policy.
+        clip: Its image embedding is the feature space of CMMD; None if CMMD is not computed.
+        champion: The adapter that this one is to replace; ignored if it does not fit the policy.
 
     Attributes:
-        without_value: Measures that have no value for some prompts, and why, in words.
+        without_value: Metrics that have no value for some prompts, and why.
         champion: The adapter that this one is to replace, if it fits.
-        refusal: Why it does not fit, in words; empty if it does.
+        refusal: Why it does not fit; empty if it does.
 
     Raises:
-        ConfigError: If there are too few images for a distance, or the measure of alignment has no
+        ConfigError: If there are too few images for a distance, or the alignment metric has no
             value for some prompts.
         ReferenceImageError: If a prompt has no reference image.
     """
 
     def __init__(
         self,
-        policy: FlowModel,
+        policy: Policy,
         prompts: PromptSet,
         reference_images: ReferenceImageSet,
         *,
@@ -58,23 +61,24 @@ class Evaluator:
         clip: ClipBackbone | None = None,
         champion: Champion | None = None,
     ) -> None:
-        texts = chosen_prompts(prompts, config)
+        texts = select_prompts(prompts, config)
         if len(texts) * config.images_per_prompt < 2:
             raise ConfigError(
-                "one image has no distance to a set: evaluation.prompts and "
-                "evaluation.images_per_prompt ask for one",
-                repair="ask for at least two images",
+                f"evaluation.prompts={config.prompts} and "
+                f"evaluation.images_per_prompt={config.images_per_prompt}: a distance needs at "
+                "least two images",
+                repair="set evaluation.images_per_prompt to at least 2",
             )
         check_metrics_cover(config.alignment, scorers, texts, setting="evaluation.alignment")
-        self.config, self.without_value = config, missing_in_words(scorers, texts)
-        self.drawer = Drawer(policy, texts, config, sampling)
-        self.library = Library(reference_images, texts, config.batch_size)
+        self.config, self.without_value = config, describe_missing(scorers, texts)
+        self.sampler = ImageSampler(policy, texts, config, sampling)
+        self.references = ReferenceReader(reference_images, texts, config.batch_size)
         self._measurer = Measurer(texts, scorers, backbone, reward, clip)
         self.champion, self.refusal = champion, ""
         if champion is not None:
-            self._refuse_unfit(champion)
+            self._check_champion(champion)
 
-    def _refuse_unfit(self, champion: Champion) -> None:
+    def _check_champion(self, champion: Champion) -> None:
         try:
             with champion.adapter():
                 pass
@@ -83,42 +87,46 @@ class Evaluator:
             self.refusal = f"version {champion.version} cannot be used: {error.message}"
 
     @property
-    def parts(self) -> list[Part]:
+    def batches(self) -> list[BatchKey]:
         """All batches."""
-        return list_parts(self.drawer, self.library, self.champion)
+        return list_batches(self.sampler.sizes, self.references.sizes, self.champion)
 
     def measure(
         self,
-        parts: Iterable[Part],
-        kept: Kept,
+        batches: Iterable[BatchKey],
+        cache: BatchCache,
         on_progress: Callable[[int], None] = lambda _images: None,
     ) -> None:
-        """Measure batches and keep them.
+        """Measure batches and store them.
 
         Args:
-            parts: Which ones.
-            kept: Where.
+            batches: Measured in this order. Adjacent batches of one side share one switch of
+                adapters.
+            cache: Where they are stored.
             on_progress: Called after each batch with the number of images that were sampled.
 
         Raises:
-            ConfigError: If the measure of alignment is none of the scorers'.
-            NonFiniteError: If a measure is NaN or infinite.
+            ConfigError: If the alignment metric is not among those of the scorers.
+            NonFiniteError: If a metric is NaN or infinite.
+            WeightsError: If the champion's adapter does not fit the policy.
         """
-        measured = measure_parts(
-            parts, self.drawer, self.library, self._measurer, champion=self.champion
-        )
-        for part, batch in measured:
-            if self.config.alignment not in batch.values:
-                raise ConfigError(
-                    f"evaluation.alignment={self.config.alignment!r} is not measured",
-                    repair=f"use one of {', '.join(sorted(batch.values))}",
-                )
-            kept.write(part.name, batch)
-            if part.side != "reference":
-                on_progress(part.images)
+        for side, of_side in groupby(batches, key=lambda batch: batch.side):
+            source = self.references if side == "reference" else self.sampler
+            with self.sampler.sampling_as(side, self.champion):
+                for batch in of_side:
+                    # One batch at a time: its images are freed before the next is sampled.
+                    measured = self._measurer.measure(source.batch(batch.number))
+                    if self.config.alignment not in measured.values:
+                        raise ConfigError(
+                            f"evaluation.alignment={self.config.alignment!r} is not computed",
+                            repair=f"use one of {', '.join(sorted(measured.values))}",
+                        )
+                    cache.write(batch.name, measured)
+                    if side != "reference":
+                        on_progress(batch.images)
 
 
-def chosen_prompts(prompts: PromptSet, config: EvaluationConfig) -> list[str]:
-    """List the prompts of an evaluation, evenly spread over the file."""
+def select_prompts(prompts: PromptSet, config: EvaluationConfig) -> list[str]:
+    """Return the prompts of an evaluation, evenly spread over the file."""
     positions = evenly_spread(len(prompts), config.prompts or len(prompts), seed=config.seed)
     return [prompts.texts[position] for position in positions]

@@ -1,88 +1,67 @@
-"""Which prompts are shown, and their images."""
+"""Examples of an evaluation: the choice of prompts, and their images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.randomness import generator_for
-from advgrpo.config import EvaluationConfig
-from advgrpo.evaluation.batches import Champion, Side, drawn_as
-from advgrpo.evaluation.images import Drawer, Library
-
-Why = Literal["spread", "best", "worst", "rose", "fell"]
-"""Why a prompt is shown: it is one of several spread evenly over the file, the trained model's
-alignment is among the highest or lowest, or its alignment is among those that rose or fell most."""
+from advgrpo.config.evaluation import EvaluationConfig
+from advgrpo.evaluation.images import ImageSampler, ReferenceReader
+from advgrpo.evaluation.results import Champion, Example
+from advgrpo.evaluation.saved_evaluation import Side, Why
 
 EXTREMES = 2
-"""Prompts shown of each kind but `spread`."""
+"""Number of prompts for each reason but `spread`."""
 
-SHOWN_IMAGES = 2
-"""Most images of a prompt and model that are shown."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """Images of one prompt, the same seeds for all models."""
-
-    prompt: str
-    why: Why
-    base_alignment: float
-    """Mean over all images of the prompt, not only those shown."""
-
-    trained_alignment: float
-    base: Float[Tensor, "sample 3 height width"]
-    trained: Float[Tensor, "sample 3 height width"]
-    reference: Float[Tensor, "reference_sample 3 height width"]
-    champion_alignment: float | None = None
-    champion: Float[Tensor, "sample 3 height width"] | None = None
+EXAMPLE_IMAGES = 2
+"""Largest number of images of a prompt and model."""
 
 
 def pick_examples(
-    drawer: Drawer,
-    library: Library,
+    sampler: ImageSampler,
+    references: ReferenceReader,
     alignment: Mapping[Side, Float[Tensor, "prompt"]],
     champion: Champion | None = None,
 ) -> tuple[Example, ...]:
-    """Draw again what is shown: keeping every image would not fit in memory.
+    """Choose prompts and sample their images.
 
     Args:
-        drawer: Draws the images.
-        library: Reads the reference images.
+        sampler: Samples the images.
+        references: Reads the reference images.
         alignment: Alignment of each prompt by `base`, `trained` and, if there is one, `champion`.
-        champion: Whose images are shown as well.
+        champion: Its images are included.
     """
-    shown = choose_prompts(alignment["base"], alignment["trained"], drawer.config)
-    prompts = list(dict.fromkeys(prompt for prompt, _why in shown))
+    chosen = choose_prompts(alignment["base"], alignment["trained"], sampler.config)
+    prompts = list(dict.fromkeys(prompt for prompt, _why in chosen))
     images: dict[Side, dict[int, Tensor]] = {}
+    # Sampled a second time: the images of the whole evaluation would not fit in memory.
     for side in alignment:
-        with drawn_as(side, drawer, champion):
-            images[side] = _drawn(drawer, prompts)
+        with sampler.sampling_as(side, champion):
+            images[side] = _sample(sampler, prompts)
     return tuple(
         Example(
-            prompt=drawer.texts[prompt],
+            prompt=sampler.texts[prompt],
             why=why,
             base_alignment=float(alignment["base"][prompt]),
             trained_alignment=float(alignment["trained"][prompt]),
             base=images["base"][prompt],
             trained=images["trained"][prompt],
-            reference=library.images(prompt, limit=SHOWN_IMAGES),
+            reference=references.images(prompt, limit=EXAMPLE_IMAGES),
             champion_alignment=(
                 float(alignment["champion"][prompt]) if "champion" in alignment else None
             ),
             champion=images["champion"][prompt] if "champion" in images else None,
         )
-        for prompt, why in shown
+        for prompt, why in chosen
     )
 
 
 def choose_prompts(
     base: Float[Tensor, "prompt"], trained: Float[Tensor, "prompt"], config: EvaluationConfig
 ) -> list[tuple[int, Why]]:
-    """Choose which prompts are shown, by their position."""
+    """Choose the prompts of the examples, by their position."""
     change = trained - base
     by_change = change.argsort(stable=True).tolist()
     by_value = trained.argsort(stable=True).tolist()
@@ -96,18 +75,16 @@ def choose_prompts(
     ]
 
 
-def _drawn(drawer: Drawer, prompts: Sequence[int]) -> dict[int, Tensor]:
-    """Draw what is shown of each prompt."""
-    samples = min(SHOWN_IMAGES, drawer.config.images_per_prompt)
-    images = drawer.draw([(prompt, number) for prompt in prompts for number in range(samples)])
+def _sample(sampler: ImageSampler, prompts: Sequence[int]) -> dict[int, Tensor]:
+    """Sample the example images of each prompt."""
+    samples = min(EXAMPLE_IMAGES, sampler.config.images_per_prompt)
+    images = sampler.sample([(prompt, number) for prompt in prompts for number in range(samples)])
     return dict(zip(prompts, images.split(samples), strict=True))
 
 
 def evenly_spread(count: int, wanted: int, *, seed: int) -> list[int]:
-    """Pick positions in [0, count): one by lot from each of as many equal parts; all if too few.
-
-    Positions at equal steps would all be alike where a prompt file has a pattern.
-    """
+    """Pick a random position in each of `wanted` equal parts of [0, count); all if too few."""
+    # Not at equal steps: in a prompt file with a pattern these would all be alike.
     wanted = min(count, wanted)
     starts = [part * count // wanted for part in range(wanted + 1)]
     lots = torch.rand(wanted, generator=generator_for("evenly spread", seed)).tolist()

@@ -1,26 +1,29 @@
-"""The images of an evaluation: sampled ones and reference images, batch by batch."""
+"""The images of an evaluation, batch by batch: sampled ones and reference images."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
 from advgrpo.algorithm.seeds import seed_for
-from advgrpo.config import EvaluationConfig, SamplingConfig
+from advgrpo.config.evaluation import EvaluationConfig
+from advgrpo.config.policy import SamplingConfig
 from advgrpo.data.image_loading import load_images
 from advgrpo.errors import ReferenceImageError
-from advgrpo.evaluation.metrics import Batch
-from advgrpo.models.policies.base import FlowModel
+from advgrpo.evaluation.results import Batch, Champion
+from advgrpo.evaluation.saved_evaluation import Side
+from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.records import ReferenceImageSet
 
 
-class Drawer:
-    """Draws the images of an evaluation, in batches whose make-up is fixed."""
+class ImageSampler:
+    """Samples the images of an evaluation in batches of fixed composition."""
 
     def __init__(
         self,
-        policy: FlowModel,
+        policy: Policy,
         texts: Sequence[str],
         config: EvaluationConfig,
         sampling: SamplingConfig,
@@ -29,32 +32,40 @@ class Drawer:
         self._sampling = sampling
         numbers = range(config.images_per_prompt)
         images = [(prompt, number) for prompt in range(len(texts)) for number in numbers]
-        self._batches = list(_cut(images, config.batch_size))
+        self._batches = list(_split(images, config.batch_size))
 
     @property
     def sizes(self) -> list[int]:
         """Number of images of each batch."""
         return [len(batch) for batch in self._batches]
 
+    def sampling_as(self, side: Side, champion: Champion | None) -> AbstractContextManager[None]:
+        """Return a context in which the policy samples as one side of the evaluation."""
+        if side == "base":
+            return self.policy.base_policy()
+        if side == "champion" and champion is not None:
+            return champion.adapter()
+        return nullcontext()
+
     def batch(self, number: int) -> Batch:
-        """Draw a batch."""
+        """Sample a batch."""
         images = self._batches[number]
         return Batch(
-            self._draw(images),
+            self._sample(images),
             [prompt for prompt, _number in images],
             [f"seed {seed}" for seed in self._seeds(images)],
         )
 
     def all_batches(self) -> Iterator[Batch]:
-        """Draw all batches."""
+        """Sample all batches."""
         return (self.batch(number) for number in range(len(self._batches)))
 
-    def draw(self, images: Sequence[tuple[int, int]]) -> Tensor:
-        """Draw images, each given by the position of its prompt and its number, on the CPU."""
-        batches = _cut(images, self.config.batch_size)
-        return torch.cat([self._draw(batch).cpu() for batch in batches])
+    def sample(self, images: Sequence[tuple[int, int]]) -> Tensor:
+        """Sample images, each given by the position of its prompt and its number, on the CPU."""
+        batches = _split(images, self.config.batch_size)
+        return torch.cat([self._sample(batch).cpu() for batch in batches])
 
-    def _draw(self, images: Sequence[tuple[int, int]]) -> Tensor:
+    def _sample(self, images: Sequence[tuple[int, int]]) -> Tensor:
         return sample_images(
             self.policy,
             [self.texts[prompt] for prompt, _number in images],
@@ -68,7 +79,7 @@ class Drawer:
         return [seed_for("evaluation", seed, self.texts[prompt], n) for prompt, n in images]
 
 
-class Library:
+class ReferenceReader:
     """Reads the reference images of an evaluation, whole prompts at a time.
 
     Raises:
@@ -79,12 +90,13 @@ class Library:
         self, reference_images: ReferenceImageSet, texts: Sequence[str], batch_size: int
     ) -> None:
         self._set, self._texts = reference_images, texts
-        bare = [text for text in texts if not reference_images.files.get(text)]
-        if bare:
+        without = [text for text in texts if not reference_images.files.get(text)]
+        if without:
             raise ReferenceImageError(
-                f"{len(bare)} of the evaluation's {len(texts)} prompts have no reference image in "
-                f"{reference_images.root}, for instance {bare[0]!r}",
-                repair="draw reference images for prompts.test: advgrpo reference-images generate",
+                f"{len(without)} of the evaluation's {len(texts)} prompts have no reference image "
+                f"in {reference_images.root}, for instance {without[0]!r}",
+                repair="generate reference images for prompts.test: advgrpo reference-images "
+                "generate",
             )
         self._batches: list[list[int]] = [[]]
         self.sizes = [0]
@@ -97,7 +109,7 @@ class Library:
             self.sizes[-1] += self._count(prompt)
 
     def images(self, prompt: int, limit: int | None = None) -> Tensor:
-        """Read the images of a prompt, by its position."""
+        """Read the images of a prompt, given by its position."""
         count = self._count(prompt)
         count = count if limit is None else min(count, limit)
         return load_images(self._set, self._texts[prompt], range(count))
@@ -113,6 +125,6 @@ class Library:
         return len(self._set.files[self._texts[prompt]])
 
 
-def _cut(images: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
+def _split(images: Sequence[tuple[int, int]], size: int) -> Iterator[Sequence[tuple[int, int]]]:
     for start in range(0, len(images), size):
         yield images[start : start + size]

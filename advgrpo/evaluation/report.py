@@ -18,8 +18,8 @@ from advgrpo.evaluation import formatting
 from advgrpo.evaluation.charts import interval_strip
 from advgrpo.evaluation.costs import PhaseCost, Price, cost_per_gain, cost_rows
 from advgrpo.evaluation.curves import History, training_curves
-from advgrpo.evaluation.evaluate import Evaluation
-from advgrpo.evaluation.examples import Example, Why
+from advgrpo.evaluation.results import Evaluation, Example
+from advgrpo.evaluation.saved_evaluation import Why
 from advgrpo.evaluation.verdict import change, judge, judge_gates, multiple_comparisons
 from advgrpo.records import Comparison, GateResult, TrainingRecord
 from advgrpo.storage import write_bytes

@@ -7,7 +7,7 @@ import torch
 
 from advgrpo.config import RunConfig
 from advgrpo.data.images import decode_image
-from advgrpo.evaluation.images import Drawer
+from advgrpo.evaluation.images import ImageSampler
 from advgrpo.models.policies import load_policy
 from advgrpo.models.scorers.build import build_scorers
 from advgrpo.records import EvaluatedPrompt
@@ -35,8 +35,8 @@ def replay_prompts(
     target = device()
     policy = load_policy(config.policy, target, adapter=adapter)
     texts = [prompt.prompt for prompt in sample]
-    drawer = Drawer(policy, texts, config.evaluation, config.training.sampling)
-    images = torch.cat([batch.images.cpu() for batch in drawer.all_batches()])
+    sampler = ImageSampler(policy, texts, config.evaluation, config.training.sampling)
+    images = torch.cat([batch.images.cpu() for batch in sampler.all_batches()])
     groups = images.split(config.evaluation.images_per_prompt)
     family, _, metric = config.evaluation.alignment.partition(".")
     selected = [scorer for scorer in config.evaluation.scorers if scorer.metric_prefix == family]

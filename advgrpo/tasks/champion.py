@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from advgrpo.config import AdapterConfig, RunConfig
 from advgrpo.errors import PromotionError, TrackingError
-from advgrpo.evaluation.batches import Champion
+from advgrpo.evaluation.results import Champion
 from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
 from advgrpo.storage import file_sha256, join, read_commit, upload_folder

@@ -8,7 +8,7 @@ from advgrpo.config import AnyPolicyConfig, PolicyConfig, RunConfig
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.sampler import prompts_of_run
 from advgrpo.data.splits import PromptSplit, split_prompts
-from advgrpo.evaluation.evaluator import chosen_prompts
+from advgrpo.evaluation.evaluator import select_prompts
 from advgrpo.models.policies.embeddings import not_encoded
 from advgrpo.models.policies.encoding import (
     embeddings_location,
@@ -70,7 +70,7 @@ def pretraining_prompts(
 
 def evaluation_prompts(config: RunConfig, prompts: PromptSet) -> list[str]:
     """Return the prompts that an evaluation samples."""
-    return [unconditional_prompt(config.policy), *chosen_prompts(prompts, config.evaluation)]
+    return [unconditional_prompt(config.policy), *select_prompts(prompts, config.evaluation)]
 
 
 def encode_for_task(policy: PolicyConfig, prompts: Sequence[str], *, workspace: str) -> str:

@@ -8,11 +8,12 @@ from advgrpo import __version__
 from advgrpo.config import EvaluationConfig, PromotionConfig, RunConfig
 from advgrpo.config.tasks import digest, parse_json, without_prompt_files
 from advgrpo.data.prompts import Prompts, read_run_prompts
-from advgrpo.evaluation.batch_cache import KeptInWorkspace
-from advgrpo.evaluation.evaluate import Evaluation, images_to_sample
+from advgrpo.evaluation.batch_cache import WorkspaceBatchCache
 from advgrpo.evaluation.evaluate import evaluate as evaluate_adapter
+from advgrpo.evaluation.evaluate import images_to_sample
 from advgrpo.evaluation.gates import check_gates
 from advgrpo.evaluation.report import RunFacts, write_report
+from advgrpo.evaluation.results import Evaluation
 from advgrpo.evaluation.saving import write_evaluation
 from advgrpo.evaluation.summary import summary
 from advgrpo.models.discriminators.saving import WEIGHTS_FILE
@@ -178,7 +179,7 @@ def _compare(
             trained_on=config.independence.trained_on,
             related=config.independence.related,
             champion_missing=plan.champion.missing,
-            kept=KeptInWorkspace(plan.measured),
+            cache=WorkspaceBatchCache(plan.measured),
             on_resume=progress.resume_at if progress else _ignore,
             on_progress=progress.advance if progress else _ignore,
         )

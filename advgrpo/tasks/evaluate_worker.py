@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from advgrpo.config import EvaluationConfig, RunConfig, SamplingConfig
-from advgrpo.evaluation.batch_cache import KeptInWorkspace
-from advgrpo.evaluation.batches import Champion, missing_parts, sampled_images
-from advgrpo.evaluation.evaluator import Evaluator, chosen_prompts
-from advgrpo.evaluation.metrics import Reward
+from advgrpo.evaluation.batch_cache import WorkspaceBatchCache
+from advgrpo.evaluation.batches import count_sampled_images, missing_batches
+from advgrpo.evaluation.evaluator import Evaluator, select_prompts
+from advgrpo.evaluation.results import Champion, Reward
 from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.discriminators import build_discriminator, load_discriminator
@@ -90,7 +90,7 @@ def evaluator_arguments(
     wanted, distance = config.evaluation, config.evaluation.distance
     stored = StoredEmbeddings(embeddings, evaluation_prompts(config, prompts))
     policy = load_policy(config.policy, device, adapter=trained / "adapter", embeddings=stored)
-    reference_images = assign_for_evaluation(reference_images, chosen_prompts(prompts, wanted))
+    reference_images = assign_for_evaluation(reference_images, select_prompts(prompts, wanted))
     return {
         "policy": policy,
         "prompts": prompts,
@@ -117,19 +117,19 @@ def evaluate_share(
         measured: Location of the batches' metrics.
         open_queue: Opens the queue of the processes that share the work, by the work's name.
     """
-    kept, queue = KeptInWorkspace(measured), open_queue("evaluation batches")
-    parts = evaluator.parts
+    cache, queue = WorkspaceBatchCache(measured), open_queue("evaluation batches")
+    batches = evaluator.batches
     text = ""
     if queue.rank == 0:
         # One process decides for all: the set of missing batches changes while others evaluate.
-        names = {part.name for part in missing_parts(parts, kept)}
-        text = json.dumps([position for position, p in enumerate(parts) if p.name in names])
-    missing = [parts[position] for position in json.loads(queue.broadcast(text))]
-    progress = Progress("evaluation", sampled_images(parts), "images")
-    progress.resume_at(sampled_images(parts) - sampled_images(missing))
-    sizes = [sampled_images([part]) for part in missing]
+        names = {batch.name for batch in missing_batches(batches, cache)}
+        text = json.dumps([position for position, p in enumerate(batches) if p.name in names])
+    missing = [batches[position] for position in json.loads(queue.broadcast(text))]
+    progress = Progress("evaluation", count_sampled_images(batches), "images")
+    progress.resume_at(count_sampled_images(batches) - count_sampled_images(missing))
+    sizes = [count_sampled_images([batch]) for batch in missing]
     claims = claim_with_progress(queue, sizes, progress)
-    evaluator.measure((missing[number] for number in claims), kept)
+    evaluator.measure((missing[number] for number in claims), cache)
     queue.barrier("measured")
 
 

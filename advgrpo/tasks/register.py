@@ -6,7 +6,7 @@ import logging
 from advgrpo.config import RunConfig
 from advgrpo.config.tasks import digest, parse_json
 from advgrpo.evaluation.gates import check_gates
-from advgrpo.evaluation.records import read_evaluated_prompts, read_report
+from advgrpo.evaluation.saved_evaluation import read_evaluation
 from advgrpo.runtime.pipeline_tasks import REGISTER
 from advgrpo.runtime.results import LINEAGE_FILE, read_metrics, read_training
 from advgrpo.runtime.task_context import track_task
@@ -47,7 +47,8 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
         config = parse_json(RunConfig, settings, where="the settings")
         result, evaluated = local_folder(trained), local_folder(evaluation)
         lineage = json.loads((result / LINEAGE_FILE).read_text(encoding="utf-8"))
-        report = read_report(evaluated)
+        saved = read_evaluation(evaluated)
+        report = saved.report
         gates = config.promotion.gates
         evidence = Evidence(
             report=report,
@@ -55,7 +56,7 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
             results=check_gates(gates, report),
             lineage={**lineage, "settings": digest(config)},
             training=read_training(result),
-            sample=read_evaluated_prompts(evaluated),
+            sample=saved.evaluated_prompts(),
         )
         # Not an error: the version is registered without the alias.
         for failed in (gate for gate in evidence.results if not gate.passed):

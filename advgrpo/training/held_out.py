@@ -14,7 +14,7 @@ from advgrpo.data.image_loading import load_images
 from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.policies.base import FlowModel
 from advgrpo.models.policies.sampling import sample_images
-from advgrpo.models.scorers.base import Scorer, measured
+from advgrpo.models.scorers.base import Scorer, score_images
 from advgrpo.models.scorers.critic import fresh_critic_order
 from advgrpo.models.scorers.distance import frechet_distance
 from advgrpo.models.scorers.statistics import image_statistics
@@ -198,7 +198,7 @@ class HeldOutMonitor:
         origins = [f"seed {seed}" for seed in self._seeds(self._mine)]
         means = {}
         for scorer in self._scorers:
-            scores = measured(scorer, images, self._mine, origins)
+            scores = score_images(scorer, images, self._mine, origins)
             # A scorer that runs a program for each image may take as long as generating all.
             self._process_group.monitor.beat()
             for name, values in scores.items():

@@ -5,21 +5,16 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from advgrpo.cluster.settings import CLUSTER, parse_cluster_settings
 from advgrpo.config import RunConfig, resolve
 from advgrpo.config.parsing import parse
 from advgrpo.config.tasks import parse_json
-from advgrpo.data.images import encode_png
 from advgrpo.data.prompt_tables import read_prompt_table
 from advgrpo.data.prompts import read_prompts
-from advgrpo.evaluation.records import read_evaluated_prompts, read_report
-from advgrpo.evaluation.saving import EVALUATION_FILE, read_evaluation
+from advgrpo.evaluation.saved_evaluation import EVALUATION_FILE, read_evaluation
 from advgrpo.models.scorers.external_judge import ExternalJudge, parse_metadata
 from advgrpo.reference_images.check_record import CheckRecord
 from advgrpo.reference_images.journal import _parse_entries
@@ -169,17 +164,7 @@ def heartbeats(data: bytes, place: Path) -> None:
 def evaluation(data: bytes, place: Path) -> None:
     """A stored evaluation."""
     (place / EVALUATION_FILE).write_bytes(data)
-    (place / "images").mkdir(exist_ok=True)
-    for side in ("base", "trained", "reference"):
-        (place / "images" / f"{side}.png").write_bytes(_picture())
-    rejects(lambda: read_report(place), place)
-    rejects(lambda: read_evaluated_prompts(place), place)
-    rejects(lambda: read_evaluation(place), place)
-
-
-@cache
-def _picture() -> bytes:
-    return encode_png(torch.zeros(3, 4, 4))
+    rejects(lambda: read_evaluation(place).evaluated_prompts(), place)
 
 
 def own_records(data: bytes, place: Path) -> None:

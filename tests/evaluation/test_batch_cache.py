@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from advgrpo.demo.servers import EmbeddedServers
-from advgrpo.evaluation.batch_cache import KeptInWorkspace, joined
-from advgrpo.evaluation.metrics import MeasuredImages
+from advgrpo.evaluation.batch_cache import WorkspaceBatchCache, concatenate
+from advgrpo.evaluation.results import MeasuredImages
 
 
 @pytest.fixture
@@ -33,14 +33,14 @@ def same(one: MeasuredImages, two: MeasuredImages) -> bool:
 def test_a_batch_survives_with_all_its_bits_and_the_order_of_its_measures(
     measured: MeasuredImages, tmp_path: Path
 ) -> None:
-    kept = KeptInWorkspace(str(tmp_path))
-    kept.write("base/00000", measured)
+    cache = WorkspaceBatchCache(str(tmp_path))
+    cache.write("base/00000", measured)
 
-    again = kept.read("base/00000")
+    again = cache.read("base/00000")
 
     assert again is not None
     assert same(again, measured)
-    assert kept.read("base/00001") is None
+    assert cache.read("base/00001") is None
 
 
 def test_an_object_store_keeps_batches_as_a_disk_does(
@@ -48,14 +48,14 @@ def test_an_object_store_keeps_batches_as_a_disk_does(
 ) -> None:
     bucket = boto3.client("s3", endpoint_url=stores.s3_endpoint)
     bucket.create_bucket(Bucket="kept")
-    kept = KeptInWorkspace("s3://kept/evaluations/measured")
-    kept.write("base/00000", measured)
+    cache = WorkspaceBatchCache("s3://kept/evaluations/measured")
+    cache.write("base/00000", measured)
 
-    again = kept.read("base/00000")
+    again = cache.read("base/00000")
 
     assert again is not None
     assert same(again, measured)
-    assert kept.read("base/00001") is None
+    assert cache.read("base/00001") is None
 
 
 @pytest.mark.parametrize("name", ["00000.json", "00000.safetensors"])
@@ -63,37 +63,37 @@ def test_an_object_store_keeps_batches_as_a_disk_does(
 def test_a_damaged_batch_counts_as_not_measured(
     measured: MeasuredImages, tmp_path: Path, name: str, damage: bytes
 ) -> None:
-    kept = KeptInWorkspace(str(tmp_path))
-    kept.write("base/00000", measured)
+    cache = WorkspaceBatchCache(str(tmp_path))
+    cache.write("base/00000", measured)
     (tmp_path / "base" / name).write_bytes(damage)
 
-    assert kept.read("base/00000") is None
+    assert cache.read("base/00000") is None
 
 
 @pytest.mark.parametrize("name", ["00000.json", "00000.safetensors"])
 def test_half_a_batch_counts_as_not_measured(
     measured: MeasuredImages, tmp_path: Path, name: str
 ) -> None:
-    kept = KeptInWorkspace(str(tmp_path))
-    kept.write("base/00000", measured)
+    cache = WorkspaceBatchCache(str(tmp_path))
+    cache.write("base/00000", measured)
     (tmp_path / "base" / name).unlink()
 
-    assert kept.read("base/00000") is None
+    assert cache.read("base/00000") is None
 
 
 def test_a_flipped_bit_is_noticed(measured: MeasuredImages, tmp_path: Path) -> None:
-    kept = KeptInWorkspace(str(tmp_path))
-    kept.write("base/00000", measured)
+    cache = WorkspaceBatchCache(str(tmp_path))
+    cache.write("base/00000", measured)
     file = tmp_path / "base" / "00000.safetensors"
     data = bytearray(file.read_bytes())
     data[-1] ^= 1
     file.write_bytes(data)
 
-    assert kept.read("base/00000") is None
+    assert cache.read("base/00000") is None
 
 
 def test_batches_are_joined_in_their_order(measured: MeasuredImages) -> None:
-    both = joined([measured, measured])
+    both = concatenate([measured, measured])
 
     assert both.prompts.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]
     assert torch.equal(both.values["brightness"][4:], measured.values["brightness"])

@@ -9,11 +9,11 @@ from torch import Tensor
 from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import EvaluationConfig, SamplingConfig
 from advgrpo.errors import ConfigError, NonFiniteError, ReferenceImageError, WeightsError
-from advgrpo.evaluation.batch_cache import KeptInMemory
-from advgrpo.evaluation.batches import Champion
-from advgrpo.evaluation.evaluate import Evaluation, chosen_prompts, evaluate, images_to_sample
+from advgrpo.evaluation.batch_cache import MemoryBatchCache
+from advgrpo.evaluation.evaluate import evaluate, images_to_sample
+from advgrpo.evaluation.evaluator import select_prompts
 from advgrpo.evaluation.examples import EXTREMES, evenly_spread
-from advgrpo.evaluation.metrics import MeasuredImages
+from advgrpo.evaluation.results import Champion, Evaluation, MeasuredImages
 from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.scorers.base import Scorer
@@ -193,10 +193,10 @@ def test_progress_counts_every_sampled_image_once(
 def test_prompts_are_spread_evenly_over_the_file(
     prompts: PromptSet, config: EvaluationConfig
 ) -> None:
-    some = chosen_prompts(prompts, config.model_copy(update={"prompts": 4}))
+    some = select_prompts(prompts, config.model_copy(update={"prompts": 4}))
 
     assert [PROMPTS.index(text) // 3 for text in some] == [0, 1, 2, 3]
-    assert chosen_prompts(prompts, config) == list(PROMPTS)
+    assert select_prompts(prompts, config) == list(PROMPTS)
 
 
 def test_a_pattern_in_the_file_is_not_picked_over_and_over() -> None:
@@ -462,7 +462,7 @@ def test_no_more_than_a_batch_is_drawn_at_once(
     assert max(count for _adapted, count in policy.drawn) == config.batch_size
 
 
-class Interrupting(KeptInMemory):
+class Interrupting(MemoryBatchCache):
     """Fails after a few batches, as a killed process does."""
 
     def __init__(self, batches: int) -> None:
@@ -481,15 +481,15 @@ def test_an_interrupted_evaluation_goes_on_and_gives_equal_bits(
     run: Run, policy: ColourPolicy, batches: int
 ) -> None:
     champion = Champion(3, "ab" * 32, policy.as_champion)
-    whole, kept = run(champion=champion), Interrupting(batches)
+    whole, cache = run(champion=champion), Interrupting(batches)
     with pytest.raises(KeyboardInterrupt):
-        run(champion=champion, kept=kept)
-    kept.left = 1000
+        run(champion=champion, cache=cache)
+    cache.left = 1000
     policy.drawn.clear()
     resumed: list[int] = []
     drawn: list[int] = []
 
-    again = run(champion=champion, kept=kept, on_resume=resumed.append, on_progress=drawn.append)
+    again = run(champion=champion, cache=cache, on_resume=resumed.append, on_progress=drawn.append)
 
     assert again.report == whole.report
     assert sum(resumed) + sum(drawn) == 3 * 2 * len(PROMPTS)
@@ -500,10 +500,10 @@ def test_an_interrupted_evaluation_goes_on_and_gives_equal_bits(
 def test_what_is_kept_of_one_champion_is_not_taken_for_the_next(
     run: Run, policy: ColourPolicy
 ) -> None:
-    kept = KeptInMemory()
-    run(champion=Champion(3, "ab" * 32, policy.as_champion), kept=kept)
+    cache = MemoryBatchCache()
+    run(champion=Champion(3, "ab" * 32, policy.as_champion), cache=cache)
 
-    report = run(champion=Champion(4, "cd" * 32, nullcontext), kept=kept).report
+    report = run(champion=Champion(4, "cd" * 32, nullcontext), cache=cache).report
 
     difference = report.comparison("judge.colour").difference_to_champion
     assert difference == Interval(0.0, 0.0, 0.0)

@@ -9,10 +9,9 @@ import torch
 from advgrpo.config import resolve
 from advgrpo.evaluation.costs import PhaseCost
 from advgrpo.evaluation.curves import training_curves
-from advgrpo.evaluation.evaluate import Evaluation
-from advgrpo.evaluation.examples import Example
 from advgrpo.evaluation.formatting import label
 from advgrpo.evaluation.report import RunFacts, render_report, write_report
+from advgrpo.evaluation.results import Evaluation, Example
 from advgrpo.records import (
     Alarm,
     Comparison,

@@ -18,7 +18,7 @@ from advgrpo.config import RunConfig
 from advgrpo.data.prompts import read_prompts
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.evaluation.gates import check_gates
-from advgrpo.evaluation.saving import read_evaluation
+from advgrpo.evaluation.saved_evaluation import read_evaluation
 from advgrpo.models.discriminators import build_discriminator, save_discriminator
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.adapter import save_adapter

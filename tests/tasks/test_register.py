@@ -156,7 +156,7 @@ def test_a_damaged_evaluation_is_not_registered(
     registered: Register, tmp_path: Path, content: str
 ) -> None:
     (tmp_path / "evaluation.json").write_text(content)
-    with pytest.raises(EvaluationError, match="is no evaluation"):
+    with pytest.raises(EvaluationError, match="is not an evaluation"):
         registered(tmp_path)
 
 

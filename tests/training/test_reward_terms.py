@@ -12,7 +12,7 @@ from advgrpo.config.reward import RewardConfig
 from advgrpo.data.image_loading import load_images
 from advgrpo.errors import ConfigError
 from advgrpo.models.scorers.ocr import Ocr
-from advgrpo.tasks.preflight import check_prompt_files
+from advgrpo.tasks.preflight import check_prompts
 from advgrpo.training.loop import train_on_rollout
 from advgrpo.training.reward import Reward
 from advgrpo.training.state import TrainingState
@@ -128,11 +128,11 @@ def test_prompts_that_quote_nothing_are_refused_before_anything_is_made(tmp_path
     config = resolve(
         "pocket", [*settings, "training.reward.terms=[{type: scorer, scorer: {type: ocr}}]"]
     )
-    check_prompt_files(config, 1)
+    check_prompts(config, 1)
     with (tmp_path / "train.txt").open("a", encoding="utf-8") as file:
         file.write("\na sign")
     with pytest.raises(
-        ConfigError, match=r"terms\.0\.scorer \(ocr\) cannot reward 1 of the 201"
+        ConfigError, match=r"terms\.0\.scorer \(ocr\) cannot score 1 of the 201"
     ) as caught:
-        check_prompt_files(config, 1)
+        check_prompts(config, 1)
     assert "'a sign'" in str(caught.value)

@@ -62,7 +62,7 @@ def why_missing(scorer: Scorer, prompt: str) -> str:
     return scorer.why_missing(prompt) if isinstance(scorer, PartialScorer) else ""
 
 
-def measured(
+def score_images(
     scorer: Scorer,
     images: Float[Tensor, "batch 3 height width"],
     prompts: Sequence[str],
@@ -123,7 +123,7 @@ def check_finite(
     )
 
 
-def missing_in_words(scorers: Iterable[Scorer], prompts: Sequence[str]) -> dict[str, str]:
+def describe_missing(scorers: Iterable[Scorer], prompts: Sequence[str]) -> dict[str, str]:
     """Say which measures have no value for some prompts, and why.
 
     Returns:
@@ -154,7 +154,7 @@ def check_metrics_cover(
     Raises:
         ConfigError: If a prompt has no value; says how many have none, and why.
     """
-    if words := missing_in_words(scorers, prompts).get(metric):
+    if words := describe_missing(scorers, prompts).get(metric):
         raise ConfigError(
             f"{setting}={metric} has {words}",
             repair="name a measure that each prompt has, or leave those prompts out",

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from advgrpo.errors import ConfigError, NonFiniteError
-from advgrpo.models.scorers.base import check_metrics_cover, measured, missing_in_words
+from advgrpo.models.scorers.base import check_metrics_cover, describe_missing, score_images
 from advgrpo.testing import BrightnessScorer
 
 PROMPTS = ["a dog", "a cat", "a dog", "a tree"]
@@ -31,7 +31,7 @@ def images() -> Tensor:
 
 
 def test_an_image_without_a_value_is_marked_and_the_others_keep_their_place() -> None:
-    values = measured(DogScorer(), images(), PROMPTS)
+    values = score_images(DogScorer(), images(), PROMPTS)
 
     assert list(values) == ["dogs.brightness", "dogs.one"]
     assert values["dogs.brightness"].isnan().tolist() == [False, True, False, True]
@@ -39,13 +39,13 @@ def test_an_image_without_a_value_is_marked_and_the_others_keep_their_place() ->
 
 
 def test_a_batch_without_any_value_is_not_scored() -> None:
-    values = measured(DogScorer(), images()[:2], ["a cat", "a tree"])
+    values = score_images(DogScorer(), images()[:2], ["a cat", "a tree"])
 
     assert values["dogs.one"].isnan().all()
 
 
 def test_a_whole_scorer_has_a_value_for_each_image() -> None:
-    values = measured(BrightnessScorer(), images(), PROMPTS)
+    values = score_images(BrightnessScorer(), images(), PROMPTS)
 
     assert values["brightness.mean"].tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
@@ -56,16 +56,16 @@ def test_a_value_that_is_no_number_is_named_with_measure_prompt_and_seed() -> No
     seeds = [f"seed {number}" for number in range(4)]
 
     with pytest.raises(NonFiniteError, match=r"dogs\.brightness .*'a dog' \(seed 2\)"):
-        measured(DogScorer(), broken, PROMPTS, seeds)
+        score_images(DogScorer(), broken, PROMPTS, seeds)
 
 
 def test_what_is_missing_is_said_in_words() -> None:
-    words = missing_in_words([BrightnessScorer(), DogScorer()], PROMPTS)
+    words = describe_missing([BrightnessScorer(), DogScorer()], PROMPTS)
 
     assert words == dict.fromkeys(
         ["dogs.brightness", "dogs.one"], "no value for 2 of 4 prompts: it has no dog"
     )
-    assert missing_in_words([DogScorer()], ["a dog"]) == {}
+    assert describe_missing([DogScorer()], ["a dog"]) == {}
 
 
 def test_a_decision_rests_on_no_measure_that_lacks_values() -> None:

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from advgrpo.config import resolve
 from advgrpo.data.images import encode_png
 from advgrpo.errors import DataError, WeightsError
-from advgrpo.models.scorers.base import Scorer, measured, why_missing
+from advgrpo.models.scorers.base import Scorer, score_images, why_missing
 from advgrpo.models.scorers.build import build_scorers
 from advgrpo.records import ReferenceImageSet
 from advgrpo.testing import SIDE_PIXELS, TinyModels, write_tiny_models
@@ -80,7 +80,7 @@ def test_every_scorer_is_built_and_measures_what_its_settings_say(
 
     assert len(scorers) == 8
     for config, scorer in zip(configs, scorers, strict=True):
-        values = measured(scorer, images, PROMPTS)
+        values = score_images(scorer, images, PROMPTS)
         assert tuple(values) == config.metric_names
         for value in values.values():
             expected = [bool(why_missing(scorer, prompt)) for prompt in PROMPTS]

@@ -5,7 +5,7 @@ import torch
 
 from advgrpo.config import resolve
 from advgrpo.errors import ConfigError
-from advgrpo.models.scorers.base import Scorer, measured
+from advgrpo.models.scorers.base import Scorer, score_images
 from advgrpo.models.scorers.build import build_scorers
 
 TOY = "tests.models.scorers.toy_scorer"
@@ -21,7 +21,7 @@ def build_toy(path: str = f"{TOY}:Contrast", options: str = "{}") -> Scorer:
 def test_a_class_of_another_package_scores_images_with_its_options() -> None:
     images = torch.rand(3, 3, 8, 8)
 
-    values = measured(build_toy(options="{gain: 2}"), images, ["a", "fog", "b"])
+    values = score_images(build_toy(options="{gain: 2}"), images, ["a", "fog", "b"])
 
     expected = 2 * images.std(dim=(1, 2, 3))
     assert list(values) == ["contrast.spread"]
@@ -44,4 +44,4 @@ def test_a_class_that_cannot_be_built_is_named(path: str, options: str, message:
 
 def test_values_that_are_not_one_per_image_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"OneValue\.score returned \{'spread': \(\)\} for 2"):
-        measured(build_toy(f"{TOY}:OneValue"), torch.rand(2, 3, 8, 8), ["a", "b"])
+        score_images(build_toy(f"{TOY}:OneValue"), torch.rand(2, 3, 8, 8), ["a", "b"])
