@@ -1,4 +1,4 @@
-"""Intervals by resampling prompts."""
+"""Confidence intervals by resampling prompts."""
 
 from collections.abc import Callable
 
@@ -10,23 +10,23 @@ from advgrpo.algorithm.randomness import generator_for
 from advgrpo.records import Interval
 
 SET_RESAMPLES = 200
-"""Most resamples of a distance between sets, which is computed anew for each."""
+"""Largest number of resamples of a distance between sets, which is recomputed for each."""
 
 
 class Bootstrap:
-    """Resamples the prompts of an evaluation, the same way for every measure and model.
+    """Resamples of the prompts of an evaluation, the same for all metrics and models.
 
-    Images of one prompt are alike, so prompts are drawn, not images; base and trained model share
-    each draw, so the interval of their difference is a paired one.
+    Images of one prompt are correlated, so prompts are resampled, not images; base and trained
+    model share each resample, so the interval of their difference is paired.
 
     Args:
-        prompts: How many there are.
-        samples: How often they are resampled.
+        prompts: Number of prompts.
+        samples: Number of resamples.
         confidence: Share of the resamples within an interval, in (0, 1).
-        seed: Decides the draws.
+        seed: Seed of the resamples.
 
     Attributes:
-        counts: How often each prompt was drawn.
+        counts: How often each resample contains each prompt.
     """
 
     def __init__(self, prompts: int, *, samples: int, confidence: float, seed: int) -> None:
@@ -45,18 +45,18 @@ class Bootstrap:
     def each(
         self, distance: Callable[[Float[Tensor, "prompt"]], float]
     ) -> Float[Tensor, "resample"]:
-        """Compute a distance of sets for the first resamples, from how often each prompt counts."""
+        """Compute a distance of sets for the first resamples, from the counts of the prompts."""
         counts = self.counts[:SET_RESAMPLES]
         return torch.tensor([distance(count) for count in counts], dtype=torch.float64)
 
     def interval(self, estimate: float, resampled: Float[Tensor, "resample"]) -> Interval:
-        """Put a percentile interval around an estimate.
+        """Return a percentile interval around an estimate.
 
-        The resampled values are shifted until their mean is the estimate: prompts drawn twice make
-        a Frechet distance larger, which says nothing about the estimate's spread. Resamples without
-        a value, such as one prompt over and over, do not count.
+        Resamples without a value, such as those of a single prompt, are ignored.
         """
         resampled = resampled[resampled.isfinite()]
         tails = torch.tensor([self._tail, 1 - self._tail], dtype=torch.float64)
+        # Repeated prompts bias a Frechet distance upwards, so the resamples are centred on the
+        # estimate: only their spread is used.
         low, high = (resampled - resampled.mean()).quantile(tails).tolist()
         return Interval(mean=estimate, low=estimate + low, high=estimate + high)

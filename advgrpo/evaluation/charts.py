@@ -1,4 +1,4 @@
-"""Charts as SVG that takes its colours from the page, so that they follow light and dark."""
+"""SVG charts that take their colours from the page, so that they follow light and dark mode."""
 
 import math
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ def line_chart(series: Sequence[Series], *, logarithmic: bool = False) -> Markup
 
     Args:
         series: At most three, which get the page's colours `curve-1` to `curve-3`.
-        logarithmic: Scale the values by their logarithm, if all are above 0.
+        logarithmic: Use a logarithmic scale, if all values are above 0.
     """
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points]
@@ -68,7 +68,7 @@ def interval_strip(
 ) -> Markup:
     """Draw intervals on one scale, and the value of the reference images as a line.
 
-    Each model has a mark of its own shape, so that colour is not needed to tell them apart.
+    Each model has a different mark, so that colour is not needed to distinguish them.
     """
     lines = {"base": base, "trained": trained}
     if champion is not None:
@@ -95,7 +95,7 @@ def interval_strip(
 
 
 def _mark(kind: str, x: float, y: float) -> str:
-    """Draw a hollow circle for the base model, a full one for the trained, a lozenge for others."""
+    """Draw a hollow circle for the base model, a solid one for the trained, else a diamond."""
     if kind in {"base", "trained"}:
         return f'<circle class="{kind}" cx="{x:.1f}" cy="{y:g}" r="3.4"/>'
     corners = ((x, y - 4.4), (x + 4.4, y), (x, y + 4.4), (x - 4.4, y))
@@ -104,7 +104,7 @@ def _mark(kind: str, x: float, y: float) -> str:
 
 
 class _Scale:
-    """Maps values to places; all values to the middle if there is but one."""
+    """A map from values to positions; if there is only one value, to the middle."""
 
     def __init__(
         self, low: float, high: float, start: float, end: float, *, logarithmic: bool = False
@@ -131,7 +131,7 @@ def _svg(width: float, height: float, kind: str, title: str, parts: Sequence[str
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    """Choose two to six round values that enclose a range."""
+    """Return two to six round values that enclose a range."""
     if low == high:
         return [low]
     step = _round_step((high - low) / 4)
@@ -145,7 +145,7 @@ def _round_step(step: float) -> float:
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Choose round values within a range of magnitudes."""
+    """Return round values within a range of magnitudes."""
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 3), (1, 2, 5)):
         ticks = [s * 10.0**e for e in exponents for s in steps if low <= s * 10.0**e <= high]
@@ -162,6 +162,6 @@ def _tick_label(value: float) -> str:
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Leave out points that no screen could show; the last one stays."""
+    """Drop points beyond the resolution of a screen; the last one stays."""
     every = math.ceil(len(points) / MOST_POINTS)
     return [*points[:-1:every], points[-1]]

@@ -1,4 +1,4 @@
-"""Base against trained model, measure by measure."""
+"""Comparison of base and trained model by each metric."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ DIVERSITY = "diversity.in_group"
 
 @dataclass(frozen=True)
 class MeasuredSets:
-    """Images of both models for the same prompts and seeds, in the same order, and references."""
+    """Metrics of both models, for the same prompts and seeds in the same order, and references."""
 
     base: MeasuredImages
     trained: MeasuredImages
@@ -45,19 +45,19 @@ def compare(
     related: Mapping[str, str],
     missing: Mapping[str, str],
 ) -> tuple[Comparison, ...]:
-    """Compare two models by all measures.
+    """Compare two models by all metrics.
 
     Args:
-        sets: What was measured.
+        sets: Metrics and features of the images.
         bootstrap: Resamples of the prompts.
         trained_on: Names of the scorers that the run's reward was trained on.
-        related: What other measures share with the reward, by measure or by scorer.
-        missing: Why a measure has no value for some prompts, by measure.
+        related: What other metrics share with the reward, by metric or by scorer.
+        missing: Why a metric has no value for some prompts, by metric.
 
     Returns:
-        Distances first, then what the sets cover of each other, then each measure of single
-        images, then diversity. Left out are kernel distances if there is but one prompt, diversity
-        if there is but one image of a prompt, coverage if there are too few images, and measures
+        Distances, then nearest-neighbour metrics, then each metric of single images, then
+        diversity. Omitted are kernel distances if there is only one prompt, diversity if a prompt
+        has only one image, nearest-neighbour metrics if there are too few images, and metrics
         without any value.
     """
     comparisons = [_frechet(sets, bootstrap)]
@@ -89,7 +89,7 @@ def compare(
         )
     base, trained = _diversity(sets.base), _diversity(sets.trained)
     if base is not None and trained is not None:
-        # Noise is diverse, too: neither direction is better without a look at the reference images.
+        # Noise is diverse, too: no direction is better without comparing with the reference images.
         comparisons.append(
             _means(
                 DIVERSITY,
@@ -112,10 +112,10 @@ def compare(
 
 
 def _related(comparison: Comparison, related: Mapping[str, str]) -> str:
-    """Say what a measure shares with the reward, if the reward was not trained on it anyway."""
+    """Return what a metric shares with the reward; empty if the reward was trained on it."""
     family = comparison.metric.partition(".")[0]
-    words = related.get(comparison.metric, related.get(family, ""))
-    return "" if comparison.trained_on else words
+    shared = related.get(comparison.metric, related.get(family, ""))
+    return "" if comparison.trained_on else shared
 
 
 def _means(
@@ -194,8 +194,8 @@ def _kernel_distance(
 
     def distances(images: MeasuredImages) -> tuple[float, Tensor]:
         """Return the distance of all prompts, and that of each resample."""
-        found = sums(images, sets.reference)
-        of_all, of_each = found.distances(everything), found.distances(bootstrap.counts)
+        between = sums(images, sets.reference)
+        of_all, of_each = between.distances(everything), between.distances(bootstrap.counts)
         return scale * of_all.item(), scale * of_each
 
     base, base_resampled = distances(sets.base)
@@ -220,7 +220,7 @@ def _clip_features(images: MeasuredImages) -> Tensor:
 
 
 def _manifold(sets: MeasuredSets, bootstrap: Bootstrap) -> list[Comparison]:
-    """Compare what the sets cover of each other; nothing if they are too small to tell."""
+    """Compare the nearest-neighbour metrics; empty if the sets are too small."""
     sizes = (len(sets.base.prompts), len(sets.reference.prompts))
     if not enough_images(*sizes):
         return []
@@ -252,7 +252,7 @@ def _manifold_by_prompt(images: MeasuredImages, reference: MeasuredImages) -> di
 
 
 def _manifold_of_halves(reference: MeasuredImages) -> dict[str, Tensor]:
-    """Compare every other image of each prompt with the rest; nothing if there are too few."""
+    """Compare every other image of each prompt with the rest; empty if there are too few."""
     if torch.bincount(reference.prompts).min() < 2:
         return {}
     half, other = reference.every_other(0), reference.every_other(1)
@@ -285,7 +285,7 @@ def _distances(
 def _between_halves(
     reference: MeasuredImages, distance: Callable[[MeasuredImages, MeasuredImages], float]
 ) -> float | None:
-    """Measure between every other image of each prompt and the rest; None if one has but one."""
+    """Return the distance of every other image of each prompt to the rest, if there are two."""
     if torch.bincount(reference.prompts).min() < 2:
         return None
     return distance(reference.every_other(0), reference.every_other(1))

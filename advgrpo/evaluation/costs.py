@@ -1,4 +1,4 @@
-"""What a run took, and what a gain cost, in words and figures."""
+"""Cost of a run by phase, and cost per gain."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,57 +9,57 @@ from advgrpo.records import Comparison, EvaluationReport
 from advgrpo.telemetry.formatting import format_duration
 
 POINT = 0.01
-"""What is called a point of prompt alignment."""
+"""One point of prompt alignment."""
 
 
 @dataclass(frozen=True)
 class PhaseCost:
-    """What one phase of a run took."""
+    """Resources that one phase of a run used."""
 
     name: str
     seconds: float | None
-    """Wall-clock time of all attempts; None if it is not known."""
+    """Wall-clock time of all attempts; None if unknown."""
 
     images: int | None = None
-    """Images that were made, if it makes any."""
+    """Images that were generated, if any."""
 
     peak_memory_mib: float | None = None
     """Largest resident memory of its largest process."""
 
     processes: int = 1
-    """How many worked on it; on GPUs, one each."""
+    """Number of processes; on GPUs, one each."""
 
     on_gpu: bool = False
     note: str = ""
-    """Why the time is not known."""
+    """Why the time is unknown."""
 
     @property
     def hours(self) -> float:
-        """Hours of all processes together; 0 if the time is not known."""
+        """Hours of all processes together; 0 if the time is unknown."""
         return (self.seconds or 0.0) * self.processes / 3600
 
     @property
     def unit(self) -> str:
-        """What its hours are hours of."""
+        """Unit of its hours."""
         return "GPU-hours" if self.on_gpu else "CPU-hours"
 
 
 @dataclass(frozen=True)
 class Price:
-    """What an hour of one GPU costs, or of one process where there is none."""
+    """Price of an hour of one GPU, or of one process on a machine without any."""
 
     per_hour: float
     currency: str
 
     def of(self, hours: float) -> str:
-        """Price hours, in words."""
+        """Return the cost of hours with its currency."""
         cost = self.per_hour * hours
         return f"{cost:,.2f} {self.currency}" if cost >= 0.1 else f"{number(cost)} {self.currency}"
 
 
 @dataclass(frozen=True)
 class CostRow:
-    """One line of the table of costs; what is not known is empty."""
+    """One row of the table of costs; unknown cells are empty."""
 
     name: str
     note: str
@@ -69,11 +69,11 @@ class CostRow:
     memory: str
     money: str
     share: float
-    """Of the longest phase's time, in [0, 1]."""
+    """Share of the longest phase's time, in [0, 1]."""
 
 
 def cost_rows(phases: Sequence[PhaseCost], price: Price | None) -> list[CostRow]:
-    """Describe each phase, and all together in the last row."""
+    """Return a row for each phase, and the total in the last one."""
     if not phases:
         return []
     longest = max((phase.seconds or 0.0 for phase in phases), default=0.0) or 1.0
@@ -83,8 +83,8 @@ def cost_rows(phases: Sequence[PhaseCost], price: Price | None) -> list[CostRow]
     images = sum(phase.images or 0 for phase in phases)
     unknown = any(phase.seconds is None for phase in phases)
     total = CostRow(
-        name="Together",
-        note="without the phases whose time is not known" if unknown else "",
+        name="Total",
+        note="without the phases whose time is unknown" if unknown else "",
         time=format_duration(seconds),
         hours=", ".join(f"{number(amount)} {unit}" for unit, amount in hours.items()),
         images=f"{images:,}",
@@ -98,9 +98,9 @@ def cost_rows(phases: Sequence[PhaseCost], price: Price | None) -> list[CostRow]
 def cost_per_gain(
     report: EvaluationReport, phases: Sequence[PhaseCost], price: Price | None
 ) -> list[str]:
-    """Say what each percent of distance closed and each point of alignment gained took.
+    """Return the cost of each percent of distance and each point of alignment gained.
 
-    Only a gain whose interval excludes none counts: one that may be chance has no price.
+    A gain whose interval includes zero may be chance, so it has no cost per unit.
     """
     if not any(phase.seconds for phase in phases):
         return []
@@ -108,7 +108,7 @@ def cost_per_gain(
     percent = -100 * distance.difference.mean / distance.base.mean if distance.base.mean else 0.0
     points = alignment.difference.mean / POINT
     return [
-        _gain(distance, percent, "percent nearer to the reference images", phases, price),
+        _gain(distance, percent, "percent of distance to the reference images", phases, price),
         _gain(alignment, points, f"point ({POINT:g}) of {label(alignment.metric)}", phases, price),
     ]
 
@@ -122,12 +122,12 @@ def _gain(
 ) -> str:
     name = label(comparison.metric)
     if change(comparison) != "better" or gained <= 0:
-        return f"{name}: no measurable gain, so a cost per gain would mean nothing."
+        return f"{name}: no significant gain, so there is no cost per gain."
     units = list(dict.fromkeys(phase.unit for phase in phases if phase.seconds))
     hours = sum(phase.hours for phase in phases) / gained
-    spent = f"{number(hours)} {units[0] if len(units) == 1 else 'GPU- and CPU-hours'}"
+    amount = f"{number(hours)} {units[0] if len(units) == 1 else 'GPU- and CPU-hours'}"
     money = "" if price is None else f", {price.of(hours)}"
-    return f"{name}: {spent}{money} per {unit}, of which {number(gained)} were gained."
+    return f"{name}: {amount}{money} per {unit}; {number(gained)} gained in total."
 
 
 def _hours(phases: Sequence[PhaseCost], unit: str) -> float:

@@ -1,4 +1,4 @@
-"""Which curves of a training run are shown."""
+"""Training curves of the report."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from advgrpo.evaluation.formatting import label, number
 from advgrpo.records import ALARM_METRIC
 
 History = Sequence[Mapping[str, float]]
-"""Measures by update: each row has `update`, and whatever was measured then."""
+"""Metrics by update: each row has `update`, and the metrics of that update."""
 
 
 @dataclass(frozen=True)
@@ -28,18 +28,18 @@ class Panel:
 
 @dataclass(frozen=True)
 class Section:
-    """Charts that belong together."""
+    """A titled group of charts."""
 
     title: str
     panels: tuple[Panel, ...]
 
 
 def training_curves(history: History, *, alignment: str) -> tuple[Section, ...]:
-    """Choose and draw the curves of a run; what was not measured is left out.
+    """Draw the curves of a run; metrics that it did not log are omitted.
 
     Args:
-        history: Measures by update.
-        alignment: The measure that stands for prompt alignment.
+        history: Metrics by update.
+        alignment: The metric of prompt alignment.
     """
     rewards = {
         name: {label_of(name): name}
@@ -47,7 +47,7 @@ def training_curves(history: History, *, alignment: str) -> tuple[Section, ...]:
         if name.startswith("reward/") and not name.endswith(("_in_group", "_without_spread"))
     }
     sections = {
-        "What was not trained on": [
+        "Metrics that were not trained on": [
             _panel(
                 history,
                 "Distance to reference images",
@@ -68,18 +68,18 @@ def training_curves(history: History, *, alignment: str) -> tuple[Section, ...]:
             ),
             _panel(
                 history,
-                "Who tells references apart",
+                "Separation from reference images",
                 {"fresh critic": "held_out/order.critic", "reward": "held_out/order.reward"},
-                note="share of pairs, reference above generated; a hacked reward is far below",
+                note="share of pairs, reference image ranked first; far lower for a hacked reward",
             ),
             _panel(
                 history,
-                "Hacking watch",
+                "Reward hacking",
                 {
                     "alarm": ALARM_METRIC,
                     **{name.partition("/")[2].replace("_", " "): name for name in _signs(history)},
                 },
-                note="1 where it raised an alarm or saw a sign of collapse",
+                note="1 for an alarm or a sign of collapse",
             ),
         ],
         "Reward and discriminator": [
@@ -91,7 +91,7 @@ def training_curves(history: History, *, alignment: str) -> tuple[Section, ...]:
                 history,
                 "Discriminator accuracy",
                 {"held-out references and rollout": "discriminator/held_out_accuracy"},
-                note="0.5 is guessing",
+                note="0.5 is chance level",
             ),
             _panel(
                 history,
@@ -139,7 +139,7 @@ def training_curves(history: History, *, alignment: str) -> tuple[Section, ...]:
 
 
 def label_of(name: str) -> str:
-    """Name a reward's curve."""
+    """Return the name of a reward's curve."""
     return name.removeprefix("reward/").replace("_", " ")
 
 
@@ -151,7 +151,7 @@ def _panel(
     note: str = "",
     logarithmic: bool = False,
 ) -> Panel | None:
-    """Draw a chart of the curves that were measured; None if none was."""
+    """Draw a chart of the curves with values; None if there are none."""
     series = [
         Series(name, points) for name, key in curves.items() if (points := _points(history, key))
     ]
@@ -170,10 +170,11 @@ def _points(history: History, key: str) -> list[tuple[float, float]]:
 
 
 def _signs(history: History) -> list[str]:
-    """Name the signs of collapse that a run showed; most show none."""
+    """Return the signs of collapse that a run showed; most show none."""
     seen = dict.fromkeys(name for row in history for name, value in row.items() if value > 0)
     signs = [name for name in seen if name.startswith("watch/") and name != ALARM_METRIC]
-    return signs[:2]  # A chart has three colours.
+    # A chart has three colours, and the alarm is one of the curves.
+    return signs[:2]
 
 
 def _names(history: History) -> list[str]:

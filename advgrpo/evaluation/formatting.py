@@ -1,4 +1,4 @@
-"""Measures and numbers in words."""
+"""Labels of metrics, and numbers as text."""
 
 import math
 
@@ -13,7 +13,7 @@ _REWARD = "discriminator.reward"
 
 
 def label(metric: str) -> str:
-    """Name a measure for a reader; one without a name of its own is spelled out."""
+    """Return the label of a metric; without facts, its name spelled out."""
     if metric == _REWARD:
         return "Discriminator"
     facts = find_facts(metric)
@@ -21,15 +21,15 @@ def label(metric: str) -> str:
 
 
 def note(metric: str) -> str:
-    """Say in a few words what a measure is."""
+    """Return a short description of a metric."""
     if metric == _REWARD:
-        return "what it thinks of the images"
+        return "the trained reward"
     facts = find_facts(metric)
     return facts.note if facts else f"by the {_spelled(metric)[0]}"
 
 
 def number(value: float, *, signed: bool = False) -> str:
-    """Write a number with three significant digits."""
+    """Return a number with three significant digits."""
     if not math.isfinite(value):
         return str(value)
     if value != 0 and not 1e-5 <= abs(value) < 1e6:
@@ -42,7 +42,7 @@ def number(value: float, *, signed: bool = False) -> str:
 
 
 def aligned(interval: Interval, *, signed: bool = False) -> tuple[str, str, str]:
-    """Write mean, low and high to the digit that the interval's width supports."""
+    """Return mean, low and high with as many digits as the interval's width supports."""
     width = interval.high - interval.low
     values = (interval.mean, interval.low, interval.high)
     decimals = 1 - math.floor(math.log10(width)) if width > 0 else 9

@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs no network, no script and no other file."""
+"""The report of a run: one HTML page without scripts, external files or network access."""
 
 import base64
 import io
@@ -20,40 +20,45 @@ from advgrpo.evaluation.costs import PhaseCost, Price, cost_per_gain, cost_rows
 from advgrpo.evaluation.curves import History, training_curves
 from advgrpo.evaluation.results import Evaluation, Example
 from advgrpo.evaluation.saved_evaluation import Why
-from advgrpo.evaluation.verdict import change, judge, judge_gates, multiple_comparisons
+from advgrpo.evaluation.verdict import (
+    change,
+    multiple_comparisons,
+    summarize,
+    summarize_gates,
+)
 from advgrpo.records import Comparison, GateResult, TrainingRecord
 from advgrpo.storage import write_bytes
 
 PIXELATED_BELOW = 129
-"""Images with a shorter side are enlarged pixel by pixel, and kept without loss."""
+"""Images with a shorter side are enlarged without interpolation, and embedded without loss."""
 
 WEBP_QUALITY = 88
 
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What a report tells of a run besides its evaluation."""
+    """Content of a report besides the evaluation."""
 
     name: str
     settings: RunConfig
     created: str = ""
-    """Date and time, in words."""
+    """Date and time as text."""
 
     phases: Sequence[PhaseCost] = ()
     policy_updates: int | None = None
     lineage: Mapping[str, str] = field(default_factory=dict)
-    """Where all came from: hashes, versions, locations, by what they are of."""
+    """Hashes, versions and locations of all inputs, by name."""
 
     gates: Sequence[GateResult] = ()
-    """How the conditions of promotion were judged."""
+    """Results of the promotion gates."""
 
     training: TrainingRecord = field(default_factory=TrainingRecord)
-    """How training went, with what the watch for reward hacking found."""
+    """Record of training, with alarms of the reward hacking check."""
 
 
 @dataclass(frozen=True)
 class _Row:
-    """One line of the table of measures."""
+    """One row of the table of metrics."""
 
     comparison: Comparison
     label: str
@@ -62,7 +67,7 @@ class _Row:
     trained: tuple[str, str, str]
     difference: tuple[str, str, str]
     change: str
-    """How the trained model differs from the base: better, worse, unclear or neither."""
+    """Difference of the trained model from the base: better, worse, unclear or neither."""
 
     reference: str
     strip: str
@@ -78,8 +83,8 @@ def write_report(
 
     Args:
         path: Of the HTML file; local, or `s3://bucket/key`.
-        evaluation: Measures and examples.
-        history: Measures of training, by update.
+        evaluation: Metrics and examples.
+        history: Metrics of training, by update.
         facts: Settings, cost and lineage.
 
     Raises:
@@ -99,24 +104,23 @@ def render_report(evaluation: Evaluation, history: History, facts: RunFacts) -> 
     )
     environment.filters |= {
         "number": formatting.number,
-        "embedded": _embedded,
+        "data_uri": _data_uri,
     }
     report = evaluation.report
-    rows = [_row(comparison) for comparison in report.comparisons]
+    rows = [_build_row(comparison) for comparison in report.comparisons]
     groups = {
         why: [example for example in evaluation.examples if example.why == why]
         for why in get_args(Why)
     }
-    evaluated = facts.settings.evaluation
-    price = evaluated.price_per_hour
-    priced = None if price is None else Price(price, evaluated.currency)
+    config = facts.settings.evaluation
+    price = None if config.price_per_hour is None else Price(config.price_per_hour, config.currency)
     return environment.get_template("report.html.jinja").render(
         facts=facts,
         report=report,
-        verdict=judge(report),
-        promotion=judge_gates(facts.gates),
-        multiplicity=multiple_comparisons(report, evaluated.confidence),
-        missing={_named(name): why for name, why in report.missing.items()},
+        verdict=summarize(report),
+        promotion=summarize_gates(facts.gates),
+        multiplicity=multiple_comparisons(report, config.confidence),
+        missing={_missing_name(name): why for name, why in report.missing.items()},
         distance=report.comparison(report.distance),
         alignment=report.comparison(report.alignment),
         held_out=[r for r in rows if not r.comparison.trained_on and r.change != "neither"],
@@ -126,17 +130,17 @@ def render_report(evaluation: Evaluation, history: History, facts: RunFacts) -> 
         examples=groups,
         pixelated=_is_small(evaluation.examples),
         curves=training_curves(history, alignment=report.alignment),
-        costs=cost_rows(facts.phases, priced),
-        cost_per_gain=cost_per_gain(report, facts.phases, priced),
-        with_money=priced is not None,
+        costs=cost_rows(facts.phases, price),
+        cost_per_gain=cost_per_gain(report, facts.phases, price),
+        with_money=price is not None,
         settings=yaml.safe_dump(
             facts.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         ),
-        shares_backbone=facts.settings.discriminator.weights == evaluated.distance.weights,
+        shares_backbone=facts.settings.discriminator.weights == config.distance.weights,
     )
 
 
-def _row(comparison: Comparison) -> _Row:
+def _build_row(comparison: Comparison) -> _Row:
     reference, champion = comparison.reference, comparison.champion
     to_champion = comparison.difference_to_champion
     neither = comparison.higher_is_better is None
@@ -162,8 +166,8 @@ def _row(comparison: Comparison) -> _Row:
     )
 
 
-def _named(missing: str) -> str:
-    """Name what was not measured; `champion` and a family of measures have no label."""
+def _missing_name(missing: str) -> str:
+    """Return the name of a missing metric; `champion` and families of metrics have no label."""
     return formatting.label(missing) if "." in missing else missing.capitalize()
 
 
@@ -171,8 +175,8 @@ def _is_small(examples: Sequence[Example]) -> bool:
     return any(example.base.shape[-1] < PIXELATED_BELOW for example in examples)
 
 
-def _embedded(image: Float[Tensor, "3 height width"]) -> str:
-    """Turn an image into a URI that holds it."""
+def _data_uri(image: Float[Tensor, "3 height width"]) -> str:
+    """Return an image as a data URI."""
     if image.shape[-1] < PIXELATED_BELOW:
         kind, data = "png", encode_png(image)
     else:

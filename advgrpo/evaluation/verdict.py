@@ -1,4 +1,4 @@
-"""What an evaluation says, in words."""
+"""The verdict of an evaluation, as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,37 +12,43 @@ Change = Literal["better", "worse", "unclear"]
 Tone = Literal["good", "mixed", "bad"]
 
 _HEADLINES: dict[tuple[Change, Change], tuple[Tone, str]] = {
-    ("better", "better"): ("good", "Better: nearer to the reference images and to its prompts."),
+    ("better", "better"): ("good", "Better: closer to the reference images and to the prompts."),
     ("better", "unclear"): (
         "good",
-        "Better: nearer to the reference images, with no measurable loss of prompt alignment.",
+        "Better: closer to the reference images, without a significant loss of prompt alignment.",
     ),
     ("better", "worse"): (
         "mixed",
-        "Mixed: nearer to the reference images, but further from its prompts.",
+        "Mixed: closer to the reference images, but further from the prompts.",
     ),
     ("unclear", "better"): (
         "mixed",
-        "Mixed: nearer to its prompts, but not measurably to the reference images.",
+        "Mixed: closer to the prompts, but not significantly to the reference images.",
     ),
-    ("unclear", "unclear"): ("mixed", "No measurable change."),
-    ("unclear", "worse"): ("bad", "Worse: further from its prompts, and no nearer to the images."),
-    ("worse", "better"): ("mixed", "Mixed: nearer to its prompts, but further from the images."),
+    ("unclear", "unclear"): ("mixed", "No significant change."),
+    ("unclear", "worse"): (
+        "bad",
+        "Worse: further from the prompts, and not closer to the reference images.",
+    ),
+    ("worse", "better"): (
+        "mixed",
+        "Mixed: closer to the prompts, but further from the reference images.",
+    ),
     ("worse", "unclear"): ("bad", "Worse: further from the reference images."),
-    ("worse", "worse"): ("bad", "Worse: further from the reference images and from its prompts."),
+    ("worse", "worse"): ("bad", "Worse: further from the reference images and from the prompts."),
 }
 
 
 _TO_CHAMPION: dict[Change, str] = {
     "better": "is better",
     "worse": "is worse",
-    "unclear": "is not measurably different",
+    "unclear": "is not significantly different",
 }
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a reader should know first."""
+    """Headline and summary of an evaluation."""
 
     tone: Tone
     headline: str
@@ -50,11 +56,11 @@ class Verdict:
 
 
 def change(comparison: Comparison, difference: Interval | None = None) -> Change:
-    """Tell whether a measure became better, by the edge of its interval.
+    """Return whether a metric improved, by the edge of its interval.
 
     Args:
-        comparison: The measure.
-        difference: Which difference counts; that to the base model if none is given.
+        comparison: The metric.
+        difference: The difference to use; that to the base model if None.
     """
     if comparison.higher_is_better is None:
         return "unclear"
@@ -65,8 +71,8 @@ def change(comparison: Comparison, difference: Interval | None = None) -> Change
     return "better" if rose == comparison.higher_is_better else "worse"
 
 
-def judge(report: EvaluationReport) -> Verdict:
-    """Judge an evaluation by what the reward was not trained on."""
+def summarize(report: EvaluationReport) -> Verdict:
+    """Summarize an evaluation by metrics that the reward was not trained on."""
     distance = report.comparison(report.distance)
     alignment = report.comparison(report.alignment)
     tone, headline = _HEADLINES[change(distance), change(alignment)]
@@ -77,23 +83,25 @@ def judge(report: EvaluationReport) -> Verdict:
     named = {report.distance, report.alignment}
     others = [c for c in report.comparisons if c.metric not in named and not c.trained_on]
     if worse := [label(c.metric) for c in others if change(c) == "worse"]:
-        sentences.append(f"Worse by other measures: {', '.join(worse)}.")
-    sentences += [_alike(c) for c in others if c.metric == DIVERSITY and _is_collapsed(c)]
+        sentences.append(f"Worse by other metrics: {', '.join(worse)}.")
+    sentences += [
+        _describe_collapse(c) for c in others if c.metric == DIVERSITY and _is_collapsed(c)
+    ]
     if _looks_hacked(report):
         tone = "bad"
         sentences.append(
-            "The trained reward rose while measures that it was not trained on got worse: that is "
-            "what reward hacking looks like. Look at the images."
+            "The trained reward increased while metrics that it was not trained on got worse, "
+            "which indicates reward hacking. Inspect the images."
         )
     return Verdict(tone, headline, tuple(sentences))
 
 
 def multiple_comparisons(report: EvaluationReport, confidence: float) -> str:
-    """Say how many intervals of a report may exclude 0 by chance alone.
+    """Return how many intervals of a report are expected to exclude 0 by chance.
 
-    The expected number is the sum of the intervals' error rates; that holds however much the
-    measures depend on each other. The measures of the verdict are named in the settings before
-    anything is measured; that both of their intervals hold is bounded by Bonferroni's inequality.
+    The expected number is the sum of the intervals' error rates, which holds for any dependence
+    between metrics. The metrics of the verdict are fixed in the settings beforehand; Bonferroni's
+    inequality bounds the error of both their intervals together.
     """
     differences = [c.difference for c in report.comparisons]
     differences += [
@@ -102,18 +110,18 @@ def multiple_comparisons(report: EvaluationReport, confidence: float) -> str:
     outside = sum(difference.low > 0 or difference.high < 0 for difference in differences)
     error = 1 - confidence
     return (
-        f"{len(differences)} differences are shown with {100 * confidence:g} % intervals. If "
+        f"The report has {len(differences)} differences with {100 * confidence:g} % intervals. If "
         f"nothing had changed, {number(error * len(differences))} of them would be expected to "
-        f"exclude 0 by chance; {outside} do. The two measures of the verdict were chosen "
+        f"exclude 0 by chance; {outside} do. The two metrics of the verdict were fixed "
         f"beforehand: both of their intervals hold with at least {100 * (1 - 2 * error):g} % "
-        "confidence (Bonferroni). Read any other measure alone as a hint, not as proof."
+        "confidence (Bonferroni). Treat any other single metric as a hint, not as proof."
     )
 
 
-def judge_gates(gates: Sequence[GateResult]) -> str:
-    """Say whether an adapter may become the champion, and if not, which gates it failed."""
+def summarize_gates(gates: Sequence[GateResult]) -> str:
+    """Return whether an adapter may become the champion, and if not, which gates it failed."""
     if not gates:
-        return "There are no gates (promotion.gates), so it cannot become the champion by itself."
+        return "There are no gates (promotion.gates), so it becomes the champion only by override."
     failed = [gate for gate in gates if not gate.passed]
     if not failed:
         return f"All {len(gates)} gates passed: it may become the champion."
@@ -143,14 +151,14 @@ def _against_champion(
         return [f"There is a champion, but it was not compared with: {reason}."]
     if report.champion is None:
         return []
-    told = []
+    changes = []
     for comparison in (distance, alignment):
         difference = comparison.difference_to_champion
         if difference is not None:
             mean, low, high = aligned(difference, signed=True)
-            word = _TO_CHAMPION[change(comparison, difference)]
-            told.append(f"{label(comparison.metric)} {word} ({mean}, between {low} and {high})")
-    return [f"Against the champion, version {report.champion}: {', '.join(told)}."]
+            verb = _TO_CHAMPION[change(comparison, difference)]
+            changes.append(f"{label(comparison.metric)} {verb} ({mean}, between {low} and {high})")
+    return [f"Against the champion, version {report.champion}: {', '.join(changes)}."]
 
 
 def _is_collapsed(diversity: Comparison) -> bool:
@@ -158,10 +166,10 @@ def _is_collapsed(diversity: Comparison) -> bool:
     return reference is not None and diversity.trained.high < reference / 2
 
 
-def _alike(diversity: Comparison) -> str:
+def _describe_collapse(diversity: Comparison) -> str:
     assert diversity.reference is not None
     return (
-        "Images of one prompt are much more alike than its reference images are (diversity "
+        "Images of one prompt are much more similar than its reference images (diversity "
         f"{number(diversity.trained.mean)} against {number(diversity.reference)}): the model may "
         "be collapsing."
     )
@@ -184,7 +192,7 @@ def _alignment(comparison: Comparison) -> str:
     name = f"Prompt alignment ({label(comparison.metric)}, {note(comparison.metric)})"
     difference = comparison.difference
     if difference.low == difference.high == 0:
-        return f"{name}: {number(comparison.base.mean)}, before and after, for every prompt."
+        return f"{name}: {number(comparison.base.mean)} before and after, for every prompt."
     mean, low, high = aligned(difference, signed=True)
     chance = ", which may be chance" if change(comparison) == "unclear" else ""
     return (

@@ -95,7 +95,7 @@ def test_another_commit_is_another_model() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scorer", "said"),
+    ("scorer", "message"),
     [
         ("{type: hps, weights: {location: hub://a/b}}", "is not pinned to a commit"),
         ("{type: hps, weights: {location: hub://a/b, revision: main}}", "full hash of a commit"),
@@ -108,11 +108,11 @@ def test_another_commit_is_another_model() -> None:
         ("{type: geneval}", "geneval"),
     ],
 )
-def test_a_scorer_that_cannot_be_applied_is_refused(scorer: str, said: str) -> None:
+def test_a_scorer_that_cannot_be_applied_is_refused(scorer: str, message: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         run(scorer)
 
-    assert said in str(refusal.value)
+    assert message in str(refusal.value)
     assert "evaluation.scorers" in str(refusal.value)
 
 

@@ -44,7 +44,7 @@ def test_any_scorer_may_reward_by_one_of_its_metrics() -> None:
 
 
 @pytest.mark.parametrize(
-    ("terms", "said"),
+    ("terms", "message"),
     [
         ((scorer("{type: ocr}"), scorer("{type: ocr}")), "ocr more than once"),
         ((scorer("{type: external_judge, command: [j]}", "x"),), "'x' is not a metric of external"),
@@ -62,10 +62,10 @@ def test_any_scorer_may_reward_by_one_of_its_metrics() -> None:
         ((), "training.reward.terms=[]"),
     ],
 )
-def test_terms_that_cannot_reward_are_refused_by_name(terms: tuple[str, ...], said: str) -> None:
+def test_terms_that_cannot_reward_are_refused_by_name(terms: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         run(*terms)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -43,23 +43,23 @@ def gate(metric: str = "judge.score", **others: object) -> Gate:
     )
 
 
-def judged(one: Gate, about: EvaluationReport) -> GateResult:
+def check(one: Gate, about: EvaluationReport) -> GateResult:
     (result,) = check_gates([one], about)
     return result
 
 
 @pytest.mark.parametrize(("bound", "passed"), [(-0.02, True), (-0.01, True), (0.0, False)])
 def test_the_edge_decides_and_not_the_mean(bound: float, passed: bool) -> None:
-    assert judged(gate(bound=bound), report(SCORE)).passed is passed
+    assert check(gate(bound=bound), report(SCORE)).passed is passed
 
 
-def test_at_most_looks_at_the_upper_edge() -> None:
+def test_at_most_checks_the_upper_edge() -> None:
     distance = comparison(
         "distance.frechet", 40.0, Interval(-10.0, -20.0, -1.0), higher_is_better=False
     )
     nearer = gate("distance.frechet", comparison="at_most", bound=-1)
-    assert judged(nearer, report(distance)).passed
-    assert not judged(nearer.model_copy(update={"bound": -2.0}), report(distance)).passed
+    assert check(nearer, report(distance)).passed
+    assert not check(nearer.model_copy(update={"bound": -2.0}), report(distance)).passed
 
 
 def test_a_relative_bound_is_a_share_of_the_others_mean() -> None:
@@ -67,37 +67,37 @@ def test_a_relative_bound_is_a_share_of_the_others_mean() -> None:
         "distance.frechet", 40.0, Interval(-10.0, -20.0, -2.0), higher_is_better=False
     )
     share = gate("distance", comparison="at_most", bound=-0.05, relative=True)
-    result = judged(share, report(distance))
+    result = check(share, report(distance))
     assert result.passed
     assert result.gate == "distance.frechet at most base - 5 %"
     assert "upper edge is -5 %" in result.reason
-    assert not judged(share.model_copy(update={"bound": -0.06}), report(distance)).passed
+    assert not check(share.model_copy(update={"bound": -0.06}), report(distance)).passed
 
 
 @pytest.mark.parametrize("mean", [0.0, -3.0])
-def test_there_is_no_share_of_what_is_not_positive(mean: float) -> None:
-    result = judged(
+def test_a_relative_bound_needs_a_positive_mean(mean: float) -> None:
+    result = check(
         gate(relative=True, bound=-1),
         report(comparison("judge.score", mean, Interval(9.0, 8.0, 10.0))),
     )
     assert not result.passed
-    assert "of which there is no share" in result.reason
+    assert "a relative bound needs a positive value" in result.reason
 
 
-def test_a_failed_gate_says_why_with_figures() -> None:
-    result = judged(gate("alignment", bound=0.0), report(SCORE))
+def test_a_failed_gate_gives_the_reason_with_numbers() -> None:
+    result = check(gate("alignment", bound=0.0), report(SCORE))
     assert result == GateResult(
         gate="judge.score at least base",
         metric="judge.score",
         passed=False,
         reason="base 0.5, trained 0.52: the difference is 0.02 (-0.01 to 0.05), whose lower edge "
-        "is -0.01; the gate asks for at least 0",
+        "is -0.01; the gate requires at least 0",
     )
 
 
-def test_a_measure_that_is_missing_fails() -> None:
-    result = judged(gate("clip.score"), report(SCORE))
-    assert (result.passed, result.reason) == (False, "clip.score was not measured")
+def test_a_metric_that_is_missing_fails() -> None:
+    result = check(gate("clip.score"), report(SCORE))
+    assert (result.passed, result.reason) == (False, "clip.score is missing")
 
 
 @pytest.mark.parametrize(
@@ -110,43 +110,43 @@ def test_a_measure_that_is_missing_fails() -> None:
         {"trained": Interval(math.inf, 0.0, 0.0)},
     ],
 )
-def test_a_measure_that_is_not_finite_fails(broken: dict[str, Interval]) -> None:
-    result = judged(gate(bound=-100), report(replace(SCORE, **broken)))
+def test_a_metric_that_is_not_finite_fails(broken: dict[str, Interval]) -> None:
+    result = check(gate(bound=-100), report(replace(SCORE, **broken)))
     assert not result.passed
     assert "no finite value and interval" in result.reason
 
 
-def test_a_measure_that_the_reward_was_trained_on_fails() -> None:
-    result = judged(gate(bound=-100), report(replace(SCORE, trained_on=True)))
+def test_a_metric_that_the_reward_was_trained_on_fails() -> None:
+    result = check(gate(bound=-100), report(replace(SCORE, trained_on=True)))
     assert not result.passed
     assert "trained on judge.score" in result.reason
 
 
 def test_a_gate_in_the_wrong_direction_fails() -> None:
-    result = judged(gate(comparison="at_most", bound=100), report(SCORE))
+    result = check(gate(comparison="at_most", bound=100), report(SCORE))
     assert not result.passed
-    assert "is spelled at_least" in result.reason
+    assert "set the gate's comparison to at_least" in result.reason
 
 
 def test_without_a_champion_its_gate_says_so_and_passes_as_configured() -> None:
-    first = judged(gate(against="champion"), report(SCORE))
+    first = check(gate(against="champion"), report(SCORE))
     assert (first.passed, first.reason) == (True, "there is no champion yet")
-    assert not judged(gate(against="champion", without_champion="fail"), report(SCORE)).passed
+    assert not check(gate(against="champion", without_champion="fail"), report(SCORE)).passed
 
 
 def test_what_could_not_be_measured_fails_and_says_why() -> None:
     lacking = replace(
         report(SCORE), missing={"clip.score": "no weights", "champion": "it has another base"}
     )
-    result = judged(gate("clip.score"), lacking)
-    assert (result.passed, result.reason) == (False, "clip.score was not measured: no weights")
-    result = judged(gate(against="champion", bound=-9), lacking)
+    result = check(gate("clip.score"), lacking)
+    assert (result.passed, result.reason) == (False, "clip.score is missing: no weights")
+    result = check(gate(against="champion", bound=-9), lacking)
     assert not result.passed
     assert result.reason == "there is a champion, but no comparison: it has another base"
 
 
 def test_a_champion_that_was_not_measured_lets_nothing_pass() -> None:
-    result = judged(gate(against="champion"), report(SCORE, champion=3))
+    result = check(gate(against="champion"), report(SCORE, champion=3))
     assert not result.passed
     assert "was not compared with the champion" in result.reason
 
@@ -157,8 +157,8 @@ def test_the_champion_is_compared_by_its_own_difference() -> None:
         champion=Interval(0.6, 0.5, 0.7),
         difference_to_champion=Interval(-0.08, -0.1, -0.06),
     )
-    assert judged(gate(bound=-0.01), report(measured, champion=3)).passed
-    result = judged(gate(bound=-0.01, against="champion"), report(measured, champion=3))
+    assert check(gate(bound=-0.01), report(measured, champion=3)).passed
+    result = check(gate(bound=-0.01, against="champion"), report(measured, champion=3))
     assert not result.passed
     assert result.reason.startswith("champion 0.6, trained 0.52")
 

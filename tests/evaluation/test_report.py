@@ -79,7 +79,7 @@ HISTORY = [
 
 
 class Balance(HTMLParser):
-    """Checks that every element that is opened is closed, in order."""
+    """A parser that checks that every element is closed, in order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -113,9 +113,7 @@ def test_the_page_loads_nothing_and_runs_nothing(evaluation: Evaluation, facts: 
         assert tag not in page
 
 
-def test_what_a_prompt_says_is_text_and_never_markup(
-    evaluation: Evaluation, facts: RunFacts
-) -> None:
+def test_prompts_are_escaped(evaluation: Evaluation, facts: RunFacts) -> None:
     page = render_report(evaluation, HISTORY, facts)
 
     assert "<b>bold</b>" not in page
@@ -124,30 +122,30 @@ def test_what_a_prompt_says_is_text_and_never_markup(
 
 def test_the_verdict_comes_first(evaluation: Evaluation, facts: RunFacts) -> None:
     page = render_report(evaluation, HISTORY, facts)
-    order = [page.index(text) for text in ("verdict ", "Before and after", "Measures", "Lineage")]
+    order = [page.index(text) for text in ("verdict ", "Before and after", "Metrics", "Lineage")]
 
     assert order == sorted(order)
 
 
-def test_what_the_reward_was_trained_on_stands_apart(
+def test_metrics_that_the_reward_was_trained_on_are_separate(
     evaluation: Evaluation, facts: RunFacts
 ) -> None:
     page = render_report(evaluation, HISTORY, facts)
-    _, held_out, rest = re.split("Not trained on|What the reward was trained on", page)
+    _, held_out, rest = re.split("Not trained on|>Trained on<", page)
 
     assert "Attribute accuracy" in held_out
-    assert "what it thinks of the images" not in held_out
-    assert "what it thinks of the images" in rest
+    assert "the trained reward" not in held_out
+    assert "the trained reward" in rest
 
 
-def test_what_is_related_or_missing_is_said_beside_the_measure(
+def test_shared_weights_and_missing_values_are_noted_next_to_the_metric(
     evaluation: Evaluation, facts: RunFacts
 ) -> None:
     first, *others = evaluation.report.comparisons
     report = replace(
         evaluation.report,
         comparisons=(
-            replace(first, related="same eyes", missing="none for 2 prompts"),
+            replace(first, related="same weights", missing="none for 2 prompts"),
             *others,
         ),
         missing={"ocr.accuracy": "no value for 12 of 12 prompts: it quotes no text"},
@@ -155,12 +153,12 @@ def test_what_is_related_or_missing_is_said_beside_the_measure(
 
     page = render_report(replace(evaluation, report=report), HISTORY, facts)
 
-    assert "lower is better; same eyes; none for 2 prompts" in page
+    assert "lower is better; same weights; none for 2 prompts" in page
     assert f"{label('ocr.accuracy')}: no value for 12 of 12 prompts: it quotes no text." in page
-    assert "Not measured" not in render_report(evaluation, HISTORY, facts)
+    assert ">Missing<" not in render_report(evaluation, HISTORY, facts)
 
 
-def test_small_images_are_kept_exactly_and_enlarged_pixel_by_pixel(
+def test_small_images_are_lossless_and_enlarged_without_interpolation(
     evaluation: Evaluation, facts: RunFacts
 ) -> None:
     small = render_report(evaluation, HISTORY, facts)
@@ -172,14 +170,14 @@ def test_small_images_are_kept_exactly_and_enlarged_pixel_by_pixel(
     assert "gallery pixelated" not in large
 
 
-def test_cost_lineage_and_settings_are_told(evaluation: Evaluation, facts: RunFacts) -> None:
+def test_cost_lineage_and_settings_are_shown(evaluation: Evaluation, facts: RunFacts) -> None:
     page = render_report(evaluation, HISTORY, facts)
 
     for text in ("2 min 23 s", "3,840", "1,032 MiB", "ab" * 32, "prompts_per_update: 8"):
         assert text in page
 
 
-def test_what_is_not_known_is_left_out(evaluation: Evaluation, facts: RunFacts) -> None:
+def test_unknown_facts_are_omitted(evaluation: Evaluation, facts: RunFacts) -> None:
     bare = RunFacts(name="bare", settings=facts.settings)
     few = tuple(c for c in evaluation.report.comparisons if not c.trained_on)
 
@@ -187,11 +185,11 @@ def test_what_is_not_known_is_left_out(evaluation: Evaluation, facts: RunFacts) 
         Evaluation(replace(evaluation.report, comparisons=few), evaluation.examples), [], bare
     )
 
-    for heading in ("<h2>Training</h2>", "<h2>Cost</h2>", "What the reward was trained on", "Rose"):
+    for heading in ("<h2>Training</h2>", "<h2>Cost</h2>", ">Trained on<", "Largest increase"):
         assert heading not in page
 
 
-def test_curves_leave_out_what_is_not_a_number() -> None:
+def test_curves_omit_values_that_are_not_finite() -> None:
     sections = training_curves(HISTORY, alignment=ALIGNMENT)
 
     panels = {panel.title: panel for section in sections for panel in section.panels}
@@ -232,12 +230,12 @@ def test_the_champion_has_its_columns_pictures_and_marks(
     for text in ("champion, version 3", "champion: a &lt;b&gt;", "champion 0.625", "<polygon"):
         assert text in page
         assert text not in without
-    assert 'data-name="Trained against the champion"' in page
+    assert 'data-name="Trained vs. champion"' in page
     assert "8 differences" in page
     assert "4 differences" in without
 
 
-def test_better_and_worse_are_told_by_words_and_marks_too(
+def test_better_and_worse_are_also_marked_by_text_and_symbols(
     evaluation: Evaluation, facts: RunFacts
 ) -> None:
     page = render_report(evaluation, HISTORY, facts)
@@ -246,48 +244,50 @@ def test_better_and_worse_are_told_by_words_and_marks_too(
     assert re.search(r'class="better">\+0\.30 ✓</span><small>[^<]*<br>better</small>', page)
 
 
-def test_gates_stand_right_after_the_verdict_with_their_reasons(
+def test_gates_follow_the_verdict_with_their_reasons(
     evaluation: Evaluation, facts: RunFacts
 ) -> None:
     gates = (
         GateResult("x at least base", "x", passed=True, reason="it rose by 1"),
-        GateResult("y at least base", "y", passed=False, reason="it was not measured"),
+        GateResult("y at least base", "y", passed=False, reason="it is missing"),
     )
     page = render_report(evaluation, HISTORY, replace(facts, gates=gates))
 
-    order = ["1 of 2 gates failed", "✓ passed", "it rose by 1", "✗ failed", "it was not measured"]
+    order = ["1 of 2 gates failed", "✓ passed", "it rose by 1", "✗ failed", "it is missing"]
     places = [page.index(text) for text in (*order, "Before and after")]
     assert places == sorted(places)
 
 
-def test_an_alarm_stands_before_all_figures(evaluation: Evaluation, facts: RunFacts) -> None:
+def test_an_alarm_comes_before_all_numbers(evaluation: Evaluation, facts: RunFacts) -> None:
     alarms = tuple(Alarm(update, "pictures got dark") for update in (40, 42, 44))
     stopped = TrainingRecord(44, alarms[:1], stopped_by_watch=True)
     page = render_report(evaluation, HISTORY, replace(facts, training=stopped))
 
     assert page.index("At update 40: pictures got dark") < page.index("Distance to reference")
-    assert "Training was stopped there" in page
+    assert "Training was stopped at that point" in page
     many = render_report(evaluation, HISTORY, replace(facts, training=TrainingRecord(50, alarms)))
     assert "At update 44" in many
     assert "At update 42" not in many
-    assert "3 alarms were raised; these are the first and the last." in many
-    assert "Training went on" in many
+    assert "3 alarms in total; these are the first and the last." in many
+    assert "Training continued" in many
     quiet = replace(facts, training=TrainingRecord(alarms=()))
-    assert "raised no alarm" in render_report(evaluation, HISTORY, quiet)
-    assert "hacking watch" not in render_report(evaluation, HISTORY, facts)
+    assert "No signs of reward hacking" in render_report(evaluation, HISTORY, quiet)
+    assert "reward hacking" not in render_report(evaluation, HISTORY, facts)
 
 
-def test_what_could_not_be_measured_is_told_in_words(
+def test_missing_metrics_are_listed_with_the_reason(
     evaluation: Evaluation, facts: RunFacts
 ) -> None:
-    report = replace(evaluation.report, missing={"distance.kernel": "there is but one prompt"})
+    report = replace(evaluation.report, missing={"distance.kernel": "there is only one prompt"})
     page = render_report(replace(evaluation, report=report), HISTORY, facts)
 
-    assert "Kernel distance: there is but one prompt." in page
-    assert page.count("there is but one prompt") == 1
+    assert "Kernel distance: there is only one prompt." in page
+    assert page.count("there is only one prompt") == 1
 
 
-def test_the_curves_show_what_the_watch_judges_by(evaluation: Evaluation, facts: RunFacts) -> None:
+def test_the_curves_show_the_signs_of_reward_hacking(
+    evaluation: Evaluation, facts: RunFacts
+) -> None:
     rows = [
         {"update": 0.0, "held_out/order.critic": 1.0, "held_out/order.reward": 0.9},
         {"update": 2.0, "held_out/order.critic": 0.9, "held_out/order.reward": 0.3}
@@ -300,7 +300,7 @@ def test_the_curves_show_what_the_watch_judges_by(evaluation: Evaluation, facts:
     assert "saturated" not in page
 
 
-def test_money_is_shown_where_a_price_is_set(evaluation: Evaluation, facts: RunFacts) -> None:
+def test_the_cost_in_money_needs_a_price(evaluation: Evaluation, facts: RunFacts) -> None:
     priced = facts.settings.evaluation.model_copy(
         update={"price_per_hour": 36.0, "currency": "EUR"}
     )

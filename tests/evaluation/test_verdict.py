@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from advgrpo.evaluation.verdict import change, judge, judge_gates, multiple_comparisons
+from advgrpo.evaluation.verdict import change, multiple_comparisons, summarize, summarize_gates
 from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval
 
 DISTANCE, ALIGNMENT = "distance.frechet", "judge.colour"
@@ -64,10 +64,10 @@ def test_a_change_counts_only_past_the_edge_of_its_interval(
     ("distance", "alignment", "tone", "word"),
     [
         ((20.0, 0.5), (0.8, 0.9), "good", "Better"),
-        ((20.0, 0.5), (0.8, 0.8), "good", "no measurable loss"),
-        ((20.0, 0.5), (0.8, 0.7), "mixed", "further from its prompts"),
-        ((20.0, 20.0), (0.8, 0.9), "mixed", "not measurably"),
-        ((20.0, 20.0), (0.8, 0.8), "mixed", "No measurable change"),
+        ((20.0, 0.5), (0.8, 0.8), "good", "without a significant loss"),
+        ((20.0, 0.5), (0.8, 0.7), "mixed", "further from the prompts"),
+        ((20.0, 20.0), (0.8, 0.9), "mixed", "not significantly"),
+        ((20.0, 20.0), (0.8, 0.8), "mixed", "No significant change"),
         ((20.0, 30.0), (0.8, 0.8), "bad", "Worse"),
         ((20.0, 30.0), (0.8, 0.7), "bad", "Worse"),
     ],
@@ -75,22 +75,22 @@ def test_a_change_counts_only_past_the_edge_of_its_interval(
 def test_the_headline_weighs_distance_and_alignment(
     distance: tuple[float, float], alignment: tuple[float, float], tone: str, word: str
 ) -> None:
-    verdict = judge(report_of(distance=distance, alignment=alignment))
+    verdict = summarize(report_of(distance=distance, alignment=alignment))
 
     assert verdict.tone == tone
     assert word in verdict.headline
 
 
-def test_the_distance_is_told_with_its_ratio_and_that_of_the_references() -> None:
-    sentence = judge(report_of()).sentences[0]
+def test_the_distance_is_given_with_its_ratio_and_that_of_the_references() -> None:
+    sentence = summarize(report_of()).sentences[0]
 
     assert "20 before, 0.5 after, 40 times smaller" in sentence
     assert "0.1" in sentence
 
 
 def test_a_small_alignment_change_may_be_chance() -> None:
-    assert "may be chance" in judge(report_of(alignment=(0.8, 0.805))).sentences[1]
-    assert "may be chance" not in judge(report_of(alignment=(0.8, 0.9))).sentences[1]
+    assert "may be chance" in summarize(report_of(alignment=(0.8, 0.805))).sentences[1]
+    assert "may be chance" not in summarize(report_of(alignment=(0.8, 0.9))).sentences[1]
 
 
 def test_an_alignment_that_never_changed_is_not_called_chance() -> None:
@@ -104,24 +104,24 @@ def test_an_alignment_that_never_changed_is_not_called_chance() -> None:
     report = report_of()
     report = replace(report, comparisons=(report.comparisons[0], alignment))
 
-    assert "1, before and after" in judge(report).sentences[1]
+    assert "1 before and after" in summarize(report).sentences[1]
 
 
-def test_a_rising_reward_beside_a_falling_alignment_is_called_hacking() -> None:
+def test_a_rising_reward_with_falling_alignment_is_called_hacking() -> None:
     reward = compared("discriminator.reward", 0.0, 1.0, trained_on=True)
 
-    hacked = judge(report_of(reward, alignment=(0.8, 0.5)))
-    sound = judge(report_of(reward))
+    hacked = summarize(report_of(reward, alignment=(0.8, 0.5)))
+    sound = summarize(report_of(reward))
 
     assert hacked.tone == "bad"
     assert "hacking" in hacked.sentences[-1]
     assert not any("hacking" in sentence for sentence in sound.sentences)
 
 
-def test_other_measures_that_got_worse_are_named() -> None:
-    verdict = judge(report_of(compared("pickscore.score", 0.8, 0.7)))
+def test_other_metrics_that_got_worse_are_listed() -> None:
+    verdict = summarize(report_of(compared("pickscore.score", 0.8, 0.7)))
 
-    assert "Worse by other measures: PickScore." in verdict.sentences
+    assert "Worse by other metrics: PickScore." in verdict.sentences
 
 
 def test_a_collapse_shows_against_the_diversity_of_the_reference_images() -> None:
@@ -129,18 +129,18 @@ def test_a_collapse_shows_against_the_diversity_of_the_reference_images() -> Non
         diversity = compared(
             "diversity.in_group", 3.0, trained, higher_is_better=None, reference=1.2
         )
-        return " ".join(judge(report_of(diversity)).sentences)
+        return " ".join(summarize(report_of(diversity)).sentences)
 
     assert "collapsing" in verdict(0.2)
     assert "collapsing" not in verdict(1.0)
 
 
-def test_the_number_of_comparisons_is_told_with_what_chance_would_do() -> None:
+def test_the_number_of_comparisons_is_given_with_the_number_expected_by_chance() -> None:
     others = [compared(f"m.x{number}", 1.0, 1.0) for number in range(18)]
 
     text = multiple_comparisons(report_of(*others), 0.95)
 
-    assert "20 differences are shown with 95 % intervals" in text
+    assert "The report has 20 differences with 95 % intervals" in text
     assert "1 of them would be expected to exclude 0 by chance; 1 do" in text
     assert "at least 90 % confidence" in text
 
@@ -150,10 +150,10 @@ def test_comparisons_with_the_champion_count_as_well() -> None:
     against = replace(report.comparisons[0], difference_to_champion=Interval(-1.0, -2.0, -0.5))
     report = replace(report, comparisons=(against, *report.comparisons[1:]))
 
-    assert multiple_comparisons(report, 0.95).startswith("3 differences")
+    assert multiple_comparisons(report, 0.95).startswith("The report has 3 differences")
 
 
-def test_the_champion_is_told_of_in_the_verdict() -> None:
+def test_the_verdict_compares_with_the_champion() -> None:
     report = report_of()
     distance, alignment = (
         replace(c, champion=c.base, difference_to_champion=difference)
@@ -162,27 +162,27 @@ def test_the_champion_is_told_of_in_the_verdict() -> None:
         )
     )
 
-    verdict = judge(replace(report, comparisons=(distance, alignment), champion=3))
+    verdict = summarize(replace(report, comparisons=(distance, alignment), champion=3))
 
     sentence = next(s for s in verdict.sentences if "champion" in s)
     assert sentence.startswith("Against the champion, version 3: Frechet distance is better")
-    assert "Colour is not measurably different" in sentence
+    assert "Colour is not significantly different" in sentence
     assert verdict.headline.startswith("Better: ")
 
 
-def test_what_loses_to_the_champion_is_not_called_better() -> None:
+def test_a_model_that_is_worse_than_the_champion_is_not_called_better() -> None:
     report = report_of()
     distance = replace(report.comparisons[0], difference_to_champion=Interval(1.0, 0.5, 2.0))
     report = replace(report, comparisons=(distance, *report.comparisons[1:]), champion=3)
 
-    verdict = judge(report)
+    verdict = summarize(report)
 
     assert verdict.tone == "mixed"
     assert verdict.headline == "Better than the base model, but worse than the champion."
 
 
-def test_a_champion_that_could_not_be_used_is_told_of_in_the_verdict() -> None:
-    verdict = judge(replace(report_of(), missing={"champion": "its files were changed"}))
+def test_the_verdict_says_why_the_champion_was_not_compared() -> None:
+    verdict = summarize(replace(report_of(), missing={"champion": "its files were changed"}))
 
     assert any("its files were changed" in sentence for sentence in verdict.sentences)
 
@@ -191,8 +191,8 @@ def test_failed_gates_are_named() -> None:
     passed = GateResult("x at least base", "x", passed=True, reason="")
     failed = GateResult("y at least champion", "y", passed=False, reason="")
 
-    assert "All 1 gates passed" in judge_gates([passed])
-    assert judge_gates([passed, failed]).endswith(
+    assert "All 1 gates passed" in summarize_gates([passed])
+    assert summarize_gates([passed, failed]).endswith(
         "may not become the champion: y at least champion."
     )
-    assert "no gates" in judge_gates([])
+    assert "no gates" in summarize_gates([])

@@ -1,4 +1,4 @@
-"""LAION's aesthetic predictor: how much people like how an image looks, whatever it shows."""
+"""LAION's aesthetic predictor: a rating of the look of an image, independent of its prompt."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,16 +17,16 @@ from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.tensors import read_tensors
 
 AESTHETIC_LAYERS = (0, 2, 4, 6, 7)
-"""Positions of the linear layers in the published predictor; between them stood dropout."""
+"""Positions of the linear layers in the published predictor, which has dropout between them."""
 
 
 class Aesthetic:
-    """A small network on CLIP ViT-L/14 embeddings of images; measures `aesthetic.score`.
+    """A small network on CLIP ViT-L/14 embeddings of images; its metric is `aesthetic.score`.
 
-    The score predicts a rating from 1 to 10, and is not held within it: about 5 for ordinary
-    pictures, above 6 for good ones; higher is better. It does not see the prompt. The predictor is
+    The score predicts a rating from 1 to 10, but is not clipped to this range: about 5 for ordinary
+    pictures, above 6 for good ones; higher is better. It ignores the prompt. The predictor is
     Apache-2.0-licensed, CLIP MIT-licensed. The published predictor is a pickle; `advgrpo scorers
-    convert-aesthetic` makes the folder that is read here of it.
+    convert-aesthetic` converts it to the folder that is read here.
 
     Args:
         clip: The CLIP model that the predictor was trained on.
@@ -48,19 +48,19 @@ class Aesthetic:
         self._predictor = load_predictor(folder).to(device)
         if (wanted := self._predictor[0].in_features) != self._clip.width:
             raise WeightsError(
-                f"the predictor in {folder} reads {wanted} numbers, but the CLIP at "
-                f"{clip.location} makes {self._clip.width} of an image",
-                repair="name the CLIP that it was trained on; that of the published one is "
-                "ViT-L/14",
+                f"the predictor in {folder} expects embeddings of size {wanted}, but those of the "
+                f"CLIP at {clip.location} have size {self._clip.width}",
+                repair="set clip.location to the CLIP that it was trained on; the published "
+                "predictor needs ViT-L/14",
             )
 
     @torch.no_grad()
     def score(
         self,
         images: Float[Tensor, "batch 3 height width"],
-        prompts: Sequence[str],  # noqa: ARG002 - it does not see them
+        prompts: Sequence[str],  # noqa: ARG002 - the rating ignores them
     ) -> Mapping[str, Float[Tensor, "batch"]]:
-        """Predict how each image would be rated."""
+        """Predict the rating of each image."""
         ratings: Tensor = self._predictor(self._clip.image_features(images))
         return {"score": ratings.squeeze(-1).cpu()}
 
@@ -71,35 +71,35 @@ def build(config: AestheticConfig, context: BuildContext) -> Aesthetic:
 
 
 def load_predictor(folder: Path) -> nn.Sequential:
-    """Load the linear layers of a predictor; between them is nothing but dropout in training.
+    """Load a predictor.
 
     Args:
-        folder: Holds one safetensors file with the names of the published one.
+        folder: Contains one safetensors file with the tensor names of the published predictor.
 
     Raises:
-        WeightsError: If it is missing or damaged, or is not such a predictor.
+        WeightsError: If it is missing, damaged or not such a predictor.
     """
     (path, *others) = weights_files(folder)
-    repair = "make it of the published file: advgrpo scorers convert-aesthetic"
+    repair = "create it from the published file by advgrpo scorers convert-aesthetic"
     if others:
-        raise WeightsError(f"{folder} holds more than one safetensors file", repair=repair)
+        raise WeightsError(f"{folder} contains more than one safetensors file", repair=repair)
     try:
-        return predictor_of(read_tensors(path))
+        return build_predictor(read_tensors(path))
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} holds no aesthetic predictor: {error}", repair=repair) from (
+        raise WeightsError(f"{path} is not an aesthetic predictor: {error}", repair=repair) from (
             error
         )
 
 
-def predictor_of(tensors: Mapping[str, Tensor]) -> nn.Sequential:
+def build_predictor(tensors: Mapping[str, Tensor]) -> nn.Sequential:
     """Build a predictor from the tensors of the published one, frozen and in float32.
 
     Raises:
-        ValueError: If tensors are missing, not finite, of a wrong shape or too many.
+        ValueError: If tensors are missing, not finite, of the wrong shape or unknown.
     """
     names = {f"layers.{layer}.{part}" for layer in AESTHETIC_LAYERS for part in ("weight", "bias")}
     if wrong := sorted(names ^ set(tensors)):
-        raise ValueError(f"{wrong[0]} is {'missing' if wrong[0] in names else 'not known'}")
+        raise ValueError(f"{wrong[0]} is {'missing' if wrong[0] in names else 'unknown'}")
     modules = []
     width: int | None = None
     for layer in AESTHETIC_LAYERS:
@@ -110,7 +110,7 @@ def predictor_of(tensors: Mapping[str, Tensor]) -> nn.Sequential:
             or bias.shape != weight[:, 0].shape
         ):
             raise ValueError(
-                f"layers.{layer} does not fit: weight {tuple(weight.shape)}, bias "
+                f"layers.{layer} has the wrong shape: weight {tuple(weight.shape)}, bias "
                 f"{tuple(bias.shape)}, after a layer of {width}"
             )
         if not (weight.isfinite().all() and bias.isfinite().all()):
@@ -120,5 +120,5 @@ def predictor_of(tensors: Mapping[str, Tensor]) -> nn.Sequential:
         module.load_state_dict({"weight": weight.float(), "bias": bias.float()})
         modules.append(module)
     if width != 1:
-        raise ValueError(f"its last layer gives {width} numbers, not one")
+        raise ValueError(f"its last layer has {width} outputs instead of 1")
     return nn.Sequential(*modules).eval().requires_grad_(False)

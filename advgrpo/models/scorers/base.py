@@ -1,4 +1,4 @@
-"""The interface of frozen measures."""
+"""The interface of frozen scorers, and checks of their values."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,41 +24,41 @@ class BuildContext:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Measures images; never trained on by the run that it measures."""
+    """A frozen model or program that assigns metrics to images."""
 
     name: str
 
     def score(
         self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> Mapping[str, Float[Tensor, "batch"]]:
-        """Measure each image against its prompt.
+        """Score each image, given its prompt.
 
         Args:
             images: RGB in [0, 1].
             prompts: One per image.
 
         Returns:
-            One value per image for each measure, higher is better, on the CPU.
+            One value per image for each metric, higher is better, on the CPU.
         """
         ...
 
 
 @runtime_checkable
 class PartialScorer(Scorer, Protocol):
-    """A scorer that cannot measure each prompt; `score` is never asked about those it cannot."""
+    """A scorer without a value for some prompts; `score` is not called with those."""
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What `score` returns."""
+        """Keys of what `score` returns."""
         ...
 
     def why_missing(self, prompt: str) -> str:
-        """Say in words why images of a prompt have no value; empty if they have one."""
+        """Return why images of a prompt have no value; empty if they have one."""
         ...
 
 
 def why_missing(scorer: Scorer, prompt: str) -> str:
-    """Say in words why a scorer has no value for images of a prompt; empty if it has one."""
+    """Return why a scorer has no value for images of a prompt; empty if it has one."""
     return scorer.why_missing(prompt) if isinstance(scorer, PartialScorer) else ""
 
 
@@ -68,25 +68,25 @@ def score_images(
     prompts: Sequence[str],
     origins: Sequence[str] = (),
 ) -> dict[str, Float[Tensor, "batch"]]:
-    """Measure images by a scorer, and trust no value.
+    """Score images, and check every value.
 
     Args:
-        scorer: What measures.
+        scorer: The scorer.
         images: RGB in [0, 1].
         prompts: One per image.
-        origins: What each image is, for errors: for instance `seed 3`.
+        origins: Description of each image for errors, for instance `seed 3`.
 
     Returns:
-        One value per image for each measure, as `scorer.measure`. NaN marks an image of a prompt
-        that the scorer cannot measure, and nothing else.
+        One value per image for each metric, as `scorer.metric`. NaN marks only images of prompts
+        for which the scorer has no value.
 
     Raises:
-        NonFiniteError: If a value is NaN or infinite; names measure, prompt and origin.
+        NonFiniteError: If a value is NaN or infinite; names metric, prompt and origin.
     """
     possible = [i for i, prompt in enumerate(prompts) if not why_missing(scorer, prompt)]
     if isinstance(scorer, PartialScorer) and len(possible) < len(prompts):
-        blank = torch.full((len(prompts),), torch.nan)
-        values = {metric: blank.clone() for metric in scorer.metrics}
+        missing = torch.full((len(prompts),), torch.nan)
+        values = {metric: missing.clone() for metric in scorer.metrics}
         if possible:
             scores = scorer.score(images[possible], [prompts[i] for i in possible])
             for metric, value in scores.items():
@@ -102,10 +102,10 @@ def score_images(
 def check_finite(
     metric: str, values: Float[Tensor, "batch"], images: Sequence[tuple[str, str]]
 ) -> None:
-    """Refuse a value that is no number.
+    """Raise an error if a value is not finite.
 
     Args:
-        metric: As `scorer.measure`.
+        metric: As `scorer.metric`.
         values: One per image.
         images: Prompt and origin of each.
 
@@ -119,45 +119,45 @@ def check_finite(
     raise NonFiniteError(
         f"{metric} of an image for {prompt!r}{f' ({origin})' if origin else ''} is not a finite "
         "number",
-        repair="look at the images; a model that draws NaN cannot be measured",
+        repair="check the adapter and the scorer's weights: one of them produces NaN or infinity",
     )
 
 
 def describe_missing(scorers: Iterable[Scorer], prompts: Sequence[str]) -> dict[str, str]:
-    """Say which measures have no value for some prompts, and why.
+    """Return the metrics that have no value for some prompts, and why.
 
     Returns:
-        For instance `no value for 52 of 64 prompts: it quotes no text`, by `scorer.measure`.
+        For instance `no value for 52 of 64 prompts: it quotes no text`, by `scorer.metric`.
     """
-    words: dict[str, str] = {}
+    missing: dict[str, str] = {}
     for scorer in scorers:
         if not isinstance(scorer, PartialScorer):
             continue
         reasons = Counter(filter(None, (scorer.why_missing(prompt) for prompt in prompts)))
         if reasons:
             text = f"no value for {reasons.total()} of {len(prompts)} prompts: {'; '.join(reasons)}"
-            words |= {f"{scorer.name}.{metric}": text for metric in scorer.metrics}
-    return words
+            missing |= {f"{scorer.name}.{metric}": text for metric in scorer.metrics}
+    return missing
 
 
 def check_metrics_cover(
     metric: str, scorers: Iterable[Scorer], prompts: Sequence[str], *, setting: str
 ) -> None:
-    """Refuse a measure that a decision rests on and that has no value for some prompts.
+    """Raise an error if a metric has no value for some prompts.
 
     Args:
-        metric: As `scorer.measure`.
-        scorers: The frozen measures.
-        prompts: What is drawn.
-        setting: What names the measure.
+        metric: As `scorer.metric`.
+        scorers: Frozen scorers.
+        prompts: Prompts that images are generated for.
+        setting: The setting that names the metric.
 
     Raises:
-        ConfigError: If a prompt has no value; says how many have none, and why.
+        ConfigError: If a prompt has no value; says how many prompts, and why.
     """
-    if words := describe_missing(scorers, prompts).get(metric):
+    if missing := describe_missing(scorers, prompts).get(metric):
         raise ConfigError(
-            f"{setting}={metric} has {words}",
-            repair="name a measure that each prompt has, or leave those prompts out",
+            f"{setting}={metric} has {missing}",
+            repair=f"set {setting} to a metric that every prompt has, or remove those prompts",
         )
 
 

@@ -1,4 +1,4 @@
-"""CLIP score: how well an image and a text fit, by a model that learned from captions."""
+"""CLIP score: similarity of image and text, by a model trained on captions."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,19 +12,19 @@ from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.scorers.base import BuildContext
 
 CLIP_SCORE_FACTOR = 2.5
-"""Stretches the cosines that occur, up to about 0.4, over [0, 1]."""
+"""Maps the cosines that occur in practice, up to about 0.4, to [0, 1]."""
 
 
 class ClipScore:
-    """A frozen CLIP model; measures `clip_score.score`.
+    """A frozen CLIP model; its metric is `clip_score.score`.
 
     The score is 2.5 * max(cosine(text, image), 0): dimensionless, in [0, 2.5], near 0.8 for a
-    fitting photograph by CLIP ViT-B/32; higher is better. OpenAI's weights are MIT-licensed.
+    matching photograph by CLIP ViT-B/32; higher is better. OpenAI's weights are MIT-licensed.
 
     Args:
         weights: A CLIP model with its tokenizer and `preprocessor_config.json`.
         device: Where it runs.
-        prefix: Put before each prompt, as the paper does.
+        prefix: Prepended to each prompt, as in the paper.
 
     Raises:
         WeightsError: If any part is missing, damaged or of another architecture.
@@ -42,7 +42,7 @@ class ClipScore:
     def score(
         self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> Mapping[str, Float[Tensor, "batch"]]:
-        """Measure how well each image fits its prompt."""
+        """Score the similarity of each image to its prompt."""
         texts = self._clip.text_features([self._prefix + prompt for prompt in prompts])
         cosines = (self._clip.image_features(images) * texts).sum(dim=-1)
         return {"score": (CLIP_SCORE_FACTOR * cosines.clamp_min(0)).cpu()}

@@ -1,7 +1,7 @@
-"""Turn published pickles into the safetensors folders that scorers read.
+"""Conversion of published pickles to the safetensors folders that scorers read.
 
-The only place that opens a pickle, and only with `weights_only=True`, which builds nothing but
-tensors and plain containers: a file that asks for any other class is refused.
+The only module that opens pickles, and only with `weights_only=True`, which refuses every class but
+tensors and plain containers.
 """
 
 import pickle
@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from advgrpo.config import Weights
 from advgrpo.errors import WeightsError
-from advgrpo.models.scorers.aesthetic import predictor_of
+from advgrpo.models.scorers.aesthetic import build_predictor
 from advgrpo.storage.fetch import local_folder
 
 _WHOLE = {
@@ -50,8 +50,8 @@ _IN_BLOCK = {
 
 _BLOCK = re.compile(r"(visual\.)?transformer\.resblocks\.(\d+)\.(.+?)[._](weight|bias)")
 
-_LEFT_OUT = {"attn_mask"}
-"""Buffers that a model makes for itself."""
+_IGNORED = {"attn_mask"}
+"""Buffers that `CLIPModel` computes."""
 
 _COPIED = ("*.json", "*.txt")
 
@@ -64,16 +64,16 @@ def convert_hps(checkpoint: Path, base: Weights, output: Path) -> None:
             open_clip.
         base: The CLIP that it was fine-tuned from, whose configuration, tokenizer and preprocessing
             it uses: `hub://laion/CLIP-ViT-H-14-laion2B-s32B-b79K` at a commit, or a copy.
-        output: Gets `model.safetensors` and what stands beside it.
+        output: Folder for `model.safetensors`, configuration and tokenizer.
 
     Raises:
-        WeightsError: If the file is no such checkpoint, or base has another shape.
+        WeightsError: If the file is not such a checkpoint, or base has another shape.
     """
     state = _read_pickle(checkpoint)
     folder = local_folder(base)
     if not (folder / "config.json").is_file():
         raise WeightsError(
-            f"{base.location} has no config.json", repair="name the CLIP ViT-H/14 of LAION as base"
+            f"{base.location} has no config.json", repair="set --base to LAION's CLIP ViT-H/14"
         )
     try:
         tensors = clip_from_open_clip(state)
@@ -81,8 +81,8 @@ def convert_hps(checkpoint: Path, base: Weights, output: Path) -> None:
         _check_shapes(tensors, wanted)
     except ValueError as error:
         raise WeightsError(
-            f"{checkpoint} is no fine-tuned {base.location}: {error}",
-            repair="take HPS_v2.1_compressed.pt, and LAION's CLIP ViT-H/14 as base",
+            f"{checkpoint} is not a fine-tuned {base.location}: {error}",
+            repair="set --checkpoint to HPS_v2.1_compressed.pt and --base to LAION's CLIP ViT-H/14",
         ) from error
     output.mkdir(parents=True, exist_ok=True)
     for pattern in _COPIED:
@@ -97,18 +97,18 @@ def convert_aesthetic(checkpoint: Path, output: Path) -> None:
 
     Args:
         checkpoint: The published file, for instance `sac+logos+ava1-l14-linearMSE.pth`.
-        output: Gets `model.safetensors`.
+        output: Folder for `model.safetensors`.
 
     Raises:
-        WeightsError: If the file is no such predictor.
+        WeightsError: If the file is not such a predictor.
     """
     state = _read_pickle(checkpoint)
     try:
-        predictor_of(state)
+        build_predictor(state)
     except ValueError as error:
         raise WeightsError(
-            f"{checkpoint} is no aesthetic predictor: {error}",
-            repair="take sac+logos+ava1-l14-linearMSE.pth of the improved aesthetic predictor",
+            f"{checkpoint} is not an aesthetic predictor: {error}",
+            repair="set --checkpoint to sac+logos+ava1-l14-linearMSE.pth",
         ) from error
     output.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.float().contiguous() for name, tensor in state.items()}
@@ -119,33 +119,33 @@ def clip_from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the tensors of an open_clip model to those of `CLIPModel`, in float32.
 
     Raises:
-        ValueError: If a tensor is not known.
+        ValueError: If a tensor is unknown.
     """
     tensors: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if name in _LEFT_OUT:
+        if name in _IGNORED:
             continue
-        for new_name, part in _renamed(name, tensor.float()).items():
+        for new_name, part in _rename(name, tensor.float()).items():
             tensors[new_name] = part.contiguous().clone()
     return tensors
 
 
-def _renamed(name: str, tensor: Tensor) -> dict[str, Tensor]:
+def _rename(name: str, tensor: Tensor) -> dict[str, Tensor]:
     if name in _WHOLE:
         return {_WHOLE[name]: tensor}
     if name in _TRANSPOSED:
         return {_TRANSPOSED[name]: tensor.T}
     block = _BLOCK.fullmatch(name)
     if block is None:
-        raise ValueError(f"tensor {name!r} is not known")
+        raise ValueError(f"tensor {name!r} is unknown")
     visual, number, part, kind = block.groups()
     prefix = f"{'vision' if visual else 'text'}_model.encoder.layers.{number}"
     if part == "attn.in_proj":
-        # Query, key and value stand in one matrix.
+        # open_clip stores query, key and value in one matrix.
         parts = zip(("q_proj", "k_proj", "v_proj"), tensor.chunk(3), strict=True)
         return {f"{prefix}.self_attn.{name}.{kind}": value for name, value in parts}
     if part not in _IN_BLOCK:
-        raise ValueError(f"tensor {name!r} is not known")
+        raise ValueError(f"tensor {name!r} is unknown")
     return {f"{prefix}.{_IN_BLOCK[part]}.{kind}": tensor}
 
 
@@ -157,7 +157,7 @@ def _shapes(config: CLIPConfig) -> dict[str, tuple[int, ...]]:
 
 def _check_shapes(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]]) -> None:
     if other := sorted(set(tensors) ^ set(wanted)):
-        raise ValueError(f"{other[0]} is {'missing' if other[0] in wanted else 'one too many'}")
+        raise ValueError(f"{other[0]} is {'missing' if other[0] in wanted else 'unknown'}")
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != wanted[name]:
             raise ValueError(f"{name} is {tuple(tensor.shape)}, not {wanted[name]}")
@@ -169,17 +169,19 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise WeightsError(f"there is no file {path}", repair="check the path") from error
+        raise WeightsError(
+            f"{path} does not exist", repair="set --checkpoint to an existing file"
+        ) from error
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} is damaged, or holds more than tensors and could run code: it was not read",
-            repair="take the file from its publisher, and check its hash",
+            f"{path} is damaged, or contains objects other than tensors, which could run code",
+            repair="download the file from its publisher, and compare its hash",
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read: {error}", repair="fetch it again") from error
+        raise WeightsError(f"{path} cannot be read: {error}", repair="download it again") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise WeightsError(
-            f"{path} holds no tensors by name", repair="take the file from its publisher"
+            f"{path} is not a mapping of tensors", repair="download it from its publisher"
         )
     return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}

@@ -1,8 +1,8 @@
-"""How well images are told from reference images of the same prompts, by a reward or by a critic.
+"""Separation of generated images from reference images, by a reward or by a critic.
 
-Both are the share of pairs of a reference image and a generated image of one prompt in which the
-reference image is put first: 1 where it always is, 0.5 where nothing tells the two apart, below 0.5
-where the generated image is preferred.
+Both are the share of pairs of a reference and a generated image of one prompt in which the
+reference image has the higher value: 1 for perfect separation, 0.5 at chance level, below 0.5 if
+generated images are preferred.
 """
 
 import torch
@@ -11,13 +11,13 @@ from torch import Tensor
 
 FOLDS = 4
 RIDGE = 0.03
-"""Pull of the critic's weights towards 0, in variances of a feature."""
+"""Ridge penalty of the critic's weights, relative to the variance of a feature."""
 
 
 def share_in_order(
     generated: Float[Tensor, "prompt"], reference: Float[Tensor, "prompt variation"]
 ) -> float:
-    """Count the pairs in which the reference image has the higher value; equal ones count half.
+    """Return the share of pairs in which the reference image has the higher value; ties count half.
 
     Args:
         generated: A value of one image of each prompt.
@@ -31,11 +31,11 @@ def fresh_critic_order(
     generated: Float[Tensor, "prompt feature"],
     reference: Float[Tensor, "prompt variation feature"],
 ) -> float:
-    """Train a critic on the spot and tell how well it orders images that it has not seen.
+    """Cross-validate a new linear critic, and return how well it orders unseen images.
 
-    The critic is linear, fitted by regularized least squares to features of a frozen backbone. The
-    prompts are dealt into folds; each fold is ordered by a critic of the others. A policy cannot
-    have learnt to fool it, since it never gave a reward.
+    The critic is fitted by ridge regression to features of a frozen backbone; each fold of the
+    prompts is ordered by a critic that was fitted on the others. The policy cannot have learned to
+    exploit it, because it never was a reward.
 
     Args:
         generated: Features of one image of each prompt.
@@ -49,21 +49,21 @@ def fresh_critic_order(
     """
     prompts = len(generated)
     if prompts < 2:
-        raise ValueError("a critic needs a prompt to learn from and another one to judge")
+        raise ValueError("a critic needs at least two prompts: one to fit and one to test")
     generated, reference = generated.double().cpu(), reference.double().cpu()
     fold = torch.arange(prompts) % min(FOLDS, prompts)
     generated_values = torch.empty(prompts, dtype=torch.float64)
     reference_values = torch.empty(reference.shape[:2], dtype=torch.float64)
     for number in range(int(fold.max()) + 1):
-        judged = fold == number
-        critic = _Critic(generated[~judged], reference[~judged].flatten(0, 1))
-        generated_values[judged] = critic.values(generated[judged])
-        reference_values[judged] = critic.values(reference[judged])
+        test = fold == number
+        critic = _Critic(generated[~test], reference[~test].flatten(0, 1))
+        generated_values[test] = critic.values(generated[test])
+        reference_values[test] = critic.values(reference[test])
     return share_in_order(generated_values, reference_values)
 
 
 class _Critic:
-    """A direction in feature space along which reference images lie higher."""
+    """A direction in feature space along which reference images have higher values."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class _Critic:
         images = torch.cat([generated, reference])
         self._mean, self._scale = images.mean(dim=0), images.std(dim=0).clamp_min(1e-9)
         features = self._normal(images)
-        # Each kind counts half, however many images there are of it.
+        # Balances the classes: there are usually more reference images than generated ones.
         n, m = len(generated), len(reference)
         weights = torch.tensor([[0.5 / n]] * n + [[0.5 / m]] * m, dtype=torch.float64)
         goals = torch.tensor([-1.0] * n + [1.0] * m, dtype=torch.float64)

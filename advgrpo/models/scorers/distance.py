@@ -1,8 +1,8 @@
 """Distances between two sets of images in a frozen feature space.
 
-The Frechet distance depends on how many images there are: for two samples of the *same*
-distribution it is above 0 and falls as the samples grow. So only Frechet distances of equally many
-images to the same reference images may be compared. Kernel distances have no such bias.
+The Frechet distance depends on the number of images: for two samples of the *same* distribution it
+is above 0 and decreases as the samples grow. So compare only Frechet distances of equally many
+images to the same reference images. Kernel distances have no such bias.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ Kernel = Callable[
     [Float[Tensor, "image feature"], Float[Tensor, "other_image feature"]],
     Float[Tensor, "image other_image"],
 ]
-"""Says how alike each image of one set is to each of another."""
+"""A function that returns the similarity of each image of one set to each of another."""
 
 CMMD_WIDTH = 10.0
-"""Of the Gaussian kernel between CLIP embeddings of length 1."""
+"""Width of the Gaussian kernel between CLIP embeddings of length 1."""
 
 CMMD_SCALE = 1000.0
-"""What the distance is multiplied by, to be read with ease."""
+"""Factor of the distance, as in the paper, for readability."""
 
 _FRECHET = MetricFacts(
     label="Frechet distance",
@@ -69,11 +69,11 @@ def frechet_distance(
     generated_weights: Float[Tensor, "image"] | None = None,
     reference_weights: Float[Tensor, "reference_image"] | None = None,
 ) -> float:
-    """Measure how far apart two sets are, as if each were Gaussian.
+    """Compute the Frechet distance of two sets, each approximated by a Gaussian.
 
     `|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))`. With `C = F^T F` the last trace is the
-    sum of the singular values of `F1 F2^T`: no covariance is squared or rooted, and fewer images
-    than features are no special case.
+    sum of the singular values of `F1 F2^T`: no matrix square root is needed, and fewer images than
+    features are not a special case.
 
     Args:
         generated: Features of one set.
@@ -82,7 +82,7 @@ def frechet_distance(
         reference_weights: Likewise.
 
     Returns:
-        A squared distance in the unit of the features, at least 0; see the module on its bias.
+        A squared distance in the unit of the features, at least 0; its bias is described above.
 
     Raises:
         ValueError: If a set has fewer than two images.
@@ -123,15 +123,15 @@ def kernel_distance(
     generated: Float[Tensor, "image feature"],
     reference: Float[Tensor, "reference_image feature"],
 ) -> float:
-    """Measure how far apart two sets are by the kernel `(x.y / features + 1)^3`.
+    """Compute the distance of two sets by the kernel `(x.y / features + 1)^3`.
 
     Args:
-        generated: Features of one set, drawn independently of each other and of the other set.
+        generated: Features of one set, sampled independently of each other and of the other set.
         reference: Features of the other set.
 
     Returns:
-        An unbiased estimate of the squared maximum mean discrepancy: near 0, and possibly below,
-        for sets of one distribution.
+        An unbiased estimate of the squared maximum mean discrepancy: near 0, possibly negative, for
+        sets of one distribution.
 
     Source:
         Kernel inception distance, arXiv:1801.01401, over all pairs rather than subsets.
@@ -151,10 +151,10 @@ def kernel_distance(
 
 @dataclass(frozen=True)
 class KernelSums:
-    """Sums of the kernel over pairs of prompts, for sets that were drawn for the same prompts.
+    """Sums of the kernel over pairs of prompts, for sets of the same prompts.
 
-    Images of one prompt are alike in both sets, so only pairs of different prompts are counted:
-    pairs of one prompt would make sets look nearer to each other than each is to itself. Prompts
+    Images of one prompt are similar in both sets, so only pairs of different prompts are counted:
+    with pairs of one prompt, two sets could be closer to each other than each to itself. Prompts
     can then be resampled without evaluating the kernel again.
     """
 
@@ -181,7 +181,7 @@ class KernelSums:
             generated_prompts: Position of each image's prompt.
             reference: Features of the other set.
             reference_prompts: Likewise.
-            kernel: That of the kernel inception distance if not given.
+            kernel: None uses that of the kernel inception distance.
         """
         kernel = kernel or cubic_kernel
         count = int(max(generated_prompts.max(), reference_prompts.max())) + 1
@@ -195,7 +195,7 @@ class KernelSums:
         )
 
     def distances(self, weights: Float[Tensor, "resample prompt"]) -> Float[Tensor, "resample"]:
-        """Compute the kernel distance with each prompt counted as often as its weight.
+        """Compute the kernel distance with each prompt repeated as often as its weight.
 
         Returns:
             NaN where only one prompt has a weight.
@@ -232,7 +232,7 @@ def _kernel_sums(
     *,
     rows_at_once: int = 1024,
 ) -> Float[Tensor, "prompt prompt"]:
-    """Sum the kernel over pairs of prompts, part by part for the sake of memory."""
+    """Sum the kernel over pairs of prompts, in chunks to limit memory."""
     sums = torch.zeros(prompts, prompts, dtype=torch.float64)
     for start in range(0, len(one[0]), rows_at_once):
         rows = one[0][start : start + rows_at_once]

@@ -1,4 +1,4 @@
-"""How much the images of one prompt differ from each other."""
+"""Diversity of the images of one prompt."""
 
 import torch
 from jaxtyping import Float
@@ -24,14 +24,14 @@ FACTS = {
 def in_group_distance(
     features: Float[Tensor, "prompt sample feature"],
 ) -> Float[Tensor, "prompt"]:
-    """Measure the mean distance between two images of the same prompt.
+    """Compute the mean distance between two images of the same prompt.
 
     Args:
-        features: One row of images per prompt, at least two in each.
+        features: At least two images per prompt.
 
     Returns:
-        Mean Euclidean distance over all pairs, in the unit of the features. It falls to 0 as a
-        policy collapses to one image per prompt.
+        Mean Euclidean distance over all pairs, in the unit of the features. It approaches 0
+        as a policy collapses to one image per prompt.
 
     Raises:
         ValueError: If there are no pairs.
@@ -39,7 +39,7 @@ def in_group_distance(
     samples = features.shape[1]
     if samples < 2:
         raise ValueError("diversity needs at least two images of a prompt")
-    # The formula by inner products would lose small distances between long vectors.
+    # Inner products would cancel the digits of small distances between long vectors.
     distances = torch.cdist(
         features.double(), features.double(), compute_mode="donot_use_mm_for_euclid_dist"
     )

@@ -1,4 +1,4 @@
-"""A judge outside of this process, for instance GenEval's detector in its own environment."""
+"""A judge in another process, for instance GenEval's detector in its own environment."""
 
 import json
 import queue
@@ -22,33 +22,31 @@ from advgrpo.storage.fetch import local_file
 from advgrpo.strict_json import load_json, load_json_object
 
 _END = ""
-"""What the reader's thread puts when the program has closed its output; a line is never empty."""
+"""Marker of the reader thread for the end of the program's output; lines are never empty."""
 
 
 class ExternalJudge:
-    """Asks a program for verdicts; measures `external_judge.<verdict>` of each that is asked for.
+    """A program that returns verdicts on images; its metrics are `external_judge.<verdict>`.
 
     A verdict is a number in [0, 1], or true or false; higher is better. The program is started
-    once, reads one request a line and answers each by one line, in the same order; both are JSON
-    objects:
+    once, reads one request per line and answers each by one line, in order; both are JSON objects:
 
         {"image": "/tmp/x/0.png", "prompt": "two dogs", "metadata": {"include": [...]}}
         {"image": "/tmp/x/0.png", "verdicts": {"correct": true}}
 
-    The image is a PNG file that is there until its answer has come. `metadata` is the line of the
-    metadata file that has this prompt, without the prompt; if there is a metadata file, a prompt
-    that it does not have has no value. A program that reads a file of requests and writes one of
-    answers is such a judge, if it does so line by line.
+    The image is a PNG file that exists until it is answered. `metadata` is the prompt's entry in
+    the metadata file, without the prompt; with such a file, prompts that are not in it have no
+    value.
 
     Args:
-        command: The program and its arguments; it is found as a shell would, but no shell is used.
-        verdicts: What each answer must hold.
-        metadata: What the judge should know of a prompt, by prompt; None if it needs nothing.
-        timeout_seconds: Longest wait for an answer; the first includes the program's start.
+        command: The program, found through PATH, and its arguments; no shell is involved.
+        verdicts: Names of the verdicts in each answer.
+        metadata: Additional data for the judge, by prompt; None if it needs none.
+        timeout_seconds: Longest wait for an answer, including the start of the program.
 
     Source:
-        Compositional checks as in GenEval, arXiv:2310.11513, whose metadata files are read as they
-        are. Its detector is not part of this package; mind its licence.
+        Compositional checks as in GenEval, arXiv:2310.11513, whose metadata files can be used
+        unchanged. Its detector is not part of this package; check its licence.
     """
 
     name = "external_judge"
@@ -67,19 +65,19 @@ class ExternalJudge:
         self._program: _Program | None = None
 
     def why_missing(self, prompt: str) -> str:
-        """Say why images of a prompt have no value; empty if they have one."""
+        """Return why images of a prompt have no value; empty if they have one."""
         known = self._metadata is None or prompt in self._metadata
-        return "" if known else "the judge's metadata file does not have it"
+        return "" if known else "it is not in the judge's metadata file"
 
     def score(
         self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> Mapping[str, Float[Tensor, "batch"]]:
-        """Ask for a verdict on each image.
+        """Return the verdicts on each image.
 
         Raises:
             ConfigError: If the program cannot be started.
-            EvaluationError: If it ends, or does not answer in time.
-            DataError: If an answer is not what was asked for.
+            EvaluationError: If it exits, or does not answer in time.
+            DataError: If an answer is invalid.
         """
         if self._program is None:
             self._program = _Program(self._command, self._timeout_seconds)
@@ -108,15 +106,15 @@ class ExternalJudge:
             "or numbers from 0 to 1, and log to standard error only"
         )
         try:
-            said = load_json(answer)
-            verdicts = {metric: said["verdicts"][metric] for metric in self.metrics}
-            named = said["image"]
+            response = load_json(answer)
+            verdicts = {metric: response["verdicts"][metric] for metric in self.metrics}
+            named = response["image"]
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{where}: {error!r}", repair=repair) from error
         if named != image:
-            raise DataError(f"{where}, which is about another image than {image}", repair=repair)
+            raise DataError(f"{where}, which names another image than {image}", repair=repair)
         for metric, value in verdicts.items():
-            # NaN, which compares false with everything, is refused too.
+            # Comparisons with NaN are false, so it is refused, too.
             if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
                 raise DataError(f"{where}: {metric} is {value!r}", repair=repair)
         return {metric: float(value) for metric, value in verdicts.items()}
@@ -141,7 +139,7 @@ def build(config: ExternalJudgeConfig, _context: BuildContext) -> ExternalJudge:
 
 
 def parse_metadata(lines: str, *, where: str) -> dict[str, dict[str, Any]]:
-    """Read what a judge should know of each prompt.
+    """Parse the metadata file of a judge.
 
     Args:
         lines: One JSON object a line, with a `prompt`, as in GenEval's `evaluation_metadata.jsonl`.
@@ -151,7 +149,7 @@ def parse_metadata(lines: str, *, where: str) -> dict[str, dict[str, Any]]:
         The rest of each object, by prompt.
 
     Raises:
-        DataError: If a line is no such object, or a prompt stands twice.
+        DataError: If a line is not such an object, or two lines of one prompt differ.
     """
     metadata: dict[str, dict[str, Any]] = {}
     for number, line in enumerate(lines.splitlines(), start=1):
@@ -162,13 +160,13 @@ def parse_metadata(lines: str, *, where: str) -> dict[str, dict[str, Any]]:
             prompt = str(facts.pop("prompt"))
         except (ValueError, KeyError) as error:
             raise DataError(
-                f"line {number} of {where} is no JSON object with a prompt: {error!r}",
+                f"line {number} of {where} is not a JSON object with a prompt: {error!r}",
                 repair="write one object a line, as GenEval's evaluation_metadata.jsonl does",
             ) from error
         if prompt in metadata and metadata[prompt] != facts:
             raise DataError(
-                f"line {number} of {where} says something else of {prompt!r} than an earlier line",
-                repair="keep one of the two",
+                f"line {number} of {where} contradicts an earlier line for {prompt!r}",
+                repair="remove one of the two lines",
             )
         metadata[prompt] = facts
     return metadata
@@ -186,14 +184,14 @@ class _Program:
         except OSError as error:
             raise ConfigError(
                 f"the external judge {self._name!r} cannot be started: {error}",
-                repair="set command to a program of this machine, with its arguments as a list",
+                repair="set command to an installed program, with its arguments as a list",
             ) from error
         self._lines: queue.Queue[str] = queue.Queue()
-        # A pipe has no time limit of its own.
+        # Reads from a pipe have no timeout, so a thread reads and the caller waits on a queue.
         threading.Thread(target=self._read, daemon=True).start()
 
     def answers(self, requests: Sequence[str]) -> list[str]:
-        """Hand in requests and wait for as many answers."""
+        """Send requests and wait for as many answers."""
         assert self._process.stdin is not None
         try:
             answers = []
@@ -204,24 +202,24 @@ class _Program:
         except queue.Empty as error:
             self.close()
             raise EvaluationError(
-                f"the external judge {self._name!r} gave no answer within "
+                f"the external judge {self._name!r} did not answer within "
                 f"{self._timeout_seconds:g} s",
-                repair="raise timeout_seconds, or make it flush its output after each line",
+                repair="increase timeout_seconds, or flush the program's output after each line",
             ) from error
         except OSError:
             answers.append(_END)
         if _END in answers:
-            # It may have closed its output alone.
+            # The program may have closed its output without exiting.
             self.close()
             raise EvaluationError(
-                f"the external judge {self._name!r} ended with exit status "
-                f"{self._process.returncode} before it had answered",
-                repair="see what it wrote to standard error; it must read until its input ends",
+                f"the external judge {self._name!r} exited with status "
+                f"{self._process.returncode} before answering",
+                repair="check its standard error; it must read until the end of its input",
             )
         return answers
 
     def close(self) -> None:
-        """Let the program end, or end it."""
+        """Close the program's input, and kill it if it does not exit."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()

@@ -1,4 +1,4 @@
-"""HPS v2.1: what people who ranked generated images would have preferred."""
+"""HPS v2.1: human preference by rankings of generated images."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,12 +13,12 @@ from advgrpo.models.scorers.base import BuildContext
 
 
 class Hps:
-    """A CLIP ViT-H/14 fine-tuned on rankings of generated images; measures `hps.score`.
+    """A CLIP ViT-H/14 fine-tuned on rankings of generated images; its metric is `hps.score`.
 
     The score is cosine(text, image): dimensionless, in [-1, 1], between 0.2 and 0.35 for generated
     images (published tables multiply it by 100); higher is better. Only scores of the same prompts
     can be compared. Code and weights are Apache-2.0-licensed. The published checkpoint is a pickle;
-    `advgrpo scorers convert-hps` makes the folder that is read here of it.
+    `advgrpo scorers convert-hps` converts it to the folder that is read here.
 
     Args:
         weights: A CLIP model with its tokenizer and `preprocessor_config.json`.
@@ -39,7 +39,7 @@ class Hps:
     def score(
         self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> Mapping[str, Float[Tensor, "batch"]]:
-        """Measure how well each image would be ranked for its prompt."""
+        """Score each image, given its prompt."""
         texts = self._clip.text_features(prompts)
         return {"score": (self._clip.image_features(images) * texts).sum(dim=-1).cpu()}
 

@@ -1,10 +1,10 @@
-"""How far two sets of images cover each other, by their nearest neighbours in a feature space.
+"""Precision, recall, density and coverage, by nearest neighbours in a feature space.
 
-A set stands for the union of balls around its images, each as wide as the distance to the k-th
-nearest image of the same set. Every measure is a mean of one value per image, so prompts can be
-resampled without looking at a distance again, while the balls stay what all images make them.
-All depend on how many images there are of each prompt in either set, so only sets of equally many
-images against the same reference images may be compared.
+A set is represented by the union of balls around its images, whose radius is the distance to the
+k-th nearest image of the same set. Each metric is a mean of one value per image, so prompts can be
+resampled without recomputing distances; the balls stay those of all images. The metrics depend on
+the number of images of each prompt in both sets, so compare only sets of equally many images
+against the same reference images.
 """
 
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ DENSITY_NEIGHBOURS = 5
 ROWS_AT_ONCE = 1024
 
 _EQUAL = 1e-12
-"""Squared distance, relative to the features, below which rounding cannot tell images apart."""
+"""Squared distance, relative to the features, below which images are equal up to rounding."""
 
 
 def _facts(
@@ -82,7 +82,7 @@ FACTS = {
 
 @dataclass(frozen=True)
 class ManifoldValues:
-    """One value per image; the means are the measures.
+    """One value per image, whose means are the metrics.
 
     Source:
         Precision and recall: arXiv:1904.06991, k = 3. Density and coverage: arXiv:2002.09797,
@@ -96,10 +96,10 @@ class ManifoldValues:
     """1 for a reference image within a ball of the generated images."""
 
     density: Float[Tensor, "image"]
-    """Balls of the reference images that a generated image lies in, divided by k."""
+    """Balls of the reference images that contain a generated image, divided by k."""
 
     coverage: Float[Tensor, "reference_image"]
-    """1 for a reference image whose ball holds a generated image."""
+    """1 for a reference image whose ball contains a generated image."""
 
 
 def manifold_values(
@@ -128,7 +128,8 @@ def manifold_values(
         dense = _within(squares, real[:, 1])
         in_balls[rows, 1] = dense.double().sum(dim=1) / DENSITY_NEIGHBOURS
         covered |= dense.any(dim=0)
-        recalled |= (squares < fake[rows]).any(dim=0)  # Each row has its own ball.
+        # The radius belongs to the row: fake[rows] broadcasts over the reference images.
+        recalled |= (squares < fake[rows]).any(dim=0)
     return ManifoldValues(
         precision=in_balls[:, 0],
         recall=recalled.double(),
@@ -138,7 +139,7 @@ def manifold_values(
 
 
 def enough_images(images: int, reference_images: int) -> bool:
-    """Tell whether two sets are large enough for their neighbours."""
+    """Return whether two sets have enough images for k neighbours."""
     return images > PRECISION_NEIGHBOURS and reference_images > DENSITY_NEIGHBOURS
 
 
@@ -152,12 +153,12 @@ def _within(
 def _radii(
     features: Float[Tensor, "image feature"], *neighbours: int
 ) -> Float[Tensor, "image neighbour"]:
-    """Find the squared distances to some of the nearest images, by their rank from 1 on."""
+    """Return the squared distances to some of the nearest images, by their rank starting at 1."""
     if len(features) <= max(neighbours):
         raise ValueError(
-            f"{len(features)} images have no neighbour number {max(neighbours)} of their own set"
+            f"{len(features)} images have no neighbour number {max(neighbours)} in their own set"
         )
-    # The nearest image is the image itself.
+    # topk includes the image itself, at distance 0, so the k-th neighbour has index k.
     nearest = [
         squares.topk(max(neighbours) + 1, largest=False).values
         for _rows, squares in _squared_distances(features, features)
@@ -168,9 +169,9 @@ def _radii(
 def _squared_distances(
     one: Float[Tensor, "image feature"], two: Float[Tensor, "other_image feature"]
 ) -> Iterator[tuple[Int[Tensor, "row"], Float[Tensor, "row other_image"]]]:
-    """Compute squared distances part by part, for the sake of memory."""
+    """Compute squared distances in chunks to limit memory."""
     one, two = one.double(), two.double()
-    # Nearer to the origin, less is lost to rounding.
+    # |x|^2 + |y|^2 - 2 x.y loses digits far from the origin, so centre the features first.
     centre = two.mean(dim=0)
     one, two = one - centre, two - centre
     lengths, other_lengths = one.square().sum(dim=1), two.square().sum(dim=1)

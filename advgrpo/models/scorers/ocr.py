@@ -1,4 +1,4 @@
-"""OCR accuracy: whether an image shows the text that its prompt quotes."""
+"""OCR accuracy: legibility of the text that a prompt quotes."""
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
@@ -15,21 +15,21 @@ from advgrpo.errors import ConfigError
 from advgrpo.models.scorers.base import BuildContext
 
 Reader = Callable[[UInt8[np.ndarray, "height width 3"]], str]
-"""Reads all text of an RGB picture, line by line."""
+"""A function that returns the text of an RGB image, one line per line."""
 
 
 class Ocr:
-    """Reads images and compares with what their prompts quote; measures `ocr.accuracy`.
+    """A reader whose text is compared with that of the prompt; its metric is `ocr.accuracy`.
 
     The accuracy is 1 - errors / length: the share of the quoted text's characters that are right,
-    in [0, 1], 1 if the text stands anywhere in the image; higher is better. Errors are the
-    insertions, deletions and replacements that make the read text the quoted one, at most its
-    length; spaces and case do not count. Of several quoted texts the mean is taken. A prompt that
-    quotes nothing (in `"..."` or typographic quotes) has no value. RapidOCR's models (PP-OCRv4,
+    in [0, 1], 1 if the text occurs anywhere in the image; higher is better. Errors are the
+    insertions, deletions and replacements from the read text to the quoted one, at most its
+    length; spaces and case are ignored. Several quoted texts are averaged. A prompt without quoted
+    text (in `"..."` or typographic quotes) has no value. RapidOCR's models (PP-OCRv4,
     Apache-2.0-licensed) come with its package.
 
     Args:
-        read: What reads a picture; `rapid_reader` makes the real one.
+        read: The reader, for instance of `rapid_reader`.
 
     Source:
         The OCR reward of Flow-GRPO, arXiv:2505.05470.
@@ -42,13 +42,13 @@ class Ocr:
         self._read = read
 
     def why_missing(self, prompt: str) -> str:
-        """Say why images of a prompt have no value; empty if they have one."""
+        """Return why images of a prompt have no value; empty if they have one."""
         return "" if quoted_texts(prompt) else "it quotes no text"
 
     def score(
         self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> Mapping[str, Float[Tensor, "batch"]]:
-        """Measure how much of the quoted text each image shows."""
+        """Score the share of the quoted text that each image shows."""
         accuracies = []
         for image, prompt in zip(images, prompts, strict=True):
             read = self._read(to_numpy(image.float().cpu()))
@@ -63,7 +63,7 @@ def build(_config: OcrConfig, _context: BuildContext) -> Ocr:
 
 
 def text_accuracy(read: str, wanted: str) -> float:
-    """Measure how much of a text was read, in [0, 1]."""
+    """Return the share of a text that was read, in [0, 1]."""
     read, wanted = _plain(read), _plain(wanted)
     if wanted in read:
         return 1.0
@@ -71,7 +71,7 @@ def text_accuracy(read: str, wanted: str) -> float:
 
 
 def edit_distance(one: str, two: str) -> int:
-    """Count the insertions, deletions and replacements of characters that lead from one to two."""
+    """Return the Levenshtein distance of two texts."""
     costs = list(range(len(two) + 1))
     for row, character in enumerate(one, start=1):
         diagonal, costs[0] = costs[0], row
@@ -91,7 +91,7 @@ def rapid_reader() -> Reader:
     if importlib.util.find_spec("rapidocr_onnxruntime") is None:
         raise ConfigError(
             "a scorer of type ocr needs rapidocr-onnxruntime, which is not installed",
-            repair="install advgrpo[ocr], or leave the scorer out",
+            repair="install advgrpo[ocr], or remove the scorer",
         )
     try:
         # An optional extra.
@@ -105,7 +105,7 @@ def rapid_reader() -> Reader:
     engine = RapidOCR()
 
     def read(picture: UInt8[np.ndarray, "height width 3"]) -> str:
-        # It expects blue first.
+        # RapidOCR expects BGR, as OpenCV does.
         lines, _seconds = engine(np.ascontiguousarray(picture[..., ::-1]))
         return "\n".join(text for _box, text, _confidence in lines or ())
 

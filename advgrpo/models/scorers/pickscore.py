@@ -1,4 +1,4 @@
-"""PickScore: what people who compared two images would have chosen."""
+"""PickScore: human preference between two images of a prompt."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ from advgrpo.models.scorers.base import BuildContext
 
 
 class PickScore:
-    """A CLIP model trained on human choices; measures `pickscore.score`.
+    """A CLIP model trained on human choices; its metric is `pickscore.score`.
 
     The score is exp(tau) * cosine(text, image) / 26: dimensionless, near 0.8 for photographs and
     good generated images, higher is better. The weights are MIT-licensed.
@@ -37,7 +37,7 @@ class PickScore:
     def score(
         self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> Mapping[str, Float[Tensor, "batch"]]:
-        """Measure how well each image would be liked for its prompt."""
+        """Score the preference for each image, given its prompt."""
         texts = self._clip.text_features(prompts)
         cosines = (self._clip.image_features(images) * texts).sum(dim=-1)
         return {"score": (self._clip.logit_scale * cosines / PICKSCORE_UNIT).cpu()}

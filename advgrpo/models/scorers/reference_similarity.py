@@ -1,4 +1,4 @@
-"""How alike an image is to the reference images of its own prompt."""
+"""Similarity of an image to the reference images of its prompt."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,16 +18,16 @@ from advgrpo.records import ReferenceImageSet
 
 
 class ReferenceSimilarity:
-    """Compares DINOv2 class tokens with a prompt's reference images.
+    """DINOv2 class tokens, compared with those of the prompt's reference images.
 
-    Measures `reference_similarity.mean`: the mean cosine to the reference images of the prompt,
-    dimensionless, in [-1, 1]; higher is better, up to what reference images of one prompt reach
-    among themselves. A reference image is compared with the others of its prompt, not with itself
-    (unless there is no other). DINOv2's weights are Apache-2.0-licensed.
+    The metric is `reference_similarity.mean`: the mean cosine to the prompt's reference images,
+    dimensionless, in [-1, 1]; higher is better, up to the similarity of reference images of one
+    prompt to each other. A reference image is compared with the others of its prompt, not with
+    itself (unless it is the only one). DINOv2's weights are Apache-2.0-licensed.
 
     Args:
-        backbone: What sees the images.
-        reference_images: Those of the prompts; a prompt without any has no value.
+        backbone: The DINOv2 backbone.
+        reference_images: Reference images of the prompts; a prompt without any has no value.
 
     Source:
         The DINO similarity of Adv-GRPO, arXiv:2511.20256; DINOv2, arXiv:2304.07193.
@@ -41,7 +41,7 @@ class ReferenceSimilarity:
         self._known: dict[str, _References] = {}
 
     def why_missing(self, prompt: str) -> str:
-        """Say why images of a prompt have no value; empty if they have one."""
+        """Return why images of a prompt have no value; empty if they have one."""
         return "" if self._reference_images.files.get(prompt) else "it has no reference images"
 
     def score(
@@ -79,7 +79,7 @@ def build(config: ReferenceSimilarityConfig, context: BuildContext) -> Reference
     if context.reference_images is None:
         raise ConfigError(
             f"{config.type} compares with reference images, and there are none here",
-            repair="use it in an evaluation",
+            repair="use this scorer only in runs with reference images",
         )
     backbone = DinoBackbone(
         config.weights, resolution_pixels=config.resolution_pixels, device=context.device
@@ -88,7 +88,7 @@ def build(config: ReferenceSimilarityConfig, context: BuildContext) -> Reference
 
 
 class _References:
-    """Reference images of one prompt, as unit vectors and hashes of their pixels."""
+    """Features of the reference images of one prompt, and hashes of their pixels."""
 
     def __init__(
         self, features: Float[Tensor, "reference_image feature"], fingerprints: Sequence[str]

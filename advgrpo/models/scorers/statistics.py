@@ -1,8 +1,8 @@
-"""Plain statistics of pixels: what a hacked reward shifts before anyone looks.
+"""Pixel statistics, which reveal reward hacking that learned scorers miss.
 
-An optical character reward once turned 45 % dark pixels into 93 %, took 60 % of the edges and
-54 % of the colour entropy, and no learned scorer noticed. No direction of these is better; far from
-both base model and reference images is worse.
+An OCR reward once raised the share of dark pixels from 45 % to 93 % and lowered edges by 60 % and
+colour entropy by 54 % without an effect on any learned scorer. Neither direction is better; values
+far from both the base model and the reference images are worse.
 """
 
 import math
@@ -16,16 +16,16 @@ from torch.nn import functional
 from advgrpo.config.scorers.base import MetricFacts
 
 LUMINANCE = (0.2126, 0.7152, 0.0722)
-"""Shares of red, green and blue, of Rec. 709."""
+"""Weights of red, green and blue in Rec. 709."""
 
 DARK = 0.1
 """Luminance below which a pixel is dark."""
 
 EDGE = 0.1
-"""Change of luminance per pixel above which there is an edge."""
+"""Luminance gradient per pixel above which a pixel is an edge."""
 
 COLOUR_LEVELS = 8
-"""Levels of each channel in the colour histogram."""
+"""Bins of each channel in the colour histogram."""
 
 
 def _facts(
@@ -70,17 +70,17 @@ FACTS = {
 def image_statistics(
     images: Float[Tensor, "batch 3 height width"],
 ) -> Mapping[str, Float[Tensor, "batch"]]:
-    """Measure each image.
+    """Compute the statistics of each image.
 
     Args:
         images: RGB in [0, 1].
 
     Returns:
         On the CPU, per image: `dark_fraction` and `edge_density`, shares of pixels in [0, 1];
-        `colour_entropy`, bits in [0, 9]; `high_frequency_share`, the part in [0, 1] of the
-        luminance's variance above half of the highest frequency, and `high_frequency_peak`, the
-        part that the strongest single one of those frequencies has: near 0 for noise and
-        photographs, high for the grids that decoders and hacked rewards leave.
+        `colour_entropy`, bits in [0, 9]; `high_frequency_share`, the share in [0, 1] of
+        the luminance's variance above half of the highest frequency, and `high_frequency_peak`, the
+        share of the strongest single one of those frequencies: near 0 for noise and photographs,
+        high for the grid artifacts of decoders and hacked rewards.
     """
     images = images.float().cpu()
     luminance = torch.einsum("bchw,c->bhw", images, torch.tensor(LUMINANCE))
@@ -120,12 +120,13 @@ def _high_frequencies(
     power = torch.fft.fft2(centred).abs().square()
     radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None, :])
     high = power * (radius > 0.25)
-    # A real wave stands at a frequency and at its negative, which are one for the highest.
+    # The power of a real wave is split between a frequency and its negative, which coincide at the
+    # Nyquist frequency: only there the mirrored power must not be added twice.
     mirrored = high.flip((1, 2)).roll((1, 1), (1, 2))
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None, :]
     own_mirror = ((2 * rows) % height == 0) & ((2 * columns) % width == 0)
     waves = high + mirrored * own_mirror.logical_not()
-    # An image of one colour has no variance to share out.
+    # A uniform image has no variance: avoid 0 / 0.
     total = power.sum(dim=(1, 2)).clamp_min(torch.finfo(torch.float32).tiny)
     return {
         "high_frequency_share": high.sum(dim=(1, 2)) / total,

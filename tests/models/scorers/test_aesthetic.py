@@ -54,7 +54,7 @@ def test_the_rating_is_the_networks_of_the_unit_embedding(
     assert scores.unique().numel() == 3
 
 
-def test_the_prompt_changes_nothing(
+def test_the_rating_ignores_the_prompt(
     clip_folder: Path, images: torch.Tensor, tmp_path: Path
 ) -> None:
     head = saved(tmp_path / "head", published_tensors(published_network()))
@@ -68,28 +68,31 @@ def test_the_prompt_changes_nothing(
 def test_a_predictor_for_another_clip_is_refused(clip_folder: Path, tmp_path: Path) -> None:
     head = saved(tmp_path / "head", published_tensors(published_network(width=12)))
 
-    with pytest.raises(WeightsError, match=r"reads 12 numbers.* makes 8") as refusal:
+    with pytest.raises(WeightsError, match=r"embeddings of size 12.* have size 8") as refusal:
         Aesthetic(Weights(location=str(clip_folder)), head, CPU)
 
     assert "ViT-L/14" in refusal.value.repair
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda t: t.pop("layers.4.bias"), r"layers\.4\.bias is missing"),
-        (lambda t: t.update({"layers.9.bias": torch.zeros(1)}), r"layers\.9\.bias is not known"),
-        (lambda t: t.update({"layers.2.weight": torch.zeros(16, 31)}), r"layers\.2 does not fit"),
+        (lambda t: t.update({"layers.9.bias": torch.zeros(1)}), r"layers\.9\.bias is unknown"),
+        (
+            lambda t: t.update({"layers.2.weight": torch.zeros(16, 31)}),
+            "has the wrong shape",
+        ),
         (lambda t: t["layers.7.weight"].fill_(torch.nan), r"layers\.7 is not finite"),
     ],
 )
 def test_a_damaged_predictor_is_refused(
-    change: object, said: str, clip_folder: Path, tmp_path: Path
+    change: object, message: str, clip_folder: Path, tmp_path: Path
 ) -> None:
     tensors = published_tensors(published_network())
     change(tensors)
 
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=message):
         Aesthetic(Weights(location=str(clip_folder)), saved(tmp_path / "head", tensors), CPU)
 
 

@@ -12,7 +12,7 @@ PROMPTS = ["a dog", "a cat", "a dog", "a tree"]
 
 
 class DogScorer:
-    """Measures dogs only, and would fail if asked about anything else."""
+    """A scorer of dogs that fails for other prompts."""
 
     name = "dogs"
     metrics = ("brightness", "one")
@@ -30,7 +30,7 @@ def images() -> Tensor:
     return torch.arange(4).view(4, 1, 1, 1).expand(4, 3, 8, 8) / 10
 
 
-def test_an_image_without_a_value_is_marked_and_the_others_keep_their_place() -> None:
+def test_an_image_without_a_value_is_nan_and_the_others_keep_their_position() -> None:
     values = score_images(DogScorer(), images(), PROMPTS)
 
     assert list(values) == ["dogs.brightness", "dogs.one"]
@@ -50,7 +50,7 @@ def test_a_whole_scorer_has_a_value_for_each_image() -> None:
     assert values["brightness.mean"].tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 
-def test_a_value_that_is_no_number_is_named_with_measure_prompt_and_seed() -> None:
+def test_a_value_that_is_not_finite_is_named_with_metric_prompt_and_seed() -> None:
     broken = images().clone()
     broken[2] = torch.nan
     seeds = [f"seed {number}" for number in range(4)]
@@ -59,7 +59,7 @@ def test_a_value_that_is_no_number_is_named_with_measure_prompt_and_seed() -> No
         score_images(DogScorer(), broken, PROMPTS, seeds)
 
 
-def test_what_is_missing_is_said_in_words() -> None:
+def test_missing_values_are_described() -> None:
     words = describe_missing([BrightnessScorer(), DogScorer()], PROMPTS)
 
     assert words == dict.fromkeys(
@@ -68,7 +68,7 @@ def test_what_is_missing_is_said_in_words() -> None:
     assert describe_missing([DogScorer()], ["a dog"]) == {}
 
 
-def test_a_decision_rests_on_no_measure_that_lacks_values() -> None:
+def test_a_metric_that_decides_must_have_all_values() -> None:
     check_metrics_cover("dogs.one", [DogScorer()], ["a dog"], setting="evaluation.alignment")
 
     with pytest.raises(ConfigError, match=r"evaluation\.alignment=dogs\.one has no value for 2"):

@@ -58,7 +58,7 @@ def aesthetic_head(folder: Path, width: int) -> Path:
     return folder
 
 
-def test_every_scorer_is_built_and_measures_what_its_settings_say(
+def test_every_scorer_is_built_and_returns_the_metrics_of_its_settings(
     tiny: TinyModels, reference_images: ReferenceImageSet, tmp_path: Path
 ) -> None:
     clip = f"{{location: {tiny.pickscore}}}"

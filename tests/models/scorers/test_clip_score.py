@@ -39,7 +39,7 @@ def test_clip_score_is_two_and_a_half_times_the_cosine_and_never_below_zero(
     assert ((scores["score"] >= 0) & (scores["score"] <= 2.5)).all()
 
 
-def test_the_prefix_stands_before_each_prompt(clip_folder: Path, images: torch.Tensor) -> None:
+def test_the_prefix_is_prepended_to_each_prompt(clip_folder: Path, images: torch.Tensor) -> None:
     weights = Weights(location=str(clip_folder))
     whole = [f"a large {prompt}" for prompt in PROMPTS]
 

@@ -106,7 +106,7 @@ def checkpoint(published: Published, tmp_path: Path) -> Path:
 
 
 @torch.no_grad()
-def test_a_converted_checkpoint_sees_and_reads_as_the_published_one(
+def test_a_converted_checkpoint_gives_the_embeddings_of_the_published_one(
     published: Published,
     checkpoint: Path,
     clip_folder: Path,
@@ -141,22 +141,22 @@ def test_no_pickle_and_no_weights_of_the_base_are_left_in_the_folder(
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda s: s.pop("ln_final.bias"), r"text_model\.final_layer_norm\.bias is missing"),
-        (lambda s: s.update({"head.weight": torch.zeros(1)}), r"'head\.weight' is not known"),
+        (lambda s: s.update({"head.weight": torch.zeros(1)}), r"'head\.weight' is unknown"),
         (lambda s: s.update({"visual.proj": torch.zeros(WIDTH, 3)}), r"visual_projection\.weight"),
         (lambda s: s["visual.proj"].fill_(torch.nan), "is not finite"),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(
-    change: object, said: str, published: Published, clip_folder: Path, tmp_path: Path
+    change: object, message: str, published: Published, clip_folder: Path, tmp_path: Path
 ) -> None:
     state = published.state_dict()
     change(state)
     torch.save({"state_dict": state}, tmp_path / "other.pt")
 
-    with pytest.raises(WeightsError, match=said):
+    with pytest.raises(WeightsError, match=message):
         convert_hps(tmp_path / "other.pt", Weights(location=str(clip_folder)), tmp_path / "hps")
 
     assert not (tmp_path / "hps").exists()
@@ -188,7 +188,7 @@ def test_a_damaged_file_is_refused(content: bytes, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"there is no file .*absent\.pth"):
+    with pytest.raises(WeightsError, match=r"absent\.pth does not exist"):
         convert_aesthetic(tmp_path / "absent.pth", tmp_path / "head")
 
 

@@ -20,7 +20,7 @@ def test_a_critic_orders_what_differs() -> None:
     assert fresh_critic_order(generated, reference) > 0.97
 
 
-def test_a_critic_guesses_where_nothing_differs_even_with_more_features_than_images() -> None:
+def test_a_critic_is_at_chance_level_for_equal_sets_even_with_more_features_than_images() -> None:
     # It fits its own images perfectly, so only images that it has not seen can tell.
     generated, reference = drawn(64, 512, seed=2), drawn(64, 2, 512, seed=3)
     assert fresh_critic_order(generated, reference) == pytest.approx(0.5, abs=0.15)
@@ -33,7 +33,7 @@ def test_a_critic_of_a_large_feature_and_many_small_ones_sees_the_small_differen
     assert fresh_critic_order(generated, reference) > 0.85
 
 
-def test_a_feature_that_never_changes_does_no_harm() -> None:
+def test_a_constant_feature_is_harmless() -> None:
     generated, reference = torch.zeros(8, 3), torch.zeros(8, 1, 3)
     assert fresh_critic_order(generated, reference) == 0.5
 

@@ -11,7 +11,7 @@ def test_distance_is_the_mean_over_the_pairs_of_a_prompt() -> None:
     assert in_group_distance(features).item() == pytest.approx(6.0)
 
 
-def test_a_prompt_with_one_image_over_and_over_has_no_diversity() -> None:
+def test_a_prompt_with_equal_images_has_no_diversity() -> None:
     collapsed = torch.full((1, 4, 16), 1234.5)
     varied = torch.randn(1, 4, 16, generator=torch.Generator().manual_seed(0))
 

@@ -46,7 +46,7 @@ def test_the_program_gets_the_metadata_of_the_prompt() -> None:
     scores = scorer.score(red(0.6, 0.6), ["strict", "lax"])
 
     assert scores["correct"].tolist() == [0, 1]
-    assert scorer.why_missing("other") == "the judge's metadata file does not have it"
+    assert scorer.why_missing("other") == "it is not in the judge's metadata file"
     assert scorer.why_missing("lax") == ""
 
 
@@ -61,51 +61,51 @@ def test_the_program_is_started_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "said"),
+    ("answer", "message"),
     [
         ("hello", "answered 'hello"),
         ("[]", "TypeError"),
         ('{"image": IMAGE, "verdicts": {}}', "KeyError"),
-        ('{"image": "other.png", "verdicts": {"correct": true}}', "about another image"),
+        ('{"image": "other.png", "verdicts": {"correct": true}}', "names another image"),
         ('{"image": IMAGE, "verdicts": {"correct": 1.5}}', r"correct is 1\.5"),
         ('{"image": IMAGE, "verdicts": {"correct": NaN}}', "correct is nan"),
         ('{"image": IMAGE, "verdicts": {"correct": null}}', "correct is None"),
         ('{"image": IMAGE, "verdicts": {"correct": "yes"}}', "correct is 'yes'"),
     ],
 )
-def test_an_answer_of_another_shape_is_refused_with_the_prompt(answer: str, said: str) -> None:
+def test_an_answer_of_another_shape_is_refused_with_the_prompt(answer: str, message: str) -> None:
     code = (
         "import json, sys\nfor line in sys.stdin:\n"
         f"    print({answer!r}.replace('IMAGE', json.dumps(json.loads(line)['image'])), flush=True)"
     )
 
-    with pytest.raises(DataError, match=said) as refusal:
+    with pytest.raises(DataError, match=message) as refusal:
         judge(code).score(red(1.0), ["a red thing"])
 
     assert "a red thing" in str(refusal.value)
     assert "verdicts" in refusal.value.repair
 
 
-def test_a_program_that_ends_is_named_with_its_status() -> None:
-    with pytest.raises(EvaluationError, match="ended with exit status 3"):
+def test_a_program_that_exits_is_named_with_its_status() -> None:
+    with pytest.raises(EvaluationError, match="exited with status 3"):
         judge("import sys; sys.exit(3)").score(red(1.0), ["a"])
 
 
-def test_a_program_that_closes_its_output_and_lives_on_is_not_waited_for() -> None:
+def test_a_program_that_closes_its_output_without_exiting_is_an_error() -> None:
     began = time.monotonic()
     with pytest.raises(EvaluationError, match="before it had answered"):
         judge("import os, time; os.close(1); time.sleep(20)").score(red(1.0), ["a"])
     assert time.monotonic() - began < 10
 
 
-def test_a_program_that_does_not_answer_is_not_waited_for_for_ever() -> None:
+def test_a_program_that_does_not_answer_times_out() -> None:
     scorer = judge("import time; time.sleep(60)", timeout_seconds=0.3)
 
-    with pytest.raises(EvaluationError, match=r"no answer within 0\.3 s"):
+    with pytest.raises(EvaluationError, match=r"did not answer within 0\.3 s"):
         scorer.score(red(1.0), ["a"])
 
 
-def test_a_program_that_is_not_there_is_named() -> None:
+def test_a_program_that_does_not_exist_is_named() -> None:
     scorer = ExternalJudge(
         ["no-such-judge"], verdicts=("correct",), metadata=None, timeout_seconds=1.0
     )
@@ -114,7 +114,7 @@ def test_a_program_that_is_not_there_is_named() -> None:
         scorer.score(red(1.0), ["a"])
 
 
-def test_metadata_of_geneval_is_read_as_it_is() -> None:
+def test_metadata_of_geneval_needs_no_conversion() -> None:
     lines = [
         {"tag": "single_object", "include": [{"class": "bench", "count": 1}], "prompt": "a bench"},
         {"tag": "counting", "include": [{"class": "cup", "count": 2}], "prompt": "two cups"},
@@ -127,14 +127,17 @@ def test_metadata_of_geneval_is_read_as_it_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "message"),
     [
-        ("{}", r"line 1 of m\.jsonl is no JSON object with a prompt"),
+        ("{}", r"line 1 of m\.jsonl is not a JSON object with a prompt"),
         ('{"prompt": "a"}\nnothing', r"line 2 of m\.jsonl"),
         ("[1]", "line 1"),
-        ('{"prompt": "a", "tag": "x"}\n{"prompt": "a", "tag": "y"}', "something else of 'a'"),
+        (
+            '{"prompt": "a", "tag": "x"}\n{"prompt": "a", "tag": "y"}',
+            "an earlier line for 'a'",
+        ),
     ],
 )
-def test_a_damaged_metadata_file_is_refused_with_its_line(lines: str, said: str) -> None:
-    with pytest.raises(DataError, match=said):
+def test_a_damaged_metadata_file_is_refused_with_its_line(lines: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
         parse_metadata(lines, where="m.jsonl")

@@ -84,7 +84,7 @@ def test_a_collapse_to_one_mode_of_two_is_precise_and_covers_half() -> None:
     assert whole["coverage"] > 0.85
 
 
-def test_one_image_over_and_over_covers_only_what_is_nearest_to_it() -> None:
+def test_one_repeated_image_covers_only_its_neighbours() -> None:
     reference = gaussian(80, 6, seed=7)
     repeated = reference[:1].repeat(80, 1)
 

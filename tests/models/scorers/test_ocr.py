@@ -72,7 +72,7 @@ def test_each_image_is_read_for_its_own_prompt() -> None:
     assert scores["accuracy"][1] == pytest.approx((text_accuracy("milk only", "tea") + 1) / 2)
 
 
-def test_a_prompt_that_quotes_nothing_has_no_value() -> None:
+def test_a_prompt_without_quoted_text_has_no_value() -> None:
     scorer = Ocr(lambda _picture: "")
 
     assert scorer.why_missing("a cat") == "it quotes no text"
@@ -101,7 +101,9 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
     assert "advgrpo[ocr]" in refusal.value.repair
 
 
-def test_a_missing_system_library_is_said_with_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_system_library_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     # What Python makes of it, as of a library that the loader does not find.
     monkeypatch.setitem(sys.modules, "rapidocr_onnxruntime", None)
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())

@@ -59,7 +59,7 @@ def test_a_reference_image_is_not_compared_with_itself(
     assert score < 0.9999
 
 
-def test_the_only_reference_image_is_as_alike_to_itself_as_can_be(
+def test_the_only_reference_image_has_similarity_one_to_itself(
     dino: DinoBackbone, reference_images: ReferenceImageSet
 ) -> None:
     ring = read(reference_images, "d.png")[None]

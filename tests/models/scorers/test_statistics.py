@@ -76,7 +76,7 @@ def test_the_highest_frequency_is_counted_once() -> None:
     assert peak.item() == pytest.approx(1.0, abs=1e-5)
 
 
-def test_each_image_is_measured_by_itself() -> None:
+def test_images_are_independent() -> None:
     images = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
     together = image_statistics(images)
