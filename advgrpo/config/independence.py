@@ -8,7 +8,7 @@ from advgrpo.config.discriminator import DiscriminatorConfig, PickScoreDiscrimin
 from advgrpo.config.evaluation import EvaluationConfig
 from advgrpo.config.reward import RewardConfig
 
-DISTANCE_FAMILIES = ("distance.frechet", "distance.kernel", "manifold", "diversity")
+DISTANCE_METRICS = ("distance.frechet", "distance.kernel", "manifold", "diversity")
 """Metrics in the feature space of `evaluation.distance`, by name or by their first part."""
 
 
@@ -60,9 +60,9 @@ def independence(
     distance = _location_key(evaluation.distance.weights)
     if distance == backbone:
         same = "in the features of the discriminator's backbone"
-        related |= dict.fromkeys(DISTANCE_FAMILIES, same)
+        related |= dict.fromkeys(DISTANCE_METRICS, same)
     elif distance in learned_weights:
-        related |= dict.fromkeys(DISTANCE_FAMILIES, "in the features of a scorer of the reward")
+        related |= dict.fromkeys(DISTANCE_METRICS, "in the features of a scorer of the reward")
     if evaluation.cmmd is not None and _location_key(evaluation.cmmd.weights) in learned_weights:
         related["distance.cmmd"] = "in the features of a scorer of the reward"
     return Independence(frozenset(trained_by), related, trained_by)

@@ -11,7 +11,7 @@ from advgrpo.config.discriminator import DiscriminatorConfig, PickScoreDiscrimin
 from advgrpo.config.evaluation import EvaluationConfig
 from advgrpo.config.independence import Independence, independence
 from advgrpo.config.policy import AnyPolicyConfig
-from advgrpo.config.promotion import ALWAYS_MEASURED, STAND_INS, PromotionConfig
+from advgrpo.config.promotion import BUILT_IN_PREFIXES, METRIC_ALIASES, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.scorers.base import BaseScorerConfig
 from advgrpo.config.training import TrainingConfig
@@ -138,7 +138,7 @@ class RunConfig(Section):
     def _gates_can_be_judged(self) -> Self:
         terms = (term.name for term in self.training.reward.terms)
         rewarded = {"discriminator", *terms, *self.independence.trained_on}
-        known = {*ALWAYS_MEASURED, *(s.metric_prefix for s in self.evaluation.scorers)}
+        known = {*BUILT_IN_PREFIXES, *(s.metric_prefix for s in self.evaluation.scorers)}
         for position, gate in enumerate(self.promotion.gates):
             name = f"promotion.gates.{position}.metric={gate.metric!r}"
             is_alignment = gate.metric == "alignment"
@@ -151,11 +151,11 @@ class RunConfig(Section):
                     + ", so it rises whether or not the images improve; use a metric of a scorer "
                     "that is not among training.reward.terms"
                 )
-            if metric not in STAND_INS and not (dot and family in known):
+            if metric not in METRIC_ALIASES and not (dot and family in known):
                 raise ValueError(
                     f"{name}: will not be measured; use scorer.metric of a scorer in "
-                    f"evaluation.scorers, a metric of {', '.join(ALWAYS_MEASURED)}, or one of "
-                    f"{', '.join(STAND_INS)}"
+                    f"evaluation.scorers, a metric of {', '.join(BUILT_IN_PREFIXES)}, or one of "
+                    f"{', '.join(METRIC_ALIASES)}"
                 )
         return self
 

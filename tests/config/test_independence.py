@@ -15,13 +15,13 @@ def run(*scorers: str, **others: str) -> RunConfig:
     return resolve("pocket", [f"evaluation.scorers=[{listed}]", *settings])
 
 
-def test_a_scorer_of_a_rewards_type_was_trained_on_wherever_its_weights_lie() -> None:
+def test_a_scorer_of_a_rewards_type_was_trained_on_at_any_location() -> None:
     config = run(f"{{type: pickscore, weights: {CLIP}}}")
 
     assert config.independence.trained_on == {"pickscore"}
 
 
-def test_a_scorer_with_a_rewards_weights_was_trained_on_whatever_its_type() -> None:
+def test_a_scorer_with_a_rewards_weights_was_trained_on_for_any_type() -> None:
     config = run(f"{{type: clip_score, weights: {{location: {PICKSCORE}/}}}}")
 
     assert config.independence.trained_on == {"clip_score"}
@@ -35,14 +35,14 @@ def test_an_aesthetic_score_on_a_rewards_clip_was_trained_on() -> None:
     assert config.independence.trained_on == {"aesthetic"}
 
 
-def test_a_scorer_of_its_own_is_independent() -> None:
+def test_a_scorer_with_other_weights_is_independent() -> None:
     config = run(f"{{type: hps, weights: {CLIP}}}", "{type: ocr}")
 
     assert config.independence.trained_on == frozenset()
     assert not {"hps", "ocr", "pocket_judge"} & set(config.independence.related)
 
 
-def test_a_tuned_discriminator_was_trained_on_what_it_began_as() -> None:
+def test_a_tuned_discriminator_was_trained_on_its_initial_model() -> None:
     config = run(
         f"{{type: hps, weights: {CLIP}}}",
         "{type: pickscore, weights: {location: other}}",
@@ -56,7 +56,7 @@ def test_a_tuned_discriminator_was_trained_on_what_it_began_as() -> None:
     assert set(config.independence.related) == {"distance.cmmd"}
 
 
-def test_what_sees_through_the_discriminators_backbone_is_related() -> None:
+def test_a_scorer_with_the_discriminators_backbone_is_related() -> None:
     config = run(
         f"{{type: reference_similarity, weights: {{location: {DINO}}}}}",
         evaluation__cmmd=f"{{weights: {CLIP}}}",
@@ -116,12 +116,12 @@ def test_a_scorer_that_cannot_be_applied_is_refused(scorer: str, message: str) -
     assert "evaluation.scorers" in str(refusal.value)
 
 
-def test_a_measure_that_the_scorer_does_not_make_is_no_alignment() -> None:
+def test_alignment_must_be_a_metric_of_its_scorer() -> None:
     with pytest.raises(ConfigError, match=r"use pocket_judge\.attribute_accuracy or"):
         run(evaluation__alignment="pocket_judge.accuracy")
 
 
-def test_a_verdict_of_the_judge_may_stand_for_alignment() -> None:
+def test_a_verdict_of_the_judge_may_be_the_alignment() -> None:
     judge = "{type: external_judge, command: [judge], verdicts: [correct, counting]}"
 
     config = run(judge, evaluation__alignment="external_judge.counting")

@@ -79,7 +79,7 @@ def test_terms_that_cannot_reward_are_refused_by_name(terms: tuple[str, ...], me
         ),
     ],
 )
-def test_what_rewards_is_no_measure_of_alignment_and_both_settings_are_named(
+def test_a_rewarded_scorer_cannot_be_alignment_and_both_settings_are_named(
     terms: tuple[str, ...], alignment: str, setting: str
 ) -> None:
     metric = {"pocket_judge": "attribute_accuracy", "clip_score": "score"}[alignment]
@@ -112,7 +112,7 @@ def test_the_pocket_judge_does_not_reward_larger_pictures() -> None:
         )
 
 
-def test_a_tuned_scorer_is_no_measure_of_alignment() -> None:
+def test_a_tuned_scorer_cannot_be_alignment() -> None:
     with pytest.raises(ConfigError, match="discriminator optimizes this metric"):
         run(
             "{type: discriminator}",
@@ -123,7 +123,7 @@ def test_a_tuned_scorer_is_no_measure_of_alignment() -> None:
         )
 
 
-def test_a_distance_through_the_eyes_of_the_reward_is_related() -> None:
+def test_a_distance_in_the_features_of_the_reward_is_related() -> None:
     config = run(
         scorer(
             f"{{type: reference_similarity, weights: {{location: {DINO}}}, resolution_pixels: 32}}"

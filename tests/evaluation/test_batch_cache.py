@@ -30,7 +30,7 @@ def same(one: MeasuredImages, two: MeasuredImages) -> bool:
     )
 
 
-def test_a_batch_survives_with_all_its_bits_and_the_order_of_its_measures(
+def test_a_batch_is_read_back_bit_by_bit_with_the_order_of_its_metrics(
     measured: MeasuredImages, tmp_path: Path
 ) -> None:
     cache = WorkspaceBatchCache(str(tmp_path))
@@ -43,7 +43,7 @@ def test_a_batch_survives_with_all_its_bits_and_the_order_of_its_measures(
     assert cache.read("base/00001") is None
 
 
-def test_an_object_store_keeps_batches_as_a_disk_does(
+def test_an_object_store_is_a_cache_like_a_disk(
     measured: MeasuredImages, stores: EmbeddedServers
 ) -> None:
     bucket = boto3.client("s3", endpoint_url=stores.s3_endpoint)
@@ -60,7 +60,7 @@ def test_an_object_store_keeps_batches_as_a_disk_does(
 
 @pytest.mark.parametrize("name", ["00000.json", "00000.safetensors"])
 @pytest.mark.parametrize("damage", [b"", b"{}", b"garbage"])
-def test_a_damaged_batch_counts_as_not_measured(
+def test_a_damaged_batch_is_treated_as_missing(
     measured: MeasuredImages, tmp_path: Path, name: str, damage: bytes
 ) -> None:
     cache = WorkspaceBatchCache(str(tmp_path))
@@ -71,7 +71,7 @@ def test_a_damaged_batch_counts_as_not_measured(
 
 
 @pytest.mark.parametrize("name", ["00000.json", "00000.safetensors"])
-def test_half_a_batch_counts_as_not_measured(
+def test_an_incomplete_batch_is_treated_as_missing(
     measured: MeasuredImages, tmp_path: Path, name: str
 ) -> None:
     cache = WorkspaceBatchCache(str(tmp_path))
@@ -81,7 +81,7 @@ def test_half_a_batch_counts_as_not_measured(
     assert cache.read("base/00000") is None
 
 
-def test_a_flipped_bit_is_noticed(measured: MeasuredImages, tmp_path: Path) -> None:
+def test_a_flipped_bit_is_detected(measured: MeasuredImages, tmp_path: Path) -> None:
     cache = WorkspaceBatchCache(str(tmp_path))
     cache.write("base/00000", measured)
     file = tmp_path / "base" / "00000.safetensors"
@@ -92,7 +92,7 @@ def test_a_flipped_bit_is_noticed(measured: MeasuredImages, tmp_path: Path) -> N
     assert cache.read("base/00000") is None
 
 
-def test_batches_are_joined_in_their_order(measured: MeasuredImages) -> None:
+def test_batches_are_concatenated_in_their_order(measured: MeasuredImages) -> None:
     both = concatenate([measured, measured])
 
     assert both.prompts.tolist() == [0, 0, 1, 1, 0, 0, 1, 1]

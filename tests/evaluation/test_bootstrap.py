@@ -50,7 +50,7 @@ def test_a_distance_of_sets_is_resampled_fewer_times() -> None:
     assert len(resampler.each(lambda counts: float(counts[0]))) == SET_RESAMPLES
 
 
-def test_a_prompt_without_a_value_counts_in_no_resample() -> None:
+def test_a_prompt_without_a_value_is_ignored_in_each_resample() -> None:
     resamples = bootstrap(4, samples=50)
     with_gaps = torch.tensor([1.0, float("nan"), 3.0, float("nan")])
 

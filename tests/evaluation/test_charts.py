@@ -18,7 +18,7 @@ def ticks_of(svg: str) -> list[str]:
     return re.findall(r'text-anchor="end">([^<]*)</text>', svg)[:-1]
 
 
-def test_a_chart_is_well_formed_and_says_what_it_shows() -> None:
+def test_a_chart_is_well_formed_and_labelled() -> None:
     root = ElementTree.fromstring(line_chart([Series("a < b", [(0.0, 1.0), (10.0, 2.0)])]))
 
     assert root.attrib["aria-label"] == "a < b over updates"
@@ -63,7 +63,7 @@ def test_a_long_curve_is_thinned_but_keeps_its_last_value() -> None:
     assert path[-1][0] == pytest.approx(WIDTH - 8, abs=0.1)
 
 
-def test_a_strip_sets_both_intervals_and_the_reference_on_one_scale() -> None:
+def test_a_strip_has_both_intervals_and_the_reference_on_one_scale() -> None:
     strip = interval_strip(Interval(1.0, 0.5, 1.5), Interval(3.0, 2.5, 3.5), 3.5)
     circles = [float(x) for x in re.findall(r'cx="([^"]*)"', strip)]
     reference = float(re.findall(r'class="reference" x1="([^"]*)"', strip)[0])

@@ -29,14 +29,14 @@ def test_hours_of_gpus_and_cpus_are_not_added_up() -> None:
     assert cost_rows(phases, None)[-1].hours == "8.5 GPU-hours, 1 CPU-hours"
 
 
-def test_a_time_that_is_not_known_is_told_and_not_taken_for_none() -> None:
+def test_an_unknown_time_is_marked_and_not_counted_as_zero() -> None:
     rows = cost_rows([*PHASES, PhaseCost("Reference images", None, note="an existing set")], PRICE)
 
     assert (rows[2].time, rows[2].money, rows[2].note) == ("", "", "an existing set")
     assert "not known" in rows[-1].note
 
 
-def test_a_gain_has_its_price() -> None:
+def test_a_gain_has_a_cost() -> None:
     distance, alignment = cost_per_gain(
         report_of(distance=(20.0, 12.0), alignment=(0.8, 0.85)), PHASES, PRICE
     )
@@ -49,11 +49,11 @@ def test_a_gain_has_its_price() -> None:
 
 
 @pytest.mark.parametrize("trained", [0.8, 0.805, 0.7])
-def test_what_may_be_chance_has_no_price(trained: float) -> None:
+def test_a_gain_that_may_be_chance_has_no_cost(trained: float) -> None:
     _, alignment = cost_per_gain(report_of(alignment=(0.8, trained)), PHASES, PRICE)
 
     assert "no significant gain" in alignment
 
 
-def test_without_a_known_time_nothing_is_said() -> None:
+def test_without_a_known_time_there_is_no_cost() -> None:
     assert cost_per_gain(report_of(), [PhaseCost("Training", None)], PRICE) == []

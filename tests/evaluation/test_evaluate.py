@@ -199,7 +199,7 @@ def test_prompts_are_spread_evenly_over_the_file(
     assert select_prompts(prompts, config) == list(PROMPTS)
 
 
-def test_a_pattern_in_the_file_is_not_picked_over_and_over() -> None:
+def test_a_pattern_in_the_file_is_not_sampled_at_equal_steps() -> None:
     positions = evenly_spread(320, 64, seed=0)
 
     assert len(set(positions)) == 64
@@ -216,7 +216,7 @@ def test_examples_show_prompts_that_rose_and_none_that_fell_if_none_did(run: Run
     assert not [e for e in examples if e.why == "fell"]
 
 
-def test_an_alignment_that_no_scorer_measures_is_refused_before_sampling(
+def test_an_alignment_metric_of_no_scorer_is_refused_before_sampling(
     run: Run, policy: ColourPolicy, config: EvaluationConfig
 ) -> None:
     wrong = config.model_copy(update={"alignment": "judge.shape"})
@@ -269,7 +269,7 @@ class NothingScorer(RedScorer):
         return "nonsense"
 
 
-def test_a_measure_of_some_prompts_is_compared_over_those_and_says_so(run: Run) -> None:
+def test_a_metric_of_some_prompts_is_compared_over_those_and_noted(run: Run) -> None:
     report = run(scorers=(ColourJudge(), RedScorer())).report
     red, colour = report.comparison("red.share"), report.comparison("judge.colour")
 
@@ -282,7 +282,7 @@ def test_a_measure_of_some_prompts_is_compared_over_those_and_says_so(run: Run) 
     assert report.missing == {}
 
 
-def test_a_measure_of_no_prompt_is_missing_in_words(run: Run) -> None:
+def test_a_metric_of_no_prompt_is_listed_as_missing(run: Run) -> None:
     report = run(scorers=(ColourJudge(), NothingScorer())).report
 
     assert report.missing == {"nothing.share": "no value for 12 of 12 prompts: nonsense"}
@@ -300,7 +300,7 @@ def test_an_alignment_that_some_prompts_lack_is_refused_before_sampling(
     assert not policy.drawn
 
 
-def test_what_shares_a_part_with_the_reward_is_said_to(run: Run) -> None:
+def test_metrics_that_share_weights_with_the_reward_are_marked(run: Run) -> None:
     report = run(
         trained_on={"judge"},
         related={"manifold": "same eyes", "distance.kernel": "same space", "judge": "same judge"},
@@ -390,7 +390,7 @@ class BrokenScorer:
         return {"value": values}
 
 
-def test_a_score_that_is_not_a_number_is_named_with_its_prompt(run: Run) -> None:
+def test_a_score_that_is_not_finite_is_named_with_its_prompt(run: Run) -> None:
     seed = seed_for("evaluation", 1234, "a blue thing, 0", 0)
     said = rf"broken\.value .*a blue thing, 0' \(seed {seed}\)"
 
@@ -421,7 +421,7 @@ def test_the_champion_is_measured_on_the_same_seeds_and_resamples(
     assert example.champion_alignment is not None
 
 
-def test_a_champion_that_is_the_adapter_itself_differs_by_nothing(run: Run) -> None:
+def test_a_champion_that_is_the_adapter_itself_has_no_difference(run: Run) -> None:
     report = run(champion=Champion(3, "ab" * 32, nullcontext)).report
 
     for comparison in report.comparisons:
@@ -443,7 +443,7 @@ def test_a_champion_that_does_not_fit_is_marked_as_missing(run: Run) -> None:
     )
 
 
-def test_measures_that_need_more_images_are_missing_in_words(
+def test_metrics_that_need_more_images_are_listed_as_missing(
     run: Run, config: EvaluationConfig
 ) -> None:
     one_prompt = config.model_copy(update={"prompts": 1, "grid_prompts": 1})
@@ -454,7 +454,7 @@ def test_measures_that_need_more_images_are_missing_in_words(
     assert run().report.missing == {}
 
 
-def test_no_more_than_a_batch_is_drawn_at_once(
+def test_at_most_one_batch_is_sampled_at_once(
     run: Run, policy: ColourPolicy, config: EvaluationConfig
 ) -> None:
     run()
@@ -477,7 +477,7 @@ class Interrupting(MemoryBatchCache):
 
 
 @pytest.mark.parametrize("batches", [1, 9, 12])
-def test_an_interrupted_evaluation_goes_on_and_gives_equal_bits(
+def test_an_interrupted_evaluation_resumes_with_equal_bits(
     run: Run, policy: ColourPolicy, batches: int
 ) -> None:
     champion = Champion(3, "ab" * 32, policy.as_champion)
@@ -497,7 +497,7 @@ def test_an_interrupted_evaluation_goes_on_and_gives_equal_bits(
     assert sum(count for _adapted, count in policy.drawn) == sum(drawn) + 3 * shown
 
 
-def test_what_is_kept_of_one_champion_is_not_taken_for_the_next(
+def test_cached_batches_of_one_champion_are_not_used_for_the_next(
     run: Run, policy: ColourPolicy
 ) -> None:
     cache = MemoryBatchCache()

@@ -20,7 +20,7 @@ def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 
-def test_a_sign_is_shown_where_it_is_asked_for() -> None:
+def test_a_plus_sign_is_optional() -> None:
     assert number(0.5, signed=True) == "+0.5"
     assert number(-0.5, signed=True) == "\N{MINUS SIGN}0.5"
     assert number(0.0, signed=True) == "0"
@@ -31,7 +31,7 @@ def test_an_interval_is_written_to_the_digit_that_its_width_supports() -> None:
     assert aligned(Interval(22.18, 20.1, 24.3)) == ("22.2", "20.1", "24.3")
 
 
-def test_nothing_has_no_sign() -> None:
+def test_zero_has_no_sign() -> None:
     assert aligned(Interval(-0.004, -0.08, 0.08), signed=True)[0] == "0.00"
 
 
@@ -39,6 +39,6 @@ def test_an_interval_without_width_is_still_written() -> None:
     assert aligned(Interval(0.25, 0.25, 0.25), signed=True) == ("+0.25",) * 3
 
 
-def test_a_measure_without_a_name_of_its_own_is_spelled_out() -> None:
+def test_a_metric_without_facts_is_spelled_out() -> None:
     assert label("pocket_judge.attribute_accuracy") == "Attribute accuracy"
     assert note("pocket_judge.attribute_accuracy") == "by the pocket judge"

@@ -128,13 +128,13 @@ def test_a_gate_in_the_wrong_direction_fails() -> None:
     assert "set the gate's comparison to at_least" in result.reason
 
 
-def test_without_a_champion_its_gate_says_so_and_passes_as_configured() -> None:
+def test_without_a_champion_its_gate_passes_as_configured() -> None:
     first = check(gate(against="champion"), report(SCORE))
     assert (first.passed, first.reason) == (True, "there is no champion yet")
     assert not check(gate(against="champion", without_champion="fail"), report(SCORE)).passed
 
 
-def test_what_could_not_be_measured_fails_and_says_why() -> None:
+def test_a_missing_metric_fails_with_the_reason() -> None:
     lacking = replace(
         report(SCORE), missing={"clip.score": "no weights", "champion": "it has another base"}
     )
@@ -145,7 +145,7 @@ def test_what_could_not_be_measured_fails_and_says_why() -> None:
     assert result.reason == "there is a champion, but no comparison: it has another base"
 
 
-def test_a_champion_that_was_not_measured_lets_nothing_pass() -> None:
+def test_a_champion_without_a_comparison_fails_its_gates() -> None:
     result = check(gate(against="champion"), report(SCORE, champion=3))
     assert not result.passed
     assert "was not compared with the champion" in result.reason
@@ -163,7 +163,7 @@ def test_the_champion_is_compared_by_its_own_difference() -> None:
     assert result.reason.startswith("champion 0.6, trained 0.52")
 
 
-def test_no_gate_is_no_proof() -> None:
+def test_no_gates_are_not_passed() -> None:
     assert not passed_all(())
     assert passed_all(check_gates([gate()], report(SCORE)))
     assert not passed_all(check_gates([gate(), gate(bound=1)], report(SCORE)))
@@ -178,12 +178,12 @@ def test_no_gate_is_no_proof() -> None:
         ("pocket_judge", "will not be measured"),
     ],
 )
-def test_a_gate_that_cannot_be_judged_is_refused_with_the_settings(metric: str, said: str) -> None:
+def test_a_gate_that_cannot_be_checked_is_refused_with_the_settings(metric: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         resolve("pocket", [f"promotion.gates.0.measure={metric}"])
 
 
-def test_a_bound_that_is_no_number_is_refused() -> None:
+def test_a_bound_that_is_not_finite_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"promotion\.gates\.0\.bound"):
         resolve("pocket", ["promotion.gates.0.bound=.nan"])
 
@@ -194,7 +194,7 @@ def test_a_gate_on_an_alignment_that_is_rewarded_is_refused() -> None:
         resolve("pocket", [f"evaluation.scorers={scorers}", "evaluation.alignment=pickscore.score"])
 
 
-def test_the_pocket_preset_asks_for_better_and_not_worse() -> None:
+def test_the_pocket_preset_has_gates_for_distance_and_alignment() -> None:
     gates = resolve("pocket").promotion.gates
     assert [(g.metric, g.against, g.comparison) for g in gates] == [
         ("distance", "base", "at_most"),

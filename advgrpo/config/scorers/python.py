@@ -4,14 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
 
-from advgrpo.config.promotion import ALWAYS_MEASURED
+from advgrpo.config.promotion import BUILT_IN_PREFIXES
 from advgrpo.config.scorers.base import BaseScorerConfig
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 def _check_not_reserved(name: str) -> str:
-    if name in {"discriminator", "reward", *ALWAYS_MEASURED}:
+    if name in {"discriminator", "reward", *BUILT_IN_PREFIXES}:
         raise ValueError(f"name={name} is the name of built-in metrics: use another")
     return name
 
