@@ -124,11 +124,9 @@ def summarize_gates(gates: Sequence[GateResult]) -> str:
         return "There are no gates (promotion.gates), so it becomes the champion only by override."
     failed = [gate for gate in gates if not gate.passed]
     if not failed:
-        return f"All {len(gates)} gates passed: it may become the champion."
+        return "All gates passed: it may become the champion."
     names = "; ".join(gate.gate for gate in failed)
-    return (
-        f"{len(failed)} of {len(gates)} gates failed, so it may not become the champion: {names}."
-    )
+    return f"{len(failed)} of {len(gates)} gates failed, so it cannot become the champion: {names}."
 
 
 def _looks_hacked(report: EvaluationReport) -> bool:

@@ -191,8 +191,8 @@ def test_failed_gates_are_named() -> None:
     passed = GateResult("x at least base", "x", passed=True, reason="")
     failed = GateResult("y at least champion", "y", passed=False, reason="")
 
-    assert "All 1 gates passed" in summarize_gates([passed])
+    assert "All gates passed" in summarize_gates([passed])
     assert summarize_gates([passed, failed]).endswith(
-        "may not become the champion: y at least champion."
+        "cannot become the champion: y at least champion."
     )
     assert "no gates" in summarize_gates([])
