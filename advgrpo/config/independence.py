@@ -45,6 +45,7 @@ def independence(
     }
     backbone = _location_key(discriminator.weights)
     if isinstance(discriminator, PickScoreDiscriminatorConfig):
+        # The tuned discriminator was initialized from PickScore.
         learned_types.setdefault("pickscore", "discriminator")
         learned_weights.setdefault(backbone, "discriminator")
     trained_by: dict[str, str] = {}

@@ -34,6 +34,7 @@ class ScorerTerm(Section):
 
     @model_validator(mode="after")
     def _metric_is_one_of_the_scorer(self) -> Self:
+        # A default among several metrics would change with their order.
         known = self.scorer.metrics_without_prefix
         if self.metric is None and len(known) > 1:
             raise ValueError(

@@ -71,6 +71,7 @@ class WorkspaceBatchCache:
                 features=tensors["features"],
                 clip_features=tensors.get("clip_features"),
             )
+        # A damaged batch is treated as missing, so it is measured again.
         except (StorageNotFoundError, SafetensorError, ValueError, KeyError, TypeError):
             return None
 
@@ -100,6 +101,7 @@ class WorkspaceBatchCache:
 
 def concatenate(batches: list[MeasuredImages]) -> MeasuredImages:
     """Concatenate batches in their order."""
+    # All batches have CLIP features or none: the settings decide.
     clip = [batch.clip_features for batch in batches if batch.clip_features is not None]
     return MeasuredImages(
         prompts=torch.cat([batch.prompts for batch in batches]),

@@ -42,6 +42,7 @@ def list_batches(
     sides: dict[Side, str] = {"base": "base", "trained": "trained"}
     if champion is not None:
         sides["champion"] = f"champion-{champion.digest[:16]}"
+    # Processes refer to batches by their position in this list, so its order must be deterministic.
     references = enumerate(reference_sizes)
     return [BatchKey("reference", "reference", number, size) for number, size in references] + [
         BatchKey(side, folder, number, size)

@@ -33,12 +33,14 @@ class Bootstrap:
         generator = generator_for("bootstrap", seed)
         draws = torch.randint(prompts, (samples, prompts), generator=generator)
         ones = torch.ones(samples, prompts, dtype=torch.float64)
+        # Counts instead of indices: a mean over all resamples is then one matrix product.
         self.counts = torch.zeros_like(ones).scatter_add_(1, draws, ones)
         self._tail = (1 - confidence) / 2
 
     def means(self, values: Float[Tensor, "prompt"]) -> Float[Tensor, "resample"]:
         """Average a value per prompt over each resample; NaN marks a prompt without a value."""
         has_value = values.isfinite()
+        # Removed, not weighted by 0: 0 times NaN is NaN.
         counts = self.counts[:, has_value]
         return counts @ values[has_value].double() / counts.sum(dim=1)
 
@@ -46,6 +48,7 @@ class Bootstrap:
         self, distance: Callable[[Float[Tensor, "prompt"]], float]
     ) -> Float[Tensor, "resample"]:
         """Compute a distance of sets for the first resamples, from the counts of the prompts."""
+        # A Frechet distance takes a singular value decomposition per resample.
         counts = self.counts[:SET_RESAMPLES]
         return torch.tensor([distance(count) for count in counts], dtype=torch.float64)
 

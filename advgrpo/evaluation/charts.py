@@ -38,6 +38,7 @@ def line_chart(series: Sequence[Series], *, logarithmic: bool = False) -> Markup
     ticks = _decades(min(ys), max(ys)) if logarithmic else _ticks(min(ys), max(ys))
     low, high = min(ys + ticks), max(ys + ticks)
     across = _Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
+    # The y axis of SVG points down.
     up = _Scale(low, high, HEIGHT - BOTTOM, TOP, logarithmic=logarithmic)
     parts = [
         f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{up(t):.1f}" y2="{up(t):.1f}"/>'
@@ -90,6 +91,7 @@ def interval_strip(
             f'x2="{across(interval.high):.1f}" y1="{y:g}" y2="{y:g}"/>'
             + _mark(kind, across(interval.mean), y)
         )
+    # Screen readers get the order, which sighted readers see by the marks.
     title = f"{', '.join(lines)}, from top to bottom"
     return _svg(STRIP_WIDTH, height, "strip", title, parts)
 
@@ -135,6 +137,7 @@ def _ticks(low: float, high: float) -> list[float]:
     if low == high:
         return [low]
     step = _round_step((high - low) / 4)
+    # The tolerance avoids an additional tick if rounding moves an edge past its own tick.
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [index * step for index in range(first, last + 1)]
 
@@ -146,6 +149,7 @@ def _round_step(step: float) -> float:
 
 def _decades(low: float, high: float) -> list[float]:
     """Return round values within a range of magnitudes."""
+    # The sparsest of 1, 1-3 and 1-2-5 ticks per decade that gives at least three.
     exponents = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     for steps in ((1,), (1, 3), (1, 2, 5)):
         ticks = [s * 10.0**e for e in exponents for s in steps if low <= s * 10.0**e <= high]

@@ -61,6 +61,7 @@ def compare(
         without any value.
     """
     comparisons = [_frechet(sets, bootstrap)]
+    # Kernel distances count pairs of different prompts only.
     if bootstrap.counts.shape[1] > 1:
         comparisons.append(
             _kernel_distance(KERNEL, cubic_kernel, lambda images: images.features, sets, bootstrap)
@@ -74,6 +75,7 @@ def compare(
     comparisons += _manifold(sets, bootstrap)
     for metric in sets.base.values:
         scorer = metric.partition(".")[0]
+        # Listed as missing by evaluate(), with the reason.
         if sets.base.by_prompt(metric).isnan().all():
             continue
         comparisons.append(
@@ -83,6 +85,7 @@ def compare(
                 sets.trained.by_prompt(metric),
                 sets.reference.by_prompt(metric),
                 bootstrap,
+                # Scorers return values of which higher is better, as their protocol requires.
                 higher_is_better=None if scorer == STATISTICS else True,
                 trained_on=metric == REWARD or scorer in trained_on,
             )
@@ -153,6 +156,7 @@ def _diversity(images: MeasuredImages) -> Float[Tensor, "prompt"] | None:
 def _frechet(sets: MeasuredSets, bootstrap: Bootstrap) -> Comparison:
     reference = sets.reference
 
+    # A resample repeats prompts, so it repeats the reference images of those prompts as well.
     def resampled(images: MeasuredImages) -> Tensor:
         return bootstrap.each(
             lambda counts: frechet_distance(
@@ -226,6 +230,7 @@ def _manifold(sets: MeasuredSets, bootstrap: Bootstrap) -> list[Comparison]:
         return []
     base = _manifold_by_prompt(sets.base, sets.reference)
     trained = _manifold_by_prompt(sets.trained, sets.reference)
+    # Two halves of the reference images show what a perfect model could reach.
     halves = _manifold_of_halves(sets.reference)
     return [
         _means(

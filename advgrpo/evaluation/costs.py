@@ -54,6 +54,7 @@ class Price:
     def of(self, hours: float) -> str:
         """Return the cost of hours with its currency."""
         cost = self.per_hour * hours
+        # Small costs keep significant digits: 0.00 would look free.
         return f"{cost:,.2f} {self.currency}" if cost >= 0.1 else f"{number(cost)} {self.currency}"
 
 
@@ -76,6 +77,7 @@ def cost_rows(phases: Sequence[PhaseCost], price: Price | None) -> list[CostRow]
     """Return a row for each phase, and the total in the last one."""
     if not phases:
         return []
+    # 1.0 avoids a division by zero if no time is known.
     longest = max((phase.seconds or 0.0 for phase in phases), default=0.0) or 1.0
     rows = [_row(phase, price, longest) for phase in phases]
     seconds = sum(phase.seconds or 0.0 for phase in phases)
@@ -105,6 +107,7 @@ def cost_per_gain(
     if not any(phase.seconds for phase in phases):
         return []
     distance, alignment = (report.comparison(m) for m in (report.distance, report.alignment))
+    # Positive if the distance decreased.
     percent = -100 * distance.difference.mean / distance.base.mean if distance.base.mean else 0.0
     points = alignment.difference.mean / POINT
     return [

@@ -41,6 +41,7 @@ def training_curves(history: History, *, alignment: str) -> tuple[Section, ...]:
         history: Metrics by update.
         alignment: The metric of prompt alignment.
     """
+    # The suffixes belong to diagnostics of a term, such as its spread within a group.
     rewards = {
         name: {label_of(name): name}
         for name in _names(history)

@@ -69,6 +69,7 @@ class Evaluator:
                 "least two images",
                 repair="set evaluation.images_per_prompt to at least 2",
             )
+        # The adapter is judged by this metric, so fail before sampling rather than after.
         check_metrics_cover(config.alignment, scorers, texts, setting="evaluation.alignment")
         self.config, self.without_value = config, describe_missing(scorers, texts)
         self.sampler = ImageSampler(policy, texts, config, sampling)
@@ -80,6 +81,7 @@ class Evaluator:
 
     def _check_champion(self, champion: Champion) -> None:
         try:
+            # Entering the context loads the adapter: a misfit is found before hours of sampling.
             with champion.adapter():
                 pass
         except WeightsError as error:

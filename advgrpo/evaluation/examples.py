@@ -62,6 +62,7 @@ def choose_prompts(
     base: Float[Tensor, "prompt"], trained: Float[Tensor, "prompt"], config: EvaluationConfig
 ) -> list[tuple[int, Why]]:
     """Choose the prompts of the examples, by their position."""
+    # Accuracy metrics have many ties: stable sorts make the choice reproducible.
     change = trained - base
     by_change = change.argsort(stable=True).tolist()
     by_value = trained.argsort(stable=True).tolist()
@@ -70,6 +71,7 @@ def choose_prompts(
         *((prompt, "spread") for prompt in spread),
         *((prompt, "best") for prompt in by_value[::-1][:EXTREMES]),
         *((prompt, "worst") for prompt in by_value[:EXTREMES]),
+        # With few changes, unchanged prompts must not be listed as increases or decreases.
         *((prompt, "rose") for prompt in by_change[::-1][:EXTREMES] if change[prompt] > 0),
         *((prompt, "fell") for prompt in by_change[:EXTREMES] if change[prompt] < 0),
     ]

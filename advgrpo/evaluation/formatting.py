@@ -35,6 +35,7 @@ def number(value: float, *, signed: bool = False) -> str:
     if value != 0 and not 1e-5 <= abs(value) < 1e6:
         text = f"{value:.2e}"
     else:
+        # Unlike :.3g, this uses no exponent between 1e-5 and 1e6.
         text = np.format_float_positional(value, precision=3, fractional=False, trim="-")
         if abs(value) >= 1000:
             text = f"{value:,.0f}"
@@ -45,6 +46,7 @@ def aligned(interval: Interval, *, signed: bool = False) -> tuple[str, str, str]
     """Return mean, low and high with as many digits as the interval's width supports."""
     width = interval.high - interval.low
     values = (interval.mean, interval.low, interval.high)
+    # Two significant digits of the interval's width.
     decimals = 1 - math.floor(math.log10(width)) if width > 0 else 9
     if not 0 <= decimals <= 6:
         mean, low, high = (number(value, signed=signed) for value in values)
@@ -61,6 +63,7 @@ def _spelled(metric: str) -> tuple[str, str]:
 
 
 def _with_sign(text: str, *, signed: bool) -> str:
+    # A value that rounds to zero has no sign.
     if not text.strip("-0."):
         return text.removeprefix("-")
     return ("+" if signed else "") + text.replace("-", MINUS)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable
 
-from advgrpo.config import Gate
+from advgrpo.config.promotion import Gate
 from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval
 
 
@@ -45,6 +45,7 @@ def _check_metric(gate: Gate, metric: str, report: EvaluationReport) -> tuple[bo
     if comparison.trained_on:
         return False, f"the run's reward was trained on {metric}, so an increase proves nothing"
     wanted = "at_least" if comparison.higher_is_better else "at_most"
+    # A gate in the wrong direction would pass an adapter for getting worse.
     if comparison.higher_is_better is not None and gate.comparison != wanted:
         return False, (
             f"{metric} is better when {'higher' if comparison.higher_is_better else 'lower'}: "
@@ -63,12 +64,14 @@ def _check_edge(gate: Gate, comparison: Comparison) -> tuple[bool, str]:
     difference = comparison.difference if to_base else comparison.difference_to_champion
     if other is None or difference is None:
         return False, f"{comparison.metric} was not compared with the {gate.against}"
+    # An infinite edge would pass, and NaN would fail without saying why.
     if not all(map(_is_valid, (other, difference, comparison.trained))):
         return False, (
             f"{comparison.metric} has no finite value and interval "
             f"({gate.against} {_format(other)}, trained {_format(comparison.trained)}, difference "
             f"{_format(difference)})"
         )
+    # Dividing by a negative mean would reverse the bound.
     if gate.relative and other.mean <= 0:
         return False, (
             f"the {gate.against}'s {comparison.metric} is {other.mean:.4g}, and a relative bound "

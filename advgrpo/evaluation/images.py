@@ -75,6 +75,8 @@ class ImageSampler:
         )
 
     def _seeds(self, images: Sequence[tuple[int, int]]) -> list[int]:
+        # By the prompt's text, not its position: other prompts in the file do not change its
+        # images.
         seed = self.config.seed
         return [seed_for("evaluation", seed, self.texts[prompt], n) for prompt, n in images]
 
@@ -101,6 +103,7 @@ class ReferenceReader:
         self._batches: list[list[int]] = [[]]
         self.sizes = [0]
         """Number of images of each batch."""
+        # Prompts are not split, so a batch may exceed batch_size by the images of one prompt.
         for prompt in range(len(texts)):
             if self.sizes[-1] >= batch_size:
                 self._batches.append([])

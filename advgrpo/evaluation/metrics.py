@@ -62,6 +62,7 @@ class Measurer:
         for metric, value in image_statistics(batch.images).items():
             own[f"{STATISTICS}.{metric}"] = value
         origins = batch.origins or [""] * len(texts)
+        # score_images has checked the values of the scorers already.
         for metric, value in own.items():
             check_finite(metric, value, list(zip(texts, origins, strict=True)))
         return values | own

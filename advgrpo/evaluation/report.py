@@ -12,7 +12,7 @@ from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.data.images import encode_png, to_pil
 from advgrpo.evaluation import formatting
 from advgrpo.evaluation.charts import interval_strip
@@ -95,6 +95,8 @@ def write_report(
 
 def render_report(evaluation: Evaluation, history: History, facts: RunFacts) -> str:
     """Render the report as HTML text."""
+    # Prompts are untrusted text, hence autoescape. StrictUndefined makes a misspelled name an error
+    # instead of an empty cell.
     environment = Environment(
         loader=PackageLoader("advgrpo.evaluation"),
         autoescape=True,
@@ -180,6 +182,7 @@ def _data_uri(image: Float[Tensor, "3 height width"]) -> str:
     if image.shape[-1] < PIXELATED_BELOW:
         kind, data = "png", encode_png(image)
     else:
+        # Photographs are much smaller as lossy WebP, and the page embeds all of its images.
         buffer = io.BytesIO()
         to_pil(image).save(buffer, format="WEBP", quality=WEBP_QUALITY)
         kind, data = "webp", buffer.getvalue()

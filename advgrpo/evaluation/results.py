@@ -70,6 +70,7 @@ class MeasuredImages:
         """Take every second image of each prompt, starting at position `first` (0 or 1)."""
         changes = self.prompts.diff(prepend=self.prompts.new_tensor([-1])) != 0
         starts = changes.nonzero().squeeze(1)
+        # Images of a prompt are adjacent, so an image's number is its distance from the first one.
         number = torch.arange(len(self.prompts)) - starts[changes.cumsum(0) - 1]
         chosen = number % 2 == first
         return MeasuredImages(
@@ -114,4 +115,5 @@ def mean_by_prompt(
     chosen = prompts[has_value]
     sums = torch.zeros(count, dtype=torch.float64)
     sums.index_add_(0, chosen, values[has_value].double())
+    # 0 / 0 is the NaN of a prompt without values.
     return sums / torch.bincount(chosen, minlength=count)

@@ -131,6 +131,7 @@ def summarize_gates(gates: Sequence[GateResult]) -> str:
 
 def _looks_hacked(report: EvaluationReport) -> bool:
     rewards = [c for c in report.comparisons if c.trained_on]
+    # The metrics of the verdict only: among all others, some get worse by chance.
     witnesses = (report.comparison(report.distance), report.comparison(report.alignment))
     return any(change(c) == "better" for c in rewards) and any(
         change(c) == "worse" for c in witnesses if not c.trained_on
@@ -160,6 +161,7 @@ def _against_champion(
 
 
 def _is_collapsed(diversity: Comparison) -> bool:
+    # Even the upper edge of the interval must be low: small samples do not count as a collapse.
     reference = diversity.reference
     return reference is not None and diversity.trained.high < reference / 2
 

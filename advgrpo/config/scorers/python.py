@@ -31,6 +31,7 @@ class PythonScorerConfig(BaseScorerConfig):
     metrics: Annotated[tuple[Name, ...], Field(min_length=1)] = ("score",)
     """Keys of the mapping that its `score` returns; higher is better."""
 
+    # JSON values only: tasks receive their settings as JSON.
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Keyword arguments of the class, in addition to `device`."""
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from advgrpo.config import Weights
+from advgrpo.config.base import Weights
 from advgrpo.config.scorers.aesthetic import AestheticConfig
 from advgrpo.errors import WeightsError
 from advgrpo.models.backbones.clip import ClipBackbone
@@ -121,4 +121,5 @@ def build_predictor(tensors: Mapping[str, Tensor]) -> nn.Sequential:
         modules.append(module)
     if width != 1:
         raise ValueError(f"its last layer has {width} outputs instead of 1")
+    # Dropout is the identity in evaluation mode, so the linear layers are the whole network.
     return nn.Sequential(*modules).eval().requires_grad_(False)

@@ -83,6 +83,7 @@ def score_images(
     Raises:
         NonFiniteError: If a value is NaN or infinite; names metric, prompt and origin.
     """
+    # score is not called with prompts that it has no value for.
     possible = [i for i, prompt in enumerate(prompts) if not why_missing(scorer, prompt)]
     if isinstance(scorer, PartialScorer) and len(possible) < len(prompts):
         missing = torch.full((len(prompts),), torch.nan)

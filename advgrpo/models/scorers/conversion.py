@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
-from advgrpo.config import Weights
+from advgrpo.config.base import Weights
 from advgrpo.errors import WeightsError
 from advgrpo.models.scorers.aesthetic import build_predictor
 from advgrpo.storage.fetch import local_folder
@@ -29,6 +29,7 @@ _WHOLE = {
     "visual.class_embedding": "vision_model.embeddings.class_embedding",
     "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
     "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    # The misspelling is that of transformers.
     "visual.ln_pre.weight": "vision_model.pre_layrnorm.weight",
     "visual.ln_pre.bias": "vision_model.pre_layrnorm.bias",
     "visual.ln_post.weight": "vision_model.post_layernorm.weight",
@@ -87,8 +88,10 @@ def convert_hps(checkpoint: Path, base: Weights, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     for pattern in _COPIED:
         for file in folder.glob(pattern):
+            # An index of sharded weights would refer to files that are not copied.
             if not file.name.endswith(".index.json"):
                 shutil.copyfile(file, output / file.name)
+    # transformers refuses safetensors files without this metadata.
     save_file(tensors, output / "model.safetensors", metadata={"format": "pt"})
 
 
@@ -150,6 +153,7 @@ def _rename(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def _shapes(config: CLIPConfig) -> dict[str, tuple[int, ...]]:
+    # Shapes only: the parameters of a ViT-H are not allocated.
     with torch.device("meta"):
         model = CLIPModel(config)
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
@@ -184,4 +188,5 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"{path} is not a mapping of tensors", repair="download it from its publisher"
         )
+    # DataParallel adds the prefix.
     return {str(name).removeprefix("module."): tensor for name, tensor in state.items()}

@@ -71,6 +71,7 @@ class _Critic:
         reference: Float[Tensor, "reference_image feature"],
     ) -> None:
         images = torch.cat([generated, reference])
+        # The clamp avoids a division by zero for constant features.
         self._mean, self._scale = images.mean(dim=0), images.std(dim=0).clamp_min(1e-9)
         features = self._normal(images)
         # Balances the classes: there are usually more reference images than generated ones.

@@ -99,6 +99,7 @@ def frechet_distance(
         + reference_factor.square().sum()
         - 2 * common
     )
+    # Rounding may make the distance of equal sets slightly negative.
     return max(0.0, float(distance))
 
 
@@ -113,8 +114,10 @@ def _moments(
     if total < 2:
         raise ValueError("a covariance needs at least two images")
     mean = (weights * features).sum(dim=0) / total
+    # Weights are counts, so the unbiased covariance divides by their sum minus 1.
     factor = (weights / (total - 1)).sqrt() * (features - mean)
     if factor.shape[0] > factor.shape[1]:
+        # R has as many rows as features at most, and R^T R = F^T F.
         factor = torch.linalg.qr(factor, mode="r").R
     return mean, factor
 
@@ -219,6 +222,7 @@ def gaussian_kernel(
     one: Float[Tensor, "image feature"], two: Float[Tensor, "other_image feature"]
 ) -> Float[Tensor, "image other_image"]:
     """Compute `exp(-|x - y|^2 / (2 width^2))` with the width of CMMD, arXiv:2401.09603."""
+    # The squares cancel in float32 for embeddings that are close.
     one, two = one.double(), two.double()
     squares = one.square().sum(dim=1)[:, None] + two.square().sum(dim=1) - 2 * one @ two.T
     return torch.exp(-squares.clamp_min(0) / (2 * CMMD_WIDTH**2))

@@ -80,7 +80,9 @@ class ExternalJudge:
             DataError: If an answer is invalid.
         """
         if self._program is None:
+            # Started with the first image rather than at construction, which must not run programs.
             self._program = _Program(self._command, self._timeout_seconds)
+            # Also runs at interpreter exit, so that the program does not outlive the process.
             weakref.finalize(self, self._program.close)
         with TemporaryDirectory() as folder:
             files = [Path(folder) / f"{number}.png" for number in range(len(prompts))]
@@ -107,6 +109,7 @@ class ExternalJudge:
         )
         try:
             response = load_json(answer)
+            # Additional verdicts are ignored.
             verdicts = {metric: response["verdicts"][metric] for metric in self.metrics}
             named = response["image"]
         except (ValueError, TypeError, KeyError) as error:
@@ -199,6 +202,7 @@ class _Program:
                 self._process.stdin.write(request + "\n")
                 self._process.stdin.flush()
                 answers.append(self._lines.get(timeout=self._timeout_seconds))
+        # Stop the program: a late answer would be taken for that of the next request.
         except queue.Empty as error:
             self.close()
             raise EvaluationError(

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.config import Weights
+from advgrpo.config.base import Weights
 from advgrpo.config.scorers.hps import HpsConfig
 from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.scorers.base import BuildContext
@@ -40,6 +40,7 @@ class Hps:
         self, images: Float[Tensor, "batch 3 height width"], prompts: Sequence[str]
     ) -> Mapping[str, Float[Tensor, "batch"]]:
         """Score each image, given its prompt."""
+        # As in the published code, without the logit scale.
         texts = self._clip.text_features(prompts)
         return {"score": (self._clip.image_features(images) * texts).sum(dim=-1).cpu()}
 

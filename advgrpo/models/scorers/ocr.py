@@ -52,6 +52,7 @@ class Ocr:
         accuracies = []
         for image, prompt in zip(images, prompts, strict=True):
             read = self._read(to_numpy(image.float().cpu()))
+            # The image is read once, also for several quoted texts.
             accuracy = [text_accuracy(read, quoted) for quoted in quoted_texts(prompt)]
             accuracies.append(sum(accuracy) / len(accuracy))
         return {"accuracy": torch.tensor(accuracies)}
@@ -67,6 +68,7 @@ def text_accuracy(read: str, wanted: str) -> float:
     read, wanted = _plain(read), _plain(wanted)
     if wanted in read:
         return 1.0
+    # Additional text must not make the accuracy negative.
     return 1 - min(edit_distance(read, wanted), len(wanted)) / len(wanted)
 
 
@@ -88,6 +90,7 @@ def rapid_reader() -> Reader:
     Raises:
         ConfigError: If the package, or a system library that it needs, is not installed.
     """
+    # Checked first, because an ImportError may also mean that a system library is missing.
     if importlib.util.find_spec("rapidocr_onnxruntime") is None:
         raise ConfigError(
             "a scorer of type ocr needs rapidocr-onnxruntime, which is not installed",

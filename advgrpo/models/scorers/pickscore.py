@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.config import Weights
+from advgrpo.config.base import Weights
 from advgrpo.config.scorers.pickscore import PickScoreConfig
 from advgrpo.models.backbones.clip import PICKSCORE_UNIT, ClipBackbone
 from advgrpo.models.scorers.base import BuildContext

@@ -55,6 +55,8 @@ class PythonScorer:
             ConfigError: If it returns other metrics, or not one value per image.
         """
         values = self._scorer.score(images, prompts)
+        # Checked at run time, because the shape annotations of this package do not apply to the
+        # class.
         shapes = {name: tuple(getattr(value, "shape", ())) for name, value in values.items()}
         if shapes != dict.fromkeys(self.metrics, (len(images),)):
             raise ConfigError(

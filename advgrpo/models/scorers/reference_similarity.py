@@ -56,6 +56,7 @@ class ReferenceSimilarity:
         return {"mean": torch.stack(similarities)}
 
     def _references(self, prompt: str) -> "_References":
+        # Features only: the images of all prompts would not fit in memory.
         if prompt not in self._known:
             count = len(self._reference_images.files[prompt])
             images = load_images(self._reference_images, prompt, range(count))
@@ -96,6 +97,7 @@ class _References:
         self._features, self._fingerprints = features, fingerprints
 
     def similarity(self, feature: Float[Tensor, "feature"], fingerprint: str) -> Float[Tensor, ""]:
+        # Training also scores reference images; the hash identifies the image itself.
         others = [known != fingerprint for known in self._fingerprints]
         chosen = self._features[others] if any(others) else self._features
         return (chosen @ feature).mean()

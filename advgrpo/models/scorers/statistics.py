@@ -93,6 +93,7 @@ def image_statistics(
 
 
 def _edge_density(luminance: Float[Tensor, "batch height width"]) -> Float[Tensor, "batch"]:
+    # Replicated borders, so that the frame of the image is not an edge.
     rows = functional.pad(luminance, (1, 1, 0, 0), mode="replicate")
     columns = functional.pad(luminance, (0, 0, 1, 1), mode="replicate")
     across = (rows[:, :, 2:] - rows[:, :, :-2]) / 2
@@ -102,12 +103,14 @@ def _edge_density(luminance: Float[Tensor, "batch height width"]) -> Float[Tenso
 
 
 def _colour_entropy(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch"]:
+    # A value of exactly 1 belongs to the last bin.
     levels = (images * COLOUR_LEVELS).long().clamp(0, COLOUR_LEVELS - 1)
     place = torch.tensor([COLOUR_LEVELS**2, COLOUR_LEVELS, 1]).view(1, 3, 1, 1)
     colours = (levels * place).sum(dim=1).flatten(1)
     counts = torch.zeros(len(images), COLOUR_LEVELS**3)
     counts.scatter_add_(1, colours, torch.ones_like(colours, dtype=torch.float32))
     shares = counts / counts.sum(dim=1, keepdim=True)
+    # entr(0) is 0, as the limit requires.
     bits: Tensor = torch.special.entr(shares).sum(dim=1) / math.log(2)
     return bits
 
