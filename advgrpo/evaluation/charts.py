@@ -53,7 +53,7 @@ def line_chart(series: Sequence[Series], *, logarithmic: bool = False) -> Markup
         if min(xs) < max(xs) or anchor == "start"
     ]
     for number, one in enumerate(series, start=1):
-        points = _thinned(one.points)
+        points = _thin(one.points)
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
         x, y = points[-1]
         parts.append(
@@ -165,7 +165,7 @@ def _tick_label(value: float) -> str:
     return f"{value:.4g}".replace("-", MINUS)
 
 
-def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Drop points beyond the resolution of a screen; the last one stays."""
     every = math.ceil(len(points) / MOST_POINTS)
     return [*points[:-1:every], points[-1]]

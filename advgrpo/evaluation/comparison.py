@@ -107,14 +107,14 @@ def compare(
     return tuple(
         replace(
             comparison,
-            related=_related(comparison, related),
+            related=_shared_with_reward(comparison, related),
             missing=missing.get(comparison.metric, ""),
         )
         for comparison in comparisons
     )
 
 
-def _related(comparison: Comparison, related: Mapping[str, str]) -> str:
+def _shared_with_reward(comparison: Comparison, related: Mapping[str, str]) -> str:
     """Return what a metric shares with the reward; empty if the reward was trained on it."""
     family = comparison.metric.partition(".")[0]
     shared = related.get(comparison.metric, related.get(family, ""))
@@ -157,7 +157,7 @@ def _frechet(sets: MeasuredSets, bootstrap: Bootstrap) -> Comparison:
     reference = sets.reference
 
     # A resample repeats prompts, so it repeats the reference images of those prompts as well.
-    def resampled(images: MeasuredImages) -> Tensor:
+    def resample(images: MeasuredImages) -> Tensor:
         return bootstrap.each(
             lambda counts: frechet_distance(
                 images.features,
@@ -171,8 +171,8 @@ def _frechet(sets: MeasuredSets, bootstrap: Bootstrap) -> Comparison:
         FRECHET,
         frechet_distance(sets.base.features, reference.features),
         frechet_distance(sets.trained.features, reference.features),
-        resampled(sets.base),
-        resampled(sets.trained),
+        resample(sets.base),
+        resample(sets.trained),
         bootstrap,
         reference=_between_halves(
             reference, lambda half, other: frechet_distance(half.features, other.features)

@@ -17,7 +17,7 @@ def label(metric: str) -> str:
     if metric == _REWARD:
         return "Discriminator"
     facts = find_facts(metric)
-    return facts.label if facts else _spelled(metric)[1].capitalize()
+    return facts.label if facts else _spell_out(metric)[1].capitalize()
 
 
 def note(metric: str) -> str:
@@ -25,7 +25,7 @@ def note(metric: str) -> str:
     if metric == _REWARD:
         return "the trained reward"
     facts = find_facts(metric)
-    return facts.note if facts else f"by the {_spelled(metric)[0]}"
+    return facts.note if facts else f"by the {_spell_out(metric)[0]}"
 
 
 def number(value: float, *, signed: bool = False) -> str:
@@ -42,7 +42,7 @@ def number(value: float, *, signed: bool = False) -> str:
     return _with_sign(text, signed=signed and value > 0)
 
 
-def aligned(interval: Interval, *, signed: bool = False) -> tuple[str, str, str]:
+def format_interval(interval: Interval, *, signed: bool = False) -> tuple[str, str, str]:
     """Return mean, low and high with as many digits as the interval's width supports."""
     width = interval.high - interval.low
     values = (interval.mean, interval.low, interval.high)
@@ -57,7 +57,7 @@ def aligned(interval: Interval, *, signed: bool = False) -> tuple[str, str, str]
     return mean, low, high
 
 
-def _spelled(metric: str) -> tuple[str, str]:
+def _spell_out(metric: str) -> tuple[str, str]:
     scorer, _, name = metric.replace("_", " ").partition(".")
     return scorer, name
 

@@ -22,7 +22,7 @@ def check_gates(gates: Iterable[Gate], report: EvaluationReport) -> tuple[GateRe
     return tuple(_check(gate, report) for gate in gates)
 
 
-def passed_all(results: Iterable[GateResult]) -> bool:
+def all_gates_pass(results: Iterable[GateResult]) -> bool:
     """Return whether there is a result and none failed: an empty list proves nothing."""
     passed = [result.passed for result in results]
     return bool(passed) and all(passed)

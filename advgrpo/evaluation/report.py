@@ -154,15 +154,15 @@ def _build_row(comparison: Comparison) -> _Row:
                 None, (formatting.note(comparison.metric), comparison.related, comparison.missing)
             )
         ),
-        base=formatting.aligned(comparison.base),
-        trained=formatting.aligned(comparison.trained),
-        difference=formatting.aligned(comparison.difference, signed=True),
+        base=formatting.format_interval(comparison.base),
+        trained=formatting.format_interval(comparison.trained),
+        difference=formatting.format_interval(comparison.difference, signed=True),
         change="neither" if neither else change(comparison),
         reference="" if reference is None else formatting.number(reference),
         strip=interval_strip(comparison.base, comparison.trained, reference, champion),
-        champion=None if champion is None else formatting.aligned(champion),
+        champion=None if champion is None else formatting.format_interval(champion),
         difference_to_champion=(
-            None if to_champion is None else formatting.aligned(to_champion, signed=True)
+            None if to_champion is None else formatting.format_interval(to_champion, signed=True)
         ),
         change_to_champion="neither" if neither else change(comparison, to_champion),
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from advgrpo.evaluation.comparison import DIVERSITY
-from advgrpo.evaluation.formatting import aligned, label, note, number
+from advgrpo.evaluation.formatting import format_interval, label, note, number
 from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval
 
 Change = Literal["better", "worse", "unclear"]
@@ -154,7 +154,7 @@ def _against_champion(
     for comparison in (distance, alignment):
         difference = comparison.difference_to_champion
         if difference is not None:
-            mean, low, high = aligned(difference, signed=True)
+            mean, low, high = format_interval(difference, signed=True)
             verb = _TO_CHAMPION[change(comparison, difference)]
             changes.append(f"{label(comparison.metric)} {verb} ({mean}, between {low} and {high})")
     return [f"Against the champion, version {report.champion}: {', '.join(changes)}."]
@@ -193,7 +193,7 @@ def _alignment(comparison: Comparison) -> str:
     difference = comparison.difference
     if difference.low == difference.high == 0:
         return f"{name}: {number(comparison.base.mean)} before and after, for every prompt."
-    mean, low, high = aligned(difference, signed=True)
+    mean, low, high = format_interval(difference, signed=True)
     chance = ", which may be chance" if change(comparison) == "unclear" else ""
     return (
         f"{name}: {number(comparison.base.mean)} before, {number(comparison.trained.mean)} after; "

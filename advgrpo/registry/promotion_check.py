@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mlflow.entities.model_registry import ModelVersion
 
 from advgrpo.errors import TrackingError
-from advgrpo.evaluation.gates import check_gates, passed_all
+from advgrpo.evaluation.gates import all_gates_pass, check_gates
 from advgrpo.registry.evidence import Evidence, read_evidence, read_settings
 from advgrpo.registry.versions import download_version, read_policy
 
@@ -80,7 +80,7 @@ def _objections(
     results = check_gates(evidence.gates, evidence.report)
     if not results:
         yield "it was registered without gates (promotion.gates)"
-    elif not passed_all(results):
+    elif not all_gates_pass(results):
         yield from (
             f"the gate {result.gate} failed: {result.reason}"
             for result in results

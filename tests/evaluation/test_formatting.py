@@ -1,6 +1,6 @@
 import pytest
 
-from advgrpo.evaluation.formatting import aligned, label, note, number
+from advgrpo.evaluation.formatting import format_interval, label, note, number
 from advgrpo.records import Interval
 
 
@@ -27,16 +27,16 @@ def test_a_plus_sign_is_optional() -> None:
 
 
 def test_an_interval_is_written_to_the_digit_that_its_width_supports() -> None:
-    assert aligned(Interval(0.89134, 0.88251, 0.90012)) == ("0.891", "0.883", "0.900")
-    assert aligned(Interval(22.18, 20.1, 24.3)) == ("22.2", "20.1", "24.3")
+    assert format_interval(Interval(0.89134, 0.88251, 0.90012)) == ("0.891", "0.883", "0.900")
+    assert format_interval(Interval(22.18, 20.1, 24.3)) == ("22.2", "20.1", "24.3")
 
 
 def test_zero_has_no_sign() -> None:
-    assert aligned(Interval(-0.004, -0.08, 0.08), signed=True)[0] == "0.00"
+    assert format_interval(Interval(-0.004, -0.08, 0.08), signed=True)[0] == "0.00"
 
 
 def test_an_interval_without_width_is_still_written() -> None:
-    assert aligned(Interval(0.25, 0.25, 0.25), signed=True) == ("+0.25",) * 3
+    assert format_interval(Interval(0.25, 0.25, 0.25), signed=True) == ("+0.25",) * 3
 
 
 def test_a_metric_without_facts_is_spelled_out() -> None:

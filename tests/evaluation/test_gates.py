@@ -5,7 +5,7 @@ import pytest
 
 from advgrpo.config import Gate, resolve
 from advgrpo.errors import ConfigError
-from advgrpo.evaluation.gates import check_gates, passed_all
+from advgrpo.evaluation.gates import all_gates_pass, check_gates
 from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval
 
 
@@ -164,9 +164,9 @@ def test_the_champion_is_compared_by_its_own_difference() -> None:
 
 
 def test_no_gates_are_not_passed() -> None:
-    assert not passed_all(())
-    assert passed_all(check_gates([gate()], report(SCORE)))
-    assert not passed_all(check_gates([gate(), gate(bound=1)], report(SCORE)))
+    assert not all_gates_pass(())
+    assert all_gates_pass(check_gates([gate()], report(SCORE)))
+    assert not all_gates_pass(check_gates([gate(), gate(bound=1)], report(SCORE)))
 
 
 @pytest.mark.parametrize(
