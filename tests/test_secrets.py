@@ -219,7 +219,7 @@ def test_other_texts_are_not_changed() -> None:
 
 def test_a_secret_among_the_variables_of_a_clusters_pods_is_refused() -> None:
     given = json.dumps({"environment": {"HF_TOKEN": "hf_another_one"}})
-    with pytest.raises(ConfigError, match="HF_TOKEN would lie in a ConfigMap") as caught:
+    with pytest.raises(ConfigError, match="HF_TOKEN would be stored in a ConfigMap") as caught:
         parse_cluster_settings(given)
     assert "hf_another_one" not in str(caught.value)
 

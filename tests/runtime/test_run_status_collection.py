@@ -69,11 +69,11 @@ def test_a_real_training_is_followed_to_its_end(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat_module, "_MIN_SECONDS_BETWEEN", 0.01)
-    session = world.session(tmp_path / "training", "training.checkpoint_every_updates=1")
+    state = world.state(tmp_path / "training", "training.checkpoint_every_updates=1")
     write_run_info(str(tmp_path), RUN, {"name": "pocket"})
     with pytest.raises(Preempted), heartbeat("train", str(tmp_path), RUN):
-        _stop_after(session, updates=1)
-        train(session)
+        _stop_after(state, updates=1)
+        train(state)
     stopped = _status(tmp_path, later=60)
     assert stopped.state == "stopped"
     assert "the task train was stopped: training was stopped by a signal" in stopped.error
@@ -87,7 +87,7 @@ def test_a_real_training_is_followed_to_its_end(
     assert Path(checkpoint.location).is_dir()
     assert "update 1, rollout 1, 1 min 0" in _text(stopped)
 
-    again = world.session(tmp_path / "training", "training.checkpoint_every_updates=1")
+    again = world.state(tmp_path / "training", "training.checkpoint_every_updates=1")
     assert again.resume()
     with heartbeat("train", str(tmp_path), RUN):
         train(again)

@@ -219,7 +219,7 @@ def test_the_commands_show_and_compare_what_is_registered(
     assert "Decision: none" in shown
     assert "pocket_judge.attribute_accuracy" in shown
     compared = run(app, ["registry", "compare", "evaluated", version, version]).output
-    assert "Measured in two evaluations" in compared
+    assert "From two evaluations" in compared
     refused = run(app, ["registry", "promote", "evaluated", version])
     assert "the gate distance.frechet at most base - 5 % failed" in str(refused.exception)
     listed = run(app, ["registry", "list"]).output
