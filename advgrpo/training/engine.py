@@ -83,7 +83,7 @@ class PolicyEngine(AdapterWeights):
             self._step_if_finite()
 
     @property
-    def left_step_out(self) -> bool:
+    def skipped_step(self) -> bool:
         """Whether the last optimizer step was skipped because a gradient is not finite."""
         if self._zero:
             return not self._engine.was_step_applied()

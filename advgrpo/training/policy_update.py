@@ -80,7 +80,7 @@ class PolicyUpdater:
             microbatches = [slice(first, first + size) for first in starts]
             for images in microbatches:
                 self._train_on(rollout, advantages, prompts, images, passes)
-            if self._engine.left_step_out:
+            if self._engine.skipped_step:
                 finding = self._find(rollout, advantages, prompts, microbatches)
                 # Raises on all ranks, so that the moving average never includes a skipped step.
                 self._guard.report_step(finding, rollout, advantages)

@@ -145,7 +145,7 @@ class TrainingState:
         Raises:
             CheckpointError: If no checkpoint is sound, or not all ranks see them.
         """
-        checkpoint = self._agreed_checkpoint()
+        checkpoint = self._agree_on_checkpoint()
         if checkpoint is None:
             return False
         parts, metadata = checkpoint.tensors, checkpoint.metadata
@@ -172,7 +172,7 @@ class TrainingState:
         self._log_again(parts[UNSENT])
         return True
 
-    def _agreed_checkpoint(self) -> Checkpoint | None:
+    def _agree_on_checkpoint(self) -> Checkpoint | None:
         """Read the newest checkpoint that is sound on every rank."""
         # A checkpoint may be damaged, or not visible yet, on one rank only: go back until all ranks
         # load the same one.

@@ -38,7 +38,7 @@ def main() -> None:
         result = benchmark(
             arguments.size, folder, rounds=arguments.rounds, overrides=tuple(arguments.set)
         )
-        sys.stdout.write(in_words(result))
+        sys.stdout.write(summary(result))
         if arguments.output:
             arguments.output.parent.mkdir(parents=True, exist_ok=True)
             text = json.dumps(result.as_json(), indent=1) + "\n"
@@ -47,7 +47,7 @@ def main() -> None:
             compare_settings(arguments.rounds)
 
 
-def in_words(result: Result) -> str:
+def summary(result: Result) -> str:
     """Format the numbers as a table."""
     ratios, images = result.ratios(), result.images
     threads = f", {result.threads} thread(s)" if result.device == "CPU" else ""

@@ -110,6 +110,6 @@ def test_the_full_size_is_refused_without_a_gpu(
 
 
 def test_the_table_names_every_figure(result: Result) -> None:
-    text = command.in_words(result)
+    text = command.summary(result)
     assert "policy updates per second, ours / comparison" in text
     json.dumps(result.as_json())
