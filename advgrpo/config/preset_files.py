@@ -41,7 +41,7 @@ class PresetFile:
         return f"{first} (extends {', '.join(below)})" if below else first
 
 
-class _Loader(yaml.SafeLoader):
+class _UniqueKeySafeLoader(yaml.SafeLoader):
     """PyYAML's safe loader, except that a repeated key is an error."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 - untyped
@@ -134,7 +134,7 @@ def load_yaml(text: str) -> Any:  # noqa: ANN401 - a tree of YAML values
     """
     if len(text) > _MAX_CHARACTERS:
         raise ValueError(f"it has {len(text)} characters, more than {_MAX_CHARACTERS}")
-    value = yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
+    value = yaml.load(text, _UniqueKeySafeLoader)  # noqa: S506 - a subclass of SafeLoader
     # Aliases can make a short text an endless tree, or one of more values than fit into memory.
     pending, count = [value], 0
     while pending:

@@ -342,7 +342,7 @@ def test_every_direction_is_that_of_the_catalogue(run: Run, clip: ClipBackbone) 
 
 
 def test_a_scorer_of_another_package_is_compared_and_reported(run: Run) -> None:
-    from advgrpo.config.scorers import PythonScorerConfig
+    from advgrpo.config.scorers.python import PythonScorerConfig
     from advgrpo.models.scorers.build import build_scorers
 
     toy = PythonScorerConfig(

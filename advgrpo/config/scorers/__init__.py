@@ -1,29 +1,5 @@
 """Settings of frozen scorers, one module each: no torch, so that they are valid anywhere."""
 
-from typing import Annotated
+from advgrpo.config.scorers.union import ScorerConfig
 
-from pydantic import Field
-
-from advgrpo.config.scorers.aesthetic import AestheticConfig
-from advgrpo.config.scorers.clip_score import ClipScoreConfig
-from advgrpo.config.scorers.external_judge import ExternalJudgeConfig
-from advgrpo.config.scorers.hps import HpsConfig
-from advgrpo.config.scorers.ocr import OcrConfig
-from advgrpo.config.scorers.pickscore import PickScoreConfig
-from advgrpo.config.scorers.pocket_judge import PocketJudgeConfig
-from advgrpo.config.scorers.python import PythonScorerConfig
-from advgrpo.config.scorers.reference_similarity import ReferenceSimilarityConfig
-
-ScorerConfig = Annotated[
-    PickScoreConfig
-    | HpsConfig
-    | ClipScoreConfig
-    | AestheticConfig
-    | OcrConfig
-    | ReferenceSimilarityConfig
-    | ExternalJudgeConfig
-    | PocketJudgeConfig
-    | PythonScorerConfig,
-    Field(discriminator="type"),
-]
-"""Settings of any scorer. The order is that of docs/scorers.md."""
+__all__ = ["ScorerConfig"]
