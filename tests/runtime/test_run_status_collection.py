@@ -104,7 +104,7 @@ def _stop_after(session: TrainingState, *, updates: int) -> None:
     check = session.stop.check
 
     def stop() -> None:
-        session.stop._asked = session.counters.updates >= updates
+        session.stop._received = session.counters.updates >= updates
         check()
 
     session.stop.check = stop  # type: ignore[method-assign]
