@@ -19,7 +19,7 @@ def show(
     ] = None,
 ) -> None:
     """Print all settings, including inherited ones and defaults, as YAML for --preset."""
-    from advgrpo.config import resolve
+    from advgrpo.config.resolution import resolve
 
     text = resolve(preset, overrides).to_yaml()
     if output is None:
@@ -35,7 +35,7 @@ def validate(
     processes: Processes = 1,
 ) -> None:
     """Check settings, the number of processes, and the prompt files if this machine has them."""
-    from advgrpo.config import resolve
+    from advgrpo.config.resolution import resolve
     from advgrpo.tasks.preflight import check_prompts, prompts_are_local
 
     config = resolve(preset, overrides)

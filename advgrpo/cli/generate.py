@@ -66,7 +66,7 @@ def generate(
 
     Repeated, it generates only missing images; it never overwrites other files.
     """
-    from advgrpo.config import resolve
+    from advgrpo.config.resolution import resolve
     from advgrpo.data.prompt_tables import read_any_prompts
     from advgrpo.data.prompts import checked_prompts
     from advgrpo.errors import ConfigError

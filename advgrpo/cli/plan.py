@@ -50,7 +50,7 @@ def plan(
     ] = False,
 ) -> None:
     """Estimate memory, work, storage and time of a run, without weights or GPU."""
-    from advgrpo.config import resolve
+    from advgrpo.config.resolution import resolve
     from advgrpo.planning import plan_run
 
     # An estimate needs neither commits nor prompt files.

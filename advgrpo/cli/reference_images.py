@@ -28,7 +28,7 @@ def generate(
     parent_run: ParentRun = "",
 ) -> None:
     """Generate reference images for training and test prompts, or validate an existing set."""
-    from advgrpo.config import resolve
+    from advgrpo.config.resolution import resolve
     from advgrpo.config.tasks import ReferenceImagesSettings
     from advgrpo.storage import upload_folder
     from advgrpo.storage.archives import extract
@@ -55,7 +55,7 @@ def validate_reference_images(
     test: Annotated[bool, typer.Option("--test", help="Validate for the test prompts.")] = False,
 ) -> None:
     """Validate every file of a reference image set against a run's settings."""
-    from advgrpo.config import resolve
+    from advgrpo.config.resolution import resolve
     from advgrpo.reference_images.opening import inspect_set
 
     report = inspect_set(location, resolve(preset, overrides), "test" if test else "train")

@@ -26,7 +26,8 @@ def convert_hps(
     ] = None,
 ) -> None:
     """Convert HPS v2.1 to a folder for the scorer `hps`."""
-    from advgrpo.config import Weights, parse
+    from advgrpo.config.base import Weights
+    from advgrpo.config.parsing import parse
     from advgrpo.models.scorers import conversion
 
     weights = parse(Weights, {"location": base, "revision": revision}, where="--base")

@@ -31,7 +31,7 @@ def pretrain_reward(
     parent_run: ParentRun = "",
 ) -> None:
     """Pre-train the discriminator on images of the base model."""
-    from advgrpo.config import resolve
+    from advgrpo.config.resolution import resolve
     from advgrpo.config.tasks import PretrainingSettings
     from advgrpo.tasks import pretrain_reward as task
 
@@ -56,7 +56,7 @@ def train(
     parent_run: ParentRun = "",
 ) -> None:
     """Post-train the policy; repeated, it resumes from its last checkpoint."""
-    from advgrpo.config import resolve
+    from advgrpo.config.resolution import resolve
     from advgrpo.config.tasks import TrainingSettings
     from advgrpo.tasks import train as task
 
@@ -93,7 +93,7 @@ def evaluate(
     parent_run: ParentRun = "",
 ) -> None:
     """Evaluate the trained model against its base and the champion; repeated, it resumes."""
-    from advgrpo.config import resolve
+    from advgrpo.config.resolution import resolve
     from advgrpo.errors import ConfigError
     from advgrpo.tasks import evaluate as task
     from advgrpo.tasks.import_adapter import import_adapter
@@ -128,7 +128,7 @@ def register(
     parent_run: ParentRun = "",
 ) -> None:
     """Register the trained adapter as a new version of a registered model."""
-    from advgrpo.config import resolve
+    from advgrpo.config.resolution import resolve
     from advgrpo.tasks import register as task
 
     version = task.register(

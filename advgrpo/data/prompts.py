@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from advgrpo.config import PromptsConfig, RunConfig
+from advgrpo.config.reference_images import PromptsConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.errors import PromptFileError, StorageNotFoundError
 from advgrpo.records import PromptSet
 from advgrpo.storage.fetch import local_file

@@ -16,7 +16,7 @@ from types import FrameType
 import requests  # type: ignore[import-untyped]
 from rich.console import Console
 
-from advgrpo.config import resolve
+from advgrpo.config.resolution import resolve
 from advgrpo.config.tasks import digest
 from advgrpo.demo.display import Bars, Display, Lines, live
 from advgrpo.demo.lock import OWNER, only_demo_in

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
-from advgrpo.config import locations, portable_preset, resolve
+from advgrpo.config.locations import locations
+from advgrpo.config.preset_files import portable_preset
+from advgrpo.config.resolution import resolve
 from advgrpo.errors import ConfigError
 from advgrpo.kfp_client.runs import Arguments
 from advgrpo.storage import scheme

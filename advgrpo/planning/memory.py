@@ -1,6 +1,7 @@
 """Memory of a training process, on its GPU and on its host."""
 
-from advgrpo.config import DinoDiscriminatorConfig, RunConfig
+from advgrpo.config.discriminator import DinoDiscriminatorConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.planning.architectures import Clip, linear
 from advgrpo.planning.models import Models

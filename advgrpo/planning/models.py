@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from advgrpo.config import DinoDiscriminatorConfig, RunConfig, Weights
+from advgrpo.config.base import Weights
+from advgrpo.config.discriminator import DinoDiscriminatorConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers import ScorerConfig
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.planning.architectures import (

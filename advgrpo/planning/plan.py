@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.planning.memory import encoding_memory, gpu_memory, host_memory
 from advgrpo.planning.models import models_of
 from advgrpo.planning.parts import Part

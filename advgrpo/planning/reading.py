@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from advgrpo.config import Weights
+from advgrpo.config.base import Weights
 from advgrpo.errors import StorageError
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.storage import join, scheme

@@ -1,6 +1,6 @@
 """Storage of a run in its workspace."""
 
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.planning.memory import (
     CLIP_TEXT_TOKENS,
     adapter_parameters,

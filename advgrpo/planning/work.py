@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.config.training import EveryRollout, ReleasedSchedule, WhenOutscored
 from advgrpo.planning.memory import guidance_passes, images_per_gpu
 

@@ -1,6 +1,6 @@
 """Reference image sets in a workspace, opened or inspected for a run."""
 
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import ReferenceImagesSettings
 from advgrpo.data.prompts import Prompts, Split, read_run_prompts
 from advgrpo.records import ReferenceImageSet

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval, TrainingRecord
 from advgrpo.registry.evidence import Evidence
 from advgrpo.telemetry.formatting import markdown_table

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from advgrpo.config import Gate, RunConfig
+from advgrpo.config.promotion import Gate
+from advgrpo.config.run import RunConfig
 from advgrpo.errors import TrackingError
 from advgrpo.records import EvaluatedPrompt, EvaluationReport, GateResult, TrainingRecord
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import yaml
 
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.errors import ConfigError
 from advgrpo.registry.card import model_card
 from advgrpo.registry.evidence import read_evidence, read_settings

@@ -12,7 +12,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
 from mlflow.exceptions import MlflowException
 
 from advgrpo import __version__
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.errors import WeightsError
 from advgrpo.records import LIBRARIES
 from advgrpo.registry.card import describe_alarms, model_card, short_card

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.data.images import decode_image
 from advgrpo.evaluation.images import ImageSampler
-from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.loading import load_policy
 from advgrpo.models.scorers.build import build_scorers
 from advgrpo.records import EvaluatedPrompt
 from advgrpo.runtime.devices import device

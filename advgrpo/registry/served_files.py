@@ -15,7 +15,7 @@ import mlflow
 import yaml
 
 from advgrpo import __version__
-from advgrpo.config import PolicyConfig, SamplingConfig
+from advgrpo.config.policy import PolicyConfig, SamplingConfig
 from advgrpo.records import LIBRARIES
 from advgrpo.registry.versions import ADAPTER_FOLDER
 

@@ -28,8 +28,8 @@ class AdapterModel(PythonModel):
         import torch  # noqa: PLC0415
         from pydantic import TypeAdapter  # noqa: PLC0415
 
-        from advgrpo.config import AnyPolicyConfig  # noqa: PLC0415
-        from advgrpo.models.policies import load_policy  # noqa: PLC0415
+        from advgrpo.config.policy import AnyPolicyConfig  # noqa: PLC0415
+        from advgrpo.models.policies.loading import load_policy  # noqa: PLC0415
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         config = TypeAdapter(AnyPolicyConfig).validate_python(context.model_config["policy"])

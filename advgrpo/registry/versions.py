@@ -16,7 +16,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 
-from advgrpo.config import AdapterConfig, AnyPolicyConfig, PolicyConfig
+from advgrpo.config.policy import AdapterConfig, AnyPolicyConfig, PolicyConfig
 from advgrpo.errors import PromotionError, TrackingError
 from advgrpo.storage import cache_folder, file_sha256, scheme
 from advgrpo.storage.local import atomic_folder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from advgrpo.config import Weights
+from advgrpo.config.base import Weights
 from advgrpo.errors import ConfigError
 from advgrpo.models.policies.saved_adapter import adapter_folder
 from advgrpo.storage import cache_folder

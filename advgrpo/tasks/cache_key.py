@@ -2,8 +2,7 @@
 
 from typing import TypeVar
 
-from advgrpo.config import Weights
-from advgrpo.config.base import Section
+from advgrpo.config.base import Section, Weights
 from advgrpo.config.locations import with_weights
 from advgrpo.config.tasks import digest
 from advgrpo.errors import WeightsError

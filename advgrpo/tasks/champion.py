@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from advgrpo.config import AdapterConfig, RunConfig
+from advgrpo.config.policy import AdapterConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.errors import PromotionError, TrackingError
 from advgrpo.evaluation.results import Champion
 from advgrpo.models.policies.base import Policy

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.data.prompts import Prompts
 from advgrpo.evaluation.costs import PhaseCost
 from advgrpo.runtime.results import read_metrics

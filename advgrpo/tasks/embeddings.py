@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from advgrpo.config import AnyPolicyConfig, PolicyConfig, RunConfig
+from advgrpo.config.policy import AnyPolicyConfig, PolicyConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.sampler import prompts_of_run
 from advgrpo.data.splits import PromptSplit, split_prompts

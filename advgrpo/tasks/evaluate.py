@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from advgrpo import __version__
-from advgrpo.config import EvaluationConfig, PromotionConfig, RunConfig
+from advgrpo.config.evaluation import EvaluationConfig
+from advgrpo.config.promotion import PromotionConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import digest, parse_json, without_prompt_files
 from advgrpo.data.prompts import Prompts, read_run_prompts
 from advgrpo.evaluation.batch_cache import WorkspaceBatchCache

@@ -9,17 +9,20 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from advgrpo.config import EvaluationConfig, RunConfig, SamplingConfig
+from advgrpo.config.evaluation import EvaluationConfig
+from advgrpo.config.policy import SamplingConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.evaluation.batch_cache import WorkspaceBatchCache
 from advgrpo.evaluation.batches import count_sampled_images, missing_batches
 from advgrpo.evaluation.evaluator import Evaluator, select_prompts
 from advgrpo.evaluation.results import Champion, Reward
 from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.backbones.dino import DinoBackbone
-from advgrpo.models.discriminators import build_discriminator, load_discriminator
-from advgrpo.models.policies import load_policy
+from advgrpo.models.discriminators.build import build_discriminator
+from advgrpo.models.discriminators.saving import load_discriminator
 from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.models.policies.loading import load_policy
 from advgrpo.models.scorers.base import Scorer
 from advgrpo.models.scorers.build import build_scorers
 from advgrpo.records import PromptSet, ReferenceImageSet

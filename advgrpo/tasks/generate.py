@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError
-from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.policies.encoding import unconditional_prompt
+from advgrpo.models.policies.loading import load_policy
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS, read_shape
 from advgrpo.runtime.devices import one_thread

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.data.images import decode_picture
 from advgrpo.errors import ConfigError
 from advgrpo.storage import join, list_files, read_bytes

@@ -4,7 +4,7 @@ import json
 import shutil
 
 from advgrpo import __version__
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import digest
 from advgrpo.models.discriminators.saving import FACTS_FILE, WEIGHTS_FILE
 from advgrpo.models.policies.adapter import save_adapter

@@ -5,7 +5,9 @@ from pathlib import Path
 
 from advgrpo.cluster.job_request import place_processes
 from advgrpo.cluster.settings import cluster_settings
-from advgrpo.config import RunConfig, locations, resolve
+from advgrpo.config.locations import locations
+from advgrpo.config.resolution import resolve
+from advgrpo.config.run import RunConfig
 from advgrpo.data.prompts import Prompts, quoted_texts, read_run_prompts
 from advgrpo.data.splits import check_split
 from advgrpo.errors import ConfigError, StorageNotFoundError

@@ -3,9 +3,10 @@
 from advgrpo import __version__
 from advgrpo.config.tasks import PretrainingSettings, parse_json, without_prompt_files
 from advgrpo.data.prompts import read_run_prompts
-from advgrpo.models.discriminators import build_discriminator, save_discriminator
-from advgrpo.models.policies import load_policy
+from advgrpo.models.discriminators.build import build_discriminator
+from advgrpo.models.discriminators.saving import save_discriminator
 from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.models.policies.loading import load_policy
 from advgrpo.reference_images.opening import open_reference_images
 from advgrpo.reference_images.shared_images import assign_for_training
 from advgrpo.runtime.pipeline_tasks import PRETRAIN_REWARD

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from advgrpo.config import RunConfig
 from advgrpo.config.reference_images import DiffusersSource as DiffusersSourceConfig
 from advgrpo.config.reference_images import FolderSource
+from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import ReferenceImagesSettings, parse_json
 from advgrpo.data.prompts import Prompts, read_run_prompts
 from advgrpo.pocket.source import PocketRenderer

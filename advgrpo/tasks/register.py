@@ -3,7 +3,7 @@
 import json
 import logging
 
-from advgrpo.config import RunConfig
+from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import digest, parse_json
 from advgrpo.evaluation.gates import check_gates
 from advgrpo.evaluation.saved_evaluation import read_evaluation

@@ -1,12 +1,31 @@
 """Reproduction of a dumped microbatch with non-finite values."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from advgrpo.config.tasks import parse_json
-from advgrpo.models.policies import load_policy
+from advgrpo.data.sampler import ImagePlan
+from advgrpo.models.policies.adapter_weights import AdapterWeights, copy_into
+from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.loading import load_policy
 from advgrpo.runtime.devices import device
-from advgrpo.training.nonfinite_dump import NonFiniteDump, TensorReport, read_dump
-from advgrpo.training.nonfinite_dump import reproduce as compute
+from advgrpo.training.algorithms import build_algorithm
+from advgrpo.training.nonfinite_dump import ADAPTER, ALGORITHM, NonFiniteDump, read_dump
+from advgrpo.training.rollout import generate_rollout
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """A tensor of the reproduced computation."""
+
+    name: str
+    not_finite: int
+    values: int
+    largest: float
+    """Largest finite magnitude."""
 
 
 def reproduce(
@@ -33,4 +52,68 @@ def reproduce(
         changed = config.model_copy(update={"forward_dtype": forward_dtype})
         text = dump.model_copy(update={"policy": changed}).model_dump_json(warnings=False)
         config = parse_json(NonFiniteDump, text, where="--forward-dtype").policy
-    return dump.message, compute(dump, tensors, load_policy(config, device(), seed=dump.seed))
+    return dump.message, recompute(dump, tensors, load_policy(config, device(), seed=dump.seed))
+
+
+def recompute(
+    dump: NonFiniteDump, tensors: Mapping[str, Tensor], policy: Policy
+) -> Iterator[TensorReport]:
+    """Compute a dumped microbatch again, first the rollout and then the gradients.
+
+    Args:
+        dump: Settings and images.
+        tensors: As `read_dump` returns them.
+        policy: The base model with an adapter of the same shape.
+
+    Yields:
+        A report of each tensor, in the order in which they are computed.
+    """
+    parameters = policy.trainable_parameters()
+    copy_into(parameters, _with_prefix(ADAPTER, tensors))
+    for name, parameter in parameters.items():
+        yield _report(f"weight of {name}", parameter.detach())
+    plans = [ImagePlan(i, prompt, sample) for i, (prompt, sample, _) in enumerate(dump.images)]
+    texts = {prompt: text for prompt, _, text in dump.images}
+    algorithm = build_algorithm(
+        dump.algorithm, dump.sampling, policy, AdapterWeights(parameters), seed=dump.seed
+    )
+    algorithm.load_state(_with_prefix(ALGORITHM, tensors))
+    rollout = generate_rollout(
+        policy,
+        algorithm.sample,
+        plans,
+        # Prompts of other microbatches are unknown, and never read.
+        [texts.get(prompt, "") for prompt in range(max(texts) + 1)],
+        microbatch_size=len(plans),
+        rollout=dump.rollout,
+    )
+    embeddings = policy.embed([text for _, _, text in dump.images])
+    for name in embeddings.prompts[0]:
+        for position, tensor in enumerate(embeddings.tensors(name)):
+            yield _report(f"embedding {name} of prompt {position}", tensor)
+    for name, values in rollout.recorded.items():
+        yield _report(name, values)
+    yield _report("images", rollout.images)
+    # A rollout that failed before its rewards has no advantages; any show where gradients fail.
+    advantages = torch.tensor(dump.advantages or [1.0] * len(plans), device=policy.device)
+    for loss in algorithm.losses(rollout, advantages, embeddings):
+        for name, values in loss.values.items():
+            yield _report(f"{name} at {loss.name}", values)
+        yield _report(f"loss at {loss.name}", loss.total.detach())
+        gradients = torch.autograd.grad(loss.total, list(parameters.values()))
+        for name, gradient in zip(parameters, gradients, strict=True):
+            yield _report(f"gradient of {name} at {loss.name}", gradient)
+
+
+def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): values
+        for name, values in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _report(name: str, values: Tensor) -> TensorReport:
+    finite = torch.isfinite(values)
+    largest = float(values[finite].abs().max()) if bool(finite.any()) else 0.0
+    return TensorReport(name, int((~finite).sum()), values.numel(), largest)

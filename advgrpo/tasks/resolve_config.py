@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from advgrpo import __version__
-from advgrpo.config import RunConfig, preset_title, resolve
+from advgrpo.config.preset_files import preset_title
+from advgrpo.config.resolution import resolve
+from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import (
     PretrainingSettings,
     ReferenceImagesSettings,

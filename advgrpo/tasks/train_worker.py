@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.errors import RankFailedError
-from advgrpo.models.discriminators import save_discriminator
+from advgrpo.models.discriminators.saving import save_discriminator
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.scorers.build import build_reward_scorers, build_scorers

@@ -30,7 +30,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from advgrpo.config import RunConfig, resolve
+from advgrpo.config.resolution import resolve
+from advgrpo.config.run import RunConfig
 from advgrpo.pocket import models
 from advgrpo.pocket.tokenizers import build_clip_tokenizer
 

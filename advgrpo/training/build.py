@@ -5,19 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from advgrpo.config import (
-    DiscriminatorConfig,
-    DistanceConfig,
-    PolicyConfig,
-    TrainingConfig,
-)
+from advgrpo.config.discriminator import DiscriminatorConfig
+from advgrpo.config.evaluation import DistanceConfig
+from advgrpo.config.policy import PolicyConfig
+from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import ConfigError
 from advgrpo.models.backbones.dino import DinoBackbone
-from advgrpo.models.discriminators import build_discriminator, load_discriminator
+from advgrpo.models.discriminators.build import build_discriminator
 from advgrpo.models.discriminators.replay import ReplayPool
-from advgrpo.models.policies import load_policy
+from advgrpo.models.discriminators.saving import load_discriminator
 from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.models.policies.loading import load_policy
 from advgrpo.models.scorers.base import Scorer, check_metrics_cover
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.runtime.process_group import ProcessGroup

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.seeds import seed_for
-from advgrpo.config import SamplingConfig
+from advgrpo.config.policy import SamplingConfig
 from advgrpo.data.image_loading import load_images
 from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.policies.base import FlowModel

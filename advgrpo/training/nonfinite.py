@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.config import AnyPolicyConfig, TrainingConfig
+from advgrpo.config.policy import AnyPolicyConfig
+from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import NonFiniteError, StorageError
 from advgrpo.models.policies.base import Policy
 from advgrpo.runtime.process_group import ProcessGroup

@@ -1,26 +1,18 @@
-"""Dumps of rollouts with non-finite values, and their reproduction."""
+"""Dumps of rollouts with non-finite values."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
 from torch import Tensor
 
-from advgrpo.config import AnyPolicyConfig, SamplingConfig
 from advgrpo.config.algorithms import AnyAlgorithmConfig
 from advgrpo.config.base import Section
-from advgrpo.data.sampler import ImagePlan
+from advgrpo.config.policy import AnyPolicyConfig, SamplingConfig
 from advgrpo.errors import CheckpointError
-from advgrpo.models.policies.adapter import copy_into
-from advgrpo.models.policies.adapter_weights import AdapterWeights
-from advgrpo.models.policies.base import Policy
 from advgrpo.storage import download_folder, upload_folder
 from advgrpo.storage.local import disk_errors
 from advgrpo.storage.tensors import read_tensors, save_tensors
-from advgrpo.training.algorithms import build_algorithm
-from advgrpo.training.rollout import generate_rollout
 
 DUMP_FILE, TENSORS_FILE = "dump.json", "tensors.safetensors"
 ADAPTER, ALGORITHM = "adapter.", "algorithm."
@@ -44,17 +36,6 @@ class NonFiniteDump(Section):
     policy: AnyPolicyConfig
     sampling: SamplingConfig
     algorithm: AnyAlgorithmConfig
-
-
-@dataclass(frozen=True)
-class TensorReport:
-    """A tensor of the reproduced computation."""
-
-    name: str
-    not_finite: int
-    values: int
-    largest: float
-    """Largest finite magnitude."""
 
 
 def write_dump(location: str, dump: NonFiniteDump, tensors: Mapping[str, Tensor]) -> None:
@@ -95,67 +76,3 @@ def read_dump(location: str) -> tuple[NonFiniteDump, dict[str, Tensor]]:
                 f"{location} does not hold the dump of a rollout: {error}",
                 repair="pass the folder that the error message or the log of the run names",
             ) from error
-
-
-def reproduce(
-    dump: NonFiniteDump, tensors: Mapping[str, Tensor], policy: Policy
-) -> Iterator[TensorReport]:
-    """Compute a dumped microbatch again, first the rollout and then the gradients.
-
-    Args:
-        dump: Settings and images.
-        tensors: As `read_dump` returns them.
-        policy: The base model with an adapter of the same shape.
-
-    Yields:
-        A report of each tensor, in the order in which they are computed.
-    """
-    parameters = policy.trainable_parameters()
-    copy_into(parameters, _with_prefix(ADAPTER, tensors))
-    for name, parameter in parameters.items():
-        yield _report(f"weight of {name}", parameter.detach())
-    plans = [ImagePlan(i, prompt, sample) for i, (prompt, sample, _) in enumerate(dump.images)]
-    texts = {prompt: text for prompt, _, text in dump.images}
-    algorithm = build_algorithm(
-        dump.algorithm, dump.sampling, policy, AdapterWeights(parameters), seed=dump.seed
-    )
-    algorithm.load_state(_with_prefix(ALGORITHM, tensors))
-    rollout = generate_rollout(
-        policy,
-        algorithm.sample,
-        plans,
-        # Prompts of other microbatches are unknown, and never read.
-        [texts.get(prompt, "") for prompt in range(max(texts) + 1)],
-        microbatch_size=len(plans),
-        rollout=dump.rollout,
-    )
-    embeddings = policy.embed([text for _, _, text in dump.images])
-    for name in embeddings.prompts[0]:
-        for position, tensor in enumerate(embeddings.tensors(name)):
-            yield _report(f"embedding {name} of prompt {position}", tensor)
-    for name, values in rollout.recorded.items():
-        yield _report(name, values)
-    yield _report("images", rollout.images)
-    # A rollout that failed before its rewards has no advantages; any show where gradients fail.
-    advantages = torch.tensor(dump.advantages or [1.0] * len(plans), device=policy.device)
-    for loss in algorithm.losses(rollout, advantages, embeddings):
-        for name, values in loss.values.items():
-            yield _report(f"{name} at {loss.name}", values)
-        yield _report(f"loss at {loss.name}", loss.total.detach())
-        gradients = torch.autograd.grad(loss.total, list(parameters.values()))
-        for name, gradient in zip(parameters, gradients, strict=True):
-            yield _report(f"gradient of {name} at {loss.name}", gradient)
-
-
-def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): values
-        for name, values in tensors.items()
-        if name.startswith(prefix)
-    }
-
-
-def _report(name: str, values: Tensor) -> TensorReport:
-    finite = torch.isfinite(values)
-    largest = float(values[finite].abs().max()) if bool(finite.any()) else 0.0
-    return TensorReport(name, int((~finite).sum()), values.numel(), largest)

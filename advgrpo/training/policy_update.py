@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.config import TrainingConfig
-from advgrpo.models.policies import Policy
+from advgrpo.config.training import TrainingConfig
+from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.training.algorithms.base import Algorithm, PassLoss

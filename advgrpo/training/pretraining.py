@@ -7,8 +7,8 @@ from torch import Tensor
 
 from advgrpo.algorithm.randomness import generator_for
 from advgrpo.algorithm.seeds import seed_for
-from advgrpo.config import DiscriminatorConfig, SamplingConfig
-from advgrpo.config.discriminator import PretrainingConfig
+from advgrpo.config.discriminator import DiscriminatorConfig, PretrainingConfig
+from advgrpo.config.policy import SamplingConfig
 from advgrpo.models.discriminators.base import Discriminator, concatenate
 from advgrpo.models.discriminators.replay import ReplayPool
 from advgrpo.models.policies.base import FlowModel

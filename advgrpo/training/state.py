@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from advgrpo.config import TrainingConfig
+from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import CheckpointError
-from advgrpo.models.discriminators import Discriminator
+from advgrpo.models.discriminators.base import Discriminator
 from advgrpo.models.discriminators.replay import ReplayPool
-from advgrpo.models.policies import Policy
+from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.records import PromptSet
 from advgrpo.runtime.process_group import ProcessGroup

@@ -7,9 +7,10 @@ import pytest
 
 from advgrpo.errors import NonFiniteError, Preempted
 from advgrpo.planning.work import work_of
+from advgrpo.tasks.reproduce import recompute
 from advgrpo.training.algorithms import ALGORITHMS
 from advgrpo.training.loop import train, train_on_rollout
-from advgrpo.training.nonfinite_dump import NonFiniteDump, read_dump, reproduce
+from advgrpo.training.nonfinite_dump import NonFiniteDump, read_dump
 from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 from tests.training.test_loop import assert_same, weights
@@ -87,7 +88,7 @@ def test_its_non_finite_gradients_are_named_and_reproduced(make_state: Make) -> 
     dump, tensors = read_dump(location.group(1))
     assert dump.algorithm == TOY
     with state.policy.without_engine():
-        reports = {report.name: report for report in reproduce(dump, tensors, state.policy)}
+        reports = {report.name: report for report in recompute(dump, tensors, state.policy)}
     # The old policy differs from the present one by now, and generated the images.
     assert reports["clean_latents"].largest == float(tensors["clean_latents"].abs().max())
     assert all(report.not_finite == 0 for report in reports.values())

@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 from advgrpo.cli.main import app
 from advgrpo.errors import CheckpointError, NonFiniteError, StorageFullError
 from advgrpo.storage import upload_folder
+from advgrpo.tasks.reproduce import recompute
 from advgrpo.training import nonfinite
 from advgrpo.training.loop import train, train_on_rollout
 from advgrpo.training.nonfinite import first_not_finite
-from advgrpo.training.nonfinite_dump import read_dump, reproduce, write_dump
+from advgrpo.training.nonfinite_dump import read_dump, write_dump
 from advgrpo.training.state import TrainingState
 from tests.training.test_loop import assert_same, weights
 
@@ -203,7 +204,7 @@ def test_a_dump_is_reproduced_bit_for_bit(make_state: Make) -> None:
     dump, tensors = read_dump(dump_of(caught.value))
     assert (dump.seed, dump.rollout, len(dump.images)) == (0, 0, 4)
     with state.policy.without_engine():
-        reports = {report.name: report for report in reproduce(dump, tensors, state.policy)}
+        reports = {report.name: report for report in recompute(dump, tensors, state.policy)}
     assert all(report.not_finite == 0 for report in reports.values())
     assert reports["latents"].largest == float(tensors["latents"].abs().max())
     assert any(name.startswith("gradient of") for name in reports)

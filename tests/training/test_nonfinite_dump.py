@@ -3,7 +3,8 @@ import torch
 
 from advgrpo.config import resolve
 from advgrpo.models.policies import load_policy
-from advgrpo.training.nonfinite_dump import ADAPTER, NonFiniteDump, reproduce
+from advgrpo.tasks.reproduce import recompute
+from advgrpo.training.nonfinite_dump import ADAPTER, NonFiniteDump
 
 PROMPTS = ("a red circle on a blue background", "two green squares")
 
@@ -34,7 +35,7 @@ def test_the_divergence_from_the_base_is_part_of_the_loss_that_is_reproduced() -
         algorithm=config.training.algorithm,
     )
     tensors = {ADAPTER + name: value for name, value in adapter.items()}
-    found = {report.name: report.largest for report in reproduce(dump, tensors, policy)}
+    found = {report.name: report.largest for report in recompute(dump, tensors, policy)}
     divergence = found["divergence_from_base at denoising step 1"]
     assert divergence > 0
     # The ratio is 1 and each advantage 1, so without the divergence it is -1.
@@ -43,7 +44,7 @@ def test_the_divergence_from_the_base_is_part_of_the_loss_that_is_reproduced() -
     free = dump.model_copy(
         update={"algorithm": dump.algorithm.model_copy(update={"kl_weight": 0.0})}
     )
-    without = {report.name: report.largest for report in reproduce(free, tensors, policy)}
+    without = {report.name: report.largest for report in recompute(free, tensors, policy)}
     assert without["loss at denoising step 1"] == pytest.approx(1)
     gradients = [name for name in found if name.startswith("gradient of")]
     assert any(found[name] != without[name] for name in gradients)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from advgrpo.config import Weights
+from advgrpo.config.base import Weights
 from advgrpo.errors import WeightsError
 from advgrpo.models.backbones.loading import fingerprint, load_frozen, weights_files
 from advgrpo.models.backbones.preprocessing import PREPROCESSOR_FILE, read_preprocessing

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.config import Weights
+from advgrpo.config.base import Weights
 from advgrpo.errors import WeightsError
 from advgrpo.models.backbones.dino import Dino3Backbone, DinoBackbone, DinoWithRegistersBackbone
 from advgrpo.models.backbones.loading import model_type_of

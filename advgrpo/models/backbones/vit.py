@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from advgrpo.config import Weights
+from advgrpo.config.base import Weights
 from advgrpo.errors import ConfigError
 from advgrpo.models.backbones.loading import fingerprint, load_frozen, weights_files
 from advgrpo.models.backbones.preprocessing import (

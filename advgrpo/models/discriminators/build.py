@@ -2,7 +2,7 @@
 
 import torch
 
-from advgrpo.config import DinoDiscriminatorConfig, DiscriminatorConfig
+from advgrpo.config.discriminator import DinoDiscriminatorConfig, DiscriminatorConfig
 from advgrpo.models.discriminators.base import Discriminator
 from advgrpo.models.discriminators.dino import DinoDiscriminator
 from advgrpo.models.discriminators.pickscore import PickScoreDiscriminator

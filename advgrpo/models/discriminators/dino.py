@@ -21,7 +21,7 @@ from advgrpo.algorithm.discriminator_loss import (
 )
 from advgrpo.algorithm.randomness import generator_for
 from advgrpo.algorithm.seeds import seed_for
-from advgrpo.config import DinoDiscriminatorConfig
+from advgrpo.config.discriminator import DinoDiscriminatorConfig
 from advgrpo.errors import ConfigError
 from advgrpo.models.backbones.clip import ClipTextEncoder
 from advgrpo.models.backbones.vision import load_vision_backbone

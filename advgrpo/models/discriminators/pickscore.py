@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from advgrpo.algorithm.discriminator_loss import pairwise_loss
-from advgrpo.config import PickScoreDiscriminatorConfig
+from advgrpo.config.discriminator import PickScoreDiscriminatorConfig
 from advgrpo.errors import ConfigError
 from advgrpo.models.backbones.clip import PICKSCORE_UNIT, ClipBackbone
 from advgrpo.models.discriminators.base import Features

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from advgrpo.algorithm.randomness import generator_for
-from advgrpo.config import AdapterConfig
+from advgrpo.config.policy import AdapterConfig
 from advgrpo.errors import WeightsError
+from advgrpo.models.policies.adapter_weights import copy_into
 from advgrpo.models.policies.saved_adapter import (
     PEFT_PREFIX,
     PEFT_SETTINGS,
@@ -78,13 +79,6 @@ def trainable_parameters(transformer: PeftAdapterMixin) -> dict[str, torch.nn.Pa
         for name, parameter in transformer.named_parameters()
         if parameter.requires_grad
     }
-
-
-def copy_into(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, Tensor]) -> None:
-    """Overwrite parameters in place."""
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(values[name])
 
 
 def save_adapter(folder: Path, values: Mapping[str, Tensor], config: AdapterConfig) -> None:

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
-
-from advgrpo.models.policies.adapter import copy_into
 
 
 class AdapterWeights:
@@ -45,3 +44,10 @@ class AdapterWeights:
         """Gather weights that an engine partitions over the ranks; without one, none are."""
         del modifier_rank
         return nullcontext()
+
+
+def copy_into(parameters: Mapping[str, Parameter], values: Mapping[str, Tensor]) -> None:
+    """Overwrite parameters in place."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.config import AdapterConfig
-from advgrpo.config.policy import PolicyConfig
+from advgrpo.config.policy import AdapterConfig, PolicyConfig
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from advgrpo.config import AdapterConfig, Weights
+from advgrpo.config.base import Weights
+from advgrpo.config.policy import AdapterConfig
 from advgrpo.errors import WeightsError
 from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.tensors import read_tensors

@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.config import AdapterConfig
-from advgrpo.config.policy import PolicyConfig
+from advgrpo.config.policy import AdapterConfig, PolicyConfig
 from advgrpo.models.policies.adapter import (
     add_adapter,
     load_adapter,

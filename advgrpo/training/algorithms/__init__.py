@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from advgrpo.config import SamplingConfig
 from advgrpo.config.algorithms import AlgorithmConfig
+from advgrpo.config.policy import SamplingConfig
 from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import FlowModel
 from advgrpo.training.algorithms.base import Algorithm

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.config import SamplingConfig
 from advgrpo.config.algorithms import AlgorithmConfig
+from advgrpo.config.policy import SamplingConfig
 from advgrpo.data.sampler import ImagePlan
 from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import FlowModel, PromptEmbeddings

@@ -12,8 +12,8 @@ from advgrpo.algorithm.policy_loss import clipped_policy_loss
 from advgrpo.algorithm.randomness import gaussian_noise, generator_for
 from advgrpo.algorithm.schedule import window_start
 from advgrpo.algorithm.seeds import seed_for
-from advgrpo.config import SamplingConfig
 from advgrpo.config.algorithms import FlowSdeSampler, GrpoConfig, RandomWindow
+from advgrpo.config.policy import SamplingConfig
 from advgrpo.data.sampler import ImagePlan
 from advgrpo.errors import RatioError
 from advgrpo.models.policies.adapter_weights import AdapterWeights
