@@ -24,7 +24,7 @@ def _no_other_kfp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith(("KF_PIPELINES_", "KFP_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(kfp.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
-    monkeypatch.setattr(server_module, "_PAUSES_SECONDS", (0.01, 0.01))
+    monkeypatch.setattr(server_module, "_RETRY_DELAYS_SECONDS", (0.01, 0.01))
 
 
 @pytest.fixture
