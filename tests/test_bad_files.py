@@ -205,7 +205,7 @@ def test_an_image_that_cannot_be_used(
     [
         ("", "manifest.json is not JSON"),
         ("{}", "manifest.json list no prompts"),
-        ('{"a cat": [], "a dog": "1.png"}', "'a cat' has 0 of the 1 reference images"),
+        ('{"a cat": [], "a dog": "1.png"}', "'a cat' has 0 of 1 reference images"),
         ('{"a cat": "../0.png", "a dog": "1.png"}', "'../0.png', of 'a cat', is not a name inside"),
         ('{"a cat": "/etc/passwd", "a dog": "1.png"}', "is not a name inside the folder"),
         ('{"a cat": "a\\u0000b", "a dog": "1.png"}', "is not a name inside the folder"),

@@ -66,8 +66,8 @@ def test_printed_settings_are_a_preset(tmp_path: Path) -> None:
         (["registry", "promote", "x", "--override"], "--override needs --reason"),
         (["registry", "promote", "x", "--reason", "y"], "--reason needs --override"),
         (["demo-ui", "--folder", "nowhere"], "no demo has run in nowhere"),
-        (["status", "nowhere"], "nowhere is no folder, and there is no MLflow server"),
-        (["status", "no/where"], "no run left a sign of life in no/where"),
+        (["status", "nowhere"], "nowhere is not a folder, and without an MLflow server"),
+        (["status", "no/where"], "there is no heartbeat of a run in no/where"),
         (["pipeline", "run", "--pipeline", "none.yaml"], "--pipeline=none.yaml: does not exist"),
     ],
 )

@@ -19,7 +19,7 @@ RELEASED = ("sd35m_dino_released", "sd35m_pickscore_released")
 
 def settings() -> Iterator[tuple[str, Any]]:
     """Each setting of the tables, and its value if they give one."""
-    tables, _, _ = PAGE.read_text(encoding="utf-8").partition("## Not here")
+    tables, _, _ = PAGE.read_text(encoding="utf-8").partition("## Not available")
     for text in re.findall(r"`([^`\n]+)`", tables):
         match = re.fullmatch(rf"((?:{SECTIONS})(?:\.[a-z_]+)*)(?:\.{{([a-z_, ]+)}})?(: .+)?", text)
         if match:

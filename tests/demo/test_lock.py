@@ -12,7 +12,7 @@ from advgrpo.errors import ConfigError
 def test_a_second_demo_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     with (
         only_demo_in(tmp_path),
-        pytest.raises(ConfigError, match=f"already runs in .* {os.getpid()}"),
+        pytest.raises(ConfigError, match=f"is running in .* \\(process {os.getpid()}\\)"),
         only_demo_in(tmp_path),
     ):
         pass

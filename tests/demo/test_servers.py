@@ -124,7 +124,7 @@ def test_no_secret_can_be_read_by_other_users(stores: EmbeddedServers) -> None:
 
 def test_another_process_cannot_serve_the_same_folder(stores: EmbeddedServers) -> None:
     with (
-        pytest.raises(StorageError, match="being served by another process"),
+        pytest.raises(StorageError, match="another process runs the servers of"),
         EmbeddedServers(stores.folder),
     ):
         pass

@@ -136,7 +136,7 @@ def test_a_rollout_takes_as_many_passes_as_planned(
     )
     ids = prompts_of_rollout(range(9), 0, prompts_per_update=6, seed=0)
     for rank in range(ranks):
-        steps = share_of_rank(ids, group_size=8, optimizer_steps=2, ranks=ranks, rank=rank)
+        steps = share_of_rank(ids, group_size=8, optimizer_steps=2, world_size=ranks, rank=rank)
         generate_rollout(
             policy,
             algorithm.sample,
@@ -196,7 +196,7 @@ def test_terms_of_the_reward_are_planned() -> None:
 def test_the_number_of_images_of_a_folder_is_unknown() -> None:
     planned = plan_run(draft("sd35m_style"), 8, train_prompts=100, test_prompts=10)
     assert sizes(planned.storage)["reference images"] is None
-    assert "as many as the folder" in planned.storage[0].how
+    assert "one per image of the folder" in planned.storage[0].how
 
 
 def test_the_policys_parts_are_as_large_as_planned() -> None:
