@@ -10,8 +10,8 @@ from contextlib import closing
 from advgrpo.cluster.access import find_denied
 from advgrpo.cluster.api import SINGLE_ATTEMPT, Api, connect
 from advgrpo.cluster.api_errors import NotFoundError
-from advgrpo.cluster.backends import BACKENDS, select_backend
 from advgrpo.cluster.backends.base import JobBackend
+from advgrpo.cluster.backends.registry import BACKENDS, select_backend
 from advgrpo.cluster.check import Check, login_check, run_check
 from advgrpo.cluster.credentials import MLFLOW_LOGINS, S3_LOGINS, Logins, describe
 from advgrpo.cluster.resources import (

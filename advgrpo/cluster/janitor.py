@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.api_errors import NotFoundError, UnknownResourceError
-from advgrpo.cluster.backends import BACKENDS
+from advgrpo.cluster.backends.registry import BACKENDS
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
 from advgrpo.cluster.resources import WORKFLOWS, Resource
 from advgrpo.cluster.workflow_owner import WorkflowOwner, owner_of

@@ -8,8 +8,8 @@ from contextlib import closing
 
 from advgrpo.cluster.api import Api, Json, connect
 from advgrpo.cluster.api_errors import AlreadyExistsError, NotFoundError
-from advgrpo.cluster.backends import select_backend
 from advgrpo.cluster.backends.base import JobBackend, JobState
+from advgrpo.cluster.backends.registry import select_backend
 from advgrpo.cluster.cancellation import CancelOnSignal
 from advgrpo.cluster.job_monitor import JobMonitor
 from advgrpo.cluster.job_request import JobRequest

@@ -12,7 +12,7 @@ from advgrpo.models.policies.adapter_weights import AdapterWeights, copy_into
 from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.loading import load_policy
 from advgrpo.runtime.devices import device
-from advgrpo.training.algorithms import build_algorithm
+from advgrpo.training.algorithms.registry import build_algorithm
 from advgrpo.training.nonfinite_dump import ADAPTER, ALGORITHM, NonFiniteDump, read_dump
 from advgrpo.training.rollout import generate_rollout
 

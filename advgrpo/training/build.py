@@ -20,7 +20,7 @@ from advgrpo.models.policies.loading import load_policy
 from advgrpo.models.scorers.base import Scorer, check_metrics_cover
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.runtime.process_group import ProcessGroup
-from advgrpo.training.algorithms import build_algorithm
+from advgrpo.training.algorithms.registry import build_algorithm
 from advgrpo.training.best import BestAdapter
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.counters import Counters

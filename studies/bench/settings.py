@@ -15,7 +15,7 @@ from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.storage.fetch import local_file
-from advgrpo.training.algorithms import build_algorithm
+from advgrpo.training.algorithms.registry import build_algorithm
 from advgrpo.training.rollout import generate_rollout
 
 

@@ -7,7 +7,7 @@ import pytest
 from kubernetes.client import Configuration
 
 from advgrpo.cluster import api as api_module
-from advgrpo.cluster.backends import select_backend
+from advgrpo.cluster.backends.registry import select_backend
 from advgrpo.cluster.check import Check
 from advgrpo.cluster.credentials import MLFLOW_KEYS
 from advgrpo.cluster.doctor import examine, require_ready

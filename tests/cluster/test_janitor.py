@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from advgrpo.cli.main import app
 from advgrpo.cluster.api import Api
-from advgrpo.cluster.backends import BACKENDS
+from advgrpo.cluster.backends.registry import BACKENDS
 from advgrpo.cluster.janitor import clean
 from advgrpo.cluster.roles import janitor_rules
 from advgrpo.errors import ClusterError

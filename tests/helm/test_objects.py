@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from advgrpo import __version__
-from advgrpo.cluster.backends import BACKENDS
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.backends.registry import BACKENDS
 from advgrpo.cluster.credentials import MLFLOW_LOGINS, S3_LOGINS, missing_keys
 from advgrpo.cluster.job_request import JobRequest
 from advgrpo.cluster.resources import Resource

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from advgrpo.cluster.backends import BACKENDS
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.backends.registry import BACKENDS
 from advgrpo.cluster.credentials import MLFLOW_KEYS
 from advgrpo.cluster.job_request import JobRequest
 from advgrpo.cluster.roles import Rule, janitor_rules, launcher_rules

@@ -29,7 +29,7 @@ from advgrpo.planning.models import models_of
 from advgrpo.planning.parts import Part, total, unknown
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.planning.work import rollout_passes, work_of
-from advgrpo.training.algorithms import build_algorithm
+from advgrpo.training.algorithms.registry import build_algorithm
 from advgrpo.training.rollout import generate_rollout
 
 run = CliRunner().invoke

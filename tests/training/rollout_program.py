@@ -18,7 +18,7 @@ from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.scorers.pickscore import PickScore
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import TinyModels
-from advgrpo.training.algorithms import build_algorithm
+from advgrpo.training.algorithms.registry import build_algorithm
 from advgrpo.training.engine import free_port
 from advgrpo.training.reward import Reward
 from advgrpo.training.rollout import generate_rollout

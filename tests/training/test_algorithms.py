@@ -8,7 +8,7 @@ import pytest
 from advgrpo.errors import NonFiniteError, Preempted
 from advgrpo.planning.work import work_of
 from advgrpo.tasks.reproduce import recompute
-from advgrpo.training.algorithms import ALGORITHMS
+from advgrpo.training.algorithms.registry import ALGORITHMS
 from advgrpo.training.loop import train, train_on_rollout
 from advgrpo.training.nonfinite_dump import NonFiniteDump, read_dump
 from advgrpo.training.state import TrainingState
