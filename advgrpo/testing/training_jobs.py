@@ -41,8 +41,8 @@ def run_until(end: Callable[["FakeJob"], None], *, seconds: float | int = 30) ->
         seconds: When it happens.
     """
     return (
-        Step(1, FakeJob.add_pods),
-        Step(2, FakeJob.run),
+        Step(1, lambda job: job.add_pods()),
+        Step(2, lambda job: job.run()),
         Step(3, lambda job: job.log("hello", "world")),
         Step(seconds, end),
     )
@@ -127,7 +127,7 @@ class FakeJob:
         restart = next((one for one in self._restarts if one[0] == when), None)
         if restart is not None:
             self._restarts.remove(restart)
-            act: Callable[[FakeJob], None] = partial(FakeJob.restart_pod, name=restart[1])
+            act: Callable[[FakeJob], None] = partial(type(self).restart_pod, name=restart[1])
         else:
             act = self._due.pop(0).act
         if self.is_active:

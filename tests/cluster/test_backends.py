@@ -29,7 +29,7 @@ from tests.cluster.clock import Clock
 from tests.cluster.launching import POLICY, REQUEST, SETTINGS, Launching, api_of
 from tests.cluster.toy_backend import RESOURCE, ToyJob, ToyJobs
 
-START = (Step(1, FakeJob.add_pods), Step(2, FakeJob.run))
+START = (Step(1, ToyJob.add_pods), Step(2, ToyJob.run))
 TOY = SETTINGS.model_copy(update={"backend": "toy", "max_restarts": 2})
 
 
@@ -123,8 +123,8 @@ def test_restarts_of_a_rank_are_counted_though_failed_pods_stay(launching: Launc
 
 def test_time_in_the_queue_does_not_count(launching: Launching) -> None:
     settings = TOY.model_copy(update={"deadline_seconds": 100, "startup_timeout_seconds": 50})
-    steps = [(0, FakeJob.suspend), (5000, FakeJob.resume), (5001, FakeJob.add_pods)]
-    steps += [(5002, FakeJob.run), (5030, FakeJob.succeed)]
+    steps = [(0, ToyJob.suspend), (5000, ToyJob.resume), (5001, ToyJob.add_pods)]
+    steps += [(5002, ToyJob.run), (5030, FakeJob.succeed)]
     launching.cluster.operator.plans.append([Step(at, act) for at, act in steps])
     Launching(launching.cluster, launching.clock, settings, POLICY, ToyJobs()).run()
 

@@ -18,7 +18,7 @@ JOB = {
 
 
 @pytest.fixture
-def log_text() -> list[str]:
+def lines() -> list[str]:
     return []
 
 
