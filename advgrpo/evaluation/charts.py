@@ -50,6 +50,7 @@ def line_chart(series: Sequence[Series], *, logarithmic: bool = False) -> Markup
         f'<text class="tick" x="{across(x):.1f}" y="{HEIGHT - 6}" text-anchor="{anchor}">'
         f"{x:g}</text>"
         for x, anchor in ((min(xs), "start"), (max(xs), "end"))
+        # A single update has one label instead of two on top of each other.
         if min(xs) < max(xs) or anchor == "start"
     ]
     for number, one in enumerate(series, start=1):

@@ -189,6 +189,7 @@ def _kernel_distance(
     *,
     scale: float = 1.0,
 ) -> Comparison:
+    # Weight 1 for each prompt gives the estimate itself.
     everything = torch.ones(1, bootstrap.counts.shape[1], dtype=torch.float64)
 
     def sums(images: MeasuredImages, others: MeasuredImages) -> KernelSums:
@@ -258,6 +259,7 @@ def _manifold_by_prompt(images: MeasuredImages, reference: MeasuredImages) -> di
 
 def _manifold_of_halves(reference: MeasuredImages) -> dict[str, Tensor]:
     """Compare every other image of each prompt with the rest; empty if there are too few."""
+    # Each prompt is split, so that both halves have the same prompts.
     if torch.bincount(reference.prompts).min() < 2:
         return {}
     half, other = reference.every_other(0), reference.every_other(1)

@@ -81,6 +81,7 @@ def cost_rows(phases: Sequence[PhaseCost], price: Price | None) -> list[CostRow]
     longest = max((phase.seconds or 0.0 for phase in phases), default=0.0) or 1.0
     rows = [_row(phase, price, longest) for phase in phases]
     seconds = sum(phase.seconds or 0.0 for phase in phases)
+    # GPU-hours and CPU-hours are not comparable, so each unit has its own sum.
     hours = {unit: _hours(phases, unit) for unit in dict.fromkeys(phase.unit for phase in phases)}
     images = sum(phase.images or 0 for phase in phases)
     unknown = any(phase.seconds is None for phase in phases)

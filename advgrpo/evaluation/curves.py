@@ -163,6 +163,7 @@ def _panel(
 
 
 def _points(history: History, key: str) -> list[tuple[float, float]]:
+    # Rows lack metrics that are not logged at each update, and NaN cannot be drawn.
     return [
         (float(row["update"]), float(row[key]))
         for row in history

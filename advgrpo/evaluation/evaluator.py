@@ -130,5 +130,6 @@ class Evaluator:
 
 def select_prompts(prompts: PromptSet, config: EvaluationConfig) -> list[str]:
     """Return the prompts of an evaluation, evenly spread over the file."""
+    # Without evaluation.prompts each part is one prompt, so all are chosen in file order.
     positions = evenly_spread(len(prompts), config.prompts or len(prompts), seed=config.seed)
     return [prompts.texts[position] for position in positions]

@@ -34,6 +34,7 @@ def pick_examples(
         champion: Its images are included.
     """
     chosen = choose_prompts(alignment["base"], alignment["trained"], sampler.config)
+    # A prompt may be chosen for several reasons, but is sampled once.
     prompts = list(dict.fromkeys(prompt for prompt, _why in chosen))
     images: dict[Side, dict[int, Tensor]] = {}
     # Sampled a second time: the images of the whole evaluation would not fit in memory.
@@ -80,6 +81,7 @@ def choose_prompts(
 def _sample(sampler: ImageSampler, prompts: Sequence[int]) -> dict[int, Tensor]:
     """Sample the example images of each prompt."""
     samples = min(EXAMPLE_IMAGES, sampler.config.images_per_prompt)
+    # Numbers from 0, so the seeds are those of the evaluation.
     images = sampler.sample([(prompt, number) for prompt in prompts for number in range(samples)])
     return dict(zip(prompts, images.split(samples), strict=True))
 

@@ -51,6 +51,7 @@ def _check_metric(gate: Gate, metric: str, report: EvaluationReport) -> tuple[bo
             f"{metric} is better when {'higher' if comparison.higher_is_better else 'lower'}: "
             f"set the gate's comparison to {wanted}"
         )
+    # A champion that could not be evaluated must not count as no champion.
     if gate.against == "champion" and "champion" in report.missing:
         return False, f"there is a champion, but no comparison: {report.missing['champion']}"
     if gate.against == "champion" and report.champion is None:

@@ -135,6 +135,7 @@ def render_report(evaluation: Evaluation, history: History, facts: RunFacts) -> 
         costs=cost_rows(facts.phases, price),
         cost_per_gain=cost_per_gain(report, facts.phases, price),
         with_money=price is not None,
+        # The JSON mode turns tuples into lists, which safe_dump can write.
         settings=yaml.safe_dump(
             facts.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         ),

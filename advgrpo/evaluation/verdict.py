@@ -191,6 +191,7 @@ def _distance(comparison: Comparison) -> str:
 def _alignment(comparison: Comparison) -> str:
     name = f"Prompt alignment ({label(comparison.metric)}, {note(comparison.metric)})"
     difference = comparison.difference
+    # No prompt changed: an interval of width 0 is certain, not chance.
     if difference.low == difference.high == 0:
         return f"{name}: {number(comparison.base.mean)} before and after, for every prompt."
     mean, low, high = format_interval(difference, signed=True)

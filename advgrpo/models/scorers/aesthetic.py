@@ -61,6 +61,7 @@ class Aesthetic:
         prompts: Sequence[str],  # noqa: ARG002 - the rating ignores them
     ) -> Mapping[str, Float[Tensor, "batch"]]:
         """Predict the rating of each image."""
+        # The published predictor was trained on embeddings of length 1, as image_features returns.
         ratings: Tensor = self._predictor(self._clip.image_features(images))
         return {"score": ratings.squeeze(-1).cpu()}
 

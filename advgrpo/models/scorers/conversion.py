@@ -36,6 +36,7 @@ _WHOLE = {
     "visual.ln_post.bias": "vision_model.post_layernorm.bias",
 }
 
+# open_clip multiplies by these from the right; a linear layer stores the transpose.
 _TRANSPOSED = {
     "text_projection": "text_projection.weight",
     "visual.proj": "visual_projection.weight",
@@ -129,6 +130,7 @@ def clip_from_open_clip(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if name in _IGNORED:
             continue
         for new_name, part in _rename(name, tensor.float()).items():
+            # save_file refuses tensors that share memory, as the chunks of one matrix do.
             tensors[new_name] = part.contiguous().clone()
     return tensors
 

@@ -51,6 +51,7 @@ def fresh_critic_order(
     if prompts < 2:
         raise ValueError("a critic needs at least two prompts: one to fit and one to test")
     generated, reference = generated.double().cpu(), reference.double().cpu()
+    # With fewer prompts than folds, each fold is one prompt.
     fold = torch.arange(prompts) % min(FOLDS, prompts)
     generated_values = torch.empty(prompts, dtype=torch.float64)
     reference_values = torch.empty(reference.shape[:2], dtype=torch.float64)
@@ -78,6 +79,7 @@ class _Critic:
         n, m = len(generated), len(reference)
         weights = torch.tensor([[0.5 / n]] * n + [[0.5 / m]] * m, dtype=torch.float64)
         goals = torch.tensor([-1.0] * n + [1.0] * m, dtype=torch.float64)
+        # Normal equations; the ridge makes them solvable with more features than images.
         weighted = (weights * features).T
         ridge = RIDGE * torch.eye(features.shape[1], dtype=torch.float64)
         self._direction = torch.linalg.solve(weighted @ features + ridge, weighted @ goals)

@@ -99,6 +99,7 @@ class ExternalJudge:
 
     def _request(self, file: Path, prompt: str) -> str:
         metadata = {} if self._metadata is None else self._metadata[prompt]
+        # json.dumps escapes line breaks of the prompt, so a request is always one line.
         return json.dumps({"image": str(file), "prompt": prompt, "metadata": dict(metadata)})
 
     def _verdicts(self, answer: str, image: str, prompt: str) -> dict[str, float]:
@@ -181,6 +182,7 @@ class _Program:
     def __init__(self, command: Sequence[str], timeout_seconds: float) -> None:
         self._name, self._timeout_seconds = " ".join(command), timeout_seconds
         try:
+            # Standard error is inherited, so the log of the judge is part of the task's.
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
             )
@@ -211,6 +213,7 @@ class _Program:
                 repair="increase timeout_seconds, or flush the program's output after each line",
             ) from error
         except OSError:
+            # A broken pipe means that the program has exited.
             answers.append(_END)
         if _END in answers:
             # The program may have closed its output without exiting.

@@ -178,4 +178,5 @@ def _squared_distances(
     for rows in torch.arange(len(one)).split(ROWS_AT_ONCE):
         scale = lengths[rows, None] + other_lengths
         squares = scale - 2 * one[rows] @ two.T
+        # Rounding leaves small positive or negative values for equal images.
         yield rows, squares.where(squares > _EQUAL * scale, 0)

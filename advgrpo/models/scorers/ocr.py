@@ -74,6 +74,7 @@ def text_accuracy(read: str, wanted: str) -> float:
 
 def edit_distance(one: str, two: str) -> int:
     """Return the Levenshtein distance of two texts."""
+    # Dynamic programming by rows: costs[j] is the distance of the read prefix to two[:j].
     costs = list(range(len(two) + 1))
     for row, character in enumerate(one, start=1):
         diagonal, costs[0] = costs[0], row
@@ -110,6 +111,7 @@ def rapid_reader() -> Reader:
     def read(picture: UInt8[np.ndarray, "height width 3"]) -> str:
         # RapidOCR expects BGR, as OpenCV does.
         lines, _seconds = engine(np.ascontiguousarray(picture[..., ::-1]))
+        # RapidOCR returns None for an image without text.
         return "\n".join(text for _box, text, _confidence in lines or ())
 
     return read

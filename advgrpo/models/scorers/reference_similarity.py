@@ -68,6 +68,7 @@ class ReferenceSimilarity:
     def _features(
         self, images: Float[Tensor, "batch 3 height width"]
     ) -> Float[Tensor, "batch feature"]:
+        # Token 0 is the class token.
         return functional.normalize(self._backbone.tokens(images)[:, 0], dim=-1).cpu()
 
 

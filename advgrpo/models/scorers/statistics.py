@@ -119,9 +119,11 @@ def _high_frequencies(
     luminance: Float[Tensor, "batch height width"],
 ) -> dict[str, Float[Tensor, "batch"]]:
     height, width = luminance.shape[-2:]
+    # Without the mean, the power of all frequencies sums to the variance.
     centred = luminance - luminance.mean(dim=(1, 2), keepdim=True)
     power = torch.fft.fft2(centred).abs().square()
     radius = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)[None, :])
+    # The Nyquist frequency is 0.5 cycles per pixel.
     high = power * (radius > 0.25)
     # The power of a real wave is split between a frequency and its negative, which coincide at the
     # Nyquist frequency: only there the mirrored power must not be added twice.
