@@ -97,6 +97,9 @@ def train(
             free=free_host_memory(),
         )
         pretrained = local_folder(discriminator)
+        discriminator_sha256 = file_sha256(pretrained / WEIGHTS_FILE)
+        # The key knows inputs by location; a checkpoint is only resumed with equal content, too.
+        run_digest = f"{key}-{images.digest}-{discriminator_sha256}"
         embeddings = encode_for_task(
             task.policy, training_prompts(task, prompts.train), workspace=workspace
         )
@@ -104,7 +107,7 @@ def train(
             places = Locations(
                 discriminator=pretrained,
                 output=folder,
-                cache_key=key,
+                run_digest=run_digest,
                 checkpoints=join(location, "checkpoints"),
                 features=join(workspace, FEATURES),
                 embeddings=embeddings,
@@ -128,7 +131,7 @@ def train(
                 "prompts.train": prompts.train.digest,
                 "prompts.test": prompts.test.digest,
                 "reference_images": content_digest(extract(reference_images)),
-                "discriminator": file_sha256(pretrained / WEIGHTS_FILE),
+                "discriminator": discriminator_sha256,
                 "training_settings": key,
                 **library_versions(),
             }

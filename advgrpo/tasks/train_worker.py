@@ -67,8 +67,8 @@ class Locations:
     output: Path
     """Folder that the first rank writes the results to."""
 
-    cache_key: str
-    """Key of the training, which its checkpoints carry."""
+    run_digest: str
+    """Identity of the training and of the content of its inputs, which its checkpoints carry."""
 
     checkpoints: str
     features: str
@@ -153,7 +153,7 @@ def _training_state(
     )
     checkpoints = Checkpoints(
         locations.checkpoints,
-        run_digest=locations.cache_key,
+        run_digest=locations.run_digest,
         keep=settings.training.checkpoints_kept,
         scratch=scratch,
     )
