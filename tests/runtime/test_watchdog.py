@@ -108,7 +108,7 @@ def test_a_slow_process_is_named_once_it_was_slow_three_times(
     assert caplog.text == ""
     for _ in range(3):
         stragglers.metrics(10.0)
-    assert caplog.text.count("rank 2 takes 2.1 times as long") == 1
+    assert caplog.text.count("rank 2 took 2.1 times") == 1
 
 
 def test_small_differences_and_single_processes_are_not_reported(
