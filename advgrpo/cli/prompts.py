@@ -19,7 +19,7 @@ def import_prompts(
 ) -> None:
     """Write one column of a table as a prompt file; repeated prompts are an error."""
     from advgrpo.data.prompt_tables import read_prompt_table, refuse_repeats
-    from advgrpo.storage import write_bytes
+    from advgrpo.storage.files import write_bytes
 
     found = read_prompt_table(table, column)
     if found.repeats and not drop_repeats:
@@ -36,8 +36,8 @@ def check(
 ) -> None:
     """Check a prompt file; print its number of prompts and its SHA-256."""
     from advgrpo.data.prompts import read_prompts
-    from advgrpo.storage import file_sha256
     from advgrpo.storage.fetch import local_file
+    from advgrpo.storage.local import file_sha256
 
     prompts = read_prompts(location)
     print(f"{location}: {len(prompts)} prompts, SHA-256 {file_sha256(local_file(location))}")

@@ -30,8 +30,8 @@ def generate(
     """Generate reference images for training and test prompts, or validate an existing set."""
     from advgrpo.config.resolution import resolve
     from advgrpo.config.tasks import ReferenceImagesSettings
-    from advgrpo.storage import upload_folder
     from advgrpo.storage.archives import extract
+    from advgrpo.storage.folders import upload_folder
     from advgrpo.tasks.reference_images import make_reference_images
 
     settings = ReferenceImagesSettings.of(resolve(preset, overrides))

@@ -7,7 +7,7 @@ from advgrpo import __version__
 from advgrpo.cluster.credentials import MLFLOW_KEYS
 from advgrpo.cluster.job_request import JobRequest, Placement
 from advgrpo.cluster.settings import CLUSTER, ClusterSettings, Rdma
-from advgrpo.storage import CACHE_VARIABLE, LIMIT_VARIABLE
+from advgrpo.storage.cache import CACHE_VARIABLE, LIMIT_VARIABLE
 from advgrpo.storage.credentials import S3_KEYS
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "advgrpo"}

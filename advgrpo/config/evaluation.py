@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from advgrpo.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Weights
-from advgrpo.config.scorers import ScorerConfig
+from advgrpo.config.scorers.union import ScorerConfig
 
 
 class DistanceConfig(Section):

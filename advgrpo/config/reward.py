@@ -5,7 +5,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from advgrpo.config.base import PositiveFloat, Section
-from advgrpo.config.scorers import ScorerConfig
+from advgrpo.config.scorers.union import ScorerConfig
+
+DISCRIMINATOR = "discriminator"
 
 
 class DiscriminatorTerm(Section):

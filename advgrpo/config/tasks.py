@@ -16,7 +16,7 @@ from advgrpo.config.parsing import parse
 from advgrpo.config.policy import AnyPolicyConfig, SamplingConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.run import RunConfig
-from advgrpo.config.scorers import ScorerConfig
+from advgrpo.config.scorers.union import ScorerConfig
 from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import ConfigError
 from advgrpo.strict_json import load_json

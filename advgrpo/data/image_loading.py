@@ -9,7 +9,7 @@ from torch import Tensor
 from advgrpo.data.images import read_image
 from advgrpo.errors import ReferenceImageError
 from advgrpo.records import ReferenceImageSet
-from advgrpo.storage import join
+from advgrpo.storage.locations import join
 
 
 def load_images(

@@ -21,8 +21,9 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from advgrpo.errors import ReferenceImageError
-from advgrpo.storage import read_bytes, scheme
+from advgrpo.storage.files import read_bytes
 from advgrpo.storage.local import disk_errors
+from advgrpo.storage.locations import scheme
 
 FILE_FORMATS = ("PNG", "JPEG", "WEBP")
 """Formats for reading. Only PNG and lossless WebP are written."""

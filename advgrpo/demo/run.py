@@ -29,7 +29,8 @@ from advgrpo.demo.summary import DemoResult, Summary, comparison_table, cost_tab
 from advgrpo.errors import PipelineError, Preempted, TrackingError
 from advgrpo.runtime.environment import environment
 from advgrpo.runtime.failures import FAILURE_FILE, read_failure
-from advgrpo.storage import CACHE_VARIABLE, write_bytes
+from advgrpo.storage.cache import CACHE_VARIABLE
+from advgrpo.storage.files import write_bytes
 from advgrpo.telemetry.progress import PROGRESS_FILE
 
 SUMMARY = "summary.json"

@@ -12,7 +12,7 @@ from rich.console import Console
 from advgrpo.demo.lock import only_demo_in
 from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.errors import ConfigError
-from advgrpo.storage import write_bytes
+from advgrpo.storage.files import write_bytes
 
 SERVERS_FOLDER = "servers"
 """Folder of the servers' data, inside the demo's."""

@@ -19,7 +19,7 @@ from typing import Literal, Self
 
 from advgrpo.demo.server_process import Server
 from advgrpo.errors import ConfigError, StorageError
-from advgrpo.storage import write_bytes
+from advgrpo.storage.files import write_bytes
 
 BUCKET = "advgrpo"
 """The bucket, which exists from the start."""

@@ -5,7 +5,7 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from advgrpo.storage import write_bytes
+from advgrpo.storage.files import write_bytes
 
 
 @dataclass

@@ -11,7 +11,8 @@ from rich.table import Table
 from advgrpo.demo.state import DemoRun
 from advgrpo.errors import PipelineError
 from advgrpo.runtime.results import TaskResult, find_result
-from advgrpo.storage import join, read_bytes, write_bytes
+from advgrpo.storage.files import read_bytes, write_bytes
+from advgrpo.storage.locations import join
 from advgrpo.telemetry.formatting import format_duration
 
 REPORT, ADAPTER = "report.html", "adapter"

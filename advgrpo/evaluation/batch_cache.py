@@ -10,7 +10,8 @@ from safetensors.torch import load, save
 
 from advgrpo.errors import StorageNotFoundError
 from advgrpo.evaluation.results import MeasuredImages
-from advgrpo.storage import join, read_bytes, write_bytes
+from advgrpo.storage.files import read_bytes, write_bytes
+from advgrpo.storage.locations import join
 from advgrpo.strict_json import load_json_object
 
 _VALUE = "value."

@@ -27,7 +27,7 @@ from advgrpo.evaluation.verdict import (
     summarize_gates,
 )
 from advgrpo.records import Comparison, GateResult, TrainingRecord
-from advgrpo.storage import write_bytes
+from advgrpo.storage.files import write_bytes
 
 PIXELATED_BELOW = 129
 """Images with a shorter side are enlarged without interpolation, and embedded without loss."""

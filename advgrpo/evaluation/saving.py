@@ -7,7 +7,8 @@ from torch import Tensor
 from advgrpo.data.images import encode_png
 from advgrpo.evaluation.results import Evaluation
 from advgrpo.evaluation.saved_evaluation import EVALUATION_FILE, SavedEvaluation, SavedExample, Side
-from advgrpo.storage import join, write_bytes
+from advgrpo.storage.files import write_bytes
+from advgrpo.storage.locations import join
 
 
 def write_evaluation(folder: str | Path, evaluation: Evaluation) -> None:

@@ -7,7 +7,7 @@ from advgrpo.config.preset_files import portable_preset
 from advgrpo.config.resolution import resolve
 from advgrpo.errors import ConfigError
 from advgrpo.kfp_client.runs import Arguments
-from advgrpo.storage import scheme
+from advgrpo.storage.locations import scheme
 from advgrpo.tasks.preflight import check_processes, check_prompts, check_reachable
 
 _MAX_PRESET_CHARACTERS = 64 * 1024

@@ -10,7 +10,8 @@ from advgrpo.cluster.check import Check
 from advgrpo.cluster.doctor import examine
 from advgrpo.errors import AdvGrpoError, ConfigError
 from advgrpo.kfp_client import Access, KfpRefusedError, KfpServer, endpoint_of
-from advgrpo.storage import check_writable, is_remote
+from advgrpo.storage.files import is_remote
+from advgrpo.storage.probe import check_writable
 from advgrpo.tracking.address import TRACKING_URI
 
 _IN_CLUSTER_CHECK = "helm test checks it from inside the cluster"

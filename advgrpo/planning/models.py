@@ -7,7 +7,7 @@ from typing import TypeVar
 from advgrpo.config.base import Weights
 from advgrpo.config.discriminator import DinoDiscriminatorConfig
 from advgrpo.config.run import RunConfig
-from advgrpo.config.scorers import ScorerConfig
+from advgrpo.config.scorers.union import ScorerConfig
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.planning.architectures import (
     Autoencoder,

@@ -6,8 +6,8 @@ from typing import Any
 from advgrpo.config.base import Weights
 from advgrpo.errors import StorageError
 from advgrpo.planning.published import PUBLISHED
-from advgrpo.storage import join, scheme
 from advgrpo.storage.fetch import local_file
+from advgrpo.storage.locations import join, scheme
 from advgrpo.strict_json import load_json_object
 
 

@@ -7,15 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from advgrpo.storage import (
-    FileState,
-    cache_folder,
-    join,
-    list_files,
-    read_bytes,
-    scheme,
-    write_bytes,
-)
+from advgrpo.storage.base import FileState
+from advgrpo.storage.cache import cache_folder
+from advgrpo.storage.files import list_files, read_bytes, write_bytes
+from advgrpo.storage.locations import join, scheme
 from advgrpo.strict_json import load_json
 
 _FOLDER = "checked"

@@ -14,7 +14,9 @@ from advgrpo.errors import StorageError
 from advgrpo.records import PromptSet
 from advgrpo.reference_images.check_record import CheckRecord, ValidFile
 from advgrpo.reference_images.manifest import MANIFEST_FILE, PROVENANCE_FILE, Provenance
-from advgrpo.storage import FileState, join, read_bytes, scheme
+from advgrpo.storage.base import FileState
+from advgrpo.storage.files import read_bytes
+from advgrpo.storage.locations import join, scheme
 from advgrpo.telemetry.progress import Progress
 
 _CHUNK = 256

@@ -29,7 +29,8 @@ from advgrpo.reference_images.manifest import (
     read_provenance,
 )
 from advgrpo.reference_images.report import ReferenceImageReport
-from advgrpo.storage import file_sha256, storage_for
+from advgrpo.storage.files import storage_for
+from advgrpo.storage.local import file_sha256
 
 
 def validate_reference_images(

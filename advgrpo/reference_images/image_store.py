@@ -28,9 +28,10 @@ from advgrpo.reference_images.manifest import (
     write_manifest,
     write_provenance,
 )
-from advgrpo.storage import delete, is_local, join, list_files, read_bytes, write_bytes
 from advgrpo.storage.base import PARTIAL_PREFIX
+from advgrpo.storage.files import delete, list_files, read_bytes, write_bytes
 from advgrpo.storage.local import disk_errors
+from advgrpo.storage.locations import is_local, join
 
 PART_PREFIX, PART_SUFFIX = "part-", ".tar"
 

@@ -14,7 +14,8 @@ from advgrpo.reference_images.manifest import (
 )
 from advgrpo.reference_images.report import ReferenceImageReport
 from advgrpo.reference_images.request import ROOT, RequestedSet, is_archived, readable
-from advgrpo.storage import exists, join
+from advgrpo.storage.files import exists
+from advgrpo.storage.locations import join
 
 _SOURCE = "existing"
 

@@ -22,8 +22,8 @@ from advgrpo.reference_images.image_store import open_image_store, sha256_of
 from advgrpo.reference_images.manifest import Origin, Provenance
 from advgrpo.reference_images.report import ReferenceImageReport
 from advgrpo.reference_images.shared_images import ANY_PROMPT, is_test_image
-from advgrpo.storage import file_sha256, storage_for
-from advgrpo.storage.local import disk_errors
+from advgrpo.storage.files import storage_for
+from advgrpo.storage.local import disk_errors, file_sha256
 from advgrpo.telemetry.progress import Progress
 
 _LEAST_TEST_IMAGES = 2

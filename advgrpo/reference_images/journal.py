@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from advgrpo.errors import ReferenceImageError
 from advgrpo.reference_images.checks import extra_files
 from advgrpo.reference_images.manifest import Origin, read_provenance
-from advgrpo.storage import list_files, write_bytes
 from advgrpo.storage.base import PARTIAL_PREFIX
+from advgrpo.storage.files import list_files, write_bytes
 from advgrpo.storage.local import disk_errors
 from advgrpo.strict_json import load_json
 

@@ -14,7 +14,8 @@ from pathlib import Path, PurePosixPath
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from advgrpo.errors import ReferenceImageError
-from advgrpo.storage import exists, join, list_files, read_bytes, write_bytes
+from advgrpo.storage.files import exists, list_files, read_bytes, write_bytes
+from advgrpo.storage.locations import join
 
 MANIFEST_FILE = "manifest.json"
 PROVENANCE_FILE = "provenance.json"

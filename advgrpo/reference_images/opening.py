@@ -11,8 +11,9 @@ from advgrpo.reference_images.image_set import (
 from advgrpo.reference_images.report import ReferenceImageReport
 from advgrpo.reference_images.request import ROOT, readable, requested_sets
 from advgrpo.reference_images.shared_images import inspect_shared_images
-from advgrpo.storage import cache_folder, join
 from advgrpo.storage.archives import extract
+from advgrpo.storage.cache import cache_folder
+from advgrpo.storage.locations import join
 
 
 def open_reference_images(

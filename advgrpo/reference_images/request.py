@@ -10,9 +10,10 @@ from advgrpo.data.prompts import SPLITS, Prompts, Split
 from advgrpo.records import PromptSet
 from advgrpo.reference_images.import_folder import folder_digest
 from advgrpo.reference_images.manifest import manifests_of, read_manifests
-from advgrpo.storage import is_remote, join
 from advgrpo.storage.archives import extract, is_packed
 from advgrpo.storage.fetch import local_folder
+from advgrpo.storage.files import is_remote
+from advgrpo.storage.locations import join
 
 ROOT = "reference_images"
 """Folder of a workspace that holds reference image sets and the records of their checks."""
@@ -91,3 +92,8 @@ def readable(location: str) -> str:
     if is_archived(location):
         return str(extract(location))
     return location if is_remote(location) else str(local_folder(location).absolute())
+
+
+def cost_file(location: str) -> str:
+    """Return the location of the record of what generating a set cost."""
+    return f"{location}-cost.json"

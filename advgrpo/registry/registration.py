@@ -30,8 +30,8 @@ from advgrpo.registry.versions import (
     RegisteredAdapter,
     with_absolute_paths,
 )
-from advgrpo.storage import file_sha256, join
-from advgrpo.storage.local import disk_errors
+from advgrpo.storage.local import disk_errors, file_sha256
+from advgrpo.storage.locations import join
 from advgrpo.tracking.connection import FAULTS, connect, describe_error
 
 CARD_FILE = "README.md"

@@ -18,8 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from advgrpo.config.policy import AdapterConfig, AnyPolicyConfig, PolicyConfig
 from advgrpo.errors import PromotionError, TrackingError
-from advgrpo.storage import cache_folder, file_sha256, scheme
-from advgrpo.storage.local import atomic_folder
+from advgrpo.storage.cache import cache_folder
+from advgrpo.storage.local import atomic_folder, file_sha256
+from advgrpo.storage.locations import scheme
 from advgrpo.tracking.connection import FAULTS, connect, describe_error, is_missing
 
 ADAPTER_FILES = (

@@ -30,7 +30,9 @@ from advgrpo.runtime.remote_call import (
     write_arguments,
 )
 from advgrpo.runtime.task_context import report_failure
-from advgrpo.storage import is_remote, join, list_files, read_bytes, restrict_writes, write_bytes
+from advgrpo.storage.files import is_remote, list_files, read_bytes, write_bytes
+from advgrpo.storage.locations import join
+from advgrpo.storage.write_guard import restrict_writes
 
 OUTCOME_FILE = "outcome.json"
 FAILURE_PREFIX = "failure-"

@@ -20,7 +20,8 @@ from typing import Any
 from advgrpo.errors import AdvGrpoError, Preempted
 from advgrpo.redaction import redact
 from advgrpo.runtime.failures import Failure
-from advgrpo.storage import join, storage_for
+from advgrpo.storage.files import storage_for
+from advgrpo.storage.locations import join
 from advgrpo.telemetry import progress
 from advgrpo.telemetry.logging import event_of
 

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import validate_call
 from pydantic_core import to_jsonable_python
 
-from advgrpo.storage import join, read_bytes, write_bytes
+from advgrpo.storage.files import read_bytes, write_bytes
+from advgrpo.storage.locations import join
 
 WORKER = "advgrpo.runtime.worker"
 """Module that makes the call, as `python -m advgrpo.runtime.worker TASK FUNCTION FOLDER`."""

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from advgrpo.records import ALARM_METRIC, LIBRARIES, Alarm, TrainingRecord
-from advgrpo.storage import join, read_bytes, read_commit, scratch_folder, upload_folder
+from advgrpo.storage.cache import scratch_folder
 from advgrpo.storage.fetch import local_folder
+from advgrpo.storage.files import read_bytes
+from advgrpo.storage.folders import read_commit, upload_folder
 from advgrpo.storage.local import disk_errors
+from advgrpo.storage.locations import join
 from advgrpo.telemetry.logging import machine_event
-from advgrpo.tracking import TaskRun
+from advgrpo.tracking.task_run import TaskRun
 
 METRICS_FILE = "metrics.json"
 LINEAGE_FILE = "lineage.json"

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from advgrpo.errors import AdvGrpoError
 from advgrpo.runtime.run_status import CheckpointStatus, TaskStatus
-from advgrpo.storage import join, scheme, storage_for
+from advgrpo.storage.files import storage_for
+from advgrpo.storage.locations import join, scheme
 
 _COMMIT = "/commit.json"
 

@@ -24,7 +24,8 @@ from advgrpo.runtime.run_status import (
 )
 from advgrpo.runtime.run_status_checkpoint import newest_checkpoint
 from advgrpo.runtime.task_context import FAILURE_TAG
-from advgrpo.storage import join, scheme, storage_for
+from advgrpo.storage.files import storage_for
+from advgrpo.storage.locations import join, scheme
 
 if TYPE_CHECKING:
     from advgrpo.tracking.run_lookup import FoundRun, FoundTask

@@ -12,10 +12,10 @@ from advgrpo.errors import AdvGrpoError, Preempted, TrackingError
 from advgrpo.runtime.failures import record_failures
 from advgrpo.runtime.heartbeat import heartbeat
 from advgrpo.runtime.nodes import nodes
-from advgrpo.storage import cache_folder
+from advgrpo.storage.cache import cache_folder
 from advgrpo.telemetry.logging import bind
-from advgrpo.tracking import TaskRun, task_run
 from advgrpo.tracking.address import TRACKING_URI
+from advgrpo.tracking.task_run import TaskRun, task_run
 
 FAILURE_TAG = "advgrpo.failure"
 """Tag of a task's MLflow run with its last error."""

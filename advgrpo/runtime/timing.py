@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from advgrpo.errors import StorageNotFoundError
-from advgrpo.storage import read_bytes, write_bytes
+from advgrpo.storage.files import read_bytes, write_bytes
 from advgrpo.strict_json import load_json_object
 
 

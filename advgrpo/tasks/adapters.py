@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from advgrpo.config.base import Weights
 from advgrpo.errors import ConfigError
 from advgrpo.models.policies.saved_adapter import adapter_folder
-from advgrpo.storage import cache_folder
+from advgrpo.storage.cache import cache_folder
 from advgrpo.tracking.address import require_tracking_uri
 
 _HUB = re.compile(r"hub://(?P<name>[^/@]+/[^/@]+)(?:/(?P<subfolder>[^@]+))?(?:@(?P<commit>.+))?")

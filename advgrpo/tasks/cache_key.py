@@ -6,7 +6,7 @@ from advgrpo.config.base import Section, Weights
 from advgrpo.config.locations import with_weights
 from advgrpo.config.tasks import digest
 from advgrpo.errors import WeightsError
-from advgrpo.storage import scheme
+from advgrpo.storage.locations import scheme
 from advgrpo.storage.weights_hash import weights_digest
 
 S = TypeVar("S", bound=Section)

@@ -13,8 +13,10 @@ from advgrpo.errors import PromotionError, TrackingError
 from advgrpo.evaluation.results import Champion
 from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
-from advgrpo.storage import file_sha256, join, read_commit, upload_folder
 from advgrpo.storage.fetch import local_folder
+from advgrpo.storage.folders import read_commit, upload_folder
+from advgrpo.storage.local import file_sha256
+from advgrpo.storage.locations import join
 from advgrpo.tracking.address import TRACKING_URI
 
 if TYPE_CHECKING:

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from advgrpo.config.run import RunConfig
+from advgrpo.config.tasks import ReferenceImagesSettings
 from advgrpo.data.prompts import Prompts
 from advgrpo.evaluation.costs import PhaseCost
+from advgrpo.reference_images.request import cost_file, requested_sets
 from advgrpo.runtime.results import read_metrics
-from advgrpo.runtime.timing import read_elapsed
+from advgrpo.runtime.timing import Elapsed, read_elapsed
 from advgrpo.storage.fetch import local_folder
-from advgrpo.tasks.reference_images import read_generation_times
 
 
 def phase_costs(
@@ -89,3 +90,13 @@ def _evaluation(spent: str, metrics: Mapping[str, float]) -> PhaseCost:
         processes=noted.processes,
         on_gpu=noted.on_gpu,
     )
+
+
+def read_generation_times(
+    config: RunConfig, prompts: Prompts, workspace: str
+) -> list[Elapsed | None]:
+    """Return the recorded generation time of each set; None if there is no record."""
+    if config.reference_images.serve_any_prompt:
+        return [None, None]
+    sets = requested_sets(ReferenceImagesSettings.of(config), prompts)
+    return [read_elapsed(cost_file(each.location(workspace))) for each in sets]

@@ -22,7 +22,7 @@ from advgrpo.runtime.environment import environment
 from advgrpo.runtime.nodes import SINGLE_NODE, nodes
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.runtime.processes import run_in_processes
-from advgrpo.storage import join
+from advgrpo.storage.locations import join
 from advgrpo.training.pretraining import prompts_of_base_images
 
 EMBEDDINGS = "embeddings"

@@ -39,15 +39,16 @@ from advgrpo.runtime.results import (
 )
 from advgrpo.runtime.task_context import Cost, track_task
 from advgrpo.runtime.timing import record_elapsed
-from advgrpo.storage import file_sha256, join
 from advgrpo.storage.fetch import local_folder
+from advgrpo.storage.local import file_sha256
+from advgrpo.storage.locations import join
 from advgrpo.tasks.cache_key import by_content
 from advgrpo.tasks.champion import FoundChampion, find_champion
 from advgrpo.tasks.costs import phase_costs
 from advgrpo.tasks.embeddings import encode_for_task, evaluation_prompts
 from advgrpo.tasks.evaluate_worker import Plan, evaluate_rank, evaluator_arguments
 from advgrpo.telemetry.progress import Progress
-from advgrpo.tracking import TaskRun
+from advgrpo.tracking.task_run import TaskRun
 
 REPORT_FILE = "report.html"
 

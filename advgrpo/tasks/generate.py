@@ -23,7 +23,10 @@ from advgrpo.runtime.work_queue import (
     claim_with_progress,
     open_work_queue,
 )
-from advgrpo.storage import check_writable, exists, file_sha256, join, scheme, write_bytes
+from advgrpo.storage.files import exists, write_bytes
+from advgrpo.storage.local import file_sha256
+from advgrpo.storage.locations import join, scheme
+from advgrpo.storage.probe import check_writable
 from advgrpo.storage.weights_hash import weights_digest
 from advgrpo.tasks.adapters import fetch_adapter
 from advgrpo.tasks.embeddings import encode_for_task

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from advgrpo.config.run import RunConfig
 from advgrpo.data.images import decode_picture
 from advgrpo.errors import ConfigError
-from advgrpo.storage import join, list_files, read_bytes
+from advgrpo.storage.files import list_files, read_bytes
+from advgrpo.storage.locations import join
 
 BASE = "base"
 _UNCOMPARED = "adapter"

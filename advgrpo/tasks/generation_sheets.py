@@ -7,7 +7,8 @@ from PIL import Image
 from advgrpo.data.contact_sheet import Band, contact_sheet
 from advgrpo.data.images import decode_picture, encode_png, from_pil
 from advgrpo.errors import ConfigError
-from advgrpo.storage import join, list_files, read_bytes, write_bytes
+from advgrpo.storage.files import list_files, read_bytes, write_bytes
+from advgrpo.storage.locations import join
 from advgrpo.tasks.generation_plan import BASE, GenerationPlan, PlannedImage, read_metadata
 
 GRID_FILE = "grid.png"

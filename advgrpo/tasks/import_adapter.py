@@ -18,8 +18,9 @@ from advgrpo.runtime.results import (
     write_history,
     write_metrics,
 )
-from advgrpo.storage import file_sha256, join
 from advgrpo.storage.fetch import local_folder
+from advgrpo.storage.local import file_sha256
+from advgrpo.storage.locations import join
 from advgrpo.tasks.adapters import fetch_adapter
 
 

@@ -11,7 +11,9 @@ from advgrpo.config.run import RunConfig
 from advgrpo.data.prompts import Prompts, quoted_texts, read_run_prompts
 from advgrpo.data.splits import check_split
 from advgrpo.errors import ConfigError, StorageNotFoundError
-from advgrpo.storage import check_writable, exists, is_remote, list_files, scheme
+from advgrpo.storage.files import exists, is_remote, list_files
+from advgrpo.storage.locations import scheme
+from advgrpo.storage.probe import check_writable
 from advgrpo.tracking.address import require_tracking_uri
 
 REGISTRY_NEEDED = "the task register creates a model version in its registry"

@@ -20,7 +20,7 @@ from advgrpo.runtime.results import (
     write_metrics,
 )
 from advgrpo.runtime.task_context import Cost, track_task
-from advgrpo.storage import join
+from advgrpo.storage.locations import join
 from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import encode_for_task, pretraining_prompts
 from advgrpo.training.pretraining import pretrain_discriminator

@@ -8,14 +8,13 @@ from contextlib import contextmanager
 
 from advgrpo.config.reference_images import DiffusersSource as DiffusersSourceConfig
 from advgrpo.config.reference_images import FolderSource
-from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import ReferenceImagesSettings, parse_json
-from advgrpo.data.prompts import Prompts, read_run_prompts
+from advgrpo.data.prompts import read_run_prompts
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.reference_images.generation import generate_reference_images
 from advgrpo.reference_images.import_existing import import_existing
 from advgrpo.reference_images.import_folder import import_folder, origin_of
-from advgrpo.reference_images.request import RequestedSet, requested_sets
+from advgrpo.reference_images.request import RequestedSet, cost_file, requested_sets
 from advgrpo.reference_images.source import ReferenceImageSource
 from advgrpo.runtime.failures import record_failures
 from advgrpo.runtime.nodes import nodes
@@ -24,7 +23,7 @@ from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.runtime.processes import run_in_processes
 from advgrpo.runtime.results import ReferenceImageLocations
 from advgrpo.runtime.task_context import track_task
-from advgrpo.runtime.timing import Elapsed, read_elapsed, record_elapsed
+from advgrpo.runtime.timing import record_elapsed
 from advgrpo.runtime.work_queue import WorkQueue, open_work_queue
 from advgrpo.storage.fetch import local_folder
 from advgrpo.telemetry.logging import machine_event
@@ -159,20 +158,6 @@ def _load_source(task: ReferenceImagesSettings) -> ReferenceImageSource:
     return PocketRenderer()
 
 
-def read_generation_times(
-    config: RunConfig, prompts: Prompts, workspace: str
-) -> list[Elapsed | None]:
-    """Return the recorded generation time of each set; None if there is no record."""
-    if config.reference_images.serve_any_prompt:
-        return [None, None]
-    sets = requested_sets(ReferenceImagesSettings.of(config), prompts)
-    return [read_elapsed(_cost_file(each.location(workspace))) for each in sets]
-
-
-def _cost_file(location: str) -> str:
-    return f"{location}-cost.json"
-
-
 @contextmanager
 def _record_elapsed(location: str, images: int, queue: WorkQueue) -> Iterator[None]:
     if queue.rank != 0:
@@ -180,5 +165,5 @@ def _record_elapsed(location: str, images: int, queue: WorkQueue) -> Iterator[No
         return
     # `once`: a call for a complete set only checks it, which must not count as generation.
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    with record_elapsed(_cost_file(location), processes=processes, images=images, once=True):
+    with record_elapsed(cost_file(location), processes=processes, images=images, once=True):
         yield

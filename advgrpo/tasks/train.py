@@ -29,9 +29,10 @@ from advgrpo.runtime.results import (
     write_metrics,
 )
 from advgrpo.runtime.task_context import record_task, report_failure
-from advgrpo.storage import file_sha256, join
 from advgrpo.storage.archives import extract
 from advgrpo.storage.fetch import local_folder
+from advgrpo.storage.local import file_sha256
+from advgrpo.storage.locations import join
 from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import encode_for_task, training_prompts
 from advgrpo.tasks.train_worker import Locations, train_rank

@@ -21,7 +21,7 @@ from typing import Any
 
 from advgrpo.errors import TrackingError
 from advgrpo.redaction import redact
-from advgrpo.storage import write_bytes
+from advgrpo.storage.files import write_bytes
 from advgrpo.storage.local import disk_errors
 
 RECORDS_FILE = "records.jsonl"

@@ -12,8 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from advgrpo.errors import CheckpointError, StorageDamagedError, StorageNotFoundError
-from advgrpo.storage import COMMIT_FILE, delete, download_folder, join, list_files, upload_folder
+from advgrpo.storage.files import delete, list_files
+from advgrpo.storage.folders import COMMIT_FILE, download_folder, upload_folder
 from advgrpo.storage.local import disk_errors
+from advgrpo.storage.locations import join
 from advgrpo.storage.tensors import read_tensors, save_tensors
 from advgrpo.strict_json import load_json_object
 from advgrpo.telemetry.logging import event

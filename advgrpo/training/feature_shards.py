@@ -13,8 +13,9 @@ from torch import Tensor
 
 from advgrpo.errors import StorageError
 from advgrpo.runtime.process_group import ProcessGroup
-from advgrpo.storage import join, list_files
 from advgrpo.storage.fetch import local_files
+from advgrpo.storage.files import list_files
+from advgrpo.storage.locations import join
 from advgrpo.storage.shards import Shards, shard_damage, shard_name, write_shard
 from advgrpo.telemetry.progress import Progress
 

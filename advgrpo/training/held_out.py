@@ -10,6 +10,7 @@ from torch import Tensor
 
 from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config.policy import SamplingConfig
+from advgrpo.config.reward import DISCRIMINATOR
 from advgrpo.data.image_loading import load_images
 from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.policies.base import FlowModel
@@ -20,7 +21,6 @@ from advgrpo.models.scorers.distance import frechet_distance
 from advgrpo.models.scorers.statistics import image_statistics
 from advgrpo.records import ReferenceImageSet
 from advgrpo.runtime.process_group import ProcessGroup
-from advgrpo.training.reward import DISCRIMINATOR
 
 
 @runtime_checkable

@@ -1,56 +1,16 @@
-"""Metrics of each rollout, of held-out prompts and of cost."""
+"""Metrics of held-out prompts and of cost."""
 
 import logging
 from collections.abc import Mapping, Sequence
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.data.images import encode_png, image_grid
-from advgrpo.models.scorers.diversity import in_group_distance
 from advgrpo.telemetry.logging import machine_event
 from advgrpo.training.counters import peak_memory_mib
-from advgrpo.training.discriminator_update import GeneratedFeatures, separation_metrics
 from advgrpo.training.state import TrainingState
 
 logger = logging.getLogger("advgrpo")
-
-HELD_OUT_REFERENCES = 256
-"""Held-out reference images, at most, that the discriminator is evaluated on in each rollout."""
-
-
-def reward_metrics(
-    state: TrainingState, terms: Float[Tensor, "prompt sample term"]
-) -> dict[str, float]:
-    """Return mean and spread of a rollout's rewards, term by term."""
-    metrics: dict[str, float] = {}
-    for name, term in zip(state.reward.names, terms.unbind(-1), strict=True):
-        metrics[f"reward/{name}"] = float(term.mean())
-        metrics[f"reward/{name}_std_in_group"] = float(term.std(dim=1, correction=0).mean())
-    # A group teaches nothing only if none of its terms has any spread.
-    spread = terms.std(dim=1, correction=0).amax(dim=-1)
-    metrics["reward/groups_without_spread"] = float((spread < 1e-6).float().mean())
-    return metrics
-
-
-def discriminator_metrics(state: TrainingState, generated: GeneratedFeatures) -> dict[str, float]:
-    """Evaluate the discriminator on a rollout, before it is trained on it."""
-    discriminator, references = state.discriminator, state.references
-    held_out = torch.tensor(references.held_out_ids[:HELD_OUT_REFERENCES])
-    # One reference image of each prompt is enough for a mean.
-    real = references.take(held_out, torch.zeros_like(held_out))
-    fake_prompts = state.texts(generated.prompt_ids.tolist())
-    metrics = separation_metrics(
-        discriminator,
-        discriminator.with_prompts(real, state.texts(held_out.tolist())),
-        discriminator.with_prompts(generated.features, fake_prompts),
-    )
-    group = state.config.rollout.group_size
-    # Diversity is measured in the first kind of features; every discriminator has one.
-    first = next(iter(generated.features.values()))
-    by_group = first.flatten(1).view(-1, group, first[0].numel())
-    return metrics | {"rollout/diversity_in_group": float(in_group_distance(by_group).mean())}
 
 
 def measure_held_out(state: TrainingState) -> None:

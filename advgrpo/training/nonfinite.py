@@ -18,7 +18,7 @@ from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import NonFiniteError, StorageError
 from advgrpo.models.policies.base import Policy
 from advgrpo.runtime.process_group import ProcessGroup
-from advgrpo.storage import join
+from advgrpo.storage.locations import join
 from advgrpo.telemetry.logging import event
 from advgrpo.training.algorithms.base import Algorithm
 from advgrpo.training.counters import Counters

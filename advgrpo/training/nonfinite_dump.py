@@ -10,7 +10,7 @@ from advgrpo.config.algorithms import AnyAlgorithmConfig
 from advgrpo.config.base import Section
 from advgrpo.config.policy import AnyPolicyConfig, SamplingConfig
 from advgrpo.errors import CheckpointError
-from advgrpo.storage import download_folder, upload_folder
+from advgrpo.storage.folders import download_folder, upload_folder
 from advgrpo.storage.local import disk_errors
 from advgrpo.storage.tensors import read_tensors, save_tensors
 

@@ -11,7 +11,7 @@ from advgrpo.data.splits import split_prompts
 from advgrpo.models.discriminators.base import Discriminator, Features
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.runtime.process_group import ProcessGroup
-from advgrpo.storage import join
+from advgrpo.storage.locations import join
 from advgrpo.training.feature_shards import FeatureShards
 
 FEATURES = "features"

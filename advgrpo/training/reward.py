@@ -7,15 +7,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.advantage import combined_rewards
-from advgrpo.config.reward import RewardConfig
+from advgrpo.config.reward import DISCRIMINATOR, RewardConfig
 from advgrpo.data.image_loading import load_images
 from advgrpo.models.discriminators.base import Discriminator, Features
 from advgrpo.models.scorers.base import Scorer, check_metrics_cover
 from advgrpo.models.scorers.critic import share_in_order
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.training.reference_features import ReferenceFeatures
-
-DISCRIMINATOR = "discriminator"
 
 
 class Reward:

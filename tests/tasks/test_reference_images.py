@@ -11,7 +11,8 @@ from advgrpo.pocket.captions import all_captions
 from advgrpo.reference_images.opening import inspect_set, open_reference_images
 from advgrpo.storage import list_files
 from advgrpo.storage.archives import extract
-from advgrpo.tasks.reference_images import make_reference_images, read_generation_times
+from advgrpo.tasks.costs import read_generation_times
+from advgrpo.tasks.reference_images import make_reference_images
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import RecordingLogger
 from advgrpo.training.discriminator_update import GeneratedFeatures
 from advgrpo.training.loop import train, train_on_rollout
-from advgrpo.training.metrics import discriminator_metrics
 from advgrpo.training.rollout import generate_rollout
 from advgrpo.training.state import TrainingState
+from advgrpo.training.steps import discriminator_metrics
 from tests.training.conftest import World
 
 Make = Callable[..., TrainingState]

@@ -10,8 +10,9 @@ from safetensors import SafetensorError, safe_open
 
 from advgrpo.errors import StorageNotFoundError
 from advgrpo.models.policies.base import PromptEmbeddings
-from advgrpo.storage import join, list_files, read_bytes, scheme, write_bytes
 from advgrpo.storage.fetch import local_files
+from advgrpo.storage.files import list_files, read_bytes, write_bytes
+from advgrpo.storage.locations import join, scheme
 from advgrpo.storage.shards import SUFFIX, Shards, write_shard
 from advgrpo.strict_json import load_json
 

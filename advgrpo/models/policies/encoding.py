@@ -8,7 +8,7 @@ from advgrpo.config.policy import PolicyConfig
 from advgrpo.models.policies.base import TextEncoders
 from advgrpo.models.policies.embeddings import not_encoded, write_embeddings
 from advgrpo.models.policies.loading import policy_class
-from advgrpo.storage import join
+from advgrpo.storage.locations import join
 from advgrpo.telemetry.progress import Progress
 
 PROMPTS_PER_SHARD = 64

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import get_args
 
-from advgrpo.config.scorers import ScorerConfig
 from advgrpo.config.scorers.base import MetricFacts
+from advgrpo.config.scorers.union import ScorerConfig
 from advgrpo.models.scorers import distance, diversity, manifold, statistics
 
 IMAGE_METRICS: Mapping[str, MetricFacts] = {
