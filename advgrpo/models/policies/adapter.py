@@ -63,6 +63,7 @@ def add_adapter(transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: i
         # Float32 also on a bfloat16 transformer: most updates are smaller than bfloat16's steps.
         parameter.data = parameter.data.float()
         if ".lora_A." in name:
+            # The standard deviation of 1/rank is peft's `gaussian` initialization.
             values = torch.randn(parameter.shape, generator=generator) / config.rank
             parameter.data.copy_(values)
 
@@ -77,6 +78,8 @@ def trainable_parameters(transformer: PeftAdapterMixin) -> dict[str, torch.nn.Pa
     return {
         name.replace(f".{ADAPTER}.", "."): parameter
         for name, parameter in transformer.named_parameters()
+        # The base weights are frozen, so what requires a gradient is the active adapter; the values
+        # of an inactive second one are left out.
         if parameter.requires_grad
     }
 
@@ -96,6 +99,7 @@ def save_adapter(folder: Path, values: Mapping[str, Tensor], config: AdapterConf
     lora.save_pretrained(str(folder))
     # peft stores the names as a set, whose order differs between processes; files must not.
     names = sorted(config.target_modules)
+    # Read back rather than taken from `lora.to_dict()`, to keep all that this peft writes.
     settings = json.loads((folder / PEFT_SETTINGS).read_text(encoding="utf-8"))
     text = json.dumps({**settings, "target_modules": names}, indent=2)
     (folder / PEFT_SETTINGS).write_text(text, encoding="utf-8")
@@ -112,8 +116,11 @@ def _save_for_diffusers(
     metadata = {f"transformer.{name}": value for name, value in settings.items()}
     text = json.dumps(metadata, indent=2, sort_keys=True)
     save_file(
+        # Without the prefix `load_lora_weights` finds no LoRA keys: it loads nothing and only
+        # warns.
         {f"transformer.{name}": value for name, value in tensors.items()},
         path,
+        # The layout has no tensor for alpha; without the metadata diffusers uses the rank instead.
         metadata={"format": "pt", LORA_ADAPTER_METADATA_KEY: text},
     )
     _order_metadata(path)
@@ -130,6 +137,7 @@ def _order_metadata(path: Path) -> None:
     header = json.loads(data[_SIZE_BYTES:start])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
+    # As the library does: spaces after the JSON keep the tensors aligned.
     text += b" " * (-len(text) % _SIZE_BYTES)
     path.write_bytes(len(text).to_bytes(_SIZE_BYTES, "little") + text + data[start:])
 
@@ -185,11 +193,14 @@ def other_adapter(
             for name, parameter in transformer.named_parameters()
             if f".{OTHER}." in name
         }
+        # As in `add_adapter`: on a bfloat16 transformer peft adds bfloat16 layers.
         for parameter in parameters.values():
             parameter.data = parameter.data.float()
         copy_into(parameters, _matching_values(parameters, folder))
         yield
     finally:
+        # Before the deletion: peft would activate an adapter of its own choice if it deleted the
+        # active one. Also undoes a failed check, which raises after the second adapter was added.
         transformer.set_adapter(ADAPTER)
         transformer.delete_adapters(OTHER)
 
@@ -202,6 +213,7 @@ def _matching_values(
     # `copy_into` ignores surplus values, so an adapter of more modules would load in part.
     if parameters.keys() != values.keys():
         ours, theirs = parameters.keys() - values.keys(), values.keys() - parameters.keys()
+        # Sorted, because the order of a set of strings differs between processes.
         example = next(iter(sorted(theirs or ours)))
         raise WeightsError(
             f"the adapter in {folder} is for other modules: it lacks {len(ours)} parameters of "

@@ -21,6 +21,7 @@ class AdapterWeights:
     def adapter(self) -> dict[str, Tensor]:
         """Copy the adapter's weights, whole; every rank must call it."""
         with self._whole():
+            # Clones, because outside the context the gathered tensors are empty again under ZeRO-3.
             return {name: value.detach().clone() for name, value in self._parameters.items()}
 
     @contextmanager
@@ -29,6 +30,7 @@ class AdapterWeights:
 
         Every rank must enter and leave it; no optimizer step may be taken within.
         """
+        # Copied before the first change: `_overwrite` writes into the same memory.
         own = self.adapter()
         self._overwrite(values)
         try:
@@ -37,6 +39,8 @@ class AdapterWeights:
             self._overwrite(own)
 
     def _overwrite(self, values: Mapping[str, Tensor]) -> None:
+        # Under ZeRO-3 only the writes of rank 0 are kept; it broadcasts them on leaving the
+        # context.
         with self._whole(modifier_rank=0):
             copy_into(self._parameters, values)
 
@@ -50,4 +54,5 @@ def copy_into(parameters: Mapping[str, Parameter], values: Mapping[str, Tensor])
     """Overwrite parameters in place."""
     with torch.no_grad():
         for name, parameter in parameters.items():
+            # In place: the optimizer and the engine hold references to these parameters.
             parameter.copy_(values[name])

@@ -38,6 +38,8 @@ def compiler_errors() -> Iterator[None]:
     try:
         yield
     except TorchDynamoException as error:
+        # The compiler's error arrives wrapped in a generic one, so only its text distinguishes
+        # them.
         message = str(error).strip()
         no_compiler = "No working C" in message or "Failed to find C compiler" in message
         raise ConfigError(

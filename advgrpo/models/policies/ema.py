@@ -17,6 +17,8 @@ class MovingAverage:
     """
 
     def __init__(self, parameters: Mapping[str, Tensor], *, limit: float) -> None:
+        # Clones: the optimizer updates the given tensors in place, and the average would follow
+        # them.
         self.values = {name: value.detach().clone() for name, value in parameters.items()}
         self.limit = limit
 

@@ -41,6 +41,7 @@ class StoredEmbeddings:
                 repair="run the task again; it encodes what is missing",
             )
         needed: dict[str, list[str]] = {}
+        # Sorted, because the order of a set of strings differs between processes.
         for key in sorted(wanted):
             needed.setdefault(shards[key], []).append(key)
         self._shards = Shards(local_files(location, needed), needed)
@@ -75,6 +76,7 @@ def write_embeddings(location: str, embeddings: Mapping[str, PromptEmbeddings]) 
 
 def _index(location: str) -> dict[str, str]:
     """Read which shard holds each prompt that was encoded."""
+    # One listing serves both checks; another process may add shards while this runs.
     names: Collection[str] = list_files(location)
     shards: dict[str, str] = {}
     for file in names:
@@ -85,11 +87,14 @@ def _index(location: str) -> dict[str, str]:
             keys = load_json(read_bytes(join(location, file)))
             _require_whole(location, shard)
         except (OSError, ValueError, SafetensorError) as error:
+            # Not an error: the prompts of a damaged shard count as missing and are encoded again.
             logger.warning(
                 "embeddings in %s are damaged (%s): ignored", join(location, shard), error
             )
             continue
         for key in keys:
+            # Any shard of a prompt will do: the fingerprint in the location covers all that values
+            # depend on.
             shards.setdefault(key, shard)
     return shards
 
@@ -102,4 +107,5 @@ def _require_whole(location: str, name: str) -> None:
 
 
 def _key(prompt: str) -> str:
+    # Keys of shards must not contain spaces, and a prompt may have any length.
     return hashlib.sha256(prompt.encode()).hexdigest()

@@ -69,6 +69,8 @@ def encode_prompts(
             for prompt in mine[first : first + PROMPTS_PER_SHARD]:
                 embeddings[prompt] = encoders.encode(prompt)
                 progress.advance()
+            # Written shard by shard, so that an interrupted task resumes after the last one.
             write_embeddings(location, embeddings)
+        # Before the caller loads the transformer: a T5 next to it may not fit in memory.
         encoders.release()
     return location

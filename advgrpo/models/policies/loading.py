@@ -49,6 +49,7 @@ def load_policy(
             for other modules, or its rank or alpha differs from the settings.
     """
     if adapter is None and config.adapter.initial_adapter is not None:
+        # Only without an explicit adapter: one that was trained from the initial one includes it.
         adapter = adapter_folder(config.adapter.initial_adapter)
     # Typed as the protocol from here on: callers use nothing that only some families have.
     family: type = policy_class(config)

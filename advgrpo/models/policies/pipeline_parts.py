@@ -128,6 +128,7 @@ class PipelineParts:
         for name, tensors in stored.items():
             part = pipeline.components[name]
             _refuse_missing_tensors(part, tensors, folder / name)
+            # `from_pretrained` leaves `requires_grad` set, by which `trainable_parameters` selects.
             part.requires_grad_(False).eval()
         return pipeline
 
@@ -156,6 +157,7 @@ def _stored_names(folder: Path) -> set[str]:
 
 def _refuse_missing_tensors(part: torch.nn.Module, stored: set[str], folder: Path) -> None:
     # The libraries initialize missing tensors randomly, and only log a warning.
+    # The state dict omits buffers that are not persistent, which no file stores.
     state = part.state_dict()
     # A tied tensor is stored once, under the name of the tensor whose memory it shares.
     tied = {tensor.data_ptr() for key, tensor in state.items() if key in stored}

@@ -35,6 +35,7 @@ def sample_images(
     """
     embeddings = policy.embed(prompts)
     sigmas = policy.sigmas(num_inference_steps).tolist()
+    # Latents stay float32 between steps, as in the rollout; `velocity` casts a copy.
     latents = gaussian_noise(seeds, policy.latent_shape).to(policy.device)
     for sigma, next_sigma in pairwise(sigmas):
         velocity = policy.velocity(latents, sigma, embeddings, guidance_scale=guidance_scale)

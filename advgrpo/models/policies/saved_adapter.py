@@ -126,6 +126,7 @@ def read_adapter(folder: Path) -> dict[str, Tensor]:
         ) from error
     values = {name.removeprefix(PEFT_PREFIX): value.float() for name, value in tensors.items()}
     for name, value in values.items():
+        # Here the error names the tensor; later a NaN would surface only in the value of a scorer.
         if not bool(torch.isfinite(value).all()):
             raise WeightsError(
                 f"{path}: {name} has values that are not finite",
@@ -162,6 +163,8 @@ def refuse_other_shape(folder: Path, config: AdapterConfig) -> None:
         WeightsError: With both values, and the settings that the adapter needs.
     """
     found = read_shape(folder)
+    # Not left to the shapes of tensors: no tensor reveals another alpha, which only scales the
+    # output.
     if (found.rank, found.alpha) != (config.rank, config.alpha):
         raise WeightsError(
             f"the adapter in {folder} has rank {found.rank} and alpha {found.alpha:g}, but "
@@ -173,6 +176,7 @@ def refuse_other_shape(folder: Path, config: AdapterConfig) -> None:
 
 def _modules(folder: Path) -> list[str]:
     """List the full names of the modules that an adapter modifies."""
+    # A name without `.lora_` is kept, so that the check for foreign modules reports it.
     return sorted({name.rpartition(".lora_")[0] or name for name in read_adapter(folder)})
 
 

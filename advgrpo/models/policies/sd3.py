@@ -39,6 +39,7 @@ class Sd3TextEncoders(PipelineTextEncoders):
             # from the transformer's settings.
             folder, _ = PARTS.folder(self._config)
             settings = SD3Transformer2DModel.load_config(folder / "transformer")
+            # Only its settings are read, so no memory is allocated for billions of parameters.
             with torch.device("meta"):
                 pipeline.transformer = SD3Transformer2DModel.from_config(settings)
         return pipeline
@@ -49,6 +50,8 @@ class Sd3TextEncoders(PipelineTextEncoders):
             prompt_2=[prompt],
             prompt_3=[prompt],
             device=self._device,
+            # The unconditional embedding is the same for all prompts and is encoded once, as a
+            # prompt.
             do_classifier_free_guidance=False,
             max_sequence_length=self._config.max_sequence_length,
         )
@@ -74,6 +77,8 @@ class Sd3Policy(TransformerPolicy):
         self, config: Sd3PolicyConfig, device: torch.device, **options: Unpack[PolicyOptions]
     ) -> None:
         pipeline = PARTS.load_models(config)
+        # The pipeline derives the factor from the VAE's blocks: 8 for published weights, 4 for
+        # pocket ones.
         side = config.resolution_pixels // pipeline.vae_scale_factor
         shape = (pipeline.transformer.config.in_channels, side, side)
         super().__init__(config, device, pipeline.transformer, pipeline.vae, shape, **options)
@@ -92,6 +97,8 @@ class Sd3Policy(TransformerPolicy):
             hidden_states=latents,
             # The transformer was trained with timesteps in [0, 1000].
             timestep=torch.full((len(latents),), 1000 * sigma, device=self.device),
+            # All prompts have the same length, because the pipeline pads them, so no mask is
+            # needed.
             encoder_hidden_states=embeddings.stack("context"),
             pooled_projections=embeddings.stack("pooled"),
             return_dict=False,

@@ -43,6 +43,7 @@ class PipelineTextEncoders(ABC):
         """
         if self._pipeline is None:
             self._pipeline = self._load()
+        # The pipeline's `encode_prompt` does not disable gradients; only its `__call__` does.
         with no_grad():
             tensors = self._encode(self._pipeline, prompt)
         return PromptEmbeddings((tensors,)).to(CPU, DTYPES[self._config.forward_dtype])
@@ -57,6 +58,8 @@ class PipelineTextEncoders(ABC):
         files = [
             path
             for name in (*self.parts.text_encoders, *self.parts.tokenizers)
+            # Sorted: the order in a directory differs between file systems, and would change the
+            # hash.
             for path in sorted((folder / name).rglob("*"))
             # Published repositories also hold half-precision copies, which are not loaded.
             if path.is_file() and ".fp16." not in path.name

@@ -122,6 +122,7 @@ class TransformerPolicy(ABC):
         self, latents: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch 3 image_height image_width"]:
         """Decode latents of an `AutoencoderKL` into RGB in [-1, 1]."""
+        # `shift_factor` is None in VAEs from before SD3.
         scaling, shift = self.vae.config.scaling_factor, self.vae.config.shift_factor
         scaled = (latents / scaling + (shift or 0.0)).to(self.vae.dtype)
         images: Tensor = self.vae.decode(scaled, return_dict=False)[0]
@@ -130,6 +131,7 @@ class TransformerPolicy(ABC):
     def embed(self, prompts: Sequence[str]) -> PromptEmbeddings:
         """Read or encode prompts; each is encoded once, and alone."""
         known = {
+            # Moved once per distinct prompt: a group repeats each prompt `group_size` times.
             prompt: self._embedding(prompt).to(self.device, self.dtype)
             for prompt in dict.fromkeys(prompts)
         }
@@ -140,8 +142,11 @@ class TransformerPolicy(ABC):
             return self._stored.take(prompt)
         if prompt not in self._cached:
             encoded = self._text.encode(prompt)
+            # Exact only for a family that pads all prompts to one length, as SD3 does.
             bytes_each = sum(tensor.nbytes for tensor in encoded.prompts[0].values())
             if (len(self._cached) + 1) * bytes_each > CACHED_BYTES:
+                # A miss costs one encoding, so the cache is emptied as a whole instead of tracking
+                # use.
                 self._cached.clear()
             self._cached[prompt] = encoded
         return self._cached[prompt]
@@ -165,9 +170,12 @@ class TransformerPolicy(ABC):
         Source:
             Classifier-free guidance, arXiv:2207.12598.
         """
+        # Equal to the guided result up to rounding, at half the cost.
         if guidance_scale == 1:
             return self._forward(latents, sigma, embeddings)
         unconditional = self._unconditional[[0] * len(latents)]
+        # Two passes need less memory. Rollout and update must use the same way: it changes the last
+        # bits of the prediction, and the ratio is sensitive to them.
         if self.config.guidance == "two_passes":
             without = self._forward(latents, sigma, unconditional)
             given = self._forward(latents, sigma, embeddings)
@@ -190,6 +198,7 @@ class TransformerPolicy(ABC):
         Reference images come from 8-bit files; by unrounded values alone a discriminator could
         recognize generated images.
         """
+        # In parts to limit memory: the largest feature maps of the VAE have the size of the image.
         parts = latents.split(self.config.decode_batch_size or len(latents))
         # No gradient passes the decoder: rewards reach the policy through advantages alone.
         with torch.no_grad():
@@ -211,6 +220,7 @@ class TransformerPolicy(ABC):
         The engine counts passes and accumulates gradients, so a pass whose gradients are only
         inspected must not go through it.
         """
+        # The engine wraps the same module object, so the weights are the same in both.
         engine, self.forward_module = self.forward_module, self.transformer
         try:
             yield
