@@ -53,8 +53,10 @@ class ClipBackbone:
         self._tokens = _Tokenizer(folder, int(settings.text_config.max_position_embeddings))
         self._texts = _TextCache(self._encode)
         self.device = device
+        # A plain number, because it stays frozen also where the vision blocks are trained.
         self.logit_scale = float(self._model.logit_scale.exp())
         self.width = int(settings.projection_dim)
+        # The tokenizer is left out: features of images do not depend on it.
         self.fingerprint = fingerprint(weights_files(folder), preprocessing)
 
     @torch.no_grad()
@@ -64,6 +66,7 @@ class ClipBackbone:
         """Embed RGB images in [0, 1] as vectors of norm 1."""
         pixels = self._preprocessing(images.to(self.device))
         output = self._model.get_image_features(pixel_values=pixels)
+        # `get_image_features` returns an output object since transformers 5, no tensor.
         return functional.normalize(output.pooler_output, dim=-1)
 
     @property
@@ -86,6 +89,7 @@ class ClipBackbone:
         hidden: Tensor = vision.pre_layrnorm(
             vision.embeddings(self._preprocessing(images.to(self.device)))
         )
+        # Not the model's own forward pass, which always runs all blocks.
         for block in vision.encoder.layers[: self.vision_blocks - before_last]:
             hidden = block(hidden, attention_mask=None)
         return hidden
@@ -94,7 +98,10 @@ class ClipBackbone:
         """Copy the last vision blocks for training; what follows them stays frozen."""
         vision = self._model.vision_model
         return ClipVisionTail(
+            # A copy, so that training does not change this model, which stays frozen as its
+            # fingerprint states.
             copy.deepcopy(vision.encoder.layers[-blocks:]),
+            # Shared, not copied: neither is trained.
             vision.post_layernorm,
             self._model.visual_projection,
         )
@@ -121,6 +128,7 @@ class ClipVisionTail(nn.Module):
     def __init__(self, blocks: nn.ModuleList, norm: nn.Module, projection: nn.Module) -> None:
         super().__init__()
         self.blocks, self._norm, self._projection = blocks, norm, projection
+        # `load_frozen` removed it from all parameters, also from those of the copy.
         self.blocks.requires_grad_(True)
 
     def forward(
@@ -129,6 +137,7 @@ class ClipVisionTail(nn.Module):
         """Embed the output of `hidden_states` as vectors of norm 1."""
         for block in self.blocks:
             hidden = block(hidden, attention_mask=None)
+        # Position 0 is the class token; CLIP applies its last norm to that token alone.
         return functional.normalize(self._projection(self._norm(hidden[:, 0])), dim=-1)
 
 
@@ -180,6 +189,7 @@ class _TextCache:
         for text in texts:
             if text not in self._known:
                 self._known[text] = self._encode(text)
+        # Encoded texts stay on the device: an embedding has a few kilobytes, and prompts recur.
         return torch.stack([self._known[text] for text in texts])
 
 
@@ -187,6 +197,7 @@ class _Tokenizer:
     """Tokenizer of one text, truncated to the length of the model."""
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
+        # `from_pretrained` may build a tokenizer without a vocabulary instead of failing.
         if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
             raise WeightsError(
                 f"{folder} has no tokenizer",
@@ -204,7 +215,11 @@ class _Tokenizer:
 
     def __call__(self, text: str) -> Int[Tensor, "1 token"]:
         batch = self._tokenizer(
-            [text], truncation=True, max_length=self._max_tokens, return_tensors="pt"
+            # Without padding: a single text needs none, and the model gets no attention mask.
+            [text],
+            truncation=True,
+            max_length=self._max_tokens,
+            return_tensors="pt",
         )
         tokens: Tensor = batch["input_ids"]
         return tokens

@@ -48,6 +48,7 @@ class Dino3Backbone(Vit):
 
     @property
     def _norm(self) -> nn.Module:
+        # Named `layernorm` in DINOv2.
         norm: nn.Module = self._model.norm
         return norm
 
@@ -57,4 +58,5 @@ class Dino3Backbone(Vit):
 
 def without_registers(hidden: Tensor, registers: int) -> Tensor:
     """Remove the registers, which are between the class token and the patches."""
+    # Registers hold global information at no position, so they are not patches.
     return torch.cat([hidden[:, :1], hidden[:, 1 + registers :]], dim=1)

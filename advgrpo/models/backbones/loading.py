@@ -49,6 +49,8 @@ def load_frozen(
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            # The default is the precision of the file, and published weights are often half
+            # precision.
             dtype=torch.float32,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
@@ -67,6 +69,7 @@ def load_frozen(
             repair=f"replace {folder} by a copy with the config.json of these weights",
         )
     module: nn.Module = model
+    # Moved last: a model that fails the checks above does not reach the GPU.
     module.eval().requires_grad_(False).to(device)
     return model
 
@@ -77,6 +80,7 @@ def weights_files(folder: Path) -> list[Path]:
     Raises:
         WeightsError: If the folder has none.
     """
+    # Sorted, because `fingerprint` depends on the order of the files.
     files = sorted(folder.glob("*.safetensors"))
     if files:
         return files
@@ -101,6 +105,7 @@ def fingerprint(files: Iterable[Path], *facts: object) -> str:
     Returns:
         SHA-256 in hexadecimal.
     """
+    # `repr` also of dataclasses, so a new field of the preprocessing changes all fingerprints.
     digest = hashlib.sha256(repr(facts).encode())
     # By content alone, so that a renamed or copied folder keeps its features.
     for path in files:
@@ -124,6 +129,8 @@ def model_type_of(folder: Path) -> str:
             repair="set weights.location and weights.subfolder to the folder of the model",
         )
     try:
+        # Plain JSON instead of `AutoConfig`, so that an unknown type reaches the messages of the
+        # callers.
         return str(load_json(path.read_text("utf-8"))["model_type"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise WeightsError(

@@ -42,6 +42,8 @@ class Preprocessing:
         self, images: Float[Tensor, "batch 3 side side"]
     ) -> Float[Tensor, "batch 3 resolution resolution"]:
         """Resize and normalize square RGB images in [0, 1]; the result is float32."""
+        # Built for each batch: the dataclass stays hashable, and its `repr` is part of
+        # fingerprints.
         mean = torch.tensor(self.mean, device=images.device).view(1, 3, 1, 1)
         std = torch.tensor(self.std, device=images.device).view(1, 3, 1, 1)
         return (resize(images, self.resolution_pixels, self.interpolation) - mean) / std
@@ -69,6 +71,8 @@ def resize(
         return images
     # Pillow resizes rows first, and clips the filter's overshoot after each of the two passes.
     for size in ((images.shape[-2], resolution_pixels), (resolution_pixels, resolution_pixels)):
+        # Without `antialias`, downscaled pixels differ from Pillow's by more than half of their
+        # range.
         images = functional.interpolate(images, size, mode=interpolation, antialias=True)
         images = images.clamp(0, 1)
     return images
@@ -100,6 +104,7 @@ def read_preprocessing(folder: Path, *, resolution_pixels: int) -> Preprocessing
             f"{path} has no image_mean and image_std: {error!r}",
             repair=f"copy {PREPROCESSOR_FILE} from where the model came from",
         ) from error
+    # Python's JSON accepts NaN, and NaN passes a comparison such as `min(std) <= 0`.
     finite = all(map(math.isfinite, [*mean, *std]))
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or not finite:
         raise WeightsError(
@@ -107,7 +112,9 @@ def read_preprocessing(folder: Path, *, resolution_pixels: int) -> Preprocessing
             "image_std above 0",
             repair=f"copy {PREPROCESSOR_FILE} from where the model came from",
         )
+    # 3 is the default of the processors of CLIP and DINOv2.
     resample = settings.get("resample", 3)
+    # The type first: a list is not hashable and would raise TypeError in the lookup.
     if not isinstance(resample, int) or resample not in _PILLOW:
         raise WeightsError(
             f"{path} has resample {resample!r}; supported are 2 (bilinear) and 3 (bicubic)",

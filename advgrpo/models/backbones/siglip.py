@@ -34,8 +34,10 @@ class SiglipBackbone(Vit):
         return super()._run(images, interpolate_pos_encoding=True, **options)
 
     def _final(self, output: Any) -> Tensor:  # noqa: ANN401 - a library's output
+        # Checkpoints may omit the pooling head; the mean of the patches then stands in for it.
         if output.pooler_output is None:
             return self._arrange(output.last_hidden_state)
+        # Prepended, so that position 0 is the whole image for all backbones.
         return torch.cat([output.pooler_output[:, None], output.last_hidden_state], dim=1)
 
     def _arrange(self, hidden: Tensor) -> Tensor:
@@ -60,6 +62,7 @@ class Siglip2Backbone(SiglipBackbone):
         return self._model(
             pixel_values=parts.reshape(batch, count * count, -1),
             pixel_attention_mask=torch.ones(batch, count * count, device=self.device).int(),
+            # On the CPU: the model reads the sizes as Python numbers to resize position embeddings.
             spatial_shapes=torch.tensor([[count, count]] * batch),
             **options,
         )

@@ -71,6 +71,7 @@ def load_vision_backbone(
     """
     folder = local_folder(weights)
     found = model_type_of(folder)
+    # By `model_type` rather than by a setting, so that settings cannot contradict the weights.
     for backbone in BACKBONES:
         if found in backbone.model_types:
             return backbone(weights, resolution_pixels=resolution_pixels, device=device)

@@ -70,6 +70,7 @@ class Vit(ABC):
         ) or Preprocessing(resolution_pixels, usual.mean, usual.std, usual.interpolation)
         self.device = device
         self.width = int(settings.hidden_size)
+        # From the resolution in use; the model's own number is that of its training resolution.
         self.patches = (resolution_pixels // patch) ** 2
         self.blocks = int(settings.num_hidden_layers)
         self.fingerprint = fingerprint(weights_files(folder), self._preprocessing)
@@ -106,6 +107,8 @@ class Vit(ABC):
         output = self._run(images, output_hidden_states=True)
         return [
             self._final(output)
+            # The last block has its own path: only there SigLIP has pooled the patches into one
+            # token.
             if layer == self.blocks
             else self._arrange(self._norm(output.hidden_states[layer]))
             for layer in layers
