@@ -30,6 +30,8 @@ def find_denied(api: Api, rules: Iterable[Rule], service_account: str = "") -> l
 
 
 def _is_allowed(api: Api, attributes: Json, service_account: str) -> bool:
+    # Every authenticated user may review their own permissions; a review of another account needs a
+    # permission of its own.
     resource, kind, metadata = _OWN, "SelfSubjectAccessReview", {}
     spec: Json = {"resourceAttributes": {**attributes, "namespace": api.namespace}}
     if service_account:
@@ -55,6 +57,7 @@ def _attributes(rules: Iterable[Rule]) -> Iterator[tuple[str, Json]]:
     for rule in rules:
         for group in rule["apiGroups"]:
             for resource in rule["resources"]:
+                # Roles write `pods/log`; a review has a field for each part.
                 plural, _, subresource = resource.partition("/")
                 for verb in rule["verbs"]:
                     yield (

@@ -60,6 +60,7 @@ class RetryPolicy:
     max_delay_seconds: float = 30.0
 
 
+# For checks, whose user waits: an error now is better than one after a quarter of an hour.
 SINGLE_ATTEMPT = RetryPolicy(read_timeout_seconds=20.0, budget_seconds=0.0)
 
 
@@ -119,6 +120,7 @@ class Api:
         items: list[Json] = []
         while True:
             page = self._send_json(request, query=query, retry=retry)
+            # Go encodes an empty list as null, for which a default of `get` is not used.
             items += page.get("items") or []
             token = (page.get("metadata") or {}).get("continue")
             # With a limit the caller wants one page.
@@ -162,6 +164,7 @@ class Api:
             options["preconditions"] = {"uid": uid}
         try:
             self._send_json(self._request("delete", resource, name), body=options, retry=retry)
+        # AlreadyExistsError: the precondition failed, so the name belongs to another object by now.
         except (NotFoundError, AlreadyExistsError):
             return False
         return True
@@ -184,6 +187,8 @@ class Api:
             connect_timeout_seconds=min(self.policy.connect_timeout_seconds, seconds),
             read_timeout_seconds=min(self.policy.read_timeout_seconds, seconds),
         )
+        # Not the same ApiClient: a signal handler that uses this client may have interrupted a
+        # request, whose connection cannot take another.
         return Api(self._configuration, self.namespace, policy=policy, clock=self.clock)
 
     def close(self) -> None:
@@ -209,6 +214,8 @@ class Api:
         def attempt() -> Json:
             try:
                 content = json.loads(self._send(request, query or {}, body))
+            # A proxy may answer with a page, or the answer may be cut short; a retry can help in
+            # both cases.
             except ValueError:
                 content = None
             if not isinstance(content, dict):
@@ -226,6 +233,7 @@ class Api:
             except TransientError as problem:
                 pause = max(delay, problem.retry_after_seconds)
                 waited = self.clock.monotonic() - start
+                # Compared before the pause: waiting past the budget would only delay the error.
                 if not retry or waited + pause > policy.budget_seconds:
                     duration = f" for {waited:.0f} s" if waited >= 1 else ""
                     raise ClusterUnavailableError(
@@ -254,6 +262,7 @@ class Api:
                     "Content-Type": f"application/{merge}json",
                 },
                 body=body,
+                # Without this the client leaves out the token.
                 auth_settings=["BearerToken"],
                 # The generated code would decode the content, and hide that it is truncated.
                 _preload_content=False,

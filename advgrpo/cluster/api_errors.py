@@ -22,6 +22,7 @@ _TRANSIENT = {
 _OTHER_UID = "Precondition failed"
 """Part of the API server's message about an object with another uid."""
 
+# Without a bound, one long pause would exceed the retry budget and end the retries at once.
 _MAX_RETRY_AFTER_SECONDS = 120.0
 """Longest `Retry-After` that is respected."""
 
@@ -113,6 +114,8 @@ def error_of(error: client.ApiException, request: Request, host: str) -> Excepti
 def _not_found(request: Request, message: str) -> ClusterError:
     if request.resource is None:
         return NotFoundError(f"{request.path} does not exist")
+    # The same status, 404, also stands for a missing namespace and for a kind that is not
+    # installed, which retries and repairs must tell apart.
     if request.resource.namespaced and f'namespaces "{request.namespace}"' in message:
         return ClusterError(
             f"the namespace {request.namespace} does not exist",
@@ -130,6 +133,7 @@ def _not_found(request: Request, message: str) -> ClusterError:
 
 
 def _message(error: client.ApiException) -> str:
+    # An API server answers with a Status object, a proxy in front of it with anything.
     text = error.body or error.reason or ""
     try:
         return str(json.loads(text)["message"])

@@ -16,6 +16,7 @@ from advgrpo.cluster.api import Api
 from advgrpo.cluster.resources import Resource
 from advgrpo.errors import ClusterError, ClusterUnavailableError, Preempted
 
+# The process rarely has more than a second: short pauses, and no backoff.
 _ATTEMPTS = 5
 _DELAY_SECONDS = 0.2
 _TIMEOUT_SECONDS = 2.0
@@ -38,6 +39,7 @@ class CancelOnSignal:
         self.uid = ""
         """The job's uid; empty while it is not known whether the job exists."""
 
+        # Connections of its own: the signal may interrupt a request of the main client.
         self._api = api.with_timeout(_TIMEOUT_SECONDS)
         self._resource = resource
         self._name = name
@@ -68,6 +70,7 @@ class CancelOnSignal:
         """Send a request, so that the connection for deleting stays open."""
         self._busy = True
         try:
+            # Any answer keeps the connection open, also that the job does not exist yet.
             with suppress(ClusterError):
                 self._api.get(self._resource, self._name, retry=False)
         finally:

@@ -35,8 +35,11 @@ def run_check(
     except (NotFoundError, UnknownResourceError):
         return Check(name, "FAIL" if repair else "SKIP", absent, repair)
     except ClusterUnavailableError as error:
+        # Not SKIP: without an answer it is unknown whether the cluster is there at all.
         return Check(name, "FAIL", error.message, error.repair)
     except ClusterError as error:
+        # A refused read reveals nothing about the object: the account may have fewer permissions
+        # than the ones that jobs use.
         return Check(name, "SKIP", f"may not be read: {error.message}")
 
 

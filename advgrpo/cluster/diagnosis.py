@@ -42,6 +42,8 @@ class _LogPattern:
     cause: Cause
 
 
+# The first match wins. Lack of memory comes first: the other ranks of the pod then time out in NCCL
+# and log that as well.
 _LOG_PATTERNS = (
     _LogPattern(
         re.compile(r"CUDA out of memory|torch\.(cuda\.)?OutOfMemoryError"),
@@ -71,6 +73,8 @@ _LOG_PATTERNS = (
         ),
     ),
     _LogPattern(
+        # Touching a mapped page of a full /dev/shm raises this signal, not an error of the system
+        # call.
         re.compile(r"Bus error|SIGBUS"),
         Cause(
             "shared memory is too small",
@@ -122,10 +126,13 @@ def pod_cause(pod: Pod, log: str = "") -> Cause:
         pod: The pod.
         log: Its last lines.
     """
+    # First, because an evicted pod also has an exit status and a log, which only show the
+    # consequence.
     if pod.disruption:
         return Cause(
             f"the pod was preempted or evicted ({pod.disruption})", _RESUME, retryable=True
         )
+    # Before the log: SIGKILL leaves no line in it.
     if pod.exit_reason == "OOMKilled":
         return Cause(
             "the pod exceeded its memory limit",
@@ -192,6 +199,7 @@ def first_failure(pods: Sequence[Pod]) -> Pod | None:
     # which is the resolution of `ended_at`.
     return min(
         failed,
+        # A pod without an end sorts last: "9" follows the first digit of every date.
         key=lambda pod: (not pod.disruption, pod.exit_code == 143, pod.ended_at or "9"),
         default=None,
     )
@@ -212,6 +220,7 @@ def _cause_of_status(code: int | None) -> Cause:
     if code >= _RETRYABLE:
         summary = meaning or _SIGNALS.get(code, f"signal {code - _RETRYABLE} ended it")
         return Cause(summary, _RESUME, retryable=True)
+    # Statuses of a command that cannot be executed, or is not found.
     if code in {126, 127}:
         return Cause("the image lacks the command", _ONE_RELEASE, retryable=False)
     summary = meaning or "an error that is not one of advgrpo's own"
@@ -221,6 +230,8 @@ def _cause_of_status(code: int | None) -> Cause:
 def _meanings(kind: type[AdvGrpoError]) -> dict[int, str]:
     """Return the meaning of each exit status: the first line of the error's docstring."""
     found: dict[int, str] = {}
+    # Later entries replace earlier ones: the first class with a status defines its meaning, and a
+    # base class comes before those derived from it.
     for child in reversed(kind.__subclasses__()):
         found |= _meanings(child)
     # Python itself exits with 1 for any uncaught exception.

@@ -29,6 +29,7 @@ from advgrpo.cluster.roles import launcher_rules
 from advgrpo.cluster.settings import CLUSTER, ClusterSettings, parse_cluster_settings
 from advgrpo.errors import ClusterError, ConfigError
 
+# Reasons of events. Most failed pulls have the generic reason Failed, see `_image`.
 _PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _UPGRADE = "upgrade the release of the chart: helm upgrade"
 
@@ -57,6 +58,7 @@ def examine(
         yield checks.namespace()
         check, config = checks.config_map(config_map)
         yield check
+        # The environment comes first: it is what the tasks of this pod use.
         check, settings = _parse(text or config)
         yield check
         # Without settings the default's kind is better than none.
@@ -82,6 +84,8 @@ def require_ready(settings: ClusterSettings) -> None:
     """
     backend = select_backend(settings)
     with closing(connect(policy=SINGLE_ATTEMPT)) as api:
+        # Raises ClusterUnavailableError, for which the task is retried; the checks below would turn
+        # it into a failure that is not.
         api.read("/version")
         checks = _Checks(api)
         results = (
@@ -91,6 +95,7 @@ def require_ready(settings: ClusterSettings) -> None:
             *checks.required_objects(settings),
         )
     for check in results:
+        # SKIP passes: the launcher's role does not let a task read all of these objects.
         if check.state == "FAIL":
             raise ClusterError(f"{check.name}: {check.found}", repair=check.repair)
 
@@ -240,6 +245,7 @@ class _Checks:
 
         def query() -> Check:
             counts = [
+                # Not `capacity`, which includes GPUs that the device plugin reports as unhealthy.
                 int((node.get("status") or {}).get("allocatable", {}).get(resource, 0))
                 for node in self._api.list(NODES, labelSelector=selector)
             ]

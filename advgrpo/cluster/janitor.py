@@ -75,6 +75,7 @@ def clean(api: Api, *, dry_run: bool = False) -> Cleaning:
                 # With the uid, because a retry may have recreated the job since it was listed.
                 api.delete(resource, name, uid=uid)
             except ClusterError as error:
+                # One job that cannot be deleted must not keep the others running.
                 logger.warning(
                     "cannot delete the job %s: %s",
                     name,
@@ -105,6 +106,7 @@ def _jobs(api: Api) -> Iterator[tuple[Resource, Json]]:
             for job in api.list(backend.resource, labelSelector=_SELECTOR):
                 yield backend.resource, job
         except UnknownResourceError as error:
+            # A backend that is not in use need not be installed.
             unknown.append(error)
     if len(unknown) == len(BACKENDS):
         raise unknown[0]
@@ -125,7 +127,9 @@ def _reason_to_delete(api: Api, owner: WorkflowOwner) -> str:
         workflow = api.get(WORKFLOWS, owner.name)
     except NotFoundError:
         return f"its Workflow {owner.name} was deleted"
+    # A job that is only labelled has no uid to compare.
     if owner.uid and workflow["metadata"]["uid"] != owner.uid:
         return f"its Workflow {owner.name} was replaced by another one"
+    # Argo sets the status after it has seen the Workflow: without one it has not ended.
     phase = (workflow.get("status") or {}).get("phase", "")
     return f"its Workflow {owner.name} has ended ({phase})" if phase in _ENDED else ""

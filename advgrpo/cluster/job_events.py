@@ -19,4 +19,6 @@ def read_events(api: Api, selector: str) -> list[Json]:
 def read_warnings(api: Api, selector: str) -> list[str]:
     """Return the last warnings among the events that a field selector matches."""
     warnings = [one for one in read_events(api, selector) if one.get("type") == "Warning"]
+    # Events are listed by name, which ends with the time in hexadecimal: the last ones are the
+    # newest of their object.
     return [f"{one.get('reason')}: {one.get('message')}" for one in warnings][-_WARNINGS_QUOTED:]

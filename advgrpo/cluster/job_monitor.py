@@ -102,6 +102,8 @@ class JobMonitor:
             # A queue that preempts the job deletes its pods: the next ones are not restarts.
             if state is JobState.QUEUED:
                 self._history.forget_pods()
+            # Other polls can do without an answer; after the last one there is none to make up for
+            # it.
             listed = self._read_pods(retry=state.is_end)
             # The pods must be known first: a replaced pod has another log.
             if listed or state.is_end:
@@ -178,6 +180,7 @@ class JobMonitor:
         elif not state.is_end:
             text += f", {running} of {self._nodes} pods running"
             text += "".join(f"; {reason}" for reason in self._blocking_reasons())
+        # A job may run for days, and is polled every few seconds.
         if text != self._last_text:
             self._last_text = text
             logger.info("%s", text, extra=event("job_state", job=self._name, state=state.value))
@@ -196,6 +199,8 @@ class JobMonitor:
             self._stuck_since = now
         self._polled_at = now
         if self._failure is None:
+            # Built before the job is deleted, which removes the pods and logs that explain it, and
+            # kept because the deletion may take several polls.
             self._failure = self._find_failure(now, stuck=stuck)
             self._failed_at = now
         if self._failure is not None:
@@ -205,15 +210,18 @@ class JobMonitor:
         pods = self._history.pods
         if not pods:  # They may not be listed, or do not exist yet.
             return state is JobState.RUNNING
+        # A worker may succeed while the first pod is still running.
         return sum(pod.is_running or pod.phase == "Succeeded" for pod in pods) >= self._nodes
 
     def _find_failure(self, now: float, *, stuck: bool) -> ClusterError | None:
         settings = self._settings
         if now - self._active_since > settings.deadline_seconds:
             return deadline_error(self._name, settings.deadline_seconds)
+        # A failed pull may be the registry's temporary fault: the kubelet tries again.
         if stuck and now - self._stuck_since > _STUCK_SECONDS:
             return self._error("it cannot start")
         rank, restarts = self._history.most_restarted
+        # The operator has no limit: with ExitCode it does not count restarts against backoffLimit.
         if restarts > settings.max_restarts:
             return self._error(f"the pod of rank {rank} was restarted {restarts} times")
         waited = now - self._waiting_since
@@ -252,6 +260,8 @@ class JobMonitor:
         return self._error(status.message)
 
     def _error(self, message: str) -> ClusterError:
+        # The operator deletes a failed pod at once: if that happened between two polls, only its
+        # event has the exit status.
         found = read_events(self._api, self._backend.event_selector(self._job))
         exits = [self._backend.read_exit(one) for one in found]
         self._history.add_exits([one for one in exits if one], self._backend.container)
@@ -285,6 +295,7 @@ class JobMonitor:
 
     def _keep_warm(self) -> None:
         now = self._api.clock.monotonic()
+        # Polling uses other connections than the deletion, see CancelOnSignal.
         if now - self._warm_at >= _WARM_SECONDS:
             self._warm_at = now
             self._canceller.keep_warm()

@@ -34,6 +34,7 @@ class JobRequest:
     def name(self) -> str:
         """Name of the job, the same in every attempt, so that a retry finds the job."""
         # The run key is too long for a name and may contain characters that names may not.
+        # As JSON, so that no two pairs of task and key give the same text.
         digest = hashlib.sha256(json.dumps([self.task, self.run_key]).encode()).hexdigest()
         task = re.sub(r"[^a-z0-9]+", "-", f"advgrpo-{self.task}".lower())
         return f"{task[: _MAX_NAME_LENGTH - _HASH_DIGITS - 1].strip('-')}-{digest[:_HASH_DIGITS]}"

@@ -91,6 +91,8 @@ class Launcher:
         with CancelOnSignal(self._api, self._backend.resource, name) as canceller:
             # Opens the connection over which a signal will delete the job.
             canceller.keep_warm()
+            # Until the uid is known, a signal deletes any job of the name: the request that creates
+            # ours may be in flight.
             job = self._start(manifest)
             canceller.uid = job["metadata"]["uid"]
             monitor = JobMonitor(
@@ -108,6 +110,7 @@ class Launcher:
         manifest = self._backend.manifest(self._request, self._settings)
         meta = manifest["metadata"]
         meta["namespace"] = self._api.namespace
+        # Only of the spec: owner and attempt differ between the attempts that shall adopt the job.
         meta["annotations"] = {SPEC_HASH: _digest(manifest["spec"]), ATTEMPT: self._attempt}
         owner = find_owner(self._api)
         if owner is not None:
@@ -120,6 +123,7 @@ class Launcher:
         resource, name = self._backend.resource, self._request.name
         for _ in range(_MAX_CREATIONS):
             try:
+                # Creating is atomic. Two launchers that read first could both find nothing.
                 job = self._api.create(resource, manifest)
             except AlreadyExistsError:
                 try:
@@ -154,6 +158,7 @@ class Launcher:
             # This launcher created it, but the answer was lost.
             return job
         state = self._backend.status(job).state
+        # Before the spec is compared: no result depends on the settings of the cluster.
         if state is JobState.SUCCEEDED:
             return job
         # A failed job cannot be started again; its name must be free first.
@@ -182,6 +187,8 @@ class Launcher:
         start = self._api.clock.monotonic()
         while self._api.clock.monotonic() - start < _DELETION_SECONDS:
             try:
+                # A foreground deletion frees the name only once the pods are gone, so the next job
+                # cannot run next to them.
                 job = self._api.get(self._backend.resource, self._request.name)
             except NotFoundError:
                 return

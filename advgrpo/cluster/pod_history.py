@@ -64,6 +64,7 @@ class PodHistory:
                 replaced.append(before)
                 if not self._is_excused(before):
                     self._restarts[rank] += 1
+        # Merged: a rank whose failed pod was deleted and not yet replaced keeps it.
         self._latest |= latest
         return replaced
 
@@ -84,5 +85,7 @@ class PodHistory:
         """
         for name, code in exits:
             pod = next((pod for pod in self.pods if pod.name == name), None)
+            # An observed failure is better: it has the reason and the last lines, an event has the
+            # status only.
             if code and pod is not None and pod.rank not in self._failures:
                 self._failures[pod.rank] = pod.exited(code, container)

@@ -62,6 +62,8 @@ class LogFollower:
             query["sinceTime"] = f"{self._since}Z"
         for _ in range(_ATTEMPTS_AT_END if at_end else 1):
             answer = self._api.log(pod, retry=at_end, **query)
+            # Not splitlines(), which also splits at the carriage returns of progress bars. A
+            # truncated answer may end within a character.
             *lines, rest = answer.decode("utf-8", errors="replace").split("\n")
             if not rest:
                 break
@@ -80,6 +82,8 @@ class LogFollower:
             self._handle(text)
         # The next answer starts no earlier than this one, so older lines need not be kept.
         since = self._since
+        # A union, not a sum: the answers overlap, and a line in both was written once. Lines start
+        # with their time, so they compare by it.
         self._seen = Counter(
             {line: count for line, count in (self._seen | Counter(lines)).items() if line >= since}
         )
@@ -94,5 +98,6 @@ def tail(api: Api, pod: str, container: str, lines: int = _LINES_KEPT) -> str:
     try:
         answer = api.log(pod, container=container, tailLines=str(lines))
     except ClusterError:
+        # The log only explains a failure; it must not replace it.
         return ""
     return lines_to_text(answer.decode("utf-8", errors="replace"))

@@ -33,6 +33,7 @@ def pod_labels(request: JobRequest) -> dict[str, str]:
         **MANAGED_BY,
         "app.kubernetes.io/part-of": "advgrpo",
         "app.kubernetes.io/component": "job",
+        # A label's value must not contain the + of a local version.
         VERSION: __version__.replace("+", "_"),
         TASK: request.task,
     }
@@ -108,6 +109,8 @@ def _container(
         image_pull_policy=settings.image_pull_policy,
         command=list(request.command),
         env=_environment(settings),
+        # The entries of `env` take precedence over these: the ConfigMap contains ADVGRPO_CLUSTER as
+        # well.
         env_from=[
             client.V1EnvFromSource(
                 config_map_ref=client.V1ConfigMapEnvSource(name=settings.config_map)
@@ -168,6 +171,8 @@ def _resources(placement: Placement, settings: ClusterSettings) -> client.V1Reso
         devices[settings.gpu_resource] = str(placement.gpus_per_node)
     if settings.rdma is not None:
         devices[settings.rdma.resource] = str(settings.rdma.count)
+    # Requests equal limits: neither memory nor disk can be throttled, and a pod above its request
+    # is evicted first. For devices Kubernetes demands it.
     memory = {"memory": node.memory, "ephemeral-storage": node.ephemeral_storage}
     return client.V1ResourceRequirements(
         # No CPU limit: idle cores speed up the loading of images.
@@ -183,6 +188,7 @@ def _volumes(settings: ClusterSettings) -> list[client.V1Volume]:
     else:
         volume = client.V1PersistentVolumeClaimVolumeSource(claim_name=claim)
         source = {"persistent_volume_claim": volume}
+    # The container runtime's own /dev/shm has 64 MiB, too few for NCCL and data loading.
     shared = client.V1EmptyDirVolumeSource(medium="Memory", size_limit=node.shared_memory)
     return [
         client.V1Volume(name="cache", **source),

@@ -96,6 +96,8 @@ def read_pod(pod: Json, rank: int) -> Pod:
         waiting_reason="" if reason in _STARTING else reason,
         waiting_message=str(waiting.get("message") or ""),
         container=str((terminated or waiting).get("container") or ""),
+        # Not `lastState`: a job's containers are not restarted in place, the operator replaces the
+        # pod.
         exit_code=terminated.get("exitCode"),
         exit_reason=str(terminated.get("reason") or ""),
         exit_message=lines_to_text(str(terminated.get("message") or "").strip()),

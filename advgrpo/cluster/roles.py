@@ -20,7 +20,9 @@ class Rule(TypedDict):
 def launcher_rules(backend: JobBackend) -> tuple[Rule, ...]:
     """Return the rules for the service account of a pipeline's tasks, in their namespace."""
     return (
+        # patch: a retry makes its own Workflow the owner of the job that it adopts.
         _job_rule(backend, ["create", "delete", "get", "patch"]),
+        # get: the launcher reads its own pod to find the Workflow that owns it.
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
         {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
@@ -31,6 +33,7 @@ def janitor_rules(backends: Iterable[JobBackend]) -> tuple[Rule, ...]:
     """Return the rules for the janitor's service account, in the namespace that it cleans."""
     return (
         *(_job_rule(backend, ["delete", "list"]) for backend in backends),
+        # list: the janitor checks that Workflows are readable before it takes a 404 for a deletion.
         {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["get", "list"]},
     )
 

@@ -35,6 +35,7 @@ def _refuse_secrets(variables: dict[str, str]) -> dict[str, str]:
 
 
 class _Strict(BaseModel):
+    # Unknown keys are refused: a misspelt one would silently leave the default in place.
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 

@@ -8,6 +8,7 @@ from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.resources import PODS
 from advgrpo.errors import ClusterError
 
+# KFP's variable first: Kubernetes cuts the host name, but not the pod's name, at 63 characters.
 _POD_VARIABLES = ("KFP_POD_NAME", "HOSTNAME")
 _KIND = "Workflow"
 

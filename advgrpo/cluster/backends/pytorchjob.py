@@ -46,6 +46,7 @@ class PyTorchJobs:
         """
         placement = place_processes(request.processes, settings)
         template = pod_template(request, placement, settings, container=self.container)
+        # The operator demands exactly one master, which is the node of rank 0.
         replicas = {"Master": _replicas(1, template)}
         if placement.nodes > 1:
             replicas["Worker"] = _replicas(placement.nodes - 1, template)
@@ -54,11 +55,13 @@ class PyTorchJobs:
             kind="PyTorchJob",
             metadata=client.V1ObjectMeta(name=request.name, labels=job_labels(request, settings)),
             spec=KubeflowOrgV1PyTorchJobSpec(
+                # A string in this API, which also knows "auto" and "gpu".
                 nproc_per_node=str(placement.processes_per_node),
                 pytorch_replica_specs=replicas,
                 run_policy=_run_policy(settings),
             ),
         )
+        # Drops fields that are None and renames the rest to camelCase, which to_dict() does not.
         manifest: Json = client.ApiClient().sanitize_for_serialization(job)
         return manifest
 
@@ -91,12 +94,14 @@ class PyTorchJobs:
 
     def owns(self, job: Json, pod: Json) -> bool:
         """Return whether a pod is of this job and not of an earlier one of the same name."""
+        # The label has the job's name only, which an earlier job had as well.
         owners = pod["metadata"].get("ownerReferences") or ()
         return job["metadata"]["uid"] in {owner["uid"] for owner in owners}
 
     def rank(self, pod: Json) -> int:
         """Return the node rank of a pod: the master's is 0."""
         labels = pod["metadata"]["labels"]
+        # The operator numbers each type of replica from 0, and makes the master rank 0.
         index = int(labels[f"{_LABEL}/replica-index"])
         return index if labels[f"{_LABEL}/replica-type"] == "master" else index + 1
 
@@ -106,6 +111,7 @@ class PyTorchJobs:
 
     def read_exit(self, event: Json) -> tuple[str, int] | None:
         """Read a pod's name and exit status from the operator's event about its end."""
+        # The event has no field for the status: only its text has it.
         match = _EXITED.search(event.get("message") or "")
         return (match["pod"], int(match["code"])) if match else None
 
