@@ -46,6 +46,7 @@ class JointTransformer:
             head_width=int(config.get("attention_head_dim", 64)),
             patch_size=int(config.get("patch_size", 2)),
             in_channels=channels,
+            # May be null, which diffusers replaces by the input channels.
             out_channels=int(config.get("out_channels") or channels),
             text_width=int(config.get("joint_attention_dim", 4096)),
             pooled_width=int(config.get("pooled_projection_dim", 2048)),
@@ -63,16 +64,20 @@ class JointTransformer:
     def parameters(self) -> int:
         """Parameters; the last layer has no output for the text stream."""
         width, square = self.width, linear(self.width, self.width)
+        # RMS norms of queries and keys, one weight per channel of a head.
         norms = 2 * self.head_width if self.has_qk_norm else 0
         feed_forward = linear(width, 4 * width) + linear(4 * width, width)
         attention = 8 * square + 2 * norms
+        # Adaptive layer norm: six modulation vectors for each of the two streams.
         layer = 12 * square + attention + 2 * feed_forward
+        # The second attention has its own three modulation vectors on top of the six.
         dual = 3 * square + 4 * square + norms
         # The last layer discards the text stream.
         missing_in_last = 4 * square + square + feed_forward
         patch = self.patch_size**2
         outer = (
             linear(self.in_channels * patch, width)
+            # diffusers embeds a timestep in 256 sinusoidal channels.
             + linear(256, width)
             + linear(self.pooled_width, width)
             + 2 * square
@@ -97,10 +102,13 @@ class JointTransformer:
         Returns:
             None if the count is unknown for one of the modules.
         """
+        # peft matches the end of a name after a dot: `attn.to_q` does not match `attn2.to_q`, the
+        # second attention. Other names could match modules of other shapes.
         joint = {"attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0", "attn.to_add_out"}
         joint |= {f"attn.add_{part}_proj" for part in "qkv"}
         if not set(target_modules) <= joint:
             return None
+        # The last layer discards the text stream, so its `to_add_out` does not exist.
         modules = self.layers * len(target_modules) - ("attn.to_add_out" in target_modules)
         return modules * 2 * rank * self.width
 
@@ -134,8 +142,11 @@ class Autoencoder:
         first, last, latent = self.channels[0], self.channels[-1], self.latent_channels
         attention = 2 * last + 4 * linear(last, last)
         middle = 2 * _residual(last, last) + (attention if self.has_attention else 0)
+        # A level of the decoder has one residual block more than a level of the encoder.
         down = _levels((first, *self.channels), self.blocks)
         up = _levels((last, *reversed(self.channels)), self.blocks + 1)
+        # A 3 x 3 convolution has the parameters of a linear layer over nine pixels. The encoder
+        # predicts a mean and a log variance.
         encoder = linear(27, first) + down + middle + 2 * last + linear(9 * last, 2 * latent)
         decoder = linear(9 * latent, last) + up + middle + 2 * first + linear(9 * first, 3)
         quant = linear(2 * latent, 2 * latent) if self.has_quant else 0
@@ -145,16 +156,20 @@ class Autoencoder:
     @property
     def stride(self) -> int:
         """Pixels per latent along a side."""
+        # The last level does not downsample.
         return int(2 ** (len(self.channels) - 1))
 
     @property
     def widest_at_full_resolution(self) -> int:
         """Channels of the decoder's widest feature map at the image's resolution."""
+        # The last decoder level receives the upsampled features of the level below, which has more
+        # channels than its own output.
         return self.channels[min(1, len(self.channels) - 1)]
 
 
 def _levels(channels: tuple[int, ...], blocks: int) -> int:
     """Return the parameters of the residual blocks and the resampling convolutions."""
+    # The first entry is the input of the first level, and the last level is not resized.
     resizing = sum(linear(9 * out, out) for out in channels[1:-1])
     return resizing + sum(
         _residual(before, out) + (blocks - 1) * _residual(out, out)
@@ -220,12 +235,14 @@ class ClipText:
             hidden=int(config.get("intermediate_size", 2048)),
             vocabulary=int(config.get("vocab_size", 49408)),
             positions=int(config.get("max_position_embeddings", 77)),
+            # `CLIPModel` has one projection width for both parts and ignores that of its text part.
             projection=projection or int(config.get("projection_dim", 512)),
         )
 
     @property
     def parameters(self) -> int:
         """Parameters; the projection has no bias."""
+        # The final layer norm adds two vectors.
         embeddings = (self.vocabulary + self.positions + 2) * self.width
         layers = self.layers * encoder_layer(self.width, self.hidden)
         return embeddings + layers + self.width * self.projection
@@ -260,6 +277,7 @@ class Clip:
     def parameters(self) -> int:
         """Parameters, including the temperature; the patch embedding has no bias."""
         vision = self.vision
+        # CLIP has a layer norm before the layers too, unlike most vision transformers.
         images = vision.embedding_parameters + 4 * vision.width
         images += vision.layers * vision.layer_parameters + vision.width * self.projection
         return self.text.parameters + images + 1
@@ -295,7 +313,9 @@ class T5Encoder:
     @property
     def parameters(self) -> int:
         """Parameters; there are no biases, and only the first layer has position biases."""
+        # T5 sets the width of a head independently: the heads together may differ from `d_model`.
         attention = 4 * self.width * self.heads * self.head_width
+        # A gated layer multiplies two input projections.
         feed_forward = (3 if self.is_gated else 2) * self.width * self.hidden
         layers = self.layers * (attention + feed_forward + 2 * self.width)
         return (self.vocabulary + 1) * self.width + self.buckets * self.heads + layers

@@ -8,7 +8,9 @@ from advgrpo.planning.models import Models
 from advgrpo.planning.parts import BYTES, FLOAT32, Part
 from advgrpo.planning.vision import VisionBackbone
 
+# SD3 pads the CLIP embeddings to this length, whatever the prompt.
 CLIP_TEXT_TOKENS = 77
+# Of the VAEs of SD3; only used if the VAE's configuration is unknown.
 USUAL_STRIDE = 8
 ADAM_STATES = 3
 """A float32 master weight and two moments."""
@@ -66,6 +68,7 @@ def _offload_parts(run: RunConfig | TrainingSettings, models: Models, gpus: int)
     parts = []
     if run.training.offload != "none":
         count = adapter_parameters(run, models)
+        # Rounded up: ZeRO pads its partitions to equal sizes.
         states = None if count is None else -(-ADAM_STATES * count // gpus) * FLOAT32
         parts.append(Part("offloaded optimizer", states, f"{ADAM_STATES} states over {gpus} GPUs"))
     if run.training.offload == "optimizer_and_weights":
@@ -94,9 +97,11 @@ def discriminator_parameters(run: RunConfig | TrainingSettings, models: Models) 
             return _heads(config) * head
         if models.prompt_encoder is None:
             return None
+        # The projection of the prompt has no bias.
         return _heads(config) * (head + models.prompt_encoder.projection * config.hidden_width)
     if not isinstance(backbone, Clip):
         return None
+    # The final norm and the projection of CLIP stay frozen.
     return config.trained_blocks * backbone.vision.layer_parameters
 
 
@@ -111,6 +116,7 @@ def feature_bytes(run: RunConfig | TrainingSettings, models: Models) -> int | No
         return _heads(config) * tokens * backbone.width * FLOAT32
     if not isinstance(backbone, Clip):
         return None
+    # The trained blocks need all tokens, of an image in the resolution of CLIP's processor.
     tokens = backbone.vision.tokens(backbone.vision.pixels)
     return tokens * backbone.vision.width * BYTES[config.feature_dtype]
 
@@ -123,6 +129,7 @@ def _heads(config: DinoDiscriminatorConfig) -> int:
 def images_per_gpu(run: RunConfig | TrainingSettings, gpus: int) -> int:
     """Return the number of images of a rollout per GPU."""
     rollout = run.training.rollout
+    # Exact for every number of GPUs that `RunConfig.check_ranks` accepts.
     return rollout.prompts_per_update * rollout.group_size // gpus
 
 
@@ -140,6 +147,7 @@ def _transformer(run: RunConfig | TrainingSettings, models: Models, gpus: int) -
     part = _weights("transformer", model.parameters, dtype)
     table = model.position_values * BYTES[dtype]
     if run.training.zero_stage == 3:
+        # ZeRO 3 partitions parameters only. Each GPU has all position embeddings, a buffer.
         layer = model.parameters * BYTES[dtype] // model.layers
         share = (part.bytes or 0) // gpus if run.training.offload != "optimizer_and_weights" else 0
         how = f"{part.how}, sharded over {gpus} GPUs, and two gathered layers"
@@ -156,6 +164,7 @@ def _adapter(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> Pa
     if run.training.offload != "none":
         how = f"{count / 1e6:,.1f} million parameters in float32: weight, gradient, average, best"
         return Part(name, 4 * count * FLOAT32, how)
+    # ZeRO stage 0 does not partition the optimizer.
     shared = states if run.training.zero_stage == 0 else -(-states // gpus)
     how = (
         f"{count / 1e6:,.1f} million parameters in float32: weight, gradient, average, best, "
@@ -186,6 +195,7 @@ def _discriminator(run: RunConfig | TrainingSettings, models: Models) -> list[Pa
 
 def _rollout(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> Part:
     images, pixels = images_per_gpu(run, gpus), run.policy.resolution_pixels
+    # 16 as in SD3, so that images and features count even if the transformer is unknown.
     channels = models.transformer.in_channels if models.transformer else 16
     steps = run.training.algorithm.recorded_latents
     latents = steps * channels * _latent_side(run, models) ** 2 * FLOAT32
@@ -202,12 +212,14 @@ def _latent_side(run: RunConfig | TrainingSettings, models: Models) -> int:
 
 def _tokens(run: RunConfig | TrainingSettings, models: Models, patch_size: int) -> int:
     """Return the number of tokens in the transformer: those of an image and of its prompt."""
+    # The text stream has the CLIP tokens followed by those of T5.
     side = _latent_side(run, models) // patch_size
     return side**2 + CLIP_TEXT_TOKENS + run.policy.max_sequence_length
 
 
 def guidance_passes(run: RunConfig | TrainingSettings) -> int:
     """Return the passes of an image per denoising step: two with guidance."""
+    # At a scale of 1 the unguided prediction cancels, and the policy does not compute it.
     return 1 if run.training.sampling.guidance_scale == 1 else 2
 
 
@@ -223,6 +235,7 @@ def _update_activations(run: RunConfig | TrainingSettings, models: Models) -> Pa
     dual = ATTENTION_SAVED_BYTES * scale
     if run.policy.gradient_checkpointing:
         one = numbers * (layer + (dual if model.dual_layers else 0))
+        # Only with checkpointing: without it, the activations of both passes are kept.
         if run.policy.guidance == "two_passes":
             one //= guidance_passes(run)
         saved = numbers * 2 * scale * model.layers + one
@@ -250,12 +263,14 @@ def _feature_activations(run: RunConfig | TrainingSettings, models: Models) -> P
     match backbone:
         case VisionBackbone():
             vision = backbone
+            # For the type checker: `models_of` reads such a backbone for this discriminator alone.
             assert isinstance(run.discriminator, DinoDiscriminatorConfig)
             tokens = vision.tokens(run.discriminator.resolution_pixels)
         case Clip(vision=vision):
             tokens = vision.tokens(vision.pixels)
         case _:
             return Part(name, None, "the backbone is unknown", is_transient=True)
+    # The backbone runs without gradient: only the activations of one layer exist at a time.
     numbers = batch * tokens * (4 * vision.width + vision.hidden)
     how = f"{batch} images at once (discriminator.feature_batch_size), float32"
     return Part(name, numbers * FLOAT32, how, is_transient=True)
@@ -278,6 +293,7 @@ def _discriminator_activations(
         each = round(features * growth)
         how = f"{kinds} x {share} images (discriminator.optimizer.batch_size over GPUs)"
     else:
+        # The trained blocks compute in float32, whatever the precision of the cached features.
         kinds, numbers = 2, features // BYTES[config.feature_dtype]
         each = numbers * config.trained_blocks * SAVED_BYTES * BYTES["float32"] // 2
         how = f"{kinds} x {share} images through {config.trained_blocks} trained block(s), float32"

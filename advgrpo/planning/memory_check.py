@@ -14,6 +14,7 @@ from advgrpo.planning.parts import Part, total
 
 logger = logging.getLogger("advgrpo")
 
+# Files of cgroup v2, as a container sees its own group.
 _CGROUP = Path("/sys/fs/cgroup")
 _OF_FILES = {"active_file", "inactive_file"}
 
@@ -36,11 +37,14 @@ def check_host_memory(
     """
     models = models_of(settings)
     each = host_memory(settings, models, processes)
+    # Without a GPU, the models are in host memory too.
     if not on_gpu:
         each += gpu_memory(settings, models, processes)
     # Encoders are loaded on the host before they are moved to a GPU.
     encoding = encoding_memory(settings, models)
+    # On GPUs each process encodes a share of the prompts; on a CPU one process encodes all of them.
     encoders = here if on_gpu and settings.policy.text_device == "gpu" else 1
+    # The encoders are freed before the training processes start, so the larger of the two decides.
     parts = [
         Part(f"{here} processes", here * total(each), "", is_transient=True),
         Part(
@@ -80,6 +84,7 @@ def check_gpu_memory(settings: TrainingSettings, *, processes: int, free: int) -
 
 def free_host_memory() -> int:
     """Return the free memory of this machine or its container, in bytes."""
+    # psutil reports the whole machine, also inside a container.
     free = int(psutil.virtual_memory().available)
     try:
         limit = int((_CGROUP / "memory.max").read_text(encoding="utf-8"))
@@ -101,4 +106,5 @@ def _check(
     except ConfigError as error:
         if settings.training.memory_check == "refuse":
             raise
+        # Without the repair, which is about the refusal.
         logger.warning("%s", error.message)

@@ -52,6 +52,7 @@ def models_of(run: RunConfig | TrainingSettings) -> Models:
     """Read the configurations of a run's models; never loads weights."""
     weights, discriminator = run.policy.weights, run.discriminator
     backbone: VisionBackbone | Clip | None
+    # The type of the discriminator decides: in `PUBLISHED` only some models have a `model_type`.
     if isinstance(discriminator, DinoDiscriminatorConfig):
         backbone = _read(discriminator.weights, "", read_vision)
     else:
@@ -73,6 +74,7 @@ def _read(weights: Weights, part: str, read: Callable[[Config], M | None]) -> M 
 
 def _transformer(config: Config) -> JointTransformer | None:
     reader = _TRANSFORMERS.get(str(config.get("_class_name", _USUAL_TRANSFORMER)))
+    # An unknown class of diffusers may have other keys: no estimate is better than a wrong one.
     return None if reader is None else reader(config)
 
 
@@ -94,11 +96,13 @@ def _prompt_encoder(run: RunConfig | TrainingSettings) -> ClipText | None:
 
 
 def _scorers(run: RunConfig | TrainingSettings) -> dict[str, int | None]:
+    # `TrainingSettings` has the settings of the evaluation that it reads at its top level.
     measured = run.evaluation if isinstance(run, RunConfig) else run
     distance = _read(measured.distance.weights, "", read_dino)
     found = {"distance": None if distance is None else distance.parameters}
     found |= {f"scorer {scorer.metric_prefix}": _scorer(scorer) for scorer in measured.scorers}
     rewarding = run.training.reward.scorers.values()
+    # A scorer of both evaluation and reward is loaded twice, and counted twice.
     found |= {f"reward {scorer.metric_prefix}": _scorer(scorer) for scorer in rewarding}
     return found
 

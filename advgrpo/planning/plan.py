@@ -68,6 +68,7 @@ def plan_run(
     Raises:
         ConfigError: If the GPUs cannot share an update; the repair lists numbers that work.
     """
+    # First: the estimates divide by the number of GPUs without a remainder.
     run.check_ranks(gpus)
     models = models_of(run)
     work = work_of(run, gpus)
@@ -89,6 +90,7 @@ def _duration(
 ) -> Duration | None:
     if images_per_second is None:
         return None
+    # The rate is that of one GPU, so GPU hours do not depend on the number of GPUs.
     gpu_hours = work.images / images_per_second / 3600
     return Duration(
         images_per_second=images_per_second,

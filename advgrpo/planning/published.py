@@ -56,6 +56,7 @@ def _dino(width: int, layers: int) -> dict[str, Mapping[str, Any]]:
 
 
 def _registers(width: int, layers: int) -> dict[str, Mapping[str, Any]]:
+    # The library's default patch size for this class is 16, unlike for DINOv2.
     shape = _dino(width, layers)[""]
     return {"": {"model_type": "dinov2_with_registers", "patch_size": 14, **shape}}
 
@@ -112,9 +113,11 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "hub://facebook/dinov3-vitl16-pretrain-lvd1689m": _dino3(1024, 24),
     "hub://google/siglip-base-patch16-224": _siglip("siglip"),
     "hub://google/siglip-so400m-patch14-384": _siglip("siglip", **_SO400M),
+    # Fixed-resolution models of SigLIP 2 have the architecture and the `model_type` of SigLIP.
     "hub://google/siglip2-base-patch16-224": _siglip("siglip"),
     "hub://google/siglip2-so400m-patch14-384": _siglip("siglip", **_SO400M),
     "hub://google/siglip2-base-patch16-naflex": _siglip("siglip2"),
+    # Its shapes are the defaults of transformers.
     "hub://openai/clip-vit-base-patch32": {"": {}},
     "hub://openai/clip-vit-large-patch14": {
         "": {
@@ -130,6 +133,7 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
         }
     },
     "hub://laion/CLIP-ViT-H-14-laion2B-s32B-b79K": {"": _CLIP_H},
+    # PickScore was fine-tuned from CLIP ViT-H/14.
     "hub://yuvalkirstain/PickScore_v1": {"": _CLIP_H},
 }
 """Location -> folder inside it, empty for its root -> configuration without the library's defaults.

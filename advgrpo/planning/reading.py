@@ -30,4 +30,5 @@ def configuration(weights: Weights, part: str = "") -> Mapping[str, Any] | None:
         file = local_file(join(location, folder, "config.json"))
         return load_json_object(file.read_text(encoding="utf-8"))
     except (StorageError, OSError, ValueError):
+        # Not an error of the plan: loading the model reports a missing or damaged file.
         return None

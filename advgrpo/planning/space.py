@@ -79,6 +79,7 @@ def _embeddings(
     if taken is not None:
         drawn = min(drawn, taken * training.rollout.prompts_per_update)
     held_out = training.monitoring.held_out_prompts
+    # Drawn and held-out prompts are at most all of the file; one is the unconditional prompt.
     count = min(drawn + held_out, train_prompts) + test_prompts + 1
     return Part(name, count * each, f"at most {count:,} prompts, about {about}")
 

@@ -49,6 +49,7 @@ def _dino(config: Config, *, usual_patch_size: int, registers: int) -> VisionBac
     )
     # Layers have LayerScale, patches have a bias, and there is a mask token.
     layers = vision.layers * (vision.layer_parameters + 2 * width)
+    # Mask token and patch bias, then the registers; the final norm is at the end.
     parameters = vision.embedding_parameters + (2 + registers) * width + layers + 2 * width
     return VisionBackbone(**vars(vision), parameters=parameters, prefix=1 + registers)
 
@@ -58,13 +59,16 @@ def _dino3(config: Config) -> VisionBackbone:
     width = int(config.get("hidden_size", 384))
     hidden = int(config.get("intermediate_size", 1536))
     registers, patch = int(config.get("num_register_tokens", 0)), int(config.get("patch_size", 16))
+    # The defaults of transformers, where each projection has a key of its own.
     biased = {"query": True, "key": False, "value": True, "proj": True}
     biases = sum(bool(config.get(f"{part}_bias", usual)) for part, usual in biased.items())
+    # A gated MLP has two input projections.
     matrices = 3 if config.get("use_gated_mlp") else 2
     mlp_biases = (matrices - 1) * hidden + width if config.get("mlp_bias", True) else 0
     # Two norms, and LayerScale of two residuals.
     layer = 6 * width + 4 * width**2 + biases * width + matrices * width * hidden + mlp_biases
     layers = int(config.get("num_hidden_layers", 12))
+    # Class and mask token, which exists even if nothing is masked. No position table: see above.
     embeddings = (2 + registers) * width + linear(3 * patch**2, width)
     return VisionBackbone(
         width=width,
@@ -81,6 +85,7 @@ def _siglip(config: Config) -> VisionBackbone:
     """Read `SiglipVisionModel`, or the vision half of `SiglipModel`."""
     vision = config.get("vision_config") or config
     patch, pixels = int(vision.get("patch_size", 16)), int(vision.get("image_size", 224))
+    # SigLIP has no class token, so there are as many positions as patches.
     return _of_siglip(vision, patch=patch, positions=(pixels // patch) ** 2)
 
 
@@ -88,6 +93,7 @@ def _siglip2(config: Config) -> VisionBackbone:
     """Read `Siglip2VisionModel`, or the vision half of `Siglip2Model`."""
     vision = config.get("vision_config") or config
     patch = int(vision.get("patch_size", 16))
+    # The position table of SigLIP 2 is interpolated to each image and does not depend on a size.
     return _of_siglip(vision, patch=patch, positions=int(vision.get("num_patches", 256)))
 
 

@@ -71,6 +71,7 @@ def _turns(run: RunConfig) -> tuple[int, int, str]:
             return 1, steps, ""
         case ReleasedSchedule(discriminator_rollouts=rollouts):
             return rollouts + 1, rollouts, ""
+        # Must precede the case without arguments, which also matches it.
         case WhenOutscored(discriminator_steps=steps, pause_policy=False):
             return 1, steps, "an upper bound: the discriminator is trained only while it is fooled"
         case WhenOutscored():
@@ -94,6 +95,7 @@ def _leaders(run: RunConfig, gpus: int) -> int:
     """Return the number of groups in each microbatch, summed over the microbatches of a rollout."""
     rollout = run.training.rollout
     # The images of an optimizer step on each GPU are consecutive and form whole microbatches.
+    # A group that spans two microbatches has a leader in each.
     images = images_per_gpu(run, gpus) * gpus
     size, group = rollout.microbatch_size, rollout.group_size
     return sum((first + size - 1) // group - first // group + 1 for first in range(0, images, size))
