@@ -24,4 +24,5 @@ def build_discriminator(
     """
     if isinstance(config, DinoDiscriminatorConfig):
         return DinoDiscriminator(config, device, seed=seed)
+    # Without a seed: its trained blocks start from the published weights.
     return PickScoreDiscriminator(config, device)

@@ -49,6 +49,8 @@ class DinoHead(nn.Module):
         # Like torch's initialization, but from a generator that depends on the seed alone.
         generator = generator_for("discriminator head", seed)
         for parameter in self.parameters():
+            # All biases take the fan-in of the first layer, so the output bias has another bound
+            # than in torch's own initialization.
             fan_in = parameter.shape[-1] if parameter.dim() > 1 else width
             bound = 1 / math.sqrt(fan_in)
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
@@ -63,7 +65,9 @@ class DinoHead(nn.Module):
         logits: Tensor = self.output(hidden).squeeze(-1)
         if self.prompt is None or prompts is None:
             return logits
+        # Normalized, because lengths of CLIP embeddings vary and would scale the logit.
         direction = self.prompt(functional.normalize(prompts, dim=-1))
+        # The same direction for all tokens of an image: a patch is scored against the whole prompt.
         return logits + torch.einsum("bth,bh->bt", hidden, direction)
 
 
@@ -96,6 +100,7 @@ class DinoDiscriminator:
             config.weights, resolution_pixels=config.resolution_pixels, device=device
         )
         conditioning = config.prompt_conditioning
+        # Not part of the fingerprint, because features of images do not depend on prompts.
         self._text = (
             ClipTextEncoder(conditioning.text_encoder, conditioning.tokenizer, device)
             if conditioning
@@ -112,6 +117,8 @@ class DinoDiscriminator:
         self._heads = (
             {"tokens": head(seed)}
             if config.layers is None
+            # A seed for each layer, so that heads do not start with equal weights, and a layer's
+            # head does not depend on which others are chosen.
             else {f"layer_{k}": head(seed_for("layer", seed, k)) for k in config.layers}
         )
         # Only what features depend on: heads and loss weights may change without encoding again.
@@ -130,6 +137,7 @@ class DinoDiscriminator:
             )
         # Seeded by the count alone, because cached features hold only the chosen patches.
         order = torch.randperm(count, generator=generator_for("patches", count))
+        # Sorted, so that patches stay in row order, as without a choice.
         return order[:chosen].sort().values
 
     def _check_layers(self) -> None:
@@ -150,6 +158,7 @@ class DinoDiscriminator:
         # Position 0 is the token of the whole image.
         keep = torch.cat([torch.zeros(1, dtype=torch.int64), 1 + self._positions])
         parts: dict[str, list[Tensor]] = {name: [] for name in self._heads}
+        # Limits memory: the tokens of all patches exist only for one batch before the choice.
         for batch in images.split(self.config.feature_batch_size):
             outputs = (
                 [self._backbone.tokens(batch)]
@@ -157,8 +166,11 @@ class DinoDiscriminator:
                 else self._backbone.layer_tokens(batch, self.config.layers)
             )
             for name, all_tokens in zip(self._heads, outputs, strict=True):
+                # Float32 before normalizing, as the head computes in float32.
                 tokens = all_tokens[:, keep].float()
                 if self.config.token_normalization == "l2":
+                    # Here rather than in the head, so that training and rewarding cannot differ in
+                    # it.
                     tokens = functional.normalize(tokens, dim=-1)
                 parts[name].append(tokens)
         return {name: torch.cat(tokens) for name, tokens in parts.items()}
@@ -184,6 +196,7 @@ class DinoDiscriminator:
 
         def reward(name: str) -> Tensor:
             logits = self._logits(name, features)
+            # The mean keeps the weight of the patches independent of how many are chosen.
             whole, patches = logits[:, 0], logits[:, 1:].mean(dim=1)
             weights = self.config
             return weights.cls_reward_weight * whole + weights.patch_reward_weight * patches
@@ -206,6 +219,7 @@ class DinoDiscriminator:
     ) -> Tensor:
         real, fake = self._logits(name, reference), self._logits(name, generated)
         conditioning = self.config.prompt_conditioning
+        # Without a prompt the mismatched images would be equal to the reference images.
         other = self._logits(name, mismatched) if conditioning else None
 
         def hinge(tokens: slice) -> Tensor:
@@ -227,6 +241,7 @@ class DinoDiscriminator:
     def _penalty(self, name: str, reference: Features) -> Tensor:
         # The gradient with respect to features, as the backbone is frozen.
         tokens = reference[name].to(self.device).detach().requires_grad_()
+        # The prompt stays as it is: only the tokens' gradient is penalized.
         return gradient_penalty(self._logits(name, {**reference, name: tokens}), tokens)
 
     def _mean_of_heads(self, value: Callable[[str], Tensor]) -> Tensor:
@@ -236,6 +251,7 @@ class DinoDiscriminator:
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Return the heads' parameters; with several heads, names begin with the layer."""
         if self.config.layers is None:
+            # Without a prefix, as in saved discriminators.
             return dict(self._heads["tokens"].named_parameters())
         return {
             f"{name}.{parameter}": value

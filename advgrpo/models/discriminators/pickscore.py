@@ -45,6 +45,7 @@ class PickScoreDiscriminator:
                 f"{self._clip.vision_blocks} vision blocks",
                 repair=f"set discriminator.trained_blocks to at most {self._clip.vision_blocks}",
             )
+        # The trained blocks are a copy: `_clip` keeps the published ones and its fingerprint.
         self._tail = self._clip.tail(config.trained_blocks)
         self._dtype: torch.dtype = getattr(torch, config.feature_dtype)
         choice = f"{self._clip.fingerprint}:{config.trained_blocks}:{config.feature_dtype}"
@@ -57,6 +58,8 @@ class PickScoreDiscriminator:
             `tokens`: `[batch, token, width]`, on the discriminator's device.
         """
         parts = [
+            # Features of all reference images are cached with every token, so half precision, where
+            # configured, halves that cache.
             self._clip.hidden_states(batch, before_last=self.config.trained_blocks).to(self._dtype)
             for batch in images.split(self.config.feature_batch_size)
         ]
@@ -67,12 +70,15 @@ class PickScoreDiscriminator:
         return {"tokens": features["tokens"], "prompt": self._clip.text_features(prompts)}
 
     def _scores(self, features: Features) -> Float[Tensor, "batch"]:
+        # Back to float32, in which the trained blocks are.
         images: Tensor = self._tail(features["tokens"].to(self.device).float())
+        # Both embeddings have norm 1, so the sum is the cosine.
         return self._clip.logit_scale * (images * features["prompt"]).sum(dim=-1)
 
     @torch.no_grad()
     def rewards(self, features: Features) -> Float[Tensor, "batch"]:
         """Score images by exp(tau) * cosine(text, image) / 26."""
+        # The loss uses undivided scores: it is the log-likelihood of PickScore's own training.
         return self._scores(features) / PICKSCORE_UNIT
 
     def loss(
@@ -86,4 +92,5 @@ class PickScoreDiscriminator:
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters of the trained blocks."""
+        # Blocks only: norm and projection are shared with the frozen model.
         return dict(self._tail.blocks.named_parameters())

@@ -30,10 +30,13 @@ class ReplayPool:
             prompt_ids: Position of each image's prompt in the training prompts.
         """
         if len(self):
+            # In rank order on every rank: batches are drawn by position, so the order must be
+            # equal.
             features = concatenate([self.features, features])
             prompt_ids = torch.cat([self.prompt_ids, prompt_ids])
         # A start of 0 below the capacity: a negative one would count from the end.
         newest = slice(max(0, len(prompt_ids) - self.capacity), None)
+        # A slice is a view, which keeps the memory of dropped images until the next concatenation.
         self.features, self.prompt_ids = pick(features, newest), prompt_ids[newest]
 
     def state(self) -> dict[str, Tensor]:

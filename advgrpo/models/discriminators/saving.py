@@ -30,6 +30,7 @@ def save_discriminator(
     parameters = discriminator.trainable_parameters()
     tensors = {name: p.detach().float().cpu().contiguous() for name, p in parameters.items()}
     save_file(tensors, folder / WEIGHTS_FILE)
+    # Written after the weights: a folder without it does not count as a discriminator.
     record = {"fingerprint": discriminator.fingerprint, "facts": dict(facts)}
     (folder / FACTS_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
@@ -58,4 +59,5 @@ def load_discriminator(folder: Path, discriminator: Discriminator) -> None:
         )
     with torch.no_grad():
         for name, parameter in parameters.items():
+            # In place, because an optimizer may hold these parameters already.
             parameter.copy_(tensors[name])
