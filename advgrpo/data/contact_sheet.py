@@ -11,6 +11,7 @@ _FONT_PIXELS = 13
 _LINE_PIXELS = 17
 _MOST_LINES = 14
 _LONGEST_CAPTION = 1000
+# The last code point, which is a noncharacter, so no font has a glyph for it.
 _NO_CHARACTER = "\U0010ffff"
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -44,6 +45,7 @@ def contact_sheet(bands: Sequence[Band]) -> Image.Image:
     """
     if not bands or not all(band.rows and band.rows[0] for band in bands):
         raise ValueError("a sheet needs at least one picture")
+    # The font in Pillow: containers may have no other.
     font = ImageFont.load_default(_FONT_PIXELS)
     side = _display_side(bands[0].rows[0][0].width)
     labels = [label for band in bands for label in band.row_labels]
@@ -63,6 +65,7 @@ def contact_sheet(bands: Sequence[Band]) -> Image.Image:
             if band.row_labels:
                 place = (_GAP_PIXELS, y + side // 2)
                 draw.text(place, band.row_labels[number], fill="black", font=font, anchor="lm")
+            # Not strict, because the columns are endless.
             for x, picture in zip(_columns(margin, side), row, strict=False):
                 sheet.paste(_scale(picture, side), (x, y))
         below = top + len(band.rows) * (side + _GAP_PIXELS) - _GAP_PIXELS // 2
@@ -82,6 +85,7 @@ def _columns(margin: int, side: int) -> Iterator[int]:
 
 def _display_side(side: int) -> int:
     if side < _LEAST_SIDE_PIXELS:
+        # An integer factor, so that all source pixels are enlarged equally.
         return side * -(-_LEAST_SIDE_PIXELS // side)
     return min(side, _MOST_SIDE_PIXELS)
 
@@ -95,6 +99,7 @@ def _scale(picture: Image.Image, side: int) -> Image.Image:
 
 def _wrap(text: str, width: int, font: _Font) -> list[str]:
     """Wrap a text at spaces, and within words that are wider than a line."""
+    # Before wrapping, whose cost grows with the text: a prompt may have 10,000 characters.
     text = text[:_LONGEST_CAPTION]
     if not _has_glyphs(text, font):
         text = "(the font lacks characters of the prompt; see the image's metadata)"
@@ -103,6 +108,7 @@ def _wrap(text: str, width: int, font: _Font) -> list[str]:
         lines.append("")
         for word in paragraph.split():
             for piece in _pieces(word, width, font):
+                # The strip removes the space before the first word of a line.
                 joined = f"{lines[-1]} {piece}".strip()
                 if font.getlength(joined) <= width:
                     lines[-1] = joined
@@ -115,6 +121,8 @@ def _wrap(text: str, width: int, font: _Font) -> list[str]:
 
 def _pieces(word: str, width: int, font: _Font) -> Iterator[str]:
     while font.getlength(word) > width:
+        # Measured for each length, because widths of letters differ. A single letter always fits: a
+        # column has at least 192 pixels.
         fits = next(n for n in range(len(word), 0, -1) if font.getlength(word[:n]) <= width)
         yield word[:fits]
         word = word[fits:]

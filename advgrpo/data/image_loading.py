@@ -31,6 +31,7 @@ def load_images(
         StorageError: If a file cannot be read.
     """
     files = reference_images.files.get(prompt, ())
+    # Negative positions, too: Python would count them from the end.
     beyond = [variation for variation in variations if not 0 <= variation < len(files)]
     if beyond or not variations:
         raise ReferenceImageError(

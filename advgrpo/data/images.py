@@ -69,6 +69,7 @@ def to_uint8(
     # Negated, because NaN compares false with everything.
     if not bool(((images >= 0) & (images <= 1)).all()):
         raise ValueError("image values are outside [0, 1] or not finite")
+    # `to(uint8)` alone would truncate.
     return (images * 255).round().to(torch.uint8)
 
 
@@ -82,6 +83,7 @@ def from_uint8(
     """
     if levels.dtype != torch.uint8:
         raise ValueError(f"levels are {levels.dtype}, not uint8")
+    # By division: multiplying by a rounded 1/255 gives other last bits.
     return levels.to(torch.float32) / 255
 
 
@@ -126,6 +128,7 @@ def encode_png(
     """
     info = PngInfo()
     for keyword, text in (metadata or {}).items():
+        # Not add_text, which uses Latin-1 where it can.
         info.add_itxt(keyword, text)
     buffer = io.BytesIO()
     # Level 1 is several times faster than the default; files are a few percent larger.
@@ -169,6 +172,7 @@ def decode_picture(data: bytes) -> Image.Image:
     """Decode an image file as `decode_image` does, but as 8 bits per channel."""
     if not data:
         raise ValueError("is truncated: it has no bytes")
+    # Before Pillow sees the data, which is untrusted.
     if len(data) > LARGEST_FILE_BYTES:
         raise ValueError(f"has more than {LARGEST_FILE_BYTES} bytes")
     if data.startswith(_PNG_START) and _PNG_END not in data:
@@ -184,12 +188,15 @@ def decode_picture(data: bytes) -> Image.Image:
                 picture.verify()
             with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as picture:
                 picture.load()
+    # A subclass of OSError, so it must precede `_DAMAGE`, too.
     except UnidentifiedImageError as error:
         raise ValueError(
             f"is not a {', '.join(FILE_FORMATS)} file, or its start is damaged"
         ) from error
+    # Pillow raises it above twice its own limit, already when it opens the file.
     except Image.DecompressionBombError as error:
         raise ValueError(f"declares more than {MOST_PIXELS} pixels") from error
+    # Before `_DAMAGE`, which has its base class ValueError and would call an intact file damaged.
     except _UnusableError:
         raise
     except _DAMAGE as error:
@@ -206,9 +213,11 @@ def _check_header(data: bytes, picture: Image.Image) -> None:
     width, height = picture.size
     if width * height > MOST_PIXELS:
         raise _UnusableError(f"declares {width} x {height} pixels, more than {MOST_PIXELS}")
+    # Seeking is the check for a second frame; EOFError is the good case.
     with suppress(EOFError):
         picture.seek(1)
         raise _UnusableError("is animated")
+    # Pillow opens a PNG of 16 bits as mode RGB, so the mode does not show it.
     depth = data[_PNG_DEPTH] if picture.format == "PNG" else 8
     if depth > 8:
         # Pillow would silently drop the lower bits.
@@ -246,6 +255,7 @@ def read_image(location: str | Path, resolution_pixels: int) -> Float[Tensor, "3
 
 
 def _read(location: str) -> bytes:
+    # S3 objects are read whole; `decode_picture` checks their size afterwards.
     if scheme(location):
         return read_bytes(location)
     path = Path(location)

@@ -51,7 +51,10 @@ def read_prompt_table(location: str, column: str) -> PromptTable:
             repair="set --column to the column with the prompts",
         )
     place = names.index(column)
+    # A quoted field may span lines, but a prompt file has one prompt a line. Blank lines give empty
+    # rows.
     texts = [" ".join(row[place].split()) if len(row) > place else "" for row in rows[1:] if row]
+    # Rows are counted as a spreadsheet shows them, with the header as row 1.
     first = 1 if location.lower().endswith(_OBJECTS) else 2
     if empty := [number for number, text in enumerate(texts, first) if not text]:
         listed = ", ".join(map(str, empty[:_LISTED]))
@@ -60,7 +63,9 @@ def read_prompt_table(location: str, column: str) -> PromptTable:
             repair="remove these rows, or set --column to another column",
         )
     counts = Counter(texts)
+    # Counter subtraction drops counts of 0, so each repeated prompt is left once per repetition.
     repeats = tuple((counts - Counter(counts.keys())).elements())
+    # A Counter keeps the order of first occurrence.
     return PromptTable(tuple(counts), repeats)
 
 
@@ -113,9 +118,12 @@ def _rows(location: str) -> list[list[str]]:
             repair=f"use a file whose name ends in {', '.join((*_DELIMITERS, _OBJECTS))}",
         )
     try:
+        # Spreadsheet programs write a byte order mark, which would become part of the first
+        # column's name.
         text = local_file(location).read_text(encoding="utf-8-sig")
         if suffix == _OBJECTS:
             return _rows_of_objects(text)
+        # The csv module needs untranslated line ends within quoted fields.
         table, delimiter = io.StringIO(text, newline=""), _DELIMITERS[suffix]
         if delimiter == "\t":
             # TSV files do not quote fields, so a quotation mark is part of the prompt.
@@ -125,6 +133,7 @@ def _rows(location: str) -> list[list[str]]:
         raise PromptFileError(
             f"{location} is not a table in UTF-8: {error}", repair="save it as UTF-8"
         ) from error
+    # After the errors above: UnicodeDecodeError is a ValueError, too.
     except ValueError as error:
         raise PromptFileError(
             f"{location} is not JSON with one object per line: {error}",
@@ -135,11 +144,14 @@ def _rows(location: str) -> list[list[str]]:
 def _rows_of_objects(text: str) -> list[list[str]]:
     """Convert JSON objects, one per line, to rows; the first row has all keys."""
     objects: list[dict[str, object]] = []
+    # Not splitlines(), which also splits at characters that JSON strings may contain, such as
+    # U+2028.
     for number, line in enumerate(text.split("\n"), start=1):
         entry = load_json(line) if line.strip() else {}
         if not isinstance(entry, dict):
             raise ValueError(f"line {number} is {line[:_SHOWN]!r}")
         objects += [entry] if entry else []
+    # Objects may lack keys, so the columns are those of all objects.
     names = list(dict.fromkeys(name for entry in objects for name in entry))
     values = ([entry.get(name, "") for name in names] for entry in objects)
     return [names, *([v if isinstance(v, str) else "" for v in row] for row in values)]

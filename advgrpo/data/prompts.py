@@ -23,6 +23,7 @@ _LISTED = 12
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
 # U+FEFF is a byte order mark; concatenated files have one in the middle.
 _CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ufeff]")
+# Undecodable bytes of command-line arguments arrive as lone surrogates.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CJK_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 
@@ -57,6 +58,8 @@ def read_prompts(
             repair=f"set {setting} to the location of a UTF-8 file with one prompt per line",
         ) from error
     file_sha256 = hashlib.sha256(data).hexdigest()
+    # Before the content is checked: a file that changed needs one repair, not a list of faulty
+    # lines.
     if sha256 is not None and file_sha256 != sha256:
         raise PromptFileError(
             f"{setting}_sha256={sha256}: prompt file {location} has SHA-256 {file_sha256}",
@@ -64,6 +67,7 @@ def read_prompts(
         )
     # Not splitlines(), which also splits at characters within prompts, such as U+2028.
     lines = _decode(data, location).rstrip().split("\n")
+    # Also removes the carriage returns of Windows line ends.
     texts = tuple(line.strip() for line in lines)
     if texts == ("",):
         raise PromptFileError(
@@ -95,6 +99,7 @@ def checked_prompts(
         PromptFileError: If a prompt is empty, a duplicate, too long, or holds control characters
             or bytes that are not text. Lists the first dozen by number.
     """
+    # All problems at once, so that a user repairs the file in one go.
     problems = _problems(texts, unit)
     if problems:
         listed = "".join(f"\n  - {problem}" for problem in problems[:_LISTED])
@@ -123,6 +128,7 @@ def check_disjoint(train: PromptSet, test: PromptSet) -> None:
         f"line {number} of the test prompts is line {train_lines[text]} of the training prompts: "
         f"{text!r}"
         for number, text in enumerate(test.texts, start=1)
+        # A prompt in both would be evaluated on what was trained.
         if text in train_lines
     ]
     if shared:
@@ -144,6 +150,8 @@ def _decode(data: bytes, location: str | Path) -> str:
         # Drops a byte order mark at the start.
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
+        # Counted in the bytes, because nothing could be decoded; no other character of UTF-8
+        # contains this byte.
         line = data.count(b"\n", 0, error.start) + 1
         raise PromptFileError(
             f"prompt file {location} is not UTF-8: line {line} holds the byte "
@@ -167,6 +175,7 @@ def _problems(texts: Sequence[str], unit: str) -> list[str]:
                 f"{unit} {number} has {len(text)} characters, more than {LONGEST_PROMPT}"
             )
         else:
+            # Only valid prompts: empty lines are reported above, not as duplicates of each other.
             places.setdefault(text, []).append(number)
     for text, numbers in places.items():
         if len(numbers) > 1:
@@ -176,6 +185,7 @@ def _problems(texts: Sequence[str], unit: str) -> list[str]:
 
 
 def _digest(texts: Sequence[str]) -> str:
+    # Of the prompts, not of the file, so that line ends and white space at the end do not count.
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 

@@ -58,6 +58,7 @@ def prompts_of_run(
                 prompt_ids, rollout, prompts_per_update=prompts_per_update, seed=seed
             )
         )
+        # Otherwise a long run would compute the orders of thousands of rollouts for nothing.
         if len(sampled) == len(prompt_ids):
             break
     return list(sampled)
@@ -104,6 +105,7 @@ def share_of_rank(
             f"{len(prompt_ids)} prompts x {group_size} images do not split into {optimizer_steps} "
             f"optimizer steps over {world_size} ranks"
         )
+    # Prompt-major, so that the contiguous share of a rank has few distinct prompts.
     plans = [
         ImagePlan(index * group_size + sample, prompt_id, sample)
         for index, prompt_id in enumerate(prompt_ids)

@@ -75,4 +75,6 @@ def is_held_out(prompt: str, fraction: float) -> bool:
         prompt: Its text.
         fraction: Share of prompts to hold out, in (0, 1).
     """
+    # Seeds are uniform in [0, 2**63). A larger fraction only adds prompts to those of a smaller
+    # one.
     return seed_for("held out", prompt) < fraction * 2**63
