@@ -41,6 +41,7 @@ def group_advantages(
         return centred
     if normalization == "group":
         return centred / (rewards.std(dim=1, keepdim=True, correction=0) + epsilon)
+    # Of the uncentred rewards, as in Flow-GRPO: differences between prompts count, too.
     return centred / (rewards.std(correction=0) + epsilon)
 
 
@@ -65,6 +66,8 @@ def combined_rewards(
     """
     if standardize:
         centred = [term - term.mean(dim=1, keepdim=True) for term in terms]
+        # After centring: a term that differs mostly between prompts would otherwise be scaled down
+        # to nothing within its groups.
         terms = [term / (term.std(correction=0) + epsilon) for term in centred]
     stacked = torch.stack(list(terms))
     return (stacked * stacked.new_tensor(weights).view(-1, 1, 1)).sum(dim=0)

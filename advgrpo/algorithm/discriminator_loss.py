@@ -17,6 +17,7 @@ def hinge_loss(
     Source:
         Geometric GAN, arXiv:1705.02894; Adv-GRPO, arXiv:2511.20256.
     """
+    # Each kind has its own mean, so that the loss does not depend on their numbers.
     return 0.5 * (F.relu(1 - reference_logits).mean() + F.relu(1 + generated_logits).mean())
 
 
@@ -38,6 +39,7 @@ def conditional_hinge_loss(
     Source:
         The matching-aware discriminator of arXiv:1605.05396, with the hinge of arXiv:1705.02894.
     """
+    # The two weights sum to 1, so that positives and negatives stay balanced.
     negatives = (1 - mismatched_fraction) * F.relu(1 + generated_logits).mean()
     negatives = negatives + mismatched_fraction * F.relu(1 + mismatched_logits).mean()
     return 0.5 * (F.relu(1 - reference_logits).mean() + negatives)
@@ -71,4 +73,5 @@ def pairwise_loss(
     Source:
         Bradley-Terry; Adv-GRPO, arXiv:2511.20256, released code.
     """
+    # logsigmoid, because log(sigmoid(x)) is -inf for a large negative x.
     return -F.logsigmoid(reference_scores - generated_scores).mean()

@@ -40,10 +40,13 @@ def clipped_policy_loss(
     Source:
         PPO, arXiv:1707.06347, equation 7; Flow-GRPO, arXiv:2505.05470, equation 5.
     """
+    # Of a mean over elements, so ratios stay close to 1 and exp does not overflow. The clip range
+    # of 1e-5 is meant for this scale.
     ratio = torch.exp(log_prob - rollout_log_prob)
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     # The pessimistic bound: clipping only removes gradients that lead further away.
     loss = torch.maximum(-advantage * ratio, -advantage * clipped).mean()
+    # For metrics and the check; a graph behind it would keep a microbatch in memory.
     detached = ratio.detach()
     above = ((advantage > 0) & (detached > 1 + clip_range)).float().mean()
     below = ((advantage < 0) & (detached < 1 - clip_range)).float().mean()

@@ -33,6 +33,8 @@ def flow_match_sigmas(
 
     # In float64, so that sigmas are rounded only once, at the end.
     lowest = shifted(torch.tensor(1 / training_steps, dtype=torch.float64))
+    # From a shifted value, and shifted again below: a quirk of diffusers that the public
+    # checkpoints were sampled with. For a single step, linspace returns its start.
     uniform = torch.linspace(1.0, float(lowest), num_inference_steps, dtype=torch.float64)
     return torch.cat([shifted(uniform), torch.zeros(1, dtype=torch.float64)]).float()
 
@@ -45,4 +47,5 @@ def window_start(first: int, last: int, *, generator: torch.Generator) -> int:
         last: Latest.
         generator: Seeded from (run seed, update), so that all images and ranks share the window.
     """
+    # randint excludes its upper end.
     return int(torch.randint(first, last + 1, (1,), generator=generator))

@@ -52,10 +52,12 @@ def cps_step(
     Source:
         Coefficients-Preserving Sampling, arXiv:2509.05952.
     """
+    # Inverts `latents = (1 - sigma) * image + sigma * noise` with `velocity = noise - image`.
     image = latents - sigma * velocity
     noise = latents + (1 - sigma) * velocity
     angle = noise_level * math.pi / 2
     mean = (1 - next_sigma) * image + next_sigma * math.cos(angle) * noise
+    # cos² + sin² = 1: the total noise is that of the schedule at `next_sigma`, for any noise level.
     return GaussianStep(mean=mean, std=next_sigma * math.sin(angle))
 
 
@@ -92,6 +94,7 @@ def flow_sde_step(
         latents * (1 + g_squared * dt / (2 * sigma))
         + velocity * (1 + g_squared * (1 - sigma) / (2 * sigma)) * dt
     )
+    # dt is negative, because sigma falls.
     return GaussianStep(mean=mean, std=math.sqrt(g_squared * -dt))
 
 
@@ -105,6 +108,7 @@ def gaussian_log_prob(next_latents: Latents, step: GaussianStep) -> Float[Tensor
     # A mean over the elements: with a sum, ratios and their clip range would depend on the size of
     # the image.
     squared = ((next_latents - step.mean) ** 2).mean(dim=(1, 2, 3))
+    # The last two terms cancel in a ratio; they are kept so that this is the density itself.
     return -squared / (2 * step.std**2) - math.log(step.std) - 0.5 * math.log(2 * math.pi)
 
 

@@ -15,4 +15,5 @@ def seed_for(*parts: int | str) -> int:
     """
     # Python's own hash of a text differs between processes.
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
+    # 63 bits, to fit a signed 64-bit integer.
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
