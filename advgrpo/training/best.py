@@ -46,6 +46,7 @@ class BestAdapter:
         ):
             return False
         self.metrics = dict(metrics)
+        # Cloned, because the moving average changes in place.
         self.values = {name: value.detach().clone() for name, value in values.items()}
         return True
 
@@ -53,4 +54,6 @@ class BestAdapter:
         alignment = metrics[self.alignment]
         floor = (self.base_alignment or 0.0) - self.config.alignment_tolerance
         holds = alignment >= floor
+        # The second elements are compared only if the first ones are equal, so their units never
+        # mix.
         return holds, -metrics["held_out/distance"] if holds else alignment

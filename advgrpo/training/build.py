@@ -110,11 +110,14 @@ def build_training_state(
         process_group=process_group,
     )
     algorithm = build_algorithm(config.algorithm, config.sampling, policy, engine, seed=seed)
+    # Through the engine: under ZeRO-3 the policy's own parameters are empty shards.
     average = MovingAverage(engine.adapter(), limit=inputs.policy.adapter.ema_decay)
     texts = inputs.prompts.texts
     held_out = _held_out_prompts(config, references, process_group)
     reward = Reward(config.reward, discriminator, inputs.reward_scorers)
+    # All training prompts: held-out ones are rewarded, too.
     reward.check_prompts(texts)
+    # The watchdog names the part of the work that a rank hangs in.
     counters = Counters(on_enter=process_group.monitor.enter)
     guard = NonFiniteGuard(
         policy,

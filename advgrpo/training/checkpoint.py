@@ -77,6 +77,7 @@ class Checkpoints:
         if rollout == self._newest:
             return
         folder = self._scratch / f"rollout-{rollout:08d}"
+        # A killed attempt may have left files, which would be uploaded, too.
         shutil.rmtree(folder, ignore_errors=True)
         record = {"run": self._digest, "rollout": rollout, "metadata": dict(checkpoint.metadata)}
         try:
@@ -87,6 +88,7 @@ class Checkpoints:
                     contiguous = {name: value.contiguous() for name, value in tensors.items()}
                     save_tensors(contiguous, folder / f"{part}.safetensors")
                 (folder / STATE_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+            # Writes the commit file last, so that a killed upload is never taken for a checkpoint.
             upload_folder(folder, self._place(rollout))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -96,6 +98,8 @@ class Checkpoints:
         self._delete_others()
 
     def _delete_others(self) -> None:
+        # Damaged ones do not count towards `keep`: they would displace the ones that can be
+        # resumed.
         sound = [rollout for rollout in self.rollouts() if rollout not in self._damaged]
         for rollout in sorted(self._files().keys() - set(sound[-self._keep :])):
             # The commit file first: without it, a half-deleted checkpoint counts as never written.
@@ -110,6 +114,7 @@ class Checkpoints:
         """List the files of each checkpoint, complete or not."""
         files: dict[int, set[str]] = {}
         for name in list_files(self.location):
+            # Dumps of non-finite values share the location.
             if match := _NAME.fullmatch(name):
                 files.setdefault(int(match[1]), set()).add(match[2])
         return files
@@ -135,6 +140,8 @@ class Checkpoints:
         for rollout in reversed(rollouts):
             try:
                 checkpoint = self._load(rollout, rank)
+            # Other storage errors are raised: a store that is not reachable says nothing about its
+            # files, and skipping would lose progress.
             except (StorageDamagedError, StorageNotFoundError) as error:
                 self._damaged.add(rollout)
                 logger.warning(
@@ -169,6 +176,8 @@ class Checkpoints:
             raise StorageDamagedError(f"{place}: {error!r}") from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+        # Not treated as damage: going back to an older checkpoint would hide that the folder
+        # belongs to another run.
         if run != self._digest:
             raise CheckpointError(
                 f"checkpoint {place} belongs to a run with other settings, weights or inputs",

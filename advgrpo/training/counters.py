@@ -39,6 +39,7 @@ class Counters:
         try:
             yield
         finally:
+            # Also after an error: time of a skipped rollout is part of the cost.
             self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
 
 

@@ -55,6 +55,8 @@ class DiscriminatorUpdater:
             seed,
         )
         self._parameters = list(discriminator.trainable_parameters().values())
+        # Not a DeepSpeed engine: the trained part is small, and averaging its gradients explicitly
+        # keeps its bits equal on all ranks.
         self.optimizer = torch.optim.Adam(
             self._parameters, lr=config.learning_rate, betas=config.betas
         )
@@ -79,6 +81,7 @@ class DiscriminatorUpdater:
         """
         losses, norms = [], []
         for step in range(steps):
+            # One generator for each step: the batch does not depend on how many draws came before.
             generator = generator_for(self._seed, "discriminator", purpose, step)
             loss = self._discriminator.loss(*self._batch(fresh, replay, generator))
             self.optimizer.zero_grad(set_to_none=True)
@@ -117,6 +120,7 @@ class DiscriminatorUpdater:
             if f"step.{name}" not in state:
                 continue
             self.optimizer.state[parameter] = {
+                # Adam keeps `step` on the CPU unless it is capturable or fused, so it is not moved.
                 "step": state[f"step.{name}"].clone(),
                 "exp_avg": state[f"exp_avg.{name}"].to(parameter.device).clone(),
                 "exp_avg_sq": state[f"exp_avg_sq.{name}"].to(parameter.device).clone(),
@@ -129,8 +133,11 @@ class DiscriminatorUpdater:
         # The pool is empty in the first rollout, which then fills the whole batch.
         old = round(size * self._config.replay_fraction) if len(replay) else 0
         new = torch.randint(len(fresh.prompt_ids), (size - old,), generator=generator)
+        # randint refuses an empty range, even for no draws.
         past = torch.randint(max(1, len(replay)), (old,), generator=generator)
         ids = torch.cat([fresh.prompt_ids[new], replay.prompt_ids[past]])
+        # All draws are made before the batch is sliced: each rank must advance its generator by the
+        # same amount.
         others = self._references.other_prompts(ids, generator)
         variations = self._references.draw_variations(len(ids), generator)
         # Every rank draws the whole batch and takes its share, so that the batch does not depend
@@ -172,12 +179,15 @@ def separation_metrics(
         "discriminator/margin": float(real.mean() - fake.mean()),
     }
     if discriminator.boundary is None:
+        # Only the order has a meaning, so this is the area under the ROC curve.
         in_order = _share(real[:, None] > fake[None, :])
         return {"discriminator/held_out_accuracy": float(in_order), **metrics}
     real, fake = real - discriminator.boundary, fake - discriminator.boundary
     return {
         "discriminator/held_out_accuracy": float((_share(real > 0) + _share(fake < 0)) / 2),
         **metrics,
+        # A hinge loss does not train logits to be log-odds, so this is a diagnostic: how far the
+        # share of positives is from the mean of the sigmoids.
         "discriminator/calibration_error": float(
             (_share(real > 0) - torch.sigmoid(real).mean()).abs()
             + (_share(fake > 0) - torch.sigmoid(fake).mean()).abs()

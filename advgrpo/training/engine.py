@@ -48,6 +48,7 @@ class PolicyEngine(AdapterWeights):
         super().__init__(policy.trainable_parameters())
         self._config = config.optimizer
         self._optimizer = adamw(list(self._parameters.values()), config.optimizer)
+        # deepspeed.initialize must find a process group: one of its own would not have our timeout.
         connect(process_group)
         self._engine, *_ = deepspeed.initialize(
             model=policy.transformer,
@@ -58,6 +59,8 @@ class PolicyEngine(AdapterWeights):
             ),
             dist_init_required=False,
         )
+        # DeepSpeed requires forward passes to be those of the engine, which prepare the backward
+        # pass.
         policy.use_engine(self._engine)
         self._zero = config.zero_stage > 0
         self._dropped, self._norm = False, 0.0
@@ -77,6 +80,8 @@ class PolicyEngine(AdapterWeights):
             loss: Mean over the microbatch; DeepSpeed divides by the backward passes of a step.
         """
         self._engine.backward(loss)
+        # step() follows every backward pass: before the last one of an optimizer step it only
+        # advances DeepSpeed's counter.
         if self._zero or not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
         else:
@@ -86,6 +91,7 @@ class PolicyEngine(AdapterWeights):
     def skipped_step(self) -> bool:
         """Whether the last optimizer step was skipped because a gradient is not finite."""
         if self._zero:
+            # Valid only right after the last backward pass of a step; step() resets it each time.
             return not self._engine.was_step_applied()
         return self._dropped
 
@@ -104,6 +110,8 @@ class PolicyEngine(AdapterWeights):
         for gradient in gradients:
             gradient.zero_()
         self._engine.step()
+        # load_state leaves the moments untouched if no step was taken before, so those that this
+        # step has just created are dropped here.
         self._optimizer.state.clear()
         self.load_state(before)
 
@@ -115,6 +123,7 @@ class PolicyEngine(AdapterWeights):
     @property
     def gradient_norm(self) -> float:
         """Norm of the last optimizer step's gradient, before clipping."""
+        # Without ZeRO, DeepSpeed records no norm for a torch optimizer.
         return float(self._engine.get_global_grad_norm()) if self._zero else self._norm
 
     def state(self) -> dict[str, Tensor]:
@@ -138,7 +147,11 @@ class PolicyEngine(AdapterWeights):
                     else self._optimizer.state[parameter][moment]
                 )
         steps = [float(entry["step"]) for entry in self._optimizer.state.values()]
+        # All entries count the same steps. Under ZeRO an entry is a flat partition, not a
+        # parameter, so one number is kept instead of one for each name.
         state["step"] = torch.tensor(steps[0] if steps else 0.0)
+        # Cloned: on the CPU, the other conversions return the live tensor, which the next step
+        # changes.
         return {name: value.detach().float().cpu().clone() for name, value in state.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -146,6 +159,8 @@ class PolicyEngine(AdapterWeights):
         weights = {name: state[f"weight.{name}"] for name in self._parameters}
         self._overwrite(weights)
         if self._zero:
+            # Overwriting the parameters alone would last until the next step, which recomputes them
+            # from the master weights.
             for name, parameter in self._parameters.items():
                 self._set_master(parameter, weights[name].to(parameter.device))
         if float(state["step"]) == 0:
@@ -173,9 +188,12 @@ class PolicyEngine(AdapterWeights):
             # ZeRO-3 passes these to the optimizer only while it takes a step.
             optimized = self._engine.optimizer.fp32_partitioned_groups_flat
         else:
+            # Under ZeRO 1 and 2 these are flat partitions, which DeepSpeed puts in place of the
+            # parameters.
             optimized = [p for group in self._optimizer.param_groups for p in group["params"]]
         for parameter in optimized:
             self._optimizer.state[parameter] = {
+                # AdamW increments it in place, so parameters must not share one tensor.
                 "step": step.clone(),
                 **{moment: torch.zeros_like(parameter.detach()) for moment in MOMENTS},
             }
@@ -189,6 +207,7 @@ def _partition(parameter: torch.nn.Parameter, value: Tensor) -> Tensor:
     """Return this rank's partition of a value, as in ZeRO-3: equal lengths, the last one padded."""
     length = int(parameter.ds_tensor.ds_numel)  # type: ignore[attr-defined]
     first = torch.distributed.get_rank() * length
+    # The last ranks may hold only padding; the slice below is then short or empty.
     padded = torch.zeros(length, dtype=value.dtype, device=value.device)
     own = value.flatten()[first : first + length]
     padded[: own.numel()] = own
@@ -219,6 +238,7 @@ def connect(process_group: ProcessGroup, *, timeout_seconds: int = 1800) -> None
         verbose=False,
         timeout=timedelta(seconds=timeout_seconds),
     )
+    # After init_distributed: the monitor uses the store of the default process group.
     process_group.monitor.connect()
 
 
@@ -255,6 +275,7 @@ def deepspeed_settings(
     if config.offload == "optimizer_and_weights":
         offload["offload_param"] = on_host
     return {
+        # DeepSpeed requires the size but reads no data here; only the accumulation steps matter.
         "train_micro_batch_size_per_gpu": config.rollout.microbatch_of_update,
         "gradient_accumulation_steps": backwards_per_step,
         "gradient_clipping": config.optimizer.max_grad_norm,
@@ -266,6 +287,8 @@ def deepspeed_settings(
             "stage": config.zero_stage,
             "contiguous_gradients": True,
             "overlap_comm": False,
+            # With contiguous gradients ZeRO 1 and 2 allocate a buffer of this many elements. An
+            # adapter is small, and the default of 5e8 would take gigabytes.
             "reduce_bucket_size": 5_000_000,
             "allgather_bucket_size": 5_000_000,
             **offload,

@@ -85,9 +85,12 @@ class FeatureShards:
         # Split before the location is listed, which changes as other ranks write.
         mine = list(shards.items())[process_group.rank :: process_group.world_size]
         existing = list_files(location)
+        # No collective calls inside: ranks compute different numbers of shards.
         self._compute([group for name, group in mine if name not in existing])
         process_group.barrier()
+        # All shards, not only this rank's: a batch may contain any image.
         folder = local_files(location, shards)
+        # Each rank hashes its own shards only, so that all are checked once.
         damaged = {name: why for name, _ in mine if (why := shard_damage(folder / name))}
         for name, why in damaged.items():
             logger.warning(
@@ -119,6 +122,7 @@ class FeatureShards:
                 for row, image in enumerate(batch):
                     rows[image] = {name: value[row] for name, value in features.items()}
                 progress.advance(len(batch))
+            # Shard by shard: an interrupted run keeps what it has computed.
             write_shard(self._location, rows)
 
 

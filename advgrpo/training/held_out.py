@@ -121,6 +121,7 @@ class HeldOutMonitor:
             images = _all_images(reference_images, prompt)
             features.append(self._features(images))
             statistics.append(image_statistics(images))
+        # Stacked, so every held-out prompt must have the same number of reference images.
         self._reference = torch.stack(features).cpu()
         self._reference_statistics = {
             name: torch.cat([values[name] for values in statistics]) for name in statistics[0]
@@ -152,6 +153,8 @@ class HeldOutMonitor:
                 for first in range(0, len(self._mine), self._batch_size)
             ]
         )
+        # The distance is not a mean over images, so features are gathered instead of averaged
+        # metrics.
         features = self._gather(self._features(images))
         metrics = {
             "held_out/distance": frechet_distance(
@@ -161,6 +164,7 @@ class HeldOutMonitor:
         if len(self._prompts) >= LEAST_CRITIC_PROMPTS:
             metrics[CRITIC_ORDER] = fresh_critic_order(features, self._reference)
         metrics |= self._scores(images)
+        # A mean of means is the mean: all ranks have the same number of prompts.
         for name, values in image_statistics(images).items():
             metrics[f"held_out/{STATISTICS}.{name}"] = self._process_group.all_reduce_mean(
                 float(values.mean())
@@ -205,10 +209,13 @@ class HeldOutMonitor:
                 gathered = self._process_group.gather(values.to(self._process_group.device))
                 # A scorer may have no value for any of the prompts, such as one that reads text.
                 if not gathered.isnan().all():
+                    # Not the mean of the ranks' means: their numbers of values may differ.
                     means[f"held_out/{name}"] = float(gathered.nanmean())
         return means
 
     def _seeds(self, prompts: Sequence[str]) -> list[int]:
+        # The same at every evaluation, so that differences between updates are not those of the
+        # noise.
         return [seed_for(self._seed, "held out", prompt) for prompt in prompts]
 
     def _features(self, images: Tensor) -> Float[Tensor, "image feature"]:

@@ -29,13 +29,15 @@ def train(state: TrainingState) -> None:
         state: The run; its adapter, discriminator, history and counters change in place.
 
     Raises:
-        Preempted: If the process was asked to stop; the state is saved.
+        Preempted: If the process received a signal to stop; the state is saved.
         TrainingError: If training cannot continue; earlier checkpoints are intact.
     """
     config, counters = state.config, state.counters
     progress = Progress("adversarial training", config.updates, "updates")
     progress.resume_at(counters.updates)
     try:
+        # The base model is measured first: alarms and the best adapter compare with it. A resumed
+        # run has it in its history.
         if not state.history:
             measure_held_out(state)
         while not is_over(state):
@@ -51,12 +53,16 @@ def train(state: TrainingState) -> None:
             state.log_metrics(metrics)
             if is_due(config.monitoring.held_out_every_updates, state):
                 measure_held_out(state)
+                # Before the checkpoint: a resumed run must find the alarm in its history.
                 watch_reward(state)
             progress.advance(1, progress_metrics(state))
             log_update(state, progress.seconds_since_before)
+            # An alarm may end the run between two checkpoints.
             if is_due(config.checkpoint_every_updates, state) or is_over(state):
                 state.save()
     except Preempted:
+        # Preempted is raised between microbatches of a rollout, before anything was updated, so
+        # that the state is that of the last complete rollout.
         state.save()
         raise
 
@@ -75,6 +81,7 @@ def train_on_rollout(state: TrainingState) -> dict[str, float]:
     schedule = plan_updates(state.config, counters.rollouts)
     try:
         plan = plan_rollout(state)
+        # Not the wall clock: waiting in collective calls would make all ranks look equally slow.
         began = state.process_group.busy_clock()
         rollout = generate(state, plan)
         rewards = reward(state, plan, rollout)
@@ -84,6 +91,8 @@ def train_on_rollout(state: TrainingState) -> dict[str, float]:
         is_outscored = metrics["discriminator/margin"] < 0
         if schedule.trains_policy and not (schedule.pause_policy and is_outscored):
             advantages = compute_advantages(state, plan, rewards.terms)
+            # Before the discriminator's update: the policy is updated by the reward that scored it,
+            # and the metrics describe that one.
             metrics |= update_policy(state, rollout, advantages)
     except NonFiniteError as fault:
         # Its number is used up: it seeds prompts and noise, so using it again would repeat the
@@ -109,6 +118,7 @@ def is_over(state: TrainingState) -> bool:
 def is_due(every: int, state: TrainingState) -> bool:
     """Return whether an action that is due every so many updates, and at the end, is due."""
     updates = state.counters.updates
+    # The last update is always due: the result is chosen among evaluated adapters.
     return updates % every == 0 or updates == state.config.updates
 
 
@@ -116,4 +126,5 @@ def _is_due_without_update(state: TrainingState) -> bool:
     """Return whether a checkpoint is due although the policy is paused, perhaps for long."""
     config = state.config
     every = config.checkpoint_every_updates * rollouts_per_update(config)
+    # Counted in rollouts, because updates do not advance.
     return state.counters.rollouts % every == 0

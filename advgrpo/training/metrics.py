@@ -25,8 +25,11 @@ def measure_held_out(state: TrainingState) -> None:
         state.log_metrics(state.monitor.reference_metrics)
     updates = state.counters.updates
     with state.counters.timed("held-out metrics"):
+        # Collective under ZeRO-3, on entering and on leaving: nothing in the block may end one rank
+        # alone.
         with state.engine.adapter_as(state.average.values):
             held_out = state.monitor.measure(state.policy, rewards)
+        # Both kinds must be scored by the same discriminator, so it may not be trained in between.
         order = state.reward.order(held_out.rewards, state.reference_rewards.values())
         state.best.update(held_out.metrics, state.average.values)
     state.log_metrics(held_out.metrics)
@@ -45,6 +48,8 @@ def cost_metrics(state: TrainingState) -> dict[str, float]:
         "cost/images_sampled": float(counters.images_sampled),
         "cost/rollouts_left_out": float(counters.skipped),
         "cost/images_per_second": counters.images_sampled / sampling if sampling else 0.0,
+        # A collective call: every rank must compute these metrics, although only the first one logs
+        # them.
         "cost/peak_memory_mib": state.process_group.all_reduce_max(peak_memory_mib()),
         **{f"seconds/{part}": seconds for part, seconds in counters.seconds.items()},
     }
@@ -71,6 +76,7 @@ def log_update(state: TrainingState, seconds: float) -> None:
 def progress_metrics(state: TrainingState) -> dict[str, float]:
     """Select the metrics that the progress bar shows."""
     row = state.history[-1]
+    # Never empty: held-out prompts are evaluated before the first update.
     distances = [r["held_out/distance"] for r in state.history if "held_out/distance" in r]
     return {
         "reward": row["reward/" + state.reward.names[0]],

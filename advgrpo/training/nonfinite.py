@@ -82,6 +82,7 @@ class NonFiniteGuard:
         Raises:
             NonFiniteError: On all ranks, if any rank has one.
         """
+        # Recorded tensors come first, because images are decoded from what follows from them.
         finding = first_not_finite({**rollout.recorded, "an image": rollout.images})
         self.report(finding, rollout)
 
@@ -99,6 +100,7 @@ class NonFiniteGuard:
             NonFiniteError: On all ranks, if any rank has one.
         """
         by_name = {f"the reward {name}": terms[:, i] for i, name in enumerate(names)}
+        # Before the rewards are gathered: each rank can still name its own image.
         self.report(first_not_finite(by_name), rollout)
 
     def report_step(
@@ -115,6 +117,8 @@ class NonFiniteGuard:
             NonFiniteError: Always, on all ranks.
         """
         found = self._process_group.all_reduce_max(float(finding is not None))
+        # The search computes gradients by microbatch, so an overflow of their sum is not found; nor
+        # is anything under ZeRO-3. The step was skipped nonetheless, so some rank must report it.
         if not found and self._process_group.is_first:
             finding = Finding("the norm of the policy's gradient", float("nan"), 0)
         self.report(finding, rollout, advantages)
@@ -167,6 +171,8 @@ class NonFiniteGuard:
             f"rollout {rollout.number} (prompt {self._prompts[prompt_id]!r}, seed {self._seed}, "
             f"image {sample} of its group)"
         )
+        # Counted by skipped rollouts, which the checkpoint holds: a resumed run does not start
+        # again.
         if self._counters.skipped >= MAX_DUMPS:
             return f"{where}; not dumped: the run has {MAX_DUMPS} dumps already"
         sizes = self._config.rollout
@@ -188,6 +194,8 @@ class NonFiniteGuard:
             advantages=None
             if advantages is None
             else tuple(advantages[first : first + size].tolist()),
+            # The dump needs the union that pydantic discriminates; every policy has one of its
+            # members.
             policy=cast("AnyPolicyConfig", self._policy.config),
             sampling=self._config.sampling,
             algorithm=self._config.algorithm,
@@ -196,6 +204,7 @@ class NonFiniteGuard:
         tensors |= {ALGORITHM + key: value for key, value in state.items()}
         try:
             write_dump(location, dump, tensors | dict(part.recorded))
+        # A failed write must not replace the error that the dump is about.
         except StorageError as error:
             return f"{where}; its dump could not be written: {error.message}"
         return f"{where}; dumped in {location}"
@@ -211,6 +220,7 @@ class NonFiniteGuard:
             raise fault
         counters.skipped += 1
         counters.skipped_in_a_row += 1
+        # Once weights are broken every rollout fails, and skipping would never end.
         if counters.skipped_in_a_row > config.most_in_a_row:
             raise NonFiniteError(
                 f"{fault.message}; that is {counters.skipped_in_a_row} rollouts in a row "

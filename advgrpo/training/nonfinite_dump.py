@@ -49,6 +49,7 @@ def write_dump(location: str, dump: NonFiniteDump, tensors: Mapping[str, Tensor]
     Raises:
         StorageError: If it cannot be written.
     """
+    # Slices of a rollout are views, which safetensors refuses.
     copies = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     with disk_errors("write", location), TemporaryDirectory() as scratch:
         folder = Path(scratch)

@@ -73,6 +73,7 @@ class PolicyUpdater:
         size = self._config.rollout.microbatch_of_update
         passes = _Passes()
         for step in range(steps):
+            # Derived from the count of updates, so that a resumed run uses the same rates.
             done = update * steps + step
             rate = learning_rate(self._config, done)
             self._engine.set_learning_rate(rate)
@@ -84,7 +85,10 @@ class PolicyUpdater:
                 finding = self._find(rollout, advantages, prompts, microbatches)
                 # Raises on all ranks, so that the moving average never includes a skipped step.
                 self._guard.report_step(finding, rollout, advantages)
+            # The norm is of the whole gradient, equal on all ranks, and needs no reduction below.
             passes.gradient_norms.append(self._engine.gradient_norm)
+            # adapter() is a collective under ZeRO-3: all ranks reach it, because report_step above
+            # raises on all of them.
             self._average.update(self._engine.adapter(), step=done)
             self._algorithm.finish_step(done)
         return {
@@ -103,10 +107,14 @@ class PolicyUpdater:
         passes: "_Passes",
     ) -> None:
         for loss in self._losses(rollout, advantages, prompts, images):
+            # All passes of the first microbatch: the weights change at the end of an optimizer step
+            # only.
             if images.start == 0:
                 self._algorithm.check_before_update(loss.values, self._process_group)
             passes.losses.append(float(loss.total.detach()))
             passes.values.append(loss.values)
+            # There may be no collective call until the end of an optimizer step, and the watchdog
+            # would report a hang.
             self._process_group.monitor.beat()
             # The last backward pass of an optimizer step takes the step, too.
             self._engine.backward(loss.total)
@@ -122,10 +130,14 @@ class PolicyUpdater:
         if self._config.zero_stage == 3:  # no rank holds a whole gradient
             return None
         parameters = self._policy.trainable_parameters()
+        # DeepSpeed hooks the outputs of its forward pass to prepare a backward pass of its own.
         with self._policy.without_engine():
             for images in microbatches:
                 for loss in self._losses(rollout, advantages, prompts, images):
+                    # Not backward(), which would add to the gradients that the skipped step left.
                     gradients = torch.autograd.grad(loss.total, list(parameters.values()))
+                    # The loss comes first: if it is not finite, all gradients are not, and it is
+                    # the cause.
                     named = {"the policy loss": loss.total.detach()} | {
                         f"the gradient of {name}": gradient
                         for name, gradient in zip(parameters, gradients, strict=True)

@@ -66,7 +66,9 @@ def pretrain_discriminator(
             policy, discriminator, prompts, ids, count, sampling, batch_size, process_group, seed
         )
 
+    # Generated once: the base model does not change, so all steps can train on the same images.
     fresh = base_images(references.training_ids, goal.images)
+    # Held out on both sides: memorized images of either kind would raise the accuracy.
     unseen = base_images(references.held_out_ids, HELD_OUT_IMAGES)
     ids = torch.tensor(references.held_out_ids)
     unseen_references = discriminator.with_prompts(
@@ -89,6 +91,7 @@ def pretrain_discriminator(
     progress = Progress("reward pre-training", goal.steps, "steps")
     for step in range(0, goal.steps, STEPS_BETWEEN_METRICS):
         steps = min(STEPS_BETWEEN_METRICS, goal.steps - step)
+        # No replay: there is no earlier policy to remember.
         metrics = updater.update(
             fresh, ReplayPool(0), steps=steps, purpose=f"pre-training step {step}"
         )
@@ -129,7 +132,10 @@ def _shuffled(prompt_ids: Sequence[int], count: int, world_size: int, seed: int)
     order = torch.randperm(
         len(prompt_ids), generator=generator_for(seed, "base images", len(prompt_ids))
     ).tolist()
+    # Rounded up: gathering needs equal shares.
     total = -(-count // world_size) * world_size
+    # Prompts repeat if there are fewer than images; the index is part of the seed of an image, so
+    # the images still differ.
     return [prompt_ids[order[k % len(order)]] for k in range(total)]
 
 
@@ -151,6 +157,7 @@ def _base_images(
     progress = Progress("base model images", len(mine), "images")
     for first in range(0, len(mine), batch_size):
         batch = mine[first : first + batch_size]
+        # An initial adapter may be loaded; the discriminator starts from the base model.
         with policy.base_policy():
             images = sample_images(
                 policy,

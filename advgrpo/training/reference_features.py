@@ -50,11 +50,15 @@ class ReferenceFeatures:
         self._files = [images.files.get(text, ()) for text in prompts.texts]
         self._sha256 = images.sha256
         self.training_ids = split.training
+        # A set of images that serves any prompt has too few for all held-out prompts.
         self.held_out_ids = tuple(i for i in split.held_out if self._files[i])
+        # All training prompts have the same number, which the validation of the set guarantees.
         self.variations = len(self._files[self.training_ids[0]])
         self.held_out_variations = max((len(self._files[i]) for i in self.held_out_ids), default=0)
         self._training = torch.tensor(self.training_ids)
+        # A set first: prompts may share one tuple of thousands of files.
         names = {name for files in set(self._files) for name in files}
+        # Keyed by content: equal files under several names pass the backbone once.
         locations = {images.sha256[name]: join(str(images.root), name) for name in names}
 
         def featurize(batch: Sequence[str]) -> Features:
@@ -92,6 +96,7 @@ class ReferenceFeatures:
             torch.randint(len(self._training), prompt_ids.shape, generator=generator)
         ]
         # A prompt that drew itself takes the next one: rejecting the draw would advance the
-        # generator by a count that depends on the draws.
+        # generator by a count that depends on the draws. searchsorted needs training_ids to be
+        # sorted, and they are.
         following = self._training.roll(-1)[torch.searchsorted(self._training, drawn)]
         return torch.where(drawn == prompt_ids, following, drawn)

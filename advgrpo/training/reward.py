@@ -64,6 +64,7 @@ class Reward:
             prompts: One per image.
         """
         return {
+            # Computed even if no term of the reward needs it: held-out metrics always include it.
             DISCRIMINATOR: self.of_discriminator(features, prompts),
             **self.of_scorers(images, prompts),
         }
@@ -83,6 +84,7 @@ class Reward:
     ) -> Float[Tensor, "batch"]:
         """Score images by the discriminator as it is now, on the CPU."""
         with_prompts = self._discriminator.with_prompts(features, prompts)
+        # Float32, so that terms of scorers in other precisions can be stacked.
         return self._discriminator.rewards(with_prompts).float().cpu()
 
     def of_scorers(
@@ -150,6 +152,8 @@ class ReferenceRewards:
         self._frozen: dict[str, Tensor] = {}
         if reward.has_scorers:
             frozen = [
+                # One image at a time: this runs once, and a batch of all reference images may not
+                # fit.
                 reward.of_scorers(load_images(images, text, [number]), [text])
                 for text, number in zip(self._texts, numbers.tolist(), strict=True)
             ]

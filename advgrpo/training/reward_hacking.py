@@ -69,6 +69,7 @@ def watch_reward(state: TrainingState) -> None:
     # leave the others waiting in a collective.
     raised = state.process_group.all_reduce_max(float(alarm is not None))
     signs = signs_of_collapse(state.history)
+    # Before the new row is logged: it would be found as the last evaluation.
     known = {name for name in signs if _has_sign(state, name)}
     state.log_metrics(
         {
@@ -112,12 +113,14 @@ def stopped_early(state: TrainingState) -> bool:
     """Return whether an alarm ended the run."""
     if state.config.monitoring.watch.action != "stop":
         return False
+    # From the history instead of a flag, so that a resumed run ends where the first one did.
     return any(row.get(ALARM_METRIC, 0) > 0 for row in state.history)
 
 
 def alarms(state: TrainingState) -> list[Alarm]:
     """List the alarms that were raised, in order."""
     config, history = state.config.monitoring.watch, state.history
+    # Recomputed, because the history holds only numbers, not the evidence as text.
     candidates = (
         find_alarm(history[: end + 1], config, alignment=state.best.alignment)
         for end, row in enumerate(history)
@@ -156,14 +159,18 @@ def find_alarm(history: Sequence[Row], config: WatchConfig, *, alignment: str) -
         return None
     ends = range(len(measured) - config.measurements + 1, len(measured) + 1)
     evidence = [_evidence(measured[:end], config, alignment) for end in ends]
+    # Several evaluations in a row: the metrics of a few dozen images fluctuate.
     if not all(evidence):
         return None
     return Alarm(int(measured[-1]["update"]), tuple(evidence[-1]))
 
 
 def _evidence(measured: Sequence[Row], config: WatchConfig, alignment: str) -> list[str]:
+    # Includes the newest row: at a new best distance, no rise can be found.
     best = min(measured, key=lambda row: row[DISTANCE])
     evidence = _unseen_by_reward(measured[-1], best, config)
+    # In a sound run the discriminator reacts to images that drift, and its order rises; then the
+    # drift is not counted as hacking.
     if measured[-1][REWARD_ORDER] <= best[REWARD_ORDER]:
         evidence += _out_of_range(measured, config, alignment)
     return evidence
@@ -199,6 +206,8 @@ def _out_of_range(measured: Sequence[Row], config: WatchConfig, alignment: str) 
         reference = base[f"held_out/{REFERENCE_STATISTICS}.{name}"]
         deviation = base[f"held_out/{REFERENCE_STATISTICS}.{name}_deviation"]
         value, start = row[prefix + name], base[prefix + name]
+        # The policy is meant to move from the base model to the reference images, so anything in
+        # between is fine. Negative inside of that range.
         outside = max(min(reference, start) - value, value - max(reference, start))
         # A statistic that all reference images share has no deviation to measure with.
         if outside >= config.statistics_range * max(deviation, 1e-6):
@@ -224,6 +233,7 @@ def signs_of_collapse(history: Sequence[Row]) -> dict[str, str | None]:
     rows = [row for row in history if "rollout/diversity_in_group" in row]
     if len(rows) < 2 * COLLAPSE_UPDATES:
         return {}
+    # At least twice as many rows, so that the two do not overlap.
     newest, first = rows[-COLLAPSE_UPDATES:], rows[:COLLAPSE_UPDATES]
     return {
         "equal_rewards": _equal_rewards(newest),
@@ -247,6 +257,7 @@ def _saturated(rows: Sequence[Row]) -> str | None:
     # A reward without a discriminator has no such metric.
     if spread not in rows[0]:
         return None
+    # The minimum: a single rollout with images on the wrong side still gives a signal.
     accuracy = min(row["discriminator/held_out_accuracy"] for row in rows)
     margin = _mean(rows, "discriminator/margin")
     if accuracy < SATURATED_ACCURACY or margin < SATURATED_MARGIN * _mean(rows, spread):

@@ -86,10 +86,13 @@ def generate_rollout(
     images, recorded = [], []
     for first in range(0, len(plans), microbatch_size):
         batch = plans[first : first + microbatch_size]
+        # A group may span microbatches; embeddings are cached by prompt, so they are not encoded
+        # twice.
         embeddings = policy.embed([prompts[plan.prompt_id] for plan in batch])
         denoised = sample(batch, embeddings, rollout)
         recorded.append(denoised.recorded)
         images.append(policy.decode(denoised.latents))
+        # All ranks have the same number of microbatches, so the callback may be collective.
         after_microbatch()
     return Rollout(
         number=rollout,

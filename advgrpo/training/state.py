@@ -100,6 +100,8 @@ class TrainingState:
         # Both are collective: all ranks gather, the first one writes.
         policy, algorithm = self.engine.state(), _on_cpu(self.algorithm.state())
         if not self.process_group.is_first:
+            # A rank that is preempted exits after saving, and the launcher would then end the first
+            # one in the middle of its write.
             self.process_group.barrier()
             return
         optimizer = self.discriminator_updater.state()
@@ -112,7 +114,11 @@ class TrainingState:
                 "discriminator": _on_cpu(self.discriminator.trainable_parameters()),
                 "discriminator_optimizer": optimizer,
                 "replay": self.replay.state(),
+                # Pictures are not in the history, so they are lost with the machine unless they are
+                # kept here.
                 UNSENT: {
+                    # frombuffer warns about `bytes`, which are not writable. safetensors holds
+                    # tensors only.
                     f"{step} {name}": torch.frombuffer(bytearray(png), dtype=torch.uint8)
                     for name, step, png in self.logger.unsent_pictures()
                 },
@@ -167,6 +173,7 @@ class TrainingState:
         self.counters.images_sampled = metadata["images_sampled"]
         self.counters.skipped = metadata["skipped"]
         self.counters.skipped_in_a_row = metadata["skipped_in_a_row"]
+        # The first rank's: only that rank's timers are ever logged.
         self.counters.seconds = metadata["seconds"]
         self.history[:] = metadata["history"]
         self._log_again(parts[UNSENT])
@@ -184,8 +191,10 @@ class TrainingState:
                 int(self.process_group.all_reduce_min(rollout)),
                 int(self.process_group.all_reduce_max(rollout)),
             )
+            # Equal on all ranks, so that all of them leave the loop in the same turn.
             if newest == last:
                 return checkpoint
+            # Going back further would train from the start and overwrite the run's checkpoints.
             if last == _NO_ROLLOUT:
                 raise CheckpointError(
                     f"some training processes find a checkpoint in {self.checkpoints.location} and "
@@ -198,9 +207,11 @@ class TrainingState:
             metrics = {name: value for name, value in row.items() if name != "update"}
             self.logger.metrics(metrics, int(row["update"]))
         for key, png in pictures.items():
+            # The number comes first, so that a name may contain spaces.
             step, _, name = key.partition(" ")
             self.logger.picture(name, int(step), png.numpy().tobytes())
 
 
 def _on_cpu(tensors: dict[str, Tensor] | dict[str, torch.nn.Parameter]) -> dict[str, Tensor]:
+    # Not cloned: a checkpoint is written before training continues.
     return {name: value.detach().cpu() for name, value in tensors.items()}

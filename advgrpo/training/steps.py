@@ -73,6 +73,7 @@ def generate(state: TrainingState, plan: RolloutPlan) -> Rollout:
             state.prompts.texts,
             microbatch_size=state.config.rollout.microbatch_size,
             rollout=state.counters.rollouts,
+            # Collective, so a signal ends all ranks after the same microbatch.
             after_microbatch=state.stop.check,
         )
         state.guard.check_rollout(rollout)
@@ -87,6 +88,8 @@ def reward(state: TrainingState, plan: RolloutPlan, rollout: Rollout) -> Rewards
     """
     group_size = state.config.rollout.group_size
     with state.counters.timed("reward"):
+        # Once for the reward and for the discriminator's update: the frozen part dominates the
+        # cost.
         features = state.discriminator.image_features(rollout.images)
         texts = state.texts(rollout.prompt_ids.tolist())
         terms = state.reward.terms(rollout.images, features, texts)
@@ -113,6 +116,7 @@ def compute_advantages(
         list(terms.unbind(-1)), state.reward.weights, standardize=state.reward.standardize
     )
     advantages = group_advantages(rewards, normalization=state.config.advantage_normalization)
+    # Flattened in the order of positions: prompt-major, then sample.
     own = advantages.flatten()[[image.position for image in plan.own]]
     return own.to(state.process_group.device)
 
@@ -160,9 +164,12 @@ def reward_metrics(
     metrics: dict[str, float] = {}
     for name, term in zip(state.reward.names, terms.unbind(-1), strict=True):
         metrics[f"reward/{name}"] = float(term.mean())
+        # Within groups: advantages are centred on them, so only this spread is learned from.
         metrics[f"reward/{name}_std_in_group"] = float(term.std(dim=1, correction=0).mean())
     # A group teaches nothing only if none of its terms has any spread.
     spread = terms.std(dim=1, correction=0).amax(dim=-1)
+    # Not an exact comparison with zero: equal images in other microbatches may differ in the last
+    # bits of their rewards.
     metrics["reward/groups_without_spread"] = float((spread < 1e-6).float().mean())
     return metrics
 
@@ -170,6 +177,8 @@ def reward_metrics(
 def discriminator_metrics(state: TrainingState, generated: GeneratedFeatures) -> dict[str, float]:
     """Evaluate the discriminator on a rollout, before it is trained on it."""
     discriminator, references = state.discriminator, state.references
+    # The order of held_out_ids does not follow the prompt file, so its first ones are a fair
+    # sample.
     held_out = torch.tensor(references.held_out_ids[:HELD_OUT_REFERENCES])
     # One reference image of each prompt is enough for a mean.
     real = references.take(held_out, torch.zeros_like(held_out))

@@ -20,6 +20,7 @@ class StopSignal:
 
     def listen(self) -> None:
         """Handle SIGTERM and SIGINT from now on."""
+        # Python allows it in the main thread only.
         signal.signal(signal.SIGTERM, self._receive)
         signal.signal(signal.SIGINT, self._receive)
 
@@ -33,6 +34,8 @@ class StopSignal:
         Raises:
             Preempted: On all ranks alike.
         """
+        # Signals reach the ranks at different times; a rank that stopped alone would leave the
+        # others waiting in a collective call.
         if self._process_group.all_reduce_max(float(self._received)) > 0:
             raise Preempted(
                 "training was stopped by a signal; its state is saved",

@@ -41,6 +41,7 @@ class Stragglers:
         """
         if self._process_group.world_size == 1:
             return {}
+        # On the device, because NCCL gathers GPU tensors only.
         mine = torch.tensor([busy_seconds], dtype=torch.float64, device=self._process_group.device)
         seconds = self._process_group.gather(mine).tolist()
         rank = max(range(len(seconds)), key=seconds.__getitem__)
@@ -51,11 +52,13 @@ class Stragglers:
         return {"cost/slowest_rank_ratio": ratio, "cost/slowest_rank": float(rank)}
 
     def _count(self, rank: int, ratio: float, seconds: float) -> None:
+        # Short rollouts have large ratios by chance.
         if ratio < self._slow_ratio or seconds < _LEAST_SECONDS:
             self._slow = (rank, 0)
             return
         before = self._slow[1] if self._slow[0] == rank else 0
         self._slow = (rank, before + 1)
+        # Equal, not at least: a rank that stays slow is logged once.
         if self._slow[1] == _IN_A_ROW and self._process_group.is_first:
             logger.warning(
                 "rank %d took %.1f times the median time for its images, in %d rollouts in a row, "

@@ -48,7 +48,11 @@ def plan_updates(config: TrainingConfig, rollout: int) -> UpdatePlan:
                 pause_policy=pause,
             )
         case ReleasedSchedule(discriminator_rollouts=others):
+            # The policy comes last in a cycle, after the discriminator has trained on images of the
+            # same policy.
             for_policy = rollout % (others + 1) == others
+            # One step for each rollout, as in the released code; see docs/paper.md.
             return UpdatePlan(trains_policy=for_policy, discriminator_steps=0 if for_policy else 1)
         case _:
+            # The frozen schedule.
             return UpdatePlan(trains_policy=True, discriminator_steps=0)

@@ -79,7 +79,7 @@ class Algorithm(ABC):
     ) -> Iterator[PassLoss]:
         """Compute a microbatch's losses, one for each of `config.trained_steps` backward passes.
 
-        A loss is differentiated before the next one is asked for, so that only one graph is in
+        A loss is differentiated before the next one is computed, so that only one graph is in
         memory.
 
         Args:

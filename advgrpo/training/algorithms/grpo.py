@@ -60,13 +60,19 @@ class Grpo(Algorithm):
             self.policy, plans, seed=self.seed, rollout=rollout, same_in_group=shared
         )
         if shared:
+            # A group that spans microbatches computes the prefix in each: the start noise depends
+            # on the prompt alone, so the prefixes agree.
             latents = self._shared_prefix(latents, embeddings, plans, steps=start)
         else:
             for step in range(start):
                 latents = self._follow_ode(latents, step, embeddings)
+        # The latents after a step are the input of the next, so `length + 1` tensors serve all
+        # steps.
         recorded, log_probs = [latents], []
         for step in range(start, end):
             distribution = self._distribution(latents, step, embeddings)
+            # Each image has its own noise in the window, with a shared prefix, too: it is what
+            # makes the images of a group differ.
             seeds = [seed_for(self.seed, rollout, p.prompt_id, p.sample, step) for p in plans]
             noise = gaussian_noise(seeds, self.policy.latent_shape).to(self.policy.device)
             latents = sde.draw(distribution, noise)
@@ -75,6 +81,8 @@ class Grpo(Algorithm):
             log_probs.append(self.log_prob(latents, distribution))
             recorded.append(latents)
         for step in range(end, self.sampling.num_inference_steps):
+            # Without noise after the window, so that rewards within a group differ by trained steps
+            # only.
             latents = self._follow_ode(latents, step, embeddings)
         return Sample(
             latents,
@@ -99,6 +107,7 @@ class Grpo(Algorithm):
                 with torch.no_grad(), self.policy.base_policy():
                     base_mean = self._distribution(latents, step, embeddings).mean
             distribution = self._distribution(latents, step, embeddings)
+            # The recorded latents, not new ones: gradients flow through the distribution only.
             log_prob = self.log_prob(recorded[:, index + 1], distribution)
             result = clipped_policy_loss(
                 log_prob, log_probs[:, index], advantages, clip_range=config.clip_range
@@ -117,6 +126,7 @@ class Grpo(Algorithm):
                 ).mean()
                 total = total + config.kl_weight * divergence
                 values["divergence_from_base"] = divergence.detach()
+            # A generator: the caller differentiates each loss before the next forward pass.
             yield PassLoss(f"denoising step {step}", total, values)
 
     def check_before_update(
@@ -145,6 +155,8 @@ class Grpo(Algorithm):
         """Describe ratios, clipping and the divergence from the base policy."""
         ratios = torch.cat([values["ratio"] for values in passes])
         mean = process_group.all_reduce_mean(float(ratios.mean()))
+        # In two passes around the mean of all ranks: ratios differ from 1 in the last digits, which
+        # a difference of squares would cancel.
         variance = process_group.all_reduce_mean(float(((ratios - mean) ** 2).mean()))
         # The first microbatch was scored before any step; its passes are the first ones.
         unchanged = passes[: self.config.window.length]
@@ -153,6 +165,8 @@ class Grpo(Algorithm):
             "policy/ratio_std": math.sqrt(variance),
             "policy/ratio_error_before_step": _ratio_error(unchanged, process_group),
         }
+        # In a fixed order: the reductions are collective. `divergence_from_base` follows from the
+        # settings, so ranks agree on whether it is there.
         for name in ("clipped_above", "clipped_below", "divergence_from_base"):
             if name in passes[0]:
                 average = sum(float(values[name]) for values in passes) / len(passes)
@@ -195,6 +209,7 @@ class Grpo(Algorithm):
                 sigma=sigma,
                 next_sigma=next_sigma,
                 noise_level=sampler.noise_level,
+                # As in Flow-GRPO: the first step starts from sigma 1.
                 largest_sigma_below_one=self._sigmas[1],
             )
         return sde.cps_step(
@@ -224,6 +239,7 @@ class Grpo(Algorithm):
         """Denoise the first image of each group and copy it to the others of the microbatch."""
         first: dict[int, int] = {}
         leaders = [first.setdefault(plan.prompt_id, i) for i, plan in enumerate(plans)]
+        # A smaller batch than in the update, which is harmless: the prefix is not scored.
         chosen = sorted(set(leaders))
         leading = latents[chosen]
         theirs = embeddings[chosen]
@@ -234,5 +250,6 @@ class Grpo(Algorithm):
 
 def _ratio_error(passes: Sequence[Mapping[str, Tensor]], process_group: ProcessGroup) -> float:
     """Return the largest |ratio - 1| over all ranks; infinity if one is not a number."""
+    # Comparisons with NaN are false, so max() may drop it; infinity survives the reductions.
     errors = [float((v["ratio"] - 1).abs().max().nan_to_num(math.inf)) for v in passes]
     return process_group.all_reduce_max(max(errors))
