@@ -35,6 +35,7 @@ def janitor(
     with closing(connect(namespace)) as api:
         done = clean(api, dry_run=dry_run)
     facts = asdict(done)
+    # Before the error, so that the counts of a partly failed pass are logged.
     report(json.dumps(facts), "janitor_done", **facts)
     if done.failed:
         raise ClusterError(

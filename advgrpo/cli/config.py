@@ -23,6 +23,7 @@ def show(
 
     text = resolve(preset, overrides).to_yaml()
     if output is None:
+        # YAML ends with a newline already, and a redirected output equals the file of --output.
         print(text, end="")
     else:
         output.write_text(text, encoding="utf-8")
@@ -40,6 +41,7 @@ def validate(
 
     config = resolve(preset, overrides)
     config.check_ranks(processes)
+    # Files on S3 would need credentials; the run's first task checks them.
     if prompts_are_local(config):
         check_prompts(config, processes)
     print(f"{preset}: valid for {processes} training processes")

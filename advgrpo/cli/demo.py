@@ -19,6 +19,7 @@ def demo(
     folder: Folder = DEFAULT_FOLDER,
     preset: Preset = DEFAULT_PRESET,
     overrides: Overrides = [],
+    # Two, so that the demo covers what is distributed over ranks.
     processes: Processes = 2,
 ) -> None:
     """Run the whole pipeline on the pocket model, with its own S3 and MLflow servers."""

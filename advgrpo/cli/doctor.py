@@ -7,6 +7,7 @@ import typer
 
 from advgrpo.cli.kfp_access import with_kfp_access
 
+# Imports `kfp`, whose extra is not installed everywhere.
 if TYPE_CHECKING:
     from advgrpo.kfp_client import Access
 
@@ -52,4 +53,5 @@ def doctor(
     if as_json:
         print(json.dumps([asdict(check) for check in checks], indent=1))
     if any(check.state == "FAIL" for check in checks):
+        # Not an `AdvGrpoError`: the failed checks and their repairs are printed above.
         raise typer.Exit(1)

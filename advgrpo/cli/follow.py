@@ -29,10 +29,12 @@ def follow(server: "KfpServer", run_id: str, tasks: Mapping[str, str]) -> None:
             f"\nstopped watching; the run continues: {server.page(f'runs/details/{run_id}')}\n"
             f"to watch it again: advgrpo pipeline watch {run_id}; to terminate it, use its page"
         )
+        # Not an error: the run itself continues.
         raise typer.Exit(_INTERRUPTED) from None
 
 
 def _print(line: str) -> None:
     from datetime import datetime
 
+    # Flushed, because a pipe or a log file would otherwise receive lines in blocks.
     print(f"{datetime.now().astimezone():%H:%M:%S} {line}", flush=True)

@@ -39,6 +39,7 @@ def generate(
         int, typer.Option("--images-per-prompt", min=1, help="Images per prompt.")
     ] = 1,
     seed: Annotated[
+        # Other images of a prompt have the following seeds, which must still be 64-bit integers.
         int, typer.Option("--seed", min=0, max=2**62, help="Seed of each prompt's first image.")
     ] = 0,
     compare: Annotated[
@@ -73,17 +74,20 @@ def generate(
     from advgrpo.tasks.generate import generate as task
     from advgrpo.tasks.generate import registered_run
 
+    # Stripped as lines of a prompt file are, so that one prompt gives the same image either way.
     texts = [text.strip() for text in prompts or []]
     if prompts_file:
         texts += read_any_prompts(prompts_file, column).texts
     if not texts:
         raise ConfigError("no prompts are given", repair="add prompts, or use --prompts FILE")
+    # Both sources together: a prompt may be given as an argument and also be in the file.
     checked_prompts(
         texts,
         where="the prompts",
         unit="prompt",
         repair="give each prompt once, as one line of text",
     )
+    # An explicit --preset with the default name looks like none, and is ignored.
     if model and (adapter or overrides or preset != DEFAULT_PRESET):
         raise ConfigError(
             "--model excludes --adapter, --preset and --set: it has settings and an adapter",

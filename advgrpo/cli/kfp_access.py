@@ -12,6 +12,7 @@ import typer
 if TYPE_CHECKING:
     from advgrpo.kfp_client import Access, PipelineDocument
 
+# The chart sets these variables for its own upload; on a laptop they are set by hand.
 _OBJECT_VARIABLES = {
     "advgrpo": "ADVGRPO_CONFIG_MAP",
     "advgrpo-s3": "ADVGRPO_S3_SECRET",
@@ -20,6 +21,7 @@ _OBJECT_VARIABLES = {
 """ConfigMap or Secret of the compiled pipeline -> variable with the installation's name for it."""
 
 
+# Not a command: `with_kfp_access` copies the options from this signature.
 def _read_access(
     endpoint: Annotated[
         str,
@@ -39,6 +41,7 @@ def _read_access(
         str,
         typer.Option(
             "--token",
+            # The name of this option in `kfp`.
             "--existing-token",
             envvar="ADVGRPO_KFP_TOKEN",
             help="Bearer token. Prefer the variable: every user can read command lines.",
@@ -78,6 +81,7 @@ def _read_access(
 def with_kfp_access(command: Callable[..., None]) -> Callable[..., None]:
     """Replace a command's parameter `access: Access` by the options that describe it."""
     options = inspect.signature(_read_access).parameters
+    # A command's own options come first in its help.
     own = dict(inspect.signature(command).parameters)
     del own["access"]
     parameters = [*own.values(), *options.values()]
@@ -89,6 +93,7 @@ def with_kfp_access(command: Callable[..., None]) -> Callable[..., None]:
 
     # Typer derives a command's options from its signature and annotations.
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    # `wraps` copied the annotation of `access`, which Typer cannot convert.
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
@@ -102,8 +107,10 @@ def pipeline_document(
     from advgrpo.runtime.pipeline_tasks import JOB_TASKS
 
     document = PipelineDocument.read(pipeline or PIPELINE)
+    # An empty name keeps that of the compiled pipeline.
     names = {name: os.environ.get(variable, "") for name, variable in _OBJECT_VARIABLES.items()}
     # A task that launches a job serves metrics while the job runs.
+    # The other tasks end too soon to be scraped.
     launchers = [task.name for task in JOB_TASKS]
     document = document.with_objects(names).with_annotations(_annotations(), tasks=launchers)
     return document.with_images(launcher=launcher_image, trainer=trainer_image)

@@ -64,6 +64,7 @@ app.add_typer(tracking.app, name="tracking")
 app.add_typer(cluster.app, name="cluster")
 
 
+# Without a command, for --version alone.
 @app.callback(invoke_without_command=True)
 def start(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
@@ -72,6 +73,7 @@ def start(
     if version:
         print(__version__)
         raise typer.Exit
+    # Libraries read these variables when they are imported, which commands do later.
     quiet_libraries()
     configure()
 
@@ -84,6 +86,7 @@ def main() -> NoReturn:
 def _run() -> None:
     try:
         app()
+    # The name may be that of a submodule. If any other module is missing, its traceback matters.
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
@@ -94,5 +97,6 @@ def _run() -> None:
         ) from error
 
 
+# The demo starts this module with its own Python, whatever `advgrpo` on the path is.
 if __name__ == "__main__":
     main()

@@ -50,7 +50,9 @@ ParentRun = Annotated[
     typer.Option("--parent-run", help="Id of the MLflow run to nest in. Default: none."),
 ]
 
+# The only preset without required settings; it needs neither files nor a GPU.
 DEFAULT_PRESET = "pocket"
+# A folder of this machine: `advgrpo submit` has no default, since pods need an s3:// location.
 DEFAULT_WORKSPACE = "workspace"
 
 PipelineFile = Annotated[

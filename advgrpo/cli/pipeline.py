@@ -43,6 +43,7 @@ def compile_pipeline(
     """Compile the pipeline; needs a checkout."""
     from advgrpo.kfp_client.compiled import CHECKED_IN, CHECKOUT
 
+    # Resolved here, because the compiler runs in another directory.
     target = (output or CHECKED_IN).resolve()
     module = f"pipelines.{CHECKED_IN.stem}"
     # `pipelines` is not part of the package and importable only from the root of a checkout.
@@ -70,6 +71,7 @@ def run(
     from advgrpo.kfp_client.local import run_pipeline
     from advgrpo.tasks.preflight import check_local_run
 
+    # Another pipeline may not have the tasks whose needs are checked.
     if pipeline is None:
         check_local_run(preset, overrides, processes)
     outputs = run_pipeline(

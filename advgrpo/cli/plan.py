@@ -21,6 +21,7 @@ def plan(
         float | None,
         typer.Option(
             "--images-per-second",
+            # Not 0: the duration divides by it.
             min=1e-6,
             help="Throughput of one GPU over a whole update, as `make bench-gpu` measures it.",
         ),
@@ -74,6 +75,7 @@ def _count(location: str) -> int | None:
     from advgrpo.data.prompts import read_prompts
     from advgrpo.storage.fetch import local_file
 
+    # Placeholders of a draft name files that do not exist.
     return len(read_prompts(local_file(location))) if is_given(location) else None
 
 
@@ -101,6 +103,7 @@ def _lines(preset: str, planned: "Plan") -> Iterable[str]:
     )
     if duration.price is not None:
         yield f"  {duration.price:,.2f} {planned.currency}"
+    # The rate was measured over a whole update, which these phases are not part of.
     yield "  not included: reference images, pre-training, held-out metrics and evaluation"
 
 
@@ -112,6 +115,7 @@ def _table(title: str, parts: list["Part"]) -> Iterable[str]:
         (part.name, "unknown" if part.bytes is None else _size(part.bytes), part.how)
         for part in parts
     ]
+    # Transient parts never exist at the same time; see `planning.parts.total`.
     notes = ["only the largest estimate is counted"] if any(p.is_transient for p in parts) else []
     if missing := unknown(parts):
         notes.append(f"not included: {', '.join(missing)}")
@@ -148,6 +152,7 @@ def _work(work: "Work") -> Iterable[str]:
             f"{discriminator:,}",
         ),
     ]
+    # The title is not indented, and its other columns must align with those of the indented lines.
     head, *lines = format_table(rows, right=[1, 2])
     yield f"\n{head[:4]}  {head[4:]}"
     yield from (f"  {line}" for line in lines)

@@ -27,6 +27,7 @@ def import_prompts(
     write_bytes(str(output), "".join(f"{text}\n" for text in found.prompts).encode())
     if found.repeats:
         print(f"dropped {len(found.repeats)} repeats")
+    # Reads the file back: a prompt file has limits, such as a length, that a table has not.
     check(str(output))
 
 

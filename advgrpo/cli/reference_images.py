@@ -44,6 +44,7 @@ def generate(
     for name, location in (("train", made.train), ("test", made.test)):
         print(f"{name}: {location}")
         if output is not None:
+            # Sets may be packed into archives; the copy has plain files.
             upload_folder(extract(location), str(output / name))
 
 

@@ -166,6 +166,7 @@ def reconcile(
     from advgrpo.registry.promotion_hook import promotion_hook
     from advgrpo.registry.reconciliation import reconcile as task
 
+    # Outside the loop, so that wrong settings end the process instead of being retried.
     announce, tracking_uri = promotion_hook(), _tracking_uri()
     while True:
         try:
@@ -173,6 +174,7 @@ def reconcile(
                 report(decided, "decided")
         # A loop must survive an outage of MLflow.
         except AdvGrpoError as error:
+            # A single pass has no next one, so its caller must see the error.
             if not every:
                 raise
             report(str(error), "reconciliation_failed")
@@ -193,17 +195,21 @@ def serve(
     from advgrpo.registry.webhook import PATH, SECRET_VARIABLE, receiver
     from advgrpo.telemetry.prometheus import WEBHOOK, serve_metrics
 
+    # At least a second: without a pause, passes would follow each other and load MLflow.
     reconciler = Reconciler(
         _tracking_uri(), every_seconds=max(every, 1.0), announce=promotion_hook()
     )
 
+    # Only queues the end: an exception here could interrupt a promotion between two requests.
     def stop(_signal: int, _frame: FrameType | None) -> None:
         reconciler.stop()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    # From the environment: every user can read command lines.
     secret = os.environ.get(SECRET_VARIABLE, "")
     starting = receiver(host, port, secret=secret, notify=reconciler.notify)
+    # The port is open before the first pass, which may take long; notifications queue meanwhile.
     with serve_metrics(WEBHOOK), starting as server:
         report(f"receiving webhooks at http://{host}:{server.server_address[1]}{PATH}", "serving")
         # Returns after SIGTERM, once the change in progress is complete.

@@ -7,6 +7,7 @@ import typer
 
 app = typer.Typer(help="Convert published weights of scorers.", no_args_is_help=True)
 
+# Converted once, because tasks load safetensors only and never open a pickle.
 Checkpoint = Annotated[
     Path, typer.Option("--checkpoint", help="Published file, a pickle of tensors.")
 ]
@@ -30,6 +31,7 @@ def convert_hps(
     from advgrpo.config.parsing import parse
     from advgrpo.models.scorers import conversion
 
+    # Parsed as settings, so that a hub location without a commit is refused here too.
     weights = parse(Weights, {"location": base, "revision": revision}, where="--base")
     conversion.convert_hps(checkpoint, weights, output)
     print(f"set weights.location of the scorer hps to {output}")

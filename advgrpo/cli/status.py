@@ -30,6 +30,7 @@ def status(
 
     found = run_status(run, tracking_uri=os.environ.get(TRACKING_URI, ""))
     if as_json:
+        # Times are the only values that `json` cannot write.
         print(json.dumps(asdict(found), default=lambda moment: moment.isoformat(), indent=1))
     else:
         print("\n".join(status_lines(found)))

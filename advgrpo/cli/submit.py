@@ -77,6 +77,7 @@ def submit(
             "--watch and --every exclude each other: a recurring run does not end",
             repair="leave one of them out",
         )
+    # All checks come first: nothing is uploaded for a run that cannot start.
     schedule = Schedule.parse(every) if every else None
     arguments = run_arguments(
         preset, overrides, processes=processes, workspace=workspace, run_key=run_key
@@ -109,9 +110,11 @@ def submit(
         version,
         arguments,
         experiment=experiment,
+        # The time keeps the names of runs apart.
         name=name or _name(preset),
         service_account=service_account,
     )
+    # Flushed, because with --watch nothing else may be printed for minutes.
     print(f"run: {run.url}", flush=True)
     if watch:
         follow(server, run.id, document.tasks)
@@ -127,6 +130,7 @@ def _print_paths(preset: str, overrides: list[str]) -> None:
     from advgrpo.kfp_client import paths_in_image
 
     for key, path in paths_in_image(preset, overrides).items():
+        # A note, not an error: a custom image may contain the file.
         print(f"note: {key}={path} must exist in the cluster's images")
 
 

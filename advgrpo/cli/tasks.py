@@ -61,8 +61,10 @@ def train(
     from advgrpo.tasks import train as task
 
     config = resolve(preset, overrides)
+    # A rule across sections of the whole run, whose settings the task does not receive.
     config.check_ranks(processes)
     result = task.train(
+        # As JSON, as the pipeline passes them: equal settings have equal cache keys and results.
         TrainingSettings.of(config).model_dump_json(),
         reference_images=reference_images,
         discriminator=discriminator,
@@ -145,4 +147,5 @@ def _print_result(result: "TaskResult", output: Output) -> None:
         print(f"{name}: {value:.6g}")
     print(f"result: {result.location}")
     if output is not None:
+        # A copy: the next task needs the result at its location in the workspace.
         result.copy(output)

@@ -20,5 +20,6 @@ def send(
     from advgrpo.tracking.uploader import send_outbox
 
     tracking_uri = require_tracking_uri("there is no server to send the records to")
+    # Not the option's default: the location of the cache depends on the environment.
     send_outbox(folder or outbox(), tracking_uri)
     print("all records are uploaded")
