@@ -104,6 +104,8 @@ def all_captions() -> tuple[Caption, ...]:
 def held_out_triples() -> frozenset[tuple[str, str, str]]:
     """Return the (shape, colour, background) triples that are only used for testing."""
     triples = list(product(SHAPES, COLOURS, BACKGROUNDS))
+    # Triples rather than captions, so that a test caption has a combination that training never
+    # showed.
     return frozenset(random.Random(SPLIT_SEED).sample(triples, HELD_OUT_TRIPLES))
 
 
@@ -111,6 +113,7 @@ def held_out_triples() -> frozenset[tuple[str, str, str]]:
 def captions_of(split: Split) -> tuple[Caption, ...]:
     """List the captions of one split: 1,840 to train on, 320 of unseen triples to test on."""
     held_out = held_out_triples()
+    # In the order of all_captions, as in the checked-in prompt files.
     return tuple(c for c in all_captions() if (c.triple in held_out) == (split == "test"))
 
 

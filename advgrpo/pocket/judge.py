@@ -51,10 +51,13 @@ class PocketJudge(nn.Module):
             previous = channels
         self.body = nn.Sequential(*layers, nn.Flatten())
         cells = (RESOLUTION_PIXELS // 2 ** len(config.channels)) ** 2
+        # Flattened cells instead of a pooled mean, which would lose the position in the picture.
+        # The last output is the style.
         self.head = nn.Linear(previous * cells, sum(CLASS_COUNTS) + 1)
 
     def forward(self, images: Float[Tensor, "batch 3 32 32"]) -> Verdict:
         """Classify pictures with values in [0, 1]."""
+        # Centred inputs; the shipped weights were trained with this scale, so it must not change.
         outputs = self.head(self.body(images * 4.0 - 2.0))
         return Verdict(outputs[:, :-1], outputs[:, -1])
 
@@ -76,6 +79,7 @@ class PocketJudge(nn.Module):
         settings = json.loads((folder / "config.json").read_text())
         judge = cls(JudgeConfig(channels=tuple(settings["channels"])))
         state = load_file(folder / "model.safetensors")
+        # Back to float32: convolutions in half precision are slow or missing on CPUs.
         judge.load_state_dict({key: value.float() for key, value in state.items()})
         return judge.eval().requires_grad_(False)
 
@@ -110,6 +114,7 @@ class PocketJudgeScorer:
         Raises:
             ValueError: If a prompt is not a pocket caption.
         """
+        # On the CPU like the judge, which is never moved.
         wanted = torch.tensor([parse_caption(prompt).labels for prompt in prompts])
         right = (self._judge(images).attributes() == wanted).float()
         return {"attribute_accuracy": right.mean(dim=1), "all_attributes": right.amin(dim=1)}
@@ -118,4 +123,5 @@ class PocketJudgeScorer:
     def style(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch"]:
         """Estimate each picture's style: near 0 dull, near 1 crisp."""
         verdict: Verdict = self._judge(images)
+        # A regression, so it may exceed the range of the renderer's style.
         return verdict.style.clamp(0.0, 1.0)

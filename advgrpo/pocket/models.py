@@ -47,6 +47,8 @@ NARROW_INITIALIZER_RANGE = 0.1
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed weight initialization within the context, and restore the global random state."""
+    # No devices, because weights are initialized on the CPU; forking GPU states would initialize
+    # CUDA.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -63,9 +65,11 @@ def build_vae() -> AutoencoderKL:
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=8,
         sample_size=RESOLUTION_PIXELS,
+        # As in the VAE of SD3, which has no convolutions around the latents.
         use_quant_conv=False,
         use_post_quant_conv=False,
         mid_block_add_attention=False,
+        # Placeholders: both factors are computed from latents of the trained autoencoder.
         scaling_factor=1.0,
         shift_factor=0.0,
     )
@@ -82,8 +86,11 @@ def build_transformer() -> SD3Transformer2DModel:
         attention_head_dim=HEAD_WIDTH,
         num_attention_heads=POLICY_WIDTH // HEAD_WIDTH,
         caption_projection_dim=POLICY_WIDTH,
+        # The pipeline concatenates both CLIP embeddings and pads them to the width of T5, so T5
+        # must be at least as wide as both.
         joint_attention_dim=2 * TEXT_WIDTH,
         pooled_projection_dim=2 * TEXT_WIDTH,
+        # In patches of 2 x 2 latents.
         pos_embed_max_size=LATENT_SIZE // 2,
         qk_norm="rms_norm",
     )
@@ -100,6 +107,8 @@ def _text_config(width: int) -> CLIPTextConfig:
         num_attention_heads=2,
         max_position_embeddings=CLIP_LENGTH,
         bos_token_id=tokenizer.bos_token_id,
+        # The model finds the end token by this id. With the default of another vocabulary it would
+        # pool at a wrong token.
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
@@ -121,6 +130,7 @@ def build_t5_encoder() -> T5EncoderModel:
         num_heads=4,
         relative_attention_num_buckets=8,
         relative_attention_max_distance=T5_LENGTH,
+        # The default of T5 is 0.1.
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
     )
@@ -149,6 +159,7 @@ def build_pipeline(seed: int) -> StableDiffusion3Pipeline:
         tokenizer=build_clip_tokenizer(),
         tokenizer_2=build_clip_tokenizer(),
         tokenizer_3=build_t5_tokenizer(),
+        # Shift 1 instead of 3: shifting compensates for large images, and these latents are 8 x 8.
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=1.0),
     )
 

@@ -97,6 +97,7 @@ def render(
         raise ValueError(f"{len(captions)} captions have {len(seeds)} seeds; give one per caption")
     if not 0.0 <= style <= 1.0:
         raise ValueError(f"style={style}: must be in [0, 1]")
+    # Without type and shape, an empty list would give a float tensor of one axis.
     labels = torch.tensor([caption.labels for caption in captions], dtype=torch.int64).reshape(
         -1, 5
     )
@@ -126,6 +127,7 @@ def render_labels(
     blotches = functional.interpolate(
         noise.blotches, size=RESOLUTION_PIXELS, mode="bicubic", align_corners=False
     )
+    # At most 0.08 radians, 5 degrees: at 45 degrees a square would be a diamond.
     x, y = _rotated_grid(centers, 0.08 * jitter[:, 3])
     wobble = 0.5 * (1.0 - style)[:, None, None] * blotches[:, 3]
     distance = (_signed_distance(shape, x, y, radius) + wobble)[:, None]
@@ -134,8 +136,10 @@ def render_labels(
     canvas = _background(_BACKGROUND_RGB[background], crisp)
     canvas = canvas * (1.0 - 0.5 * crisp * torch.sigmoid(-shadow_distance / 0.7))
     paint = _paint(_SHAPE_RGB[colour], x, y, radius, distance, crisp)
+    # Dull shapes are partly transparent.
     paint = paint + 0.28 * (1.0 - crisp) * (canvas - paint)
     coverage = torch.sigmoid(-distance / (0.85 - 0.65 * crisp))
+    # Edges are softened by the signed distance, which acts as antialiasing at 32 x 32 pixels.
     picture = canvas + coverage * (paint - canvas)
     dull = 1.0 - crisp
     picture = picture + dull * (0.035 * blotches[:, :3] + 0.025 * noise.grain)
@@ -145,6 +149,7 @@ def render_labels(
 def _rotated_grid(
     centers: Float[Tensor, "batch 2"], angle: Float[Tensor, "batch"]
 ) -> tuple[Float[Tensor, "batch 32 32"], Float[Tensor, "batch 32 32"]]:
+    # Centres of pixels.
     pixels = torch.arange(RESOLUTION_PIXELS, dtype=torch.float32) + 0.5
     x = pixels[None, None, :] - centers[:, 0, None, None]
     y = pixels[None, :, None] - centers[:, 1, None, None]
@@ -163,6 +168,7 @@ def _signed_distance(
     wide = torch.maximum(x.abs() - r, y.abs() - 0.37 * r)
     tall = torch.maximum(x.abs() - 0.37 * r, y.abs() - r)
     slope = torch.maximum(0.866 * x.abs() - 0.5 * y, y) - 0.5 * r
+    # In the order of `SHAPES`.
     distances = torch.stack(
         [
             length - r,
@@ -173,6 +179,8 @@ def _signed_distance(
             (length - 0.74 * r).abs() - 0.26 * r,
         ]
     )
+    # All six shapes are computed for each picture: selecting first would need a loop over the
+    # batch.
     return distances[shape, torch.arange(len(shape))]
 
 

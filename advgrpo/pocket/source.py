@@ -23,6 +23,7 @@ class PocketRenderer:
         """Origin of the images, for the manifest."""
         return {
             "model": "advgrpo.pocket.PocketRenderer",
+            # Raise it when `render` changes: the manifest records it as the origin of the images.
             "revision": "1",
             "style": REFERENCE_STYLE,
             "resolution_pixels": RESOLUTION_PIXELS,

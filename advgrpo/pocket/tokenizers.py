@@ -31,6 +31,7 @@ def caption_words() -> list[str]:
 
 def build_clip_tokenizer() -> CLIPTokenizer:
     """Build the tokenizer of the two CLIP text encoders and of the pocket PickScore."""
+    # CLIP's tokenizer lowercases and marks the end of each word, so a letter needs two tokens.
     pieces = list(string.ascii_lowercase) + [letter + _END for letter in string.ascii_lowercase]
     merges: list[tuple[str, str]] = []
     for word in caption_words():
@@ -41,13 +42,17 @@ def build_clip_tokenizer() -> CLIPTokenizer:
             symbols = [symbols[0] + symbols[1], *symbols[2:]]
             if symbols[0] not in pieces:
                 pieces.append(symbols[0])
+    # The end token has the highest id, as in CLIP's vocabulary: old versions of the model find it
+    # by argmax.
     vocabulary = {piece: i for i, piece in enumerate([*pieces, _START_OF_TEXT, _END_OF_TEXT])}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=CLIP_LENGTH)
 
 
 def build_t5_tokenizer() -> T5TokenizerFast:
     """Build the tokenizer of the T5 encoder."""
+    # The ids 0, 1 and 2 of T5's special tokens follow from this order.
     special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    # Scores are log-probabilities: words must be more likely than a lone space mark.
     words = [(f"▁{word}", -1.0) for word in caption_words()]
     return T5TokenizerFast(vocab=special + words, extra_ids=0, model_max_length=T5_LENGTH)
 
