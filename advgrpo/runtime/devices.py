@@ -27,4 +27,5 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 def free_gpu_memory() -> int | None:
     """Return the free memory of this process's GPU, in bytes; None without a GPU."""
+    # Of the whole GPU: memory that other processes hold is not free either.
     return int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None

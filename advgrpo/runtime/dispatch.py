@@ -76,15 +76,19 @@ def run_task(task: JobTask[R], arguments: Arguments, *, run_id: str) -> R:
         restrict_writes(str(arguments["workspace"])),
     ):
         folder = _job_folder(task.name, arguments, run_id)
+        # Before the job, whose pods read them at once. A retry overwrites them with equal ones,
+        # except for the MLflow run.
         write_arguments(folder, arguments)
         work = JobRequest(
             task=task.name,
             run_key=folder,
+            # Unbuffered: the launcher follows the pod's log line by line.
             command=("python", "-u", "-m", WORKER, "--pod", task.name, task.function, folder),
             processes=int(arguments.get("processes", 1)),
         )
         try:
             run_job(work, settings)
+        # No other kind: a job that was lost or preempted must stay retryable.
         except JobFailedError as error:
             raise _cause(folder) or error from error
         return _read_outcome(task, folder)

@@ -23,6 +23,7 @@ LIFELINE = "ADVGRPO_LIFELINE"
 
 _GRACE_SECONDS = 5.0
 
+# Blocks of tasks are nested: one thread per file is enough.
 _followed: set[str] = set()
 
 
@@ -35,6 +36,8 @@ def lifeline(folder: Path) -> Iterator[dict[str, str]]:
     """
     # No child inherits the descriptor: a lock belongs to all processes that have it open.
     with NamedTemporaryFile(dir=folder, prefix="lifeline-") as file:
+        # Not lockf, whose locks end when the process closes any descriptor of the file. Not
+        # PR_SET_PDEATHSIG, which follows the parent's thread and does not cover grandchildren.
         fcntl.flock(file, fcntl.LOCK_EX)
         yield {LIFELINE: file.name}
 
@@ -44,6 +47,7 @@ def end_with_parent() -> None:
     path = os.environ.get(LIFELINE)
     if path and path not in _followed:
         _followed.add(path)
+        # No exception and no exit: the main thread may never return from a collective call.
         follow(path, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
@@ -69,6 +73,7 @@ def main(command: Sequence[str]) -> None:
     program = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
     def stop() -> None:
+        # Group 0 is this process's own: the parent must start it in a new session.
         os.killpg(0, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             program.wait(_GRACE_SECONDS)

@@ -54,6 +54,7 @@ class Failure:
         if isinstance(error, AdvGrpoError):
             return cls(task, type(error).__name__, error.message, error.repair)
         repair = BUG_REPAIR if isinstance(error, Exception) else ""
+        # An exception of a library may quote a URL with its password.
         return cls(task, type(error).__name__, redact(str(error)), repair)
 
     def error(self) -> AdvGrpoError:
@@ -113,6 +114,7 @@ def read_failure(path: Path) -> Failure | None:
     """Return the failure that a task wrote; None without one."""
     try:
         return Failure(**load_json_object(path.read_text(encoding="utf-8")))
+    # A process that was killed while it wrote leaves a part of the JSON.
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
@@ -126,6 +128,7 @@ def run_as_process(main: Callable[[], None]) -> NoReturn:
         log_error(error)
         sys.exit(error.exit_code)
     except Exception as error:
+        # Python then prints the traceback, which the hook redacts.
         if not as_json():
             raise
         log_fault(error)

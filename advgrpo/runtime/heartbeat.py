@@ -91,6 +91,8 @@ def heartbeat(task: str, workspace: str, run_id: str, *, role: str = "task") -> 
 def rank_heartbeat() -> Iterator[None]:
     """Write the heartbeat of a task's first rank; on other ranks, do nothing."""
     folder = os.environ.get(_FOLDER)
+    # Ranks inherit the folder from the process that launched them; on machines other than the first
+    # it is not set.
     if not folder or int(os.environ.get("RANK", "0")):
         yield
         return
@@ -159,6 +161,7 @@ class _HeartbeatWriter(logging.Handler):
         """Record checkpoints, results, the state of the job, and warnings."""
         name, fields = event_of(record)
         match name:
+            # Read from the log, so that training code needs no reference to the heartbeat.
             case "checkpoint_saved" | "resumed":
                 self._facts["checkpoint"] = {**fields, "at": _now(), "event": name}
             case "result_saved" | "result_found":
@@ -177,12 +180,15 @@ class _HeartbeatWriter(logging.Handler):
             # Cleared before the write, so that a change during it causes another one.
             self._changed.clear()
             self._write()
+            # Progress may change many times a second: a pause first, then a wait for the next
+            # change.
             if not self._ended.wait(_MIN_SECONDS_BETWEEN):
                 self._changed.wait(HEARTBEAT_SECONDS - _MIN_SECONDS_BETWEEN)
         self._write()
 
     def _write(self) -> None:
         facts = {
+            # A copy: the task's threads add facts while these are encoded.
             **self._facts,
             "state": self._state,
             "heartbeat_at": _now(),

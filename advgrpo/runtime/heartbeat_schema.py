@@ -22,11 +22,13 @@ def _check_time(text: str) -> str:
 
 
 Time = Annotated[str, AfterValidator(_check_time)]
+# Above 2**53 a JSON reader that uses floats loses the last digits.
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Seconds = Annotated[float, Field(ge=-_MAX_SECONDS, le=_MAX_SECONDS)]
 
 
 class _Schema(BaseModel):
+    # Strict: a file in which numbers are texts is not one of ours.
     model_config = ConfigDict(strict=True)
 
 

@@ -64,6 +64,7 @@ class ProcessGroup:
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         if torch.cuda.is_available():
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+            # Otherwise whatever uses the default GPU would run on GPU 0 in every rank.
             torch.cuda.set_device(self.device)
         else:
             self.device = torch.device("cpu")
@@ -78,6 +79,7 @@ class ProcessGroup:
     def _collective(self) -> Iterator[None]:
         self._finish_own_work()
         start = time.monotonic()
+        # NCCL's calls return before they are done: waiting ends with the second synchronization.
         with self.monitor.waiting():
             yield
             self._finish_own_work()
@@ -121,6 +123,7 @@ class ProcessGroup:
 
     def all_reduce_mean(self, value: float) -> float:
         """Return the mean of a number over the ranks."""
+        # gloo has no ReduceOp.AVG.
         return float(self._reduce(value, dist.ReduceOp.SUM)) / self.world_size
 
     def all_reduce_max(self, value: float) -> float:
@@ -132,6 +135,7 @@ class ProcessGroup:
         # Padded, because all_gather needs equal shapes.
         data = text.encode()[:_TEXT_BYTES].ljust(_TEXT_BYTES, b"\0")
         rows = self.gather(torch.tensor([list(data)], dtype=torch.uint8, device=self.device))
+        # The limit may have cut a character in two.
         texts = [bytes(row).rstrip(b"\0").decode(errors="ignore") for row in rows.tolist()]
         return next((text for text in texts if text), "")
 
@@ -147,6 +151,8 @@ class ProcessGroup:
         gradients = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         with self._collective():
+            # The ranks must have gradients for the same parameters in the same order: the call
+            # compares neither, and adds whatever is at a position.
             dist.all_reduce(flat)
         flat /= self.world_size
         start = 0
@@ -165,6 +171,7 @@ class ProcessGroup:
             # A single rank makes no collective call, so its progress is recorded here.
             self.monitor.beat()
             return value
+        # In float64, because a single rank returns the Python number as it is.
         tensor = torch.tensor([value], dtype=torch.float64, device=self.device)
         with self._collective():
             dist.all_reduce(tensor, op=operation)

@@ -75,6 +75,7 @@ def run_in_processes(
         AdvGrpoError: The error that a rank ended with.
         RankFailedError: If a rank ended with another exception or was killed.
     """
+    # A mistake raises here, with a traceback of the caller, and not in each of the ranks.
     check_arguments(function, arguments)
     with TemporaryDirectory() as scratch:
         write_arguments(scratch, arguments)
@@ -111,6 +112,7 @@ def launch_processes(module: str, arguments: Sequence[str], *, processes: int, l
             repair="set processes to the number of GPUs",
         )
     logs.mkdir(parents=True, exist_ok=True)
+    # One file for all ranks: only the first failure is written, see `record_failure`.
     failure_file = logs / "failure.json"
     launch = elastic_launch(_launch_config(machines, here, logs), sys.executable)
     variables = {
@@ -155,6 +157,8 @@ def _launch_config(machines: Nodes, processes_here: int, logs: Path) -> LaunchCo
         nproc_per_node=processes_here,
         # The store of a static rendezvous is prefixed by this id: all machines must use the same.
         run_id=uuid.uuid4().hex if alone else "advgrpo",
+        # A c10d rendezvous numbers the machines in its own order; static keeps the operator's
+        # numbers, by which machine 0 records the results.
         rdzv_backend="c10d" if alone else "static",
         rdzv_endpoint=f"{machines.address}:{machines.port}",
         rdzv_configs={} if alone else {"rank": machines.rank, "timeout": _RENDEZVOUS_SECONDS},

@@ -86,6 +86,7 @@ class RankMonitor:
         return "; ".join(_describe(rank, self._status_of(rank)) for rank in range(self._world_size))
 
     def _status_of(self, rank: int) -> RankStatus | None:
+        # The published one may be a poll old.
         if rank == self._rank:
             return self.status
         key = _KEY + str(rank)

@@ -26,6 +26,8 @@ def reference_to(function: Callable[..., object]) -> str:
         ValueError: If the function is not an attribute of its module.
     """
     module, name = function.__module__, function.__qualname__
+    # Also refuses a function that a decorator or a test has replaced: the other process would call
+    # another one.
     if getattr(sys.modules[module], name, None) is not function:
         raise ValueError(f"another process cannot import {name} from {module}")
     return f"{module}:{name}"

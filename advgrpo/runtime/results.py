@@ -65,6 +65,7 @@ class TaskResult:
 
 def find_result(location: str) -> TaskResult | None:
     """Return the result of an earlier run of a task; None if it did not finish."""
+    # The commit file is written last: a folder without one is incomplete.
     if read_commit(location) is None:
         return None
     metrics = json.loads(read_bytes(join(location, METRICS_FILE)))

@@ -25,6 +25,7 @@ def newest_checkpoint(
     if last is None:
         return None, ()
     place = last.place
+    # On another machine the run may have named the same folder by another path.
     if recorded and workspace and place.startswith(f"{recorded}/"):
         place = workspace + place.removeprefix(recorded)
     if not _is_within(place, workspace):
@@ -42,6 +43,7 @@ def newest_checkpoint(
     )
     if not committed:
         return None, ()
+    # Numbers are padded with zeros, so the order of texts is that of rollouts.
     newest = committed[-1]
     rollout = int(newest.rpartition("-")[2])
     is_last = rollout == last.rollout
@@ -57,4 +59,5 @@ def newest_checkpoint(
 def _is_within(place: str, folder: str) -> bool:
     if scheme(place) or scheme(folder):
         return place.startswith(f"{folder.rstrip('/')}/")
+    # Resolved: `..` and links may lead out of the folder.
     return bool(folder) and Path(place).resolve().is_relative_to(Path(folder).resolve())

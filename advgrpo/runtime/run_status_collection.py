@@ -102,6 +102,7 @@ def _status_of_workspace(workspace: str, tracking_uri: str, now: datetime) -> Ru
             f"there is no heartbeat of a run in {workspace}",
             repair="name the workspace that the run was started with, or its MLflow run",
         )
+    # A workspace may hold several runs: the one active last is shown, the others are listed by id.
     newest = max(runs, key=lambda run: runs[run].last)
     mlflow_run: FoundRun | None = None
     unavailable: tuple[str, ...] = ()
@@ -199,6 +200,7 @@ def _merge(task: str, beats: Sequence[Heartbeat], now: datetime) -> TaskStatus:
     """Return the status of a task from the heartbeats of its processes; the newest one decides."""
     last = max(beats, key=lambda beat: _time(beat.heartbeat_at))
     oldest = now - timedelta(seconds=UNRESPONSIVE_SECONDS)
+    # One living process is enough: the launcher waits while the pods of its job restart.
     alive = any(beat.state == "running" and _time(beat.heartbeat_at) >= oldest for beat in beats)
     state: str = "running" if alive else last.state
     if state == "running" and not alive:
@@ -206,6 +208,7 @@ def _merge(task: str, beats: Sequence[Heartbeat], now: datetime) -> TaskStatus:
     outermost = min(beats, key=lambda beat: _ROLES.index(beat.role))
     started = _time(outermost.started)
     progress = [beat.progress for beat in beats if beat.progress]
+    # Times are written in UTC with a fixed precision, so their texts have the order of time.
     newest = max(progress, key=lambda one: one.at, default=None)
     # The file of a rank may still be that of an earlier attempt.
     is_current = newest is not None and _time(newest.at) >= started
@@ -263,6 +266,7 @@ def _status_in_mlflow(task: "FoundTask") -> TaskStatus:
 
 def _with_alarm(status: TaskStatus, task: "FoundTask") -> TaskStatus:
     alarm = task.tags.get(ALARM_METRIC)
+    # The heartbeat keeps only the last warnings, MLflow the alarm.
     if alarm is None or any(one.event == "alarm_raised" for one in status.warnings):
         return status
     warning = LogWarning(task.ended or task.started, "alarm_raised", alarm)

@@ -101,6 +101,7 @@ def _table(status: RunStatus) -> Iterator[str]:
 
 
 def _took(task: TaskStatus, now: datetime) -> str:
+    # A process that was killed has recorded no end: its last heartbeat is the closest.
     end = now if task.state == "running" else task.ended or task.heartbeat
     if task.started is None or end is None or end <= task.started:
         return ""
@@ -119,6 +120,7 @@ def _warnings(status: RunStatus) -> Iterator[str]:
     for task in status.tasks:
         for warning in task.warnings:
             title = "ALARM: " if warning.event == "alarm_raised" else ""
+            # A warning may have several lines, which would break the list.
             text = re.sub(r"\s*\n\s*", "; ", warning.text)
             yield f"{_clock(warning.at)} {task.task}: {title}{text}"
 

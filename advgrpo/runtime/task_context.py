@@ -109,11 +109,13 @@ def report_failure(
     """
     if parent_run_id:
         bind(run=parent_run_id)
+    # The file's name has the role but not the machine: the others would overwrite it.
     beats = bool(workspace) and nodes().is_first
     beat = heartbeat(name, workspace, parent_run_id, role=role) if beats else nullcontext()
     with record_failures(name), beat:
         try:
             yield
+        # A retry resumes the same run, so it has not failed.
         except Preempted:
             raise
         except Exception:

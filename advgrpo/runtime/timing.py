@@ -57,6 +57,7 @@ def record_elapsed(
         yield
         complete = True
     finally:
+        # In `finally`: the time of a failed attempt counts as well.
         if not (once and before.complete):
             seconds = before.seconds + time.monotonic() - start
             on_gpu = torch.cuda.is_available()

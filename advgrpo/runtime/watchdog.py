@@ -46,6 +46,7 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Self:
+        # The time since the monitor was created does not count.
         self._monitor.beat()
         self._thread.start()
         return self
@@ -65,6 +66,8 @@ class Watchdog:
         while not self._ended.wait(poll):
             idle = self._monitor.status.idle_seconds
             try:
+                # On every poll, not only when idle: the other ranks describe a rank that died by
+                # its last status.
                 self._monitor.publish()
                 if idle < config.report_after_seconds:
                     reported = False

@@ -65,6 +65,7 @@ class TorchrunWorkQueue:
         store = dist.TCPStore(  # type: ignore[attr-defined]
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
+            # torchrun's agent serves the store, also for rank 0.
             is_master=False,
             timeout=_TIMEOUT,
         )
@@ -76,6 +77,7 @@ class TorchrunWorkQueue:
     def broadcast(self, text: str) -> str:
         """Return the text of rank 0 on all ranks."""
         if self.rank == 0:
+            # Only once per name: the other ranks would read the first text again.
             self._store.set("shared", text)
         return str(self._store.get("shared").decode())
 
@@ -87,6 +89,8 @@ class TorchrunWorkQueue:
 
     def barrier(self, name: str) -> None:
         """Wait until all ranks have called `barrier` with this name."""
+        # Keys are never removed, so a name must be used only once: at the second use no rank would
+        # wait.
         if self._store.add(f"at {name}", 1) == self._world_size:
             self._store.set(f"all at {name}", "yes")
         self._store.wait([f"all at {name}"], _TIMEOUT)
@@ -116,7 +120,9 @@ def claim_with_progress(
     counted = 0
     for number in queue.claim(len(sizes)):
         yield number
+        # Numbers are claimed in order, so all lower ones are at least in work on some rank.
         progress.advance(sum(sizes[counted : number + 1]))
         counted = number + 1
+    # The last pieces went to other ranks.
     if counted < len(sizes):
         progress.advance(sum(sizes[counted:]))

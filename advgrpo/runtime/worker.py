@@ -42,6 +42,7 @@ def _run_rank(task: str, function: str, folder: str) -> None:
 
 def _run_pod(task: str, function: str, folder: str) -> None:
     configure()
+    # The ranks inherit the variables.
     quiet_libraries()
     remove_rank_variables()
     # As process 1 of its container, Python ignores a SIGTERM that has no handler: stopped before
