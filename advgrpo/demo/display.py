@@ -52,6 +52,7 @@ class Lines:
 
     def step(self, task: str, step: Step) -> None:  # noqa: ARG002 - the step names its activity
         now = time.monotonic()
+        # The last step is always printed, however soon it follows.
         if step.done < step.total and now - self._last < _SECONDS_BETWEEN_LINES:
             return
         self._last = now
@@ -62,6 +63,7 @@ class Lines:
         self._print(f"{TITLES[task]}: done in {format_duration(seconds)}")
 
     def _print(self, text: str) -> None:
+        # Brackets in texts are not markup, and lines are not wrapped: a log has no width.
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -72,6 +74,7 @@ class Bars:
         self._steps: dict[str, Step] = {}
         self._running = ""
         self._seconds: dict[str, float] = {}
+        # One object for all frames: a new one would restart its animation.
         self._spinner = Spinner("dots")
 
     def start(self, task: str) -> None:
@@ -91,11 +94,13 @@ class Bars:
         for _ in range(4):
             rows.add_column(no_wrap=True)
         note = Text()
+        # All phases have a row from the start, so that the display does not grow.
         for task, title in TITLES.items():
             step = self._steps.get(task)
             if task == self._running:
                 rows.add_row(self._spinner, f"[bold]{title}", _bar(step), _left(step))
                 if step is not None:
+                    # `Text`, because brackets in an activity must not be read as markup.
                     note = Text(describe(step), style="dim", overflow="ellipsis", no_wrap=True)
             elif task in self._seconds:
                 rows.add_row("[green]✓", title, "", format_duration(self._seconds[task]))

@@ -33,8 +33,10 @@ class MemoryWatch:
     def _run(self) -> None:
         me = psutil.Process(os.getpid())
         while True:
+            # Ranks are grandchildren, and processes come and go: listed again for each sample.
             total = sum(_own_bytes(process) for process in [me, *me.children(recursive=True)])
             self.peak_mib = max(self.peak_mib, total / 2**20)
+            # Unlike a sleep, this ends at once when the context is closed.
             if self._ended.wait(self._seconds_between):
                 return
 
@@ -44,4 +46,5 @@ def _own_bytes(process: psutil.Process) -> int:
     try:
         return int(process.memory_full_info().pss)
     except (psutil.Error, OSError):
+        # It ended after it was listed, or it cannot be read.
         return 0

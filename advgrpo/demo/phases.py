@@ -47,6 +47,7 @@ class ProgressReader:
         on_step: Callable[[str, Step], None],
         on_finish: Callable[[str], None],
     ) -> None:
+        # Creates the file if no task has written to it yet.
         self._file = path.open("a+", encoding="utf-8")
         self._file.seek(0)
         self._on_start, self._on_step, self._on_finish = on_start, on_step, on_finish
@@ -68,6 +69,7 @@ class ProgressReader:
 
     def _handle(self, event: Mapping[str, Any]) -> None:
         if "phase" in event:
+            # Events of progress do not name their task: it is the last one that started.
             self._on_step(
                 self._task,
                 Step(
@@ -96,6 +98,7 @@ class PhaseClock:
     """
 
     def __init__(self, seconds: dict[str, float]) -> None:
+        # Monotonic, so that a change of the system's clock does not change durations.
         self._since = time.monotonic()
         self.seconds = seconds
 

@@ -62,6 +62,7 @@ def run_demo(
     """
     bars = Bars() if console.is_terminal else None
     display: Display = bars or Lines(console)
+    # Before the lock and the servers, so that a wrong setting is reported at once.
     config = resolve(preset, overrides)
     config.check_ranks(processes)
     with only_demo_in(folder), MemoryWatch() as memory:
@@ -73,13 +74,16 @@ def run_demo(
             with live(bars, console) if bars else nullcontext():
                 display.start(SERVERS)
                 with (
+                    # The servers start for each attempt: their ports change, their data does not.
                     EmbeddedServers(folder / SERVERS_FOLDER) as servers,
                     shell_variables(folder, servers),
+                    # This process reads results from the S3 server too.
                     environment(servers.environment()),
                 ):
                     display.finish(SERVERS, clock.finish(SERVERS))
                     command = _command(folder, run, preset, overrides, processes)
                     outputs = _run_pipeline(folder, command, display, clock)
+                    # Before the metrics are logged, which include it.
                     run.peak_memory_mib = max(run.peak_memory_mib, memory.peak_mib)
                     _log_cost(servers.tracking_uri, outputs["parent_run_id"], run)
                     result = gather_result(folder, run, outputs)
@@ -100,9 +104,11 @@ def _command(
 ) -> list[str]:
     settings = [word for override in overrides for word in ("--set", override)]
     return [
+        # This Python, not the first `advgrpo` on the path.
         *(sys.executable, "-m", "advgrpo.cli.main", "pipeline", "run"),
         *("--preset", preset, *settings),
         *("--processes", str(processes)),
+        # The key names both, so the next attempt finds the results and the MLflow run.
         *("--workspace", f"s3://{BUCKET}/runs/{run.key}", "--run-key", run.key),
         *(
             "--artifacts",
@@ -142,10 +148,13 @@ def _run_pipeline(
             while process.poll() is None:
                 reader.read()
                 time.sleep(_POLL_SECONDS)
+            # Events that were written between the last read and the exit.
             reader.read()
+    # First: a stop that arrived too late has not interrupted anything.
     if process.returncode == 0:
         outputs: dict[str, str] = json.loads((state / OUTPUTS).read_text(encoding="utf-8"))
         return outputs
+    # Before the failure file: tasks that were stopped may have recorded a failure.
     if stop.requested:
         raise Preempted("the demo was stopped; its state is saved", repair="run it again to resume")
     failure = read_failure(failure_file)
@@ -168,6 +177,7 @@ def _variables(folder: Path) -> dict[str, str]:
         **os.environ,
         OWNER: str(folder),
         CACHE_VARIABLE: str(cache),
+        # Libraries such as matplotlib and Triton would write to the home directory.
         "XDG_CACHE_HOME": str(cache),
         "XDG_CONFIG_HOME": str(cache),
         "TRITON_HOME": str(cache),
@@ -190,12 +200,14 @@ def _forwarded_signals(process: subprocess.Popen[bytes]) -> Iterator[_Stop]:
 
     def forward(_number: int, _frame: FrameType | None) -> None:
         stop.requested = True
+        # SIGTERM for Ctrl-C too: it is the signal on which tasks save their state.
         process.terminate()
 
     before = {n: signal.signal(n, forward) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield stop
     finally:
+        # From here on Ctrl-C interrupts this process again, for instance while the servers stop.
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -203,6 +215,7 @@ def _forwarded_signals(process: subprocess.Popen[bytes]) -> Iterator[_Stop]:
 def _log_cost(tracking_uri: str, run_id: str, run: DemoRun) -> None:
     # Importing MLflow takes seconds, for one request.
     now = int(time.time() * 1000)
+    # Durations of all attempts, not of this one alone.
     metrics = {f"seconds/{name}": value for name, value in run.seconds_by_phase.items()}
     metrics["peak_memory_mib"] = run.peak_memory_mib
     answer = requests.post(

@@ -39,14 +39,17 @@ def serve(folder: Path, *, console: Console, mlflow_port: int, s3_port: int) -> 
         raise ConfigError(
             f"no demo has run in {folder}", repair=f"run `advgrpo demo --folder {folder}` first"
         )
+    # A demo that runs in the folder has its own servers on the same data.
     with only_demo_in(folder):
         console.print("Starting ...")
+        # Ctrl-C raises KeyboardInterrupt during the start, and the contexts stop what has started.
         starting = EmbeddedServers(data, mlflow_port=mlflow_port, s3_port=s3_port)
         with starting as servers, shell_variables(folder, servers) as variables:
             credentials = data / "credentials.json"
             for name, value in (
                 ("MLflow", servers.tracking_uri),
                 ("S3", f"{servers.s3_endpoint} (bucket {BUCKET}; keys in {credentials})"),
+                # As a URI, which terminals make clickable.
                 ("Report", (folder / "report.html").resolve().as_uri()),
                 ("Shell", f"source {shlex.quote(str(variables))}"),
             ):
@@ -84,6 +87,7 @@ def _wait_for_stop() -> None:
     """Wait for Ctrl-C or SIGTERM; background processes of a shell ignore the former."""
     stopped = threading.Event()
     before = {
+        # A handler that only sets an event: the main thread then closes the servers in order.
         number: signal.signal(number, lambda *_: stopped.set())
         for number in (signal.SIGINT, signal.SIGTERM)
     }
@@ -96,4 +100,5 @@ def _write_variables(path: Path, variables: Mapping[str, str]) -> None:
     """Write a shell script that exports variables; it contains credentials."""
     lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
     write_bytes(str(path), "".join(lines).encode())
+    # Written before it is private, but in the folder of the credentials, which is private itself.
     path.chmod(0o600)

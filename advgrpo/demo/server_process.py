@@ -13,7 +13,10 @@ from pathlib import Path
 from advgrpo.errors import StorageError, StorageUnavailableError
 from advgrpo.runtime import exit_with_parent
 
+# The server binds port 0 and logs its choice: a port that was free when it was chosen here could be
+# taken before the server binds it.
 _ADDRESS = re.compile(rb"http://127\.0\.0\.1:(\d+)")
+# More than the grace period of the guard, after which it kills the server.
 _STOP_SECONDS = 10.0
 _LINES_QUOTED = 15
 
@@ -47,14 +50,17 @@ class Server:
         self._name = name
         self._log = log
         self._lifeline = ExitStack()
+        # The guard ends the server when this process is gone, even if it was killed.
         variables = self._lifeline.enter_context(exit_with_parent.lifeline(folder))
         with log.open("ab") as output:
             # The log is appended to: older addresses in it are those of earlier servers.
             self._log_start = output.tell()
             self._guard = subprocess.Popen(
+                # Isolated: PYTHONPATH and the working directory must not shadow its modules.
                 [sys.executable, "-I", exit_with_parent.__file__, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
+                # The address may be logged to either stream.
                 stderr=subprocess.STDOUT,
                 cwd=folder,
                 env={**environment, **variables},
@@ -63,6 +69,7 @@ class Server:
             )
         try:
             self.port = self._wait_for_port(start_timeout_seconds)
+        # Also KeyboardInterrupt, so that a cancelled start leaves no server behind.
         except BaseException:
             self.stop()
             raise
@@ -74,6 +81,7 @@ class Server:
 
     def stop(self) -> None:
         """Stop it; does nothing if it has exited."""
+        # Releases the lock that the guard waits for.
         self._lifeline.close()
         try:
             self._guard.wait(_STOP_SECONDS)

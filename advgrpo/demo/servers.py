@@ -64,11 +64,14 @@ class EmbeddedServers:
             StorageError: If one does not start, or another process uses the folder.
         """
         with ExitStack() as starting:
+            # rclone serves each folder below its root as a bucket.
             (self.folder / "buckets" / BUCKET).mkdir(parents=True, exist_ok=True)
             self._lock(starting)
             self._credentials = _credentials(self.folder / "credentials.json")
             self._servers: dict[str, Server] = {}
+            # Before the first start, so that a failure of the second server stops the first.
             starting.callback(self._stop)
+            # First, because the MLflow server gets its address.
             self._servers["s3"] = self._start_s3()
             self._servers["mlflow"] = self._start_mlflow()
             # A restarted server must have the same address.
@@ -121,6 +124,7 @@ class EmbeddedServers:
             **self._s3_environment(),
             "MLFLOW_TRACKING_URI": self.tracking_uri,
             "MLFLOW_DISABLE_TELEMETRY": "true",
+            # Programs differ in which spelling they read.
             "NO_PROXY": direct,
             "no_proxy": direct,
         }
@@ -130,6 +134,7 @@ class EmbeddedServers:
         return {
             "AWS_ACCESS_KEY_ID": access_key,
             "AWS_SECRET_ACCESS_KEY": secret_key,
+            # Overrides a token of the user, which would not match these keys.
             "AWS_SESSION_TOKEN": "",
             "AWS_REGION": _REGION,
             "AWS_DEFAULT_REGION": _REGION,
@@ -137,15 +142,18 @@ class EmbeddedServers:
             # Servers other than AWS often refuse the checksums that boto3 adds by default.
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
             "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+            # On a cloud's machine, no library may use the credentials of its metadata service.
             "AWS_EC2_METADATA_DISABLED": "true",
             "MLFLOW_S3_ENDPOINT_URL": self.s3_endpoint,
         }
 
     def _stop(self) -> None:
+        # MLflow first, while it can still reach its artifacts.
         for server in reversed(self._servers.values()):
             server.stop()
 
     def _lock(self, starting: ExitStack) -> None:
+        # The lock lasts as long as the file is open, that is until the context ends.
         file = starting.enter_context((self.folder / "lock").open("a", encoding="utf-8"))
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -162,6 +170,7 @@ class EmbeddedServers:
         return Server(
             "S3 server",
             [
+                # An empty path, so that the user's own remotes are not loaded.
                 *(str(_rclone()), "--config=", "serve", "s3", "buckets"),
                 *("--addr", f"127.0.0.1:{self._s3_port}"),
             ],
@@ -177,6 +186,7 @@ class EmbeddedServers:
             [
                 *(sys.executable, "-m", "mlflow", "server", "--workers", "1", "--serve-artifacts"),
                 *("--host", "127.0.0.1", "--port", str(self._mlflow_port)),
+                # Relative to the folder, in which the server runs.
                 *("--backend-store-uri", "sqlite:///mlflow.db"),
                 *("--artifacts-destination", f"s3://{BUCKET}/mlflow"),
             ],
@@ -199,6 +209,7 @@ class EmbeddedServers:
                 ),
                 # Files in the working directory must not shadow modules.
                 "PYTHONSAFEPATH": "1",
+                # The start is detected from the log, which must not be buffered.
                 "PYTHONUNBUFFERED": "1",
                 "OMP_NUM_THREADS": "1",
                 "NO_PROXY": "127.0.0.1",
@@ -208,6 +219,7 @@ class EmbeddedServers:
 
     def _webhook_key(self) -> str:
         secret_key = self._credentials[1].encode()
+        # Derived, so that it survives restarts. Fernet needs 32 bytes in this encoding.
         return base64.urlsafe_b64encode(hashlib.sha256(secret_key).digest()).decode()
 
 

@@ -41,10 +41,13 @@ def resume_run(folder: Path, settings: str) -> DemoRun:
     """
     try:
         run = DemoRun(**json.loads(_file(folder).read_text(encoding="utf-8")))
+    # A damaged file, or one of another version, starts a new run instead of an error.
     except (FileNotFoundError, ValueError, TypeError):
         run = None
+    # Other settings need a new MLflow run: one run must not mix two.
     if run is None or run.finished or run.settings != settings:
         run = DemoRun(key=uuid.uuid4().hex[:12], settings=settings)
+    # Before the first task, so that the key survives if the demo is killed.
     run.save(folder)
     return run
 

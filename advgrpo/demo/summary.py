@@ -54,6 +54,7 @@ def gather_result(folder: Path, run: DemoRun, outputs: Mapping[str, str]) -> Dem
     """
     trained, evaluation = _result(outputs["trained"]), _result(outputs["evaluation"])
     write_bytes(str(folder / REPORT), read_bytes(join(evaluation.location, REPORT)))
+    # An earlier run's adapter may have files that this one has not.
     shutil.rmtree(folder / ADAPTER, ignore_errors=True)
     trained.copy(folder / ADAPTER, ADAPTER)
     measured = evaluation.metrics
@@ -87,6 +88,7 @@ def comparison_table(result: DemoResult) -> Table:
         "distance to reference images",
         f"{base:.2f}",
         f"{trained:.2f}",
+        # The distance of two equal sets is 0.
         f"{base / trained:.1f} times smaller" if 0 < trained < base else "not smaller",
     )
     base, trained = summary["alignment_base"], summary["alignment_trained"]
