@@ -80,6 +80,7 @@ def load_predictor(folder: Path) -> nn.Sequential:
     Raises:
         WeightsError: If it is missing, damaged or not such a predictor.
     """
+    # The published predictor is one file; several would be shards, or several predictors.
     (path, *others) = weights_files(folder)
     repair = "create it from the published file by advgrpo scorers convert-aesthetic"
     if others:
@@ -99,6 +100,7 @@ def build_predictor(tensors: Mapping[str, Tensor]) -> nn.Sequential:
         ValueError: If tensors are missing, not finite, of the wrong shape or unknown.
     """
     names = {f"layers.{layer}.{part}" for layer in AESTHETIC_LAYERS for part in ("weight", "bias")}
+    # Unknown tensors as well: they could belong to layers that this network does not have.
     if wrong := sorted(names ^ set(tensors)):
         raise ValueError(f"{wrong[0]} is {'missing' if wrong[0] in names else 'unknown'}")
     modules = []
@@ -107,6 +109,7 @@ def build_predictor(tensors: Mapping[str, Tensor]) -> nn.Sequential:
         weight, bias = tensors[f"layers.{layer}.weight"], tensors[f"layers.{layer}.bias"]
         if (
             weight.ndim != 2
+            # Checked here, because a mismatch would otherwise fail only with the first image.
             or width not in {None, weight.shape[1]}
             or bias.shape != weight[:, 0].shape
         ):
@@ -117,6 +120,7 @@ def build_predictor(tensors: Mapping[str, Tensor]) -> nn.Sequential:
         if not (weight.isfinite().all() and bias.isfinite().all()):
             raise ValueError(f"layers.{layer} is not finite")
         width, inputs = weight.shape
+        # No activations in between: the published network has none.
         module = nn.Linear(inputs, width)
         module.load_state_dict({"weight": weight.float(), "bias": bias.float()})
         modules.append(module)

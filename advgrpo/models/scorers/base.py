@@ -59,6 +59,7 @@ class PartialScorer(Scorer, Protocol):
 
 def why_missing(scorer: Scorer, prompt: str) -> str:
     """Return why a scorer has no value for images of a prompt; empty if it has one."""
+    # A runtime protocol: isinstance checks for the members, so scorers need not inherit from it.
     return scorer.why_missing(prompt) if isinstance(scorer, PartialScorer) else ""
 
 
@@ -86,16 +87,20 @@ def score_images(
     # score is not called with prompts that it has no value for.
     possible = [i for i, prompt in enumerate(prompts) if not why_missing(scorer, prompt)]
     if isinstance(scorer, PartialScorer) and len(possible) < len(prompts):
+        # NaN rather than 0, which would lower the mean of the metric.
         missing = torch.full((len(prompts),), torch.nan)
+        # Clones, because values are written in place below.
         values = {metric: missing.clone() for metric in scorer.metrics}
         if possible:
             scores = scorer.score(images[possible], [prompts[i] for i in possible])
             for metric, value in scores.items():
+                # A scorer may return half precision; the mean over prompts needs float32.
                 values[metric][possible] = value.float()
     else:
         values = dict(scorer.score(images, prompts))
     named = {f"{scorer.name}.{metric}": value for metric, value in values.items()}
     for metric, value in named.items():
+        # Only those images: the NaN of the others is intended.
         check_finite(metric, value[possible], [(prompts[i], _at(origins, i)) for i in possible])
     return named
 
@@ -113,6 +118,7 @@ def check_finite(
     Raises:
         NonFiniteError: If a value is NaN or infinite.
     """
+    # One NaN would make the mean over all prompts NaN, without a trace of the image.
     faulty = torch.isfinite(values).logical_not().nonzero().flatten().tolist()
     if not faulty:
         return

@@ -55,6 +55,7 @@ def _build(setting: str, config: BaseScorerConfig, context: BuildContext) -> Sco
     module = importlib.import_module(f"advgrpo.models.scorers.{config.type}")
     try:
         scorer: Scorer = module.build(config, context)
+    # A StorageError is left as it is, because it names the location.
     except WeightsError as error:
         raise WeightsError(
             f"{setting} ({config.type}) has no usable weights: {error.message}",

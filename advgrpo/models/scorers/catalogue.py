@@ -10,6 +10,7 @@ from advgrpo.models.scorers import distance, diversity, manifold, statistics
 IMAGE_METRICS: Mapping[str, MetricFacts] = {
     **{
         f"{config.model_fields['type'].default}.{name}": facts
+        # `ScorerConfig` is an annotated union, so its members are two levels down.
         for config in get_args(get_args(ScorerConfig)[0])
         for name, facts in config.facts.items()
     },

@@ -44,6 +44,7 @@ class ClipScore:
     ) -> Mapping[str, Float[Tensor, "batch"]]:
         """Score the similarity of each image to its prompt."""
         texts = self._clip.text_features([self._prefix + prompt for prompt in prompts])
+        # Both embeddings have norm 1, so the sum is the cosine.
         cosines = (self._clip.image_features(images) * texts).sum(dim=-1)
         return {"score": (CLIP_SCORE_FACTOR * cosines.clamp_min(0)).cpu()}
 

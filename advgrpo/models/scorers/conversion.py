@@ -79,6 +79,7 @@ def convert_hps(checkpoint: Path, base: Weights, output: Path) -> None:
         )
     try:
         tensors = clip_from_open_clip(state)
+        # By shapes before anything is written: a base of another size would fail only on loading.
         wanted = _shapes(CLIPConfig.from_pretrained(folder))
         _check_shapes(tensors, wanted)
     except ValueError as error:
@@ -108,6 +109,7 @@ def convert_aesthetic(checkpoint: Path, output: Path) -> None:
     """
     state = _read_pickle(checkpoint)
     try:
+        # Built only for its checks of names, shapes and values.
         build_predictor(state)
     except ValueError as error:
         raise WeightsError(
@@ -115,6 +117,7 @@ def convert_aesthetic(checkpoint: Path, output: Path) -> None:
             repair="set --checkpoint to sac+logos+ava1-l14-linearMSE.pth",
         ) from error
     output.mkdir(parents=True, exist_ok=True)
+    # Published names are kept, which `load_predictor` expects.
     tensors = {name: tensor.float().contiguous() for name, tensor in state.items()}
     save_file(tensors, output / "model.safetensors")
 
@@ -140,6 +143,7 @@ def _rename(name: str, tensor: Tensor) -> dict[str, Tensor]:
         return {_WHOLE[name]: tensor}
     if name in _TRANSPOSED:
         return {_TRANSPOSED[name]: tensor.T}
+    # Separators differ: `attn.in_proj_weight`, but `attn.out_proj.weight`.
     block = _BLOCK.fullmatch(name)
     if block is None:
         raise ValueError(f"tensor {name!r} is unknown")
@@ -173,11 +177,13 @@ def _check_shapes(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int,
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
+        # On the CPU, because a pickle names the device that it was saved from.
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise WeightsError(
             f"{path} does not exist", repair="set --checkpoint to an existing file"
         ) from error
+    # torch raises it for classes that `weights_only` refuses.
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is damaged, or contains objects other than tensors, which could run code",
@@ -185,6 +191,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read: {error}", repair="download it again") from error
+    # HPS is a training checkpoint with the weights under `state_dict`; the predictor is a bare
+    # state dict.
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise WeightsError(

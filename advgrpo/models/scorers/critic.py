@@ -24,6 +24,7 @@ def share_in_order(
         reference: Values of reference images of the same prompts.
     """
     above = reference - generated[:, None]
+    # The area under the ROC curve within a prompt, where prompts do not confound it.
     return float((above > 0).double().mean() + (above == 0).double().mean() / 2)
 
 
@@ -50,6 +51,7 @@ def fresh_critic_order(
     prompts = len(generated)
     if prompts < 2:
         raise ValueError("a critic needs at least two prompts: one to fit and one to test")
+    # Float64, because normal equations square the condition number of the features.
     generated, reference = generated.double().cpu(), reference.double().cpu()
     # With fewer prompts than folds, each fold is one prompt.
     fold = torch.arange(prompts) % min(FOLDS, prompts)
@@ -57,6 +59,8 @@ def fresh_critic_order(
     reference_values = torch.empty(reference.shape[:2], dtype=torch.float64)
     for number in range(int(fold.max()) + 1):
         test = fold == number
+        # Split by prompt: with images of a prompt on both sides, the critic could recognize the
+        # prompt.
         critic = _Critic(generated[~test], reference[~test].flatten(0, 1))
         generated_values[test] = critic.values(generated[test])
         reference_values[test] = critic.values(reference[test])

@@ -92,6 +92,8 @@ def frechet_distance(
     """
     mean, factor = _moments(generated, generated_weights)
     reference_mean, reference_factor = _moments(reference, reference_weights)
+    # Nonnegative and real by construction, unlike the root of a product of covariances, which
+    # rounding may make complex.
     common = torch.linalg.svdvals(factor @ reference_factor.T).sum()
     distance: Tensor = (
         (mean - reference_mean).square().sum()
@@ -107,6 +109,7 @@ def _moments(
     features: Float[Tensor, "image feature"], weights: Float[Tensor, "image"] | None
 ) -> tuple[Float[Tensor, "feature"], Float[Tensor, "rank feature"]]:
     """Return the mean, and a factor F of the covariance F^T F."""
+    # Float64: the distance is a small difference of large traces.
     features = features.double()
     weights = torch.ones(len(features)) if weights is None else weights
     weights = weights.double()[:, None]
@@ -116,6 +119,7 @@ def _moments(
     mean = (weights * features).sum(dim=0) / total
     # Weights are counts, so the unbiased covariance divides by their sum minus 1.
     factor = (weights / (total - 1)).sqrt() * (features - mean)
+    # Limits the singular value decomposition to the number of features, however many images.
     if factor.shape[0] > factor.shape[1]:
         # R has as many rows as features at most, and R^T R = F^T F.
         factor = torch.linalg.qr(factor, mode="r").R
@@ -145,6 +149,7 @@ def kernel_distance(
         cubic_kernel(reference, reference),
     )
     distance: Tensor = (
+        # Without pairs of an image with itself, which would bias the estimate.
         (within.sum() - within.trace()) / (n * (n - 1))
         + (within_reference.sum() - within_reference.trace()) / (m * (m - 1))
         - 2 * cubic_kernel(generated, reference).mean()
@@ -187,6 +192,7 @@ class KernelSums:
             kernel: None uses that of the kernel inception distance.
         """
         kernel = kernel or cubic_kernel
+        # The sums of both sets need the same axes, also if the last prompt has no image in one set.
         count = int(max(generated_prompts.max(), reference_prompts.max())) + 1
         one, two = (generated, generated_prompts), (reference, reference_prompts)
         return cls(
@@ -240,6 +246,7 @@ def _kernel_sums(
     sums = torch.zeros(prompts, prompts, dtype=torch.float64)
     for start in range(0, len(one[0]), rows_at_once):
         rows = one[0][start : start + rows_at_once]
+        # Summed over columns first: the matrix of all pairs of images would not fit in memory.
         by_column = torch.zeros(len(rows), prompts, dtype=torch.float64)
         by_column.index_add_(1, two[1], kernel(rows, two[0]))
         sums.index_add_(0, one[1][start : start + rows_at_once], by_column)
@@ -253,7 +260,9 @@ def _pair_mean(
 ) -> Float[Tensor, "resample"]:
     """Average over pairs of different prompts."""
     weights = weights.double()
+    # A prompt drawn twice in a resample also makes no pair with itself: the diagonal stays out.
     different = 1 - torch.eye(len(sums), dtype=torch.float64)
+    # `w^T S w` for all resamples in one product.
     total = ((weights @ (sums * different)) * weights).sum(dim=1)
     count = ((weights @ (pairs * different)) * weights).sum(dim=1)
     mean: Tensor = total / count

@@ -84,6 +84,7 @@ class ExternalJudge:
             self._program = _Program(self._command, self._timeout_seconds)
             # Also runs at interpreter exit, so that the program does not outlive the process.
             weakref.finalize(self, self._program.close)
+        # One folder per call: it is deleted also if the program fails, and names never collide.
         with TemporaryDirectory() as folder:
             files = [Path(folder) / f"{number}.png" for number in range(len(prompts))]
             for file, image in zip(files, images, strict=True):
@@ -115,6 +116,7 @@ class ExternalJudge:
             named = response["image"]
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"{where}: {error!r}", repair=repair) from error
+        # Catches a program that skips or repeats an answer, which would shift all later ones.
         if named != image:
             raise DataError(f"{where}, which names another image than {image}", repair=repair)
         for metric, value in verdicts.items():
@@ -201,6 +203,7 @@ class _Program:
         try:
             answers = []
             for request in requests:
+                # One at a time, so that the timeout applies to each answer.
                 self._process.stdin.write(request + "\n")
                 self._process.stdin.flush()
                 answers.append(self._lines.get(timeout=self._timeout_seconds))
@@ -229,6 +232,8 @@ class _Program:
         """Close the program's input, and kill it if it does not exit."""
         assert self._process.stdin is not None
         try:
+            # The end of its input is how the protocol stops the program; killing is the last
+            # resort.
             self._process.stdin.close()
             self._process.wait(timeout=1)
         except (OSError, subprocess.TimeoutExpired):
@@ -240,4 +245,6 @@ class _Program:
         with self._process.stdout as lines:
             for line in lines:
                 self._lines.put(line)
+        # Also after a closed output, so that the caller fails at once instead of waiting for the
+        # timeout.
         self._lines.put(_END)

@@ -118,7 +118,9 @@ def manifold_values(
     Raises:
         ValueError: If a set has too few images for its k-th neighbour.
     """
+    # Squared throughout: comparisons need no roots.
     real = _radii(reference, PRECISION_NEIGHBOURS, DENSITY_NEIGHBOURS)
+    # Shape `[image, 1]`, so that a row's radius broadcasts.
     fake = _radii(generated, PRECISION_NEIGHBOURS)
     in_balls = torch.zeros(len(generated), 2, dtype=torch.float64)
     recalled = torch.zeros(len(reference), dtype=torch.bool)
@@ -127,6 +129,7 @@ def manifold_values(
         in_balls[rows, 0] = _within(squares, real[:, 0]).any(dim=1).double()
         dense = _within(squares, real[:, 1])
         in_balls[rows, 1] = dense.double().sum(dim=1) / DENSITY_NEIGHBOURS
+        # Accumulated over chunks: a reference image is covered by any generated one.
         covered |= dense.any(dim=0)
         # The radius belongs to the row: fake[rows] broadcasts over the reference images.
         recalled |= (squares < fake[rows]).any(dim=0)
@@ -146,6 +149,7 @@ def enough_images(images: int, reference_images: int) -> bool:
 def _within(
     squares: Float[Tensor, "image reference_image"], radii: Float[Tensor, "reference_image"]
 ) -> Bool[Tensor, "image reference_image"]:
+    # Strictly: with `<=`, an image would count that is exactly the k-th neighbour.
     within: Tensor = squares < radii
     return within
 
@@ -163,6 +167,7 @@ def _radii(
         squares.topk(max(neighbours) + 1, largest=False).values
         for _rows, squares in _squared_distances(features, features)
     ]
+    # One topk for all ranks, which is sorted in ascending order.
     return torch.cat(nearest)[:, list(neighbours)]
 
 

@@ -66,6 +66,7 @@ def build(_config: OcrConfig, _context: BuildContext) -> Ocr:
 def text_accuracy(read: str, wanted: str) -> float:
     """Return the share of a text that was read, in [0, 1]."""
     read, wanted = _plain(read), _plain(wanted)
+    # An image may show other text as well, such as a sign in the background.
     if wanted in read:
         return 1.0
     # Additional text must not make the accuracy negative.
@@ -106,6 +107,7 @@ def rapid_reader() -> Reader:
             repair="on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0",
         ) from error
 
+    # Once per reader: it loads three models.
     engine = RapidOCR()
 
     def read(picture: UInt8[np.ndarray, "height width 3"]) -> str:
@@ -118,4 +120,5 @@ def rapid_reader() -> Reader:
 
 
 def _plain(text: str) -> str:
+    # The reader drops and inserts spaces, and line breaks depend on the layout.
     return "".join(text.split()).lower()

@@ -39,6 +39,7 @@ class PickScore:
     ) -> Mapping[str, Float[Tensor, "batch"]]:
         """Score the preference for each image, given its prompt."""
         texts = self._clip.text_features(prompts)
+        # Both embeddings have norm 1, so the sum is the cosine.
         cosines = (self._clip.image_features(images) * texts).sum(dim=-1)
         return {"score": (self._clip.logit_scale * cosines / PICKSCORE_UNIT).cpu()}
 

@@ -34,6 +34,7 @@ class PythonScorer:
         scorer_class = _import_class(config.path)
         try:
             self._scorer = scorer_class(device=device, **config.options)
+        # TypeError is what unsuitable options raise; other errors keep their trace for the author.
         except TypeError as error:
             raise ConfigError(
                 f"path={config.path}: cannot be called with device and options: {error}",
@@ -42,6 +43,7 @@ class PythonScorer:
 
     def why_missing(self, prompt: str) -> str:
         """Return why images of a prompt have no value; empty if they have one."""
+        # Optional for the class, but always present here, so that this is a `PartialScorer`.
         if not hasattr(self._scorer, "why_missing"):
             return ""
         return str(self._scorer.why_missing(prompt))
@@ -64,6 +66,7 @@ class PythonScorer:
                 repair=f"return a tensor of shape ({len(images)},) for each of "
                 f"{', '.join(self.metrics)}, or set the scorer's `metrics`",
             )
+        # In the order of the settings, whatever the order of the class.
         return {name: values[name].cpu() for name in self.metrics}
 
 

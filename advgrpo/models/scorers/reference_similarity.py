@@ -61,7 +61,9 @@ class ReferenceSimilarity:
             count = len(self._reference_images.files[prompt])
             images = load_images(self._reference_images, prompt, range(count))
             self._known[prompt] = _References(
-                self._features(images), [_fingerprint(image) for image in images]
+                # On first use, because the set may have more prompts than are scored.
+                self._features(images),
+                [_fingerprint(image) for image in images],
             )
         return self._known[prompt]
 
@@ -105,4 +107,6 @@ class _References:
 
 
 def _fingerprint(image: Float[Tensor, "3 height width"]) -> str:
+    # Of the 8-bit levels, so that a reference image matches itself after a round trip through a
+    # file.
     return hashlib.sha256(to_uint8(image.float().cpu()).numpy().tobytes()).hexdigest()

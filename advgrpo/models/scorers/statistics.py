@@ -98,13 +98,17 @@ def _edge_density(luminance: Float[Tensor, "batch height width"]) -> Float[Tenso
     columns = functional.pad(luminance, (0, 0, 1, 1), mode="replicate")
     across = (rows[:, :, 2:] - rows[:, :, :-2]) / 2
     down = (columns[:, 2:] - columns[:, :-2]) / 2
+    # By length rather than by axis, so that the direction of an edge does not matter.
     is_edge: Tensor = torch.hypot(across, down) > EDGE
     return is_edge.float().mean(dim=(1, 2))
 
 
 def _colour_entropy(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch"]:
     # A value of exactly 1 belongs to the last bin.
+    # Few bins: with 256 levels there would be fewer pixels than bins, and the entropy would depend
+    # on the size of the image.
     levels = (images * COLOUR_LEVELS).long().clamp(0, COLOUR_LEVELS - 1)
+    # One number per colour, because histograms of single channels would miss how they combine.
     place = torch.tensor([COLOUR_LEVELS**2, COLOUR_LEVELS, 1]).view(1, 3, 1, 1)
     colours = (levels * place).sum(dim=1).flatten(1)
     counts = torch.zeros(len(images), COLOUR_LEVELS**3)
