@@ -61,6 +61,7 @@ def fetch_adapter(text: str) -> Path:
     # MLflow takes seconds to load.
     from advgrpo.registry.versions import download_adapter  # noqa: PLC0415
 
+    # The server is part of the key: two servers may have models of the same name.
     key = hashlib.sha256(f"{tracking_uri} {text}".encode()).hexdigest()
     target = cache_folder() / "registered" / key
     return download_adapter(text, target, tracking_uri=tracking_uri)

@@ -45,6 +45,7 @@ def _content(weights: Weights) -> Weights:
     if scheme(weights.location) == "hub":
         return weights
     try:
+        # Subfolder and revision are left out on purpose: only the content counts.
         return Weights(location=f"content {weights_digest(weights)}")
     except WeightsError:
         return weights

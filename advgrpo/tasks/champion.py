@@ -79,12 +79,14 @@ def find_champion(config: RunConfig, *, workspace: str) -> FoundChampion:
         return FoundChampion()
     try:
         champion = _read_with_retries(config, tracking_uri)
+    # The evaluation is valid without the comparison, and the gates against the champion then fail.
     except (PromotionError, TrackingError) as error:
         return FoundChampion(missing=error.message)
     if champion is None:
         return FoundChampion()
     digest = file_sha256(champion.adapter / PEFT_WEIGHTS)
-    # Other machines of a job read this copy; only the first one connects to MLflow.
+    # Other machines of a job read this copy; only the first one connects to MLflow. Named by
+    # content, so that evaluations share it.
     location = join(workspace, "champions", digest[:16])
     if read_commit(location) is None:
         upload_folder(champion.adapter, location)
@@ -104,6 +106,8 @@ def _read_with_retries(config: RunConfig, tracking_uri: str) -> "RegisteredChamp
             return current_champion(name, tracking_uri=tracking_uri, policy=config.policy)
         except TrackingError as error:
             cause = error.__cause__
+            # A rejected request or a missing version stays so; only a server that is not reachable
+            # may return.
             is_transient = isinstance(cause, FAULTS) and not (
                 is_refused(cause) or is_missing(cause)
             )

@@ -47,6 +47,7 @@ def _reference_images(config: RunConfig, prompts: Prompts, workspace: str) -> Ph
     if config.reference_images.existing is not None:
         return PhaseCost(name, None, note="an existing set")
     sets = [one for one in read_generation_times(config, prompts, workspace) if one is not None]
+    # A sum over one of the two sets would look like the whole cost.
     if len(sets) < 2:
         return PhaseCost(name, None, note="not recorded")
     return PhaseCost(
@@ -74,6 +75,7 @@ def _training(metrics: Mapping[str, float]) -> PhaseCost:
         sum(value for name, value in metrics.items() if name.startswith("seconds/")),
         images=int(metrics["images_sampled"]),
         peak_memory_mib=metrics["cost/peak_memory_mib"],
+        # Imported adapters lack it.
         processes=int(metrics.get("cost/processes", 1)),
         on_gpu=bool(metrics.get("cost/on_gpu", 0)),
     )
@@ -81,6 +83,7 @@ def _training(metrics: Mapping[str, float]) -> PhaseCost:
 
 def _evaluation(spent: str, metrics: Mapping[str, float]) -> PhaseCost:
     noted = read_elapsed(spent)
+    # The task evaluate has written it before it collects costs.
     assert noted is not None
     return PhaseCost(
         "Evaluation",

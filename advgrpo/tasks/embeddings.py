@@ -45,6 +45,7 @@ def training_prompts(task: TrainingSettings, prompts: PromptSet) -> list[str]:
         prompts_per_update=training.rollout.prompts_per_update,
         seed=task.seed,
     )
+    # The ranks may drop a few of these to get equal shares, but never add any.
     held_out = split.held_out[: training.monitoring.held_out_prompts]
     texts = [prompts.texts[position] for position in (*sampled, *held_out)]
     return [unconditional_prompt(task.policy), *texts]
@@ -62,6 +63,7 @@ def pretraining_prompts(
     """
     split, wanted = _split(task, prompts), task.discriminator.pretraining
     held_out = [i for i in split.held_out if images.files.get(prompts.texts[i])]
+    # The task runs in one process; with more, shares are rounded up to further prompts.
     sampled = prompts_of_base_images(
         split.training, held_out, config=wanted, world_size=1, seed=task.seed
     )
@@ -92,7 +94,9 @@ def encode_for_task(policy: PolicyConfig, prompts: Sequence[str], *, workspace: 
     gpus = torch.cuda.device_count() if policy.text_device == "gpu" else 0
     if gpus:
         location = embeddings_location(policy, store, device())
+        # Split before the store is read, which changes as other machines write.
         mine = list(dict.fromkeys(prompts))[machines.rank :: machines.count]
+        # Starting processes costs seconds, so it is skipped if nothing is missing.
         if not_encoded(mine, location):
             encode_in_processes(policy, mine, store=store, processes=gpus)
         return location

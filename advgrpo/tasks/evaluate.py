@@ -91,6 +91,7 @@ def evaluate(
             prompts = read_run_prompts(config.prompts)
             images = _open_images(config, prompts, reference_images, workspace)
             embeddings = _encode(config, prompts.test, workspace)
+            # Without a plan: the ranks here get it from the first rank of the job.
             _evaluate_in_processes(
                 config, prompts.test, local_folder(trained), images, None, processes, embeddings
             )
@@ -99,6 +100,7 @@ def evaluate(
     with track_task(EVALUATE.name, parent_run_id, workspace) as run:
         config = parse_json(RunConfig, settings, where="the settings")
         prompts, result = read_run_prompts(config.prompts), local_folder(trained)
+        # Decided once for the whole job: the alias may move while it runs.
         champion = find_champion(config, workspace=workspace)
         folder = join(
             workspace,
@@ -236,6 +238,7 @@ def _batches_key(
     """
     shown = ("bootstrap_samples", "confidence", "grid_prompts", "price_per_hour", "currency")
     defaults = {name: EvaluationConfig.model_fields[name].default for name in shown}
+    # These only change what is compared or shown, so batches can be reused when they change.
     evaluation = config.evaluation.model_copy(update={**defaults, "alignment": ""})
     measured = without_prompt_files(config).model_copy(
         update={

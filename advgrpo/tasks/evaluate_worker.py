@@ -93,6 +93,7 @@ def evaluator_arguments(
     wanted, distance = config.evaluation, config.evaluation.distance
     stored = StoredEmbeddings(embeddings, evaluation_prompts(config, prompts))
     policy = load_policy(config.policy, device, adapter=trained / "adapter", embeddings=stored)
+    # Deterministic, so every process assigns the same images without communication.
     reference_images = assign_for_evaluation(reference_images, select_prompts(prompts, wanted))
     return {
         "policy": policy,
@@ -131,8 +132,10 @@ def evaluate_share(
     progress = Progress("evaluation", count_sampled_images(batches), "images")
     progress.resume_at(count_sampled_images(batches) - count_sampled_images(missing))
     sizes = [count_sampled_images([batch]) for batch in missing]
+    # Claimed one by one instead of in fixed shares: a slow process must not delay the others.
     claims = claim_with_progress(queue, sizes, progress)
     evaluator.measure((missing[number] for number in claims), cache)
+    # The task reads all batches next, also those of the other machines.
     queue.barrier("measured")
 
 

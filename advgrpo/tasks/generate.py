@@ -83,6 +83,7 @@ def generate(
             "--compare shows base model and adapter side by side, but there is no adapter",
             repair="add --adapter or --model, or remove --compare",
         )
+    # Before the adapter is fetched and models are loaded.
     check_writable(output)
     folder = fetch_adapter(adapter) if adapter else None
     weights = config.policy.weights
@@ -113,6 +114,7 @@ def generate(
                 )
             else:
                 generate_share(ready, remaining, SingleWorker())
+    # Always, also if no image was missing: an earlier attempt may have ended before the sheets.
     write_sheets(plan)
     return [join(output, image.name) for image in plan.images(is_base=not adapter)]
 
@@ -160,6 +162,7 @@ def _with_embeddings(plan: GenerationPlan, remaining: Sequence[int]) -> Iterator
     """Encode the prompts once, not in every process: T5 alone takes many gigabytes."""
     batches = plan.batches()
     prompts = dict.fromkeys(image.prompt for position in remaining for image in batches[position])
+    # Not in the output, which holds images and sheets only.
     with TemporaryDirectory() as scratch:
         needed = [unconditional_prompt(plan.config.policy), *prompts]
         yield replace(

@@ -57,6 +57,7 @@ class GenerationPlan:
 
     def images(self, *, is_base: bool) -> list[PlannedImage]:
         """Return the images of one model, one prompt after the other."""
+        # Without a comparison, the base model's images are the only ones and keep the plain name.
         suffix = f"_{BASE}" if is_base and self.compare else ""
         return [
             PlannedImage(f"{number:03d}_{variation}{suffix}.png", prompt, seed, is_base)
@@ -97,6 +98,7 @@ class GenerationPlan:
         }
         if self.model_content:
             metadata["model_content"] = self.model_content
+        # The hash, because a folder or an alias may hold another adapter by the next run.
         return metadata if image.is_base else {**metadata, "adapter_sha256": self.adapter_sha256}
 
 
@@ -113,6 +115,7 @@ def remaining_batches(plan: GenerationPlan) -> list[int]:
         existing = [image for image in batch if image.name in present]
         for image in existing:
             _check_existing(plan, image)
+        # The whole batch is sampled again, so that the images are those of an uninterrupted run.
         if len(existing) < len(batch):
             remaining.append(position)
     return remaining
@@ -124,6 +127,7 @@ def _check_existing(plan: GenerationPlan, image: PlannedImage) -> None:
     actual = read_metadata(location)
     changed = [
         f"{key} is {actual.get(key)!r}, not {expected.get(key)!r}"
+        # Keys of both: a file with further metadata was not written by this plan.
         for key in dict.fromkeys([*expected, *actual])
         if key != _UNCOMPARED and actual.get(key) != expected.get(key)
     ]

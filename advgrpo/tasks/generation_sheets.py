@@ -32,6 +32,7 @@ def check_sheets(plan: GenerationPlan) -> None:
     present = set(list_files(plan.output))
     for name, _ in _sheets(plan):
         location = join(plan.output, name)
+        # Checked for every sheet before the first is written.
         if name in present and read_metadata(location) != _MARK:
             raise ConfigError(
                 f"--output: {location} exists and is not a sheet of advgrpo",

@@ -49,6 +49,7 @@ def import_adapter(config: RunConfig, adapter: str, *, discriminator: str, works
     location = join(
         workspace,
         "imported_adapters",
+        # The location counts, too, although the hash identifies the content: it is in the lineage.
         digest(config.policy, adapter, *hashes.values(), __version__),
     )
     if find_result(location) is not None:

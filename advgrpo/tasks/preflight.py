@@ -134,6 +134,7 @@ def check_reachable(config: RunConfig, workspace: str) -> None:
             repair="set workspace to an s3://bucket/folder location",
         )
     for key, location in locations(config).items():
+        # A relative path would be resolved against the pod's working directory.
         if not scheme(location) and not location.startswith("/"):
             raise ConfigError(
                 f"{key}={location} is a local path, which the pods of a cluster do not have",

@@ -47,6 +47,7 @@ def pretrain_reward(
     cost = Cost()
     with track_task(PRETRAIN_REWARD.name, parent_run_id, workspace) as run:
         task = parse_json(PretrainingSettings, settings, where="the settings")
+        # First, so that a failed run shows its settings, too.
         run.parameters(task.model_dump(mode="json"))
         prompts = read_run_prompts(task.prompts)
         # Another release may sample other images.

@@ -58,6 +58,7 @@ def make_reference_images(
         StorageError: If images cannot be read or written.
     """
     if int(os.environ.get("RANK", "0")):
+        # Every rank reads the request itself; only which sets are missing is sent.
         sets = _read_request(settings)
         # Rank 0 decides for all: it may import an existing set first.
         missing = json.loads(open_work_queue(TASK).broadcast(""))
@@ -108,6 +109,7 @@ def generate_sets(sets: Sequence[RequestedSet], workspace: str) -> None:
     if not sets:
         return
     config, seed = sets[0].task.reference_images, sets[0].task.seed
+    # Needs no model, and so neither a GPU nor the loading below.
     if isinstance(config.source, FolderSource):
         _import_sets(sets, config.source, workspace)
         return
@@ -138,6 +140,7 @@ def _import_sets(sets: Sequence[RequestedSet], source: FolderSource, workspace: 
             pixels = each.task.reference_images.resolution_pixels
             origin = origin_of(source, each.input_digest, pixels)
             import_folder(folder, source, origin, location, each.split)
+        # The other workers must not return before the set exists.
         queue.barrier("imported")
 
 

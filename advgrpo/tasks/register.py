@@ -78,5 +78,6 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
 
 def _workspace_of(trained: str) -> str:
     """Return the workspace of a training result; empty for a copy outside of a workspace."""
+    # The task has no parameter for it; the location of a training has a fixed form.
     workspace, found, _ = trained.rpartition("/training/")
     return workspace if found else ""

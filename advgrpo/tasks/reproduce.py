@@ -49,6 +49,7 @@ def reproduce(
     dump, tensors = read_dump(location)
     config = dump.policy
     if forward_dtype is not None:
+        # model_copy does not validate, so the text is parsed again below.
         changed = config.model_copy(update={"forward_dtype": forward_dtype})
         text = dump.model_copy(update={"policy": changed}).model_dump_json(warnings=False)
         config = parse_json(NonFiniteDump, text, where="--forward-dtype").policy
@@ -84,6 +85,7 @@ def recompute(
         plans,
         # Prompts of other microbatches are unknown, and never read.
         [texts.get(prompt, "") for prompt in range(max(texts) + 1)],
+        # One microbatch, as it was computed: another grouping may round differently.
         microbatch_size=len(plans),
         rollout=dump.rollout,
     )
@@ -115,5 +117,6 @@ def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor
 
 def _report(name: str, values: Tensor) -> TensorReport:
     finite = torch.isfinite(values)
+    # max() of no values is an error.
     largest = float(values[finite].abs().max()) if bool(finite.any()) else 0.0
     return TensorReport(name, int((~finite).sum()), values.numel(), largest)

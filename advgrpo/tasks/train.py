@@ -67,6 +67,7 @@ def train(
         Preempted: If training was preempted; its state is saved.
         AdvGrpoError: If an input cannot be used or training fails.
     """
+    # Not track_task: the first rank records the task in MLflow, while it trains.
     with report_failure(TRAIN.name, parent_run_id, workspace):
         task = parse_json(TrainingSettings, settings, where="the settings")
         prompts = read_run_prompts(task.prompts)
@@ -77,6 +78,7 @@ def train(
             task.cache_relevant(), prompts.train.digest, reference_images, discriminator
         )
         location = join(workspace, "training", key)
+        # Before images are opened and prompts are encoded, which take minutes for large sets.
         if (done := find_result(join(location, "result"))) is not None:
             _record_again(done, parent_run_id)
             return done
@@ -90,6 +92,7 @@ def train(
             seed=task.seed,
             workspace=workspace,
         )
+        # In this process: a rank that runs out of memory is killed without a message.
         check_host_memory(
             task,
             processes=processes,
@@ -104,6 +107,7 @@ def train(
         embeddings = encode_for_task(
             task.policy, training_prompts(task, prompts.train), workspace=workspace
         )
+        # Encoding has freed the text encoders by now, so the ranks have the memory to themselves.
         with _output(join(location, "result")) as folder:
             places = Locations(
                 discriminator=pretrained,
@@ -114,6 +118,7 @@ def train(
                 embeddings=embeddings,
             )
             arguments = {
+                # Plain data only: the ranks are new interpreters, not forks of this process.
                 "settings": task,
                 "prompts": prompts.train,
                 "reference_images": images,
@@ -121,6 +126,7 @@ def train(
                 "parent_run_id": parent_run_id,
             }
             run_in_processes(train_rank, arguments, task=TRAIN.name, processes=processes)
+            # The totals are written by the first rank, which is on the first machine.
             if not nodes().is_first:
                 return TaskResult(join(location, "result"), {})
             metrics = _metrics(folder / TOTALS_FILE) | {

@@ -102,6 +102,7 @@ def train_rank(
         state = _training_state(
             settings, prompts, reference_images, locations, process_group, sink, Path(scratch)
         )
+        # Loading models is not watched: the limits are for microbatches.
         with Watchdog(process_group.monitor, hangs, give_up=end_hanging):
             train(state)
         if process_group.is_first:
@@ -126,6 +127,7 @@ def end_hanging(reason: str) -> NoReturn:
         "again, read the stacks in the log; if a part legitimately takes longer, raise "
         "training.hangs.timeout_seconds",
     )
+    # os._exit skips all handlers, so failure and log are written here.
     record_failure(TRAIN.name, error)
     log_error(error)
     sys.stderr.flush()
@@ -146,6 +148,7 @@ def _training_state(
     # Before the models are loaded, which takes minutes.
     if (free := free_gpu_memory()) is not None:
         check_gpu_memory(settings, processes=process_group.world_size, free=free)
+    # Must match the pre-training: both derive the split from the content of images and prompts.
     reference_images = assign_for_training(
         reference_images,
         prompts.texts,
@@ -177,8 +180,10 @@ def _training_state(
     state = build_training_state(
         inputs, process_group=process_group, checkpoints=checkpoints, logger=sink
     )
+    # After loading: a signal before it ends the process at once, with nothing to save.
     state.stop.listen()
     if state.resume() and process_group.is_first:
+        # The earlier attempt may have been lost before its tags reached MLflow.
         tag_alarms(state)
         counters = state.counters
         fields = {
@@ -199,7 +204,9 @@ def write_results(state: TrainingState, output: Path) -> None:
             `totals.json` (time, memory and alarms).
     """
     output.mkdir(parents=True, exist_ok=True)
+    # The best moving average, not the last weights.
     save_adapter(output / "adapter", state.best.values, state.policy.config.adapter)
+    # The last one, which need not be the one that the best adapter was trained against.
     save_discriminator(output / "discriminator", state.discriminator, state.history[-1])
     write_history(output, state.history)
     counters = state.counters
