@@ -7,6 +7,7 @@ def format_duration(seconds: float) -> str:
     """Return a duration in its two largest units, for instance `3 min 05 s`."""
     if seconds < 10:
         return f"{max(seconds, 0.0):.1f} s"
+    # Rounded before the division, or 59.6 s would become 60 s and not 1 min 00 s.
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

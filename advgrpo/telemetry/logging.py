@@ -64,6 +64,7 @@ def configure(*, only_warnings: bool = False) -> None:
     logging.captureWarnings(as_json())
     # Forced, because libraries configure the root logger when they are imported.
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    # Only our own lines are shown at INFO; the root logger keeps libraries at WARNING.
     logger.setLevel(logging.WARNING if only_warnings else logging.INFO)
     # urllib3 warns of each retry; the last failed attempt becomes an error of ours.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -73,6 +74,7 @@ def configure_rank() -> None:
     """Configure the log of a rank; ranks other than the first log warnings only."""
     rank = int(os.environ.get("RANK", "0"))
     configure(only_warnings=rank > 0)
+    # A rank is another process: it knows the run and the task from its environment only.
     bind(**json.loads(os.environ.get(BOUND, "{}")), rank=rank)
 
 
@@ -147,6 +149,7 @@ class JsonFormatter(logging.Formatter):
         """Format one line; infinities and NaN become texts."""
         name, fields = event_of(record)
         message = record.getMessage()
+        # The pod's own JSON has its rank and update, which a second object around it would hide.
         if name == JOB_OUTPUT and fields_of(message):
             return redact(message)
         line = {
@@ -164,6 +167,7 @@ class JsonFormatter(logging.Formatter):
 
 def fields_of(line: str) -> dict[str, object]:
     """Return the fields of a line that `JsonFormatter` wrote; empty for any other line."""
+    # Most lines of a job are text: do not try to parse each.
     if not line.startswith("{"):
         return {}
     try:
@@ -221,4 +225,5 @@ def _plain(value: object) -> object:
     # json.dumps writes NaN and Infinity, which parsers of JSON refuse.
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
+    # Fields may quote an address or an error, like messages.
     return value if isinstance(value, int | None) else redact(str(value))

@@ -29,6 +29,8 @@ def publish(event: Mapping[str, object]) -> None:
         listener(event)
     path = os.environ.get(PROGRESS_FILE)
     if path:
+        # Several processes append to the file: with mode "a" and one short write for each event,
+        # lines do not mix.
         with suppress(OSError), Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
 
@@ -51,6 +53,7 @@ class Progress:
         self._start = time.monotonic()
         self._start_count = 0
         self._seconds_between = seconds_between
+        # The first count is always logged.
         self._last_log = float("-inf")
         self._advanced = self._start
         self.seconds_since_before = 0.0

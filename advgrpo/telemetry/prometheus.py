@@ -179,6 +179,7 @@ def _port() -> int | None:
     text = os.environ.get(PORT)
     if not text:
         return None
+    # 0 is allowed: the system chooses a free port.
     if not text.isdecimal() or int(text) > 65535:
         raise ConfigError(
             f"{PORT}={text}: not a port number",
@@ -197,6 +198,7 @@ def record_job_state(task: str, state: str, states: Iterable[str]) -> None:
     """
     LAST_POLL.labels(task).set_to_current_time()
     for name in states:
+        # All states, so that the previous one goes back to 0.
         JOB_STATE.labels(task, name).set(float(name == state))
 
 
@@ -214,6 +216,8 @@ def record_line(line: str) -> None:
                 (LOSS, "loss"),
             ):
                 gauge.labels(run).set(_number(fields.get(name)))
+            # The time of the line and not of its arrival: a retried launcher reads the log from its
+            # beginning.
             LAST_UPDATE.labels(run).set(_seconds(fields))
             # Export both from the first update on: a missing series is not the same as "never
             # saved", and a rate does not see a series appear with the first alarm.
@@ -221,6 +225,7 @@ def record_line(line: str) -> None:
             ALARMS.labels(run)
         case "resumed":
             for gauge in (UPDATES, CHECKPOINT_UPDATES):
+                # Without this there would be no series until the first update after the resume.
                 gauge.labels(run).set(_number(fields.get("update")))
         case "checkpoint_saved":
             CHECKPOINT_UPDATES.labels(run).set(_number(fields.get("update")))
@@ -244,6 +249,7 @@ def push_janitor_metrics(
     gateway = os.environ.get(PUSH_GATEWAY)
     if not gateway:
         return
+    # A new one for each push: gauges of an earlier push must not be sent again.
     registry = CollectorRegistry()
     for name, meaning, value in (
         ("jobs", "Jobs that advgrpo created.", jobs),
@@ -254,6 +260,8 @@ def push_janitor_metrics(
     ):
         Gauge(f"advgrpo_janitor_{name}", meaning, registry=registry).set(value)
     try:
+        # PUT and not POST: replaces all metrics of the namespace, so that none of an older release
+        # stays.
         push_to_gateway(
             gateway,
             job="advgrpo-janitor",
@@ -261,6 +269,7 @@ def push_janitor_metrics(
             grouping_key={"namespace": namespace},
             timeout=_PUSH_SECONDS,
         )
+    # urllib raises ValueError for some malformed addresses, such as http://[host.
     except (OSError, ValueError) as error:
         note = event("metrics_unavailable", gateway=gateway)
         logger.warning("%s=%s: cannot push metrics: %s", PUSH_GATEWAY, gateway, error, extra=note)
