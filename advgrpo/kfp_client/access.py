@@ -76,6 +76,7 @@ def endpoint_of(access: Access) -> str:
 
 def with_scheme(address: str) -> str:
     """Return an address with `https://`, unless it has a scheme."""
+    # Not http, which would send the token in the clear.
     return address if "://" in address else f"https://{address}"
 
 
@@ -103,6 +104,7 @@ def make_client(access: Access, endpoint: str) -> Any:  # noqa: ANN401 - untyped
             f"--ca={access.ca_file}: does not exist",
             repair="give the path of a PEM file with the CA's certificates",
         )
+    # A login that the user names has precedence over a pod's token.
     file = None if access.token or access.cookies else _token_file(access)
     with warnings.catch_warnings():
         # The client announces which server versions it supports.
@@ -113,6 +115,7 @@ def make_client(access: Access, endpoint: str) -> Any:  # noqa: ANN401 - untyped
             # half a minute where that is refused.
             namespace="unused",
             existing_token=access.token or None,
+            # Read for each request, because the kubelet replaces the token before it expires.
             credentials=ServiceAccountTokenVolumeCredentials(str(file)) if file else None,
             cookies=access.cookies or None,
             ssl_ca_cert=str(access.ca_file) if access.ca_file else None,

@@ -10,6 +10,8 @@ from advgrpo.kfp_client.runs import Arguments
 from advgrpo.storage.locations import scheme
 from advgrpo.tasks.preflight import check_processes, check_prompts, check_reachable
 
+# All parameters are part of one argument of the task's command line, and Linux limits a single
+# argument to 128 KiB.
 _MAX_PRESET_CHARACTERS = 64 * 1024
 
 
@@ -36,6 +38,7 @@ def run_arguments(
         ConfigError: If a setting is invalid, or the cluster could not run it.
         PromptFileError: If a packaged prompt file is invalid.
     """
+    # A local path means nothing in the task's container.
     text = portable_preset(preset)
     if len(text) > _MAX_PRESET_CHARACTERS:
         raise ConfigError(
@@ -44,6 +47,7 @@ def run_arguments(
             repair="remove settings that equal the defaults, or write `extends:` and what differs",
         )
     config = resolve(text, overrides)
+    # The same checks as in the first task, but before anything is uploaded or started.
     check_reachable(config, workspace)
     check_processes(config, processes)
     # Files on S3 are read by the run's first task, which has the credentials.

@@ -67,11 +67,14 @@ class PipelineDocument:
     @property
     def content(self) -> str:
         """Name of the release and of the content, images aside."""
+        # Only the first part: the platform specs name ConfigMaps and Secrets, which differ between
+        # installations as images do.
         return f"{self.name}-{__version__}-{_digest(self._with(lambda _: '').parts[0])[:12]}"
 
     @property
     def version(self) -> str:
         """Name of the content with these images; starts with `content`."""
+        # Of all parts: another Secret or annotation needs a version of its own.
         return f"{self.content}-{_digest(self.parts)[:6]}"
 
     def with_images(self, *, launcher: str = "", trainer: str = "") -> Self:
@@ -83,6 +86,7 @@ class PipelineDocument:
         """
 
         def replace(image: str) -> str:
+            # Only the last part: a registry's path may contain either word.
             name = image.rpartition("/")[2]
             if launcher and "launcher" in name:
                 return launcher
@@ -144,4 +148,5 @@ class PipelineDocument:
 
 
 def _digest(content: object) -> str:
+    # Sorted, because equal documents may list their keys in another order.
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -44,6 +44,8 @@ def run_pipeline(
         )
     component = components.load_component_from_text(_without_retries(pipeline))
     local.init(
+        # In the present environment: kfp would create another one for each task, and install pip
+        # there.
         runner=local.SubprocessRunner(use_venv=False),
         pipeline_root=str(artifacts),
         # kfp's own error would hide that of the task, which is in the failure file.
@@ -52,6 +54,7 @@ def run_pipeline(
     with (
         TemporaryDirectory() as scratch,
         _failure_file(Path(scratch)) as failure_file,
+        # If this process is killed, kfp leaves its tasks running.
         lifeline(Path(scratch)) as variables,
         environment(variables),
         _forwarded_signals() as stop,
@@ -60,10 +63,13 @@ def run_pipeline(
         # kfp.local warns of images without "python" in their name, and of cluster settings.
         warnings.simplefilter("ignore")
         task = component(**arguments)
+        # Within the block, at whose end the file is deleted.
         failure = read_failure(failure_file)
     outputs = {name: str(value) for name, value in task.outputs.items()}
+    # kfp.local returns no outputs at all if a task failed.
     if outputs:
         return outputs
+    # Before the failure: a stopped task has recorded one as well.
     if stop.requested:
         raise _preempted()
     if failure is not None:
@@ -94,6 +100,7 @@ def _preempted() -> Preempted:
 
 @contextmanager
 def _failure_file(scratch: Path) -> Iterator[Path]:
+    # A caller may have named the file already, to read the cause itself.
     path = Path(os.environ.get(FAILURE_FILE) or scratch / "failure.json")
     with environment({FAILURE_FILE: str(path)}):
         yield path
@@ -115,6 +122,7 @@ def _forwarded_signals() -> Iterator[_Stop]:
         for process in running:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
+        # Between two tasks there is no process to stop, and kfp would start the next one.
         if not running:
             raise _preempted()
 

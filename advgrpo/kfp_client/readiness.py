@@ -40,6 +40,7 @@ def _workspace(workspace: str) -> Check:
     name = f"workspace {workspace or '(none given)'}"
     if not workspace:
         return Check(name, "SKIP", "use --workspace s3://bucket/folder to check one")
+    # A local folder is valid for runs on this machine only.
     if not is_remote(workspace):
         return Check(
             name, "FAIL", "a cluster's pods cannot reach it", "use an s3://bucket/folder location"

@@ -57,6 +57,7 @@ def start_run(
     )
     try:
         run = server.write("start the run", server.runs.run_service_create_run, run=body)
+    # The server may have started the run all the same: look for it before the caller tries again.
     except ClusterUnavailableError:
         run = _find_run(server, experiment_id, name, mark)
         if run is None:
@@ -86,6 +87,7 @@ def _find_experiment(server: KfpServer, name: str) -> str | None:
         **server.namespace_filter,
     )
     found = answer.experiments or []
+    # Names are unique within a namespace.
     return str(found[0].experiment_id) if found else None
 
 
@@ -107,4 +109,5 @@ def _find_run(server: KfpServer, experiment_id: str, name: str, mark: str) -> An
         filter=name_filter(name),
         sort_by="created_at desc",
     )
+    # Names of runs need not be unique; the mark is.
     return next((run for run in answer.runs or [] if run.description == mark), None)

@@ -56,6 +56,7 @@ class Schedule:
         models = server.models
         if self.cron:
             return models.V2beta1Trigger(cron_schedule=models.V2beta1CronSchedule(cron=self.cron))
+        # An int64, which the JSON of protobuf writes as a string.
         periodic = models.V2beta1PeriodicSchedule(interval_second=str(self.interval_seconds))
         return models.V2beta1Trigger(periodic_schedule=periodic)
 
@@ -98,6 +99,7 @@ def start_recurring_run(
         pipeline_version_reference=version_reference(server, version),
         runtime_config=models.V2beta1RuntimeConfig(parameters=dict(arguments)),
         trigger=schedule.trigger(server),
+        # Equal runs share their folders in the workspace.
         max_concurrency="1",
         no_catchup=True,
         namespace=server.namespace,

@@ -24,6 +24,7 @@ T = TypeVar("T")
 UI_ENDPOINT = "KF_PIPELINES_UI_ENDPOINT"
 """Environment variable of the user interface's address, if it is not the server's."""
 
+# To connect, and to wait for each part of the answer.
 _TIMEOUT_SECONDS = (5, 60)
 _RETRY_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0)
 _TOO_MANY_REQUESTS = 429
@@ -121,6 +122,7 @@ class KfpServer:
             try:
                 return self.read_once(action, method, **arguments)
             except ClusterUnavailableError as error:
+                # The cause has the client's exception; ours is the same for all kinds.
                 if _is_connect_error(error.__cause__):
                     raise
                 time.sleep(delay)
@@ -146,6 +148,8 @@ class KfpServer:
         health = self.read_once(
             "reach Kubeflow Pipelines",
             self._api.healthzs.healthz_service_get_healthz,
+            # Not decoded: a login page, which has status 200 too, is not the model that the client
+            # expects.
             _preload_content=False,
         )
         try:
@@ -160,6 +164,7 @@ class KfpServer:
     def _refusal(self, error: Any, action: str) -> ClusterError:  # noqa: ANN401 - untyped library
         status, reason = int(error.status or 0), _message(error)
         message = f"cannot {action}: {self.endpoint} answers {status}: {reason}"
+        # The client's status for a TLS error.
         if status == 0:
             return ClusterUnavailableError(message, repair=_connection_repair(reason))
         if status == _TOO_MANY_REQUESTS or status >= _SERVER_ERROR:
@@ -189,6 +194,7 @@ class KfpServer:
 
 
 def _is_connect_error(error: BaseException | None) -> bool:
+    # urllib3 wraps the error of the last attempt in a MaxRetryError.
     reason = getattr(error, "reason", None)
     return isinstance(error, _CONNECT_ERRORS) or isinstance(reason, _CONNECT_ERRORS)
 

@@ -66,6 +66,7 @@ def name_filter(name: str) -> str:
     # The server URL-decodes a filter once more than the client encodes it.
     quoted = name.replace("%", "%25").replace("+", "%2B")
     return json.dumps(
+        # 1 is EQUALS.
         {"predicates": [{"operation": 1, "key": "display_name", "stringValue": quoted}]}
     )
 
@@ -90,6 +91,7 @@ def _find_pipeline(server: KfpServer, name: str) -> str | None:
         **server.namespace_filter,
     )
     found = answer.pipelines or []
+    # Names are unique within a namespace.
     return str(found[0].pipeline_id) if found else None
 
 
@@ -102,6 +104,7 @@ def _find_version(server: KfpServer, pipeline_id: str, start: str) -> Any | None
             pipeline_id=pipeline_id,
             page_size=_PAGE_SIZE,
             page_token=page,
+            # The first match is the newest.
             sort_by="created_at desc",
         )
         for version in answer.pipeline_versions or []:

@@ -73,6 +73,7 @@ class _Watch:
     def poll(self) -> Any | None:  # noqa: ANN401 - untyped library
         """Read the run and report changes; return None if the server is unavailable."""
         try:
+            # Once: the next poll is the retry.
             run = self._server.read_once(
                 f"read the run {self._run_id}",
                 self._server.runs.run_service_get_run,
@@ -86,6 +87,7 @@ class _Watch:
         if self._unavailable_since is not None:
             self._unavailable_since = None
             self._report("the server is available again")
+        # Tasks first: the end of the run must be the last line.
         for label, state in self._states(run).items():
             self._report_state(label, state)
         self._report_state("the run", str(run.state or "PENDING"))
@@ -97,6 +99,7 @@ class _Watch:
         if run.state != "FAILED":
             return PipelineError(f"the run {_WORDS[run.state]}: {url}")
         failed = [task for task in _details(run) if task.state == "FAILED"]
+        # Pipelines also lists drivers and the root DAG, which fail along with a task.
         ours = [task for task in failed if task.display_name in self._labels]
         causes = [self._cause(task) for task in ours or failed]
         cause = "; ".join(causes) or _error_text(run.error) or "Kubeflow Pipelines names no task"
@@ -128,6 +131,7 @@ class _Watch:
         if self._unavailable_since is None:
             self._unavailable_since = now
             self._report(f"{error.message}; the run continues, and polling does too")
+        # Measured from the first failure in a row: each answer starts it over.
         elif now - self._unavailable_since > self._patience_seconds:
             raise ClusterUnavailableError(
                 f"the server has been unavailable for {self._patience_seconds:.0f} s; the run "
