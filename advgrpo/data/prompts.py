@@ -128,7 +128,7 @@ def check_disjoint(train: PromptSet, test: PromptSet) -> None:
         f"line {number} of the test prompts is line {train_lines[text]} of the training prompts: "
         f"{text!r}"
         for number, text in enumerate(test.texts, start=1)
-        # A prompt in both would be evaluated on what was trained.
+        # Such a prompt would count as unseen although the policy was trained on it.
         if text in train_lines
     ]
     if shared:

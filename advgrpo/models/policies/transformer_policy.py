@@ -1,4 +1,4 @@
-"""A transformer with a LoRA adapter and a VAE: what all policy families share."""
+"""The transformer with LoRA adapter and the VAE that all policy families share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
