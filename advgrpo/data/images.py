@@ -29,7 +29,6 @@ FILE_FORMATS = ("PNG", "JPEG", "WEBP")
 """Formats for reading. Only PNG and lossless WebP are written."""
 
 FILE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-
 LARGEST_FILE_BYTES = 64 * 2**20
 """Larger files are refused: images of models have a few megabytes."""
 
