@@ -1,5 +1,6 @@
 """Settings of a run: pydantic models only, so that reading them needs neither torch nor kfp."""
 
+# Nothing here may import a package of an extra: pods without torch read settings too.
 from advgrpo.config.base import Location, Section, Weights
 from advgrpo.config.discriminator import (
     DinoDiscriminatorConfig,

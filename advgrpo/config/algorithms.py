@@ -48,6 +48,7 @@ class CpsSampler(Section):
 
     type: Literal["cps"] = "cps"
 
+    # Not 0: a step without noise has no log-probability. 0.8 is the released value.
     noise_level: Annotated[float, Field(gt=0, le=1)] = 0.8
     """0 is the ODE; 1 replaces all of a step's noise."""
 
@@ -57,6 +58,7 @@ class FlowSdeSampler(Section):
 
     type: Literal["flow_sde"] = "flow_sde"
 
+    # The value of Flow-GRPO.
     noise_level: PositiveFloat = 0.7
     """Multiple of the noise that keeps the marginals of the ODE."""
 
@@ -69,6 +71,7 @@ class FixedWindow(Section):
 
     type: Literal["fixed"] = "fixed"
 
+    # The released window; the paper draws two steps of the first half.
     start: NonNegativeInt = 0
     """First trained denoising step."""
 
@@ -97,6 +100,7 @@ class RandomWindow(Section):
     last_start: NonNegativeInt = 4
     """Latest first trained denoising step."""
 
+    # The same length in every update, so that planning knows the number of passes.
     length: PositiveInt = 2
     """Number of trained denoising steps."""
 
@@ -108,6 +112,7 @@ class RandomWindow(Section):
     @property
     def mean_start(self) -> float:
         """First trained denoising step, on average over updates."""
+        # Each start is equally likely.
         return (self.first_start + self.last_start) / 2
 
 
@@ -119,6 +124,7 @@ class GrpoConfig(AlgorithmConfig):
 
     type: Literal["grpo"] = "grpo"
 
+    # The instance is shared by all sections, which is safe because sections are immutable.
     sampler: Sampler = CpsSampler()
     """How a trained denoising step draws its noise."""
 
@@ -129,9 +135,12 @@ class GrpoConfig(AlgorithmConfig):
     """Let the images of a group share the denoising steps before the window: fewer forward passes,
     less variety within a group."""
 
+    # The released value. Latents are stored in float32, because rounding them to bfloat16 changes
+    # a ratio by 2e-5.
     clip_range: PositiveFloat = 1e-5
     """A ratio further than this from 1 gives no more gradient in its direction."""
 
+    # The released form omits `1 / (2 std^2)`, so a clip range has another meaning at each step.
     log_prob: Literal["gaussian", "released"] = "gaussian"
     """The mean log-density, or the negative squared distance of the released code."""
 
@@ -141,6 +150,7 @@ class GrpoConfig(AlgorithmConfig):
     advantage_clip: PositiveFloat = 5.0
     """Advantages are clamped to plus and minus this."""
 
+    # Above the effect of another microbatch size in bfloat16, 2e-4.
     ratio_tolerance: PositiveFloat = 1e-3
     """Largest |ratio - 1| that is accepted before the first optimizer step on a rollout."""
 
@@ -152,6 +162,7 @@ class GrpoConfig(AlgorithmConfig):
     @property
     def recorded_latents(self) -> int:
         """Latents before each trained denoising step, and after the last one."""
+        # Consecutive steps share a latent: the result of one is the input of the next.
         return self.window.length + 1
 
     @property

@@ -10,9 +10,13 @@ class Section(BaseModel):
     """An immutable group of settings that refuses unknown keys."""
 
     model_config = ConfigDict(
+        # A misspelled key would otherwise be ignored, and its default used.
         extra="forbid",
+        # Sections are default values of other sections, which share the instance.
         frozen=True,
+        # The string below a field becomes its description in docs/configuration.md.
         use_attribute_docstrings=True,
+        # By default pydantic does not validate default values.
         validate_default=True,
         # Tasks receive their settings as JSON, which has neither.
         allow_inf_nan=False,
@@ -46,6 +50,7 @@ def known_scheme(uri: str) -> str:
     # open() raises ValueError for it, which no caller expects.
     if "\0" in uri:
         raise ValueError("a location must not contain the character NUL")
+    # `Path("")` is the working directory, which is never meant.
     if not uri.strip():
         raise ValueError("a location must not be empty")
     return uri
@@ -83,6 +88,7 @@ class Weights(Section):
     @model_validator(mode="after")
     def _check_pin(self) -> Self:
         is_hub = self.location.startswith("hub://")
+        # Branches and tags can move, and an abbreviated hash can become ambiguous.
         if is_hub and not _COMMIT_HASH.fullmatch(self.revision or ""):
             raise ValueError(
                 f"{self.location} is not pinned to a commit (revision={self.revision!r}), so its "

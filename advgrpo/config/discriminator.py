@@ -18,11 +18,13 @@ from advgrpo.config.base import (
 class DiscriminatorOptimizerConfig(Section):
     """The discriminator's optimizer, Adam."""
 
+    # Learning rate and betas of the released code.
     learning_rate: PositiveFloat = 1e-4
     betas: tuple[Fraction, Fraction] = (0.5, 0.999)
     batch_size: PositiveInt = 128
     """Reference images of a step over all ranks; a step takes equally many generated images."""
 
+    # Without replay, the discriminator forgets earlier images of the policy.
     replay_fraction: Fraction = 0.5
     """Share of a step's generated images that come from earlier rollouts."""
 
@@ -39,6 +41,7 @@ class PretrainingConfig(Section):
     steps: NonNegativeInt = 200
     """Maximum number of optimizer steps."""
 
+    # On held-out images, because accuracy on training images hides memorization.
     target_accuracy: Fraction = 0.99
     """Stop when this share of held-out images is classified correctly."""
 
@@ -59,6 +62,7 @@ class PromptConditioningConfig(Section):
 class _BaseDiscriminatorConfig(Section):
     """Settings that all discriminators share."""
 
+    # Cannot be 0: memorization of the training images would not be noticed.
     held_out_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training prompts whose reference images do not train the discriminator but
     measure it."""
@@ -85,6 +89,7 @@ class DinoDiscriminatorConfig(_BaseDiscriminatorConfig):
     """The backbone: DINOv2 with or without registers, DINOv3 (vision transformer), SigLIP or
     SigLIP 2, as its `config.json` says."""
 
+    # 37 x 37 patches of 14 pixels, the size of DINOv2's own position table.
     resolution_pixels: PositiveInt = 518
     """Side length that images are resized to (bicubic, antialiased)."""
 
@@ -97,14 +102,19 @@ class DinoDiscriminatorConfig(_BaseDiscriminatorConfig):
     """Transformer layers of the backbone, counted from 1, each with its own head; reward and loss
     are the means over the heads. None uses the last layer. Features are stored for each layer."""
 
+    # One setting for both: the released code trains on raw tokens and scores normalized ones, which
+    # shrinks the reward 50 to 90 fold.
     token_normalization: Literal["none", "l2"] = "none"
     """Normalization of tokens before the head, in training and rewarding alike."""
 
+    # Not drawn again for each call: an image must have exactly one reward.
     patches: PositiveInt | None = None
     """Number of patch tokens of an image that are used, a fixed seeded choice; none uses all."""
 
+    # The released weights of the loss; the paper has 7:3.
     cls_loss_weight: NonNegativeFloat = 1.0
     patch_loss_weight: NonNegativeFloat = 0.3
+    # Weights of the reward, which the released code sets independently of those of the loss.
     cls_reward_weight: NonNegativeFloat = 0.7
     patch_reward_weight: NonNegativeFloat = 0.3
 
@@ -112,6 +122,7 @@ class DinoDiscriminatorConfig(_BaseDiscriminatorConfig):
     """Weight of R1, half the squared gradient of a reference token's logit by the token. It keeps
     heads flat where reference and generated images do not differ."""
 
+    # An unconditional discriminator does not punish images that ignore their prompt.
     prompt_conditioning: PromptConditioningConfig | None = None
 
 
@@ -130,6 +141,7 @@ class PickScoreDiscriminatorConfig(_BaseDiscriminatorConfig):
     """Precision of the frozen blocks' output, in training and rewarding alike. For CLIP ViT-H/14 it
     takes 1.3 MB per image in float32."""
 
+    # The released rate for tuning pre-trained blocks, far below that for a new head.
     optimizer: DiscriminatorOptimizerConfig = DiscriminatorOptimizerConfig(learning_rate=5e-6)
 
 

@@ -69,6 +69,7 @@ def _sections(path: str, section: type[Section]) -> Iterator[tuple[str, type[Sec
     kind = section.model_fields.get("type")
     yield (f"{path} (`type: {kind.default}`)" if kind else path or "Top level"), section
     for name, field in section.model_fields.items():
+        # No section contains itself, so the recursion ends.
         for below in _sections_in(field.annotation):
             yield from _sections(f"{path}.{name}".lstrip("."), below)
 
@@ -76,6 +77,7 @@ def _sections(path: str, section: type[Section]) -> Iterator[tuple[str, type[Sec
 def _sections_in(annotation: Any) -> list[type[Section]]:  # noqa: ANN401 - any annotation
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
+    # Unions, tuples, optional types and Annotated all have their types as arguments.
     return [found for part in get_args(annotation) for found in _sections_in(part)]
 
 
@@ -85,6 +87,7 @@ def _table(section: type[Section], titles: dict[type[Section], str]) -> Iterator
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
     for name, field in section.model_fields.items():
+        # A pipe within a cell would end it.
         cells = [f"`{name}`", _type_name(field, titles), _default(field), _meaning(field)]
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
     yield ""
@@ -103,6 +106,7 @@ def _type_name(field: FieldInfo, titles: dict[type[Section], str]) -> str:
     limits = []
     for limit in field.metadata:
         match limit:
+            # Other metadata, such as patterns and validators, is left to the description.
             case Gt(gt=value):
                 limits.append(f"> {value}")
             case Ge(ge=value):
@@ -126,6 +130,7 @@ def _annotation_name(annotation: Any, titles: dict[type[Section], str]) -> str: 
     if origin in {Union, types.UnionType}:
         return " or ".join(_annotation_name(part, titles) for part in arguments)
     if annotation in titles:
+        # As GitHub derives anchors from headings.
         anchor = re.sub(r"[^a-z0-9_ -]", "", titles[annotation].lower()).replace(" ", "-")
         kind = annotation.model_fields.get("type")
         return f"[{kind.default if kind else 'section'}](#{anchor})"
@@ -137,11 +142,13 @@ def _default(field: FieldInfo) -> str:
         return "required"
     default = field.get_default(call_default_factory=True)
     if isinstance(default, Section):
+        # The values of a section are in its own table.
         kind = type(default).model_fields.get("type")
         return f"`{kind.default}`" if kind else "its own"
     if default is None:
         return "none"
     if isinstance(default, tuple) and any(isinstance(item, Section) for item in default):
+        # `json` cannot write models.
         default = [item.model_dump(mode="json") for item in default]
     return f"`{json.dumps(default)}`"
 

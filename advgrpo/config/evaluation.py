@@ -38,6 +38,7 @@ class EvaluationConfig(Section):
     batch_size: PositiveInt = 32
     """Images sampled at once."""
 
+    # Not that of the run: runs with other seeds are compared on the same noise.
     seed: NonNegativeInt = 1234
     """Seed of the images, apart from the run's own."""
 
@@ -78,6 +79,7 @@ class EvaluationConfig(Section):
     def _alignment_is_a_metric_of_its_scorer(self) -> Self:
         for scorer in self.scorers:
             name, known = scorer.metric_prefix, scorer.metric_names
+            # An unknown scorer is reported by `RunConfig`.
             if self.alignment.partition(".")[0] == name and self.alignment not in known:
                 raise ValueError(
                     f"evaluation.alignment={self.alignment!r} is not a metric of {name}: use "

@@ -37,6 +37,7 @@ def independence(
     at another location may be the same. A metric is related if its weights are those of the frozen
     backbone below the discriminator's head. Equal weights at two locations are not detected.
     """
+    # By implementation rather than by type: all scorers of type `python` have the same type.
     learned_types = {scorer.implementation: key for key, scorer in reward.scorers.items()}
     learned_weights = {
         _location_key(weights): key
@@ -53,6 +54,7 @@ def independence(
     for scorer in evaluation.scorers:
         own = [_location_key(weights) for weights in scorer.all_weights]
         shared = [learned_weights[key] for key in own if key in learned_weights]
+        # Equal weights count even with other code: their values rise together.
         if scorer.implementation in learned_types or shared:
             setting = learned_types.get(scorer.implementation) or shared[0]
             trained_by[scorer.metric_prefix] = setting
@@ -64,6 +66,7 @@ def independence(
         related |= dict.fromkeys(DISTANCE_METRICS, same)
     elif distance in learned_weights:
         related |= dict.fromkeys(DISTANCE_METRICS, "in the features of a scorer of the reward")
+    # CMMD needs a CLIP; that of a tuned PickScore is among the learned weights.
     if evaluation.cmmd is not None and _location_key(evaluation.cmmd.weights) in learned_weights:
         related["distance.cmmd"] = "in the features of a scorer of the reward"
     return Independence(frozenset(trained_by), related, trained_by)

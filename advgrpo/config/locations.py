@@ -25,6 +25,7 @@ def locations(settings: Section) -> dict[str, str]:
             value = getattr(section, name)
             if not _is_location(field.annotation, field.metadata) or value is None:
                 continue
+            # Lists of settings are tuples, because sections are immutable.
             if isinstance(value, tuple):
                 found |= {f"{prefix}{name}.{place}": each for place, each in enumerate(value)}
             else:
@@ -59,6 +60,7 @@ def _with_weights(value: Any, replace: Callable[[Weights], Weights]) -> Any:  # 
         return tuple(_with_weights(item, replace) for item in value)
     if isinstance(value, Section):
         names = type(value).model_fields
+        # `model_copy` does not validate: rules across sections hold for the original.
         changed = {name: _with_weights(getattr(value, name), replace) for name in names}
         return value.model_copy(update=changed)
     return value
@@ -66,6 +68,7 @@ def _with_weights(value: Any, replace: Callable[[Weights], Weights]) -> Any:  # 
 
 def _sections(section: Section, prefix: str) -> Iterator[tuple[str, Section]]:
     yield prefix, section
+    # Values are visited, not annotations: only a value shows which member of a union is used.
     for name in type(section).model_fields:
         value = getattr(section, name)
         items = enumerate(value) if isinstance(value, tuple) else [("", value)]
@@ -77,6 +80,7 @@ def _sections(section: Section, prefix: str) -> Iterator[tuple[str, Section]]:
 
 def _is_location(annotation: Any, metadata: list[Any] | tuple[Any, ...]) -> bool:  # noqa: ANN401
     # Pydantic moves a field's own Annotated into its metadata; that of a union's member stays.
+    # By identity of the function: a location type with another validator would not be recognized.
     is_location = any(isinstance(m, AfterValidator) and m.func is known_scheme for m in metadata)
     return is_location or any(
         _is_location(choice, getattr(choice, "__metadata__", ())) for choice in get_args(annotation)

@@ -27,6 +27,7 @@ def parse(section: type[S], settings: Mapping[str, Any], *, where: str) -> S:
         ConfigError: If a setting is invalid; names key, value and repair.
     """
     try:
+        # Not strict, because YAML and JSON have lists where settings have tuples.
         return section.model_validate(settings)
     except ValidationError as error:
         # A file of another format can have thousands of unknown keys.
@@ -59,14 +60,18 @@ def _describe(
             path.rpartition(".")[2], [k.rpartition(".")[2] for k in known], n=1
         )
         return f"{path}: unknown key" + (f"; did you mean {near[0]}?" if near else "")
+    # Pydantic prepends this to the text of a ValueError that a validator raised.
     message = str(problem["msg"]).removeprefix("Value error, ")
+    # A rule across sections, whose text names the settings.
     if not path:
         return message
     if problem["type"] == "union_tag_invalid":
         tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
         return f"{path}.type={tag}: must be one of {known}"
+    # The input of this problem is the section around the key, not a value.
     if problem["type"] == "missing":
         return f"{path}: is missing"
+    # Shortened, because the value may be a whole section.
     return f"{path}={reprlib.repr(problem['input'])}: {message[0].lower()}{message[1:]}"
 
 
@@ -94,6 +99,7 @@ def _keys(section: type[Section], prefix: str = "") -> list[str]:
     keys: list[str] = []
     for name, field in section.model_fields.items():
         keys.append(prefix + name)
+        # Optional sections and unions; sections in lists are not listed.
         for below in (field.annotation, *get_args(field.annotation)):
             if isinstance(below, type) and issubclass(below, Section):
                 keys += _keys(below, f"{prefix}{name}.")

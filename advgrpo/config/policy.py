@@ -16,6 +16,7 @@ from advgrpo.config.base import (
 class AdapterConfig(Section):
     """The LoRA adapter."""
 
+    # Rank and alpha of the released code.
     rank: PositiveInt = 32
     """Rank of each low-rank update."""
 
@@ -75,6 +76,7 @@ class PolicyConfig(Section):
     Two passes halve the memory of a microbatch's activations, except in an update without gradient
     checkpointing, which stores those of both."""
 
+    # Recomputed activations are bit-equal in float32, so the ratio before the first step stays 1.
     gradient_checkpointing: bool = False
     """Recompute activations in the update: less memory, about a third more time."""
 
@@ -82,6 +84,7 @@ class PolicyConfig(Section):
 class Sd3AdapterConfig(AdapterConfig):
     """The LoRA adapter."""
 
+    # As in the released code, which does not adapt the second attention (`attn2`) of SD3.5 medium.
     target_modules: tuple[str, ...] = (
         "attn.to_q",
         "attn.to_k",
@@ -114,6 +117,7 @@ AnyPolicyConfig = Sd3PolicyConfig
 class SamplingConfig(Section):
     """How images are sampled in training."""
 
+    # Steps and guidance of the released code.
     num_inference_steps: PositiveInt = 10
     """Steps from noise to image."""
 

@@ -13,6 +13,7 @@ from advgrpo.errors import ConfigError
 
 _PACKAGED = Path(__file__).with_name("presets")
 _EXTENDS = "extends"
+# Presets are also a parameter of pipelines: a text must not exhaust the memory of a task.
 _MAX_CHARACTERS = 2**20
 _MAX_VALUES = 10_000
 
@@ -51,6 +52,7 @@ class _UniqueKeySafeLoader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
+                # With the tag, because `1` and `'1'` are different keys.
                 if (key.tag, key.value) in seen:
                     raise yaml.MarkedYAMLError(
                         problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark
@@ -98,11 +100,13 @@ def read_preset(preset: str) -> PresetFile:
                 f"presets extend each other in a circle: {chain}",
                 repair=f"remove `{_EXTENDS}` from one of them",
             )
+        # The text or the normalized path: two spellings of a path are one file.
         visited.append(location)
         texts.append(location if isinstance(location, str) else _read_text(location))
         layers.append(_load(texts[-1], _title(location)))
         location = _pop_parent(layers[-1], location)
     settings: dict[str, Any] = {}
+    # From the most distant ancestor, so that each preset overrides what it extends.
     for layer in reversed(layers):
         settings = _merge(settings, layer)
     return PresetFile(settings, texts[0], tuple(_title(each) for each in visited))
@@ -121,6 +125,7 @@ def portable_preset(preset: str) -> str:
     text = found.text
     # Packaged presets extend packaged ones alone, so the direct parent decides.
     if not set(found.titles[1:2]) <= set(preset_names()):
+        # In the order of the files, which groups related settings.
         text = yaml.safe_dump(found.settings, sort_keys=False, allow_unicode=True)
     return f"# {Path(preset).name}\n{text}"
 
@@ -163,17 +168,20 @@ def _pop_parent(settings: dict[str, Any], location: str | Path) -> Path | None:
     """Take `extends` out of a preset's settings and return the file that it names."""
     if _EXTENDS not in settings:
         return None
+    # Removed, because `extends` is not a setting and would be refused as an unknown key.
     parent, title = settings.pop(_EXTENDS), _title(location)
     if not isinstance(parent, str) or _is_text(parent):
         raise ConfigError(
             f"preset {title!r}: {_EXTENDS}={parent!r}: is not the name of a preset",
             repair=f"write one name or path, as in `{_EXTENDS}: sd35m_dino`",
         )
+    # A text has no folder, and on a cluster none of the files around it.
     folder = None if isinstance(location, str) else location.parent
     return _locate(parent, folder=folder, key=f"preset {title!r}: {_EXTENDS}")
 
 
 def _locate(preset: str, *, folder: Path | None, key: str) -> Path:
+    # Names have no suffix, so a file cannot hide a packaged preset.
     if preset in preset_names():
         return _PACKAGED / f"{preset}.yaml"
     if not preset.endswith((".yaml", ".yml")):

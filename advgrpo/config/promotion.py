@@ -43,6 +43,7 @@ class Gate(Section):
 
 
 def _check_not_reserved(alias: str) -> str:
+    # A registration that moved these aliases would bypass the gates.
     if alias in {"champion", "previous"}:
         raise ValueError(
             f"the alias {alias} is set by promotions only, which check the gates; use another, "

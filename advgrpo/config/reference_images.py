@@ -58,6 +58,7 @@ class DiffusersSource(Section):
     weights: Weights
     """The pipeline, in the layout of diffusers."""
 
+    # Steps and guidance of the released set, which Qwen-Image generated.
     num_inference_steps: PositiveInt = 50
     """Denoising steps."""
 
@@ -67,6 +68,7 @@ class DiffusersSource(Section):
     guidance_argument: Literal["guidance_scale", "true_cfg_scale"] = "guidance_scale"
     """Name of the pipeline's guidance argument, for instance `true_cfg_scale` for Qwen-Image."""
 
+    # One space as in the released set: without a negative prompt Qwen-Image has no guidance.
     negative_prompt: str | None = " "
     """Negative prompt; null for pipelines without one."""
 
@@ -89,6 +91,7 @@ class FolderSource(Section):
     `crop` cuts the largest square from the centre and downscales it (bicubic, antialiased).
     Pictures are never upscaled: smaller ones are refused."""
 
+    # The two parts are disjoint: otherwise the distance would reward memorized pictures.
     test_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the pictures for the evaluation only. Of the others,
     `discriminator.held_out_fraction` is never trained on."""
@@ -115,6 +118,7 @@ class ReferenceImagesConfig(Section):
     """Folder or `s3://` location of an existing set for the test prompts. Without it, `existing` is
     used if it has test prompts; otherwise their images are generated."""
 
+    # As in the released set.
     images_per_prompt: PositiveInt = 8
     """Reference images per training prompt. Not used for the source `folder`, whose images belong
     to no prompt."""

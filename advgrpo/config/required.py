@@ -46,6 +46,7 @@ def require_complete(settings: Mapping[str, Any], *, where: str) -> None:
     Raises:
         ConfigError: Names each missing key, and the option that sets it.
     """
+    # Before validation, which would report them without the options that set them.
     missing = missing_settings(settings)
     if not missing:
         return
@@ -64,6 +65,7 @@ def fill_placeholders(settings: dict[str, Any]) -> None:
     prompts = settings.get("prompts") or {}
     if isinstance(prompts, Mapping):
         files = {name: f"{_DRAFT_FOLDER}/{name}.txt" for name in _PROMPTS}
+        # Files that are given stay.
         settings["prompts"] = {**files, **prompts}
     if _is_style_missing(settings):
         settings["reference_images"]["source"]["location"] = f"{_DRAFT_FOLDER}/style"
@@ -81,6 +83,7 @@ def _find_unpinned(section: Any, path: str) -> Iterator[tuple[str, Any]]:  # noq
         items: Any = enumerate(section)
     elif isinstance(section, Mapping):
         location = section.get("location")
+        # Any mapping with a hub location: types are not known before validation.
         is_hub = isinstance(location, str) and location.startswith("hub://")
         if is_hub and section.get("revision") is None:
             yield path, section

@@ -28,6 +28,7 @@ def resolve(preset: str, overrides: Iterable[str] = (), *, is_draft: bool = Fals
     """
     preset_file = read_preset(preset)
     settings = preset_file.settings
+    # Before validation, so that overrides can complete or repair a preset.
     for override in overrides:
         _apply(settings, override)
     if is_draft:
@@ -52,6 +53,7 @@ def _apply(settings: dict[str, Any], override: str) -> None:
             f"--set {override!r}: the value is not valid YAML: {error}",
             repair="quote a value that contains special characters, as in --set 'key=\"a: b\"'",
         ) from error
+    # Quotes are gone by now: a text such as '1e4' becomes a number, too.
     if isinstance(value, str):
         value = _number(value)
     section: Any = settings
@@ -66,6 +68,7 @@ def _apply(settings: dict[str, Any], override: str) -> None:
 def _descend(section: Any, part: str, path: str) -> Any:  # noqa: ANN401 - a tree of YAML values
     if isinstance(section, list):
         return section[_index(section, part, path)]
+    # An override may add a section that the preset lacks.
     below = section.setdefault(part, {})
     # `training:` without a value is null in YAML.
     if below is None:
@@ -79,6 +82,7 @@ def _descend(section: Any, part: str, path: str) -> Any:  # noqa: ANN401 - a tre
 
 
 def _index(items: list[Any], part: str, path: str) -> int:
+    # Unlike isdigit(), isdecimal() is false for superscripts, which int() refuses.
     if not part.isdecimal() or int(part) >= len(items):
         raise ConfigError(
             f"{path}: {part!r} is not a position in a list of {len(items)}",

@@ -81,6 +81,7 @@ class RewardConfig(Section):
     @model_validator(mode="after")
     def _names_of_terms_are_unique(self) -> Self:
         names = [term.name for term in self.terms]
+        # Also prevents two discriminator terms.
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(
                 f"reward.terms has {twice[0]} more than once: metrics of a term are logged by its "

@@ -32,6 +32,7 @@ class RunConfig(Section):
     evaluation: EvaluationConfig
     promotion: PromotionConfig = PromotionConfig()
 
+    # Rules across sections run once all sections are valid; the first violation is reported.
     @model_validator(mode="after")
     def _sampling_suits_the_algorithm(self) -> Self:
         self.training.algorithm.check_sampling(self.training.sampling.num_inference_steps)
@@ -45,6 +46,7 @@ class RunConfig(Section):
                 f"training.optimizer_steps_per_update={steps}: would split a group; it must divide "
                 f"training.rollout.prompts_per_update={rollout.prompts_per_update}"
             )
+        # With one rank; `check_ranks` repeats the check for the number that is used.
         images = rollout.prompts_per_update // steps * rollout.group_size
         for name, size in self._microbatches.items():
             if images % size:
@@ -116,6 +118,7 @@ class RunConfig(Section):
     def _scorers_can_read_the_resolution(self) -> Self:
         pixels = self.policy.resolution_pixels
         for setting, scorer in self._scorers.items():
+            # Not resized: such a scorer was trained on images of this size alone.
             if scorer.only_resolution_pixels not in {None, pixels}:
                 raise ValueError(
                     f"{setting}: {scorer.type} scores images of {scorer.only_resolution_pixels} "
@@ -137,6 +140,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _gates_can_be_judged(self) -> Self:
         terms = (term.name for term in self.training.reward.terms)
+        # With `trained_on`: a tuned PickScore is rewarded even if no term names the scorer.
         rewarded = {"discriminator", *terms, *self.independence.trained_on}
         known = {*BUILT_IN_PREFIXES, *(s.metric_prefix for s in self.evaluation.scorers)}
         for position, gate in enumerate(self.promotion.gates):
@@ -151,6 +155,7 @@ class RunConfig(Section):
                     + ", so it rises whether or not the images improve; use a metric of a scorer "
                     "that is not among training.reward.terms"
                 )
+            # Built-in metrics are known where they are computed; only their prefix is checked.
             if metric not in METRIC_ALIASES and not (dot and family in known):
                 raise ValueError(
                     f"{name}: will not be measured; use scorer.metric of a scorer in "
@@ -186,6 +191,7 @@ class RunConfig(Section):
             ConfigError: If an optimizer step's images cannot be split over the ranks in whole
                 microbatches. The repair lists numbers that work.
         """
+        # Not a validator, because the number of processes is not a setting.
         rollout = self.training.rollout
         images = (
             rollout.prompts_per_update
@@ -195,6 +201,7 @@ class RunConfig(Section):
         sizes = self._microbatches
         # A rank generates and updates on the same images, so both sizes must divide its share.
         whole = math.lcm(*sizes.values())
+        # 0 would divide by zero; the error below lists what works.
         if ranks >= 1 and images % (ranks * whole) == 0:
             self._check_discriminator_batch(ranks)
             return
@@ -214,9 +221,11 @@ class RunConfig(Section):
             raise ConfigError(
                 f"{ranks} training processes cannot share "
                 f"discriminator.optimizer.batch_size={batch} evenly",
+                # The next multiple of the number of ranks.
                 repair=f"set it to {-(-batch // ranks) * ranks}",
             )
 
     def to_yaml(self) -> str:
         """Return all settings, defaults included, as YAML that `resolve` reads back."""
+        # `safe_dump` cannot write tuples, which mode="json" turns into lists.
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -60,7 +60,9 @@ class PretrainingSettings(Section):
             policy=run.policy,
             sampling=run.training.sampling,
             discriminator=run.discriminator,
+            # Only the number: the images themselves are an input with a digest of its own.
             images_per_prompt=run.reference_images.of_each_prompt,
+            # Part of the digest, because the last bits of an image depend on its batch.
             batch_size=run.training.rollout.microbatch_size,
         )
 
@@ -103,6 +105,7 @@ class TrainingSettings(Section):
     def cache_relevant(self) -> Self:
         """Return the settings that affect numbers; a run resumes after a change of the others."""
         defaults = {
+            # Replaced by defaults rather than removed, so that the result is still a valid section.
             name: TrainingConfig.model_fields[name].default
             for name in ("hangs", "memory_check", "non_finite")
         }
@@ -115,6 +118,7 @@ def without_prompt_files(settings: S) -> S:
 
     A prompt file can then be moved, or saved with other line ends, without losing saved state.
     """
+    # Without the hashes of the files, too: these change with the line ends.
     unnamed = PromptsConfig(train="prompts", test="prompts")
     return settings.model_copy(update={"prompts": unnamed})
 
@@ -156,5 +160,8 @@ def digest(settings: Section, *inputs: str) -> str:
         The first 16 hexadecimal digits of a SHA-256, the same in every process and on every
         machine.
     """
+    # Includes defaults: a new setting, or another default, changes the digest of every run, so that
+    # existing results and checkpoints are no longer found.
     content = json.dumps([settings.model_dump(mode="json"), *inputs], sort_keys=True)
+    # 64 bits: enough against accidental collisions, short enough for names of folders and jobs.
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -11,6 +11,7 @@ class AestheticConfig(BaseScorerConfig):
 
     type: Literal["aesthetic"] = "aesthetic"
 
+    # The first weights, whose architecture `backbone` describes.
     clip: Weights
     """The CLIP that the predictor was trained on, ViT-L/14, with its processor's and tokenizer's
     files."""

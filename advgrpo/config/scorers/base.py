@@ -41,6 +41,7 @@ class BaseScorerConfig(Section):
     facts: ClassVar[Mapping[str, MetricFacts]] = {}
     """Facts of each metric; `*` stands for metrics that the user names."""
 
+    # Subclasses assign these without an annotation, which pydantic would take as a field.
     backbone: ClassVar[Literal["clip", "dino", "unknown"] | None] = None
     """Architecture of its (first) weights; none for scorers without weights."""
 
@@ -61,6 +62,7 @@ class BaseScorerConfig(Section):
     @property
     def metrics_without_prefix(self) -> tuple[str, ...]:
         """Names of its metrics, as its `score` returns them."""
+        # In the order of `facts`, which is that of reports.
         return tuple(self.facts)
 
     @property
@@ -76,5 +78,6 @@ class BaseScorerConfig(Section):
     @property
     def all_weights(self) -> tuple[Weights, ...]:
         """Weights that its values depend on."""
+        # In the order of the fields: planning takes the first as the backbone.
         values = (getattr(self, name) for name in type(self).model_fields)
         return tuple(value for value in values if isinstance(value, Weights))

@@ -13,6 +13,7 @@ class ExternalJudgeConfig(BaseScorerConfig):
 
     type: Literal["external_judge"] = "external_judge"
 
+    # A list, not a line: no shell interprets it.
     command: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
     """The program and its arguments; each process that uses the scorer starts it once."""
 
@@ -28,6 +29,7 @@ class ExternalJudgeConfig(BaseScorerConfig):
     timeout_seconds: PositiveFloat = 600.0
     """Longest wait for an answer."""
 
+    # One entry for all verdicts, whose names are known from the settings only.
     facts: ClassVar = {
         "*": MetricFacts(
             label="External judge",

@@ -11,6 +11,7 @@ class HpsConfig(BaseScorerConfig):
 
     type: Literal["hps"] = "hps"
 
+    # Converted, because HPS is published as a pickle.
     weights: Weights
     """The folder that `advgrpo scorers convert-hps` wrote."""
 

@@ -10,6 +10,7 @@ class OcrConfig(BaseScorerConfig):
 
     type: Literal["ocr"] = "ocr"
 
+    # As a reward it is refused if a training prompt has no quoted text.
     needs_quoted_text = True
     facts: ClassVar = {
         "accuracy": MetricFacts(

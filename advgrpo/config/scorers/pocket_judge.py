@@ -22,6 +22,7 @@ class PocketJudgeConfig(BaseScorerConfig):
 
     type: Literal["pocket_judge"] = "pocket_judge"
 
+    # The size of the pocket world's pictures, on which the judge was trained.
     only_resolution_pixels = 32
     facts: ClassVar = {
         "attribute_accuracy": _ACCURACY,

@@ -11,6 +11,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 def _check_not_reserved(name: str) -> str:
+    # Metrics are logged by name, so the names of built-in ones are taken.
     if name in {"discriminator", "reward", *BUILT_IN_PREFIXES}:
         raise ValueError(f"name={name} is the name of built-in metrics: use another")
     return name
@@ -21,6 +22,7 @@ class PythonScorerConfig(BaseScorerConfig):
 
     type: Literal["python"] = "python"
 
+    # Only the form is checked: settings are also validated where the package is not installed.
     path: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")]
     """The class, as `package.module:Class`. It is imported when the scorer is built, so the package
     must be installed in the images that train and evaluate."""
@@ -35,6 +37,7 @@ class PythonScorerConfig(BaseScorerConfig):
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """Keyword arguments of the class, in addition to `device`."""
 
+    # Unlike None, which counts as no memory: the plan lists the scorer as not included.
     backbone = "unknown"
 
     @property

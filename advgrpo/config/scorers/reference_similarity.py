@@ -18,6 +18,7 @@ class ReferenceSimilarityConfig(BaseScorerConfig):
     """Side length that images are resized to; a multiple of the patch size."""
 
     backbone = "dino"
+    # Refused with images of a folder, which belong to no prompt.
     needs_reference_images = True
     facts: ClassVar = {
         "mean": MetricFacts(

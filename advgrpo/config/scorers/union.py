@@ -14,6 +14,7 @@ from advgrpo.config.scorers.pocket_judge import PocketJudgeConfig
 from advgrpo.config.scorers.python import PythonScorerConfig
 from advgrpo.config.scorers.reference_similarity import ReferenceSimilarityConfig
 
+# A new member also needs its module in `advgrpo.models.scorers`, which is found by its type.
 ScorerConfig = Annotated[
     PickScoreConfig
     | HpsConfig
