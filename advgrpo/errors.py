@@ -18,11 +18,13 @@ class AdvGrpoError(Exception):
     """Exit status of a process that ends with this error; from 128 on, a retry may succeed."""
 
     def __init__(self, message: str, *, repair: str = "") -> None:
+        # Redacted here, because messages reach logs, MLflow and result files on several paths.
         super().__init__(redact(message))
         self.message = redact(message)
         self.repair = redact(repair)
 
     def __str__(self) -> str:
+        # In the text too: some callers print `str(error)` alone.
         return f"{self.message}\n  repair: {self.repair}" if self.repair else self.message
 
 
@@ -138,6 +140,7 @@ class ClusterUnavailableError(ClusterError):
     exit_code = 152
 
 
+# Not retried: the other job would have to end or be deleted first.
 class JobConflictError(ClusterError):
     """Another job has the name that this one would have."""
 

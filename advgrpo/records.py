@@ -12,6 +12,7 @@ class PromptSet:
     digest: str
     """SHA-256 of the texts, in hexadecimal."""
 
+    # Not compared: equal prompts from two files are equal.
     location: str = field(default="", compare=False)
     """File that they were read from, for errors."""
 
@@ -114,6 +115,7 @@ class EvaluationReport:
         Raises:
             KeyError: If the metric was not measured.
         """
+        # A linear search: a report has a few dozen comparisons.
         for comparison in self.comparisons:
             if comparison.metric == metric:
                 return comparison

@@ -18,10 +18,12 @@ from urllib.parse import quote, quote_plus
 MARK = "***"
 """Replacement of a secret."""
 
+# At the end of a name only: MLFLOW_TRACKING_TOKEN is secret, TOKENIZERS_PARALLELISM is not.
 _NAME = re.compile(
     r"(TOKEN|PASSWORD|PASSWD|SECRET|SECRET_KEY|COOKIES?|ACCESS_KEY|ACCESS_KEY_ID|AUTH_KEY|"
     r"API_KEY|ENCRYPTION_KEY|CREDENTIALS?)$"
 )
+# The user too: some services put a token there.
 _USER_IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"<>]+@")
 _SIGNED = re.compile(
     r"(?i)([?&](?:x-amz-(?:signature|credential|security-token)|awsaccesskeyid|sig|signature|"
@@ -30,6 +32,7 @@ _SIGNED = re.compile(
 # Shorter secrets occur in ordinary words.
 _MIN_LENGTH = 6
 
+# Of this process alone: a child redacts only what its own environment holds.
 _hidden: set[str] = set()
 
 
@@ -46,6 +49,7 @@ def hide(secret: str) -> None:
 
 def redact(text: str) -> str:
     """Return a text with all secrets replaced."""
+    # By pattern as well: a URL may hold secrets that no variable of this process has.
     text = _SIGNED.sub(rf"\1{MARK}", _USER_IN_ADDRESS.sub(f"{MARK}@", text))
     for form in _forms():
         text = text.replace(form, MARK)
@@ -61,6 +65,7 @@ class RedactingFormatter(logging.Formatter):
 
 def redact_tracebacks() -> None:
     """Redact the tracebacks of exceptions that Python prints, in all threads."""
+    # A hook that another program installed stays.
     if sys.excepthook is sys.__excepthook__:
         sys.excepthook = _print_redacted
     if threading.excepthook is threading.__excepthook__:
@@ -83,6 +88,7 @@ def _print_redacted_of_thread(fault: threading.ExceptHookArgs) -> None:
 
 def _forms() -> list[str]:
     secrets = set(_hidden)
+    # Read each time, because the environment changes while a process runs.
     for name, value in os.environ.items():
         if len(value) >= _MIN_LENGTH and is_secret_name(name):
             secrets.add(value)
@@ -96,6 +102,7 @@ def _forms() -> list[str]:
         data = secret.encode()
         # The last form is that of a repr, with its escapes.
         forms |= {secret, quote(secret, safe=""), quote_plus(secret), repr(secret)[1:-1]}
+        # With and without padding, which some programs strip.
         for coded in (base64.b64encode(data), base64.urlsafe_b64encode(data)):
             forms |= {coded.decode(), coded.decode().rstrip("=")}
     # Longest first: if a secret contains another one, no part of it may remain.

@@ -11,7 +11,9 @@ def load_json(text: str | bytes) -> Any:  # noqa: ANN401 - a tree of JSON values
         ValueError: If the text is not JSON in UTF-8 or is nested too deeply.
     """
     try:
+        # `json` also accepts NaN and Infinity, which are not JSON.
         return json.loads(text)
+    # Callers treat a ValueError as a damaged file; a RecursionError would end them.
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
