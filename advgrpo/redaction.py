@@ -25,6 +25,7 @@ _NAME = re.compile(
 )
 # The user too: some services put a token there.
 _USER_IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"<>]+@")
+# A pre-signed URL is a credential until it expires.
 _SIGNED = re.compile(
     r"(?i)([?&](?:x-amz-(?:signature|credential|security-token)|awsaccesskeyid|sig|signature|"
     r"token|access_token|api_key|password|secret)=)[^&\s'\"<>]+"
@@ -75,6 +76,7 @@ def redact_tracebacks() -> None:
 def _print_redacted(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
+    # With all chained exceptions, which `format_exception` includes.
     sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
 
 

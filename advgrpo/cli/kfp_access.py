@@ -83,6 +83,7 @@ def with_kfp_access(command: Callable[..., None]) -> Callable[..., None]:
     options = inspect.signature(_read_access).parameters
     # A command's own options come first in its help.
     own = dict(inspect.signature(command).parameters)
+    # Its annotation is a string that Typer could not resolve.
     del own["access"]
     parameters = [*own.values(), *options.values()]
 
@@ -118,5 +119,6 @@ def pipeline_document(
 
 def _annotations() -> dict[str, str]:
     """Return the annotations by which Prometheus finds pods that serve metrics."""
+    # The chart sets it if metrics are enabled.
     port = os.environ.get("ADVGRPO_METRICS_PORT")
     return {"prometheus.io/scrape": "true", "prometheus.io/port": port} if port else {}

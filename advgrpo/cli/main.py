@@ -29,6 +29,7 @@ from advgrpo.runtime.failures import run_as_process
 from advgrpo.telemetry.logging import configure
 
 _EXTRAS = {
+    # `psutil` is part of `train`, too, which is much larger.
     **dict.fromkeys(("kfp", "psutil"), "pipeline"),
     **dict.fromkeys(("kubeflow", "kubernetes", "prometheus_client"), "cluster"),
     **dict.fromkeys(("diffusers", "mlflow", "numpy", "peft", "PIL", "torch"), "train"),

@@ -61,6 +61,7 @@ def plan(
         gpus,
         images_per_second=images_per_second,
         price_per_hour=price,
+        # The options come first: they spare reading files, which may be on S3 or not exist yet.
         train_prompts=train_prompts or _count(run.prompts.train),
         test_prompts=test_prompts or _count(run.prompts.test),
     )

@@ -24,6 +24,7 @@ def import_prompts(
     found = read_prompt_table(table, column)
     if found.repeats and not drop_repeats:
         refuse_repeats(table, found)
+    # Atomic, unlike `Path.write_bytes`.
     write_bytes(str(output), "".join(f"{text}\n" for text in found.prompts).encode())
     if found.repeats:
         print(f"dropped {len(found.repeats)} repeats")

@@ -81,6 +81,7 @@ def promote(
     from advgrpo.registry.promotion import promote as task
     from advgrpo.registry.promotion_hook import promotion_hook
 
+    # White space does not count as a reason.
     if override != bool(reason.strip()):
         raise ConfigError(
             "--override needs --reason" if override else "--reason needs --override",
@@ -130,6 +131,7 @@ def verify(
 
     found = task(name, version, tracking_uri=_tracking_uri(), prompts=prompts)
     print(f"{found.uri}: all files match their registered hashes")
+    # With --prompts 0 only the hashes are checked.
     if found.prompts:
         print(
             f"{found.prompts} prompts generated again: images differ by at most "
@@ -238,6 +240,7 @@ def _tracking_uri() -> str:
 
 def _user() -> str:
     try:
+        # Taken from LOGNAME or USER first: a record, not an authentication.
         return getpass.getuser()
     except (KeyError, OSError):
         # A container's user may have no name.

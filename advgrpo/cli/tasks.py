@@ -100,6 +100,7 @@ def evaluate(
     from advgrpo.tasks import evaluate as task
     from advgrpo.tasks.import_adapter import import_adapter
 
+    # Exactly one of the two.
     if bool(trained) == bool(adapter):
         raise ConfigError(
             "--trained and --adapter are both given" if trained else "no adapter is given",
@@ -107,8 +108,10 @@ def evaluate(
         )
     config = resolve(preset, overrides)
     if adapter:
+        # Stored as a training result, so that the evaluation treats both alike.
         trained = import_adapter(config, adapter, discriminator=discriminator, workspace=workspace)
     result = task.evaluate(
+        # The whole settings, which the report shows.
         config.model_dump_json(),
         trained=trained,
         discriminator=discriminator,

@@ -14,7 +14,7 @@ DISTANCE_METRICS = ("distance.frechet", "distance.kernel", "manifold", "diversit
 
 @dataclass(frozen=True)
 class Independence:
-    """How much the metrics of a run depend on its reward."""
+    """Dependence of a run's metrics on its reward."""
 
     trained_on: frozenset[str]
     """Scorers that the reward was trained on: an improvement proves little."""

@@ -178,7 +178,7 @@ class RunConfig(Section):
 
     @property
     def independence(self) -> Independence:
-        """How each metric of the evaluation relates to the reward."""
+        """Dependence of each metric of the evaluation on the reward."""
         return independence(self.discriminator, self.training.reward, self.evaluation)
 
     def check_ranks(self, ranks: int) -> None:

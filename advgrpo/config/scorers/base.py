@@ -1,4 +1,4 @@
-"""What all scorers declare without loading a model: settings, metrics and facts about them."""
+"""Base of the scorers' settings: declarations that need no model, and facts about metrics."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,6 +38,7 @@ class BaseScorerConfig(Section):
 
     type: str
 
+    # Keys are part of the metric names in gates and stored evaluations: do not rename them.
     facts: ClassVar[Mapping[str, MetricFacts]] = {}
     """Facts of each metric; `*` stands for metrics that the user names."""
 
@@ -45,6 +46,7 @@ class BaseScorerConfig(Section):
     backbone: ClassVar[Literal["clip", "dino", "unknown"] | None] = None
     """Architecture of its (first) weights; none for scorers without weights."""
 
+    # Declared here, because validation must not load the scorer.
     needs_quoted_text: ClassVar[bool] = False
     """Whether prompts without quoted text have no value."""
 
