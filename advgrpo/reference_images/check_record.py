@@ -46,6 +46,8 @@ class CheckRecord:
         for part in list_files(self._location):
             for line in read_bytes(join(self._location, part)).splitlines():
                 try:
+                    # The wrong number of fields is a ValueError, and an entry that is not a list a
+                    # TypeError.
                     name, size, version, sha256, height, width = load_json(line)
                     state = FileState(size, version)
                     if listing.get(name) == state:
@@ -62,6 +64,8 @@ class CheckRecord:
             for name, file in found.items()
         ]
         if lines:
+            # A random name for each part: workers may check the same set at once, and an object
+            # store cannot append.
             name = f"{uuid.uuid4().hex}.jsonl"
             write_bytes(join(self._location, name), "\n".join(lines).encode())
 
@@ -76,4 +80,6 @@ def record_of(root: str, workspace: str) -> CheckRecord:
     """
     is_copy = not scheme(root) and Path(root).is_relative_to(cache_folder())
     place = str(cache_folder()) if is_copy else workspace
+    # The location, not the content, is the key: the state of each file shows whether its result is
+    # still valid.
     return CheckRecord(join(place, _FOLDER, hashlib.sha256(root.encode()).hexdigest()[:16]))

@@ -20,6 +20,7 @@ from advgrpo.storage.locations import join, scheme
 from advgrpo.telemetry.progress import Progress
 
 _CHUNK = 256
+# Results are recorded after 8 chunks, so an interruption loses at most 2048 of them.
 _CHUNKS_PER_RECORD = 8
 _REMOTE_THREADS = 32
 _EXAMPLES = 3
@@ -73,6 +74,8 @@ def check_files(
         listing: All files at the location.
         record: Results of earlier checks, which are reused; new results are added.
     """
+    # The record does not hold problems, so files that were repaired or restored are always checked
+    # again.
     checks: dict[str, FileCheck] = dict(record.known(listing)) if record else {}
     remaining = [name for name in names if name not in checks]
     progress = Progress("checking reference images", len(names), "images")
@@ -93,10 +96,13 @@ def check_files(
             progress.advance(len(chunk))
     if record:
         record.add(unrecorded, listing)
+    # In the order of `names`: the record comes first in `checks`, and may hold files of other
+    # splits.
     return {name: checks[name] for name in names}
 
 
 def _check_file(root: str, name: str, listing: Mapping[str, FileState]) -> FileCheck:
+    # An object store has no symbolic links.
     if not scheme(root) and _leads_out(root, name):
         text = f"{name} is reached by a symbolic link that leads out of {root}"
         return Problem(ProblemKind.OUTSIDE, text)
@@ -105,6 +111,7 @@ def _check_file(root: str, name: str, listing: Mapping[str, FileState]) -> FileC
     try:
         data = read_bytes(join(root, name))
         picture = decode_picture(data)
+    # The file may have been deleted or become unreadable after it was listed.
     except StorageError as error:
         return Problem(ProblemKind.DAMAGED, error.message)
     except ValueError as error:
@@ -140,6 +147,7 @@ def prompt_problems(
         others: Further prompts that the set may hold.
         where: Location of the manifest, or of several.
     """
+    # One problem for all absent prompts: with the wrong prompt file, it would be one per prompt.
     if absent := [prompt for prompt in prompts.texts if prompt not in manifest]:
         text = (
             f"{len(absent)} of the {len(prompts)} prompts of {prompts.location or 'the run'} are "
@@ -157,6 +165,7 @@ def prompt_problems(
         yield Problem(ProblemKind.UNKNOWN_PROMPT, text, len(unknown))
     for prompt in prompts.texts:
         found = len(manifest.get(prompt, ()))
+        # Absent prompts are reported above.
         if prompt in manifest and found < wanted:
             text = f"{_shortened(prompt)} has {found} of {wanted} reference images"
             yield Problem(ProblemKind.TOO_FEW, text)
@@ -178,6 +187,7 @@ def listing_problems(manifest: Mapping[str, Sequence[str]]) -> Iterable[Problem]
             owners[name].append(prompt)
     for name, prompts in owners.items():
         if len(prompts) > 1:
+            # A file may also be listed twice for one prompt.
             distinct = " and ".join(repr(prompt) for prompt in dict.fromkeys(prompts))
             text = f"{name} is listed {len(prompts)} times, for {distinct}"
             yield Problem(ProblemKind.LISTED_TWICE, text)
@@ -188,6 +198,7 @@ def file_problems(
 ) -> Iterable[Problem]:
     """Find files that are invalid, of another size than `pixels`, or changed since generation."""
     for name, check in checks.items():
+        # A file that the provenance does not list differs from every hash, so it is reported too.
         expected = provenance.files.get(name, "nothing") if provenance else None
         if isinstance(check, Problem):
             yield check
@@ -231,6 +242,7 @@ def extra_files(listing: Iterable[str], names: Collection[str]) -> list[str]:
     return [
         name
         for name in listing
+        # The manifest, journals and records of checks lie in the same folder as the images.
         if name not in known
         and Path(name).suffix.lower() in FILE_ENDINGS
         and not any(part.startswith(".") for part in Path(name).parts)

@@ -47,6 +47,7 @@ class DiffusersSource:
         self._config = config
         self._pixels = resolution_pixels
         pipeline_class = _pipeline_class(folder, index)
+        # Before the weights are loaded, which takes minutes.
         _check_arguments(pipeline_class, config)
         self._provenance = _provenance(config, folder, pipeline_class.__name__)
         self._pipeline = _load(folder, index, pipeline_class, config.dtype).to(device)
@@ -83,7 +84,11 @@ class DiffusersSource:
                 height=self._pixels,
                 width=self._pixels,
                 num_inference_steps=config.num_inference_steps,
+                # One generator per image, so that an image does not depend on the others in its
+                # batch.
                 generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+                # Tensors keep the pipeline's precision; the PIL output would be rounded here
+                # already.
                 output_type="pt",
                 **arguments,
             )
@@ -94,6 +99,7 @@ class DiffusersSource:
                 repair="change reference_images.resolution_pixels or reference_images.source "
                 "accordingly",
             ) from error
+        # Only some pipelines have a safety checker, and it returns None if it is disabled.
         blanked = output.get("nsfw_content_detected") or [False] * len(prompts)
         for prompt, is_blank in zip(prompts, blanked, strict=True):
             if is_blank:
@@ -129,6 +135,7 @@ def _pipeline_class(folder: Path, index: Mapping[str, Any]) -> type[Any]:
     name = str(index.get("_class_name"))
     try:
         found = getattr(diffusers, name)
+    # diffusers raises RuntimeError if the import of a lazily loaded module fails.
     except (AttributeError, RuntimeError) as error:
         raise WeightsError(
             f"{folder / _INDEX_FILE} names the pipeline {name!r}, which diffusers cannot load: "
@@ -175,6 +182,8 @@ def _load(
     dtype: torch.dtype = getattr(torch, dtype_name)
     modules: dict[str, torch.nn.Module] = {}
     try:
+        # Modules are loaded here and passed to the pipeline, as its own loading does not return the
+        # missing tensors.
         for name, entry in index.items():
             # The index lists components as [library, class].
             if isinstance(entry, list) and entry[0] in _LIBRARIES:
@@ -184,7 +193,13 @@ def _load(
                 elif issubclass(part, PreTrainedTokenizerBase):
                     _check_vocabulary(part, folder / name)
         return pipeline_class.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype, **modules
+            # Modules of other libraries are loaded by the pipeline, so it must not accept pickles
+            # either.
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype=dtype,
+            **modules,
         )
     except (AttributeError, OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise WeightsError(
@@ -234,11 +249,13 @@ def _provenance(
         # A commit identifies the weights of a hub; elsewhere, only their content does.
         "weights_version": weights.revision or fingerprint(sorted(folder.rglob("*.safetensors"))),
         "num_inference_steps": config.num_inference_steps,
+        # Under the argument's own name: the same scale has another meaning for another argument.
         config.guidance_argument: config.guidance_scale,
         "prompt_suffix_en": config.prompt_suffixes.en,
         "prompt_suffix_zh": config.prompt_suffixes.zh,
         "dtype": config.dtype,
     }
+    # None is left out, because a provenance holds only texts and numbers.
     if config.negative_prompt is not None:
         facts["negative_prompt"] = config.negative_prompt
     return facts

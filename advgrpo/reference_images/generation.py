@@ -103,12 +103,17 @@ def generate_reference_images(
     )
     plan = plan_images(prompts, images_per_prompt, seed, config.file_format)
     store = open_image_store(location, origin)
+    # Rank 0 alone reads the store: workers that list it while others write would disagree on the
+    # leases.
     missing = _find_missing(plan, store, queue)
     progress = Progress("reference images", len(plan), "images")
     progress.resume_at(len(plan) - len(missing))
+    # A store saves a whole lease at once, so an archive has several batches.
     size = store.batches_per_lease * config.batch_size
     leases = [missing[start : start + size] for start in range(0, len(missing), size)]
     with store.open(queue.rank):
+        # Leases are claimed, not divided in advance, so that a slow worker does not delay the
+        # others.
         for number in claim_with_progress(queue, [len(images) for images in leases], progress):
             store.save(_generate(source, leases[number], config))
     # The manifest may only be written when the last worker has saved its images.
@@ -127,6 +132,8 @@ def _find_missing(
     if queue.rank == 0:
         saved = store.resume({image.name for image in plan})
         text = json.dumps(
+            # Positions instead of names keep the broadcast text short; the plan is equal on all
+            # ranks.
             [position for position, image in enumerate(plan) if image.name not in saved]
         )
     return [plan[position] for position in json.loads(queue.broadcast(text))]
@@ -150,6 +157,7 @@ def _draw(
 ) -> Float[Tensor, "batch 3 height width"]:
     images = source.draw([image.prompt for image in batch], [image.seed for image in batch])
     expected = (len(batch), 3, pixels, pixels)
+    # Some pipelines, such as Flux, round the size and only log a warning.
     if tuple(images.shape) != expected:
         raise ReferenceImageError(
             f"the source returned images of shape {tuple(images.shape)} instead of {expected}",
@@ -179,10 +187,12 @@ def _encode(
 
 def _complete(plan: Sequence[PlannedImage], store: ImageStore, origin: Origin) -> None:
     hashes = store.hashes()
+    # In the order of the plan, without files of other prompts that an archive may still list.
     sha256 = {image.name: hashes[image.name] for image in plan}
     _refuse_repeated(plan, sha256)
     files = {
         prompt: tuple(image.name for image in images)
+        # `groupby` needs adjacent images of a prompt, which is the order of the plan.
         for prompt, images in groupby(plan, key=lambda image: image.prompt)
     }
     provenance = Provenance(**origin.model_dump(), advgrpo_version=__version__, files=sha256)

@@ -104,16 +104,21 @@ def inspect_reference_images(
     try:
         lists = manifests_of(str(folder), manifests)
         manifest, provenance = read_manifests(lists), read_provenance(folder)
+    # Without lists, nothing else can be checked; the caller still expects a report.
     except (ReferenceImageError, StorageError) as error:
         problem = Problem(ProblemKind.UNREADABLE_LIST, error.message)
         return ReferenceImageReport(folder, len(prompts), 0, (problem,), None)
     root = (provenance.images if provenance else "") or str(folder)
     listing = storage_for(root).list_files(root)
+    # Only images of the requested prompts are read: a set for both splits may be several times
+    # larger.
     listed = {prompt: manifest[prompt] for prompt in prompts.texts if prompt in manifest}
+    # Repeated names are reported as problems below, and need to be checked only once.
     names = list(dict.fromkeys(name for files in listed.values() for name in files))
     checks = check_files(root, names, listing, record_of(root, workspace) if workspace else None)
     pixels = resolution_pixels or most_common_side(checks.values())
     sha256 = {name: c.sha256 for name, c in checks.items() if isinstance(c, ValidFile)}
+    # With manifests from the settings, or images stored elsewhere, unlisted files are no error.
     is_whole_folder = root == str(folder) and not manifests
     problems = (
         *prompt_problems(
@@ -131,6 +136,7 @@ def inspect_reference_images(
     images = sum(len(files) for files in listed.values())
     if problems:
         return ReferenceImageReport(folder, len(prompts), images, problems, None, sha256)
+    # After the checks, so that a damaged image is an error even if it would not be chosen.
     chosen = {
         prompt: _choose(files, images_per_prompt or len(files), prompt, seed)
         for prompt, files in listed.items()
@@ -140,6 +146,7 @@ def inspect_reference_images(
         files=chosen,
         resolution_pixels=pixels,
         digest=digest_of(chosen, sha256),
+        # Without what grows with the number of images or depends on where the set is stored.
         provenance=provenance.model_dump(exclude={"files", "images"}) if provenance else {},
         sha256=sha256,
     )
@@ -191,4 +198,5 @@ def _choose(files: tuple[str, ...], count: int, prompt: str, seed: int) -> tuple
     order = torch.randperm(
         len(files), generator=generator_for("choice of reference images", seed, prompt)
     )
+    # Sorted, to keep the order of the manifest: only the choice is random.
     return tuple(files[position] for position in sorted(order[:count].tolist()))

@@ -103,6 +103,7 @@ class FolderImageStore:
     def save(self, files: Mapping[str, bytes]) -> None:
         """Write images, then their hashes."""
         assert self._journal is not None
+        # The journal comes last: `complete` trusts its hashes without reading the files again.
         for name, data in files.items():
             _replace_file(self._folder / name, data)
         self._journal.add({name: sha256_of(data) for name, data in files.items()})
@@ -113,6 +114,7 @@ class FolderImageStore:
 
     def complete(self, files: Mapping[str, tuple[str, ...]], provenance: Provenance) -> None:
         """Write both lists, the manifest last: its presence marks the set as complete."""
+        # The journals go last. If the process is killed before, resuming reads them once more.
         write_provenance(self._folder, provenance)
         write_manifest(self._folder, files)
         remove_journals(self._folder)
@@ -146,6 +148,7 @@ class ArchivedImageStore:
         """Read the lists of all archives, and delete archives without one."""
         present = set(list_files(self._location))
         for name in present:
+            # A part is its archive and its list, which have the same stem.
             listing = f"{name.removesuffix(PART_SUFFIX)}.json"
             if name.endswith(PART_SUFFIX) and listing not in present:
                 delete(join(self._location, name))
@@ -174,6 +177,8 @@ class ArchivedImageStore:
             write_provenance(Path(folder), provenance)
             write_manifest(Path(folder), files)
             lists = {n: Path(folder, n).read_bytes() for n in (PROVENANCE_FILE, MANIFEST_FILE)}
+        # A fixed name, so that the lists of a larger set replace the former ones. The name sorts
+        # after those of the other parts, whose hexadecimal digits end at "f".
         self._write(f"{PART_PREFIX}lists", lists)
 
     def _write(self, name: str, files: Mapping[str, bytes]) -> None:
@@ -183,6 +188,7 @@ class ArchivedImageStore:
                 entry = tarfile.TarInfo(file)
                 entry.size = len(data)
                 tar.addfile(entry, BytesIO(data))
+        # The list comes last: it marks the archive as complete.
         write_bytes(join(self._location, f"{name}{PART_SUFFIX}"), archive.getvalue())
         part = _Part(origin=self._origin, files={n: sha256_of(data) for n, data in files.items()})
         write_bytes(join(self._location, f"{name}.json"), part.model_dump_json().encode())

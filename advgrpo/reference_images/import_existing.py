@@ -23,8 +23,8 @@ _SOURCE = "existing"
 def import_existing(request: RequestedSet, existing: str, workspace: str) -> None:
     """Check an existing set, and write the list of its used images to the workspace.
 
-    Nothing is written beside the images, and none is copied. An interrupted check resumes where it
-    stopped.
+    The folder of the images is not written to, and no image is copied. An interrupted check resumes
+    where it stopped.
 
     Args:
         request: The set to import. Its location gets `manifest.json` and `provenance.json`, which
@@ -37,6 +37,7 @@ def import_existing(request: RequestedSet, existing: str, workspace: str) -> Non
         StorageError: If it cannot be read, or the lists cannot be written.
     """
     task, target = request.task, request.location(workspace)
+    # A set in archives must be extracted before its lists can be read.
     place = readable(existing)
     report = inspect_reference_images(
         place,
@@ -49,11 +50,13 @@ def import_existing(request: RequestedSet, existing: str, workspace: str) -> Non
         workspace=join(workspace, ROOT),
     )
     images = report.validated()
+    # A set in archives is used in place and has its own lists.
     if is_archived(existing):
         return
     if not exists(join(target, MANIFEST_FILE)):
         _write_lists(report, target, manifests_of(place, request.existing_manifests))
         return
+    # A changed set is refused, not imported again: results in the workspace used the former images.
     before = content_digest(target)
     if before != images.digest:
         raise ReferenceImageError(
@@ -69,6 +72,7 @@ def _write_lists(report: ReferenceImageReport, target: str, manifests: Sequence[
     names = {name for files in images.files.values() for name in files}
     provenance = Provenance.model_validate(
         {
+            # The original source is kept if advgrpo generated the set.
             "source": images.provenance.get("source", source),
             "seed": images.provenance.get("seed"),
             "resolution_pixels": images.resolution_pixels,

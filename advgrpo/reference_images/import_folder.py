@@ -61,6 +61,7 @@ def folder_digest(folder: Path) -> str:
             f"{folder} holds no PNG, JPEG or WebP file",
             repair="set reference_images.source.location to the folder of the style's images",
         )
+    # Contents, not modification times: a copied folder is the same set.
     entries = [f"{name} {file_sha256(folder / name)}" for name in names]
     return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
@@ -69,7 +70,11 @@ def origin_of(source: FolderSource, digest: str, resolution_pixels: int) -> Orig
     """Return the origin of a set that is imported from a folder."""
     settings = {"type": source.type, "fit": source.fit, "test_fraction": source.test_fraction}
     return Origin(
-        source={**settings, "folder": digest}, seed=0, resolution_pixels=resolution_pixels
+        # The folder's location is left out, so that the folder can be moved. Nothing is drawn, so
+        # the seed is 0.
+        source={**settings, "folder": digest},
+        seed=0,
+        resolution_pixels=resolution_pixels,
     )
 
 
@@ -92,6 +97,7 @@ def import_folder(
     """
     store, pixels = open_image_store(location, origin), origin.resolution_pixels
     pictures = check_pictures(folder, source, pixels)
+    # By content, so that pictures stay in their split when others are added or files are renamed.
     for_test = [is_test_image(p.sha256, source.test_fraction) for p in pictures]
     if sum(for_test) < _LEAST_TEST_IMAGES or all(for_test):
         raise ReferenceImageError(
@@ -110,6 +116,7 @@ def import_folder(
     progress.resume_at(len(saved))
     with store.open(0):
         for batch in _batches(wanted, saved, store.batches_per_lease * 8):
+            # Encoded a second time: keeping all PNGs since the check could exhaust the memory.
             store.save({n: _png(folder / p.name, source, pixels) for n, p in batch.items()})
             progress.advance(len(batch))
     provenance = Provenance(
@@ -135,6 +142,7 @@ def check_pictures(folder: Path, source: FolderSource, pixels: int) -> list[Pict
             pictures.append(picture)
             progress.advance()
     problems = [picture.problem for picture in pictures if picture.problem is not None]
+    # Copies would have the same file name in the set.
     problems += repeated_content({picture.name: picture.sha256 for picture in pictures})
     report = ReferenceImageReport(folder, 0, len(pictures), tuple(problems), None)
     if problems:
@@ -177,6 +185,7 @@ def _check(folder: Path, name: str, source: FolderSource, pixels: int) -> Pictur
         return Picture(name, sha256_of(_png(folder / name, source, pixels)))
     except StorageError as error:
         return Picture(name, problem=Problem(ProblemKind.DAMAGED, error.message))
+    # A subclass of ValueError, so it must come first.
     except _WrongSizeError as error:
         return Picture(name, problem=Problem(ProblemKind.WRONG_SIZE, f"{name} {error}"))
     except ValueError as error:

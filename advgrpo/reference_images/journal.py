@@ -46,6 +46,7 @@ def resume_folder(folder: Path, origin: Origin, names: Collection[str]) -> dict[
         folder.mkdir(parents=True, exist_ok=True)
         for partial in folder.glob(f"{PARTIAL_PREFIX}*"):
             partial.unlink()
+    # Both checks precede the new journal, so that a refused folder keeps its own.
     recorded = _read_recorded(folder, origin)
     _refuse_others(folder, names)
     intact = _select_intact(folder, recorded)
@@ -88,6 +89,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, origin: Origin, worker: int) -> None:
+        # The journal of worker 0 is the merged one, which has its origin already.
         self._path = folder / (f"journal-{worker}.jsonl" if worker else JOURNAL_FILE)
         with disk_errors("write", self._path):
             self._file = self._path.open("a", encoding="utf-8")
@@ -122,6 +124,7 @@ class Journal:
 def _read_recorded(folder: Path, origin: Origin) -> dict[str, str]:
     recorded: dict[str, str] = {}
     complete = read_provenance(folder)
+    # A complete set without journals may grow by prompts or variations.
     if complete is not None:
         refuse_changes(str(folder), complete, origin)
         recorded |= complete.files
@@ -193,10 +196,12 @@ def _refuse_others(folder: Path, names: Collection[str]) -> None:
 
 def _select_intact(folder: Path, recorded: Mapping[str, str]) -> dict[str, str]:
     with ThreadPoolExecutor() as pool:
+        # Hashing releases the GIL.
         results = pool.map(lambda item: _is_intact(folder / item[0], item[1]), recorded.items())
     return {name: recorded[name] for name, ok in zip(recorded, results, strict=True) if ok}
 
 
 def _is_intact(path: Path, sha256: str) -> bool:
     with disk_errors("read", path):
+        # `_replace_file` does not call fsync, so a file may be empty after a power failure.
         return path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256

@@ -108,6 +108,8 @@ def read_manifests(locations: Sequence[str]) -> dict[str, tuple[str, ...]]:
             f"{' and '.join(locations)} list no prompts",
             repair="restore the manifests from the source of the set",
         )
+    # Manifests of one set may overlap. In a single one, a repeated name is an error that the checks
+    # report.
     if len(locations) > 1:
         return {prompt: tuple(dict.fromkeys(names)) for prompt, names in merged.items()}
     return merged
@@ -141,6 +143,7 @@ def _parsed(data: bytes, where: str) -> dict[str, tuple[str, ...]]:
         elif outside := [name for name in names if not _is_inside(name)]:
             problems.append(f"{outside[0]!r}, of {prompt!r}, is not a name inside the folder")
         else:
+            # Names are compared with those of a listing, which never have "./" or a double slash.
             manifest[prompt] = tuple(PurePosixPath(name).as_posix() for name in names)
     if problems:
         more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""

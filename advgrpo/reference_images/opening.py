@@ -74,5 +74,6 @@ def inspect_set(location: str, config: RunConfig, split: Split) -> ReferenceImag
         seed=config.seed,
         other_prompts=request.other_prompts,
         manifests=request.existing_manifests,
+        # An inspection only reads the workspace; its record goes to the cache.
         workspace=str(cache_folder()),
     )

@@ -76,6 +76,7 @@ class ReferenceImageReport:
         """Return the number of problems of each kind, and the first dozen."""
         kinds: Counter[str] = Counter()
         for problem in self.problems:
+            # A problem of prompts counts all of them.
             kinds[problem.kind.value] += problem.count
         counts = ", ".join(f"{kind}: {count}" for kind, count in kinds.items())
         listed = "".join(f"\n  - {problem.text}" for problem in self.problems[:_LISTED])

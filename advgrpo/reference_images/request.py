@@ -44,6 +44,8 @@ class RequestedSet:
         if config.existing is None or self.split == "train":
             return config.existing
         manifests = manifests_of(readable(config.existing), self.existing_manifests)
+        # An existing set may hold images of the training prompts only; those for the test are then
+        # generated.
         has_test = not set(self.prompts.texts).isdisjoint(read_manifests(manifests))
         return config.existing if has_test else None
 
@@ -61,6 +63,8 @@ class RequestedSet:
         """
         if self.existing is not None and is_archived(self.existing):
             return self.existing
+        # The digest of the prompts replaces their file in the key, so that moving the file keeps
+        # the set.
         key = digest(without_prompt_files(self.task), self.input_digest)
         return join(workspace, ROOT, key, self.split)
 
@@ -91,6 +95,7 @@ def readable(location: str) -> str:
     # Only sets of advgrpo are archived; their lists are part of the archives.
     if is_archived(location):
         return str(extract(location))
+    # Absolute, because the location is stored in the provenance and read by other processes.
     return location if is_remote(location) else str(local_folder(location).absolute())
 
 

@@ -21,12 +21,14 @@ ANY_PROMPT = ""
 
 def inspect_shared_images(folder: Path, *, resolution_pixels: int) -> ReferenceImageReport:
     """Check every file of a set of images that serve any prompt. See `inspect_reference_images`."""
+    # No prompt file has the empty text, so the digest is not used.
     any_prompt = PromptSet((ANY_PROMPT,), digest="")
     return inspect_reference_images(folder, any_prompt, resolution_pixels=resolution_pixels)
 
 
 def is_test_image(sha256: str, fraction: float) -> bool:
     """Return whether an image is for the evaluation only; depends on its content alone."""
+    # Seeds are uniform in [0, 2**63).
     return seed_for("test image", sha256) < fraction * 2**63
 
 
@@ -54,6 +56,8 @@ def assign_for_training(
     # Sorted, so that the assignment does not depend on the order of the manifest.
     names = sorted(images.files[ANY_PROMPT])
     limit = held_out_fraction * 2**63
+    # Drawn for another purpose than the test images: with the same numbers, all images below the
+    # fraction would be gone already.
     is_held_out = {n: seed_for("held-out image", images.sha256[n]) < limit for n in names}
     held_out = [name for name in names if is_held_out[name]]
     training = tuple(name for name in names if not is_held_out[name])
@@ -66,6 +70,7 @@ def assign_for_training(
             "fraction",
         )
     split = split_prompts(prompts, held_out_fraction)
+    # With fewer images than prompts, the remaining prompts get none instead of a shared one.
     with_images = [prompts[position] for position in split.held_out[: len(held_out)]]
     files = {prompts[position]: training for position in split.training}
     each = len(held_out) // len(with_images) if with_images else 0
@@ -94,5 +99,6 @@ def assign_for_evaluation(images: ReferenceImageSet, prompts: Sequence[str]) -> 
             repair=f"set evaluation.prompts to {len(names)} or less and raise "
             "evaluation.images_per_prompt, or add images to the folder",
         )
+    # Each prompt takes every n-th name, so that the numbers of images differ by one at most.
     files = {prompt: tuple(names[n :: len(prompts)]) for n, prompt in enumerate(prompts)}
     return replace(images, files=files)
