@@ -82,6 +82,7 @@ def read_champion(client: MlflowClient, name: str) -> ChampionState:
             repair="use a name that `advgrpo registry list` shows",
         )
     return ChampionState(
+        # Anyone can edit the tag in MLflow, so parts that are not numbers are skipped.
         tuple(int(one) for one in model.tags.get(HISTORY_TAG, "").split() if one.isdecimal()),
         {alias: int(version) for alias, version in model.aliases.items()},
     )
@@ -102,6 +103,7 @@ def set_champion(client: MlflowClient, name: str, history: tuple[int, ...]) -> N
     # First, so that an interruption leaves aliases that lag behind, which `reconcile` completes.
     client.set_registered_model_tag(name, HISTORY_TAG, " ".join(map(str, history)))
     expected = _expected_aliases(history)
+    # Read again under the lock: aliases may have changed since the caller read them.
     before = read_champion(client, name).aliases
     for alias in (CHAMPION, PREVIOUS):
         version = expected.get(alias)
@@ -122,6 +124,7 @@ def set_champion(client: MlflowClient, name: str, history: tuple[int, ...]) -> N
 
 
 def _expected_aliases(history: tuple[int, ...]) -> dict[str, int]:
+    # Not strict: a history of one champion has no previous one.
     return dict(zip((CHAMPION, PREVIOUS), reversed(history), strict=False))
 
 
@@ -147,6 +150,7 @@ def promotion_lock(
         PromotionError: If another process still holds the lock after the timeout.
     """
     lock, token = f"{name}-promotion-lock", uuid.uuid4().hex
+    # Monotonic for the wait of this process; the age of a lock is compared with the server's clock.
     deadline = time.monotonic() + wait_seconds
     while not _acquire(client, lock, token, lease_seconds):
         if time.monotonic() > deadline:

@@ -43,6 +43,8 @@ def make_champion(
     client: MlflowClient, version: ModelVersion, state: ChampionState, decision: str, by: str
 ) -> None:
     """Make a version the champion and record why. Requires the lock."""
+    # The champion comes first: if the process is killed here, only the record of the decision is
+    # missing.
     set_champion(client, version.name, (*state.history, int(version.version)))
     # An override ends the rollback of this version.
     if ROLLED_BACK_TAG in version.tags:
@@ -83,6 +85,7 @@ def announce_champion(name: str, tracking_uri: str, announce: Announce | None) -
         return
     with registry_errors(name, tracking_uri):
         client = connect(tracking_uri)
+        # Without the lock, which writes to MLflow: in most calls there is nothing to announce.
         if not _is_new(client, name, read_champion(client, name)):
             return
         # Checked again under the lock: another process may have announced it in the meantime.
@@ -93,6 +96,8 @@ def announce_champion(name: str, tracking_uri: str, announce: Announce | None) -
             version = find_version(client, name, str(state.recorded))
             try:
                 action = announce(Promotion(name, state.recorded, version_uri(version)))
+            # A failed hook must not undo the promotion. Without the tag, the next reconciliation
+            # calls it again.
             except AdvGrpoError as error:
                 logger.warning(
                     "%s is champion, but its promotion hook failed: %s", version_uri(version), error

@@ -38,6 +38,7 @@ def export(name: str, which: str, *, tracking_uri: str, layout: Layout, output: 
         ConfigError: If `output` is not empty.
         TrackingError: If the version does not exist, a file changed, or MLflow is not available.
     """
+    # `atomic_folder` would replace an existing folder.
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"--output {output}: not empty", repair="use a new folder")
     with (
@@ -70,6 +71,7 @@ def _write_comfyui(version: Path, target: Path, label: str) -> None:
     modules = [name.removesuffix(".lora_A.weight") for name in tensors if ".lora_A." in name]
     (target / "loras").mkdir()
     save_file(
+        # Cloned, because safetensors refuses to save tensors that share memory.
         {**tensors, **{f"{module}.alpha": alpha.clone() for module in modules}},
         target / "loras" / f"{label}.safetensors",
     )

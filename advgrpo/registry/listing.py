@@ -55,6 +55,7 @@ def list_versions(tracking_uri: str, name: str = "") -> list[VersionSummary]:
                 gates=version.tags.get(GATES_TAG, "none"),
                 decision=version.tags.get(DECISION_TAG, ""),
             )
+            # By number: MLflow does not order them, and a text sort would place 10 before 2.
             for version in sorted(versions, key=lambda version: int(version.version))
         ]
     return summaries

@@ -53,6 +53,7 @@ def promote(
         # A change by hand counts before this one, which is compared with its outcome.
         reconcile_locked(client, name, tracking_uri)
         version = find_version(client, name, which)
+        # Read after the reconciliation, which may have changed the champion.
         state = read_champion(client, name)
         number = int(version.version)
         if number == state.recorded:
@@ -93,6 +94,7 @@ def rollback(
         TrackingError: If a file of it differs from the registered one, or MLflow is not available.
     """
     with _locked(name, tracking_uri) as client:
+        # A change by hand counts before this one, as in `promote`.
         reconcile_locked(client, name, tracking_uri)
         state = read_champion(client, name)
         if len(state.history) < 2:
@@ -105,6 +107,7 @@ def rollback(
         with download_version(version, tracking_uri):
             pass
         restore_previous(client, version, state, reason, by)
+    # Outside of the lock, which it takes itself.
     announce_champion(name, tracking_uri, announce)
     return Promotion(name, int(version.version), version_uri(version))
 

@@ -52,6 +52,8 @@ def check_promotion(
             evidence, policy = read_evidence(folder), read_settings(folder).policy
         champion_policy = None if champion is None else read_policy(champion)
     except TrackingError as error:
+        # A damaged version is a result, not an error, so that reconciliation can refuse it and
+        # continue.
         return PromotionCheck(errors=(error.message,))
     # Users load the champion onto one base model; an adapter for another one would break them.
     if champion_policy is not None and champion_policy.weights != policy.weights:

@@ -36,6 +36,7 @@ def promotion_hook(connect: Callable[[], Any] | None = None) -> Announce | None:
         return None
     text = os.environ.get(PARAMETERS_VARIABLE) or _DEFAULT_PARAMETERS
     try:
+        # Parsed when the process starts, so that a mistake does not first show at a promotion.
         parameters = json.loads(text)
     except ValueError as error:
         raise ConfigError(
@@ -97,6 +98,7 @@ def _fill(value: object, promotion: Promotion) -> object:
         "{version}": str(promotion.version),
         "{uri}": promotion.uri,
     }
+    # Not `str.format`, which would fail on other braces, such as those of JSON in a parameter.
     for mark, fact in facts.items():
         value = value.replace(mark, fact)
     return value

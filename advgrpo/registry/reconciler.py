@@ -26,6 +26,7 @@ class Reconciler:
     ) -> None:
         self._tracking_uri, self._every_seconds = tracking_uri, every_seconds
         self._announce = announce
+        # Notifications come from the threads of the webhook; None stops the loop.
         self._names: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def notify(self, name: str) -> None:

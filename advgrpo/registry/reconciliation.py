@@ -51,6 +51,7 @@ def reconcile(tracking_uri: str, *, name: str = "", announce: Announce | None = 
     for model in [name] if name else list_registered_models(tracking_uri):
         try:
             decisions += _reconcile(model, tracking_uri)
+            # Also without a decision: the hook of an earlier promotion may have failed.
             announce_champion(model, tracking_uri, announce)
         except AdvGrpoError as error:
             # A damaged model must not block the others.
@@ -72,6 +73,7 @@ def _reconcile(name: str, tracking_uri: str) -> list[str]:
 
 def reconcile_locked(client: MlflowClient, name: str, tracking_uri: str) -> list[str]:
     """Reconcile one registered model, whose lock the caller holds."""
+    # Before the requests, which are compared with the champion.
     decisions = _reconcile_alias(client, name, tracking_uri)
     for version in _requests(client, name):
         # The champion may have changed with the previous request.
@@ -84,6 +86,7 @@ def reconcile_locked(client: MlflowClient, name: str, tracking_uri: str) -> list
         else:
             record_decision(client, version, f"refused: {check}", _MLFLOW_USER)
             outcome = "refused"
+        # Only `true` is a request, so the answer also keeps it from being handled again.
         client.set_model_version_tag(name, str(version.version), REQUEST_TAG, outcome)
         decisions.append(f"{version_uri(version)}: promotion {outcome}: {check}")
     return decisions
@@ -118,6 +121,7 @@ def _reconcile_alias(client: MlflowClient, name: str, tracking_uri: str) -> list
 
 def _requests(client: MlflowClient, name: str) -> list[ModelVersion]:
     versions = client.search_model_versions(f"name = '{name}' and tags.`{REQUEST_TAG}` = 'true'")
+    # In order of registration, so that of several granted versions the latest remains champion.
     return sorted(versions, key=lambda version: int(version.version))
 
 

@@ -79,6 +79,7 @@ def register_adapter(
     text = evidence.model_dump_json(indent=1)
     identity_tags = {
         **{ADAPTER_TAG.format(file): digest for file, digest in _digests(adapter_folder).items()},
+        # The same adapter with another evaluation is another version.
         _EVIDENCE_TAG: hashlib.sha256(text.encode()).hexdigest(),
     }
     name = settings.promotion.registered_model
@@ -96,6 +97,7 @@ def register_adapter(
             text = short_card(settings, evidence)
             version = _create_version(client, name, run_id, model_id, tags, text)
         # Last, so that an interrupted registration never leaves an alias on an incomplete version.
+        # Also for an existing version: the first attempt may have failed before this step.
         if _gate_outcome(evidence) == "passed":
             client.set_registered_model_alias(name, settings.promotion.alias, str(version))
     except FAULTS as error:

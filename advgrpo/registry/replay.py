@@ -35,11 +35,13 @@ def replay_prompts(
     target = device()
     policy = load_policy(config.policy, target, adapter=adapter)
     texts = [prompt.prompt for prompt in sample]
+    # Batches differ from those of the evaluation, hence the tolerances of the comparison.
     sampler = ImageSampler(policy, texts, config.evaluation, config.training.sampling)
     images = torch.cat([batch.images.cpu() for batch in sampler.all_batches()])
     groups = images.split(config.evaluation.images_per_prompt)
     family, _, metric = config.evaluation.alignment.partition(".")
     selected = [scorer for scorer in config.evaluation.scorers if scorer.metric_prefix == family]
+    # Only the scorer of the alignment is loaded, as the others may be large.
     (scorer,) = build_scorers(selected, target)
     differences = []
     for prompt, generated in zip(sample, groups, strict=True):

@@ -47,6 +47,7 @@ def write_served_files(
         # PyPI has no local versions such as 2.6.0+cpu.
         *(
             f"{name}=={versions[name].partition('+')[0]}" if name in versions else name
+            # The training's own versions: other ones may give other images.
             for name in LIBRARIES
         ),
         f"mlflow=={mlflow.__version__}",

@@ -55,6 +55,7 @@ def verify(name: str, which: str, *, tracking_uri: str, prompts: int) -> Verific
                 repair="use --prompts 0, which only hashes",
             )
         try:
+            # Needs torch, which the image of registry tasks does not have.
             from advgrpo.registry.replay import replay_prompts  # noqa: PLC0415
         except ModuleNotFoundError as error:
             raise ConfigError(

@@ -98,7 +98,9 @@ def download_adapter(uri: str, destination: Path, *, tracking_uri: str) -> Path:
         # Not all files: images of the sample can be large.
         with _download(version, tracking_uri, ADAPTER_FOLDER) as folder:
             for file in ADAPTER_FILES:
+                # By its own tags, because the list of all files is not downloaded.
                 _check(folder / file, version.tags.get(ADAPTER_TAG.format(file)), uri)
+            # After all checks, so that a damaged adapter never reaches the destination.
             with atomic_folder(destination) as partial:
                 for file in ADAPTER_FILES:
                     shutil.copyfile(folder / file, partial / file)
@@ -116,6 +118,7 @@ def download_version(version: ModelVersion, tracking_uri: str) -> Iterator[Path]
     """
     uri = version_uri(version)
     with _download(version, tracking_uri) as folder:
+        # The tag verifies the list, and the list verifies the files.
         _check(folder / FILES_LIST, version.tags.get(FILES_TAG), uri)
         listed: dict[str, str] = json.loads((folder / FILES_LIST).read_text(encoding="utf-8"))
         for name, digest in listed.items():

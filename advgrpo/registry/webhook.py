@@ -112,6 +112,7 @@ def receiver(
             f"cannot listen on {host}:{port}: {error}", repair="use another --host or --port"
         ) from error
     # The main thread reconciles, and must not block the answers.
+    # The poll interval bounds the time that `shutdown` waits.
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="webhook")
     thread.start()
     try:
@@ -179,4 +180,5 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:
+        # The default writes each request to stderr, including those of health checks.
         logger.debug(format, *args)

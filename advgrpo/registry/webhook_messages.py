@@ -54,6 +54,7 @@ class MessageVerifier:
         Raises:
             RefusedError: If one of them is wrong.
         """
+        # Names of HTTP headers are case-insensitive, and proxies change their case.
         values = {name.lower(): value for name, value in headers.items()}
         delivery = values.get("x-mlflow-delivery-id", "")
         timestamp = values.get("x-mlflow-timestamp", "")
@@ -70,6 +71,7 @@ class MessageVerifier:
                 f"the timestamp {timestamp!r} is more than {TOLERANCE_SECONDS} s from now",
             )
         with self._lock:
+            # Requests are handled in several threads.
             self._forget_old()
             if delivery in self._seen:
                 raise RefusedError(HTTPStatus.CONFLICT, f"delivery {delivery} is a replay")
@@ -118,6 +120,7 @@ def is_count(text: str) -> bool:
 def _signature(header: str) -> bytes:
     version, _, encoded = header.partition(",")
     if version != _SIGNATURE_VERSION:
+        # Never equal to a digest, so the message is refused like one with a wrong signature.
         return b""
     try:
         return base64.b64decode(encoded, validate=True)
