@@ -72,10 +72,13 @@ class BackgroundUploader:
 
     def _send(self) -> bool:
         try:
+            # Without waiting: `send_outbox` in another process may hold the lock for long.
             self._uploader.send(wait=False)
             if self._uploader.run_id is not None:
                 self._run_known.set()
             if not self._others_attempted:
+                # Before the attempt, so that another run's outbox cannot block this one by failing
+                # each time.
                 self._others_attempted = True
                 # Not its own: its uploader knows which steps MLflow has.
                 folder = self._outbox.folder

@@ -40,6 +40,7 @@ def connect(tracking_uri: str) -> MlflowClient:
     for name, value in _DEFAULTS.items():
         # Not overwritten: the user may need longer timeouts.
         os.environ.setdefault(name, value)
+    # MLflow would otherwise take the registry's address from the environment.
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
@@ -94,6 +95,7 @@ def _repair(error: Exception) -> str:
 
 def log_parameters(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
     """Log parameters within MLflow's limits: in batches, with long values truncated."""
+    # Truncated, because MLflow refuses the whole batch for one long value.
     parameters = [Param(name, value[:_VALUE_LIMIT]) for name, value in values.items()]
     for start in range(0, len(parameters), _PARAMETERS_LIMIT):
         client.log_batch(run_id, params=parameters[start : start + _PARAMETERS_LIMIT])

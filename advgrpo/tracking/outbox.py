@@ -81,6 +81,7 @@ class Outbox:
         self._writing = threading.Lock()
         # An existing file wins: the identity of the run never changes.
         if not (folder / _RUN_FILE).exists():
+            # `outboxes` passes no key: it only reopens existing folders.
             if key is None:
                 raise TrackingError(
                     f"{folder} is not an outbox", repair="use the folder of an outbox"
@@ -111,6 +112,7 @@ class Outbox:
             start = file.tell()
             # A short write means a full disk: Python raises nothing for an unbuffered file.
             if file.write(line) != len(line):
+                # The record must not stay half written: the next one would be appended to it.
                 file.truncate(start)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -247,6 +249,7 @@ def metric_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     for record in Outbox(folder).records():
         if record["kind"] == "metrics":
             for name, value in record["values"].items():
+                # A dictionary by step, because an interrupted task may have recorded a step twice.
                 curves.setdefault(name, {})[record["step"]] = value
     return {name: sorted(steps.items()) for name, steps in curves.items()}
 

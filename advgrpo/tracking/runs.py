@@ -63,6 +63,7 @@ def open_parent_run(
             else:
                 # The earlier attempt ended the run.
                 client.update_run(run_id, status="RUNNING")
+        # Repeated by each attempt: MLflow accepts a parameter again if its value is unchanged.
         log_parameters(client, run_id, flatten(parameters))
         client.log_text(run_id, redact(config_text), "config.yaml")
         for tag, value in tags.items():

@@ -82,6 +82,7 @@ class TaskRun:
         }
         if new:
             self._outbox.append("metrics", step=step, values=new)
+            # After the append, so that a failed one can be repeated.
             self._recorded |= {("metrics", name, step) for name in new}
 
     def picture(self, name: str, step: int, png: bytes) -> None:
@@ -95,6 +96,7 @@ class TaskRun:
         # Without a server, pictures would only fill the disk.
         if self._uploader is not None and ("picture", name, step) not in self._recorded:
             file = self._outbox.add_bytes(png, ".png")
+            # After the file, which the background uploader may send at once.
             self._outbox.append("picture", name=name, step=step, file=file)
             self._recorded.add(("picture", name, step))
 
@@ -157,6 +159,7 @@ def task_run(
     run = TaskRun(outbox, _start_uploader(outbox, tracking_uri) if tracking_uri else None)
     # Reopens the run in MLflow if an earlier attempt ended it.
     outbox.append("status", status="RUNNING")
+    # Every exception but those below leaves the run as failed.
     status = "FAILED"
     try:
         with system_metrics(run.metrics) if tracking_uri else nullcontext():

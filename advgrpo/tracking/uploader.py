@@ -42,6 +42,7 @@ class Uploader:
     def __init__(self, outbox: Outbox, tracking_uri: str) -> None:
         self._outbox = outbox
         self._client = connect(tracking_uri)
+        # Steps by metric, of a resumed run only.
         self._known_steps: dict[str, set[int]] = {}
         self._resumed = False
         self.run_id: str | None = None
@@ -92,6 +93,8 @@ class Uploader:
         match first["kind"]:
             case "metrics":
                 metrics = [metric for record in records for metric in self._metrics(record)]
+                # A single record may have more metrics than the limit, which `_group` does not
+                # split.
                 for start in range(0, len(metrics), _METRICS_LIMIT):
                     batch = metrics[start : start + _METRICS_LIMIT]
                     self._client.log_batch(run_id, metrics=batch)
@@ -121,6 +124,7 @@ class Uploader:
             self._client.delete_tag(self._run(), name)
         except MlflowException as error:
             if not is_missing(error):
+                # A repeated request finds the tag deleted.
                 raise
 
     def _post_picture(self, record: Record) -> None:
