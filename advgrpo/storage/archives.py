@@ -66,6 +66,7 @@ def _extract_parts(location: str, parts: list[str], folder: Path) -> None:
             part_location = join(location, name)
             storage.download_file(part_location, part)
             try:
+                # Mode "r:" refuses compressed archives, which could fill the disk.
                 with disk_errors("extract", part_location), tarfile.open(part, "r:") as archive:
                     for entry in archive:
                         _extract_entry(archive, entry, files)

@@ -20,6 +20,7 @@ LIMIT_VARIABLE = "ADVGRPO_CACHE_GIB"
 Models from a hub do not count: they are stored in the hub's own cache below the folder."""
 
 _GIB = 2**30
+# Never released before exit: callers keep paths into the folders.
 _held: dict[Path, int] = {}
 """Descriptors of the shared locks on the folders in use; the kernel releases them at exit."""
 
@@ -85,6 +86,7 @@ def scratch_folder() -> Iterator[Path]:
     with _locked(root / "all.lock"), disk_errors("write", root):
         for folder in {path.with_suffix("") for path in root.iterdir()} - {root / "all"}:
             _remove_if_abandoned(folder)
+        # Under the lock of all: between its creation and its own lock, the folder looks abandoned.
         folder = Path(mkdtemp(dir=root))
         lock = _open_lock(folder.with_suffix(".lock"))
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -112,6 +114,7 @@ def _reserve(lock: int, size: int, folder: Path) -> None:
     with _locked(folder.parent / "all.lock"):
         # An earlier attempt to fill it may have left its size.
         _write_size(lock, 0)
+        # Least recently used first.
         locks = sorted(folder.parent.glob("*.lock"), key=lambda path: path.stat().st_mtime_ns)
         for path in locks:
             if limit is None or _used(locks) + size <= limit:
@@ -147,6 +150,7 @@ def _used(locks: list[Path]) -> int:
 
 
 def _write_size(lock: int, size: int) -> None:
+    # In place: replacing the file would leave other processes with a lock on the old inode.
     os.ftruncate(lock, 0)
     os.pwrite(lock, str(size).encode(), 0)
 

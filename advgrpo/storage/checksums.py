@@ -68,6 +68,7 @@ def find_mismatch(received: Checksums, answer: Mapping[str, object], *, etags_ar
     Returns:
         The mismatch; empty if there is none, or nothing to compare with.
     """
+    # Checked first: a truncated body needs no digest to be recognized.
     length = answer.get("ContentLength")
     if length is not None and received.size != length:
         return f"received {received.size} of {length} bytes"

@@ -32,6 +32,7 @@ def cached_file_sha256(path: Path) -> str:
         state = _state(path)
         if state.bytes < _LARGE_BYTES:
             return file_sha256(path)
+        # The state is part of the name, so an entry never becomes wrong.
         entry = cache_folder() / "hashes" / hashlib.sha256(repr(state).encode()).hexdigest()
         if entry.is_file():
             return entry.read_text(encoding="ascii")

@@ -40,6 +40,7 @@ OPAQUE_ETAGS = "ADVGRPO_S3_OPAQUE_ETAGS"
 """Environment variable; `true` for a server whose ETags of 32 digits are not MD5 digests."""
 
 _CHUNK = 2**18
+# DeleteObjects accepts at most 1000 keys.
 _DELETE_LIMIT = 1000
 _FIRST_PAUSE_SECONDS = 0.1
 # The slowest transfer that is not a failure.
@@ -118,6 +119,7 @@ class S3Storage:
     def write_bytes(self, location: str, data: bytes) -> None:
         key = _parse(location)
         check_may_write(location)
+        # Outside of the deadline: hashing the content takes no time of the server.
         sums = checksums([data])
 
         def write(deadline: Deadline) -> None:
@@ -181,6 +183,8 @@ class S3Storage:
             files: dict[str, FileState] = {}
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+                # Each page proves that the server answers; the number of pages is not known in
+                # advance.
                 deadline.extend(self._operation_seconds / 10)
                 for item in page.get("Contents", []):
                     # A corrupted answer would otherwise name files outside of the folder.
@@ -278,6 +282,7 @@ def _parse(location: str) -> ObjectKey:
         raise ConfigError(
             f"{location!r} is not an S3 location", repair="write s3://bucket/folder/name"
         )
+    # Without a trailing slash, which would name another object.
     return ObjectKey(bucket, key.rstrip("/"))
 
 

@@ -58,6 +58,7 @@ def upload_parts(
         return {"PartNumber": number, "ETag": answer["ETag"]}
 
     try:
+        # In the order of part numbers, as S3 requires.
         done = _for_each(_parts(sums.size, part_bytes), put, deadline)
         client.complete_multipart_upload(**named, MultipartUpload={"Parts": done})
     except BaseException:
@@ -93,10 +94,12 @@ def download_parts(
     """
 
     def get(_number: int, part: _Part, deadline: Deadline) -> None:
+        # The end of an HTTP range is inclusive.
         last = part.start + part.size - 1
         answer = client.get_object(
             Bucket=key.bucket, Key=key.key, Range=f"bytes={part.start}-{last}"
         )
+        # Parts of two versions would otherwise be mixed.
         if answer["ETag"] != head["ETag"] or answer["ContentLength"] != part.size:
             answer["Body"].close()
             raise DamagedError("it changed during the download, or the server ignores ranges")
