@@ -150,7 +150,7 @@ def promotion_lock(
         PromotionError: If another process still holds the lock after the timeout.
     """
     lock, token = f"{name}-promotion-lock", uuid.uuid4().hex
-    # Monotonic for the wait of this process; the age of a lock is compared with the server's clock.
+    # Monotonic for this wait. The age of a lock depends on this machine's clock and the server's.
     deadline = time.monotonic() + wait_seconds
     while not _acquire(client, lock, token, lease_seconds):
         if time.monotonic() > deadline:

@@ -43,8 +43,7 @@ def make_champion(
     client: MlflowClient, version: ModelVersion, state: ChampionState, decision: str, by: str
 ) -> None:
     """Make a version the champion and record why. Requires the lock."""
-    # The champion comes first: if the process is killed here, only the record of the decision is
-    # missing.
+    # The champion comes first: if the process is killed after it, only tags of the version are old.
     set_champion(client, version.name, (*state.history, int(version.version)))
     # An override ends the rollback of this version.
     if ROLLED_BACK_TAG in version.tags:

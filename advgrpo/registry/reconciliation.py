@@ -121,7 +121,7 @@ def _reconcile_alias(client: MlflowClient, name: str, tracking_uri: str) -> list
 
 def _requests(client: MlflowClient, name: str) -> list[ModelVersion]:
     versions = client.search_model_versions(f"name = '{name}' and tags.`{REQUEST_TAG}` = 'true'")
-    # In order of registration, so that of several granted versions the latest remains champion.
+    # In a fixed order: after the first promotion, the others were compared with a former champion.
     return sorted(versions, key=lambda version: int(version.version))
 
 
