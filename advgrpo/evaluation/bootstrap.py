@@ -31,6 +31,7 @@ class Bootstrap:
 
     def __init__(self, prompts: int, *, samples: int, confidence: float, seed: int) -> None:
         generator = generator_for("bootstrap", seed)
+        # On the CPU, so that intervals do not depend on the device.
         draws = torch.randint(prompts, (samples, prompts), generator=generator)
         ones = torch.ones(samples, prompts, dtype=torch.float64)
         # Counts instead of indices: a mean over all resamples is then one matrix product.

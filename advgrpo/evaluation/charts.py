@@ -34,8 +34,10 @@ def line_chart(series: Sequence[Series], *, logarithmic: bool = False) -> Markup
     """
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points]
+    # A distance of 0 has no logarithm.
     logarithmic = logarithmic and min(ys) > 0
     ticks = _decades(min(ys), max(ys)) if logarithmic else _ticks(min(ys), max(ys))
+    # Ticks may lie outside of the values, and decades inside of them.
     low, high = min(ys + ticks), max(ys + ticks)
     across = _Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     # The y axis of SVG points down.
@@ -53,6 +55,7 @@ def line_chart(series: Sequence[Series], *, logarithmic: bool = False) -> Markup
         # A single update has one label instead of two on top of each other.
         if min(xs) < max(xs) or anchor == "start"
     ]
+    # Numbered by position, because the page's style sheet has the colours.
     for number, one in enumerate(series, start=1):
         points = _thin(one.points)
         path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
@@ -77,6 +80,7 @@ def interval_strip(
         lines["champion"] = champion
     values = [edge for one in lines.values() for edge in (one.low, one.high)]
     values += [] if reference is None else [reference]
+    # Each strip has its own scale, as metrics have different units.
     across = _Scale(min(values), max(values), STRIP_MARGIN, STRIP_WIDTH - STRIP_MARGIN)
     height = STRIP_LINE * (len(lines) + 1)
     parts = []
@@ -145,6 +149,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 def _round_step(step: float) -> float:
     magnitude = 10.0 ** math.floor(math.log10(step))
+    # The tolerance is for the rounding of `10.0 ** n`.
     return next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= step * 0.999)
 
 
@@ -168,5 +173,6 @@ def _tick_label(value: float) -> str:
 
 def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Drop points beyond the resolution of a screen; the last one stays."""
+    # The last point is the value of the legend and of the dot, so it must not be dropped.
     every = math.ceil(len(points) / MOST_POINTS)
     return [*points[:-1:every], points[-1]]

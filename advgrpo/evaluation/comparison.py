@@ -87,6 +87,7 @@ def compare(
                 bootstrap,
                 # Scorers return values of which higher is better, as their protocol requires.
                 higher_is_better=None if scorer == STATISTICS else True,
+                # The reward metric itself is not a scorer, so it is not in `trained_on`.
                 trained_on=metric == REWARD or scorer in trained_on,
             )
         )
@@ -133,10 +134,14 @@ def _means(
 ) -> Comparison:
     return Comparison(
         metric=metric,
+        # The mean of prompts, not of images, because the bootstrap resamples prompts.
         base=bootstrap.interval(float(base.nanmean()), bootstrap.means(base)),
         trained=bootstrap.interval(float(trained.nanmean()), bootstrap.means(trained)),
         difference=bootstrap.interval(
-            float((trained - base).nanmean()), bootstrap.means(trained - base)
+            # The mean of the pairwise differences: NaN in either model removes the prompt from
+            # both.
+            float((trained - base).nanmean()),
+            bootstrap.means(trained - base),
         ),
         higher_is_better=higher_is_better,
         trained_on=trained_on,
@@ -148,6 +153,7 @@ def _diversity(images: MeasuredImages) -> Float[Tensor, "prompt"] | None:
     groups = [
         images.features[images.prompts == prompt] for prompt in range(int(images.prompts.max()) + 1)
     ]
+    # One image has no distance to another one of its group.
     if min(len(group) for group in groups) < 2:
         return None
     return torch.cat([in_group_distance(group[None]) for group in groups])
@@ -227,6 +233,7 @@ def _clip_features(images: MeasuredImages) -> Tensor:
 def _manifold(sets: MeasuredSets, bootstrap: Bootstrap) -> list[Comparison]:
     """Compare the nearest-neighbour metrics; empty if the sets are too small."""
     sizes = (len(sets.base.prompts), len(sets.reference.prompts))
+    # Base and trained model have equally many images.
     if not enough_images(*sizes):
         return []
     base = _manifold_by_prompt(sets.base, sets.reference)
@@ -251,6 +258,7 @@ def _manifold_by_prompt(images: MeasuredImages, reference: MeasuredImages) -> di
     values = manifold_values(images.features, reference.features)
     return {
         "precision": mean_by_prompt(values.precision, images.prompts),
+        # Recall and coverage count reference images, so their prompts are those of the references.
         "recall": mean_by_prompt(values.recall, reference.prompts),
         "density": mean_by_prompt(values.density, images.prompts),
         "coverage": mean_by_prompt(values.coverage, reference.prompts),
@@ -282,8 +290,10 @@ def _distances(
         metric=metric,
         base=bootstrap.interval(base, base_resampled),
         trained=bootstrap.interval(trained, trained_resampled),
+        # Both models share the resamples, so their difference per resample is paired.
         difference=bootstrap.interval(trained - base, trained_resampled - base_resampled),
         higher_is_better=False,
+        # No reward is a distance between sets: it scores single images.
         trained_on=False,
         reference=reference,
     )
@@ -295,4 +305,5 @@ def _between_halves(
     """Return the distance of every other image of each prompt to the rest, if there are two."""
     if torch.bincount(reference.prompts).min() < 2:
         return None
+    # Halves have fewer images, which makes a Frechet distance larger.
     return distance(reference.every_other(0), reference.every_other(1))

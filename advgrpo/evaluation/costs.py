@@ -105,6 +105,7 @@ def cost_per_gain(
 
     A gain whose interval includes zero may be chance, so it has no cost per unit.
     """
+    # The time of all phases may be unknown.
     if not any(phase.seconds for phase in phases):
         return []
     distance, alignment = (report.comparison(m) for m in (report.distance, report.alignment))
@@ -127,6 +128,7 @@ def _gain(
     name = label(comparison.metric)
     if change(comparison) != "better" or gained <= 0:
         return f"{name}: no significant gain, so there is no cost per gain."
+    # A phase without a known time adds no hours, so it must not add its unit either.
     units = list(dict.fromkeys(phase.unit for phase in phases if phase.seconds))
     hours = sum(phase.hours for phase in phases) / gained
     amount = f"{number(hours)} {units[0] if len(units) == 1 else 'GPU- and CPU-hours'}"

@@ -99,7 +99,10 @@ def evaluate(
     missing = missing_batches(evaluator.batches, cache)
     on_resume(count_sampled_images(evaluator.batches) - count_sampled_images(missing))
     evaluator.measure(missing, cache, on_progress)
+    # Read from the cache, in which other processes may have stored their batches.
     sides = load_sides(evaluator.batches, cache)
+    # One object for all metrics and models, because intervals of differences require equal
+    # resamples.
     bootstrap = Bootstrap(
         len(evaluator.sampler.texts),
         samples=config.bootstrap_samples,
@@ -153,6 +156,7 @@ def compare_sides(
     return tuple(
         replace(
             comparison,
+            # The champion was passed as the base, so `base` is its value.
             champion=against[comparison.metric].base,
             difference_to_champion=against[comparison.metric].difference,
         )
@@ -173,6 +177,7 @@ def _missing(
         **evaluator.without_value,
     }
     present = {comparison.metric for comparison in comparisons}
+    # Reasons name either a metric or a whole family, such as `manifold`.
     present |= {metric.partition(".")[0] for metric in present}
     missing = {metric: why for metric, why in reasons.items() if metric not in present}
     if evaluator.champion is None and (why := evaluator.refusal or champion_missing):

@@ -73,6 +73,7 @@ class Evaluator:
         check_metrics_cover(config.alignment, scorers, texts, setting="evaluation.alignment")
         self.config, self.without_value = config, describe_missing(scorers, texts)
         self.sampler = ImageSampler(policy, texts, config, sampling)
+        # Raises for prompts without reference images, which must also happen before sampling.
         self.references = ReferenceReader(reference_images, texts, config.batch_size)
         self._measurer = Measurer(texts, scorers, backbone, reward, clip)
         self.champion, self.refusal = champion, ""
@@ -85,6 +86,8 @@ class Evaluator:
             with champion.adapter():
                 pass
         except WeightsError as error:
+            # A champion of another shape must not block the evaluation; the gates treat the refusal
+            # as a failure.
             self.champion = None
             self.refusal = f"version {champion.version} cannot be used: {error.message}"
 
@@ -112,18 +115,22 @@ class Evaluator:
             NonFiniteError: If a metric is NaN or infinite.
             WeightsError: If the champion's adapter does not fit the policy.
         """
+        # `groupby` joins adjacent batches only, so a mixed order costs a switch of adapters per
+        # batch.
         for side, of_side in groupby(batches, key=lambda batch: batch.side):
             source = self.references if side == "reference" else self.sampler
             with self.sampler.sampling_as(side, self.champion):
                 for batch in of_side:
                     # One batch at a time: its images are freed before the next is sampled.
                     measured = self._measurer.measure(source.batch(batch.number))
+                    # Checked at the first batch, as only measuring yields the names of the metrics.
                     if self.config.alignment not in measured.values:
                         raise ConfigError(
                             f"evaluation.alignment={self.config.alignment!r} is not computed",
                             repair=f"use one of {', '.join(sorted(measured.values))}",
                         )
                     cache.write(batch.name, measured)
+                    # Reference images are read, not sampled, and progress counts sampled images.
                     if side != "reference":
                         on_progress(batch.images)
 

@@ -33,6 +33,7 @@ def pick_examples(
         alignment: Alignment of each prompt by `base`, `trained` and, if there is one, `champion`.
         champion: Its images are included.
     """
+    # By alignment, because the distances have no value for a single prompt.
     chosen = choose_prompts(alignment["base"], alignment["trained"], sampler.config)
     # A prompt may be chosen for several reasons, but is sampled once.
     prompts = list(dict.fromkeys(prompt for prompt, _why in chosen))

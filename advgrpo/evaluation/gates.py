@@ -39,6 +39,7 @@ def _check(gate: Gate, report: EvaluationReport) -> GateResult:
 def _check_metric(gate: Gate, metric: str, report: EvaluationReport) -> tuple[bool, str]:
     try:
         comparison = report.comparison(metric)
+    # A missing metric must fail its gate: otherwise leaving out a scorer would promote the adapter.
     except KeyError:
         why = report.missing.get(metric)
         return False, f"{metric} is missing" + (f": {why}" if why else "")
@@ -80,6 +81,7 @@ def _check_edge(gate: Gate, comparison: Comparison) -> tuple[bool, str]:
         )
     at_least = gate.comparison == "at_least"
     edge = difference.low if at_least else difference.high
+    # The bound is relative to the mean, not to the interval of the other model.
     value = edge / other.mean if gate.relative else edge
     reason = (
         f"{gate.against} {other.mean:.4g}, trained {comparison.trained.mean:.4g}: the difference "

@@ -32,6 +32,7 @@ class ImageSampler:
         self._sampling = sampling
         numbers = range(config.images_per_prompt)
         images = [(prompt, number) for prompt in range(len(texts)) for number in numbers]
+        # Fixed by the settings, because the last bits of an image depend on its batch.
         self._batches = list(_split(images, config.batch_size))
 
     @property
@@ -45,6 +46,7 @@ class ImageSampler:
             return self.policy.base_policy()
         if side == "champion" and champion is not None:
             return champion.adapter()
+        # The adapter is active by default, and reference images are not sampled at all.
         return nullcontext()
 
     def batch(self, number: int) -> Batch:
@@ -63,6 +65,7 @@ class ImageSampler:
     def sample(self, images: Sequence[tuple[int, int]]) -> Tensor:
         """Sample images, each given by the position of its prompt and its number, on the CPU."""
         batches = _split(images, self.config.batch_size)
+        # On the CPU, batch by batch, so that GPU memory holds one batch only.
         return torch.cat([self._sample(batch).cpu() for batch in batches])
 
     def _sample(self, images: Sequence[tuple[int, int]]) -> Tensor:

@@ -44,6 +44,7 @@ class Measurer:
         return MeasuredImages(
             prompts=torch.tensor(batch.prompts),
             values=self.values(batch),
+            # Token 0 is the class token.
             features=self._backbone.tokens(batch.images)[:, 0].cpu(),
             clip_features=(
                 None if self._clip is None else self._clip.image_features(batch.images).cpu()

@@ -112,6 +112,7 @@ def render_report(evaluation: Evaluation, history: History, facts: RunFacts) -> 
     rows = [_build_row(comparison) for comparison in report.comparisons]
     groups = {
         why: [example for example in evaluation.examples if example.why == why]
+        # In the order of `Why`, which is that of the page.
         for why in get_args(Why)
     }
     config = facts.settings.evaluation
@@ -139,6 +140,7 @@ def render_report(evaluation: Evaluation, history: History, facts: RunFacts) -> 
         settings=yaml.safe_dump(
             facts.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True
         ),
+        # The distance is then measured in the feature space that the reward was trained in.
         shares_backbone=facts.settings.discriminator.weights == config.distance.weights,
     )
 
@@ -175,6 +177,7 @@ def _missing_name(missing: str) -> str:
 
 
 def _is_small(examples: Sequence[Example]) -> bool:
+    # Images of one run have the same size; without examples there is nothing to enlarge.
     return any(example.base.shape[-1] < PIXELATED_BELOW for example in examples)
 
 

@@ -31,6 +31,7 @@ def write_evaluation(folder: str | Path, evaluation: Evaluation) -> None:
         }
         if example.champion is not None:
             sides["champion"] = example.champion
+        # By position, because a prompt can be an example for several reasons.
         names = {side: _names(position, side, len(images)) for side, images in sides.items()}
         for side, images in sides.items():
             for name, image in zip(names[side], images, strict=True):

@@ -11,6 +11,7 @@ from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval
 Change = Literal["better", "worse", "unclear"]
 Tone = Literal["good", "mixed", "bad"]
 
+# By the change of the distance first, then that of the alignment.
 _HEADLINES: dict[tuple[Change, Change], tuple[Tone, str]] = {
     ("better", "better"): ("good", "Better: closer to the reference images and to the prompts."),
     ("better", "unclear"): (
@@ -62,9 +63,11 @@ def change(comparison: Comparison, difference: Interval | None = None) -> Change
         comparison: The metric.
         difference: The difference to use; that to the base model if None.
     """
+    # Such a metric describes the images without judging them.
     if comparison.higher_is_better is None:
         return "unclear"
     difference = comparison.difference if difference is None else difference
+    # An edge at exactly 0 does not count as a change.
     rose, fell = difference.low > 0, difference.high < 0
     if not rose and not fell:
         return "unclear"
@@ -76,17 +79,20 @@ def summarize(report: EvaluationReport) -> Verdict:
     distance = report.comparison(report.distance)
     alignment = report.comparison(report.alignment)
     tone, headline = _HEADLINES[change(distance), change(alignment)]
+    # Only a good headline is corrected; a mixed or bad one does not recommend the adapter anyway.
     if tone == "good" and any(_loses_to_champion(c) for c in (distance, alignment)):
         tone, headline = "mixed", "Better than the base model, but worse than the champion."
     sentences = [_distance(distance), _alignment(alignment)]
     sentences += _against_champion(report, distance, alignment)
     named = {report.distance, report.alignment}
+    # Metrics of the reward are excluded: they can rise without better images.
     others = [c for c in report.comparisons if c.metric not in named and not c.trained_on]
     if worse := [label(c.metric) for c in others if change(c) == "worse"]:
         sentences.append(f"Worse by other metrics: {', '.join(worse)}.")
     sentences += [
         _describe_collapse(c) for c in others if c.metric == DIVERSITY and _is_collapsed(c)
     ]
+    # Last, because signs of reward hacking outweigh every other finding.
     if _looks_hacked(report):
         tone = "bad"
         sentences.append(
@@ -146,6 +152,7 @@ def _loses_to_champion(comparison: Comparison) -> bool:
 def _against_champion(
     report: EvaluationReport, distance: Comparison, alignment: Comparison
 ) -> list[str]:
+    # An absent comparison must not read like an absent champion.
     if reason := report.missing.get("champion"):
         return [f"There is a champion, but it was not compared with: {reason}."]
     if report.champion is None:
@@ -179,6 +186,7 @@ def _distance(comparison: Comparison) -> str:
     before, after = comparison.base.mean, comparison.trained.mean
     name = f"{label(comparison.metric)} to reference images of prompts that were not trained on"
     text = f"{name}: {number(before)} before, {number(after)} after"
+    # Ratios below 1.05 would be shown as 1.0.
     if after > 0 and before / after >= 1.1:
         text += f", {_times(before / after)} times smaller"
     if comparison.reference is not None:
