@@ -1,7 +1,7 @@
-"""What `make audit` does: ask for the advisories about every pin of constraints.txt.
+"""Advisories for every pin of constraints.txt: `make audit`.
 
-pip-audit does the asking; this tells apart what it mixes: a pin that has an advisory, and one about
-which nobody answered.
+pip-audit queries them; this module separates a pin that has an advisory from one for
+which there was no answer.
 """
 
 import json

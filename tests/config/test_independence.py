@@ -52,7 +52,7 @@ def test_a_tuned_discriminator_was_trained_on_its_initial_model() -> None:
     )
 
     assert config.independence.trained_on == {"hps", "pickscore"}
-    # The distances see through DINOv2, which is no longer the discriminator's.
+    # The distances see through DINOv2, not through the discriminator's backbone.
     assert set(config.independence.related) == {"distance.cmmd"}
 
 

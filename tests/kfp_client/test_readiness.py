@@ -48,7 +48,7 @@ def test_a_workspace_is_probed_and_left_clean(stores: EmbeddedServers) -> None:
     ("variable", "value", "message"),
     [
         ("AWS_SECRET_ACCESS_KEY", "wrong", "403"),
-        ("AWS_ACCESS_KEY_ID", "nobody", "403"),
+        ("AWS_ACCESS_KEY_ID", "stranger", "403"),
         ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9", "127.0.0.1:9"),
     ],
 )

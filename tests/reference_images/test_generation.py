@@ -327,7 +327,7 @@ def test_progress_is_reported_with_the_remaining_time(
         generate(NoiseSource(), tmp_path / "set")
     lines = map(json.loads, (tmp_path / "progress").read_text().splitlines())
     events = [event for event in lines if event["what"] == "reference images"]
-    told = [(event["done"], event["total"]) for event in events]
-    assert told == [(0, 6), (0, 6), (2, 6), (0, 6), (2, 6), (4, 6), (6, 6)]
+    counts = [(event["done"], event["total"]) for event in events]
+    assert counts == [(0, 6), (0, 6), (2, 6), (0, 6), (2, 6), (4, 6), (6, 6)]
     assert [event["seconds_left"] is None for event in events[-4:]] == [True, True, False, False]
     assert "reference images: 6/6 images" in caplog.text

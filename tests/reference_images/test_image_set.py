@@ -174,7 +174,7 @@ def test_all_kinds_of_problems_are_reported_at_once(tmp_path: Path) -> None:
     (folder / "text.png").write_text("no image")
     (folder / "more").mkdir()
     (folder / "more" / "Extra.PNG").write_bytes(encode_png(picture("extra")))
-    (folder / "README.md").write_text("is no image and may lie here")
+    (folder / "README.md").write_text("not an image, allowed here")
     (folder / ".partial-good.png").write_text("left by a writer that was killed")
     with pytest.raises(ReferenceImageError) as caught:
         validate(folder, images_per_prompt=4)

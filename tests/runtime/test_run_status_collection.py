@@ -329,10 +329,10 @@ def test_the_reason_of_a_failure_comes_from_mlflow_alone(
 ) -> None:
     run = parent("without a workspace")
     with pytest.raises(ConfigError), track_task("register", run):
-        raise ConfigError("seed=x is no number", repair="write a number")
+        raise ConfigError("seed=x is not a number", repair="write a number")
     status = run_status(run, tracking_uri=stores.tracking_uri)
     assert status.state == "failed"
-    assert status.error == "the task register failed: seed=x is no number"
+    assert status.error == "the task register failed: seed=x is not a number"
     assert status.repair == "write a number"
 
 
@@ -341,13 +341,13 @@ def test_a_retry_that_succeeds_removes_the_failure(
 ) -> None:
     run, client = parent("at the second attempt"), MlflowClient(stores.tracking_uri)
     with pytest.raises(ConfigError), track_task("register", run):
-        raise ConfigError("seed=x is no number", repair="write a number")
+        raise ConfigError("seed=x is not a number", repair="write a number")
     with track_task("register", run) as task:
         task_id = task.run_id()
     assert FAILURE_TAG not in client.get_run(task_id).data.tags
     # Another exception sets no tag, and must not be shown as the failure before it.
     with pytest.raises(ConfigError), track_task("register", run):
-        raise ConfigError("seed=x is no number", repair="write a number")
+        raise ConfigError("seed=x is not a number", repair="write a number")
     with pytest.raises(ZeroDivisionError), track_task("register", run):
         raise ZeroDivisionError
     status = run_status(run, tracking_uri=stores.tracking_uri)

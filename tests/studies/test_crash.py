@@ -126,7 +126,7 @@ def test_a_fork_that_cannot_write_its_traceback_ends(
         raise end
 
     monkeypatch.setattr(warm, "_run", run)
-    with open("/dev/full", "w", buffering=1) as full:  # noqa: PTH123 - it is no file
+    with open("/dev/full", "w", buffering=1) as full:  # noqa: PTH123 - it is a device
         monkeypatch.setattr(sys, "stderr", full)
         assert warm._status_of([]) == 1
         monkeypatch.undo()

@@ -148,12 +148,12 @@ def same_evaluation(one: Path, two: Path) -> bool:
 def test_two_ranks_give_the_bits_of_one_process_and_report_progress_once(
     world: World, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = tmp_path / "progress.jsonl"
-    monkeypatch.setenv(PROGRESS_FILE, str(told))
+    progress_file = tmp_path / "progress.jsonl"
+    monkeypatch.setenv(PROGRESS_FILE, str(progress_file))
     together = world.evaluate(tmp_path, processes=2)
 
     assert same_evaluation(Path(together.location), alone)
-    events = [json.loads(line) for line in told.read_text().splitlines()]
+    events = [json.loads(line) for line in progress_file.read_text().splitlines()]
     steps = [(e["done"], e["total"]) for e in events if e.get("phase") == "evaluation"]
     assert [done for done, total in steps if done == total] == [20]
 

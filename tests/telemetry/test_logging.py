@@ -127,12 +127,12 @@ def test_a_task_logs_its_start_and_its_end_once(capsys: pytest.CaptureFixture[st
     with record_failures("train"), record_failures("train"):
         pass
     with pytest.raises(ConfigError), record_failures("evaluate"):
-        raise ConfigError("seed=x is no number", repair="write a number")
+        raise ConfigError("seed=x is not a number", repair="write a number")
     started, finished, _, failed = _lines(capsys)
     assert (started["event"], finished["event"]) == ("task_started", "task_finished")
     assert finished["task"] == "train"
     assert failed["event"] == "task_failed"
-    assert (failed["reason"], failed["repair"]) == ("seed=x is no number", "write a number")
+    assert (failed["reason"], failed["repair"]) == ("seed=x is not a number", "write a number")
 
 
 @pytest.mark.usefixtures("as_json")
