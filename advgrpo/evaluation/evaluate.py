@@ -25,13 +25,13 @@ from advgrpo.evaluation.results import Champion, Evaluation, MeasuredImages, Rew
 from advgrpo.evaluation.saved_evaluation import Side
 from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.backbones.dino import DinoBackbone
-from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.base import FlowModel
 from advgrpo.models.scorers.base import Scorer
 from advgrpo.records import Comparison, EvaluationReport, PromptSet, ReferenceImageSet
 
 
 def evaluate(
-    policy: Policy,
+    policy: FlowModel,
     prompts: PromptSet,
     reference_images: ReferenceImageSet,
     *,

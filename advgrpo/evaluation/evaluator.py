@@ -14,7 +14,7 @@ from advgrpo.evaluation.metrics import Measurer
 from advgrpo.evaluation.results import Champion, Reward
 from advgrpo.models.backbones.clip import ClipBackbone
 from advgrpo.models.backbones.dino import DinoBackbone
-from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.base import FlowModel
 from advgrpo.models.scorers.base import Scorer, check_metrics_cover, describe_missing
 from advgrpo.records import PromptSet, ReferenceImageSet
 
@@ -49,7 +49,7 @@ class Evaluator:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: FlowModel,
         prompts: PromptSet,
         reference_images: ReferenceImageSet,
         *,

@@ -13,7 +13,7 @@ from advgrpo.data.image_loading import load_images
 from advgrpo.errors import ReferenceImageError
 from advgrpo.evaluation.results import Batch, Champion
 from advgrpo.evaluation.saved_evaluation import Side
-from advgrpo.models.policies.base import Policy
+from advgrpo.models.policies.base import FlowModel
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.records import ReferenceImageSet
 
@@ -23,7 +23,7 @@ class ImageSampler:
 
     def __init__(
         self,
-        policy: Policy,
+        policy: FlowModel,
         texts: Sequence[str],
         config: EvaluationConfig,
         sampling: SamplingConfig,

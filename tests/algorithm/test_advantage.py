@@ -47,7 +47,7 @@ def test_group_normalization_gives_each_group_unit_spread() -> None:
 
 
 def test_a_group_of_one_is_refused() -> None:
-    with pytest.raises(ValueError, match="a group of 1 image"):
+    with pytest.raises(ValueError, match="group_size=1: a group needs at least two images"):
         group_advantages(torch.zeros(3, 1), normalization="batch")
 
 

@@ -131,7 +131,7 @@ def test_time_in_the_queue_does_not_count(launching: Launching) -> None:
 
 def test_a_running_job_is_adopted_and_another_spec_is_refused(launching: Launching) -> None:
     cluster = launching.cluster
-    cluster.operator.plans.append((*START, Step(300, FakeJob.succeed)))
+    cluster.operator.plans.append((*START, Step(2000, FakeJob.succeed)))
     cluster.faults.plan(Fault("status", verb="get", resource=RESOURCE.plural, skip=2, times=999))
     with pytest.raises(ClusterUnavailableError):
         launching.run()

@@ -180,7 +180,7 @@ def test_no_gates_are_not_passed() -> None:
 )
 def test_a_gate_that_cannot_be_checked_is_refused_with_the_settings(metric: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
-        resolve("pocket", [f"promotion.gates.0.measure={metric}"])
+        resolve("pocket", [f"promotion.gates.0.metric={metric}"])
 
 
 def test_a_bound_that_is_not_finite_is_refused() -> None:

@@ -272,7 +272,7 @@ def test_an_alarm_comes_before_all_numbers(evaluation: Evaluation, facts: RunFac
     assert "Training continued" in many
     quiet = replace(facts, training=TrainingRecord(alarms=()))
     assert "No signs of reward hacking" in render_report(evaluation, HISTORY, quiet)
-    assert "reward hacking" not in render_report(evaluation, HISTORY, facts)
+    assert "signs of reward hacking" not in render_report(evaluation, HISTORY, facts).lower()
 
 
 def test_missing_metrics_are_listed_with_the_reason(

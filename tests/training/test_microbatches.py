@@ -81,7 +81,7 @@ def test_an_update_takes_the_same_step_however_its_images_pass(
 
 
 def test_a_microbatch_of_the_update_that_does_not_fit_is_refused_by_name(world: World) -> None:
-    with pytest.raises(ConfigError, match=r"rollout\.update_microbatch_size=3 must divide"):
+    with pytest.raises(ConfigError, match=r"rollout\.update_microbatch_size=3: must divide"):
         world.config("training.rollout.update_microbatch_size=3")
     apart = world.config("training.rollout.update_microbatch_size=2")
     apart.check_ranks(2)
