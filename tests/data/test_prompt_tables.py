@@ -65,7 +65,7 @@ def test_rows_without_a_prompt_are_refused_by_number(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("name", "text"), [("t.tsv", ""), ("t.xlsx", "Prompt\na\n")])
 def test_other_files_than_tables_are_refused(tmp_path: Path, name: str, text: str) -> None:
-    with pytest.raises(PromptFileError, match=rf"{name} (has no column|is not a table)"):
+    with pytest.raises(PromptFileError, match=rf"{name} (has no column|is not a supported table)"):
         read_prompt_table(table(tmp_path, name, text), "Prompt")
 
 

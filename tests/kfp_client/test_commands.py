@@ -80,7 +80,7 @@ def test_a_watched_run_that_succeeds_is_a_success(stub: StubKfp, access: list[st
 def test_a_watched_run_that_fails_is_a_failure(stub: StubKfp, access: list[str]) -> None:
     details = [{"display_name": "train", "state": "FAILED", "error": {"message": "exit code 13"}}]
     stub.progress = [{"state": "FAILED", "run_details": {"task_details": details}}]
-    with pytest.raises(PipelineError, match="task Train: exit code 13"):
+    with pytest.raises(PipelineError, match="task Adversarial training: exit code 13"):
         _output("submit", "--workspace", "s3://b/w", "--watch", *access)
 
 

@@ -10,7 +10,7 @@ from advgrpo.kfp_client.compiled import PIPELINE
 
 def test_it_has_the_pipelines_name_and_tasks(document: PipelineDocument) -> None:
     assert document.name == "adversarial-grpo"
-    assert document.tasks["train"] == "Train"
+    assert document.tasks["train"] == "Adversarial training"
     assert document.version.startswith(f"{document.content}-")
 
 

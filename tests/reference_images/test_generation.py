@@ -154,7 +154,7 @@ def test_an_interrupted_run_loses_the_current_batch_at_most(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         generate(NoiseSource(stop_after=4), folder)
     assert JOURNAL_FILE in contents(folder)
-    with pytest.raises(ReferenceImageError, match=r"manifest\.json is missing"):
+    with pytest.raises(ReferenceImageError, match="it has neither manifest.json nor"):
         validate_reference_images(folder, PROMPTS, 2, PIXELS, seed=0)
     source = NoiseSource()
     assert generate(source, folder).digest == whole.digest
@@ -326,7 +326,7 @@ def test_progress_is_reported_with_the_remaining_time(
             generate(NoiseSource(stop_after=2), tmp_path / "set")
         generate(NoiseSource(), tmp_path / "set")
     lines = map(json.loads, (tmp_path / "progress").read_text().splitlines())
-    events = [event for event in lines if event["what"] == "reference images"]
+    events = [event for event in lines if event.get("phase") == "reference images"]
     counts = [(event["done"], event["total"]) for event in events]
     assert counts == [(0, 6), (0, 6), (2, 6), (0, 6), (2, 6), (4, 6), (6, 6)]
     assert [event["seconds_left"] is None for event in events[-4:]] == [True, True, False, False]

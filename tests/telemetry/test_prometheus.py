@@ -66,7 +66,7 @@ def test_a_port_in_use_is_not_an_error(
     with serve_metrics(LAUNCHER) as first, serve_metrics(WEBHOOK) as second:
         assert first is not None
         assert second is None
-    assert "metrics cannot be served at port" in caplog.text
+    assert "cannot serve metrics at port" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["many", "-1", "65536"])
