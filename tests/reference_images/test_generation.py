@@ -154,7 +154,7 @@ def test_an_interrupted_run_loses_the_current_batch_at_most(tmp_path: Path) -> N
     with pytest.raises(KeyboardInterrupt):
         generate(NoiseSource(stop_after=4), folder)
     assert JOURNAL_FILE in contents(folder)
-    with pytest.raises(ReferenceImageError, match="it has neither manifest.json nor"):
+    with pytest.raises(ReferenceImageError, match=r"it has neither manifest\.json nor"):
         validate_reference_images(folder, PROMPTS, 2, PIXELS, seed=0)
     source = NoiseSource()
     assert generate(source, folder).digest == whole.digest

@@ -267,7 +267,7 @@ def test_a_damaged_manifest_is_refused(folder: Path, text: str, message: str) ->
 
 def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
     assert "it has neither manifest.json nor" in problems(tmp_path)[0]
-    with pytest.raises(ReferenceImageError, match="it has neither manifest.json nor"):
+    with pytest.raises(ReferenceImageError, match=r"it has neither manifest\.json nor"):
         validate(tmp_path / "nowhere")
 
 
