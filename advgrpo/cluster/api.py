@@ -123,7 +123,6 @@ class Api:
             # Go encodes an empty list as null, for which a default of `get` is not used.
             items += page.get("items") or []
             token = (page.get("metadata") or {}).get("continue")
-            # With a limit the caller wants one page.
             if not token or "limit" in query:
                 return items
             query["continue"] = token
@@ -158,13 +157,11 @@ class Api:
         Returns:
             Whether it existed.
         """
-        # Not in the background: a new job of the name must not run next to the old one's pods.
         options: Json = {"propagationPolicy": "Foreground"}
         if uid:
             options["preconditions"] = {"uid": uid}
         try:
             self._send_json(self._request("delete", resource, name), body=options, retry=retry)
-        # AlreadyExistsError: the precondition failed, so the name belongs to another object by now.
         except (NotFoundError, AlreadyExistsError):
             return False
         return True
@@ -193,7 +190,6 @@ class Api:
 
     def close(self) -> None:
         """Close all connections."""
-        # The client's own close() only ends its threads.
         self._client.rest_client.pool_manager.clear()
         self._client.close()
 
@@ -233,7 +229,6 @@ class Api:
             except TransientError as problem:
                 pause = max(delay, problem.retry_after_seconds)
                 waited = self.clock.monotonic() - start
-                # Compared before the pause: waiting past the budget would only delay the error.
                 if not retry or waited + pause > policy.budget_seconds:
                     duration = f" for {waited:.0f} s" if waited >= 1 else ""
                     raise ClusterUnavailableError(
@@ -256,13 +251,11 @@ class Api:
                 request.path,
                 _METHODS[request.verb],
                 query_params=list(query.items()),
-                # A log is plain text.
                 header_params={
                     "Accept": "application/json, */*",
                     "Content-Type": f"application/{merge}json",
                 },
                 body=body,
-                # Without this the client leaves out the token.
                 auth_settings=["BearerToken"],
                 # The generated code would decode the content, and hide that it is truncated.
                 _preload_content=False,
@@ -287,7 +280,6 @@ def connect(namespace: str = "", policy: RetryPolicy | None = None) -> Api:
         ClusterError: If neither a service account nor a kubeconfig file can be used.
     """
     settings = client.Configuration()
-    # urllib3's own retries would be neither bounded by the policy nor logged.
     settings.retries = False
     own = ""
     try:
@@ -295,7 +287,6 @@ def connect(namespace: str = "", policy: RetryPolicy | None = None) -> Api:
         own = default = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
     except (config.ConfigException, OSError) as no_pod:
         try:
-            # The client reads KUBECONFIG at import time only.
             file = os.environ.get("KUBECONFIG")
             config.load_kube_config(file, client_configuration=settings)
             _, context = config.list_kube_config_contexts(file)

@@ -99,11 +99,8 @@ class JobMonitor:
         while True:
             status = self._backend.status(self._read_job())
             state = status.state
-            # A queue that preempts the job deletes its pods: the next ones are not restarts.
             if state is JobState.QUEUED:
                 self._history.forget_pods()
-            # Other polls can do without an answer; after the last one there is none to make up for
-            # it.
             listed = self._read_pods(retry=state.is_end)
             # The pods must be known first: a replaced pod has another log.
             if listed or state.is_end:
@@ -138,7 +135,6 @@ class JobMonitor:
         try:
             found = self._api.list(PODS, retry=retry, labelSelector=selector)
         except ClusterError as error:
-            # Pods only explain the job's state: monitoring continues without them.
             self._warn_once(str(error))
             return False
         pods = [
@@ -180,7 +176,6 @@ class JobMonitor:
         elif not state.is_end:
             text += f", {running} of {self._nodes} pods running"
             text += "".join(f"; {reason}" for reason in self._blocking_reasons())
-        # A job may run for days, and is polled every few seconds.
         if text != self._last_text:
             self._last_text = text
             logger.info("%s", text, extra=event("job_state", job=self._name, state=state.value))
@@ -189,7 +184,6 @@ class JobMonitor:
         """Give up on a job that takes too long, cannot start, or restarts too often."""
         now = self._api.clock.monotonic()
         if state is JobState.QUEUED:
-            # Time in the queue does not count.
             self._active_since += now - self._polled_at
             self._waiting_since = now
         if self._all_run(state):
@@ -210,7 +204,6 @@ class JobMonitor:
         pods = self._history.pods
         if not pods:  # They may not be listed, or do not exist yet.
             return state is JobState.RUNNING
-        # A worker may succeed while the first pod is still running.
         return sum(pod.is_running or pod.phase == "Succeeded" for pod in pods) >= self._nodes
 
     def _find_failure(self, now: float, *, stuck: bool) -> ClusterError | None:
@@ -245,12 +238,10 @@ class JobMonitor:
         try:
             self._api.delete(self._backend.resource, self._name, uid=self._uid, retry=False)
         except ClusterUnavailableError as error:
-            # Poll again before the next attempt: the job may have succeeded in the meantime.
             if now - self._failed_at < self._api.policy.budget_seconds:
                 self._warn_once(str(error))
                 return
         except ClusterError as error:
-            # The failure says more than that the job could not be deleted.
             logger.warning("cannot delete %s: %s", self._name, error)
         raise failure
 
@@ -271,7 +262,6 @@ class JobMonitor:
         if pod is not None and pod.rank == 0:
             log = self._log.last_lines
         elif pod is not None and pod.container:
-            # Only the first pod's log was followed; this one is lost with its pod.
             log = tail(self._api, pod.name, pod.container)
         warnings = self._warnings()
         return job_error(
@@ -289,13 +279,11 @@ class JobMonitor:
         started = self._backend.status(job).started_at
         if not started:
             return 0.0
-        # The start is in the server's time, so the result is only as good as the clocks agree.
         seconds = self._api.clock.wall() - datetime.fromisoformat(started).timestamp()
         return max(seconds, 0.0)
 
     def _keep_warm(self) -> None:
         now = self._api.clock.monotonic()
-        # Polling uses other connections than the deletion, see CancelOnSignal.
         if now - self._warm_at >= _WARM_SECONDS:
             self._warm_at = now
             self._canceller.keep_warm()

@@ -61,7 +61,6 @@ def compare(
         without any value.
     """
     comparisons = [_frechet(sets, bootstrap)]
-    # Kernel distances count pairs of different prompts only.
     if bootstrap.counts.shape[1] > 1:
         comparisons.append(
             _kernel_distance(KERNEL, cubic_kernel, lambda images: images.features, sets, bootstrap)
@@ -75,7 +74,6 @@ def compare(
     comparisons += _manifold(sets, bootstrap)
     for metric in sets.base.values:
         scorer = metric.partition(".")[0]
-        # Listed as missing by evaluate(), with the reason.
         if sets.base.by_prompt(metric).isnan().all():
             continue
         comparisons.append(
@@ -87,13 +85,11 @@ def compare(
                 bootstrap,
                 # Scorers return values of which higher is better, as their protocol requires.
                 higher_is_better=None if scorer == STATISTICS else True,
-                # The reward metric itself is not a scorer, so it is not in `trained_on`.
                 trained_on=metric == REWARD or scorer in trained_on,
             )
         )
     base, trained = _diversity(sets.base), _diversity(sets.trained)
     if base is not None and trained is not None:
-        # Noise is diverse, too: no direction is better without comparing with the reference images.
         comparisons.append(
             _means(
                 DIVERSITY,
@@ -153,7 +149,6 @@ def _diversity(images: MeasuredImages) -> Float[Tensor, "prompt"] | None:
     groups = [
         images.features[images.prompts == prompt] for prompt in range(int(images.prompts.max()) + 1)
     ]
-    # One image has no distance to another one of its group.
     if min(len(group) for group in groups) < 2:
         return None
     return torch.cat([in_group_distance(group[None]) for group in groups])
@@ -195,7 +190,6 @@ def _kernel_distance(
     *,
     scale: float = 1.0,
 ) -> Comparison:
-    # Weight 1 for each prompt gives the estimate itself.
     everything = torch.ones(1, bootstrap.counts.shape[1], dtype=torch.float64)
 
     def sums(images: MeasuredImages, others: MeasuredImages) -> KernelSums:
@@ -233,7 +227,6 @@ def _clip_features(images: MeasuredImages) -> Tensor:
 def _manifold(sets: MeasuredSets, bootstrap: Bootstrap) -> list[Comparison]:
     """Compare the nearest-neighbour metrics; empty if the sets are too small."""
     sizes = (len(sets.base.prompts), len(sets.reference.prompts))
-    # Base and trained model have equally many images.
     if not enough_images(*sizes):
         return []
     base = _manifold_by_prompt(sets.base, sets.reference)
@@ -267,7 +260,6 @@ def _manifold_by_prompt(images: MeasuredImages, reference: MeasuredImages) -> di
 
 def _manifold_of_halves(reference: MeasuredImages) -> dict[str, Tensor]:
     """Compare every other image of each prompt with the rest; empty if there are too few."""
-    # Each prompt is split, so that both halves have the same prompts.
     if torch.bincount(reference.prompts).min() < 2:
         return {}
     half, other = reference.every_other(0), reference.every_other(1)
@@ -293,7 +285,6 @@ def _distances(
         # Both models share the resamples, so their difference per resample is paired.
         difference=bootstrap.interval(trained - base, trained_resampled - base_resampled),
         higher_is_better=False,
-        # No reward is a distance between sets: it scores single images.
         trained_on=False,
         reference=reference,
     )

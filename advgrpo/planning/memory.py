@@ -3,7 +3,8 @@
 from advgrpo.config.discriminator import DinoDiscriminatorConfig
 from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import TrainingSettings
-from advgrpo.planning.architectures import Clip, linear
+from advgrpo.planning.architectures import linear
+from advgrpo.planning.encoder_architectures import Clip
 from advgrpo.planning.models import Models
 from advgrpo.planning.parts import BYTES, FLOAT32, Part
 from advgrpo.planning.vision import VisionBackbone
@@ -229,7 +230,6 @@ def _update_activations(run: RunConfig | TrainingSettings, models: Models) -> Pa
         return Part(name, None, "the transformer is unknown", is_transient=True)
     sequences = run.training.rollout.microbatch_of_update * guidance_passes(run)
     numbers = sequences * _tokens(run, models, model.patch_size) * model.width
-    # SAVED_BYTES is for 16 bits.
     scale = BYTES[run.policy.forward_dtype] // 2
     layer = SAVED_BYTES * scale + ADAPTER_SAVED_BYTES
     dual = ATTENTION_SAVED_BYTES * scale

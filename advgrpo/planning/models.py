@@ -9,14 +9,8 @@ from advgrpo.config.discriminator import DinoDiscriminatorConfig
 from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers.union import ScorerConfig
 from advgrpo.config.tasks import TrainingSettings
-from advgrpo.planning.architectures import (
-    Autoencoder,
-    Clip,
-    ClipText,
-    Config,
-    JointTransformer,
-    T5Encoder,
-)
+from advgrpo.planning.architectures import Autoencoder, Config, JointTransformer
+from advgrpo.planning.encoder_architectures import Clip, ClipText, T5Encoder
 from advgrpo.planning.reading import configuration
 from advgrpo.planning.vision import VisionBackbone, read_dino, read_vision
 

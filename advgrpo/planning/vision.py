@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import isqrt
 
-from advgrpo.planning.architectures import Config, Vision, encoder_layer, linear
+from advgrpo.planning.architectures import Config, linear
+from advgrpo.planning.encoder_architectures import Vision, encoder_layer
 
 
 @dataclass(frozen=True)

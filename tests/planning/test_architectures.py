@@ -17,13 +17,8 @@ from transformers import (
 
 from advgrpo.config import resolve
 from advgrpo.config.policy import Sd3AdapterConfig
-from advgrpo.planning.architectures import (
-    Autoencoder,
-    Clip,
-    ClipText,
-    JointTransformer,
-    T5Encoder,
-)
+from advgrpo.planning.architectures import Autoencoder, JointTransformer
+from advgrpo.planning.encoder_architectures import Clip, ClipText, T5Encoder
 from advgrpo.planning.models import models_of
 from advgrpo.planning.published import PUBLISHED
 

@@ -215,9 +215,9 @@ def test_the_report_shows_alarms_and_the_costs_of_every_phase(alone: Path) -> No
     page = (alone / "report.html").read_text("utf-8")
 
     for text in (
-        "The hacking watch raised an alarm",
+        "Alarm: signs of reward hacking during training",
         "At update 1: too dark",
-        "Training was stopped there",
+        "Training was stopped at that point",
         "Reference images",
         "not recorded",
         "Reward pre-training",

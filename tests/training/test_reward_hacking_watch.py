@@ -164,7 +164,7 @@ def test_the_watch_can_be_disabled(scripted: Make, warnings_text: Callable[[], s
 def test_collapse_is_logged_once_with_the_setting_to_change(
     scripted: Make, warnings_text: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("advgrpo.training.collapse.UPDATES", 1)
+    monkeypatch.setattr("advgrpo.training.reward_hacking.COLLAPSE_UPDATES", 1)
     state = scripted(*MEASURED, reward=-1e3)
     monkeypatch.setattr(state.reward, "terms", lambda images, _f, _p: torch.ones(len(images), 2))
     train(state)

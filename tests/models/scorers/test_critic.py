@@ -39,5 +39,5 @@ def test_a_constant_feature_is_harmless() -> None:
 
 
 def test_one_prompt_is_too_few_for_a_critic() -> None:
-    with pytest.raises(ValueError, match="another one"):
+    with pytest.raises(ValueError, match="at least two prompts"):
         fresh_critic_order(torch.zeros(1, 3), torch.zeros(1, 2, 3))
