@@ -172,8 +172,8 @@ def test_no_gates_are_not_passed() -> None:
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
-        ("pickscore.score", "is what the run's reward is trained on"),
-        ("discriminator.reward", "is what the run's reward is trained on"),
+        ("pickscore.score", "the reward optimizes this metric"),
+        ("discriminator.reward", "the reward optimizes this metric"),
         ("clip.score", "will not be measured"),
         ("pocket_judge", "will not be measured"),
     ],
