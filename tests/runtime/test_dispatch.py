@@ -22,7 +22,7 @@ OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2 GiB"
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
     with FakeCluster() as cluster:
         monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig(tmp_path / "kubeconfig")))
-        settings = {"image": "trainer", "poll_seconds": 0.1, "restarts": 0}
+        settings = {"image": "trainer", "poll_seconds": 0.1, "max_restarts": 0}
         monkeypatch.setenv("ADVGRPO_CLUSTER", json.dumps(settings))
         yield cluster
 
