@@ -34,7 +34,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClu
         # Not an AdvGrpoError: the diagnosis of the job is more specific.
         ("OutOfMemoryError", 9, "Error", JobFailedError, "the GPU is out of memory"),
         # A consequence on a surviving machine.
-        ("RankFailedError", 137, "OOMKilled", JobFailedError, "more memory than it may"),
+        ("RankFailedError", 137, "OOMKilled", JobFailedError, "memory limit"),
     ],
 )
 def test_the_most_specific_cause_is_raised(
