@@ -31,7 +31,7 @@ def main(folder: Path) -> None:
         if not (folder / f"{arm}-{seed}.jsonl").is_file()
     ]
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for arm, seed in pool.map(lambda run: _run(*run, folder), missing):
+        for arm, seed in pool.map(lambda run: _run(run[0], run[1], folder), missing):
             _print(f"{arm}, seed {seed}: done")
     tables = _hacking(folder) + "\n" + _schedules(folder)
     (folder / "tables.md").write_text(tables, encoding="utf-8")

@@ -22,6 +22,7 @@ from advgrpo.algorithm.advantage import group_advantages
 from advgrpo.algorithm.discriminator_loss import hinge_loss
 from advgrpo.algorithm.policy_loss import clipped_policy_loss
 from advgrpo.config import Weights
+from advgrpo.config.discriminator import DinoDiscriminatorConfig
 from advgrpo.data.images import decode_image, from_pil, to_pil
 from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.discriminators.dino import DinoHead
@@ -61,6 +62,7 @@ class ComparisonLoop:
         self._parameters = list(trainable_parameters(self._transformer).values())
         self._optimizer = torch.optim.AdamW(self._parameters, lr=1e-6)
         discriminator = world.config.discriminator
+        assert isinstance(discriminator, DinoDiscriminatorConfig)
         self._backbone = DinoBackbone(
             Weights(location=str(world.dino)),
             resolution_pixels=discriminator.resolution_pixels,

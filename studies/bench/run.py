@@ -12,7 +12,7 @@ from advgrpo.models.policies.pipeline_parts import DTYPES
 from advgrpo.training.counters import peak_memory_mib
 from advgrpo.training.loop import train_on_rollout
 from advgrpo.training.metrics import measure_held_out
-from advgrpo.training.reward_hacking import watch
+from advgrpo.training.reward_hacking import watch_reward
 from advgrpo.training.state import TrainingState
 from studies.bench.comparison import DISCRIMINATOR_ROLLOUTS, ComparisonLoop
 from studies.bench.measure import (
@@ -152,7 +152,7 @@ def _one_round(
         state.log_metrics(train_on_rollout(state))
     with times.timed(HELD_OUT):
         measure_held_out(state)
-        watch(state)
+        watch_reward(state)
     state.save()
     with times.timed(TO_DISCRIMINATOR), peak_memory(device, peaks, "comparison loop"):
         loop.train_discriminator()

@@ -88,19 +88,15 @@ def write_results(seed: int, done: Sequence[Struck]) -> None:
     """Write the results of all faults so far."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     kind = "points" if done[0].kill.point else f"seed-{seed}"
-    record = {
-        "seed": seed,
-        "date": time.strftime("%Y-%m-%d"),
-        "kills": [
-            {key: value for key, value in asdict(struck).items() if key != "logs"}
-            for struck in done
-        ],
-    }
+    kills = [
+        {key: value for key, value in asdict(struck).items() if key != "logs"} for struck in done
+    ]
     path = RESULTS / f"{kind}.json"
     if path.exists():
         before = json.loads(path.read_text(encoding="utf-8"))["kills"]
         first = done[0].kill.number
-        record["kills"] = [one for one in before if one["kill"]["number"] < first] + record["kills"]
+        kills = [one for one in before if one["kill"]["number"] < first] + kills
+    record = {"seed": seed, "date": time.strftime("%Y-%m-%d"), "kills": kills}
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

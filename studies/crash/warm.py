@@ -267,7 +267,7 @@ def _run(arguments: Sequence[str]) -> None:
 
 def _end(status: int) -> NoReturn:
     """Exit as the interpreter does, but without freeing its memory, which takes a second."""
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()

@@ -51,7 +51,8 @@ def search(targets: Sequence[str], seconds: int, seed: int, output: Path | None)
     """
     say(f"seed {seed}, {seconds} s per target; finds and corpus in {FOLDER}")
     # Imports the fuzzed modules with instrumentation.
-    from studies.fuzz.explore import TARGETS, explore  # noqa: PLC0415
+    from studies.fuzz.explore import explore  # noqa: PLC0415
+    from studies.fuzz.targets import TARGETS  # noqa: PLC0415
 
     if unknown := sorted(set(targets) - TARGETS.keys()):
         say(f"unknown target {', '.join(unknown)}\n  repair: use some of {', '.join(TARGETS)}")

@@ -30,7 +30,8 @@ with (
         include=["advgrpo", "csv", "http", "json", "PIL", "safetensors", "tarfile", "yaml"]
     ),
 ):
-    from studies.fuzz.targets import TARGETS, Mutate, Target
+    from studies.fuzz.mutations import Mutate
+    from studies.fuzz.targets import TARGETS, Target
 
 from studies.fuzz.contract import LONGEST_SECONDS, MOST_MIB
 from studies.fuzz.counts import Explored, parse_counts

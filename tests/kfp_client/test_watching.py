@@ -48,9 +48,9 @@ def test_each_change_is_reported_once(stub: StubKfp, server: KfpServer, run_id: 
     ]
     assert _watch(server, run_id) == [
         "the run is pending",
-        "task Adversarial training is running",
+        "task Train is running",
         "the run is running",
-        "task Adversarial training succeeded",
+        "task Train succeeded",
         "the run succeeded",
     ]
 
@@ -60,7 +60,7 @@ def test_the_error_of_a_failed_run_has_the_task_and_its_message(
 ) -> None:
     end = _state("FAILED", train="FAILED", evaluate="SKIPPED", root="FAILED")
     stub.progress = [_failed(end, "train", "exit code 13")]
-    with pytest.raises(PipelineError, match="task Adversarial training: exit code 13") as caught:
+    with pytest.raises(PipelineError, match="task Train: exit code 13") as caught:
         _watch(server, run_id)
     assert "root" not in caught.value.message
     assert run_id in caught.value.repair
