@@ -11,8 +11,8 @@ from advgrpo.cluster.api_errors import AlreadyExistsError, NotFoundError
 from advgrpo.cluster.backends.base import JobBackend, JobState
 from advgrpo.cluster.backends.registry import select_backend
 from advgrpo.cluster.cancellation import CancelOnSignal
-from advgrpo.cluster.job_monitor import JobMonitor
 from advgrpo.cluster.job_request import JobRequest
+from advgrpo.cluster.monitoring.job_monitor import JobMonitor
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.cluster.workflow_owner import find_owner, owner_of

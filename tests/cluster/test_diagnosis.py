@@ -3,14 +3,14 @@ from typing import Any
 
 import pytest
 
-from advgrpo.cluster.diagnosis import (
+from advgrpo.cluster.monitoring.diagnosis import (
     deadline_error,
     first_failure,
     job_error,
     pod_cause,
     stuck_cause,
 )
-from advgrpo.cluster.pods import Pod, read_pod
+from advgrpo.cluster.monitoring.pods import Pod, read_pod
 from advgrpo.cluster.resources import PODS
 from advgrpo.errors import JobFailedError, JobRetryableError
 

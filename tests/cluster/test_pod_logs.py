@@ -4,7 +4,7 @@ from contextlib import suppress
 import pytest
 
 from advgrpo.cluster.api import Api
-from advgrpo.cluster.pod_logs import LogFollower, tail
+from advgrpo.cluster.monitoring.pod_logs import LogFollower, tail
 from advgrpo.errors import ClusterUnavailableError
 from advgrpo.testing import FakeCluster, FakeJob, Fault, Step
 from advgrpo.testing.cluster_faults import FaultKind

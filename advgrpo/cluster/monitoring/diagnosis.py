@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from advgrpo.cluster.pods import Pod
+from advgrpo.cluster.monitoring.pods import Pod
 from advgrpo.cluster.resources import Resource
 from advgrpo.errors import (
     AdvGrpoError,

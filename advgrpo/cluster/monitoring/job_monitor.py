@@ -7,7 +7,8 @@ from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.api_errors import NotFoundError
 from advgrpo.cluster.backends.base import JobBackend, JobState, JobStatus
 from advgrpo.cluster.cancellation import CancelOnSignal
-from advgrpo.cluster.diagnosis import (
+from advgrpo.cluster.job_request import JobRequest, place_processes
+from advgrpo.cluster.monitoring.diagnosis import (
     blocking_reason,
     deadline_error,
     first_failure,
@@ -15,11 +16,10 @@ from advgrpo.cluster.diagnosis import (
     pod_cause,
     stuck_cause,
 )
-from advgrpo.cluster.job_events import read_events, read_warnings
-from advgrpo.cluster.job_request import JobRequest, place_processes
-from advgrpo.cluster.pod_history import PodHistory
-from advgrpo.cluster.pod_logs import LogFollower, tail
-from advgrpo.cluster.pods import read_pod
+from advgrpo.cluster.monitoring.job_events import read_events, read_warnings
+from advgrpo.cluster.monitoring.pod_history import PodHistory
+from advgrpo.cluster.monitoring.pod_logs import LogFollower, tail
+from advgrpo.cluster.monitoring.pods import read_pod
 from advgrpo.cluster.resources import PODS
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.errors import (

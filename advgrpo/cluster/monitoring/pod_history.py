@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from advgrpo.cluster.pods import Pod
+from advgrpo.cluster.monitoring.pods import Pod
 
 
 class PodHistory:
