@@ -6,8 +6,8 @@ They are here because no lower room may import the cluster, tracking and this cl
 import os
 from collections.abc import Callable, Iterator
 
-from advgrpo.cluster.check import Check
-from advgrpo.cluster.doctor import examine
+from advgrpo.cluster.checks.check import Check
+from advgrpo.cluster.checks.doctor import examine
 from advgrpo.errors import AdvGrpoError, ConfigError
 from advgrpo.kfp_client import Access, KfpRefusedError, KfpServer, endpoint_of
 from advgrpo.storage.files import is_remote

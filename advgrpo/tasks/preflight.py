@@ -98,7 +98,7 @@ def check_cluster(config: RunConfig, workspace: str) -> None:
     if cluster is None:
         return
     # Loads the package `kubernetes`, which takes a second and is not needed on a laptop.
-    from advgrpo.cluster.doctor import require_ready  # noqa: PLC0415
+    from advgrpo.cluster.checks.doctor import require_ready  # noqa: PLC0415
 
     check_reachable(config, workspace)
     require_ready(cluster)

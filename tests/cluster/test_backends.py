@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from advgrpo.cluster.backends.registry import BACKENDS, select_backend
-from advgrpo.cluster.doctor import examine, require_ready
+from advgrpo.cluster.checks.doctor import examine, require_ready
 from advgrpo.cluster.janitor import clean
 from advgrpo.cluster.roles import janitor_rules, launcher_rules
 from advgrpo.errors import (

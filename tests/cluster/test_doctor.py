@@ -8,9 +8,9 @@ from kubernetes.client import Configuration
 
 from advgrpo.cluster import api as api_module
 from advgrpo.cluster.backends.registry import select_backend
-from advgrpo.cluster.check import Check
+from advgrpo.cluster.checks.check import Check
+from advgrpo.cluster.checks.doctor import examine, require_ready
 from advgrpo.cluster.credentials import MLFLOW_KEYS
-from advgrpo.cluster.doctor import examine, require_ready
 from advgrpo.cluster.roles import DOCTOR_RULES, Rule, launcher_rules
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.errors import ClusterError, ClusterUnavailableError

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from advgrpo.cli.main import app
-from advgrpo.cluster.check import Check
+from advgrpo.cluster.checks.check import Check
 from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.kfp_client import Access
 from advgrpo.kfp_client.readiness import diagnose
