@@ -25,7 +25,7 @@ def group_advantages(
         epsilon: Added to the standard deviation, in reward units.
 
     Returns:
-        Dimensionless advantages. Each row sums to zero, so equal rewards contribute no gradient.
+        Dimensionless advantages. Each row sums to zero; equal rewards of any scale give exactly 0.
 
     Raises:
         ValueError: If a group has fewer than two images.
@@ -35,14 +35,23 @@ def group_advantages(
     """
     if rewards.shape[1] < 2:
         raise ValueError(f"group_size={rewards.shape[1]}: a group needs at least two images")
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    centred = _centred(rewards)
     # correction=0: the group is the population, not a sample of it.
-    if normalization == "none":
-        return centred
     if normalization == "group":
-        return centred / (rewards.std(dim=1, keepdim=True, correction=0) + epsilon)
-    # Of the uncentred rewards, as in Flow-GRPO: differences between prompts count, too.
-    return centred / (rewards.std(correction=0) + epsilon)
+        centred = centred / (centred.std(dim=1, keepdim=True, correction=0) + epsilon)
+    elif normalization == "batch":
+        # Of the uncentred rewards, as in Flow-GRPO: differences between prompts count, too.
+        centred = centred / (rewards.double().std(correction=0) + epsilon)
+    return centred.to(rewards.dtype)
+
+
+def _centred(rewards: Rewards) -> Rewards:
+    """Subtract each group's mean, in float64."""
+    values = rewards.double()
+    # From the first image, so that equal rewards are exactly 0 before their mean is taken. The
+    # float32 mean of equal rewards near 100 is off by up to 1e-5, and `epsilon` is not much more.
+    values = values - values[:, :1]
+    return values - values.mean(dim=1, keepdim=True)
 
 
 def combined_rewards(
@@ -65,9 +74,12 @@ def combined_rewards(
         The weighted sum.
     """
     if standardize:
-        centred = [term - term.mean(dim=1, keepdim=True) for term in terms]
-        # After centring: a term that differs mostly between prompts would otherwise be scaled down
-        # to nothing within its groups.
-        terms = [term / (term.std(correction=0) + epsilon) for term in centred]
+        # Divided after centring: a term that differs mostly between prompts would otherwise be
+        # scaled down to nothing within its groups.
+        centred = [_centred(term) for term in terms]
+        terms = [
+            (values / (values.std(correction=0) + epsilon)).to(term.dtype)
+            for term, values in zip(terms, centred, strict=True)
+        ]
     stacked = torch.stack(list(terms))
     return (stacked * stacked.new_tensor(weights).view(-1, 1, 1)).sum(dim=0)

@@ -20,6 +20,42 @@ def test_a_group_with_equal_rewards_gives_no_gradient(normalization: str) -> Non
     assert advantages[0].abs().max() > 0
 
 
+@pytest.mark.parametrize("normalization", ["group", "batch", "none"])
+@pytest.mark.parametrize("standardize", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reward", [0.0, 0.9, 5.37, -26.3, 77.7, 987.6, 12345.678, 1e6 + 0.1])
+@pytest.mark.parametrize("samples", [2, 12, 24])
+def test_equal_rewards_of_any_scale_give_advantages_of_exactly_zero(
+    normalization: str, standardize: bool, reward: float, samples: int, dtype: torch.dtype
+) -> None:
+    equal = torch.full((3, samples), reward, dtype=dtype)
+    other = random_rewards(3, samples, 0).to(dtype)
+    other[0] = equal[0]
+    for term in (equal, other):
+        rewards = combined_rewards([term], [0.7], standardize=standardize)
+        advantages = group_advantages(rewards, normalization=normalization)
+        assert advantages.dtype == dtype
+        assert advantages[0].abs().max() == 0
+
+
+@pytest.mark.parametrize("normalization", ["group", "batch"])
+def test_one_image_that_differs_in_the_last_bit_of_its_reward_does_not_move_the_others(
+    normalization: str,
+) -> None:
+    rewards = torch.full((1, 24), 12345.678)
+    rewards[0, 0] = torch.nextafter(rewards[0, 0], torch.tensor(torch.inf))
+    advantages = group_advantages(rewards, normalization=normalization)
+    assert advantages[0, 0] > 1
+    assert advantages[0, 1:].tolist() == pytest.approx([-float(advantages[0, 0]) / 23] * 23)
+
+
+def test_a_reward_that_is_not_finite_spoils_its_own_group_only() -> None:
+    rewards = random_rewards(2, 8, 0)
+    rewards[0, 3] = torch.nan
+    advantages = group_advantages(rewards, normalization="group")
+    assert advantages.isnan().any(dim=1).tolist() == [True, False]
+
+
 @given(
     prompts=st.integers(1, 6),
     samples=st.integers(2, 9),
