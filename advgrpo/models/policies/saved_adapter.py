@@ -1,8 +1,8 @@
 """Adapters on disk in peft's layout: reading, and checks of their base model and shape."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -11,6 +11,7 @@ from torch import Tensor
 from advgrpo.config.base import Weights
 from advgrpo.config.policy import AdapterConfig
 from advgrpo.errors import WeightsError
+from advgrpo.models.policies.peft_settings import check_plain, narrows_modules
 from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.tensors import read_tensors
 from advgrpo.strict_json import load_json_object
@@ -21,17 +22,7 @@ PEFT_PREFIX = "base_model.model."
 
 _PICKLE = "adapter_model.bin"
 _OTHER_LAYOUT = "pytorch_lora_weights.safetensors"
-_PLAIN = {"peft_type": "LORA", "bias": "none"}
-_UNSUPPORTED = (
-    "alpha_pattern",
-    "fan_in_fan_out",
-    "lora_bias",
-    "modules_to_save",
-    "rank_pattern",
-    "use_dora",
-    "use_rslora",
-)
-"""Settings of peft that change the output of an adapter; plain LoRA leaves them empty."""
+_LORA_NAME = re.compile(r"(base_model\.model\.)?(?P<module>.+)\.lora_[AB]\.weight")
 
 
 def adapter_folder(place: Weights) -> Path:
@@ -86,15 +77,15 @@ def read_shape(folder: Path) -> AdapterConfig:
     path = folder / PEFT_SETTINGS
     try:
         settings = load_json_object(path.read_text(encoding="utf-8"))
-        _check_supported(settings, path)
+        check_plain(settings, path)
         modules = settings["target_modules"]
+        # peft also allows a pattern, which would match modules that have no weights.
+        if not isinstance(modules, list) or narrows_modules(settings):
+            modules = _modules(folder)
         return AdapterConfig(
             rank=settings["r"],
             alpha=settings["lora_alpha"],
-            # peft also allows a pattern, which would match modules that have no weights.
-            target_modules=tuple(
-                sorted(modules if isinstance(modules, list) else _modules(folder))
-            ),
+            target_modules=tuple(sorted(modules)),
         )
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
@@ -116,14 +107,7 @@ def read_adapter(folder: Path) -> dict[str, Tensor]:
     Raises:
         WeightsError: If the file is missing or damaged, or holds values that are not finite.
     """
-    path = folder / PEFT_WEIGHTS
-    try:
-        tensors = read_tensors(path)
-    except (OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path} is not an adapter: {error}",
-            repair="use a folder in peft's layout with safetensors weights",
-        ) from error
+    path, tensors = folder / PEFT_WEIGHTS, _tensors(folder)
     values = {name.removeprefix(PEFT_PREFIX): value.float() for name, value in tensors.items()}
     for name, value in values.items():
         # Here the error names the tensor; later a NaN would surface only in the value of a scorer.
@@ -135,6 +119,18 @@ def read_adapter(folder: Path) -> dict[str, Tensor]:
     return values
 
 
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """Read the tensors of an adapter by their names in the file."""
+    path = folder / PEFT_WEIGHTS
+    try:
+        return read_tensors(path)
+    except (OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} is not an adapter: {error}",
+            repair="use a folder in peft's layout with safetensors weights",
+        ) from error
+
+
 def refuse_foreign(modules: Mapping[str, torch.nn.Module], folder: Path) -> None:
     """Raise an error if an adapter is for another model.
 
@@ -143,8 +139,12 @@ def refuse_foreign(modules: Mapping[str, torch.nn.Module], folder: Path) -> None
         folder: The adapter.
 
     Raises:
-        WeightsError: If the transformer lacks a module that the adapter modifies.
+        WeightsError: If the transformer lacks a module that the adapter modifies, or the tensors
+            have other names than peft's.
     """
+    # First, because an adapter that is more than a plain LoRA has other tensors, too.
+    read_shape(folder)
+    _refuse_other_names(_tensors(folder), modules, folder)
     wanted = _modules(folder)
     foreign = [name for name in wanted if name not in modules]
     if foreign:
@@ -180,15 +180,23 @@ def _modules(folder: Path) -> list[str]:
     return sorted({name.rpartition(".lora_")[0] or name for name in read_adapter(folder)})
 
 
-def _check_supported(settings: Mapping[str, Any], path: Path) -> None:
-    unsupported = [f"{name}={settings[name]!r}" for name in _UNSUPPORTED if settings.get(name)]
-    unsupported += [
-        f"{name}={settings[name]!r}"
-        for name, plain in _PLAIN.items()
-        if settings.get(name, plain) != plain
-    ]
-    if unsupported:
-        raise WeightsError(
-            f"{path} describes more than a plain LoRA: {', '.join(unsupported)}",
-            repair="use an adapter that was trained without these settings",
-        )
+def _refuse_other_names(names: Iterable[str], modules: Iterable[str], folder: Path) -> None:
+    """Raise an error if tensors of the right modules have names that are not peft's."""
+    known = set(modules) - {""}
+    for name in names:
+        match = _LORA_NAME.fullmatch(name)
+        if match is not None and match["module"] in known:
+            continue
+        # The longest first: a name also contains those of the modules around its own.
+        for module in sorted(known, key=len, reverse=True):
+            # Other tools write underscores for the dots.
+            for spelled in (module, module.replace(".", "_")):
+                prefix, _, suffix = f".{name}".rpartition(spelled)
+                if prefix.endswith((".", "_")) and suffix.startswith((".lora", ".alpha")):
+                    raise WeightsError(
+                        f"{folder / PEFT_WEIGHTS}: {name} has the prefix {prefix[1:]!r} and the "
+                        f"suffix {suffix!r}; peft writes {PEFT_PREFIX!r}, and '.lora_A.weight' or "
+                        f"'.lora_B.weight'",
+                        repair=f"rename the tensors, for instance this one to "
+                        f"{PEFT_PREFIX}{module}.lora_A.weight, or save the adapter with peft",
+                    )

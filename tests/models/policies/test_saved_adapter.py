@@ -1,9 +1,12 @@
 """Adapters as others publish them: saved by plain peft, in folders of one repository."""
 
 import json
+import re
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
+import advgrpo
 from advgrpo.algorithm.randomness import gaussian_noise
 from advgrpo.config import Weights
 from advgrpo.config.policy import Sd3AdapterConfig
@@ -193,16 +197,81 @@ def test_settings_of_another_shape_are_refused_with_a_repair(
     assert message in str(caught.value)
 
 
+def _predicted(transformer: torch.nn.Module, policy: Policy) -> torch.Tensor:
+    embeddings, latents = policy.embed(PROMPTS), gaussian_noise(SEEDS, policy.latent_shape)
+    with torch.no_grad():
+        (predicted,) = transformer(
+            hidden_states=latents,
+            timestep=torch.full((2,), 500.0),
+            encoder_hidden_states=embeddings.stack("context"),
+            pooled_projections=embeddings.stack("pooled"),
+            return_dict=False,
+        )
+    return cast("torch.Tensor", predicted)
+
+
+def _assert_predicts_as_peft(tiny: TinyModels, folder: Path, theirs: torch.nn.Module) -> None:
+    shape = read_shape(folder)
+    config = tiny.config().policy.model_copy(update={"adapter": shape})
+    ours = load_policy(config, CPU, folder)
+    expected = _predicted(theirs, ours)
+    base = SD3Transformer2DModel.from_pretrained(tiny.pipeline / "transformer").eval()
+    assert (_predicted(base, ours) - expected).abs().max() > 0.01
+    latents, embeddings = gaussian_noise(SEEDS, ours.latent_shape), ours.embed(PROMPTS)
+    found = ours.velocity(latents, 0.5, embeddings, guidance_scale=1.0)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"init_lora_weights": True},
+        {"init_lora_weights": "orthogonal"},
+        {"init_lora_weights": "mica"},
+        {"lora_dropout": 0.1, "exclude_modules": ["attn.to_v"]},
+        {"layers_to_transform": [1], "layers_pattern": "transformer_blocks"},
+    ],
+)
+def test_settings_that_are_understood_give_what_peft_predicts(
+    tiny: TinyModels, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    transformer = tiny.pipeline / "transformer"
+    folder = publish(tmp_path / "x", transformer, seed=0, **settings)
+    bare = SD3Transformer2DModel.from_pretrained(transformer)
+    _assert_predicts_as_peft(tiny, folder, PeftModel.from_pretrained(bare, str(folder)).eval())
+
+
+@pytest.mark.parametrize("method", ["pissa", "olora"])
+def test_an_adapter_begun_by_another_method_is_converted_as_the_documentation_shows(
+    tiny: TinyModels, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    transformer = tiny.pipeline / "transformer"
+    publish(tmp_path / "adapter", transformer, seed=0, init_lora_weights=method)
+    page = Path(advgrpo.__file__).parents[1] / "docs" / "using-an-adapter.md"
+    (code,) = re.findall(r"### PiSSA and OLoRA.*?```python\n(.*?)```", page.read_text(), re.DOTALL)
+    code = code.replace('"stabilityai/stable-diffusion-3.5-medium"', repr(str(tiny.pipeline)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        exec(code, {})
+        bare = SD3Transformer2DModel.from_pretrained(transformer)
+        theirs = PeftModel.from_pretrained(bare, str(tmp_path / "adapter")).eval()
+    _assert_predicts_as_peft(tiny, tmp_path / "converted", theirs)
+    assert read_shape(tmp_path / "converted").rank == 16
+
+
 def _as_pickle(folder: Path) -> None:
     path = folder / "adapter_model.safetensors"
     torch.save(load_file(path), folder / "adapter_model.bin")
     path.unlink()
 
 
-def _renamed(folder: Path) -> None:
-    path = folder / "adapter_model.safetensors"
-    tensors = {k.replace("attn.to_q", "attn7.to_q"): v for k, v in load_file(path).items()}
-    save_file(tensors, path)
+def _named(change: Callable[[str], str]) -> Callable[[Path], None]:
+    def rename(folder: Path) -> None:
+        path = folder / "adapter_model.safetensors"
+        save_file({change(name): value for name, value in load_file(path).items()}, path)
+
+    return rename
 
 
 def _not_finite(folder: Path) -> None:
@@ -237,7 +306,34 @@ def _cut(name: str, length: int) -> Callable[[Path], None]:
     ("damage", "message"),
     [
         (_as_pickle, "is a pickle (adapter_model.bin), which can run code"),
-        (_renamed, "is for another base model: of the"),
+        (
+            _named(lambda name: name.replace("attn.to_q", "attn7.to_q")),
+            "is for another base model: of the",
+        ),
+        (
+            _named(lambda name: name.replace("base_model.model.", "base_model.model.transformer.")),
+            "has the prefix 'base_model.model.transformer.' and the suffix '.lora_A.weight'; peft",
+        ),
+        (
+            _named(lambda name: name.replace("base_model.model.", "diffusion_model.")),
+            "has the prefix 'diffusion_model.'",
+        ),
+        (
+            _named(
+                lambda name: (
+                    "lora_unet_"
+                    + name.removeprefix("base_model.model.")
+                    .replace(".", "_")
+                    .replace("_lora_A_", ".lora_down.")
+                    .replace("_lora_B_", ".lora_up.")
+                )
+            ),
+            "has the prefix 'lora_unet_' and the suffix '.lora_down.weight'",
+        ),
+        (
+            _named(lambda name: name.replace(".weight", ".default.weight")),
+            "and the suffix '.lora_A.default.weight'",
+        ),
         (_not_finite, "has values that are not finite"),
         (_beyond_count, "adapter_model.safetensors is not an adapter: reshape()"),
         (_cut("adapter_model.safetensors", 1000), "adapter_model.safetensors is not an adapter"),
@@ -247,6 +343,20 @@ def _cut(name: str, length: int) -> Callable[[Path], None]:
         (_with(r=0), "adapter_config.json does not describe an adapter"),
         (_with(use_dora=True), "more than a plain LoRA: use_dora=True"),
         (_with(peft_type="IA3"), "more than a plain LoRA: peft_type='IA3'"),
+        (_with(init_lora_weights="pissa"), "has init_lora_weights='pissa': peft changed the base"),
+        (_with(init_lora_weights="pissa_niter_4"), "has init_lora_weights='pissa_niter_4'"),
+        (_with(init_lora_weights="OLoRA"), "has init_lora_weights='OLoRA'"),
+        (_with(init_lora_weights="corda"), "plain LoRA: init_lora_weights='corda'"),
+        (_with(init_lora_weights="lora_ga"), "plain LoRA: init_lora_weights='lora_ga'"),
+        (_with(init_lora_weights="loftq"), "plain LoRA: init_lora_weights='loftq'"),
+        (_with(init_lora_weights=1), "plain LoRA: init_lora_weights=1"),
+        (_with(bias="all"), "plain LoRA: bias='all'"),
+        (_with(loftq_config={"loftq_bits": 4}), "plain LoRA: loftq_config={'loftq_bits': 4}"),
+        (_with(layer_replication=[[0, 1]]), "plain LoRA: layer_replication=[[0, 1]]"),
+        (_with(target_parameters=["x"]), "plain LoRA: target_parameters=['x']"),
+        (_with(trainable_token_indices=[1]), "plain LoRA: trainable_token_indices=[1]"),
+        (_with(use_qalora=True), "plain LoRA: use_qalora=True"),
+        (_with(of_next_year=0.5, use_dora=True), "LoRA: of_next_year=0.5, use_dora=True"),
         (lambda f: (f / "adapter_config.json").unlink(), "it has no adapter_config.json"),
     ],
 )
