@@ -1,9 +1,9 @@
 """Settings of the RL algorithms, one section each."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from advgrpo.config.base import (
     NonNegativeFloat,
@@ -103,6 +103,15 @@ class RandomWindow(Section):
     # The same length in every update, so that planning knows the number of passes.
     length: PositiveInt = 2
     """Number of trained denoising steps."""
+
+    @model_validator(mode="after")
+    def _starts_are_in_order(self) -> Self:
+        if self.first_start > self.last_start:
+            raise ValueError(
+                f"first_start={self.first_start} is after last_start={self.last_start}, so no "
+                "denoising step can be drawn: lower first_start, or raise last_start"
+            )
+        return self
 
     @property
     def end(self) -> int:

@@ -40,6 +40,10 @@ A YAML file may extend a preset and hold only what differs:
 allowed. Mappings are merged key by key; lists, and mappings with another `type`, replace the
 extended ones. `advgrpo config show` prints the result.
 
+Values are those of YAML 1.2: truth values are `true` and `false`, numbers are decimal (`1e-4`,
+`1_000`) or hexadecimal, and `no`, `010`, `12:30` and dates are texts. A number in quotes is a text.
+A key that occurs twice is an error.
+
 A location is a local path, `s3://bucket/key`, `package://python.package/folder` (files that an
 installed package ships) or `hub://owner/name`.
 """

@@ -1,6 +1,7 @@
 """Validation of plain values as settings, with errors that name key, value and repair."""
 
 import difflib
+import json
 import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
@@ -11,6 +12,15 @@ from advgrpo.config.base import Section
 from advgrpo.errors import ConfigError
 
 S = TypeVar("S", bound=Section)
+
+_HINTS = {
+    "int_type": "; write digits such as 10, without quotes, leading zeros or a fraction",
+    "int_from_float": "; write digits such as 10, without quotes, leading zeros or a fraction",
+    "float_type": "; write a number such as 0.5 or 1e-4, without quotes, leading zeros or a unit",
+    "bool_type": "; write true or false",
+    "string_type": "; write it in quotes, as in --set 'KEY=\"1.10\"'",
+}
+"""Type of pydantic's problem -> how to write such a value."""
 
 _MAX_LISTED = 20
 
@@ -27,8 +37,9 @@ def parse(section: type[S], settings: Mapping[str, Any], *, where: str) -> S:
         ConfigError: If a setting is invalid; names key, value and repair.
     """
     try:
-        # Not strict, because YAML and JSON have lists where settings have tuples.
-        return section.model_validate(settings)
+        # Strict, because true is not the number 1, nor '7' the number 7. As JSON, which has lists
+        # where settings have tuples.
+        return section.model_validate_json(json.dumps(settings), strict=True)
     except ValidationError as error:
         # A file of another format can have thousands of unknown keys.
         listed = error.errors()[:_MAX_LISTED]
@@ -72,7 +83,8 @@ def _describe(
     if problem["type"] == "missing":
         return f"{path}: is missing"
     # Shortened, because the value may be a whole section.
-    return f"{path}={reprlib.repr(problem['input'])}: {message[0].lower()}{message[1:]}"
+    hint = _HINTS.get(problem["type"], "")
+    return f"{path}={reprlib.repr(problem['input'])}: {message[0].lower()}{message[1:]}{hint}"
 
 
 def _path(location: Iterable[str | int], settings: Mapping[str, Any]) -> str:

@@ -7,19 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from advgrpo.config.yaml_text import YAML_ERRORS, dump_yaml, load_yaml
 from advgrpo.errors import ConfigError
 
 _PACKAGED = Path(__file__).with_name("presets")
 _EXTENDS = "extends"
-# Presets are also a parameter of pipelines: a text must not exhaust the memory of a task.
-_MAX_CHARACTERS = 2**20
-_MAX_VALUES = 10_000
-
-# Impossible dates, integers of thousands of digits and deep nesting raise errors that are not
-# YAMLError.
-YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True)
@@ -40,25 +32,6 @@ class PresetFile:
         """All titles, for an error."""
         first, *below = self.titles
         return f"{first} (extends {', '.join(below)})" if below else first
-
-
-class _UniqueKeySafeLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that a repeated key is an error."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:  # noqa: ANN401 - untyped
-        # PyYAML keeps the last value. Merge keys (<<) are expanded later, so keys that override
-        # theirs do not count as repeated.
-        node = super().compose_mapping_node(anchor)
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                # With the tag, because `1` and `'1'` are different keys.
-                if (key.tag, key.value) in seen:
-                    raise yaml.MarkedYAMLError(
-                        problem=f"the key {key.value!r} occurs twice", problem_mark=key.start_mark
-                    )
-                seen.add((key.tag, key.value))
-        return node
 
 
 def preset_names() -> list[str]:
@@ -126,30 +99,8 @@ def portable_preset(preset: str) -> str:
     # Packaged presets extend packaged ones alone, so the direct parent decides.
     if not set(found.titles[1:2]) <= set(preset_names()):
         # In the order of the files, which groups related settings.
-        text = yaml.safe_dump(found.settings, sort_keys=False, allow_unicode=True)
+        text = dump_yaml(found.settings)
     return f"# {Path(preset).name}\n{text}"
-
-
-def load_yaml(text: str) -> Any:  # noqa: ANN401 - a tree of YAML values
-    """Parse YAML of bounded size.
-
-    Raises:
-        ValueError: If the text is too long, or holds too many values.
-        YAMLError: If it is not YAML, or a mapping has a key twice. See `YAML_ERRORS` for others.
-    """
-    if len(text) > _MAX_CHARACTERS:
-        raise ValueError(f"it has {len(text)} characters, more than {_MAX_CHARACTERS}")
-    value = yaml.load(text, _UniqueKeySafeLoader)  # noqa: S506 - a subclass of SafeLoader
-    # Aliases can make a short text an endless tree, or one of more values than fit into memory.
-    pending, count = [value], 0
-    while pending:
-        item = pending.pop()
-        count += 1
-        if count > _MAX_VALUES:
-            raise ValueError(f"it holds more than {_MAX_VALUES} values")
-        if isinstance(item, dict | list):
-            pending += item.values() if isinstance(item, dict) else item
-    return value
 
 
 def _is_text(preset: str) -> bool:

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from advgrpo.config.parsing import parse
-from advgrpo.config.preset_files import YAML_ERRORS, load_yaml, read_preset
+from advgrpo.config.preset_files import read_preset
 from advgrpo.config.required import fill_placeholders, require_complete
 from advgrpo.config.run import RunConfig
+from advgrpo.config.yaml_text import YAML_ERRORS, load_yaml
 from advgrpo.errors import ConfigError
 
 
@@ -30,6 +31,12 @@ def resolve(preset: str, overrides: Iterable[str] = (), *, is_draft: bool = Fals
     settings = preset_file.settings
     # Before validation, so that overrides can complete or repair a preset.
     for override in overrides:
+        # Typed, but a pipeline's parameter is any JSON.
+        if not isinstance(override, str):
+            raise ConfigError(
+                f"overrides: {reprlib.repr(override)} is not a text",
+                repair='write a list of texts, such as ["training.updates=10"]',
+            )
         _apply(settings, override)
     if is_draft:
         fill_placeholders(settings)
@@ -53,9 +60,11 @@ def _apply(settings: dict[str, Any], override: str) -> None:
             f"--set {override!r}: the value is not valid YAML: {error}",
             repair="quote a value that contains special characters, as in --set 'key=\"a: b\"'",
         ) from error
-    # Quotes are gone by now: a text such as '1e4' becomes a number, too.
-    if isinstance(value, str):
-        value = _number(value)
+    if _has_comment(text, value):
+        raise ConfigError(
+            f"--set {override!r}: the value ends before '#', which begins a comment in YAML",
+            repair="quote the value, as in --set 'key=\"a #b\"', or remove the comment",
+        )
     section: Any = settings
     for depth, part in enumerate(parts[:-1]):
         section = _descend(section, part, ".".join(parts[: depth + 1]))
@@ -91,9 +100,13 @@ def _index(items: list[Any], part: str, path: str) -> int:
     return int(part)
 
 
-def _number(text: str) -> float | str:
-    # YAML 1.1 parses 1e-4, which has no dot, as a string.
+def _has_comment(text: str, value: Any) -> bool:  # noqa: ANN401 - a tree of YAML values
+    # In quotes, # is part of the value, and the text before it alone is not YAML.
+    before, mark, _ = text.rpartition("#")
+    # After a number, a comment does no harm.
+    if not mark or before[-1:].strip() or not isinstance(value, str | None):
+        return False
     try:
-        return float(text)
-    except ValueError:
-        return text
+        return bool(load_yaml(before) == value)
+    except YAML_ERRORS:
+        return False

@@ -3,7 +3,6 @@
 import math
 from typing import Self
 
-import yaml
 from pydantic import model_validator
 
 from advgrpo.config.base import NonNegativeInt, Section
@@ -15,6 +14,7 @@ from advgrpo.config.promotion import BUILT_IN_PREFIXES, METRIC_ALIASES, Promotio
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.scorers.base import BaseScorerConfig
 from advgrpo.config.training import TrainingConfig
+from advgrpo.config.yaml_text import dump_yaml
 from advgrpo.errors import ConfigError
 
 
@@ -227,5 +227,5 @@ class RunConfig(Section):
 
     def to_yaml(self) -> str:
         """Return all settings, defaults included, as YAML that `resolve` reads back."""
-        # `safe_dump` cannot write tuples, which mode="json" turns into lists.
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        # Not tuples, which YAML does not have: mode="json" turns them into lists.
+        return dump_yaml(self.model_dump(mode="json"))

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-import yaml
 from jaxtyping import Float
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
@@ -136,10 +135,7 @@ def render_report(evaluation: Evaluation, history: History, facts: RunFacts) -> 
         costs=cost_rows(facts.phases, price),
         cost_per_gain=cost_per_gain(report, facts.phases, price),
         with_money=price is not None,
-        # The JSON mode turns tuples into lists, which safe_dump can write.
-        settings=yaml.safe_dump(
-            facts.settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True
-        ),
+        settings=facts.settings.to_yaml(),
         # The distance is then measured in the feature space that the reward was trained in.
         shares_backbone=facts.settings.discriminator.weights == config.distance.weights,
     )

@@ -46,8 +46,8 @@ class JointTransformer:
             head_width=int(config.get("attention_head_dim", 64)),
             patch_size=int(config.get("patch_size", 2)),
             in_channels=channels,
-            # May be null, which diffusers replaces by the input channels.
-            out_channels=int(config.get("out_channels") or channels),
+            # If null, diffusers takes the input channels; if missing, its default.
+            out_channels=int(config.get("out_channels", 16) or channels),
             text_width=int(config.get("joint_attention_dim", 4096)),
             pooled_width=int(config.get("pooled_projection_dim", 2048)),
             dual_layers=len(config.get("dual_attention_layers") or ()),

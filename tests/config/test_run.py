@@ -160,3 +160,10 @@ def test_of_many_errors_the_first_are_listed_and_the_others_counted() -> None:
     with pytest.raises(ConfigError, match=r"(?s)unknown_0: unknown key.*and 980 more") as caught:
         resolve(resolve("pocket").to_yaml() + unknown)
     assert caught.value.message.count("\n  - ") == 20
+
+
+def test_a_random_window_whose_starts_are_not_in_order_is_refused() -> None:
+    window = "training.algorithm.window={type: random, first_start: 3, last_start: %d, length: 1}"
+    assert resolve("pocket", [window % 3]).training.algorithm.window.mean_start == 3
+    with pytest.raises(ConfigError, match=r"window=.*first_start=3 is after last_start=2"):
+        resolve("pocket", [window % 2])

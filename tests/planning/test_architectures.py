@@ -55,6 +55,7 @@ TINY_SD3 = {
     "pooled_projection_dim": 20,
     "pos_embed_max_size": 12,
     "in_channels": 4,
+    "out_channels": 4,
 }
 
 
@@ -68,11 +69,17 @@ TINY_SD3 = {
     ],
 )
 def test_a_small_sd3_has_as_many_parameters_as_counted(changes: dict[str, Any]) -> None:
-    config = {**TINY_SD3, "out_channels": 4, **changes}
+    config = {**TINY_SD3, **changes}
     model = sd3(config)
     read = JointTransformer.read(config)
     assert read.parameters == counted(model)
     assert read.position_values == sum(buffer.numel() for buffer in model.buffers())
+
+
+def test_missing_and_null_output_channels_are_those_of_diffusers() -> None:
+    missing = {key: value for key, value in TINY_SD3.items() if key != "out_channels"}
+    for config in (missing, {**TINY_SD3, "out_channels": None}):
+        assert JointTransformer.read(config).parameters == counted(sd3(config))
 
 
 @pytest.mark.parametrize("size", ["medium", "large"])
