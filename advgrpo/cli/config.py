@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from advgrpo.cli.init import pin
 from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset, Processes
 
 app = typer.Typer(help="Print and validate the settings of a run.", no_args_is_help=True)
+app.command()(pin)
 
 
 @app.command()
@@ -18,10 +20,15 @@ def show(
         Path | None, typer.Option("--output", help="YAML file to write. Default: the terminal.")
     ] = None,
 ) -> None:
-    """Print all settings, including inherited ones and defaults, as YAML for --preset."""
+    """Print all settings, including inherited ones and defaults, as YAML for --preset.
+
+    Settings that depend on you, and are not set yet, are marked `# not set`.
+    """
+    from advgrpo.config.required import mark_placeholders
     from advgrpo.config.resolution import resolve
 
-    text = resolve(preset, overrides).to_yaml()
+    # Also of a preset that leaves settings open, so that one can see which.
+    text = mark_placeholders(resolve(preset, overrides, needed=()).to_yaml())
     if output is None:
         # YAML ends with a newline already, and a redirected output equals the file of --output.
         print(text, end="")

@@ -94,7 +94,9 @@ def generate(
             repair="leave these options out, or use --adapter with the model instead of --model",
         )
     # A registered version records the settings that it was trained with.
-    config, adapter = registered_run(model) if model else (resolve(preset, overrides), adapter)
+    config, adapter = (
+        registered_run(model) if model else (resolve(preset, overrides, needed={"policy"}), adapter)
+    )
     locations = task(
         config,
         texts,

@@ -11,6 +11,7 @@ from advgrpo.cli import (
     demo,
     doctor,
     generate,
+    init,
     pipeline,
     plan,
     prompts,
@@ -44,6 +45,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(config.app, name="config")
+app.command()(init.init)
 app.add_typer(prompts.app, name="prompts")
 app.add_typer(reference_images.app, name="reference-images")
 app.command()(tasks.pretrain_reward)

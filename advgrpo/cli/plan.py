@@ -55,7 +55,7 @@ def plan(
     from advgrpo.planning import plan_run
 
     # An estimate needs neither commits nor prompt files.
-    run = resolve(preset, overrides, is_draft=True)
+    run = resolve(preset, overrides, needed=())
     planned = plan_run(
         run,
         gpus,

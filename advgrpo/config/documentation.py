@@ -26,7 +26,7 @@ The settings of a run form a tree. Start from a preset or a YAML file and overri
 
 Presets: {presets}.
 All but `pocket` need prompt files and the commits of hub:// locations from you, `sd35m_style` also
-a folder of images; `advgrpo config validate` lists the options that set them. Presets named
+a folder of images; `advgrpo init PRESET --prompts FILE` writes a file with them. Presets named
 `released` have the numbers of Adv-GRPO's released code ([from-adv-grpo.md](from-adv-grpo.md)).
 `advgrpo plan` estimates what a run needs.
 
@@ -35,10 +35,13 @@ A YAML file may extend a preset and hold only what differs:
     extends: sd35m_dino
     prompts: {{train: prompts/train.txt, test: prompts/test.txt}}
     training: {{updates: 100}}
+    revisions: {{facebook/dinov2-base: COMMIT}}
 
 `extends` names a packaged preset, or a file by its path relative to the extending one; chains are
 allowed. Mappings are merged key by key; lists, and mappings with another `type`, replace the
-extended ones. `advgrpo config show` prints the result.
+extended ones. `revisions` names the commit of each hub repository once, for all models without a
+`revision` of their own; `advgrpo config pin FILE` renews it. `advgrpo config show` prints the
+result.
 
 Values are those of YAML 1.2: truth values are `true` and `false`, numbers are decimal (`1e-4`,
 `1_000`) or hexadecimal, and `no`, `010`, `12:30` and dates are texts. A number in quotes is a text.

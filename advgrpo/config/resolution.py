@@ -1,24 +1,37 @@
 """Resolution of a preset and overrides to a validated `RunConfig`."""
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from advgrpo.config.parsing import parse
 from advgrpo.config.preset_files import read_preset
-from advgrpo.config.required import fill_placeholders, require_complete
+from advgrpo.config.required import (
+    REVISIONS,
+    apply_revisions,
+    drop_unused_source,
+    fill_placeholders,
+    missing_settings,
+    refuse_incomplete,
+)
 from advgrpo.config.run import RunConfig
 from advgrpo.config.yaml_text import YAML_ERRORS, load_yaml
 from advgrpo.errors import ConfigError
 
 
-def resolve(preset: str, overrides: Iterable[str] = (), *, is_draft: bool = False) -> RunConfig:
+def resolve(
+    preset: str,
+    overrides: Iterable[str] = (),
+    *,
+    needed: Collection[str] | None = None,
+) -> RunConfig:
     """Read a preset, apply overrides and validate the result.
 
     Args:
         preset: Name of a packaged preset, path of a YAML file, or a YAML text; see `read_preset`.
         overrides: Texts such as `training.updates=10`; the value is parsed as YAML.
-        is_draft: Whether prompt files and commits may be missing, because nothing will run.
+        needed: Top-level sections that will be used, for instance `policy`. In others, prompt files
+            and commits may be missing; they are filled with placeholders. None for all sections.
 
     Returns:
         The validated settings.
@@ -30,6 +43,28 @@ def resolve(preset: str, overrides: Iterable[str] = (), *, is_draft: bool = Fals
     preset_file = read_preset(preset)
     settings = preset_file.settings
     # Before validation, so that overrides can complete or repair a preset.
+    apply_overrides(settings, overrides)
+    apply_revisions(settings)
+    drop_unused_source(settings)
+    missing = missing_settings(settings, needed)
+    fill_placeholders(settings)
+    # A misspelled key is reported before a missing value, which can take long to find.
+    config = parse(RunConfig, settings, where=preset_file.description)
+    if missing:
+        refuse_incomplete(missing, where=preset_file.titles[0])
+    return config
+
+
+def apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> None:
+    """Set values in the plain settings of a preset, in place and without validation.
+
+    Args:
+        settings: Plain values, as parsed from YAML.
+        overrides: Texts such as `training.updates=10`.
+
+    Raises:
+        ConfigError: If an override is malformed, or names a position that a list does not have.
+    """
     for override in overrides:
         # Typed, but a pipeline's parameter is any JSON.
         if not isinstance(override, str):
@@ -38,16 +73,41 @@ def resolve(preset: str, overrides: Iterable[str] = (), *, is_draft: bool = Fals
                 repair='write a list of texts, such as ["training.updates=10"]',
             )
         _apply(settings, override)
-    if is_draft:
-        fill_placeholders(settings)
-    else:
-        require_complete(settings, where=preset_file.titles[0])
-    return parse(RunConfig, settings, where=preset_file.description)
+
+
+def overridden(settings: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return the part of settings that overrides changed, as a preset to be extended would hold it.
+
+    Args:
+        settings: Plain values, after `apply_overrides`.
+        overrides: The same texts.
+
+    Returns:
+        A tree of the overridden keys alone; a list with an overridden item is whole.
+    """
+    part: dict[str, Any] = {}
+    for override in overrides:
+        value, below = settings, part
+        *sections, last = _keys(override.partition("=")[0])
+        for key in sections:
+            value = value[key]
+            if isinstance(value, list):
+                last = key
+                break
+            below = below.setdefault(key, {})
+        below[last] = value if isinstance(value, list) else value[last]
+    return part
+
+
+def _keys(path: str) -> list[str]:
+    # Names of repositories contain dots.
+    depth = 1 if path.strip().startswith(f"{REVISIONS}.") else -1
+    return path.strip().split(".", maxsplit=depth)
 
 
 def _apply(settings: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
-    parts = key.strip().split(".")
+    parts = _keys(key)
     if not separator or not all(parts):
         raise ConfigError(
             f"--set {override!r}: does not have the form KEY=VALUE",

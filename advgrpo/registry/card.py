@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 
+from advgrpo.config.reference_images import ReferenceImagesConfig
 from advgrpo.config.run import RunConfig
 from advgrpo.records import Comparison, EvaluationReport, GateResult, Interval, TrainingRecord
 from advgrpo.registry.evidence import Evidence
@@ -69,9 +70,13 @@ def _data(settings: RunConfig) -> str:
     prompts, images = settings.prompts, settings.reference_images
     return (
         f"Prompts: `{prompts.train}`; evaluated on `{prompts.test}`, which has no training "
-        f"prompts. Reference images: source `{images.source.type}`, "
+        f"prompts. Reference images: {_origin(images)}, "
         f"{_images_per_prompt(images.of_each_prompt)}. Their hashes are under Lineage."
     )
+
+
+def _origin(images: ReferenceImagesConfig) -> str:
+    return f"source `{images.source.type}`" if images.source else "an existing set"
 
 
 def _images_per_prompt(images: int | None) -> str:

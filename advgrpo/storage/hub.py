@@ -1,12 +1,14 @@
 """Downloads from a model hub, at a pinned commit and without pickles."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+import httpx2
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -59,8 +61,23 @@ def hub_folder(location: str, revision: str, subfolder: str, cache: Path) -> Pat
     return root
 
 
+def latest_commit(name: str) -> str:
+    """Return the commit of a repository's main branch, as the hub has it now.
+
+    Args:
+        name: `owner/name`.
+
+    Raises:
+        WeightsError: If the repository does not exist, or access is refused.
+        StorageUnavailableError: If the hub does not answer.
+    """
+    with _translate_errors(name, "branch main"):
+        info = HfApi(endpoint=os.environ.get("HF_ENDPOINT")).model_info(name, timeout=20.0)
+    return str(info.sha)
+
+
 def _download(name: str, revision: str, cache: Path, patterns: list[str]) -> Path:
-    try:
+    with _translate_errors(name, f"commit {revision}"):
         folder = snapshot_download(
             name,
             revision=revision,
@@ -70,6 +87,13 @@ def _download(name: str, revision: str, cache: Path, patterns: list[str]) -> Pat
             # The library reads the variable only once, when it is imported.
             endpoint=os.environ.get("HF_ENDPOINT"),
         )
+    return Path(folder)
+
+
+@contextmanager
+def _translate_errors(name: str, wanted: str) -> Iterator[None]:
+    try:
+        yield
     # A subclass of RepositoryNotFoundError, so it must come first.
     except GatedRepoError as error:
         raise WeightsError(
@@ -78,16 +102,17 @@ def _download(name: str, revision: str, cache: Path, patterns: list[str]) -> Pat
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise WeightsError(
-            f"hub://{name} has no commit {revision}: {error}",
+            f"hub://{name} has no {wanted}: {error}",
             repair="set `location` to hub://owner/name and `revision` to a commit of it",
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError) as error:
+    # Without a network, the metadata call raises the HTTP library's own errors or OSError, of which
+    # the library's offline mode is a subclass.
+    except (LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
         raise StorageUnavailableError(
             f"cannot fetch hub://{name}: {error}",
             repair="check the network and HF_ENDPOINT, or copy the model to S3 or a folder and use "
             "that location",
         ) from error
-    return Path(folder)
 
 
 def _patterns(root: Path) -> list[str]:

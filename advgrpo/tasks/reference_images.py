@@ -10,6 +10,7 @@ from advgrpo.config.reference_images import DiffusersSource as DiffusersSourceCo
 from advgrpo.config.reference_images import FolderSource
 from advgrpo.config.tasks import ReferenceImagesSettings, parse_json
 from advgrpo.data.prompts import read_run_prompts
+from advgrpo.errors import ConfigError
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.reference_images.generation import generate_reference_images
 from advgrpo.reference_images.import_existing import import_existing
@@ -157,6 +158,13 @@ def _load_source(task: ReferenceImagesSettings) -> ReferenceImageSource:
 
         return DiffusersSource(
             config.source, resolution_pixels=config.resolution_pixels, device=ProcessGroup().device
+        )
+    if config.source is None:
+        raise ConfigError(
+            f"reference_images.existing={config.existing} lacks images of some prompts, and "
+            "reference_images.source, which would generate them, is not set",
+            repair="set reference_images.existing_test to a set of the test prompts, or pin the "
+            "source's weights to a commit",
         )
     return PocketRenderer()
 

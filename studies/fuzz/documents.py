@@ -84,12 +84,12 @@ def preset(data: bytes) -> None:
     """A preset; its first line is a comment, so that the text is not taken for a preset's name."""
     text = "# fuzzed\n" + data.decode(errors="replace")
     rejects(lambda: resolve(text), "fuzzed")
-    rejects(lambda: resolve(text, is_draft=True), "fuzzed")
+    rejects(lambda: resolve(text, needed=()), "fuzzed")
 
 
 def override(text: str, preset: str = "pocket") -> None:
     """A `--set` option of the command line."""
-    rejects(lambda: resolve(preset, [text], is_draft=True))
+    rejects(lambda: resolve(preset, [text], needed=()))
 
 
 def cluster(data: bytes) -> None:

@@ -152,7 +152,7 @@ def _archives() -> list[bytes]:
 
 
 def _settings() -> list[bytes]:
-    drafts = [resolve(name, is_draft=True) for name in preset_names()]
+    drafts = [resolve(name, needed=()) for name in preset_names()]
     return [draft.model_dump_json().encode() for draft in drafts]
 
 

@@ -76,45 +76,98 @@ def test_missing_settings_are_named_with_the_options_that_set_them(preset: str) 
         other = "FOLDER" if key == "reference_images.source.location" else "FILE"
         assert f"--set {key}={'COMMIT' if value == COMMIT else other}" in message
     assert "hub://stabilityai/stable-diffusion-3.5" in message
-    assert {"prompts.train", "policy.weights.revision"} <= {
+    assert {"prompts.train", "revisions.facebook/dinov2-base"} <= {
         o.partition("=")[0] for o in given(preset)
     }
+    assert f"advgrpo init {preset} --prompts FILE" in message
 
 
 def test_no_preset_pins_a_commit() -> None:
     for preset in FULL_SIZE:
-        pins = [o for o in given(preset) if o.endswith(COMMIT)]
-        assert resolve(preset, given(preset)).to_yaml().count("hub://") == len(pins)
+        settings = resolve(preset, given(preset)).to_yaml()
+        assert settings.count("hub://") == settings.count(COMMIT) > 0
+
+
+def test_one_commit_pins_all_settings_of_a_repository() -> None:
+    config = resolve("sd35m_dino", given("sd35m_dino"))
+    text_encoder = config.discriminator.prompt_conditioning.text_encoder  # type: ignore[union-attr]
+    assert config.policy.weights.revision == text_encoder.revision == COMMIT
+
+
+def test_a_revision_at_the_model_itself_is_kept() -> None:
+    other = COMMIT[::-1]
+    config = resolve("sd35m_dino", [f"policy.weights.revision={other}", *given("sd35m_dino")])
+    assert config.policy.weights.revision == other
+
+
+def test_a_misspelled_repository_is_named_with_the_one_that_lacks_a_commit() -> None:
+    mine = [o.replace("Qwen/Qwen-Image", "Qwen/Qwen-Imag") for o in given("sd35m_dino")]
+    with pytest.raises(ConfigError, match="Qwen/Qwen-Imag: no setting uses") as caught:
+        resolve("sd35m_dino", mine)
+    assert "write Qwen/Qwen-Image," in caught.value.repair
+
+
+def test_revisions_that_are_not_a_mapping_are_refused() -> None:
+    with pytest.raises(ConfigError, match="revisions=3: is not a mapping"):
+        resolve("sd35m_dino", ["revisions=3"])
+
+
+def test_a_misspelled_key_is_reported_before_missing_settings() -> None:
+    with pytest.raises(ConfigError, match=r"training\.update: unknown key"):
+        resolve("sd35m_dino", ["training.update=3"])
+
+
+def test_only_needed_sections_must_be_complete() -> None:
+    pinned = f"revisions.stabilityai/stable-diffusion-3.5-medium={COMMIT}"
+    config = resolve("sd35m_dino", [pinned], needed={"policy"})
+    assert config.policy.weights.revision == COMMIT
+    with pytest.raises(ConfigError) as caught:
+        resolve("sd35m_dino", needed={"policy"})
+    assert "stable-diffusion-3.5-medium" in str(caught.value)
+    assert "dinov2" not in str(caught.value)
+    assert "prompts.train" not in str(caught.value)
+
+
+def test_existing_reference_images_need_no_generator() -> None:
+    mine = [o for o in given("sd35m_dino") if "Qwen" not in o]
+    config = resolve("sd35m_dino", [*mine, "reference_images.existing=s3://b/set"])
+    assert config.reference_images.source is None
+    # A pinned generator stays: it generates what the set lacks.
+    config = resolve("sd35m_dino", [*given("sd35m_dino"), "reference_images.existing=s3://b/set"])
+    assert config.reference_images.source is not None
+
+
+def test_reference_images_need_an_origin() -> None:
+    with pytest.raises(ConfigError, match="neither source nor existing is set"):
+        resolve("pocket", ["reference_images.source=null"])
 
 
 def test_only_missing_settings_are_named() -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve("sd35m_dino", [f"policy.weights.revision={COMMIT}", "prompts.train=mine.txt"])
-    assert "--set policy.weights.revision" not in str(caught.value)
+        resolve("sd35m_dino", [f"revisions.Qwen/Qwen-Image={COMMIT}", "prompts.train=mine.txt"])
+    assert "Qwen-Image" not in str(caught.value)
     assert "prompts.train" not in str(caught.value)
     assert "prompts.test" in str(caught.value)
 
 
 def test_other_weights_need_no_commit() -> None:
-    own = [
-        o.replace(".revision=", ".location=").replace(COMMIT, "s3://b/own")
-        for o in given("sd35m_dino")
-    ]
-    assert resolve("sd35m_dino", own).policy.weights.location == "s3://b/own"
+    mine = [o for o in given("sd35m_dino") if "dinov2-large" not in o]
+    own = "evaluation.distance.weights.location=s3://b/own"
+    assert resolve("sd35m_dino", [*mine, own]).evaluation.distance.weights.revision is None
 
 
 def test_a_draft_may_miss_settings_but_is_otherwise_validated() -> None:
-    assert resolve("sd35m_dino", is_draft=True).prompts.train == "not-given/train.txt"
-    mine = resolve("sd35m_dino", ["prompts.train=mine.txt"], is_draft=True)
+    assert resolve("sd35m_dino", needed=()).prompts.train == "not-given/train.txt"
+    mine = resolve("sd35m_dino", ["prompts.train=mine.txt"], needed=())
     assert mine.prompts.train == "mine.txt"
     with pytest.raises(ConfigError, match=r"training\.updates=0"):
-        resolve("sd35m_dino", ["training.updates=0"], is_draft=True)
+        resolve("sd35m_dino", ["training.updates=0"], needed=())
 
 
-@pytest.mark.parametrize("is_draft", [True, False])
-def test_prompts_that_are_not_a_section_are_refused_by_name(is_draft: bool) -> None:
+@pytest.mark.parametrize("needed", [(), None])
+def test_prompts_that_are_not_a_section_are_refused_by_name(needed: tuple[str, ...] | None) -> None:
     with pytest.raises(ConfigError, match="prompts=3"):
-        resolve("pocket", ["prompts=3"], is_draft=is_draft)
+        resolve("pocket", ["prompts=3"], needed=needed)
 
 
 def _released(preset: str) -> RunConfig:

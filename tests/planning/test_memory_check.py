@@ -11,7 +11,7 @@ GIB = 2**30
 
 
 def settings(*overrides: str, preset: str = "sd35m_dino") -> TrainingSettings:
-    return TrainingSettings.of(resolve(preset, overrides, is_draft=True))
+    return TrainingSettings.of(resolve(preset, overrides, needed=()))
 
 
 def host(task: TrainingSettings, free: int, *, here: int = 8) -> None:

@@ -38,7 +38,7 @@ PICKSCORE = "{location: 'package://advgrpo.pocket/weights/pickscore'}"
 
 
 def draft(preset: str, *overrides: str) -> RunConfig:
-    return resolve(preset, overrides, is_draft=True)
+    return resolve(preset, overrides, needed=())
 
 
 def sizes(parts: list[Part]) -> dict[str, int | None]:

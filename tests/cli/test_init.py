@@ -1,0 +1,174 @@
+"""`advgrpo init` and `advgrpo config pin`, against a local model hub."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from advgrpo.cli.main import app
+from advgrpo.config import resolve
+from advgrpo.config.preset_files import read_preset
+from advgrpo.config.required import missing_settings
+from advgrpo.errors import AdvGrpoError
+
+OLD, NEW = "a" * 40, "b" * 40
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A model hub with any repository but facebook/dinov2-large; the repositories asked for."""
+    names: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.removeprefix("/api/models/").partition("?")[0]
+            # The library asks for more than models.
+            if self.path.startswith("/api/models/"):
+                names.append(name)
+            known = name != "facebook/dinov2-large"
+            body = json.dumps({"id": name, "sha": NEW}).encode() if known else b""
+            self.send_response(200 if known else 404)
+            self.send_header("Content-Length", str(len(body)))
+            if not known:
+                self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield names
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "mine.txt"
+    file.write_text("".join(f"a cat on {i} boxes\n" for i in range(200)), encoding="utf-8")
+    return file
+
+
+def _run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, arguments)
+
+
+def _init(preset: str = "sd35m_dino", *arguments: str) -> Result:
+    own = "evaluation.distance.weights.location=models/dinov2-large"
+    return _run("init", preset, "--prompts", "mine.txt", "--set", own, *arguments)
+
+
+def test_one_command_makes_a_preset_complete(asked: list[str], prompts: Path) -> None:
+    result = _init()
+    assert result.exit_code == 0, result.output
+    config = resolve("run.yaml")
+    assert config.policy.weights.revision == NEW
+    assert config.evaluation.distance.weights.location == "models/dinov2-large"
+    train, test = (
+        Path(file).read_text().splitlines() for file in (config.prompts.train, config.prompts.test)
+    )
+    assert sorted(train + test) == sorted(prompts.read_text().splitlines())
+    assert 5 < len(test) < 50
+    assert len(asked) == len(set(asked)) == 5
+    assert "next: advgrpo plan --preset run.yaml" in result.output
+
+
+@pytest.mark.usefixtures("asked")
+def test_text_files_of_prompts_are_used_in_place() -> None:
+    Path("test.txt").write_text("a dog\n", encoding="utf-8")
+    assert _init("sd35m_dino", "--test-prompts", "test.txt").exit_code == 0
+    assert resolve("run.yaml").prompts.train == "mine.txt"
+    assert resolve("run.yaml").prompts.test == "test.txt"
+
+
+@pytest.mark.usefixtures("asked")
+def test_tables_of_prompts_become_text_files() -> None:
+    Path("test.csv").write_text("Prompt,Note\na dog,x\n", encoding="utf-8")
+    assert _init("sd35m_dino", "--test-prompts", "test.csv").exit_code == 0
+    assert Path(resolve("run.yaml").prompts.test).read_text() == "a dog\n"
+
+
+@pytest.mark.usefixtures("asked")
+def test_repositories_that_the_hub_lacks_are_named_and_the_others_pinned() -> None:
+    result = _run("init", "sd35m_dino", "--prompts", "mine.txt")
+    assert isinstance(result.exception, AdvGrpoError)
+    assert "1 of 6 repositories are not pinned" in result.exception.message
+    assert "facebook/dinov2-large: COMMIT" in result.exception.repair
+    assert list(missing_settings(read_preset("run.yaml").settings)) != []
+    assert yaml.safe_load(Path("run.yaml").read_text())["revisions"]["Qwen/Qwen-Image"] == NEW
+
+
+def test_without_a_network_the_file_is_written_and_the_repair_names_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    result = _init()
+    assert isinstance(result.exception, AdvGrpoError)
+    assert "5 of 5 repositories" in result.exception.message
+    assert "config pin run.yaml" in result.exception.repair
+    assert result.exception.repair.count("COMMIT") == 5
+    assert yaml.safe_load(Path("run.yaml").read_text())["extends"] == "sd35m_dino"
+
+
+@pytest.mark.usefixtures("asked")
+def test_pinning_renews_commits_and_keeps_all_else() -> None:
+    assert _init().exit_code == 0
+    file = Path("run.yaml")
+    text = file.read_text() + "# mine\ntraining:\n  updates: 3\n"
+    file.write_text(text.replace(NEW, OLD))
+    assert resolve("run.yaml").policy.weights.revision == OLD
+    result = _run("config", "pin", "run.yaml")
+    assert result.exit_code == 0
+    assert file.read_text() == text
+
+
+def test_a_commit_set_at_the_model_is_not_renewed(asked: list[str]) -> None:
+    own = [f"--set={key}.revision={OLD}" for key in ("discriminator.weights",)]
+    own += [f"--set=evaluation.scorers.2.weights.revision={OLD}"]
+    assert _init("sd35m_dino", *own).exit_code == 0
+    assert "facebook/dinov2-base" not in asked
+    assert resolve("run.yaml").discriminator.weights.revision == OLD
+
+
+@pytest.mark.usefixtures("asked")
+def test_nothing_is_overwritten() -> None:
+    assert _init().exit_code == 0
+    assert "run.yaml exists" in str(_init().exception)
+    Path("run.yaml").unlink()
+    assert "run-train.txt exists" in str(_init().exception)
+    assert not Path("run.yaml").exists()
+
+
+def test_a_wrong_key_is_reported_before_anything_is_written(asked: list[str]) -> None:
+    assert "unknown key" in str(_init("sd35m_dino", "--set", "training.update=3").exception)
+    assert asked == []
+    assert [file.name for file in Path().iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_file_can_be_extended_from_another_folder() -> None:
+    assert _init().exit_code == 0
+    Path("below").mkdir()
+    result = _run("init", "run.yaml", "--output", "below/other.yaml")
+    assert result.exit_code == 0, result.exception
+    assert resolve("below/other.yaml").to_yaml() == resolve("run.yaml").to_yaml()
+
+
+def test_shown_settings_mark_what_is_not_set() -> None:
+    shown = _run("config", "show", "--preset", "sd35m_dino").output
+    assert "  train: null  # not set\n" in shown
+    assert "  location: hub://facebook/dinov2-base\n    revision: null  # not set\n" in shown
+    Path("shown.yaml").write_text(shown)
+    with pytest.raises(AdvGrpoError, match=r"revisions\.Qwen/Qwen-Image"):
+        resolve("shown.yaml")
