@@ -28,7 +28,7 @@ def janitor(
     from contextlib import closing
     from dataclasses import asdict
 
-    from advgrpo.cluster.api import connect
+    from advgrpo.cluster.connection import connect
     from advgrpo.cluster.janitor import clean
     from advgrpo.errors import ClusterError
 

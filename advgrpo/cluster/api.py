@@ -2,18 +2,17 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from http import HTTPStatus
 from typing import Any, TypeVar
 
 import urllib3
-import yaml
-from kubernetes import client, config
+from kubernetes import client
 
 from advgrpo.cluster.api_errors import (
     AlreadyExistsError,
+    ExpiredListError,
     NotFoundError,
     Request,
     TransientError,
@@ -21,7 +20,7 @@ from advgrpo.cluster.api_errors import (
 )
 from advgrpo.cluster.clock import Clock
 from advgrpo.cluster.resources import PODS, Resource
-from advgrpo.errors import ClusterError, ClusterUnavailableError
+from advgrpo.errors import ClusterUnavailableError
 from advgrpo.telemetry.prometheus import API_RETRIES
 
 Json = dict[str, Any]
@@ -34,15 +33,8 @@ _METHODS = {
     "patch": "PATCH",
     "delete": "DELETE",
 }
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-_INVALID_KUBECONFIG = (
-    config.ConfigException,
-    OSError,
-    TypeError,  # It is YAML, but not a mapping.
-    UnicodeDecodeError,
-    yaml.YAMLError,
-)
-"""Errors that the client raises for a kubeconfig file that it cannot use."""
+_LIST_RESTARTS = 3
+"""How often a list is read from the beginning after its next page has expired."""
 
 logger = logging.getLogger(__name__)
 
@@ -118,8 +110,21 @@ class Api:
         """
         request = self._request("list", resource)
         items: list[Json] = []
+        restarts = 0
         while True:
-            page = self._send_json(request, query=query, retry=retry)
+            try:
+                page = self._send_json(request, query=query, retry=retry)
+            except ExpiredListError as error:
+                restarts += 1
+                if restarts > _LIST_RESTARTS:
+                    raise ClusterUnavailableError(
+                        f"the API server {self.host} cannot complete the list of {resource}: "
+                        f"{error}",
+                        repair="try again; a running job continues meanwhile",
+                    ) from error
+                items.clear()
+                del query["continue"]
+                continue
             # Go encodes an empty list as null, for which a default of `get` is not used.
             items += page.get("items") or []
             token = (page.get("metadata") or {}).get("continue")
@@ -263,38 +268,10 @@ class Api:
             )
             content: bytes = response.read()
         except client.ApiException as error:
+            # The token of a page expires with the version of the objects that it belongs to.
+            if error.status == HTTPStatus.GONE and "continue" in query:
+                raise ExpiredListError(str(error.reason)) from error
             raise error_of(error, request, self.host) from error
         except (urllib3.exceptions.HTTPError, OSError, UnicodeDecodeError) as error:
             raise TransientError(f"{type(error).__name__}: {error}") from error
         return content
-
-
-def connect(namespace: str = "", policy: RetryPolicy | None = None) -> Api:
-    """Return a client with the credentials of this pod, or else of a kubeconfig file.
-
-    Args:
-        namespace: Namespace of objects; empty for the pod's own, or the kubeconfig's.
-        policy: Timeouts and retries.
-
-    Raises:
-        ClusterError: If neither a service account nor a kubeconfig file can be used.
-    """
-    settings = client.Configuration()
-    settings.retries = False
-    own = ""
-    try:
-        config.load_incluster_config(client_configuration=settings)
-        own = default = _NAMESPACE_FILE.read_text(encoding="utf-8").strip()
-    except (config.ConfigException, OSError) as no_pod:
-        try:
-            file = os.environ.get("KUBECONFIG")
-            config.load_kube_config(file, client_configuration=settings)
-            _, context = config.list_kube_config_contexts(file)
-        except _INVALID_KUBECONFIG as error:
-            raise ClusterError(
-                f"no access to Kubernetes: in a pod, {no_pod}; elsewhere, {error}",
-                repair="set KUBECONFIG to a file that kubectl can use, or mount the token of the "
-                "pod's service account",
-            ) from error
-        default = context["context"].get("namespace", "default")
-    return Api(settings, namespace or default, pod_namespace=own, policy=policy)

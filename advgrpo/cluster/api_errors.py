@@ -47,6 +47,10 @@ class TransientError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
+class ExpiredListError(Exception):
+    """The rest of a list cannot be read any more: it must be read from the beginning."""
+
+
 @dataclass(frozen=True)
 class Request:
     """A request to the API server."""

@@ -6,11 +6,12 @@ import logging
 import uuid
 from contextlib import closing
 
-from advgrpo.cluster.api import Api, Json, connect
+from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.api_errors import AlreadyExistsError, NotFoundError
 from advgrpo.cluster.backends.base import JobBackend, JobState
 from advgrpo.cluster.backends.registry import select_backend
 from advgrpo.cluster.cancellation import CancelOnSignal
+from advgrpo.cluster.connection import connect
 from advgrpo.cluster.job_request import JobRequest
 from advgrpo.cluster.monitoring.job_monitor import JobMonitor
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW

@@ -47,6 +47,9 @@ class ClusterApi:
         self.missing_resources: set[str] = set()
         """Resources whose CustomResourceDefinition is not installed, for instance `pytorchjobs`."""
 
+        self.most_items = 0
+        """Objects per page of a list without a limit, as some servers answer; 0 for all."""
+
         self.lock = threading.RLock()
 
     def create(self, resource: str, body: Json, *, group: str = "", namespace: str = "") -> Json:
@@ -65,6 +68,7 @@ class ClusterApi:
         self.calls.clear()
         self.denied.clear()
         self.missing_resources.clear()
+        self.most_items = 0
 
     def answer(
         self,
@@ -125,7 +129,8 @@ class ClusterApi:
             raise RefusedError(404, "NotFound", f'namespaces "{target.namespace}" not found')
         if verb == "list":
             objects = self.store.all(target.group, target.resource, target.namespace)
-            return page(objects, target, parameters)
+            most = {"limit": str(self.most_items)} if self.most_items else {}
+            return page(objects, target, most | parameters)
         if verb == "create":
             created = self.store.create(target, body)
             self.operator.on_create(target, created)

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from advgrpo.testing.cluster_objects import Json, ObjectStore, RefusedError, timestamp
+from advgrpo.testing.cluster_objects import Json, ObjectStore, RefusedError, Target, timestamp
 
 
 @dataclass
@@ -131,3 +131,25 @@ def set_container_state(store: ObjectStore, pod: Json, state: Json) -> None:
 
 def _container(pod: Json) -> str:
     return str(pod["spec"]["containers"][0]["name"])
+
+
+def create_event(
+    store: ObjectStore, namespace: str, about: Json, what: tuple[str, str, str]
+) -> None:
+    """Record an event.
+
+    Args:
+        store: Where it is recorded.
+        namespace: Its namespace.
+        about: Reference of the object.
+        what: Type (`Normal` or `Warning`), reason and message.
+    """
+    kind, reason, message = what
+    event = {
+        "metadata": {"generateName": f"{about['name']}."},
+        "involvedObject": about,
+        "type": kind,
+        "reason": reason,
+        "message": message,
+    }
+    store.create(Target("", "v1", "events", namespace), event)

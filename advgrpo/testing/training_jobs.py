@@ -4,20 +4,19 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from advgrpo.cluster.resources import Resource
-from advgrpo.testing.cluster_objects import Json, ObjectStore, Target, timestamp
+from advgrpo.testing.cluster_objects import Json, Target, timestamp
+from advgrpo.testing.controllers import Controller
 from advgrpo.testing.pods import (
-    PodLogs,
+    create_event,
     end_container,
     is_running,
     pod_of,
     set_container_state,
     start_container,
 )
-
-_RETRYABLE = 128
 
 
 @dataclass(frozen=True)
@@ -48,18 +47,6 @@ def run_until(end: Callable[["FakeJob"], None], *, seconds: float | int = 30) ->
     )
 
 
-class Operator(Protocol):
-    """The part of the operator that its jobs use."""
-
-    store: ObjectStore
-    logs: PodLogs
-    restart_seconds: float | int
-
-    def on_create(self, target: Target, created: Json) -> None:
-        """Start to reconcile a new object if it is a job."""
-        ...
-
-
 class FakeJob:
     """A PyTorchJob and what can happen to it.
 
@@ -72,7 +59,7 @@ class FakeJob:
     resource: ClassVar = Resource("kubeflow.org", "v1", "pytorchjobs")
     kind: ClassVar = "PyTorchJob"
 
-    def __init__(self, operator: Operator, body: Json, plan: Plan) -> None:
+    def __init__(self, operator: Controller, body: Json, plan: Plan) -> None:
         self._operator = operator
         self._store = operator.store
         self.body = body
@@ -85,6 +72,12 @@ class FakeJob:
 
         self.log_lines: list[str] = []
         """Every line of the first pod's logs, including pods that were replaced."""
+
+        self.refused: dict[str, str] = {}
+        """Refusals of the API server by the suffixes of the pods' names."""
+
+        self.neglected = False
+        """Whether the controller ignores pods that end, as if it did not run."""
 
         self._due = sorted(plan, key=lambda step: step.after_seconds)
         self._restarts: list[tuple[float, str]] = []
@@ -155,7 +148,10 @@ class FakeJob:
         status.setdefault("startTime", timestamp(self._store.now()))
         for kind, replica in self.body["spec"]["pytorchReplicaSpecs"].items():
             for index in range(replica["replicas"]):
-                if self.pod(f"{kind.lower()}-{index}") is None:
+                name = f"{kind.lower()}-{index}"
+                if name in self.refused:
+                    self.record_event("FailedCreatePod", f"Error creating: {self.refused[name]}")
+                elif self.pod(name) is None:
                     self._add_pod(kind, index)
 
     def run(self) -> None:
@@ -212,7 +208,7 @@ class FakeJob:
         where = f"{self.namespace}.{found['metadata']['name']}"
         self.record_event("ExitedWithCode", f"Pod: {where} exited with code {code}", kind="Normal")
         # Restart policy ExitCode of the operator.
-        if code < _RETRYABLE:
+        if code < 128:
             self._finish("Failed", "PyTorchJobFailed", f'job "{self.name}" is failing')
         else:
             self._restart_later(pod)
@@ -244,14 +240,14 @@ class FakeJob:
 
     def record_event(self, reason: str, message: str, *, kind: str = "Warning") -> None:
         """Record an event about the job."""
-        event = {
-            "metadata": {"generateName": f"{self.name}."},
-            "involvedObject": {"kind": self.kind, "name": self.name, "uid": self.uid},
-            "type": kind,
-            "reason": reason,
-            "message": message,
-        }
-        self._store.create(Target("", "v1", "events", self.namespace), event)
+        about = {"kind": self.kind, "name": self.name, "uid": self.uid}
+        create_event(self._store, self.namespace, about, (kind, reason, message))
+
+    def neglect(self, condition: str = "") -> None:
+        """Stop reconciling the job; its last condition may be `Restarting`."""
+        if condition:
+            self._condition(condition, f"PyTorchJob{condition}", f"{self.name}: {condition}")
+        self.neglected = True
 
     # Steps of other clients.
 
@@ -275,11 +271,15 @@ class FakeJob:
         return self._store.create(Target("", "v1", "pods", self.namespace), body)
 
     def _restart_later(self, pod: str) -> None:
+        if self.neglected:
+            return
         self._condition("Restarting", "PyTorchJobRestarting", f"{self.name} is restarting")
         when = self._store.now() + self._operator.restart_seconds
         self._restarts.append((when, pod))
 
     def _finish(self, kind: str, reason: str, message: str) -> None:
+        if self.neglected:
+            return
         self.end = kind
         self._condition("Running", reason, message, status="False")
         self._condition(kind, reason, message)

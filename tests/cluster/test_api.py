@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.cluster import api as module
-from advgrpo.cluster.api import SINGLE_ATTEMPT, Api, RetryPolicy, connect
+from advgrpo.cluster import connection
+from advgrpo.cluster.api import SINGLE_ATTEMPT, Api, RetryPolicy
 from advgrpo.cluster.api_errors import NotFoundError
+from advgrpo.cluster.connection import connect
 from advgrpo.cluster.resources import PODS, WORKFLOWS
 from advgrpo.errors import ClusterError, ClusterUnavailableError
 from advgrpo.testing import FakeCluster, Fault
@@ -60,6 +61,22 @@ def test_lists_are_read_to_their_end(cluster: FakeCluster, api: Api) -> None:
     assert len(api.list(PODS, limit="2")) == 2
 
 
+def test_a_list_whose_next_page_has_expired_is_read_again(
+    cluster: FakeCluster, api: Api, clock: Clock
+) -> None:
+    cluster.most_items = 2
+    for number in range(5):
+        cluster.create("pods", {"metadata": {"name": f"pod-{number}"}})
+    start = clock()
+    cluster.faults.plan(Fault("status", status=410, skip=1))
+    assert len(api.list(PODS)) == 5
+    cluster.faults.clear()
+    cluster.faults.plan(*(Fault("status", status=410, skip=skip) for skip in range(1, 99, 2)))
+    with pytest.raises(ClusterUnavailableError, match="cannot complete the list of pods"):
+        api.list(PODS)
+    assert clock() == start
+
+
 def test_an_object_with_another_uid_is_not_deleted(cluster: FakeCluster, api: Api) -> None:
     uid = cluster.create("pods", {"metadata": {"name": "pod"}})["metadata"]["uid"]
     assert not api.delete(PODS, "pod", uid="another")
@@ -107,7 +124,7 @@ def test_a_pod_finds_its_own_cluster_and_namespace(
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(incluster_config, "SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr(incluster_config, "SERVICE_CERT_FILENAME", str(tmp_path / "ca.crt"))
-    monkeypatch.setattr(module, "_NAMESPACE_FILE", tmp_path / "namespace")
+    monkeypatch.setattr(connection, "_NAMESPACE_FILE", tmp_path / "namespace")
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
     with closing(connect()) as api:

@@ -40,6 +40,7 @@ def waiting(reason: str, message: str = "", kind: str = "containerStatuses") -> 
         (ended(137, "OOMKilled"), "", "exceeded its memory limit", False),
         (ended(137), "", "the node killed it", True),
         (ended(139), "", "signal 11 ended it", True),
+        (ended(128, "StartError", "no such file"), "", "cannot be started", False),
         (ended(143), "", "stopped on request; state is saved", True),
         (ended(150), "", "the storage server does not respond", True),
         (ended(151), "", "a training process died", True),

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from kubernetes.client import Configuration
 
-from advgrpo.cluster import api as api_module
+from advgrpo.cluster import connection
 from advgrpo.cluster.backends.registry import select_backend
 from advgrpo.cluster.checks.check import Check
 from advgrpo.cluster.checks.doctor import examine, require_ready
@@ -257,12 +257,12 @@ def test_in_a_pod_the_environment_replaces_unreadable_secrets(
     cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "namespace").write_text("ml")
-    monkeypatch.setattr(api_module, "_NAMESPACE_FILE", tmp_path / "namespace")
+    monkeypatch.setattr(connection, "_NAMESPACE_FILE", tmp_path / "namespace")
 
     def load(client_configuration: Configuration) -> None:
         client_configuration.host = cluster.url
 
-    monkeypatch.setattr(api_module.config, "load_incluster_config", load)
+    monkeypatch.setattr(connection.config, "load_incluster_config", load)
     cluster.denied = {("get", "secrets"), ("get", "namespaces")}
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")

@@ -4,6 +4,7 @@ Its pods belong to an object in between, so they do not name the job as their ow
 """
 
 import copy
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from kubernetes import client
@@ -16,7 +17,7 @@ from advgrpo.cluster.resources import Resource
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.testing import FakeJob
 from advgrpo.testing.cluster_objects import Target, timestamp
-from advgrpo.testing.pods import start_container
+from advgrpo.testing.pods import create_event, start_container
 
 RESOURCE = Resource("toy.example", "v1beta1", "toyjobs", installed_by="the toy operator")
 _STATES = {
@@ -32,6 +33,7 @@ class ToyJobs:
 
     resource = RESOURCE
     container = "main"
+    refusals: Mapping[str, str] = {}
 
     def manifest(self, request: JobRequest, settings: ClusterSettings) -> Json:
         """Return the job's object."""
@@ -126,14 +128,8 @@ class ToyJob(FakeJob):
 
     def record_event(self, reason: str, message: str, *, kind: str = "Warning") -> None:
         """Record an event about the object in between."""
-        event = {
-            "metadata": {"generateName": f"{self.name}."},
-            "involvedObject": {"kind": "ToyPods", "name": f"{self.name}-pods"},
-            "type": kind,
-            "reason": reason,
-            "message": message,
-        }
-        self._store.create(Target("", "v1", "events", self.namespace), event)
+        about = {"kind": "ToyPods", "name": f"{self.name}-pods"}
+        create_event(self._store, self.namespace, about, (kind, reason, message))
 
     def _add_pod(self, kind: str, index: int) -> Json:
         template = copy.deepcopy(self.body["spec"]["template"])

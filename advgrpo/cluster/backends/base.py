@@ -1,5 +1,6 @@
 """The interface of a job backend: a kind of distributed job that Kubernetes can run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -52,6 +53,10 @@ class JobBackend(Protocol):
     resource: Resource
     container: str
     """Name of the container that runs the task."""
+
+    refusals: Mapping[str, str]
+    """Repairs of pods that Pod Security refuses for what the controller adds to them, by a text of
+    the refusal, for instance the name of a container."""
 
     def manifest(self, request: JobRequest, settings: ClusterSettings) -> Json:
         """Return the job's object, equal for equal arguments: a retry adopts an equal job.

@@ -6,6 +6,7 @@ Source:
 """
 
 import re
+from collections.abc import Mapping
 
 from kubeflow.training import (
     KubeflowOrgV1PyTorchJob,
@@ -25,6 +26,30 @@ from advgrpo.cluster.settings import ClusterSettings
 _BACKSTOP_SECONDS = 900
 """How much later than the launcher the operator ends a job that exceeds its deadline."""
 
+INIT_CONTAINER_TEMPLATE = """\
+- name: init-pytorch
+  image: {{.InitContainerImage}}
+  command:
+    - sh
+    - -c
+    - for i in $(seq {{.MaxTries}}); do nslookup {{.MasterAddr}} && exit 0; sleep 2; done; exit 1
+  resources:
+    requests: {cpu: 50m, memory: 10Mi}
+    limits: {cpu: 100m, memory: 20Mi}
+  securityContext:
+    allowPrivilegeEscalation: false
+    runAsNonRoot: true
+    capabilities: {drop: [ALL]}
+    seccompProfile: {type: RuntimeDefault}
+"""
+"""The operator's init container of workers, with which they meet the level "restricted"."""
+
+INIT_CONTAINER_REPAIR = (
+    "give the training operator a template for its init container: put this text into a ConfigMap, "
+    "mount it into the operator's pod, and pass its path with the operator's option "
+    "--pytorch-init-container-template-file:\n" + INIT_CONTAINER_TEMPLATE
+)
+
 _LABEL = "training.kubeflow.org"
 _EXITED = re.compile(r"Pod: [^.\s]+\.(?P<pod>\S+) exited with code (?P<code>\d+)")
 
@@ -37,6 +62,8 @@ class PyTorchJobs:
     )
     # The operator refuses a job without a container of this name.
     container = "pytorch"
+    # The operator adds this init container to workers, by default without a security context.
+    refusals: Mapping[str, str] = {"init-pytorch": INIT_CONTAINER_REPAIR}
 
     def manifest(self, request: JobRequest, settings: ClusterSettings) -> Json:
         """Return the job's object.

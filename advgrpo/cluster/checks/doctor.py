@@ -7,12 +7,13 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 
-from advgrpo.cluster.api import SINGLE_ATTEMPT, Api, connect
+from advgrpo.cluster.api import SINGLE_ATTEMPT, Api
 from advgrpo.cluster.api_errors import NotFoundError
 from advgrpo.cluster.backends.base import JobBackend
 from advgrpo.cluster.backends.registry import BACKENDS, select_backend
 from advgrpo.cluster.checks.access import find_denied
 from advgrpo.cluster.checks.check import Check, login_check, run_check
+from advgrpo.cluster.connection import connect
 from advgrpo.cluster.credentials import MLFLOW_LOGINS, S3_LOGINS, Logins, describe
 from advgrpo.cluster.resources import (
     CLAIMS,

@@ -142,6 +142,15 @@ def pod_cause(pod: Pod, log: str = "") -> Cause:
     stuck = stuck_cause(pod)
     if stuck is not None:
         return stuck
+    # Its status is 128, which would mean that a retry may fix it.
+    if pod.has_start_error:
+        return Cause(
+            f"the container cannot be started ({pod.exit_reason}: {pod.exit_message})".replace(
+                ": )", ")"
+            ),
+            _ONE_RELEASE,
+            retryable=False,
+        )
     text = f"{log}\n{pod.exit_message}"
     for pattern in _LOG_PATTERNS:
         if pattern.pattern.search(text):

@@ -14,18 +14,17 @@ from advgrpo.cluster.monitoring.diagnosis import (
     first_failure,
     job_error,
     pod_cause,
-    stuck_cause,
 )
 from advgrpo.cluster.monitoring.job_events import read_events, read_warnings
 from advgrpo.cluster.monitoring.pod_history import PodHistory
 from advgrpo.cluster.monitoring.pod_logs import LogFollower, tail
 from advgrpo.cluster.monitoring.pods import read_pod
+from advgrpo.cluster.monitoring.progress import Progress
 from advgrpo.cluster.resources import PODS
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.errors import (
     ClusterError,
     ClusterUnavailableError,
-    JobDeadlineError,
     JobRetryableError,
 )
 from advgrpo.telemetry.logging import JOB_OUTPUT, event
@@ -36,12 +35,6 @@ from advgrpo.telemetry.prometheus import (
     record_job_state,
     record_line,
 )
-
-_STUCK_SECONDS = 120.0
-"""How long a pod may fail to start for a reason that waiting does not remove."""
-
-_NO_PODS_SECONDS = 30.0
-"""How long a job may have no pods before its events are read."""
 
 _WARM_SECONDS = 30.0
 """Interval of requests that keep the connection for deleting open."""
@@ -75,20 +68,26 @@ class JobMonitor:
         self._job = job
         self._name, self._uid = str(job["metadata"]["name"]), str(job["metadata"]["uid"])
         self._task = request.task
-        self._nodes = place_processes(request.processes, settings).nodes
+        placement = place_processes(request.processes, settings)
+        self._nodes = placement.nodes
         self._settings = settings
         self._api = api
         self._backend = backend
         self._canceller = canceller
         self._history = PodHistory()
+        self._present: set[int] | None = None
+        """Ranks whose pods exist; None while they cannot be listed."""
+
         self._log = LogFollower(api, _log_line)
         self._last_text = ""
         self._warned: set[str] = set()
         self._failure: ClusterError | None = None
         self._failed_at = 0.0
         now = api.clock.monotonic()
-        self._active_since = now - self._seconds_active(job)
-        self._waiting_since = self._stuck_since = self._polled_at = self._warm_at = now
+        self._warm_at = now
+        self._progress = Progress(
+            self._name, backend, placement, settings, now, self._seconds_active(job)
+        )
 
     def wait(self) -> None:
         """Wait until the job has succeeded.
@@ -136,12 +135,14 @@ class JobMonitor:
             found = self._api.list(PODS, retry=retry, labelSelector=selector)
         except ClusterError as error:
             self._warn_once(str(error))
+            self._present = None
             return False
         pods = [
             read_pod(pod, self._backend.rank(pod))
             for pod in found
             if self._backend.owns(self._job, pod)
         ]
+        self._present = {pod.rank for pod in pods}
         for pod in self._history.update(pods):
             failed = pod.has_failed or pod.disruption
             cause = pod_cause(pod).summary if failed else "it was deleted"
@@ -183,55 +184,30 @@ class JobMonitor:
     def _check_progress(self, state: JobState) -> None:
         """Give up on a job that takes too long, cannot start, or restarts too often."""
         now = self._api.clock.monotonic()
-        if state is JobState.QUEUED:
-            self._active_since += now - self._polled_at
-            self._waiting_since = now
-        if self._all_run(state):
-            self._waiting_since = now
-        stuck = any(stuck_cause(pod) for pod in self._history.pods)
-        if not stuck:
-            self._stuck_since = now
-        self._polled_at = now
+        self._progress.update(state, self._history.pods, self._present, now)
         if self._failure is None:
             # Built before the job is deleted, which removes the pods and logs that explain it, and
             # kept because the deletion may take several polls.
-            self._failure = self._find_failure(now, stuck=stuck)
+            self._failure = self._progress.failure(
+                self._history, self._explain_missing(), self._blocking_reasons(), self._error
+            )
             self._failed_at = now
         if self._failure is not None:
             self._give_up(self._failure, now)
 
-    def _all_run(self, state: JobState) -> bool:
-        pods = self._history.pods
-        if not pods:  # They may not be listed, or do not exist yet.
-            return state is JobState.RUNNING
-        return sum(pod.is_running or pod.phase == "Succeeded" for pod in pods) >= self._nodes
-
-    def _find_failure(self, now: float, *, stuck: bool) -> ClusterError | None:
-        settings = self._settings
-        if now - self._active_since > settings.deadline_seconds:
-            return deadline_error(self._name, settings.deadline_seconds)
-        # A failed pull may be the registry's temporary fault: the kubelet tries again.
-        if stuck and now - self._stuck_since > _STUCK_SECONDS:
-            return self._error("it cannot start")
-        rank, restarts = self._history.most_restarted
-        # The operator has no limit: with ExitCode it does not count restarts against backoffLimit.
-        if restarts > settings.max_restarts:
-            return self._error(f"the pod of rank {rank} was restarted {restarts} times")
-        waited = now - self._waiting_since
-        if waited > settings.startup_timeout_seconds:
-            reasons = self._blocking_reasons() or self._warnings()
-            return JobDeadlineError(
-                f"the pods of the job {self._name} did not all run within "
-                f"cluster.startup_timeout_seconds={settings.startup_timeout_seconds}: "
-                + "; ".join(reasons or ["Kubernetes gives no reason"]),
-                repair="compare cluster.gpu_resource, cluster.node, cluster.node_selector and "
-                "cluster.tolerations with the nodes: kubectl describe nodes",
-            )
-        if waited > _NO_PODS_SECONDS and not self._history.pods:
-            for reason in self._warnings():
-                fields = event("job_without_pods", job=self._name)
-                self._warn_once(f"{self._name} has no pods: {reason}", fields)
-        return None
+    def _explain_missing(self) -> list[str]:
+        """Return the warnings that explain missing pods, and log them."""
+        if not self._progress.missing_for_long:
+            return []
+        warnings = self._warnings()
+        present = len(self._present or ())
+        lacks = f"lacks {self._nodes - present} of {self._nodes} pods" if present else "has no pods"
+        controller = self._backend.resource.installed_by
+        unknown = f"no event explains it; {controller} may not be running"
+        for reason in warnings or [unknown]:
+            fields = event("job_without_pods", job=self._name)
+            self._warn_once(f"{self._name} {lacks}: {reason}", fields)
+        return warnings
 
     def _give_up(self, failure: ClusterError, now: float) -> None:
         """Delete the job and raise the failure."""

@@ -39,6 +39,10 @@ class PodHistory:
         """The rank whose pod was restarted most often by its own fault, and how often."""
         return max(self._restarts.items(), key=lambda item: item[1], default=(-1, 0))
 
+    def has_start_error(self, rank: int) -> bool:
+        """Return whether the container runtime could not start the last failed pod of a rank."""
+        return rank in self._failures and self._failures[rank].has_start_error
+
     def forget_pods(self) -> None:
         """Do not count the next pods as restarts: the job is queued and its pods are deleted."""
         self._latest.clear()

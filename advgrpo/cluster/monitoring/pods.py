@@ -8,6 +8,9 @@ from advgrpo.telemetry.logging import lines_to_text
 _DISRUPTED = {"Evicted", "NodeLost", "NodeShutdown", "Preempting", "Shutdown", "Terminated"}
 """Status reasons of pods that were evicted, preempted or lost with their node."""
 
+_START_ERRORS = {"StartError", "ContainerCannotRun"}
+"""Reasons of the kubelet for a container whose process could not be created, with status 128."""
+
 _STARTING = {"ContainerCreating", "PodInitializing"}
 
 
@@ -56,6 +59,11 @@ class Pod:
     def is_running(self) -> bool:
         """Whether its container runs."""
         return self.phase == "Running" and self.exit_code is None
+
+    @property
+    def has_start_error(self) -> bool:
+        """Whether the container runtime could not start the container."""
+        return self.exit_reason in _START_ERRORS
 
     def exited(self, code: int, container: str) -> "Pod":
         """Return the pod after a container's exit with a status."""
