@@ -117,16 +117,11 @@ class EmbeddedServers:
 
     def environment(self) -> dict[str, str]:
         """Return the variables by which a process finds both servers."""
-        direct = ",".join(
-            dict.fromkeys([*os.environ.get("NO_PROXY", "").split(","), "127.0.0.1", "localhost"])
-        ).lstrip(",")
         return {
             **self._s3_environment(),
+            **_no_proxy(),
             "MLFLOW_TRACKING_URI": self.tracking_uri,
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            # Programs differ in which spelling they read.
-            "NO_PROXY": direct,
-            "no_proxy": direct,
         }
 
     def _s3_environment(self) -> dict[str, str]:
@@ -212,7 +207,7 @@ class EmbeddedServers:
                 # The start is detected from the log, which must not be buffered.
                 "PYTHONUNBUFFERED": "1",
                 "OMP_NUM_THREADS": "1",
-                "NO_PROXY": "127.0.0.1",
+                **_no_proxy(),
             },
             start_timeout_seconds=self._start_timeout_seconds,
         )
@@ -221,6 +216,14 @@ class EmbeddedServers:
         secret_key = self._credentials[1].encode()
         # Derived, so that it survives restarts. Fernet needs 32 bytes in this encoding.
         return base64.urlsafe_b64encode(hashlib.sha256(secret_key).digest()).decode()
+
+
+def _no_proxy() -> dict[str, str]:
+    """Return the variables that exempt this machine from proxies, besides the user's exemptions."""
+    names = ("NO_PROXY", "no_proxy")
+    hosts = [host for name in names for host in os.environ.get(name, "").split(",") if host]
+    # Both: programs differ in which spelling they read, and in which one wins.
+    return dict.fromkeys(names, ",".join(dict.fromkeys([*hosts, "127.0.0.1", "localhost"])))
 
 
 def _own_environment() -> dict[str, str]:

@@ -27,6 +27,7 @@ from advgrpo.storage.checksums import (
 from advgrpo.storage.credentials import S3_REQUIRED_KEYS
 from advgrpo.storage.deadlines import Deadline, check_current, run_with_deadline
 from advgrpo.storage.local import atomic_file, disk_errors
+from advgrpo.storage.s3_answers import check_answers, head_object
 from advgrpo.storage.s3_errors import FAULTS, MISSING, describe_error, is_transient
 from advgrpo.storage.s3_parts import ObjectKey, download_parts, upload_parts, write_body
 from advgrpo.storage.write_guard import check_may_write
@@ -88,8 +89,9 @@ class S3Storage:
         )
         try:
             session = boto3.session.Session()
-            # boto3 requires a region even for servers that have none.
-            region = session.region_name or "us-east-1"
+            # boto3 reads AWS_DEFAULT_REGION alone, unlike other clients of AWS, and requires a
+            # region even for servers that have none.
+            region = os.environ.get("AWS_REGION") or session.region_name or "us-east-1"
             self._client: S3Client = session.client("s3", region_name=region, config=config)
         except (faults.BotoCoreError, ValueError) as error:
             raise StorageError(
@@ -100,6 +102,7 @@ class S3Storage:
         _check_endpoint(self._client.meta.endpoint_url)
         # An abandoned thread must not send further requests.
         self._client.meta.events.register("before-send.s3", lambda **_: check_current())
+        check_answers(self._client)
         self._attempts = attempts
         self._operation_seconds = operation_seconds
         self._part_bytes = part_bytes
@@ -164,13 +167,9 @@ class S3Storage:
             self._run("read", location, download)
 
     def exists(self, location: str) -> bool:
-        bucket, key = _parse(location)
-
-        def head(_deadline: Deadline) -> None:
-            self._client.head_object(Bucket=bucket, Key=key)
-
+        key = _parse(location)
         try:
-            self._run("look up", location, head)
+            self._run("look up", location, lambda _: head_object(self._client, key))
         except StorageNotFoundError:
             return False
         return True
@@ -181,12 +180,18 @@ class S3Storage:
 
         def list_pages(deadline: Deadline) -> dict[str, FileState]:
             files: dict[str, FileState] = {}
+            seen: set[str] = set()
             pages = self._client.get_paginator("list_objects_v2")
             for page in pages.paginate(Bucket=bucket, Prefix=prefix):
-                # Each page proves that the server answers; the number of pages is not known in
+                items = page.get("Contents", [])
+                # A server that ignores the continuation token would be listed for ever.
+                if seen.issuperset(keys := {item["Key"] for item in items}) and keys:
+                    raise DamagedError("the server repeats a part of its listing")
+                seen |= keys
+                # Each page with new names proves progress; the number of pages is not known in
                 # advance.
-                deadline.extend(self._operation_seconds / 10)
-                for item in page.get("Contents", []):
+                deadline.extend(self._operation_seconds / 10 if keys else 0)
+                for item in items:
                     # A corrupted answer would otherwise name files outside of the folder.
                     if not item["Key"].startswith(prefix):
                         raise DamagedError(f"the server lists {item['Key']!r}, which is outside")

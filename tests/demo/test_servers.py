@@ -134,7 +134,9 @@ def test_loopback_is_reached_without_the_users_proxy(
     running_stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "intranet")
-    assert running_stores.environment()["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+    monkeypatch.setenv("no_proxy", "lan,intranet")
+    environment = running_stores.environment()
+    assert environment["NO_PROXY"] == environment["no_proxy"] == "intranet,lan,127.0.0.1,localhost"
 
 
 def test_artifacts_of_mlflow_are_objects_in_the_bucket(stores: EmbeddedServers) -> None:
