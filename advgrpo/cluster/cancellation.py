@@ -1,8 +1,9 @@
-"""Deletion of a job when this process is asked to stop.
+"""Deletion of a job when its run is cancelled.
 
-A pipeline's container is killed within about a second after SIGTERM: KFP's launcher exits at once,
-and the container with it. So the delete request comes first, over a connection that is already
-open. If it comes too late, the janitor deletes the job.
+A pipeline's container gets SIGTERM if its run is cancelled, but also if its node is drained. Only
+the Workflow tells one from the other, so it is read first. The container is killed within about a
+second: KFP's launcher exits at once, and the container with it. Both requests use a connection that
+is already open. If the deletion comes too late, the janitor deletes the job.
 """
 
 import logging
@@ -14,6 +15,7 @@ from typing import Self
 
 from advgrpo.cluster.api import Api
 from advgrpo.cluster.resources import Resource
+from advgrpo.cluster.workflow_owner import WorkflowOwner, reason_of_end
 from advgrpo.errors import ClusterError, ClusterUnavailableError, Preempted
 
 # The process rarely has more than a second: short pauses, and no backoff.
@@ -27,15 +29,21 @@ logger = logging.getLogger(__name__)
 
 
 class CancelOnSignal:
-    """Context in which the first SIGTERM or SIGINT deletes a job and raises `Preempted`.
+    """Context in which the first SIGTERM or SIGINT raises `Preempted`.
+
+    The job is deleted, unless the signal is a SIGTERM and the Workflow continues: then the pod is
+    evicted, and the launcher that replaces this one adopts the job.
 
     Args:
         api: Client of the API server.
         resource: The job's kind.
         name: The job's name.
+        owner: The job's Workflow; None outside of a pipeline.
     """
 
-    def __init__(self, api: Api, resource: Resource, name: str) -> None:
+    def __init__(
+        self, api: Api, resource: Resource, name: str, owner: WorkflowOwner | None = None
+    ) -> None:
         self.uid = ""
         """The job's uid; empty while it is not known whether the job exists."""
 
@@ -43,6 +51,7 @@ class CancelOnSignal:
         self._api = api.with_timeout(_TIMEOUT_SECONDS)
         self._resource = resource
         self._name = name
+        self._owner = owner
         self._busy = False
         self._previous: dict[signal.Signals, object] = {}
 
@@ -82,6 +91,11 @@ class CancelOnSignal:
             signal.signal(each, signal.SIG_IGN)
         # The signal may have interrupted a request on this connection: it cannot take another.
         api = self._api.with_timeout(_TIMEOUT_SECONDS) if self._busy else self._api
+        if number == signal.SIGTERM and self._is_continued(api):
+            raise Preempted(
+                f"received SIGTERM, but the run is not cancelled: the job {self._name} continues",
+                repair="run the task again, as Kubeflow Pipelines does: it adopts the job",
+            )
         deleted = self._delete(api)
         raise Preempted(
             f"received {signal.Signals(number).name}; "
@@ -92,6 +106,17 @@ class CancelOnSignal:
             ),
             repair="run it again to resume from the last checkpoint",
         )
+
+    def _is_continued(self, api: Api) -> bool:
+        """Return whether the Workflow continues; False if it cannot be read."""
+        if self._owner is None:
+            return False
+        try:
+            return not reason_of_end(api, self._owner, retry=False)
+        # Without an answer a cancelled run's GPUs would stay busy until the janitor runs; a job
+        # that is deleted by mistake resumes from its last checkpoint.
+        except ClusterError:
+            return False
 
     def _delete(self, api: Api) -> bool:
         for _ in range(_ATTEMPTS):

@@ -1,6 +1,7 @@
-"""Deletion of jobs whose Workflow has ended.
+"""Deletion of running jobs whose Workflow has ended.
 
-A launcher that is stopped may be killed before it can delete its job.
+A launcher that is stopped may be killed before it can delete its job. Jobs that have ended hold no
+resources; they and their pods stay for `cluster.ttl_seconds_after_finished`, to explain failures.
 """
 
 import logging
@@ -8,16 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from advgrpo.cluster.api import Api, Json
-from advgrpo.cluster.api_errors import NotFoundError, UnknownResourceError
+from advgrpo.cluster.api_errors import UnknownResourceError
+from advgrpo.cluster.backends.base import JobBackend
 from advgrpo.cluster.backends.registry import BACKENDS
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
-from advgrpo.cluster.resources import WORKFLOWS, Resource
-from advgrpo.cluster.workflow_owner import WorkflowOwner, owner_of
+from advgrpo.cluster.resources import WORKFLOWS
+from advgrpo.cluster.workflow_owner import WorkflowOwner, owner_of, reason_of_end
 from advgrpo.errors import ClusterError
 from advgrpo.telemetry.logging import event
 from advgrpo.telemetry.prometheus import push_janitor_metrics
 
-_ENDED = {"Succeeded", "Failed", "Error"}
 _SELECTOR = ",".join(f"{key}={value}" for key, value in MANAGED_BY.items())
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ class Cleaning:
     kept: int = 0
     """Jobs whose Workflow has not ended."""
 
+    ended: int = 0
+    """Jobs that have ended, which Kubernetes deletes later."""
+
     without_workflow: int = 0
     """Jobs that were started outside of a pipeline; they are not deleted."""
 
@@ -46,7 +50,7 @@ class Cleaning:
 
 
 def clean(api: Api, *, dry_run: bool = False) -> Cleaning:
-    """Delete advgrpo's jobs in a namespace whose Workflow has ended or was deleted.
+    """Delete advgrpo's running jobs in a namespace whose Workflow has ended or was deleted.
 
     Args:
         api: Client of the API server.
@@ -59,21 +63,24 @@ def clean(api: Api, *, dry_run: bool = False) -> Cleaning:
     api.list(WORKFLOWS, limit="1")
     done = Cleaning(api.namespace, dry_run)
     # All jobs are listed before the first one is deleted: an error must not stop halfway.
-    for resource, job in list(_jobs(api)):
+    for backend, job in list(_jobs(api)):
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
         done.jobs += 1
+        if backend.status(job).state.is_end:
+            done.ended += 1
+            continue
         owner = _owner(job)
         if owner is None:
             done.without_workflow += 1
             continue
-        reason = _reason_to_delete(api, owner)
+        reason = reason_of_end(api, owner)
         if not reason:
             done.kept += 1
             continue
         if not dry_run:
             try:
                 # With the uid, because a retry may have recreated the job since it was listed.
-                api.delete(resource, name, uid=uid)
+                api.delete(backend.resource, name, uid=uid)
             except ClusterError as error:
                 # One job that cannot be deleted must not keep the others running.
                 logger.warning(
@@ -98,13 +105,13 @@ def clean(api: Api, *, dry_run: bool = False) -> Cleaning:
     return done
 
 
-def _jobs(api: Api) -> Iterator[tuple[Resource, Json]]:
+def _jobs(api: Api) -> Iterator[tuple[JobBackend, Json]]:
     """List the jobs of all backends: those of an earlier `cluster.backend` may still run."""
     unknown: list[UnknownResourceError] = []
     for backend in BACKENDS.values():
         try:
             for job in api.list(backend.resource, labelSelector=_SELECTOR):
-                yield backend.resource, job
+                yield backend, job
         except UnknownResourceError as error:
             # A backend that is not in use need not be installed.
             unknown.append(error)
@@ -119,17 +126,3 @@ def _owner(job: Json) -> WorkflowOwner | None:
     # The label outlives an owner reference that was removed.
     name = (job["metadata"].get("labels") or {}).get(WORKFLOW)
     return WorkflowOwner("", name, "") if name else None
-
-
-def _reason_to_delete(api: Api, owner: WorkflowOwner) -> str:
-    """Return why a Workflow's job is not needed any more; empty if the Workflow has not ended."""
-    try:
-        workflow = api.get(WORKFLOWS, owner.name)
-    except NotFoundError:
-        return f"its Workflow {owner.name} was deleted"
-    # A job that is only labelled has no uid to compare.
-    if owner.uid and workflow["metadata"]["uid"] != owner.uid:
-        return f"its Workflow {owner.name} was replaced by another one"
-    # Argo sets the status after it has seen the Workflow: without one it has not ended.
-    phase = (workflow.get("status") or {}).get("phase", "")
-    return f"its Workflow {owner.name} has ended ({phase})" if phase in _ENDED else ""

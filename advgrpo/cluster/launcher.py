@@ -5,6 +5,7 @@ import json
 import logging
 import uuid
 from contextlib import closing
+from itertools import count
 
 from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.api_errors import AlreadyExistsError, NotFoundError
@@ -13,10 +14,11 @@ from advgrpo.cluster.backends.registry import select_backend
 from advgrpo.cluster.cancellation import CancelOnSignal
 from advgrpo.cluster.connection import connect
 from advgrpo.cluster.job_request import JobRequest
-from advgrpo.cluster.monitoring.job_monitor import JobMonitor
+from advgrpo.cluster.monitoring.job_monitor import JobMonitor, log_line
+from advgrpo.cluster.monitoring.pod_logs import LogFollower
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
 from advgrpo.cluster.settings import ClusterSettings
-from advgrpo.cluster.workflow_owner import find_owner, owner_of
+from advgrpo.cluster.workflow_owner import WorkflowOwner, find_owner, owner_of, reason_of_end
 from advgrpo.errors import (
     ClusterError,
     ClusterUnavailableError,
@@ -39,6 +41,9 @@ _DELETION_SECONDS = 900.0
 
 _MAX_CREATIONS = 20
 
+_FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS = 15.0, 600.0
+"""Pauses before the first and the last retries; each is twice the one before."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -55,18 +60,19 @@ def run_job(request: JobRequest, settings: ClusterSettings) -> None:
         ConfigError: If the settings do not fit the request.
         JobConflictError: If another job has the name.
         JobFailedError: If the job failed and would fail again.
-        JobRetryableError: If it was preempted, evicted, lost or deleted.
+        JobRetryableError: If it was preempted, evicted, lost or deleted, after the last retry.
         JobDeadlineError: If it took too long to start or to end.
         ClusterUnavailableError: If the API server does not answer for too long; the job continues.
         ClusterError: If the cluster refuses a request.
-        Preempted: If this process received a signal to stop; the job is deleted.
+        Preempted: If this process received a signal to stop; the job is deleted, unless the pod was
+            evicted and the run continues.
     """
     with closing(connect()) as api, serve_metrics(LAUNCHER):
         Launcher(request, settings, api, select_backend(settings)).run()
 
 
 class Launcher:
-    """One attempt to run a task as a job.
+    """The launcher of one task as a job.
 
     Args:
         request: The task to run.
@@ -82,30 +88,66 @@ class Launcher:
         self._settings = settings
         self._api = api
         self._backend = backend
-        self._attempt = uuid.uuid4().hex
+        self._attempt = ""
+        self._log = LogFollower(api, log_line)
+        self._owner: WorkflowOwner | None = None
 
     def run(self) -> None:
-        """Create or adopt the job, and wait for its end. See `run_job`."""
+        """Create or adopt the job, and wait for its end; retry as the settings say. See `run_job`.
+
+        Kubeflow Pipelines retries a lost container, but by default not one that fails.
+        """
+        self._owner = find_owner(self._api)
         # Before the signal handlers: invalid settings need no job to delete.
-        manifest = self._manifest()
-        name = self._request.name
-        with CancelOnSignal(self._api, self._backend.resource, name) as canceller:
+        self._manifest()
+        name, settings = self._request.name, self._settings
+        start = self._api.clock.monotonic()
+        delay = _FIRST_RETRY_SECONDS
+        with CancelOnSignal(self._api, self._backend.resource, name, self._owner) as canceller:
             # Opens the connection over which a signal will delete the job.
             canceller.keep_warm()
-            # Until the uid is known, a signal deletes any job of the name: the request that creates
-            # ours may be in flight.
-            job = self._start(manifest)
-            canceller.uid = job["metadata"]["uid"]
-            monitor = JobMonitor(
-                job, self._request, self._settings, self._api, self._backend, canceller
-            )
-            try:
-                monitor.wait()
-            except ClusterError as error:
-                lost = isinstance(error, JobRetryableError | ClusterUnavailableError)
-                fields = machine_event("job_lost" if lost else "job_failed", job=name)
-                logger.error("%s", error.message, extra=fields)
-                raise
+            for retry in count(1):
+                try:
+                    self._run_once(canceller)
+                except (JobRetryableError, ClusterUnavailableError) as error:
+                    elapsed = self._api.clock.monotonic() - start
+                    late = retry > settings.max_retries or elapsed > settings.deadline_seconds
+                    if late or self._is_cancelled():
+                        raise
+                    logger.warning(
+                        "retry %d of %d in %.0f s", retry, settings.max_retries, delay,
+                        extra=machine_event("job_retried", job=name, cause=error.message),
+                    )  # fmt: skip
+                else:
+                    return
+                self._api.clock.sleep(delay)
+                delay = min(2 * delay, _MAX_RETRY_SECONDS)
+
+    def _is_cancelled(self) -> bool:
+        """Return whether the Workflow has ended, whose end may have deleted the job."""
+        try:
+            return bool(self._owner and reason_of_end(self._api, self._owner, retry=False))
+        except ClusterError:
+            return False
+
+    def _run_once(self, canceller: CancelOnSignal) -> None:
+        # Of this attempt alone: a job that an earlier one created and that failed is replaced.
+        self._attempt = uuid.uuid4().hex
+        # Until the uid is known, a signal deletes any job of the name: the request that creates
+        # ours may be in flight.
+        canceller.uid = ""
+        job = self._start(self._manifest())
+        canceller.uid = job["metadata"]["uid"]
+        monitor = JobMonitor(
+            job, self._request, self._settings, self._api, self._backend, canceller, self._log
+        )
+        try:
+            monitor.wait()
+        except ClusterError as error:
+            lost = isinstance(error, JobRetryableError | ClusterUnavailableError)
+            fields = machine_event("job_lost" if lost else "job_failed", job=self._request.name)
+            logger.error("%s", error.message, extra=fields)
+            raise
 
     def _manifest(self) -> Json:
         manifest = self._backend.manifest(self._request, self._settings)
@@ -113,10 +155,9 @@ class Launcher:
         meta["namespace"] = self._api.namespace
         # Only of the spec: owner and attempt differ between the attempts that shall adopt the job.
         meta["annotations"] = {SPEC_HASH: _digest(manifest["spec"]), ATTEMPT: self._attempt}
-        owner = find_owner(self._api)
-        if owner is not None:
-            meta["ownerReferences"] = [owner.reference()]
-            meta["labels"][WORKFLOW] = owner.name
+        if self._owner is not None:
+            meta["ownerReferences"] = [self._owner.reference()]
+            meta["labels"][WORKFLOW] = self._owner.name
         return manifest
 
     def _start(self, manifest: Json) -> Json:

@@ -26,6 +26,8 @@ def launcher_rules(backend: JobBackend) -> tuple[Rule, ...]:
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
         {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+        # get: after a signal, the Workflow tells a cancelled run from a drained node.
+        {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["get"]},
     )
 
 

@@ -5,12 +5,14 @@ import os
 from dataclasses import dataclass
 
 from advgrpo.cluster.api import Api, Json
-from advgrpo.cluster.resources import PODS
+from advgrpo.cluster.api_errors import NotFoundError
+from advgrpo.cluster.resources import PODS, WORKFLOWS
 from advgrpo.errors import ClusterError
 
 # KFP's variable first: Kubernetes cuts the host name, but not the pod's name, at 63 characters.
 _POD_VARIABLES = ("KFP_POD_NAME", "HOSTNAME")
 _KIND = "Workflow"
+_ENDED = {"Succeeded", "Failed", "Error"}
 
 logger = logging.getLogger(__name__)
 
@@ -65,3 +67,31 @@ def owner_of(owned: Json) -> WorkflowOwner | None:
         if owner["kind"] == _KIND:
             return WorkflowOwner(owner["apiVersion"], owner["name"], owner["uid"])
     return None
+
+
+def reason_of_end(api: Api, owner: WorkflowOwner, *, retry: bool = True) -> str:
+    """Return why a Workflow does not continue; empty if it does.
+
+    Args:
+        api: Client of the API server.
+        owner: The Workflow; without a uid, any of its name is meant.
+        retry: Whether to retry while the server does not answer.
+
+    Raises:
+        ClusterError: If the Workflow cannot be read.
+    """
+    try:
+        workflow = api.get(WORKFLOWS, owner.name, retry=retry)
+    except NotFoundError:
+        return f"its Workflow {owner.name} was deleted"
+    meta, spec = workflow["metadata"], workflow.get("spec") or {}
+    if owner.uid and meta["uid"] != owner.uid:
+        return f"its Workflow {owner.name} was replaced by another one"
+    if meta.get("deletionTimestamp"):
+        return f"its Workflow {owner.name} is being deleted"
+    # Argo's own ways to stop a Workflow, and that of Kubeflow Pipelines.
+    if spec.get("shutdown") or spec.get("activeDeadlineSeconds") == 0:
+        return f"its Workflow {owner.name} was cancelled"
+    # Argo sets the status after it has seen the Workflow: without one it has not ended.
+    phase = (workflow.get("status") or {}).get("phase", "")
+    return f"its Workflow {owner.name} has ended ({phase})" if phase in _ENDED else ""

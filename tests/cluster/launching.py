@@ -16,7 +16,7 @@ from advgrpo.testing import FakeCluster
 from tests.cluster.clock import Clock
 
 REQUEST = JobRequest("train", "s3://bucket/jobs/train-1", ("python", "-m", "worker"), processes=16)
-SETTINGS = ClusterSettings(image="registry.example/trainer:1")
+SETTINGS = ClusterSettings(image="registry.example/trainer:1", max_retries=0)
 POLICY = RetryPolicy(connect_timeout_seconds=1.0, read_timeout_seconds=0.3)
 
 

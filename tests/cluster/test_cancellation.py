@@ -5,12 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from advgrpo.cluster.api import Api
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.cancellation import CancelOnSignal
+from advgrpo.cluster.workflow_owner import WorkflowOwner
 from advgrpo.errors import Preempted
 from advgrpo.testing import FakeCluster, FakeJob, Fault, Step
 from advgrpo.testing.cluster_faults import FaultKind
@@ -112,6 +114,49 @@ def test_a_signal_while_the_connection_is_in_use_opens_another_one(
         monkeypatch.setattr(canceller._api, "get", interrupted)
         with pytest.raises(Preempted):
             canceller.keep_warm()
+    assert cluster.store.all("kubeflow.org", "pytorchjobs") == []
+
+
+FLOW = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow"}
+OWNER = WorkflowOwner("argoproj.io/v1alpha1", "flow", "")
+
+
+@pytest.mark.parametrize(
+    ("workflow", "number", "deleted"),
+    [
+        ({}, signal.SIGTERM, False),
+        ({"status": {"phase": "Running"}}, signal.SIGTERM, False),
+        ({}, signal.SIGINT, True),
+        ({"spec": {"shutdown": "Terminate"}}, signal.SIGTERM, True),
+        ({"spec": {"shutdown": "Stop"}}, signal.SIGTERM, True),
+        ({"spec": {"activeDeadlineSeconds": 0}}, signal.SIGTERM, True),
+        ({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}, signal.SIGTERM, True),
+        ({"status": {"phase": "Failed"}}, signal.SIGTERM, True),
+        (None, signal.SIGTERM, True),
+    ],
+)
+def test_only_a_cancelled_run_deletes_its_job(
+    cluster: FakeCluster,
+    api: Api,
+    workflow: dict[str, Any] | None,
+    number: signal.Signals,
+    deleted: bool,
+) -> None:
+    cluster.create("pytorchjobs", {"metadata": {"name": "job"}}, group="kubeflow.org")
+    if workflow is not None:
+        meta = {"name": "flow", **workflow.get("metadata", {})}
+        cluster.create("workflows", FLOW | workflow | {"metadata": meta}, group="argoproj.io")
+    said = "is being deleted" if deleted else "the job job continues"
+    with pytest.raises(Preempted, match=said), CancelOnSignal(api, RESOURCE, "job", OWNER):
+        signal.raise_signal(number)
+    assert bool(cluster.store.all("kubeflow.org", "pytorchjobs")) is not deleted
+
+
+def test_a_workflow_that_cannot_be_read_counts_as_cancelled(cluster: FakeCluster, api: Api) -> None:
+    cluster.create("pytorchjobs", {"metadata": {"name": "job"}}, group="kubeflow.org")
+    cluster.denied.add(("get", "workflows"))
+    with pytest.raises(Preempted), CancelOnSignal(api, RESOURCE, "job", OWNER):
+        signal.raise_signal(signal.SIGTERM)
     assert cluster.store.all("kubeflow.org", "pytorchjobs") == []
 
 

@@ -64,6 +64,27 @@ def test_jobs_whose_workflow_has_ended_are_deleted_and_no_others(
     assert clean(api).deleted == []
 
 
+@pytest.mark.parametrize("condition", ["Succeeded", "Failed"])
+def test_ended_jobs_stay_to_explain_their_end(
+    cluster: FakeCluster, api: Api, add: Callable[..., None], condition: str
+) -> None:
+    add("job", phase="Failed")
+    (job,) = cluster.store.all("kubeflow.org", "pytorchjobs")
+    job["status"] = {"conditions": [{"type": condition, "status": "True"}]}
+    done = clean(api)
+    assert (done.deleted, done.ended, done.kept) == ([], 1, 0)
+    assert names(cluster) == {"job"}
+
+
+def test_a_job_of_a_cancelled_workflow_that_still_ends_is_deleted(
+    cluster: FakeCluster, api: Api, add: Callable[..., None]
+) -> None:
+    add("job", phase="Running")
+    (flow,) = cluster.store.all("argoproj.io", "workflows")
+    flow["spec"] = {"shutdown": "Terminate"}
+    assert clean(api).deleted == ["job"]
+
+
 def test_a_job_without_an_owner_is_identified_by_its_label(cluster: FakeCluster, api: Api) -> None:
     labels = {"app.kubernetes.io/managed-by": "advgrpo", "advgrpo/workflow": "gone"}
     cluster.create(

@@ -75,7 +75,11 @@ def test_the_requests_are_allowed_by_the_role(launching: Launching) -> None:
     asked = {(call.verb, call.group, call.resource) for call in cluster.calls}
     assert asked <= allowed
     # Only a launcher in a pipeline reads its pod and changes a job's owner.
-    assert allowed - asked == {("get", "", "pods"), ("patch", "kubeflow.org", "pytorchjobs")}
+    assert allowed - asked == {
+        ("get", "", "pods"),
+        ("get", "argoproj.io", "workflows"),
+        ("patch", "kubeflow.org", "pytorchjobs"),
+    }
 
 
 def test_a_failure_names_pod_container_exit_status_last_lines_and_cause(
@@ -573,3 +577,50 @@ def test_different_requests_get_different_valid_names() -> None:
     assert len(names) == 8
     assert all(re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name) for name in names)
     assert max(map(len, names)) <= 47
+
+
+def retrying(launching: Launching, retries: int) -> Launching:
+    settings = SETTINGS.model_copy(update={"max_retries": retries})
+    return Launching(launching.cluster, launching.clock, settings)
+
+
+@pytest.mark.parametrize("act", [FakeJob.delete, lambda job: job.fail("it was lost")])
+def test_a_lost_job_is_retried_by_the_launcher_itself(
+    launching: Launching, act: Callable[[FakeJob], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster = launching.cluster
+    lost = (*START, Step(20, lambda job: job.exit_pod(151)), Step(21, act))
+    cluster.operator.plans += [lost, lost, run_until(FakeJob.succeed)]
+    retrying(launching, 2).run()
+    assert [job.end for job in cluster.operator.jobs][-1] == "Succeeded"
+    assert len(cluster.operator.jobs) == 3
+    assert "retry 1 of 2 in 15 s" in log_text(caplog)
+    assert "retry 2 of 2 in 30 s" in log_text(caplog)
+    assert output(caplog) == ["hello", "world"]
+
+
+def test_the_retries_end(launching: Launching) -> None:
+    launching.cluster.operator.plans.append((*START, Step(20, FakeJob.delete)))
+    with pytest.raises(JobRetryableError):
+        retrying(launching, 2).run()
+    assert len(launching.cluster.operator.jobs) == 3
+
+
+def test_a_job_that_would_fail_again_is_not_retried(launching: Launching) -> None:
+    launching.cluster.operator.plans.append((*START, Step(20, lambda job: job.exit_pod(2))))
+    with pytest.raises(JobFailedError):
+        retrying(launching, 2).run()
+    assert len(launching.cluster.operator.jobs) == 1
+
+
+def test_the_job_of_a_workflow_that_was_deleted_is_not_retried(
+    launching: Launching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = launching.cluster
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "flow", "uid": "1"}
+    cluster.create("pods", {"metadata": {"name": "me", "ownerReferences": [owner]}})
+    monkeypatch.setenv("KFP_POD_NAME", "me")
+    cluster.operator.plans.append((*START, Step(20, FakeJob.delete)))
+    with pytest.raises(JobRetryableError):
+        retrying(launching, 2).run()
+    assert len(cluster.operator.jobs) == 1

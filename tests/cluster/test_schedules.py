@@ -53,7 +53,7 @@ class WrittenOnce(PyTorchJobs):
     """A backend with a prepared manifest: writing it takes most of a schedule's time."""
 
     def manifest(self, request: JobRequest, settings: ClusterSettings) -> Json:
-        assert (request, settings) == (REQUEST, IMPATIENT)
+        assert (request, settings.image) == (REQUEST, IMPATIENT.image)
         return copy.deepcopy(WRITTEN)
 
 
@@ -85,7 +85,8 @@ def _kill() -> None:
 
 INTERRUPTIONS: dict[str, Callable[[], None]] = {
     "none": lambda: None,
-    "stop": partial(signal.raise_signal, signal.SIGTERM),
+    "cancel": partial(signal.raise_signal, signal.SIGTERM),
+    "drain": partial(signal.raise_signal, signal.SIGTERM),
     "kill": _kill,
 }
 
@@ -101,6 +102,7 @@ class Schedule:
     interruption: str
     interruption_seconds: int
     deletion_seconds: int
+    max_retries: int
 
 
 def faults() -> st.SearchStrategy[Fault]:
@@ -151,6 +153,7 @@ def schedules() -> st.SearchStrategy[Schedule]:
         interruption=st.sampled_from(["none", "none", "none", *INTERRUPTIONS]),
         interruption_seconds=st.integers(0, 300),
         deletion_seconds=st.sampled_from([0, 40]),
+        max_retries=st.sampled_from([0, 0, 2]),
     )
 
 
@@ -213,6 +216,12 @@ class World:
         else:
             job.exit_pod(int(end))
 
+    def interrupt(self) -> None:
+        """Interrupt the launcher as the schedule says."""
+        if self.schedule.interruption == "cancel":
+            self.flow["spec"] = {"shutdown": "Terminate"}
+        INTERRUPTIONS[self.schedule.interruption]()
+
     @property
     def job(self) -> FakeJob | None:
         """The latest job."""
@@ -232,9 +241,10 @@ class World:
 def launch(world: World) -> str:
     """Retry like a pipeline until the job has ended, and return the end."""
     schedule, clock = world.schedule, world.clock
-    act = INTERRUPTIONS[schedule.interruption]
+
+    settings = IMPATIENT.model_copy(update={"max_retries": schedule.max_retries})
     at = clock() + schedule.interruption_seconds
-    moving = Interruption(base=clock, at=at, act=act)
+    moving = Interruption(base=clock, at=at, act=world.interrupt)
     for _ in range(ATTEMPTS):
         lines: list[str] = []
         handler = logging.Handler()
@@ -243,14 +253,11 @@ def launch(world: World) -> str:
         output.setLevel(logging.INFO)
         output.addHandler(handler)
         try:
-            Launching(world.cluster, moving, IMPATIENT, POLICY, WrittenOnce()).run()
+            Launching(world.cluster, moving, settings, POLICY, WrittenOnce()).run()
         except KilledError:
             end = "killed"
         except Preempted as error:
-            job = world.job
-            if "is being deleted" in error.message and job is not None and not world.meddled:
-                assert not job.is_active
-            end = "stopped"
+            end = check_interruption(world, error)
         except ClusterError as error:
             check_verdict(world, error)
             end = type(error).__name__
@@ -261,9 +268,18 @@ def launch(world: World) -> str:
             output.removeHandler(handler)
         check_log(world, lines, complete=end == "green")
         event(end)
-        if end not in {"JobRetryableError", "ClusterUnavailableError", "killed"}:
+        if end not in {"JobRetryableError", "ClusterUnavailableError", "killed", "drained"}:
             return end
     return end
+
+
+def check_interruption(world: World, error: Preempted) -> str:
+    if "continues" in error.message:
+        assert world.schedule.interruption == "drain"
+        return "drained"
+    if "is being deleted" in error.message and world.job is not None and not world.meddled:
+        assert not world.job.is_active
+    return "stopped"
 
 
 def check_verdict(world: World, error: ClusterError) -> None:

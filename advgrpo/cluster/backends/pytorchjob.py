@@ -101,7 +101,7 @@ class PyTorchJobs:
             state = JobState.SUCCEEDED
         elif "Failed" in true:
             state = JobState.FAILED
-        elif (job["spec"].get("runPolicy") or {}).get("suspend"):
+        elif ((job.get("spec") or {}).get("runPolicy") or {}).get("suspend"):
             state = JobState.QUEUED
         else:
             state = JobState.RUNNING if "Running" in true else JobState.STARTING

@@ -54,6 +54,8 @@ class JobMonitor:
         api: Client of the API server.
         backend: The kind of job.
         canceller: Deletes the job on a signal.
+        log: Follows the log of the first pod; shared by the attempts of a launcher, so that no line
+            is repeated.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class JobMonitor:
         api: Api,
         backend: JobBackend,
         canceller: CancelOnSignal,
+        log: LogFollower,
     ) -> None:
         self._job = job
         self._name, self._uid = str(job["metadata"]["name"]), str(job["metadata"]["uid"])
@@ -78,7 +81,7 @@ class JobMonitor:
         self._present: set[int] | None = None
         """Ranks whose pods exist; None while they cannot be listed."""
 
-        self._log = LogFollower(api, _log_line)
+        self._log = log
         self._last_text = ""
         self._warned: set[str] = set()
         self._failure: ClusterError | None = None
@@ -270,6 +273,7 @@ class JobMonitor:
             logger.warning("%s", text, extra=extra)
 
 
-def _log_line(line: str) -> None:
+def log_line(line: str) -> None:
+    """Log a line of the first pod's log, and record its metrics."""
     output.info("%s", line, extra=event(JOB_OUTPUT))
     record_line(line)
