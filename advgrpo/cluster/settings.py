@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from advgrpo.errors import ConfigError
 from advgrpo.redaction import is_secret_name
+from advgrpo.strict_json import RepeatedKeyError, unique_keys
 
 CLUSTER = "ADVGRPO_CLUSTER"
 """Environment variable that holds `ClusterSettings` as JSON text; absent outside a cluster."""
@@ -167,7 +168,12 @@ def parse_cluster_settings(text: str) -> ClusterSettings:
         ConfigError: If they are invalid; names the key.
     """
     try:
-        return ClusterSettings.model_validate_json(text)
+        return ClusterSettings.model_validate_json(unique_keys(text))
+    except RepeatedKeyError as error:
+        raise ConfigError(
+            f"{CLUSTER} is invalid: {error}",
+            repair="remove one of the two values of this key",
+        ) from error
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'the text'}: "

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from advgrpo.errors import ReferenceImageError
 from advgrpo.storage.files import exists, list_files, read_bytes, write_bytes
 from advgrpo.storage.locations import join
+from advgrpo.strict_json import RepeatedKeyError, load_json, unique_keys
 
 MANIFEST_FILE = "manifest.json"
 PROVENANCE_FILE = "provenance.json"
@@ -122,23 +123,24 @@ def read_manifest(location: str | Path) -> dict[str, tuple[str, ...]]:
 
 def _parsed(data: bytes, where: str) -> dict[str, tuple[str, ...]]:
     try:
-        # A dict would silently keep only the last value of a repeated key.
-        entries = json.loads(data, object_pairs_hook=list)
-    except (ValueError, RecursionError) as error:
+        entries = load_json(data)
+    except RepeatedKeyError as error:
+        raise ReferenceImageError(
+            f"{where} cannot be used: {error}",
+            repair="write each prompt once, with the list of all its files",
+        ) from error
+    except ValueError as error:
         raise ReferenceImageError(
             f"{where} is not JSON in UTF-8: {error}", repair="restore it from the source of the set"
         ) from error
     problems: list[str] = []
     manifest: dict[str, tuple[str, ...]] = {}
-    # With this hook, a JSON object is a list of tuples and an array a list of other values.
-    if not isinstance(entries, list) or not all(isinstance(entry, tuple) for entry in entries):
+    if not isinstance(entries, dict):
         problems.append("it is not an object of prompts")
-        entries = []
-    for prompt, value in entries:
+        entries = {}
+    for prompt, value in entries.items():
         names = [value] if isinstance(value, str) else value
-        if prompt in manifest:
-            problems.append(f"the prompt {prompt!r} is listed twice")
-        elif not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             problems.append(f"the value of {prompt!r} is not a list of file names")
         elif outside := [name for name in names if not _is_inside(name)]:
             problems.append(f"{outside[0]!r}, of {prompt!r}, is not a name inside the folder")
@@ -177,10 +179,11 @@ def read_provenance(location: str | Path) -> Provenance | None:
     if not exists(path):
         return None
     try:
-        return Provenance.model_validate_json(read_bytes(path))
-    except ValidationError as error:
+        return Provenance.model_validate_json(unique_keys(read_bytes(path)))
+    except ValueError as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise ReferenceImageError(
-            f"{path} is damaged: {error.errors()[0]['msg']}",
+            f"{path} is damaged: {reason}",
             repair="restore it, or delete it to use the set without checks of its contents",
         ) from error
 

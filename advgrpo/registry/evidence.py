@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from advgrpo.config.promotion import Gate
 from advgrpo.config.run import RunConfig
 from advgrpo.errors import TrackingError
 from advgrpo.records import EvaluatedPrompt, EvaluationReport, GateResult, TrainingRecord
+from advgrpo.strict_json import unique_keys
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -60,8 +61,8 @@ def read_settings(folder: Path) -> RunConfig:
 
 def _read(model: type[M], path: Path) -> M:
     try:
-        return model.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+        return model.model_validate_json(unique_keys(path.read_bytes()))
+    except (OSError, ValueError) as error:
         raise TrackingError(
             f"{path.name} of the version is missing or invalid: {error}",
             repair="register the adapter again with `advgrpo register`",

@@ -1,12 +1,12 @@
 """The promotion hook, which runs a Kubeflow pipeline for each new champion."""
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from advgrpo.errors import ClusterError, ConfigError
 from advgrpo.registry.champion_changes import Announce, Promotion
+from advgrpo.strict_json import load_json
 
 PIPELINE_VARIABLE = "ADVGRPO_ON_PROMOTION_PIPELINE"
 """Environment variable with the name of the pipeline; if it is unset, there is no hook."""
@@ -37,7 +37,7 @@ def promotion_hook(connect: Callable[[], Any] | None = None) -> Announce | None:
     text = os.environ.get(PARAMETERS_VARIABLE) or _DEFAULT_PARAMETERS
     try:
         # Parsed when the process starts, so that a mistake does not first show at a promotion.
-        parameters = json.loads(text)
+        parameters = load_json(text)
     except ValueError as error:
         raise ConfigError(
             f"{PARAMETERS_VARIABLE}={text}: not JSON: {error}",

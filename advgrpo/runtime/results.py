@@ -17,6 +17,7 @@ from advgrpo.storage.files import read_bytes
 from advgrpo.storage.folders import read_commit, upload_folder
 from advgrpo.storage.local import disk_errors
 from advgrpo.storage.locations import join
+from advgrpo.strict_json import load_json
 from advgrpo.telemetry.logging import machine_event
 from advgrpo.tracking.task_run import TaskRun
 
@@ -68,7 +69,7 @@ def find_result(location: str) -> TaskResult | None:
     # The commit file is written last: a folder without one is incomplete.
     if read_commit(location) is None:
         return None
-    metrics = json.loads(read_bytes(join(location, METRICS_FILE)))
+    metrics = load_json(read_bytes(join(location, METRICS_FILE)))
     logger.info("the result exists", extra=machine_event("result_found", place=location))
     return TaskResult(location, metrics)
 
@@ -93,7 +94,7 @@ def library_versions() -> dict[str, str]:
 
 def read_metrics(folder: Path) -> dict[str, float]:
     """Read the metrics in a result's folder."""
-    metrics: dict[str, float] = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    metrics: dict[str, float] = load_json((folder / METRICS_FILE).read_text(encoding="utf-8"))
     return metrics
 
 
@@ -104,7 +105,7 @@ def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
 
 def read_training(folder: Path) -> TrainingRecord:
     """Read the course of a training and its reward hacking alarms from its result."""
-    totals = json.loads((folder / TOTALS_FILE).read_text(encoding="utf-8"))
+    totals = load_json((folder / TOTALS_FILE).read_text(encoding="utf-8"))
     # Without the watch, no row has the metric: then None, which says that nothing was checked.
     alarms = tuple(Alarm(alarm["update"], alarm["reason"]) for alarm in totals["alarms"])
     return TrainingRecord(
@@ -123,7 +124,7 @@ def write_history(folder: Path, history: list[dict[str, float]]) -> None:
 def read_history(folder: Path) -> list[dict[str, float]]:
     """Read the history that `write_history` wrote."""
     lines = (folder / HISTORY_FILE).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return [load_json(line) for line in lines]
 
 
 def record_history(run: TaskRun, location: str, *, step: str) -> None:
@@ -136,6 +137,6 @@ def record_history(run: TaskRun, location: str, *, step: str) -> None:
     """
     # Called for a finished result too: the attempt that made it may have ended before recording.
     for line in read_bytes(join(location, HISTORY_FILE)).splitlines():
-        row = json.loads(line)
+        row = load_json(line)
         number = int(row.pop(step))
         run.metrics(row, step=number)

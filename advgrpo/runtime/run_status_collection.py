@@ -6,8 +6,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from advgrpo.errors import AdvGrpoError, ConfigError, StorageNotFoundError
 from advgrpo.records import ALARM_METRIC
 from advgrpo.runtime.heartbeat import RUN_FILE, RUNS, WITHOUT_MLFLOW
@@ -26,6 +24,7 @@ from advgrpo.runtime.run_status_checkpoint import newest_checkpoint
 from advgrpo.runtime.task_context import FAILURE_TAG
 from advgrpo.storage.files import storage_for
 from advgrpo.storage.locations import join, scheme
+from advgrpo.strict_json import unique_keys
 
 if TYPE_CHECKING:
     from advgrpo.tracking.run_lookup import FoundRun, FoundTask
@@ -132,14 +131,16 @@ def _read_files(workspace: str, only: str = "") -> dict[str, _RunFiles]:
         try:
             content = storage.read_bytes(join(folder, name))
             if inner == RUN_FILE:
-                info = RunInfo.model_validate_json(content)
+                info = RunInfo.model_validate_json(unique_keys(content))
                 runs.setdefault(run, _RunFiles(None, {})).info = info
             else:
-                beat, task = Heartbeat.model_validate_json(content), inner.partition("/")[0]
+                beat = Heartbeat.model_validate_json(unique_keys(content))
+                task = inner.partition("/")[0]
                 runs.setdefault(run, _RunFiles(None, {})).heartbeats.setdefault(task, []).append(
                     beat
                 )
-        except (StorageNotFoundError, ValidationError):
+        # A ValidationError is a ValueError.
+        except (StorageNotFoundError, ValueError):
             # Deleted since it was listed, or not a file of ours.
             continue
     return runs

@@ -12,6 +12,7 @@ from advgrpo.storage.base import PARTIAL_PREFIX
 from advgrpo.storage.files import storage_for
 from advgrpo.storage.local import LocalStorage, atomic_folder, disk_errors, file_sha256
 from advgrpo.storage.locations import join, scheme
+from advgrpo.strict_json import load_json
 
 COMMIT_FILE = "commit.json"
 """Size and SHA-256 of each file of a folder. A folder without it is incomplete."""
@@ -42,7 +43,7 @@ def read_commit(location: str) -> dict[str, CommittedFile] | None:
     except StorageNotFoundError:
         return None
     try:
-        listed: Mapping[str, Any] = json.loads(text)["files"]
+        listed: Mapping[str, Any] = load_json(text)["files"]
         files = {
             name: CommittedFile(int(entry["bytes"]), str(entry["sha256"]))
             for name, entry in listed.items()

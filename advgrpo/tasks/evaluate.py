@@ -1,6 +1,5 @@
 """The task evaluate: metrics of the trained model, its base and the champion, and the report."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,6 +41,7 @@ from advgrpo.runtime.timing import record_elapsed
 from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.local import file_sha256
 from advgrpo.storage.locations import join
+from advgrpo.strict_json import load_json
 from advgrpo.tasks.cache_key import by_content
 from advgrpo.tasks.champion import FoundChampion, find_champion
 from advgrpo.tasks.costs import phase_costs
@@ -256,7 +256,7 @@ def _batches_key(
 
 
 def _lineage(trained: Path, images: ReferenceImageSet, champion: FoundChampion) -> dict[str, str]:
-    lineage: dict[str, str] = json.loads((trained / LINEAGE_FILE).read_text(encoding="utf-8"))
+    lineage: dict[str, str] = load_json((trained / LINEAGE_FILE).read_text(encoding="utf-8"))
     lineage["adapter"] = file_sha256(trained / "adapter" / PEFT_WEIGHTS)
     lineage["reference_images.test"] = images.digest
     if champion.version is not None:

@@ -1,6 +1,5 @@
 """The task register: a version of the registered model for the trained adapter."""
 
-import json
 import logging
 
 from advgrpo.config.run import RunConfig
@@ -11,6 +10,7 @@ from advgrpo.runtime.pipeline_tasks import REGISTER
 from advgrpo.runtime.results import LINEAGE_FILE, read_metrics, read_training
 from advgrpo.runtime.task_context import track_task
 from advgrpo.storage.fetch import local_folder
+from advgrpo.strict_json import load_json
 from advgrpo.tasks.preflight import REGISTRY_NEEDED
 from advgrpo.tracking.address import require_tracking_uri
 
@@ -46,7 +46,7 @@ def register(settings: str, *, trained: str, evaluation: str, parent_run_id: str
     with track_task(REGISTER.name, parent_run_id, _workspace_of(trained)) as run:
         config = parse_json(RunConfig, settings, where="the settings")
         result, evaluated = local_folder(trained), local_folder(evaluation)
-        lineage = json.loads((result / LINEAGE_FILE).read_text(encoding="utf-8"))
+        lineage = load_json((result / LINEAGE_FILE).read_text(encoding="utf-8"))
         saved = read_evaluation(evaluated)
         report = saved.report
         gates = config.promotion.gates

@@ -13,6 +13,7 @@ from advgrpo.errors import CheckpointError
 from advgrpo.storage.folders import download_folder, upload_folder
 from advgrpo.storage.local import disk_errors
 from advgrpo.storage.tensors import read_tensors, save_tensors
+from advgrpo.strict_json import unique_keys
 
 DUMP_FILE, TENSORS_FILE = "dump.json", "tensors.safetensors"
 ADAPTER, ALGORITHM = "adapter.", "algorithm."
@@ -69,7 +70,7 @@ def read_dump(location: str) -> tuple[NonFiniteDump, dict[str, Tensor]]:
         folder = Path(scratch) / "dump"
         download_folder(location, folder)
         try:
-            dump = NonFiniteDump.model_validate_json((folder / DUMP_FILE).read_bytes())
+            dump = NonFiniteDump.model_validate_json(unique_keys((folder / DUMP_FILE).read_bytes()))
             return dump, read_tensors(folder / TENSORS_FILE)
         # pydantic's ValidationError is a ValueError.
         except (OSError, ValueError) as error:

@@ -4,7 +4,7 @@ import pytest
 
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.job_request import JobRequest, place_processes
-from advgrpo.cluster.settings import ClusterSettings
+from advgrpo.cluster.settings import ClusterSettings, parse_cluster_settings
 from advgrpo.errors import ConfigError
 
 COMMAND = (
@@ -180,3 +180,9 @@ def test_an_unknown_field_of_the_models_is_an_error() -> None:
 
     with pytest.raises(TypeError, match="backof_limit"):
         KubeflowOrgV1RunPolicy(backof_limit=1)
+
+
+def test_cluster_settings_with_a_repeated_key_are_refused() -> None:
+    text = '{"image": "registry.example/trainer:1",\n "image": "registry.example/trainer:2"}'
+    with pytest.raises(ConfigError, match="'image' occurs twice, in lines 1 and 2"):
+        parse_cluster_settings(text)

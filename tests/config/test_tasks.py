@@ -65,6 +65,7 @@ def test_a_digest_depends_on_the_inputs() -> None:
     [
         ("{", "is not JSON"),
         ("[" * 50_000, "is not JSON: it is nested too deeply"),
+        ('{"seed": 1, "seed": 2}', "the key 'seed' occurs twice"),
         ("[1]", "instead of settings"),
         ("{}", "seed"),
     ],

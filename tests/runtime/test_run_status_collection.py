@@ -272,9 +272,12 @@ def test_a_heartbeat_of_another_schema_is_ignored(tmp_path: Path, change: dict[s
     assert _text(status)
 
 
-def test_run_info_of_another_schema_is_ignored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("repeated", [False, True])
+def test_run_info_that_is_not_one_is_ignored(tmp_path: Path, repeated: bool) -> None:
     _run(tmp_path, "train")
-    (tmp_path / "runs" / RUN / "run.json").write_text('{"name": "pocket"}')
+    file = tmp_path / "runs" / RUN / "run.json"
+    text = file.read_text()
+    file.write_text(text.replace("{", '{"name": "other", ') if repeated else '{"name": "pocket"}')
     status = _status(tmp_path)
     assert _states(status) == {"train": "finished"}
     assert status.name == ""

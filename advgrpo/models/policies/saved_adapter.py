@@ -82,10 +82,10 @@ def read_shape(folder: Path) -> AdapterConfig:
         # peft also allows a pattern, which would match modules that have no weights.
         if not isinstance(modules, list) or narrows_modules(settings):
             modules = _modules(folder)
-        return AdapterConfig(
-            rank=settings["r"],
-            alpha=settings["lora_alpha"],
-            target_modules=tuple(sorted(modules)),
+        shape = {"rank": settings["r"], "alpha": settings["lora_alpha"]}
+        # Strict: `true` is not a rank of 1.
+        return AdapterConfig.model_validate(
+            {**shape, "target_modules": tuple(sorted(modules))}, strict=True
         )
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error

@@ -181,6 +181,21 @@ def test_modules_given_by_a_pattern_are_read_from_the_weights(
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('"r": 4,\n "r": 8', "the key 'r' occurs twice, in lines 2 and 3"),
+        ('"r": true', "valid integer"),
+        ('"r": "8"', "valid integer"),
+    ],
+)
+def test_a_rank_that_is_not_one_number_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    settings = f'{{"lora_alpha": 16, "target_modules": ["to_q"],\n {text}}}'
+    (tmp_path / "adapter_config.json").write_text(settings)
+    with pytest.raises(WeightsError, match=message):
+        read_shape(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("policy.adapter.rank=4", "has rank 8 and alpha 16, but policy.adapter.rank=4"),
