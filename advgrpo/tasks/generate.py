@@ -88,7 +88,7 @@ def generate(
     folder = fetch_adapter(adapter) if adapter else None
     weights = config.policy.weights
     plan = GenerationPlan(
-        config=_with_shape(config, folder),
+        config=with_adapter_shape(config, folder),
         prompts=tuple(prompts),
         images_per_prompt=images_per_prompt,
         seed=seed,
@@ -197,7 +197,7 @@ def registered_run(model: str) -> tuple[RunConfig, str]:
         raise describe_error(error, f"fetch {model}", tracking_uri) from error
 
 
-def _with_shape(config: RunConfig, folder: Path | None) -> RunConfig:
+def with_adapter_shape(config: RunConfig, folder: Path | None) -> RunConfig:
     """Return settings with the shape of an adapter, and without an initial adapter."""
     own = config.policy.adapter.model_copy(update={"initial_adapter": None})
     if folder:

@@ -35,6 +35,7 @@ from advgrpo.storage.local import file_sha256
 from advgrpo.storage.locations import join
 from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import encode_for_task, training_prompts
+from advgrpo.tasks.metrics_stream import OnMetrics, streamed_metrics
 from advgrpo.tasks.train_worker import Locations, train_rank
 from advgrpo.training.reference_features import FEATURES
 
@@ -47,6 +48,7 @@ def train(
     workspace: str,
     processes: int,
     parent_run_id: str = "",
+    on_metrics: OnMetrics | None = None,
 ) -> TaskResult:
     """Train, resuming from the last checkpoint of a run with equal settings and inputs.
 
@@ -57,6 +59,8 @@ def train(
         workspace: Local path or `s3://` location for checkpoints and results.
         processes: Training processes on all machines of the job; with GPUs, one each.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
+        on_metrics: Called in a thread with update and metrics while training runs; not if the
+            result exists already.
 
     Returns:
         A folder with `adapter/`, `discriminator/`, `history.jsonl`, `totals.json` and
@@ -108,7 +112,10 @@ def train(
             task.policy, training_prompts(task, prompts.train), workspace=workspace
         )
         # Encoding has freed the text encoders by now, so the ranks have the memory to themselves.
-        with _output(join(location, "result")) as folder:
+        with (
+            _output(join(location, "result")) as folder,
+            streamed_metrics(on_metrics) as metrics_file,
+        ):
             places = Locations(
                 discriminator=pretrained,
                 output=folder,
@@ -116,6 +123,7 @@ def train(
                 checkpoints=join(location, "checkpoints"),
                 features=join(workspace, FEATURES),
                 embeddings=embeddings,
+                metrics=metrics_file,
             )
             arguments = {
                 # Plain data only: the ranks are new interpreters, not forks of this process.

@@ -28,6 +28,7 @@ from advgrpo.runtime.results import TOTALS_FILE, write_history
 from advgrpo.runtime.task_context import track_task
 from advgrpo.runtime.watchdog import Watchdog
 from advgrpo.tasks.embeddings import training_prompts
+from advgrpo.tasks.metrics_stream import CopyingLogger
 from advgrpo.telemetry.logging import event, log_error
 from advgrpo.training.build import Inputs, build_training_state
 from advgrpo.training.checkpoint import Checkpoints
@@ -74,6 +75,9 @@ class Locations:
     features: str
     embeddings: str
 
+    metrics: Path | None = None
+    """File that the first rank appends metrics to, as JSON lines; None if nothing reads them."""
+
 
 def train_rank(
     settings: TrainingSettings,
@@ -93,7 +97,7 @@ def train_rank(
     """
     process_group = ProcessGroup()
     with (
-        _logger(process_group, parent_run_id) as sink,
+        _logger(process_group, parent_run_id, locations.metrics) as sink,
         TemporaryDirectory() as scratch,
         translate_rank_loss(process_group.monitor.describe),
     ):
@@ -111,12 +115,14 @@ def train_rank(
 
 
 @contextmanager
-def _logger(process_group: ProcessGroup, parent_run_id: str) -> Iterator[Logger]:
+def _logger(
+    process_group: ProcessGroup, parent_run_id: str, metrics: Path | None
+) -> Iterator[Logger]:
     if not process_group.is_first:
         yield NullLogger()
         return
     with track_task(TRAIN.name, parent_run_id) as run:
-        yield run
+        yield run if metrics is None else CopyingLogger(run, metrics)
 
 
 def end_hanging(reason: str) -> NoReturn:
