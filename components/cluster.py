@@ -46,6 +46,9 @@ def on_cluster(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
     task.set_display_name(name)
     # Heavy work runs in jobs of their own, so the container itself needs little.
     task.set_cpu_request("250m").set_memory_request("512Mi").set_memory_limit("4Gi")
+    # Pod Security "restricted" demands it; the rest of the security context comes from Kubeflow. No
+    # user: the images have one, OpenShift assigns one, and the chart's upload sets its own.
+    kubernetes.set_security_context(task, run_as_non_root=True)
     for label, value in LABELS.items():
         kubernetes.add_pod_label(task, label, value)
     # Optional, so that the pipeline also runs where the chart is not installed.

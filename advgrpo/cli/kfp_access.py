@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from advgrpo.errors import ConfigError
+
 if TYPE_CHECKING:
     from advgrpo.kfp_client import Access, PipelineDocument
 
@@ -19,6 +21,10 @@ _OBJECT_VARIABLES = {
     "advgrpo-mlflow": "ADVGRPO_MLFLOW_SECRET",
 }
 """ConfigMap or Secret of the compiled pipeline -> variable with the installation's name for it."""
+
+
+_USER = "ADVGRPO_RUN_AS_USER"
+"""Variable of the user id of the tasks' pods."""
 
 
 # Not a command: `with_kfp_access` copies the options from this signature.
@@ -114,7 +120,18 @@ def pipeline_document(
     # The other tasks end too soon to be scraped.
     launchers = [task.name for task in JOB_TASKS]
     document = document.with_objects(names).with_annotations(_annotations(), tasks=launchers)
+    document = document.with_user(_user())
     return document.with_images(launcher=launcher_image, trainer=trainer_image)
+
+
+def _user() -> int | None:
+    """Return the user of the tasks' pods; None for the images' or the platform's."""
+    text = os.environ.get(_USER, "")
+    if text and not text.isdecimal():
+        raise ConfigError(
+            f"{_USER}={text}: is not a user id", repair="set it to a number, or leave it unset"
+        )
+    return int(text) if text else None
 
 
 def _annotations() -> dict[str, str]:

@@ -26,13 +26,7 @@ from advgrpo.telemetry.prometheus import API_RETRIES
 Json = dict[str, Any]
 T = TypeVar("T")
 
-_METHODS = {
-    "get": "GET",
-    "list": "GET",
-    "create": "POST",
-    "patch": "PATCH",
-    "delete": "DELETE",
-}
+_METHODS = {"get": "GET", "list": "GET", "create": "POST", "patch": "PATCH", "delete": "DELETE"}
 _LIST_RESTARTS = 3
 """How often a list is read from the beginning after its next page has expired."""
 
@@ -136,15 +130,17 @@ class Api:
         """Read a path of the server itself, such as `/version`. Raises like `get`."""
         return self._send_json(Request("get", path))
 
-    def create(self, resource: Resource, body: Json) -> Json:
-        """Create an object. Raises like `get`.
+    def create(self, resource: Resource, body: Json, *, dry_run: bool = False) -> Json:
+        """Create an object; with `dry_run` only validate and admit it. Raises like `get`.
 
         A lost answer is retried too, so an object that this call has created may be reported.
 
         Raises:
             AlreadyExistsError: If an object has the name.
+            RejectedError: If the object is invalid or not admitted.
         """
-        return self._send_json(self._request("create", resource), body=body)
+        query = {"dryRun": "All"} if dry_run else {}
+        return self._send_json(self._request("create", resource), query=query, body=body)
 
     def patch(self, resource: Resource, name: str, change: Json) -> Json:
         """Apply a merge patch to an object. Raises like `get`."""

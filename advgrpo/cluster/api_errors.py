@@ -39,6 +39,10 @@ class AlreadyExistsError(ClusterError):
     """An object of the name exists, or it is not the one that was meant."""
 
 
+class RejectedError(ClusterError):
+    """The object is invalid, or an admission controller rejects it."""
+
+
 class TransientError(Exception):
     """A failure that a retry may not meet again."""
 
@@ -108,7 +112,7 @@ def error_of(error: client.ApiException, request: Request, host: str) -> Excepti
             f"the API server {host} does not accept the credentials",
             repair="log in again, or check the token of the service account",
         )
-    return ClusterError(
+    return RejectedError(
         f"the API server refuses to {request}: {message}",
         repair="change the field that the message names; settings of jobs are the chart's values "
         "under `cluster`",

@@ -44,6 +44,9 @@ DOCTOR_RULES: Final[tuple[Rule, ...]] = (
     {"apiGroups": [""], "resources": ["configmaps", "serviceaccounts"], "verbs": ["get"]},
     {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get"]},
     {"apiGroups": ["kueue.x-k8s.io"], "resources": ["localqueues"], "verbs": ["get"]},
+    # For dry runs; no role can be restricted to them. An account that may create jobs can create
+    # pods through them anyway.
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]},
 )
 """Rules for `helm test`, besides the launcher's.
 

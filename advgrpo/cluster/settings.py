@@ -127,8 +127,9 @@ class ClusterSettings(_Strict):
     cache_size: Quantity | None = None
     """Size of the claim, which bounds the cache; none for no bound."""
 
-    run_as_user: Annotated[int, Field(gt=0)] = 10001
-    """User and group of a job's processes, which the image was built for."""
+    run_as_user: Annotated[int, Field(gt=0)] | None = 10001
+    """User and group of a job's processes, which the image was built for; none where the platform
+    assigns one, as OpenShift does."""
 
     deadline_seconds: Annotated[int, Field(gt=0)] = 7 * 24 * 3600
     """Longest run time of a job; time in a queue does not count."""

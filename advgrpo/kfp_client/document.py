@@ -111,6 +111,19 @@ class PipelineDocument:
                     source[f"{kind}NameParameter"] = {"runtimeValue": {"constant": name}}
         return changed
 
+    def with_user(self, user: int | None) -> Self:
+        """Return a copy whose tasks run as another user.
+
+        Args:
+            user: Id of the user and its group; None keeps the present one, by default the image's.
+        """
+        changed = type(self)(copy.deepcopy(self.parts))
+        # As text, which is the JSON of a 64-bit integer of protobuf.
+        ids = {} if user is None else dict.fromkeys(("runAsUser", "runAsGroup"), str(user))
+        for _, executor in changed._platform_executors():
+            executor.setdefault("securityContext", {}).update(ids)
+        return changed
+
     def with_annotations(self, annotations: Mapping[str, str], *, tasks: Collection[str]) -> Self:
         """Return a copy that adds annotations to the pods of some tasks.
 
@@ -127,6 +140,23 @@ class PipelineDocument:
     def to_yaml(self) -> str:
         """Return it as YAML for Kubeflow Pipelines."""
         return str(yaml.dump_all(self.parts, Dumper=yaml.CSafeDumper, sort_keys=False))
+
+    def platform_executor(self, name: str) -> dict[str, Any]:
+        """Return the Kubernetes settings of an executor, for instance `exec-train`."""
+        return dict(self._platform_executors())[name]
+
+    def resources(self, name: str) -> dict[str, Any]:
+        """Return an executor's requests and limits, as a container has them."""
+        container = self.parts[0]["deploymentSpec"]["executors"][name]["container"]
+        sizes = container.get("resources", {})
+        keys = {
+            "requests": {"cpu": "resourceCpuRequest", "memory": "resourceMemoryRequest"},
+            "limits": {"cpu": "resourceCpuLimit", "memory": "resourceMemoryLimit"},
+        }
+        return {
+            kind: {resource: sizes[key] for resource, key in names.items() if key in sizes}
+            for kind, names in keys.items()
+        }
 
     def _with(self, change: Callable[[str], str]) -> Self:
         # The parts are shared with this document.

@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterator
 from advgrpo.cluster.checks.check import Check
 from advgrpo.cluster.checks.doctor import examine
 from advgrpo.errors import AdvGrpoError, ConfigError
-from advgrpo.kfp_client import Access, KfpRefusedError, KfpServer, endpoint_of
+from advgrpo.kfp_client import (
+    Access,
+    KfpRefusedError,
+    KfpServer,
+    PipelineDocument,
+    endpoint_of,
+)
+from advgrpo.kfp_client.compiled import PIPELINE
+from advgrpo.kfp_client.task_pod import task_pod
 from advgrpo.storage.files import is_remote
 from advgrpo.storage.probe import check_writable
 from advgrpo.tracking.address import TRACKING_URI
@@ -28,8 +36,12 @@ def diagnose(
         service_account: Service account whose permissions to check; empty for the caller's.
         config_map: ConfigMap with the chart's settings.
     """
+    document = PipelineDocument.read(PIPELINE)
     yield from examine(
-        namespace=access.namespace, service_account=service_account, config_map=config_map
+        namespace=access.namespace,
+        service_account=service_account,
+        config_map=config_map,
+        task_pod=lambda settings: task_pod(document, settings),
     )
     yield _workspace(workspace)
     yield _mlflow()

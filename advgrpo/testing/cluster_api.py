@@ -50,6 +50,9 @@ class ClusterApi:
         self.most_items = 0
         """Objects per page of a list without a limit, as some servers answer; 0 for all."""
 
+        self.admission: Callable[[Json], str] = lambda _: ""
+        """Returns why a pod that a client creates is not admitted; empty for an admitted one."""
+
         self.lock = threading.RLock()
 
     def create(self, resource: str, body: Json, *, group: str = "", namespace: str = "") -> Json:
@@ -69,6 +72,7 @@ class ClusterApi:
         self.denied.clear()
         self.missing_resources.clear()
         self.most_items = 0
+        self.admission = lambda _: ""
 
     def answer(
         self,
@@ -131,6 +135,11 @@ class ClusterApi:
             objects = self.store.all(target.group, target.resource, target.namespace)
             most = {"limit": str(self.most_items)} if self.most_items else {}
             return page(objects, target, most | parameters)
+        if verb == "create" and target.resource == "pods" and (reason := self.admission(body)):
+            name = body.get("metadata", {}).get("name", "")
+            raise RefusedError(403, "Forbidden", f'pods "{name}" is forbidden: {reason}')
+        if verb == "create" and parameters.get("dryRun") == "All":
+            return body
         if verb == "create":
             created = self.store.create(target, body)
             self.operator.on_create(target, created)

@@ -17,6 +17,7 @@ from advgrpo.errors import ClusterError, ClusterUnavailableError
 from advgrpo.storage.credentials import S3_KEYS
 from advgrpo.testing import FakeCluster, Fault
 from advgrpo.testing.cluster_objects import Target
+from tests.helm.pod_security import violations
 
 SETTINGS: dict[str, Any] = {
     "image": "registry/trainer:1",
@@ -61,7 +62,11 @@ def _named(name: str) -> dict[str, Any]:
 
 
 def _check(name: str, **arguments: str) -> Check:
-    found = [check for check in examine(**arguments) if check.name.startswith(name)]
+    checks = list(examine(**arguments))
+    # A name may be the start of another one.
+    found = [check for check in checks if check.name == name] or [
+        check for check in checks if check.name.startswith(name)
+    ]
     assert len(found) == 1, found
     return found[0]
 
@@ -297,6 +302,73 @@ def test_a_run_that_cannot_start_jobs_is_refused(cluster: FakeCluster) -> None:
     cluster.faults.plan(Fault("reset_before", times=99))
     with pytest.raises(ClusterUnavailableError):
         require_ready(settings)
+
+
+def _restricted(pod: dict[str, Any]) -> str:
+    found = violations(pod["spec"])
+    return f'violates PodSecurity "restricted:latest": {", ".join(found)}' if found else ""
+
+
+def test_pods_that_the_namespace_admits_are_not_created(cluster: FakeCluster) -> None:
+    cluster.admission = _restricted
+    assert _check("pod of a job").state == "OK"
+    assert cluster.store.all("", "pods") == []
+
+
+def test_the_operators_init_container_is_found_before_a_job_of_two_pods_starts(
+    cluster: FakeCluster,
+) -> None:
+    assert _check("pod of a job's worker").state == "OK"
+    cluster.admission = _restricted
+    found = _check("pod of a job's worker")
+    # The operator may be configured already.
+    assert (found.state, "init-pytorch" in found.found) == ("SKIP", True)
+    assert "--pytorch-init-container-template-file" in found.repair
+
+
+@pytest.mark.parametrize(
+    ("reason", "repair"),
+    [
+        ("exceeded quota: team, requested: requests.nvidia.com/gpu=8", "ResourceQuota"),
+        ("maximum memory usage per Container is 2Gi, but limit is 64Gi", "LimitRange"),
+        ("no PriorityClass with name urgent was found", "cluster.priority_class"),
+        (
+            "unable to validate against any security context constraint: runAsUser: Invalid value",
+            "cluster.run_as_user=null",
+        ),
+        ("violates PodSecurity: pytorch must not add IPC_LOCK", "cluster.rdma.ipc_lock=false"),
+        ("another policy", "the namespace's policy"),
+    ],
+)
+def test_a_pod_that_is_not_admitted_is_a_failure_with_a_repair(
+    cluster: FakeCluster, reason: str, repair: str
+) -> None:
+    cluster.admission = lambda _: reason
+    found = _check("pod of a job")
+    assert (found.state, reason in found.found, repair in found.repair) == ("FAIL", True, True)
+    with pytest.raises(ClusterError, match="pod of a job"):
+        require_ready(ClusterSettings(**SETTINGS))
+
+
+def test_the_pod_of_a_task_is_checked(cluster: FakeCluster) -> None:
+    pod = {"metadata": {}, "spec": {"containers": [{"name": "main", "image": "launcher"}]}}
+    cluster.admission = _restricted
+    checks = list(examine(task_pod=lambda _: pod))
+    (found,) = [check for check in checks if check.name == "pod of a task"]
+    assert (found.state, "main: runAsNonRoot" in found.found) == ("FAIL", True)
+
+
+def test_without_permission_to_create_pods_their_admission_is_unknown(
+    cluster: FakeCluster,
+) -> None:
+    cluster.denied = {("create", "pods")}
+    assert _check("pod of a job").state == "SKIP"
+    require_ready(ClusterSettings(**SETTINGS))
+
+
+def test_a_webhook_without_dry_runs_leaves_the_admission_unknown(cluster: FakeCluster) -> None:
+    cluster.admission = lambda _: 'admission webhook "x" does not support dry run'
+    assert _check("pod of a job").state == "SKIP"
 
 
 def test_all_requests_are_allowed_by_the_rules(cluster: FakeCluster) -> None:

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import re
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -256,6 +257,21 @@ def test_a_cluster_without_gpus_keeps_its_zero() -> None:
     assert (settings.gpus_per_node, settings.processes_per_node) == (0, 2)
 
 
+def test_large_integers_are_rendered_as_integers() -> None:
+    user, seconds = 1000660000, 2592000
+    toleration = {"key": "a", "operator": "Exists", "tolerationSeconds": seconds}
+    cluster = {"run_as_user": user, "deadline_seconds": seconds, "tolerations": [toleration]}
+    values = {**CREATED_SECRETS, "cluster": cluster, "pods": {"tolerations": [toleration]}}
+    made = objects(values)
+    # Helm reads numbers as floats, and templates print large ones as 2.592e+06.
+    assert not re.search(r"\d[eE]\+\d", yaml.safe_dump_all(made))
+    for name, pod in pods(made):
+        assert pod["spec"]["securityContext"]["runAsUser"] == user, name
+        assert pod["spec"]["tolerations"] == [toleration], name
+    settings = _settings(values)
+    assert (settings.run_as_user, settings.deadline_seconds) == (user, seconds)
+
+
 def test_two_releases_differ_in_all_names_but_those_that_tasks_read() -> None:
     one, other = objects(MINIMAL, name="one"), objects(MINIMAL, name="other")
     shared = {f["metadata"]["name"] for f in one} & {f["metadata"]["name"] for f in other}
@@ -423,6 +439,7 @@ def test_the_uploaded_pipeline_uses_the_names_of_the_release() -> None:
     (container,) = [c for name, c in containers(objects(values)) if name.endswith(": upload")]
     environment = {entry["name"]: entry.get("value") for entry in container["env"]}
     assert environment["ADVGRPO_LAUNCHER_IMAGE"] == container["image"]
+    assert environment["ADVGRPO_RUN_AS_USER"] == "10001"
     assert environment["ADVGRPO_CONFIG_MAP"] == "settings"
     assert environment["ADVGRPO_S3_SECRET"] == "mine"
     assert environment["ADVGRPO_MLFLOW_SECRET"] == "ours"

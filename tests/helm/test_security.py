@@ -15,7 +15,7 @@ from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.backends.registry import BACKENDS
 from advgrpo.cluster.credentials import MLFLOW_KEYS
 from advgrpo.cluster.job_request import JobRequest
-from advgrpo.cluster.roles import Rule, janitor_rules, launcher_rules
+from advgrpo.cluster.roles import DOCTOR_RULES, Rule, janitor_rules, launcher_rules
 from advgrpo.cluster.settings import parse_cluster_settings
 from advgrpo.storage.credentials import S3_KEYS
 from helm.chart import OFFLINE
@@ -103,6 +103,18 @@ def test_processes_run_as_the_user_of_the_images() -> None:
             assert pod["spec"]["securityContext"]["runAsUser"] == user
 
 
+def test_a_platform_that_assigns_users_is_left_to_do_so() -> None:
+    values = {**CREATED_SECRETS, "cluster": {"run_as_user": None}}
+    made = objects(values)
+    for name, pod in pods(made):
+        assert violations(pod["spec"]) == [], name
+        assert "runAsUser" not in str(pod), name
+    for name, container in containers(made):
+        assert "ADVGRPO_RUN_AS_USER" not in str(container), name
+    (settings,) = of_kind(made, "ConfigMap").values()
+    assert parse_cluster_settings(settings["data"]["ADVGRPO_CLUSTER"]).run_as_user is None
+
+
 def test_only_pods_that_use_the_api_server_mount_its_token() -> None:
     for title in RELEASES:
         for account in of_kind(release(title), "ServiceAccount").values():
@@ -143,6 +155,7 @@ def test_no_role_has_a_wildcard_or_reaches_beyond_the_namespace(title: str) -> N
     [
         ("launcher", launcher_rules(BACKENDS["pytorchjob"])),
         ("janitor", janitor_rules(BACKENDS.values())),
+        ("doctor", DOCTOR_RULES),
     ],
 )
 def test_a_role_grants_what_the_code_needs_and_no_more(

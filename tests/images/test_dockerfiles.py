@@ -76,7 +76,8 @@ def test_it_runs_as_the_user_of_the_jobs(final: list[Instruction]) -> None:
 
 def test_it_only_writes_below_one_folder(final: list[Instruction]) -> None:
     (variables,) = texts(final, "ENV")
-    assert {"HOME=/tmp", "ADVGRPO_CACHE=/tmp/cache"} <= set(variables.split())
+    # A user that the platform assigns has no name of its own.
+    assert {"HOME=/tmp", "LOGNAME=advgrpo", "ADVGRPO_CACHE=/tmp/cache"} <= set(variables.split())
     assert texts(final, "WORKDIR") == ["/tmp"]
 
 

@@ -148,6 +148,19 @@ def test_upload_is_idempotent_and_takes_the_images_of_a_registry(
     assert used == {"r.example/launcher:1", "r.example/trainer:1"}
 
 
+def test_upload_takes_the_user_of_the_chart(
+    stub: StubKfp, access: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVGRPO_RUN_AS_USER", "1000660000")
+    _output("pipeline", "upload", *access)
+    spec = next(iter(stub.versions.values()))["pipeline_spec"]["platform_spec"]
+    executors = spec["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert {one["securityContext"]["runAsUser"] for one in executors.values()} == {"1000660000"}
+    monkeypatch.setenv("ADVGRPO_RUN_AS_USER", "1.00066e+09")
+    with pytest.raises(ConfigError, match="ADVGRPO_RUN_AS_USER"):
+        _output("pipeline", "upload", *access)
+
+
 def test_submit_takes_the_version_with_the_registrys_images(
     stub: StubKfp, access: list[str]
 ) -> None:

@@ -51,6 +51,20 @@ def test_annotations_are_for_the_named_tasks(document: PipelineDocument) -> None
     assert document.with_annotations({}, tasks=["train"]).version == document.version
 
 
+def test_tasks_run_as_no_user_of_their_own_or_as_the_given_one(document: PipelineDocument) -> None:
+    assert document.platform_executor("exec-train")["securityContext"] == {"runAsNonRoot": True}
+    other = document.with_user(1000660000)
+    assert other.platform_executor("exec-train")["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": "1000660000",
+        "runAsGroup": "1000660000",
+    }
+    assert (other.content, document.with_user(None).version) == (
+        document.content,
+        document.version,
+    )
+
+
 @pytest.mark.parametrize("text", ["", "a: 1", "- 1", "a: ["])
 def test_a_file_that_is_not_a_pipeline_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "wrong.yaml"

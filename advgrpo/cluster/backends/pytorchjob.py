@@ -39,6 +39,7 @@ INIT_CONTAINER_TEMPLATE = """\
   securityContext:
     allowPrivilegeEscalation: false
     runAsNonRoot: true
+    runAsUser: 65534
     capabilities: {drop: [ALL]}
     seccompProfile: {type: RuntimeDefault}
 """
@@ -49,6 +50,16 @@ INIT_CONTAINER_REPAIR = (
     "mount it into the operator's pod, and pass its path with the operator's option "
     "--pytorch-init-container-template-file:\n" + INIT_CONTAINER_TEMPLATE
 )
+
+INIT_CONTAINER: Json = {
+    "name": "init-pytorch",
+    "image": "alpine:3.10",
+    "resources": {
+        "limits": {"cpu": "100m", "memory": "20Mi"},
+        "requests": {"cpu": "50m", "memory": "10Mi"},
+    },
+}
+"""The init container that the operator by default adds to the pods of workers."""
 
 _LABEL = "training.kubeflow.org"
 _EXITED = re.compile(r"Pod: [^.\s]+\.(?P<pod>\S+) exited with code (?P<code>\d+)")

@@ -4,14 +4,15 @@ The checks need few permissions: what may not be read is reported as unknown (SK
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 
-from advgrpo.cluster.api import SINGLE_ATTEMPT, Api
+from advgrpo.cluster.api import SINGLE_ATTEMPT, Api, Json
 from advgrpo.cluster.api_errors import NotFoundError
 from advgrpo.cluster.backends.base import JobBackend
 from advgrpo.cluster.backends.registry import BACKENDS, select_backend
 from advgrpo.cluster.checks.access import find_denied
+from advgrpo.cluster.checks.admission import check_pods
 from advgrpo.cluster.checks.check import Check, login_check, run_check
 from advgrpo.cluster.connection import connect
 from advgrpo.cluster.credentials import MLFLOW_LOGINS, S3_LOGINS, Logins, describe
@@ -36,7 +37,11 @@ _UPGRADE = "upgrade the release of the chart: helm upgrade"
 
 
 def examine(
-    *, namespace: str = "", service_account: str = "", config_map: str = "advgrpo"
+    *,
+    namespace: str = "",
+    service_account: str = "",
+    config_map: str = "advgrpo",
+    task_pod: Callable[[ClusterSettings], Json] | None = None,
 ) -> Iterator[Check]:
     """Check a cluster, from the API server to what the chart's settings name.
 
@@ -44,6 +49,7 @@ def examine(
         namespace: Namespace of jobs; empty for the pod's own, or that of the kubeconfig's context.
         service_account: Account whose permissions are checked; empty for the current one.
         config_map: ConfigMap with the chart's settings, read where the environment lacks them.
+        task_pod: Returns the pod of a task; None skips the check of its admission.
     """
     text = os.environ.get(CLUSTER, "")
     try:
@@ -69,6 +75,8 @@ def examine(
         yield checks.permissions(backend, service_account)
         if settings is not None:
             yield from checks.settings(settings)
+            pod = task_pod(settings) if task_pod else None
+            yield from check_pods(api, backend, settings, pod)
 
 
 def require_ready(settings: ClusterSettings) -> None:
@@ -94,6 +102,7 @@ def require_ready(settings: ClusterSettings) -> None:
             checks.permissions(backend, ""),
             checks.config_map(settings.config_map)[0],
             *checks.required_objects(settings),
+            *check_pods(api, backend, settings, None),
         )
     for check in results:
         # SKIP passes: the launcher's role does not let a task read all of these objects.

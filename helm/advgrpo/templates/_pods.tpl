@@ -6,9 +6,12 @@ automountServiceAccountToken: {{ .token }}
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
-  runAsUser: {{ .root.Values.cluster.run_as_user }}
-  runAsGroup: {{ .root.Values.cluster.run_as_user }}
-  fsGroup: {{ .root.Values.cluster.run_as_user }}
+  {{- with .root.Values.cluster.run_as_user }}
+  {{- /* int64, because large numbers of values are floats, which print as 1.00066e+09. */}}
+  runAsUser: {{ int64 . }}
+  runAsGroup: {{ int64 . }}
+  fsGroup: {{ int64 . }}
+  {{- end }}
   seccompProfile:
     type: RuntimeDefault
 {{- with .root.Values.images.pullSecrets }}
@@ -141,6 +144,10 @@ prometheus.io/port: {{ .Values.metrics.port | quote }}
   value: {{ include "advgrpo.image" (dict "root" . "image" "launcher") | quote }}
 - name: ADVGRPO_TRAINER_IMAGE
   value: {{ include "advgrpo.image" (dict "root" . "image" "trainer") | quote }}
+{{- with .Values.cluster.run_as_user }}
+- name: ADVGRPO_RUN_AS_USER
+  value: {{ int64 . | quote }}
+{{- end }}
 - name: ADVGRPO_CONFIG_MAP
   value: {{ .Values.configMap.name }}
 - name: ADVGRPO_S3_SECRET

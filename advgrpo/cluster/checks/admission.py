@@ -1,0 +1,91 @@
+"""Admission of pods by dry runs: Pod Security, quotas, limits and ranges of user ids."""
+
+from collections.abc import Iterator
+
+from kubernetes import client
+
+from advgrpo.cluster.api import Api, Json
+from advgrpo.cluster.api_errors import RejectedError
+from advgrpo.cluster.backends.base import JobBackend
+from advgrpo.cluster.backends.pytorchjob import (
+    INIT_CONTAINER,
+    INIT_CONTAINER_REPAIR,
+    PyTorchJobs,
+)
+from advgrpo.cluster.checks.check import Check, run_check
+from advgrpo.cluster.job_request import JobRequest, Placement
+from advgrpo.cluster.pod_template import pod_template
+from advgrpo.cluster.resources import PODS
+from advgrpo.cluster.settings import ClusterSettings
+
+_REPAIRS = {
+    "IPC_LOCK": "set cluster.rdma.ipc_lock=false in the chart's values, or use a namespace that "
+    "enforces a less strict Pod Security level",
+    "security context constraint": "set cluster.run_as_user=null in the chart's values, so that "
+    "the platform assigns the user",
+    "exceeded quota": "raise the namespace's ResourceQuota, or lower cluster.node and "
+    "cluster.gpus_per_node in the chart's values",
+    "per Container is": "change the namespace's LimitRange, or cluster.node in the chart's values",
+    "PriorityClass": "create the priority class, or change cluster.priority_class in the chart's "
+    "values",
+}
+"""Repair of a rejection, by a part of its message."""
+
+_OTHER_REPAIR = "change what the message names: the namespace's policy, or the chart's values"
+_INIT_REPAIR = f"jobs of one node are not affected; for several nodes {INIT_CONTAINER_REPAIR}"
+
+
+def check_pods(
+    api: Api, backend: JobBackend, settings: ClusterSettings, task_pod: Json | None
+) -> Iterator[Check]:
+    """Check that the API server admits the pods of tasks and jobs, without creating them.
+
+    Args:
+        api: Client of the API server.
+        backend: Kind of job.
+        settings: Settings of jobs.
+        task_pod: Metadata and spec of a task's pod; None skips it.
+    """
+    if task_pod is not None:
+        yield _check("pod of a task", api, task_pod)
+    pod = _job_pod(backend, settings)
+    check = _check("pod of a job", api, pod)
+    yield check
+    if check.state == "OK" and isinstance(backend, PyTorchJobs):
+        pod["spec"]["initContainers"] = [INIT_CONTAINER]
+        worker = _check("pod of a job's worker", api, pod)
+        # Not a failure: the operator may be configured, which only its administrator can read.
+        if worker.state == "FAIL":
+            worker = Check(worker.name, "SKIP", worker.found, _INIT_REPAIR)
+        yield worker
+
+
+def _job_pod(backend: JobBackend, settings: ClusterSettings) -> Json:
+    processes = settings.processes_per_node or settings.gpus_per_node or 1
+    placement = Placement(1, processes, processes if settings.gpus_per_node else 0)
+    request = JobRequest(task="doctor", run_key="", command=("true",), processes=processes)
+    template = pod_template(request, placement, settings, container=backend.container)
+    pod: Json = client.ApiClient().sanitize_for_serialization(template)
+    return pod
+
+
+def _check(name: str, api: Api, pod: Json) -> Check:
+    # With a name: a rejection quotes it.
+    metadata = {**pod["metadata"], "name": "advgrpo-dry-run"}
+    body = {"apiVersion": "v1", "kind": "Pod", **pod, "metadata": metadata}
+
+    def query() -> Check:
+        try:
+            api.create(PODS, body, dry_run=True)
+        except RejectedError as error:
+            # A webhook without support for dry runs rejects all of them.
+            if "dry run" in error.message:
+                return Check(name, "SKIP", error.message)
+            return Check(name, "FAIL", error.message, _repair(error.message))
+        return Check(name, "OK", "the API server admits it (dry run)")
+
+    return run_check(name, query)
+
+
+def _repair(message: str) -> str:
+    return next((repair for part, repair in _REPAIRS.items() if part in message), _OTHER_REPAIR)
