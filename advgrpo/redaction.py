@@ -23,6 +23,8 @@ _NAME = re.compile(
     r"(TOKEN|PASSWORD|PASSWD|SECRET|SECRET_KEY|COOKIES?|ACCESS_KEY|ACCESS_KEY_ID|AUTH_KEY|"
     r"API_KEY|ENCRYPTION_KEY|CREDENTIALS?)$"
 )
+# Names credentials but is not one: servers show it in their logs, and a bucket may have its text.
+_IDENTIFIER = "ACCESS_KEY_ID"
 # The user too: some services put a token there.
 _USER_IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"<>]+@")
 # A pre-signed URL is a credential until it expires.
@@ -38,7 +40,7 @@ _hidden: set[str] = set()
 
 
 def is_secret_name(name: str) -> bool:
-    """Return whether an environment variable of this name holds a secret."""
+    """Return whether an environment variable of this name holds a secret or a part of a login."""
     return _NAME.search(name.upper()) is not None
 
 
@@ -92,7 +94,8 @@ def _forms() -> list[str]:
     secrets = set(_hidden)
     # Read each time, because the environment changes while a process runs.
     for name, value in os.environ.items():
-        if len(value) >= _MIN_LENGTH and is_secret_name(name):
+        is_identifier = name.upper().endswith(_IDENTIFIER)
+        if len(value) >= _MIN_LENGTH and is_secret_name(name) and not is_identifier:
             secrets.add(value)
     user = os.environ.get("MLFLOW_TRACKING_USERNAME")
     password = os.environ.get("MLFLOW_TRACKING_PASSWORD")

@@ -25,7 +25,7 @@ from tests.planted import PLANTED, leaks
 ROOT = Path(__file__).parents[1]
 KEY, SECRET = "PLANTEDKEYID0000", "planted/s3+secret+key/aa"
 PASSWORD = "planted-password-17"
-SECRETS = [*PLANTED.values(), KEY, SECRET, PASSWORD]
+SECRETS = [*PLANTED.values(), SECRET, PASSWORD]
 DEAD = "http://127.0.0.1:9"
 
 
@@ -215,6 +215,10 @@ def test_other_texts_are_not_changed() -> None:
     assert redact(text) == text
     hide("short")
     assert redact("a short text") == "a short text"
+
+
+def test_a_bucket_named_like_the_access_key_id_is_shown() -> None:
+    assert redact(f"s3://{KEY}/advgrpo: {SECRET}") == f"s3://{KEY}/advgrpo: ***"
 
 
 def test_a_secret_among_the_variables_of_a_clusters_pods_is_refused() -> None:

@@ -87,6 +87,12 @@ def submit(
         pipeline, launcher_image=launcher_image, trainer_image=trainer_image
     )
     server = KfpServer(access)
+    if access.namespace and server.namespace is None:
+        print(
+            "note: this Kubeflow Pipelines is in single-user mode: it runs all tasks in its own "
+            f"namespace, where the chart must be installed; --namespace={access.namespace} has no "
+            "effect"
+        )
     # Without explicit images, a version that the chart uploaded is used: its images are in the
     # cluster's registry.
     version = upload_pipeline(

@@ -41,7 +41,11 @@ def janitor_rules(backends: Iterable[JobBackend]) -> tuple[Rule, ...]:
 
 
 DOCTOR_RULES: Final[tuple[Rule, ...]] = (
-    {"apiGroups": [""], "resources": ["configmaps", "serviceaccounts"], "verbs": ["get"]},
+    {
+        "apiGroups": [""],
+        "resources": ["configmaps", "serviceaccounts", "services"],
+        "verbs": ["get"],
+    },
     {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get"]},
     {"apiGroups": ["kueue.x-k8s.io"], "resources": ["localqueues"], "verbs": ["get"]},
     # For dry runs; no role can be restricted to them. An account that may create jobs can create

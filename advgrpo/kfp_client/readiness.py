@@ -4,10 +4,15 @@ They are here because no lower room may import the cluster, tracking and this cl
 """
 
 import os
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from urllib.parse import urlsplit
 
 from advgrpo.cluster.checks.check import Check
 from advgrpo.cluster.checks.doctor import examine
+from advgrpo.cluster.checks.pipelines import check_single_user_namespace
+from advgrpo.cluster.credentials import MLFLOW_KEYS, MLFLOW_LOGINS, describe
+from advgrpo.cluster.settings import CLUSTER
 from advgrpo.errors import AdvGrpoError, ConfigError
 from advgrpo.kfp_client import (
     Access,
@@ -18,6 +23,8 @@ from advgrpo.kfp_client import (
 )
 from advgrpo.kfp_client.compiled import PIPELINE
 from advgrpo.kfp_client.task_pod import task_pod
+from advgrpo.runtime.environment import environment
+from advgrpo.storage.credentials import S3_REQUIRED_KEYS, has_s3_credentials
 from advgrpo.storage.files import is_remote
 from advgrpo.storage.probe import check_writable
 from advgrpo.tracking.address import TRACKING_URI
@@ -37,18 +44,25 @@ def diagnose(
         config_map: ConfigMap with the chart's settings.
     """
     document = PipelineDocument.read(PIPELINE)
-    yield from examine(
+    variables = yield from examine(
         namespace=access.namespace,
         service_account=service_account,
         config_map=config_map,
         task_pod=lambda settings: task_pod(document, settings),
     )
-    yield _workspace(workspace)
-    yield _mlflow()
-    yield _kfp(access)
+    # What tasks read from the ConfigMap, unless this environment has its own.
+    borrowed = {
+        name: value
+        for name, value in variables.items()
+        if name.startswith(("AWS_", TRACKING_URI)) and not os.environ.get(name)
+    }
+    with environment(borrowed):
+        checks = (_workspace(workspace, borrowed), _mlflow(borrowed))
+    yield from checks
+    yield from _kfp(access)
 
 
-def _workspace(workspace: str) -> Check:
+def _workspace(workspace: str, borrowed: Mapping[str, str]) -> Check:
     name = f"workspace {workspace or '(none given)'}"
     if not workspace:
         return Check(name, "SKIP", "use --workspace s3://bucket/folder to check one")
@@ -57,6 +71,13 @@ def _workspace(workspace: str) -> Check:
         return Check(
             name, "FAIL", "a cluster's pods cannot reach it", "use an s3://bucket/folder location"
         )
+    # In the chart's pods their absence is an error.
+    if CLUSTER not in os.environ and not has_s3_credentials():
+        keys = " and ".join(S3_REQUIRED_KEYS)
+        found = f"there are no credentials for S3 here; {_IN_CLUSTER_CHECK}"
+        return Check(name, "SKIP", found, f"set {keys} to check it from here")
+    if found := _unreachable(borrowed.get("AWS_ENDPOINT_URL", "")):
+        return Check(name, "SKIP", found)
 
     def attempt() -> str:
         check_writable(workspace)
@@ -65,11 +86,13 @@ def _workspace(workspace: str) -> Check:
     return _check(name, attempt)
 
 
-def _mlflow() -> Check:
+def _mlflow(borrowed: Mapping[str, str]) -> Check:
     tracking_uri = os.environ.get(TRACKING_URI, "")
     name = f"MLflow {tracking_uri or '(none)'}"
     if not tracking_uri:
         return Check(name, "SKIP", f"{TRACKING_URI} is not set here; {_IN_CLUSTER_CHECK}")
+    if found := _unreachable(borrowed.get(TRACKING_URI, "")):
+        return Check(name, "SKIP", found)
 
     def attempt() -> str:
         # MLflow takes seconds to load.
@@ -78,22 +101,48 @@ def _mlflow() -> Check:
         return f"version {check_server(tracking_uri)}"
 
     try:
-        return _check(name, attempt)
+        check = _check(name, attempt)
     except ModuleNotFoundError as error:
         repair = "pip install 'advgrpo[launcher]'"
         return Check(name, "SKIP", f"the package {error.name} is not installed here", repair)
+    # Only pods have the login that belongs to the chart's address.
+    login = any(os.environ.get(key) for key in MLFLOW_KEYS)
+    if check.state == "FAIL" and TRACKING_URI in borrowed and not login:
+        found = f"without a login: {check.found}; {_IN_CLUSTER_CHECK}"
+        return Check(name, "SKIP", found, f"set {describe(MLFLOW_LOGINS)} to check it from here")
+    return check
 
 
-def _kfp(access: Access) -> Check:
+def _unreachable(address: str) -> str:
+    """Return why an address of the ConfigMap cannot be checked from here; empty if it can.
+
+    It may be one within the cluster.
+    """
+    if not address:
+        return ""
+    url = urlsplit(address)
+    try:
+        port = url.port or {"http": 80}.get(url.scheme, 443)
+        socket.create_connection((url.hostname or "", port), timeout=5).close()
+    except (OSError, ValueError) as error:
+        return f"{address} cannot be reached from here ({error}); {_IN_CLUSTER_CHECK}"
+    return ""
+
+
+def _kfp(access: Access) -> Iterator[Check]:
     name = "Kubeflow Pipelines"
+    single_user = False
 
     try:
         endpoint_of(access)
     except ConfigError as error:
-        return Check(name, "SKIP", error.message, error.repair)
+        yield Check(name, "SKIP", error.message, error.repair)
+        return
 
     def attempt() -> str:
+        nonlocal single_user
         server = KfpServer(access)
+        single_user = server.namespace is None
         try:
             server.read(
                 "list runs",
@@ -109,7 +158,9 @@ def _kfp(access: Access) -> Check:
         mode = f"namespace {server.namespace}" if server.namespace else "single-user mode"
         return f"{server.endpoint} answers, {mode}"
 
-    return _check(name, attempt)
+    yield _check(name, attempt)
+    if single_user:
+        yield check_single_user_namespace(access.namespace)
 
 
 def _check(name: str, attempt: Callable[[], str]) -> Check:

@@ -170,6 +170,14 @@ def test_wrong_keys_of_a_secret_are_named(
     assert "AWS_" in found.repair or "MLFLOW_" in found.repair
 
 
+def test_a_key_without_a_value_is_missing(cluster: FakeCluster) -> None:
+    _remove(cluster, "secrets", "advgrpo-s3")
+    data = {"AWS_ACCESS_KEY_ID": "eA==", "AWS_SECRET_ACCESS_KEY": ""}
+    cluster.create("secrets", _named("advgrpo-s3") | {"data": data}, namespace="ml")
+    found = _check("Secret advgrpo-s3")
+    assert (found.state, "lacks AWS_SECRET_ACCESS_KEY" in found.found) == ("FAIL", True)
+
+
 def test_mlflow_without_a_login_needs_no_secret(cluster: FakeCluster) -> None:
     _remove(cluster, "secrets", "advgrpo-mlflow")
     assert _check("Secret advgrpo-mlflow").state == "SKIP"
@@ -269,7 +277,13 @@ def test_in_a_pod_the_environment_replaces_unreadable_secrets(
 
     monkeypatch.setattr(connection.config, "load_incluster_config", load)
     cluster.denied = {("get", "secrets"), ("get", "namespaces")}
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY", raising=False)
+    assert _check("Secret advgrpo-s3").state == "SKIP", "a pod that is not the chart's"
+    monkeypatch.setenv("ADVGRPO_CLUSTER", json.dumps(SETTINGS))
+    found = _check("Secret advgrpo-s3")
+    assert (found.state, "it has no keys" in found.found) == ("FAIL", True)
+    monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://169.254.170.23")
+    assert _check("Secret advgrpo-s3").state == "SKIP", "an identity replaces the keys"
+    monkeypatch.delenv("AWS_CONTAINER_CREDENTIALS_FULL_URI")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     found = _check("Secret advgrpo-s3")
     assert (found.state, "this pod lacks AWS_SECRET_ACCESS_KEY" in found.found) == ("FAIL", True)

@@ -597,6 +597,14 @@ def test_notes_register_the_webhook_where_its_secret_is() -> None:
         assert WebhookEvent.from_str(event)
 
 
+def test_notes_warn_about_a_pipelines_of_another_namespace() -> None:
+    text = notes(MINIMAL)
+    assert "Kubeflow Pipelines is in namespace kubeflow. If it is in single-user mode" in text
+    own = notes({**MINIMAL, "kubeflow": {"endpoint": "http://ml-pipeline.research.svc:8888"}})
+    elsewhere = notes({**MINIMAL, "kubeflow": {"endpoint": "https://kubeflow.example.org"}})
+    assert "single-user" not in own + elsewhere
+
+
 def test_notes_warn_about_disabled_parts() -> None:
     text = notes({**MINIMAL, "janitor": {"enabled": False}, "networkPolicies": {"enabled": False}})
     assert "The janitor is disabled" in text

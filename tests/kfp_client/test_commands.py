@@ -49,6 +49,13 @@ def test_a_run_is_submitted_and_its_page_printed(stub: StubKfp, access: list[str
     }
 
 
+def test_a_namespace_that_has_no_effect_is_noted(stub: StubKfp, access: list[str]) -> None:
+    submit = ["submit", "--workspace", "s3://b/w", *access]
+    assert "--namespace=research has no effect" in _output(*submit, "--namespace", "research")
+    assert "note:" not in _output(*submit)
+    assert len(stub.runs) == 2
+
+
 def test_submitting_again_uploads_nothing(stub: StubKfp, access: list[str]) -> None:
     assert "uploaded" in _output("submit", "--workspace", "s3://b/w", *access)
     assert "uploaded" not in _output("submit", "--workspace", "s3://b/w", *access)

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from advgrpo.cluster.checks.check import Check
 from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.kfp_client import Access
 from advgrpo.kfp_client.readiness import diagnose
-from advgrpo.testing import StubKfp
+from advgrpo.testing import FakeCluster, StubKfp
 
 TOKEN = "the-token"
 
@@ -67,6 +68,83 @@ def test_a_workspace_that_cannot_be_written_fails_with_a_repair(
 
 def test_a_missing_bucket_fails(stores: EmbeddedServers) -> None:  # noqa: ARG001
     assert _check("workspace", workspace="s3://no-such-bucket/x").state == "FAIL"
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCluster]:
+    with FakeCluster(namespaces=("ml",)) as cluster:
+        path = cluster.kubeconfig(tmp_path / "kubeconfig", namespace="ml")
+        monkeypatch.setenv("KUBECONFIG", str(path))
+        yield cluster
+
+
+def _config_map(cluster: FakeCluster, **data: str) -> None:
+    cluster.create("configmaps", {"metadata": {"name": "advgrpo"}, "data": data}, namespace="ml")
+
+
+def test_a_laptop_uses_the_servers_of_the_charts_config_map(
+    stores: EmbeddedServers,
+    cluster: FakeCluster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    servers = stores.environment()
+    _config_map(
+        cluster,
+        AWS_ENDPOINT_URL=servers["AWS_ENDPOINT_URL_S3"],
+        MLFLOW_TRACKING_URI=servers["MLFLOW_TRACKING_URI"],
+    )
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert _check("workspace", workspace=f"s3://{BUCKET}/doctor").state == "OK"
+    assert _check("MLflow").found.startswith("version 3.")
+    # The variables of this process stay as they are.
+    assert "AWS_ENDPOINT_URL" not in os.environ
+
+
+def test_servers_within_the_cluster_are_skipped_on_a_laptop(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _config_map(
+        cluster, AWS_ENDPOINT_URL="http://127.0.0.1:9", MLFLOW_TRACKING_URI="http://127.0.0.1:9"
+    )
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    for found in (_check("workspace", workspace="s3://b/w"), _check("MLflow")):
+        assert (found.state, "cannot be reached from here" in found.found) == ("SKIP", True)
+        assert "helm test" in found.found
+
+
+def test_without_keys_a_workspace_is_skipped_on_a_laptop_and_fails_in_a_pod(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    found = _check("workspace", workspace="s3://b/w")
+    assert (found.state, "AWS_SECRET_ACCESS_KEY" in found.repair) == ("SKIP", True)
+    monkeypatch.setenv("ADVGRPO_CLUSTER", '{"image": "i"}')
+    found = _check("workspace", workspace="s3://b/w")
+    assert (found.state, "no credentials" in found.found) == ("FAIL", True)
+
+
+def test_a_chart_outside_of_the_namespace_of_a_single_user_pipelines_fails(
+    stub: StubKfp, cluster: FakeCluster
+) -> None:
+    access = Access(endpoint=stub.endpoint, token=TOKEN)
+    found = _check("namespace of tasks", access)
+    assert (found.state, "which is not ml" in found.found) == ("FAIL", True)
+    assert "multi-user" in found.repair
+    cluster.denied = {("get", "services")}
+    assert _check("namespace of tasks", access).state == "SKIP"
+    cluster.denied.clear()
+    cluster.create("services", {"metadata": {"name": "ml-pipeline"}}, namespace="ml")
+    assert _check("namespace of tasks", access).state == "OK"
+
+
+def test_a_multi_user_pipelines_runs_tasks_where_it_is_asked_to(cluster: FakeCluster) -> None:
+    with StubKfp(namespaces=["ml"]) as stub:
+        checks = list(diagnose(access=Access(endpoint=stub.endpoint, namespace="ml")))
+    assert cluster.calls
+    assert "namespace of tasks" not in {check.name for check in checks}
 
 
 def test_a_workspace_that_is_a_local_folder_fails() -> None:

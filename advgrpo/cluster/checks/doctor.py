@@ -4,7 +4,7 @@ The checks need few permissions: what may not be read is reported as unknown (SK
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 from advgrpo.cluster.api import SINGLE_ATTEMPT, Api, Json
@@ -13,9 +13,9 @@ from advgrpo.cluster.backends.base import JobBackend
 from advgrpo.cluster.backends.registry import BACKENDS, select_backend
 from advgrpo.cluster.checks.access import find_denied
 from advgrpo.cluster.checks.admission import check_pods
-from advgrpo.cluster.checks.check import Check, login_check, run_check
+from advgrpo.cluster.checks.check import Check, run_check
+from advgrpo.cluster.checks.secrets import check_mlflow_secret, check_s3_secret
 from advgrpo.cluster.connection import connect
-from advgrpo.cluster.credentials import MLFLOW_LOGINS, S3_LOGINS, Logins, describe
 from advgrpo.cluster.resources import (
     CLAIMS,
     CONFIG_MAPS,
@@ -42,7 +42,7 @@ def examine(
     service_account: str = "",
     config_map: str = "advgrpo",
     task_pod: Callable[[ClusterSettings], Json] | None = None,
-) -> Iterator[Check]:
+) -> Generator[Check, None, dict[str, str]]:
     """Check a cluster, from the API server to what the chart's settings name.
 
     Args:
@@ -50,6 +50,9 @@ def examine(
         service_account: Account whose permissions are checked; empty for the current one.
         config_map: ConfigMap with the chart's settings, read where the environment lacks them.
         task_pod: Returns the pod of a task; None skips the check of its admission.
+
+    Returns:
+        The entries of the ConfigMap; empty if it could not be read.
     """
     text = os.environ.get(CLUSTER, "")
     try:
@@ -58,15 +61,15 @@ def examine(
     except ClusterError as error:
         yield Check("Kubernetes API server", "FAIL", error.message, error.repair)
         yield _parse(text)[0]
-        return
+        return {}
     with closing(api):
         checks = _Checks(api)
         yield Check("Kubernetes API server", "OK", f"{api.host}, version {version}")
         yield checks.namespace()
-        check, config = checks.config_map(config_map)
+        check, variables = checks.config_map(config_map)
         yield check
         # The environment comes first: it is what the tasks of this pod use.
-        check, settings = _parse(text or config)
+        check, settings = _parse(text or variables.get(CLUSTER, ""))
         yield check
         # Without settings the default's kind is better than none.
         backend = select_backend(settings) if settings else next(iter(BACKENDS.values()))
@@ -77,6 +80,7 @@ def examine(
             yield from checks.settings(settings)
             pod = task_pod(settings) if task_pod else None
             yield from check_pods(api, backend, settings, pod)
+    return variables
 
 
 def require_ready(settings: ClusterSettings) -> None:
@@ -137,8 +141,8 @@ class _Checks:
         repair = f"kubectl create namespace {namespace}"
         return self._exists(f"namespace {namespace}", NAMESPACES, namespace, repair)
 
-    def config_map(self, config_map: str) -> tuple[Check, str]:
-        """Check the chart's ConfigMap; return also the settings that it holds."""
+    def config_map(self, config_map: str) -> tuple[Check, dict[str, str]]:
+        """Check the chart's ConfigMap; return also its entries."""
         name = f"ConfigMap {config_map}"
         data: dict[str, str] = {}
 
@@ -150,7 +154,7 @@ class _Checks:
             return Check(name, "OK", f"has {', '.join(sorted(data))}")
 
         check = run_check(name, query, "install the chart in the namespace: helm install")
-        return check, data.get(CLUSTER, "")
+        return check, data
 
     def kind(self, resource: Resource) -> Check:
         name = f"kind {resource.plural}.{resource.group}/{resource.version}"
@@ -182,12 +186,8 @@ class _Checks:
 
     def settings(self, settings: ClusterSettings) -> Iterator[Check]:
         """Check everything that the chart's settings name."""
-        yield self._s3_secret(settings.s3_secret)
-        yield self._secret(
-            settings.mlflow_secret,
-            MLFLOW_LOGINS,
-            absent="does not exist: MLflow is used without a login",
-        )
+        yield check_s3_secret(self._api, settings.s3_secret)
+        yield check_mlflow_secret(self._api, settings.mlflow_secret)
         yield from self.required_objects(settings)
         yield self._image(settings.image)
         yield self._gpus(settings)
@@ -203,30 +203,6 @@ class _Checks:
             repair = "create it, or set cache.enabled=false in the chart's values"
             yield self._exists(f"cache claim {claim}", CLAIMS, claim, repair)
         yield self._queue(settings.queue)
-
-    def _s3_secret(self, secret: str) -> Check:
-        repair = f"create it with the keys {describe(S3_LOGINS)}"
-        check = self._secret(secret, S3_LOGINS, repair)
-        # With a workload identity there is no Secret and none is needed.
-        if check.state == "FAIL" and os.environ.get("AWS_WEB_IDENTITY_TOKEN_FILE"):
-            return Check(check.name, "SKIP", "the service account has an identity for S3")
-        return check
-
-    def _secret(
-        self, secret: str, logins: Logins, repair: str = "", absent: str = "does not exist"
-    ) -> Check:
-        name = f"Secret {secret}"
-
-        def query() -> Check:
-            data = self._api.get(SECRETS, secret).get("data") or {}
-            return login_check(name, data, logins, "")
-
-        check = run_check(name, query, repair, absent=absent)
-        here = [key for login in logins for key in login if os.environ.get(key)]
-        # In a pod the Secret's keys are in the environment, which needs no permission to read.
-        if check.state == "SKIP" and self._api.pod_namespace and here:
-            return login_check(name, here, logins, "this pod ")
-        return check
 
     def _image(self, image: str) -> Check:
         """Check the namespace's events for pods that recently failed to pull the image."""
