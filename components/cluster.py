@@ -8,10 +8,10 @@ import os
 
 from kfp import dsl, kubernetes
 
-LAUNCHER = os.environ.get("ADVGRPO_LAUNCHER_IMAGE", "advgrpo-launcher-python:0.1.0")
+LAUNCHER = os.environ.get("ADVGRPO_LAUNCHER_IMAGE", "localhost/advgrpo-launcher-python:0.1.0")
 """Image with advgrpo and without torch, for the tasks that start jobs."""
 
-TRAINER = os.environ.get("ADVGRPO_TRAINER_IMAGE", "advgrpo-trainer-python:0.1.0")
+TRAINER = os.environ.get("ADVGRPO_TRAINER_IMAGE", "localhost/advgrpo-trainer-python:0.1.0")
 """Image with advgrpo and all of its dependencies."""
 
 CONFIG_MAP = os.environ.get("ADVGRPO_CONFIG_MAP", "advgrpo")

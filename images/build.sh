@@ -35,8 +35,14 @@ case $engine in
     *) refuse "ENGINE=$engine: unknown engine" "unset it, or set it to docker or buildah" ;;
 esac
 
+registry=${REGISTRY:-localhost}
+registry=${registry%/}
+[[ -z ${PUSH:-} || $registry != localhost ]] ||
+    refuse "PUSH=$PUSH without REGISTRY: there is nothing to push to" \
+        "set REGISTRY to the registry of the cluster, for instance registry.example.org/team"
+
 for image in ${IMAGES:-launcher trainer}; do
-    name=${REGISTRY:+${REGISTRY%/}/}advgrpo-$image-python:$tag
+    name=$registry/advgrpo-$image-python:$tag
     # shellcheck disable=SC2086 - BUILD_OPTIONS may be several words
     "${build[@]}" \
         --file "images/$image/Dockerfile" \
@@ -47,4 +53,9 @@ for image in ${IMAGES:-launcher trainer}; do
         ${BUILD_OPTIONS:-} \
         .
     echo "built $name"
+    if [[ -n ${PUSH:-} ]]; then
+        "$engine" push "$name"
+        echo "pushed $name"
+    fi
 done
+echo "values of the chart: images.registry=$registry, images.*.tag=$tag"

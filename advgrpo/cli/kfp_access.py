@@ -26,6 +26,9 @@ _OBJECT_VARIABLES = {
 _USER = "ADVGRPO_RUN_AS_USER"
 """Variable of the user id of the tasks' pods."""
 
+_PULL_SECRETS = "ADVGRPO_PULL_SECRETS"
+"""Variable with the names of the tasks' pull secrets, separated by blanks."""
+
 
 # Not a command: `with_kfp_access` copies the options from this signature.
 def _read_access(
@@ -120,7 +123,8 @@ def pipeline_document(
     # The other tasks end too soon to be scraped.
     launchers = [task.name for task in JOB_TASKS]
     document = document.with_objects(names).with_annotations(_annotations(), tasks=launchers)
-    document = document.with_user(_user())
+    pull_secrets = os.environ.get(_PULL_SECRETS, "").split()
+    document = document.with_user(_user()).with_pull_secrets(pull_secrets)
     return document.with_images(launcher=launcher_image, trainer=trainer_image)
 
 

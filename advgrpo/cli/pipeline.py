@@ -113,6 +113,24 @@ def upload(
 
 @app.command()
 @with_kfp_access
+def download(
+    access: "Access",
+    output: Annotated[
+        Path, typer.Option("--output", help="YAML file to write, for instance for `kfp`.")
+    ] = Path("adversarial_grpo.yaml"),
+    name: PipelineName = DEFAULT_PIPELINE_NAME,
+) -> None:
+    """Download the pipeline as the chart uploaded it, with the images and names of the cluster."""
+    from advgrpo.kfp_client import KfpServer, download_pipeline
+
+    version, document = download_pipeline(KfpServer(access), pipeline_document(None), name=name)
+    output.write_text(document.to_yaml(), encoding="utf-8")
+    print(f"{output}: {version.name}, images {', '.join(document.images)}")
+    print(f"without the file: kfp run create -p {version.pipeline_id} -v {version.version_id}")
+
+
+@app.command()
+@with_kfp_access
 def watch(
     access: "Access",
     run_id: Annotated[

@@ -6,7 +6,7 @@ from advgrpo.kfp_client.document import PipelineDocument
 from advgrpo.kfp_client.runs import Started, start_run
 from advgrpo.kfp_client.schedule import Schedule, start_recurring_run
 from advgrpo.kfp_client.server import KfpRefusedError, KfpServer
-from advgrpo.kfp_client.versions import PipelineVersion, upload_pipeline
+from advgrpo.kfp_client.versions import PipelineVersion, download_pipeline, upload_pipeline
 from advgrpo.kfp_client.watching import watch_run
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PipelineVersion",
     "Schedule",
     "Started",
+    "download_pipeline",
     "endpoint_of",
     "paths_in_image",
     "run_arguments",

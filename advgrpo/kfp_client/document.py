@@ -124,6 +124,24 @@ class PipelineDocument:
             executor.setdefault("securityContext", {}).update(ids)
         return changed
 
+    def with_pull_secrets(self, names: Collection[str]) -> Self:
+        """Return a copy whose tasks' images are pulled with other Secrets.
+
+        Args:
+            names: The Secrets' names; none keeps the present ones.
+        """
+        changed = type(self)(copy.deepcopy(self.parts))
+        for _, executor in changed._platform_executors():
+            if names:
+                executor["imagePullSecret"] = [
+                    {
+                        "secretName": name,
+                        "secretNameParameter": {"runtimeValue": {"constant": name}},
+                    }
+                    for name in names
+                ]
+        return changed
+
     def with_annotations(self, annotations: Mapping[str, str], *, tasks: Collection[str]) -> Self:
         """Return a copy that adds annotations to the pods of some tasks.
 

@@ -51,14 +51,41 @@ def upload_pipeline(
     uploaded = version is None
     if version is None:
         version = _upload(server, pipeline_id, document)
-    version_id = str(version.pipeline_version_id)
-    return PipelineVersion(
+    return _describe(server, pipeline_id, version, uploaded=uploaded)
+
+
+def download_pipeline(
+    server: KfpServer, document: PipelineDocument, *, name: str
+) -> tuple[PipelineVersion, PipelineDocument]:
+    """Return the newest version of a pipeline with a document's content, as it is on the server.
+
+    Args:
+        server: The server.
+        document: The compiled pipeline of this release; its images and names do not matter.
+        name: Name of the pipeline on the server.
+
+    Raises:
+        ClusterError: If the server has none, or refuses.
+        ClusterUnavailableError: If it does not answer.
+    """
+    pipeline_id = _find_pipeline(server, name)
+    found = pipeline_id and _find_version(server, pipeline_id, document.content)
+    if not pipeline_id or not found:
+        raise ClusterError(
+            f"the server has no version {document.content} of the pipeline {name!r}",
+            repair="let the chart upload it (kubeflow.upload.enabled, helm upgrade), or upload it "
+            "with: advgrpo pipeline upload",
+        )
+    version = _describe(server, pipeline_id, found, uploaded=False)
+    spec = server.read(
+        f"read the pipeline version {version.name}",
+        server.pipelines.pipeline_service_get_pipeline_version,
         pipeline_id=pipeline_id,
-        version_id=version_id,
-        name=str(version.display_name),
-        url=server.page(f"pipelines/details/{pipeline_id}/version/{version_id}"),
-        uploaded=uploaded,
-    )
+        pipeline_version_id=version.version_id,
+    ).pipeline_spec
+    # Without a platform spec, the pipeline spec is not wrapped.
+    parts = [spec[key] for key in ("pipeline_spec", "platform_spec") if key in spec] or [spec]
+    return version, PipelineDocument(tuple(parts))
 
 
 def name_filter(name: str) -> str:
@@ -68,6 +95,23 @@ def name_filter(name: str) -> str:
     return json.dumps(
         # 1 is EQUALS.
         {"predicates": [{"operation": 1, "key": "display_name", "stringValue": quoted}]}
+    )
+
+
+def _describe(
+    server: KfpServer,
+    pipeline_id: str,
+    version: Any,  # noqa: ANN401 - untyped library
+    *,
+    uploaded: bool,
+) -> PipelineVersion:
+    version_id = str(version.pipeline_version_id)
+    return PipelineVersion(
+        pipeline_id=pipeline_id,
+        version_id=version_id,
+        name=str(version.display_name),
+        url=server.page(f"pipelines/details/{pipeline_id}/version/{version_id}"),
+        uploaded=uploaded,
     )
 
 

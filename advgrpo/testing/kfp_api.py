@@ -172,6 +172,11 @@ class KfpApi:
     def _list_versions(self, request: KfpRequest, pipeline: str) -> dict[str, Any]:
         return page("pipeline_versions", select(self._versions_of(pipeline), request), request)
 
+    def _get_version(self, _request: KfpRequest, _pipeline: str, version: str) -> dict[str, Any]:
+        if version not in self.versions:
+            raise RefusalError(404, f"ResourceNotFoundError: pipeline version {version} not found")
+        return self.versions[version]
+
     def _check_run(self, body: Mapping[str, Any]) -> None:
         if body.get("experiment_id") not in self.experiments:
             raise RefusalError(
@@ -233,6 +238,7 @@ _ROUTES: dict[tuple[str, str], Callable[..., Any]] = {
     ("POST", "/pipelines/upload"): KfpApi._upload_pipeline,
     ("POST", "/pipelines/upload_version"): KfpApi._upload_version,
     ("GET", "/pipelines/([^/]+)/versions"): KfpApi._list_versions,
+    ("GET", "/pipelines/([^/]+)/versions/([^/]+)"): KfpApi._get_version,
     ("POST", "/runs"): KfpApi._create_run,
     ("GET", "/runs"): KfpApi._list_runs,
     ("GET", "/runs/([^/]+)"): KfpApi._get_run,

@@ -284,6 +284,9 @@ def test_a_long_release_name_gives_names_that_kubernetes_takes() -> None:
         assert len(one["metadata"]["name"]) <= 52, "a CronJob's limit"
 
 
+OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
+
+
 def _image(component: str, values: Values) -> str:
     (image,) = {
         container["image"]
@@ -565,19 +568,52 @@ def test_notes_list_the_command_that_starts_a_run() -> None:
     assert "port-forward" not in own
     assert "export KF_PIPELINES_ENDPOINT=https://kubeflow.example.org/pipeline" in own
     assert 'choose the pipeline "adversarial-grpo"' in text
-    assert "export ADVGRPO" not in text
 
 
-def test_notes_list_the_variables_of_a_pipeline_that_the_chart_did_not_upload() -> None:
-    text = notes(EVERYTHING)
-    assert f"export ADVGRPO_LAUNCHER_IMAGE={_image('janitor', EVERYTHING)}" in text
-    assert "export ADVGRPO_CONFIG_MAP=grpo-settings" in text
-    assert "choose the pipeline" not in text
-    mine = {"bucket": "research", "existingSecret": "mine"}
-    mlflow = {**MINIMAL["mlflow"], "existingSecret": "ours"}
-    text = notes({**MINIMAL, "s3": mine, "mlflow": mlflow})
-    assert "export ADVGRPO_S3_SECRET=mine" in text
-    assert "export ADVGRPO_MLFLOW_SECRET=ours" in text
+@pytest.mark.parametrize("title", RELEASES)
+def test_notes_list_every_variable_with_which_the_chart_uploads_the_pipeline(title: str) -> None:
+    text = notes(RELEASES[title])
+    made = [*containers(release(title))]
+    # The doctor has them as well, also where the chart uploads nothing.
+    (doctor,) = [container for name, container in made if name.endswith(": doctor")]
+    exports = dict(re.findall(r'export (ADVGRPO_\w+)="?([^"\n]+)', text))
+    assert {"ADVGRPO_LAUNCHER_IMAGE", "ADVGRPO_TRAINER_IMAGE"} <= exports.keys()
+    environment = {entry["name"]: entry.get("value") for entry in doctor["env"]}
+    assert exports.items() <= environment.items()
+    uploads = {
+        entry["name"]: entry["value"]
+        for name, container in made
+        if name.endswith(": upload")
+        for entry in container["env"]
+        if entry["name"].startswith("ADVGRPO_")
+    }
+    assert uploads.keys() - exports.keys() <= {"ADVGRPO_CACHE", "ADVGRPO_LOG_FORMAT"}
+    assert ("choose the pipeline" in text) is bool(uploads)
+
+
+def test_what_uninstalling_leaves_is_in_the_notes_and_documented() -> None:
+    made = release("created-secrets")
+    hooks = {
+        one["metadata"]["name"]: one["metadata"]["labels"]
+        for one in made
+        if "helm.sh/hook" in one["metadata"].get("annotations", {})
+    }
+    assert hooks.keys() == {"advgrpo-doctor", "advgrpo-upload"}
+    text, page = notes(CREATED_SECRETS), OPERATING.read_text(encoding="utf-8")
+    selector = "app.kubernetes.io/instance=advgrpo"
+    assert f"kubectl delete pod,job --namespace research --selector {selector}" in text
+    assert f"kubectl delete pvc --namespace research --selector {selector}" in text
+    assert "delete pvc" not in notes(MINIMAL)
+    for name, labels in hooks.items():
+        assert labels["app.kubernetes.io/instance"] == "advgrpo"
+        assert name in page
+
+
+def test_the_images_that_make_images_builds_are_those_of_the_chart() -> None:
+    assert _image("janitor", MINIMAL) == task_settings.LAUNCHER
+    assert _settings(MINIMAL).image == task_settings.TRAINER
+    # Never pulled from a public registry.
+    assert task_settings.LAUNCHER.startswith("localhost/")
 
 
 def test_notes_register_the_webhook_where_its_secret_is() -> None:

@@ -70,6 +70,24 @@ def test_registry_tag_revision_and_base_image_can_be_set(programs: Path) -> None
     assert words.count("--tag") == 1
 
 
+def test_images_are_pushed_on_request(programs: Path) -> None:
+    _add_engine(programs, "buildah")
+    done = _build(programs, REGISTRY="registry.example/team", PUSH="yes")
+    assert done.returncode == 0, done.stderr
+    words = _recorded(programs)
+    pushed = [words[n + 1] for n, word in enumerate(words) if word == "push"]
+    names = [LAUNCHER, TRAINER]
+    assert pushed == [name.replace("localhost/", "registry.example/team/") for name in names]
+    assert "images.registry=registry.example/team" in done.stdout
+    assert "push" not in _recorded_of(programs, REGISTRY="registry.example/team")
+
+
+def _recorded_of(programs: Path, **variables: str) -> list[str]:
+    (programs / "record").unlink()
+    assert _build(programs, **variables).returncode == 0
+    return _recorded(programs)
+
+
 def test_docker_is_used_if_its_daemon_responds(programs: Path) -> None:
     _add_engine(programs, "docker")
     _add_engine(programs, "buildah")
@@ -92,6 +110,7 @@ def test_buildah_is_used_if_no_daemon_responds(programs: Path) -> None:
         (True, {}, "its daemon does not answer"),
         (False, {"ENGINE": "kaniko"}, "ENGINE=kaniko"),
         (False, {"ENGINE": "buildah", "TAG": "latest"}, "TAG=latest"),
+        (False, {"ENGINE": "buildah", "PUSH": "yes"}, "PUSH=yes without REGISTRY"),
     ],
 )
 def test_a_build_that_cannot_work_is_refused_with_the_repair(

@@ -1,12 +1,16 @@
 """What Kubeflow's own command sends for our pipeline: the YAML must work untouched."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 import yaml
 from click.testing import CliRunner
 from kfp.cli import cli
 
+from advgrpo.cli.main import app
+from advgrpo.errors import ClusterError
 from advgrpo.kfp_client.compiled import PIPELINE
 from advgrpo.testing import StubKfp
 from tests.kfp_client.conftest import TOKEN
@@ -61,6 +65,41 @@ def test_an_uploaded_version_runs_by_its_ids(stub: StubKfp) -> None:
         *("-v", version["pipeline_version_id"], "workspace=s3://b/w"),
     )
     assert _parameters(stub) == {"workspace": "s3://b/w"}
+
+
+def test_the_documented_command_runs_the_pipeline_as_the_chart_uploaded_it(
+    stub: StubKfp, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = ["--endpoint", stub.endpoint, "--token", TOKEN]
+    file = tmp_path / "downloaded.yaml"
+    download = ["pipeline", "download", "--output", str(file), *access]
+    refused = CliRunner().invoke(typer.main.get_command(app), download)
+    assert isinstance(refused.exception, ClusterError)
+    assert "helm upgrade" in refused.exception.repair
+    for name, value in {
+        "ADVGRPO_LAUNCHER_IMAGE": "r.example/launcher:1",
+        "ADVGRPO_TRAINER_IMAGE": "r.example/trainer:1",
+        "ADVGRPO_PULL_SECRETS": "one two",
+        "ADVGRPO_RUN_AS_USER": "2000",
+    }.items():
+        monkeypatch.setenv(name, value)
+    command = typer.main.get_command(app)
+    assert not CliRunner().invoke(command, ["pipeline", "upload", *access]).exception
+    # On another machine, without the chart's variables.
+    for name in ("LAUNCHER_IMAGE", "TRAINER_IMAGE", "PULL_SECRETS", "RUN_AS_USER"):
+        monkeypatch.delenv(f"ADVGRPO_{name}")
+    printed = CliRunner().invoke(command, download)
+    (version,) = stub.versions.values()
+    assert f"-v {version['pipeline_version_id']}" in printed.output
+    _kfp(stub, "run", "create", "-e", "mine", "--package-file", str(file), "workspace=s3://b/w")
+    sent = stub.sent("POST", "/runs")[-1].json["pipeline_spec"]
+    executors = sent["pipeline_spec"]["deploymentSpec"]["executors"].values()
+    images = {executor["container"]["image"] for executor in executors}
+    assert images == {"r.example/launcher:1", "r.example/trainer:1"}
+    platform = sent["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for executor in platform.values():
+        assert [one["secretName"] for one in executor["imagePullSecret"]] == ["one", "two"]
+        assert executor["securityContext"]["runAsUser"] == "2000"
 
 
 def test_a_recurring_run_of_the_command_is_off_unless_enabled_and_sends_texts(

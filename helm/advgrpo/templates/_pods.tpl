@@ -148,6 +148,10 @@ prometheus.io/port: {{ .Values.metrics.port | quote }}
 - name: ADVGRPO_RUN_AS_USER
   value: {{ int64 . | quote }}
 {{- end }}
+{{- with .Values.images.pullSecrets }}
+- name: ADVGRPO_PULL_SECRETS
+  value: {{ join " " . | quote }}
+{{- end }}
 - name: ADVGRPO_CONFIG_MAP
   value: {{ .Values.configMap.name }}
 - name: ADVGRPO_S3_SECRET
