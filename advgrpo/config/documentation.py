@@ -25,9 +25,10 @@ The settings of a run form a tree. Start from a preset or a YAML file and overri
     advgrpo config validate --preset my-run.yaml --processes 8
 
 Presets: {presets}.
-All but `pocket` need prompt files and the commits of hub:// locations from you, `sd35m_style` also
-a folder of images; `advgrpo init PRESET --prompts FILE` writes a file with them. Presets named
-`released` have the numbers of Adv-GRPO's released code ([from-adv-grpo.md](from-adv-grpo.md)).
+All but `pocket` need prompt files and the commits of hub:// locations from you, `sd35m_style` and
+`qwen_image_dino` also a folder of images; `advgrpo init PRESET --prompts FILE` writes a file with
+them. Presets named `released` have the numbers of Adv-GRPO's released code
+([from-adv-grpo.md](from-adv-grpo.md)); [models.md](models.md) explains those of other models.
 `advgrpo plan` estimates what a run needs.
 
 A YAML file may extend a preset and hold only what differs:

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar, get_args
@@ -77,11 +78,13 @@ def _describe(
     if not path:
         return message
     if problem["type"] == "union_tag_invalid":
-        tag, known = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
-        return f"{path}.type={tag}: must be one of {known}"
-    # The input of this problem is the section around the key, not a value.
-    if problem["type"] == "missing":
-        return f"{path}: is missing"
+        tag, tags = str(problem["ctx"]["tag"]), str(problem["ctx"]["expected_tags"])
+        near = difflib.get_close_matches(tag, re.findall(r"'(.*?)'", tags), n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        return f"{path}.type={tag}: must be one of {tags}{meant}"
+    # The input of these problems is the section around the key, not a value.
+    if problem["type"] in {"missing", "union_tag_not_found"}:
+        return path + (".type" if problem["type"] != "missing" else "") + ": is missing"
     # Shortened, because the value may be a whole section.
     hint = _HINTS.get(problem["type"], "")
     return f"{path}={reprlib.repr(problem['input'])}: {message[0].lower()}{message[1:]}{hint}"

@@ -12,6 +12,18 @@ from advgrpo.config.base import (
     Weights,
 )
 
+JOINT_ATTENTION = (
+    "attn.to_q",
+    "attn.to_k",
+    "attn.to_v",
+    "attn.to_out.0",
+    "attn.add_q_proj",
+    "attn.add_k_proj",
+    "attn.add_v_proj",
+    "attn.to_add_out",
+)
+"""Attention over image and text, by the names of several transformers of diffusers."""
+
 
 class AdapterConfig(Section):
     """The LoRA adapter."""
@@ -80,21 +92,21 @@ class PolicyConfig(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the update: less memory, about a third more time."""
 
+    def guidance_passes(self, guidance_scale: float) -> int:
+        """Return how often the transformer predicts an image in a denoising step: 2 if guided.
+
+        Args:
+            guidance_scale: In the convention of the family's pipeline.
+        """
+        # At a scale of 1 the unguided prediction cancels, so it is not computed.
+        return 1 if guidance_scale == 1 else 2
+
 
 class Sd3AdapterConfig(AdapterConfig):
     """The LoRA adapter."""
 
     # As in the released code, which does not adapt the second attention (`attn2`) of SD3.5 medium.
-    target_modules: tuple[str, ...] = (
-        "attn.to_q",
-        "attn.to_k",
-        "attn.to_v",
-        "attn.to_out.0",
-        "attn.add_q_proj",
-        "attn.add_k_proj",
-        "attn.add_v_proj",
-        "attn.to_add_out",
-    )
+    target_modules: tuple[str, ...] = JOINT_ATTENTION
     """Modules of the transformer that get an update, matched by the end of their names."""
 
 
@@ -109,9 +121,103 @@ class Sd3PolicyConfig(PolicyConfig):
     """Tokens that the T5 encoder sees of a prompt."""
 
 
-AnyPolicyConfig = Sd3PolicyConfig
-"""Settings of any family. pydantic refuses a discriminated union of one; with a second member it is
-`Annotated[Sd3PolicyConfig | OtherPolicyConfig, Field(discriminator="type")]`."""
+class ZImageAdapterConfig(AdapterConfig):
+    """The LoRA adapter."""
+
+    target_modules: tuple[str, ...] = (
+        "attention.to_q",
+        "attention.to_k",
+        "attention.to_v",
+        "attention.to_out.0",
+    )
+    """Modules of the transformer that get an update, matched by the end of their names."""
+
+
+class ZImagePolicyConfig(PolicyConfig):
+    """A Z-Image model with an adapter."""
+
+    type: Literal["z_image"]
+
+    adapter: ZImageAdapterConfig = ZImageAdapterConfig()
+
+    # The transformer has positions for 1024 tokens, which it pads to multiples of 32.
+    max_sequence_length: Annotated[int, Field(gt=0, le=992)] = 512
+    """Most tokens of a prompt, with its chat template, that the text encoder sees."""
+
+    def guidance_passes(self, guidance_scale: float) -> int:
+        """Return how often the transformer predicts an image in a denoising step: 2 if guided."""
+        return 1 if guidance_scale == 0 else 2
+
+
+class JointAdapterConfig(AdapterConfig):
+    """The LoRA adapter."""
+
+    target_modules: tuple[str, ...] = JOINT_ATTENTION
+    """Modules of the transformer that get an update, matched by the end of their names."""
+
+
+class QwenImagePolicyConfig(PolicyConfig):
+    """A Qwen-Image model with an adapter."""
+
+    type: Literal["qwen_image"]
+
+    adapter: JointAdapterConfig = JointAdapterConfig()
+
+    max_sequence_length: Annotated[int, Field(gt=0, le=1024)] = 512
+    """Most tokens of a prompt that the transformer sees."""
+
+    def guidance_passes(self, guidance_scale: float) -> int:
+        """Return how often the transformer predicts an image in a denoising step: 2 if guided."""
+        return 1 if guidance_scale <= 1 else 2
+
+
+class Flux1PolicyConfig(PolicyConfig):
+    """A FLUX.1 model with an adapter."""
+
+    type: Literal["flux1"]
+
+    adapter: JointAdapterConfig = JointAdapterConfig()
+
+    max_sequence_length: Annotated[int, Field(gt=0, le=512)] = 512
+    """Tokens that the T5 encoder sees of a prompt; FLUX.1 [schnell] was trained with 256."""
+
+    def guidance_passes(self, guidance_scale: float) -> int:
+        """Return how often the transformer predicts an image in a denoising step: once."""
+        del guidance_scale
+        return 1
+
+
+class Flux2KleinAdapterConfig(AdapterConfig):
+    """The LoRA adapter."""
+
+    target_modules: tuple[str, ...] = (*JOINT_ATTENTION, "attn.to_qkv_mlp_proj")
+    """Modules of the transformer that get an update, matched by the end of their names."""
+
+
+class Flux2KleinPolicyConfig(PolicyConfig):
+    """A FLUX.2 [klein] model with an adapter."""
+
+    type: Literal["flux2_klein"]
+
+    adapter: Flux2KleinAdapterConfig = Flux2KleinAdapterConfig()
+
+    max_sequence_length: Annotated[int, Field(gt=0, le=512)] = 512
+    """Tokens of a prompt, with its chat template, that the text encoder sees."""
+
+    def guidance_passes(self, guidance_scale: float) -> int:
+        """Return how often the transformer predicts an image in a denoising step: 2 if guided."""
+        return 1 if guidance_scale <= 1 else 2
+
+
+AnyPolicyConfig = Annotated[
+    Sd3PolicyConfig
+    | ZImagePolicyConfig
+    | QwenImagePolicyConfig
+    | Flux1PolicyConfig
+    | Flux2KleinPolicyConfig,
+    Field(discriminator="type"),
+]
+"""Settings of any family."""
 
 
 class SamplingConfig(Section):
@@ -122,4 +228,5 @@ class SamplingConfig(Section):
     """Steps from noise to image."""
 
     guidance_scale: NonNegativeFloat = 4.5
-    """Weight of classifier-free guidance, in rollout and update alike; 1 switches it off."""
+    """Weight of the guidance, in rollout and update alike, as the family's pipeline of diffusers
+    takes it: 1 switches classifier-free guidance off, for Z-Image 0 does."""

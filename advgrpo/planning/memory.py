@@ -220,8 +220,7 @@ def _tokens(run: RunConfig | TrainingSettings, models: Models, patch_size: int) 
 
 def guidance_passes(run: RunConfig | TrainingSettings) -> int:
     """Return the passes of an image per denoising step: two with guidance."""
-    # At a scale of 1 the unguided prediction cancels, and the policy does not compute it.
-    return 1 if run.training.sampling.guidance_scale == 1 else 2
+    return run.policy.guidance_passes(run.training.sampling.guidance_scale)
 
 
 def _update_activations(run: RunConfig | TrainingSettings, models: Models) -> Part:

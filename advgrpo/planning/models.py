@@ -16,6 +16,7 @@ from advgrpo.planning.vision import VisionBackbone, read_dino, read_vision
 
 M = TypeVar("M")
 
+_USUAL_AUTOENCODER = "AutoencoderKL"
 _USUAL_TRANSFORMER = "SD3Transformer2DModel"
 _TRANSFORMERS: Mapping[str, Callable[[Config], JointTransformer]] = {
     _USUAL_TRANSFORMER: JointTransformer.read,
@@ -53,7 +54,7 @@ def models_of(run: RunConfig | TrainingSettings) -> Models:
         backbone = _read(discriminator.weights, "", Clip.read)
     return Models(
         transformer=_read(weights, "transformer", _transformer),
-        vae=_read(weights, "vae", Autoencoder.read),
+        vae=_read(weights, "vae", _autoencoder),
         text_encoder_parameters=_text_encoders(weights),
         backbone=backbone,
         prompt_encoder=_prompt_encoder(run),
@@ -70,6 +71,11 @@ def _transformer(config: Config) -> JointTransformer | None:
     reader = _TRANSFORMERS.get(str(config.get("_class_name", _USUAL_TRANSFORMER)))
     # An unknown class of diffusers may have other keys: no estimate is better than a wrong one.
     return None if reader is None else reader(config)
+
+
+def _autoencoder(config: Config) -> Autoencoder | None:
+    usual = config.get("_class_name", _USUAL_AUTOENCODER) == _USUAL_AUTOENCODER
+    return Autoencoder.read(config) if usual else None
 
 
 def _text_encoders(weights: Weights) -> int | None:

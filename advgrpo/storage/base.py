@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 PARTIAL_PREFIX = ".partial-"
 """Prefix of the names of files and folders that are still being written; listings skip them."""
 
-READ_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+READ_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 """Suffixes of the files that loading a model reads."""
 
 

@@ -1,10 +1,11 @@
 """Prompt embeddings of a task, encoded once before its processes start."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
-from advgrpo.config.policy import AnyPolicyConfig, PolicyConfig
+from advgrpo.config.policy import AnyPolicyConfig, PolicyConfig, SamplingConfig
 from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.sampler import prompts_of_run
@@ -16,6 +17,7 @@ from advgrpo.models.policies.encoding import (
     encode_prompts,
     unconditional_prompt,
 )
+from advgrpo.models.policies.loading import check_policy
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.runtime.devices import device, one_thread
 from advgrpo.runtime.environment import environment
@@ -76,20 +78,34 @@ def evaluation_prompts(config: RunConfig, prompts: PromptSet) -> list[str]:
     return [unconditional_prompt(config.policy), *select_prompts(prompts, config.evaluation)]
 
 
-def encode_for_task(policy: PolicyConfig, prompts: Sequence[str], *, workspace: str) -> str:
-    """Encode this machine's share of the prompts that have no embeddings yet.
+def encode_for_task(
+    policy: PolicyConfig,
+    sampling: SamplingConfig,
+    prompts: Sequence[str],
+    *,
+    workspace: str,
+    adapter: Path | None = None,
+) -> str:
+    """Check the policy and encode this machine's share of the prompts without embeddings.
 
     Text encoders are loaded in this process or in child processes, and are freed before the task's
     own processes start, so they never share memory with the trained models.
 
     Args:
         policy: The policy's settings.
+        sampling: Steps and guidance of the task.
         prompts: Prompts that the task needs.
         workspace: Local path or `s3://` location that stores embeddings.
+        adapter: Folder of the adapter that the task will load.
 
     Returns:
         Location of all embeddings, complete when every machine of the job has returned.
+
+    Raises:
+        ConfigError: If the model has no guidance, or cannot draw images of this size.
+        WeightsError: If weights are missing, damaged or of another family.
     """
+    check_policy(policy, sampling, adapter)
     machines, store = nodes(), join(workspace, EMBEDDINGS)
     gpus = torch.cuda.device_count() if policy.text_device == "gpu" else 0
     if gpus:

@@ -162,7 +162,8 @@ def _record(run: TaskRun, config: RunConfig, result: TaskResult) -> None:
 
 
 def _encode(config: RunConfig, prompts: PromptSet, workspace: str) -> str:
-    return encode_for_task(config.policy, evaluation_prompts(config, prompts), workspace=workspace)
+    sampled = evaluation_prompts(config, prompts)
+    return encode_for_task(config.policy, config.training.sampling, sampled, workspace=workspace)
 
 
 def _compare(

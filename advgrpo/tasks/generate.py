@@ -164,10 +164,15 @@ def _with_embeddings(plan: GenerationPlan, remaining: Sequence[int]) -> Iterator
     prompts = dict.fromkeys(image.prompt for position in remaining for image in batches[position])
     # Not in the output, which holds images and sheets only.
     with TemporaryDirectory() as scratch:
-        needed = [unconditional_prompt(plan.config.policy), *prompts]
-        yield replace(
-            plan, embeddings=encode_for_task(plan.config.policy, needed, workspace=scratch)
+        policy, sampling = plan.config.policy, plan.config.training.sampling
+        location = encode_for_task(
+            policy,
+            sampling,
+            [unconditional_prompt(policy), *prompts],
+            workspace=scratch,
+            adapter=Path(plan.adapter_folder) if plan.adapter else None,
         )
+        yield replace(plan, embeddings=location)
 
 
 def registered_run(model: str) -> tuple[RunConfig, str]:

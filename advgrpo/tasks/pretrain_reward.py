@@ -73,7 +73,7 @@ def pretrain_reward(
             held_out_fraction=task.discriminator.held_out_fraction,
         )
         sampled = pretraining_prompts(task, prompts.train, images)
-        embeddings = encode_for_task(task.policy, sampled, workspace=workspace)
+        embeddings = encode_for_task(task.policy, task.sampling, sampled, workspace=workspace)
         process_group = ProcessGroup()
         discriminator = build_discriminator(
             task.discriminator, process_group.device, seed=task.seed

@@ -109,7 +109,10 @@ def train(
         # The key knows inputs by location; a checkpoint is only resumed with equal content, too.
         run_digest = f"{key}-{images.digest}-{discriminator_sha256}"
         embeddings = encode_for_task(
-            task.policy, training_prompts(task, prompts.train), workspace=workspace
+            task.policy,
+            task.training.sampling,
+            training_prompts(task, prompts.train),
+            workspace=workspace,
         )
         # Encoding has freed the text encoders by now, so the ranks have the memory to themselves.
         with (

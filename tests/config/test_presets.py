@@ -22,7 +22,10 @@ RELEASED = ["sd35m_dino_released", "sd35m_pickscore_released"]
 
 def test_the_presets_are_those_the_docs_name() -> None:
     assert preset_names() == [
+        "flux1_dino",
+        "flux2_klein_dino",
         "pocket",
+        "qwen_image_dino",
         "sd35l_dino",
         "sd35m_dino",
         "sd35m_dino_released",
@@ -30,6 +33,7 @@ def test_the_presets_are_those_the_docs_name() -> None:
         "sd35m_pickscore",
         "sd35m_pickscore_released",
         "sd35m_style",
+        "z_image_dino",
     ]
 
 
@@ -75,7 +79,7 @@ def test_missing_settings_are_named_with_the_options_that_set_them(preset: str) 
         key, _, value = override.partition("=")
         other = "FOLDER" if key == "reference_images.source.location" else "FILE"
         assert f"--set {key}={'COMMIT' if value == COMMIT else other}" in message
-    assert "hub://stabilityai/stable-diffusion-3.5" in message
+    assert read_preset(preset).settings["policy"]["weights"]["location"] in message
     assert {"prompts.train", "revisions.facebook/dinov2-base"} <= {
         o.partition("=")[0] for o in given(preset)
     }

@@ -10,6 +10,16 @@ from advgrpo.errors import ConfigError
 from tests.config.given import given
 
 
+def test_an_unknown_family_is_refused_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"policy\.type=z_imge: .*; did you mean z_image\?"):
+        resolve("pocket", ["policy.type=z_imge"])
+
+
+def test_a_policy_without_a_family_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"policy\.type: is missing"):
+        resolve("pocket", ["policy={weights: {location: somewhere}}"])
+
+
 @pytest.mark.parametrize("preset", preset_names())
 def test_every_preset_resolves(preset: str) -> None:
     assert isinstance(resolve(preset, given(preset)), RunConfig)

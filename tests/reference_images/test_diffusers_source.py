@@ -1,90 +1,32 @@
 import json
 import shutil
-import string
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKLQwenImage,
-    FlowMatchEulerDiscreteScheduler,
-    QwenImagePipeline,
-    QwenImageTransformer2DModel,
-)
 from safetensors.torch import load_file, save_file
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2Tokenizer
 
 from advgrpo.config.base import Weights
 from advgrpo.config.reference_images import DiffusersSource as Settings
 from advgrpo.config.reference_images import ReferenceImagesConfig
 from advgrpo.errors import AdvGrpoError, ConfigError, ReferenceImageError, WeightsError
-from advgrpo.pocket.models import build_pipeline
+from advgrpo.pocket.models import build_pipeline, seeded
 from advgrpo.records import PromptSet
 from advgrpo.reference_images.diffusers_source import DiffusersSource
 from advgrpo.reference_images.generation import generate_reference_images
 from advgrpo.reference_images.image_set import validate_reference_images
+from tests.models.policies.families import build_qwen_image
 
 PIXELS = 32
 PROMPTS = ["a small red circle on a black background center", "a large blue ring"]
 
 
-def build_qwen_pipeline() -> QwenImagePipeline:
-    """A Qwen-Image pipeline of width 16 whose tokens are letters."""
-    letters = [*string.ascii_letters, *string.digits, *string.punctuation, "Ġ", "Ċ"]
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    vocabulary = {piece: i for i, piece in enumerate(letters + special)}
-    text = {
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "num_key_value_heads": 2,
-        "rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default", "type": "default"},
-        "vocab_size": len(vocabulary),
-        "bos_token_id": vocabulary["<|endoftext|>"],
-        "eos_token_id": vocabulary["<|im_end|>"],
-    }
-    vision = {
-        "depth": 1,
-        "hidden_size": 16,
-        "intermediate_size": 16,
-        "num_heads": 2,
-        "out_hidden_size": 16,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return QwenImagePipeline(
-            scheduler=FlowMatchEulerDiscreteScheduler(),
-            vae=AutoencoderKLQwenImage(
-                base_dim=24,
-                z_dim=4,
-                dim_mult=[1, 2, 4],
-                num_res_blocks=1,
-                temperal_downsample=[False, True],
-                latents_mean=[0.0] * 4,
-                latents_std=[1.0] * 4,
-            ).eval(),
-            text_encoder=Qwen2_5_VLForConditionalGeneration(
-                Qwen2_5_VLConfig(text_config=text, vision_config=vision)
-            ).eval(),
-            tokenizer=Qwen2Tokenizer(vocab=vocabulary, merges=[]),
-            transformer=QwenImageTransformer2DModel(
-                in_channels=16,
-                out_channels=4,
-                num_layers=1,
-                attention_head_dim=16,
-                num_attention_heads=2,
-                joint_attention_dim=16,
-                axes_dims_rope=(8, 4, 4),
-            ).eval(),
-        )
-
-
 @pytest.fixture(scope="module")
 def qwen_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("qwen")
-    build_qwen_pipeline().save_pretrained(folder)
+    with seeded(0):
+        build_qwen_image().save_pretrained(folder)
     return folder
 
 

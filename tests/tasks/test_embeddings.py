@@ -48,7 +48,8 @@ def no_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stored(config: RunConfig, prompts: list[str], workspace: Path) -> StoredEmbeddings:
     return StoredEmbeddings(
-        encode_for_task(config.policy, prompts, workspace=str(workspace)), [*prompts, prompts[0]]
+        encode_for_task(config.policy, config.training.sampling, prompts, workspace=str(workspace)),
+        [*prompts, prompts[0]],
     )
 
 

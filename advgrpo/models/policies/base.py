@@ -43,6 +43,15 @@ class PromptEmbeddings:
         """Batch one of the tensors, which must have the same shape for all prompts."""
         return torch.stack(self.tensors(name))
 
+    def with_tensor(self, name: str, tensor: Tensor) -> "PromptEmbeddings":
+        """Add the same tensor to each prompt."""
+        return PromptEmbeddings(tuple({**prompt, name: tensor} for prompt in self.prompts))
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of all tensors, in bytes."""
+        return sum(tensor.nbytes for prompt in self.prompts for tensor in prompt.values())
+
     def to(self, device: torch.device, dtype: torch.dtype) -> "PromptEmbeddings":
         """Move all tensors; only floating-point ones change their type, so masks stay masks."""
         return self._map(lambda t: t.to(device, dtype if t.is_floating_point() else t.dtype))
@@ -84,7 +93,8 @@ class FlowModel(Protocol):
             latents: At `sigma`.
             sigma: In (0, 1].
             embeddings: Of one prompt per image.
-            guidance_scale: Weight of the guidance; 1 switches it off.
+            guidance_scale: Weight of the guidance, as the family's pipeline of diffusers takes it;
+                see `PolicyConfig.guidance_passes`.
         """
         ...
 

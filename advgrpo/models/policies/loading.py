@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from advgrpo.config.policy import PolicyConfig
+from advgrpo.config.policy import PolicyConfig, SamplingConfig
 from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.policies.saved_adapter import adapter_folder
@@ -13,6 +13,10 @@ from advgrpo.models.policies.transformer_policy import TransformerPolicy
 
 FAMILIES: dict[str, str] = {
     "sd3": "advgrpo.models.policies.sd3:Sd3Policy",
+    "z_image": "advgrpo.models.policies.z_image:ZImagePolicy",
+    "qwen_image": "advgrpo.models.policies.qwen_image:QwenImagePolicy",
+    "flux1": "advgrpo.models.policies.flux1:Flux1Policy",
+    "flux2_klein": "advgrpo.models.policies.flux2_klein:Flux2KleinPolicy",
 }
 """`policy.type` -> module and class. A family is imported when it is used: each loads another of
 diffusers' pipelines, which takes a second."""
@@ -48,10 +52,34 @@ def load_policy(
         WeightsError: If weights are missing, damaged or of another architecture, or the adapter is
             for other modules, or its rank or alpha differs from the settings.
     """
-    if adapter is None and config.adapter.initial_adapter is not None:
-        # Only without an explicit adapter: one that was trained from the initial one includes it.
-        adapter = adapter_folder(config.adapter.initial_adapter)
+    adapter = _adapter(config, adapter)
+    policy_class(config).check(config, adapter=adapter)
     # Typed as the protocol from here on: callers use nothing that only some families have.
     family: type = policy_class(config)
     policy: Policy = family(config, device, adapter=adapter, seed=seed, embeddings=embeddings)
     return policy
+
+
+def check_policy(config: PolicyConfig, sampling: SamplingConfig, adapter: Path | None) -> None:
+    """Check that a policy can be loaded and sampled from, before anything large is loaded.
+
+    Args:
+        config: The policy's settings.
+        sampling: How images will be sampled.
+        adapter: As for `load_policy`.
+
+    Raises:
+        ConfigError: If the model has no guidance, or cannot draw images of this size.
+        WeightsError: If the pipeline is another family's or incomplete, or the adapter is for
+            another model.
+    """
+    policy_class(config).check(
+        config, guidance_scale=sampling.guidance_scale, adapter=_adapter(config, adapter)
+    )
+
+
+def _adapter(config: PolicyConfig, adapter: Path | None) -> Path | None:
+    # Only without an explicit adapter: one that was trained from the initial one includes it.
+    if adapter is None and config.adapter.initial_adapter is not None:
+        return adapter_folder(config.adapter.initial_adapter)
+    return adapter

@@ -5,17 +5,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 
 from advgrpo.config.policy import PolicyConfig
-from advgrpo.errors import WeightsError
+from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.models.backbones.loading import weights_files
+from advgrpo.models.policies.packing import PATCH
+from advgrpo.models.policies.saved_adapter import refuse_foreign
 from advgrpo.storage.fetch import local_folder
 from advgrpo.strict_json import load_json_object
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INDEX_FILE = "model_index.json"
+
+_SCHEDULER = {"scheduler": "FlowMatchEulerDiscreteScheduler"}
 
 
 @dataclass(frozen=True)
@@ -26,12 +32,15 @@ class PipelineParts:
     """A pipeline of diffusers."""
 
     models: Mapping[str, str]
-    """Transformer and VAE -> class name, as the pipeline's index gives it."""
+    """Transformer and VAE -> class of diffusers, as the pipeline's index gives it."""
 
     text_encoders: Mapping[str, str]
-    """Text encoder -> class name."""
+    """Text encoder -> class of transformers."""
 
     tokenizers: tuple[str, ...]
+
+    optional: tuple[str, ...] = ()
+    """Text encoders and tokenizers that a published pipeline may lack."""
 
     def load_models(self, config: PolicyConfig) -> Any:  # noqa: ANN401 - diffusers has no types
         """Load transformer, VAE and scheduler, on the CPU.
@@ -39,7 +48,7 @@ class PipelineParts:
         Raises:
             WeightsError: If weights are missing, damaged, pickled or of another architecture.
         """
-        return self._load(config, self.models)
+        return self._load(config, (*self.models, *_SCHEDULER))
 
     def load_text_encoders(self, config: PolicyConfig) -> Any:  # noqa: ANN401
         """Load text encoders and tokenizers, on the CPU.
@@ -48,6 +57,67 @@ class PipelineParts:
             WeightsError: If weights are missing, damaged, pickled or of another architecture.
         """
         return self._load(config, (*self.text_encoders, *self.tokenizers))
+
+    def check(self, config: PolicyConfig, adapter: Path | None = None) -> None:
+        """Check a pipeline by its small files, before weights are loaded.
+
+        Args:
+            config: The policy's settings.
+            adapter: Folder of an adapter for its transformer.
+
+        Raises:
+            ConfigError: If the tokens of the transformer cannot tile an image.
+            WeightsError: If it is not this family's pipeline, a part is missing, or the adapter is
+                for another model.
+        """
+        # Not the text encoders, which no task needs whose prompts were encoded before.
+        folder, _ = self._require(config, (*self.models, *_SCHEDULER))
+        side, pixels = PATCH * self._stride(config), config.resolution_pixels
+        if pixels % side:
+            near = max(side, pixels // side * side)
+            raise ConfigError(
+                f"policy.resolution_pixels={pixels}: is not a multiple of the {side} pixels of a "
+                f"token of {folder}",
+                repair=f"set it and reference_images.resolution_pixels to {near} or {near + side}",
+            )
+        if adapter is not None:
+            # Without memory for the parameters, of which only the names are read.
+            with torch.device("meta"):
+                transformer = self._class("transformer").from_config(
+                    self.settings(config, "transformer")
+                )
+            refuse_foreign(dict(transformer.named_modules()), adapter)
+
+    def _stride(self, config: PolicyConfig) -> int:
+        """Return the pixels per latent along a side."""
+        vae = self.settings(config, "vae")
+        # Each level but the last halves the image; the VAE of Qwen-Image lists only these.
+        halving, levels = vae.get("temperal_downsample"), vae.get("block_out_channels", [64])
+        if not isinstance(halving or levels, list):
+            raise WeightsError(
+                f"policy.weights: the config.json of vae in {local_folder(config.weights)} does "
+                "not list its levels",
+                repair="replace it by that of the published weights",
+            )
+        return int(2 ** (len(halving) if halving else len(levels) - 1))
+
+    def settings(self, config: PolicyConfig, part: str = "") -> dict[str, Any]:
+        """Read the configuration of a part, or the index of the pipeline.
+
+        Raises:
+            WeightsError: If it cannot be read.
+        """
+        folder = local_folder(config.weights)
+        path = folder / part / "config.json" if part else folder / INDEX_FILE
+        try:
+            return load_json_object(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise WeightsError(
+                f"policy.weights: {folder} does not hold a pipeline, {path.relative_to(folder)} "
+                f"cannot be read: {error!r}",
+                repair="set policy.weights.location to a complete folder in diffusers' layout with "
+                "safetensors weights",
+            ) from error
 
     def folder(self, config: PolicyConfig) -> tuple[Path, set[str]]:
         """Fetch a pipeline to the local disk and read the names of its parts.
@@ -58,18 +128,8 @@ class PipelineParts:
         Raises:
             WeightsError: If it is not this family's pipeline in diffusers' layout.
         """
-        folder = local_folder(config.weights)
-        path = folder / INDEX_FILE
-        try:
-            index = load_json_object(path.read_text(encoding="utf-8"))
-            found = index["_class_name"]
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise WeightsError(
-                f"policy.weights: {folder} does not hold a pipeline, {INDEX_FILE} cannot be read: "
-                f"{error!r}",
-                repair="set policy.weights.location to a complete folder in diffusers' layout with "
-                "safetensors weights",
-            ) from error
+        folder, index = local_folder(config.weights), self.settings(config)
+        found = index.get("_class_name")
         if found != self._name:
             raise WeightsError(
                 f"policy.weights: {folder} holds a {found}, not a {self._name}",
@@ -82,7 +142,7 @@ class PipelineParts:
             for name, part in index.items()
             if isinstance(part, list)
         }
-        for name, architecture in self._architectures.items():
+        for name, architecture in {**self._architectures, **_SCHEDULER}.items():
             if classes.get(name) not in (None, architecture):
                 raise WeightsError(
                     f"policy.weights: {name} in {folder} is a {classes[name]}, not a "
@@ -90,6 +150,22 @@ class PipelineParts:
                     repair=f"set policy.weights.location to a {self._name} with its own {name}",
                 )
         return folder, {name for name, kind in classes.items() if kind is not None}
+
+    def _require(self, config: PolicyConfig, parts: Collection[str]) -> tuple[Path, set[str]]:
+        """Read a pipeline as `folder` does, and refuse it if it lacks one of the given parts."""
+        folder, there = self.folder(config)
+        # The index may name a part whose folder was not copied.
+        lacking = [
+            name
+            for name in parts
+            if name not in self.optional and not (name in there and (folder / name).is_dir())
+        ]
+        if lacking:
+            raise WeightsError(
+                f"policy.weights: {folder} has no {', '.join(lacking)}",
+                repair=f"set policy.weights.location to a complete {self._name}",
+            )
+        return folder, there
 
     @property
     def _name(self) -> str:
@@ -99,25 +175,29 @@ class PipelineParts:
     def _architectures(self) -> dict[str, str]:
         return {**self.models, **self.text_encoders}
 
+    def _class(self, part: str) -> Any:  # noqa: ANN401
+        library = diffusers if part in self.models else transformers
+        return getattr(library, self._architectures[part])
+
     def _load(self, config: PolicyConfig, parts: Collection[str]) -> Any:  # noqa: ANN401
-        folder, there = self.folder(config)
+        folder, there = self._require(config, parts)
         wanted = there & set(parts)
+        names = sorted(wanted & {*self._architectures})
         # Before loading, which takes minutes for a large model.
-        stored = {name: _stored_names(folder / name) for name in wanted & {*self._architectures}}
+        for name in names:
+            _check_files(folder / name)
+        dtypes = {"transformer": config.forward_dtype, "vae": config.decode_dtype}
         left_out = {*self._architectures, *self.tokenizers} - wanted
         try:
-            pipeline = self.pipeline_class.from_pretrained(
-                folder,
-                # diffusers does not load a part that is passed as None.
-                **dict.fromkeys(left_out),
-                dtype={
-                    "transformer": DTYPES[config.forward_dtype],
-                    "vae": DTYPES[config.decode_dtype],
-                    "default": DTYPES[config.text_dtype],
-                },
-                # Without it diffusers falls back to pickles, which can run code.
-                use_safetensors=True,
-                local_files_only=True,
+            loaded = {
+                name: _load_model(
+                    self._class(name), folder / name, DTYPES[dtypes.get(name, config.text_dtype)]
+                )
+                for name in names
+            }
+            # diffusers does not load a part that is passed, also as None.
+            return self.pipeline_class.from_pretrained(
+                folder, **dict.fromkeys(left_out), **loaded, local_files_only=True
             )
         except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
             raise WeightsError(
@@ -125,45 +205,40 @@ class PipelineParts:
                 repair="set policy.weights.location to a complete folder in diffusers' layout with "
                 "safetensors weights",
             ) from error
-        for name, tensors in stored.items():
-            part = pipeline.components[name]
-            _refuse_missing_tensors(part, tensors, folder / name)
-            # `from_pretrained` leaves `requires_grad` set, by which `trainable_parameters` selects.
-            part.requires_grad_(False).eval()
-        return pipeline
 
 
-def _stored_names(folder: Path) -> set[str]:
-    """List the tensors of a model folder from the headers of its files.
-
-    Opening a file also checks its length, so a truncated download is found before loading starts.
-    """
+def _check_files(folder: Path) -> None:
+    """Open the files of a model, which checks their length: a truncated download is found."""
     try:
         files = weights_files(folder)
     except WeightsError as error:
         raise WeightsError(f"policy.weights: {error.message}", repair=error.repair) from error
-    names: set[str] = set()
     for path in files:
         try:
-            with safe_open(path, framework="pt") as file:
-                names.update(file.keys())
+            with safe_open(path, framework="pt"):
+                pass
         except (OSError, SafetensorError) as error:
             raise WeightsError(
                 f"policy.weights: {path} is truncated or damaged: {error}",
                 repair=f"replace {path} by a complete copy",
             ) from error
-    return names
 
 
-def _refuse_missing_tensors(part: torch.nn.Module, stored: set[str], folder: Path) -> None:
+def _load_model(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401
+    model, info = model_class.from_pretrained(
+        folder,
+        dtype=dtype,
+        # Without it the libraries fall back to pickles, which can run code.
+        use_safetensors=True,
+        local_files_only=True,
+        output_loading_info=True,
+    )
     # The libraries initialize missing tensors randomly, and only log a warning.
-    # The state dict omits buffers that are not persistent, which no file stores.
-    state = part.state_dict()
-    # A tied tensor is stored once, under the name of the tensor whose memory it shares.
-    tied = {tensor.data_ptr() for key, tensor in state.items() if key in stored}
-    missing = [key for key, tensor in state.items() if tensor.data_ptr() not in tied]
+    missing = sorted(info["missing_keys"])
     if missing:
         raise WeightsError(
             f"policy.weights: {folder} lacks {len(missing)} tensors, for instance {missing[0]}",
             repair=f"replace {folder} by a complete copy",
         )
+    # `from_pretrained` leaves `requires_grad` set, by which `trainable_parameters` selects.
+    return model.requires_grad_(False).eval()

@@ -24,6 +24,7 @@ PARTS = PipelineParts(
         "text_encoder_3": "T5EncoderModel",
     },
     tokenizers=("tokenizer", "tokenizer_2", "tokenizer_3"),
+    optional=("text_encoder_3", "tokenizer_3"),
 )
 
 
@@ -37,8 +38,7 @@ class Sd3TextEncoders(PipelineTextEncoders):
         if pipeline.text_encoder_3 is None:
             # The pipeline then pads with zeros as wide as the transformer's input, which it reads
             # from the transformer's settings.
-            folder, _ = PARTS.folder(self._config)
-            settings = SD3Transformer2DModel.load_config(folder / "transformer")
+            settings = PARTS.settings(self._config, "transformer")
             # Only its settings are read, so no memory is allocated for billions of parameters.
             with torch.device("meta"):
                 pipeline.transformer = SD3Transformer2DModel.from_config(settings)
@@ -71,6 +71,7 @@ class Sd3Policy(TransformerPolicy):
             adapter does not fit.
     """
 
+    parts = PARTS
     text_encoders = Sd3TextEncoders
 
     def __init__(

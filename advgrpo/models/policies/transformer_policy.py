@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.config.policy import AdapterConfig, PolicyConfig
+from advgrpo.errors import ConfigError
 from advgrpo.models.policies.adapter import (
     add_adapter,
     load_adapter,
@@ -21,7 +22,7 @@ from advgrpo.models.policies.adapter import (
 from advgrpo.models.policies.base import PromptEmbeddings, TextEncoders
 from advgrpo.models.policies.compilation import compile_in_place, compiler_errors
 from advgrpo.models.policies.embeddings import StoredEmbeddings
-from advgrpo.models.policies.pipeline_parts import DTYPES
+from advgrpo.models.policies.pipeline_parts import DTYPES, PipelineParts
 from advgrpo.models.policies.saved_adapter import refuse_foreign
 
 CACHED_BYTES = 2**30
@@ -45,7 +46,7 @@ class TransformerPolicy(ABC):
     """A frozen transformer with a trainable adapter, a VAE, and text encoders.
 
     A family's class loads its models and defines `sigmas`, `_predict`, and where they differ from
-    what is here, `_guide` or `velocity` and `_decode`.
+    what is here, `_guide`, `velocity`, `_decode` and `_has_guidance`.
 
     Args:
         config: The policy's settings.
@@ -59,6 +60,9 @@ class TransformerPolicy(ABC):
         WeightsError: If the adapter is for another model, or its rank or alpha differs from the
             settings.
     """
+
+    parts: ClassVar[PipelineParts | None] = None
+    """The pipeline that it is loaded from, if it is one of diffusers."""
 
     text_encoders: ClassVar[type[TextEncoders]]
     """The family's text encoders."""
@@ -92,6 +96,43 @@ class TransformerPolicy(ABC):
             self.transformer.enable_gradient_checkpointing()
         # Rollout and update must run the very same module, which DeepSpeed's engine wraps.
         self.forward_module: torch.nn.Module = self.transformer
+
+    @classmethod
+    def check(
+        cls,
+        config: PolicyConfig,
+        *,
+        guidance_scale: float | None = None,
+        adapter: Path | None = None,
+    ) -> None:
+        """Check settings by the small files of the weights, before anything large is loaded.
+
+        Args:
+            config: The policy's settings.
+            guidance_scale: Weight of the guidance, if images will be sampled.
+            adapter: Folder of the adapter that will be loaded.
+
+        Raises:
+            ConfigError: If the model has no guidance, or cannot draw images of this size.
+            WeightsError: If the pipeline is another family's or incomplete, or the adapter is for
+                another model.
+        """
+        if cls.parts is None:
+            return
+        cls.parts.check(config, adapter)
+        # At 1 or below, guidance is off or weakens the prompt, which no pipeline warns of.
+        if guidance_scale is not None and guidance_scale > 1 and not cls._has_guidance(config):
+            raise ConfigError(
+                f"training.sampling.guidance_scale={guidance_scale:g}: the model in policy.weights "
+                "is distilled and has no guidance",
+                repair="set it to 1, or use weights that are not distilled",
+            )
+
+    @classmethod
+    def _has_guidance(cls, config: PolicyConfig) -> bool:
+        """Return whether the weights can be guided."""
+        del config
+        return True
 
     @abstractmethod
     def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
@@ -142,9 +183,7 @@ class TransformerPolicy(ABC):
             return self._stored.take(prompt)
         if prompt not in self._cached:
             encoded = self._text.encode(prompt)
-            # Exact only for a family that pads all prompts to one length, as SD3 does.
-            bytes_each = sum(tensor.nbytes for tensor in encoded.prompts[0].values())
-            if (len(self._cached) + 1) * bytes_each > CACHED_BYTES:
+            if sum(each.nbytes for each in (*self._cached.values(), encoded)) > CACHED_BYTES:
                 # A miss costs one encoding, so the cache is emptied as a whole instead of tracking
                 # use.
                 self._cached.clear()
@@ -165,13 +204,12 @@ class TransformerPolicy(ABC):
     ) -> Float[Tensor, "batch channel height width"]:
         """Predict noise minus image in float32; guidance takes two passes, or one twice as large.
 
-        A family whose transformer takes the scale as an input overrides this.
+        A family whose transformer takes the scale as an input adds it to the embeddings.
 
         Source:
             Classifier-free guidance, arXiv:2207.12598.
         """
-        # Equal to the guided result up to rounding, at half the cost.
-        if guidance_scale == 1:
+        if self.config.guidance_passes(guidance_scale) == 1:
             return self._forward(latents, sigma, embeddings)
         unconditional = self._unconditional[[0] * len(latents)]
         # Two passes need less memory. Rollout and update must use the same way: it changes the last

@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from advgrpo.errors import WeightsError
+from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.models.policies import load_policy
+from advgrpo.models.policies.loading import check_policy
 from advgrpo.testing import TinyModels
 
 CPU = torch.device("cpu")
@@ -70,6 +71,56 @@ def test_pickled_weights_are_never_read(tiny: TinyModels, folder: Path, part: st
     torch.save(load_file(path), path.with_suffix(".bin"))
     path.unlink()
     assert "pickled weights only" in refusal(tiny, folder)
+
+
+@pytest.mark.parametrize("part", ["scheduler", "transformer", "vae", "text_encoder", "tokenizer_2"])
+@pytest.mark.parametrize("place", ["index", "folder"])
+def test_a_missing_part_is_named(tiny: TinyModels, folder: Path, part: str, place: str) -> None:
+    if place == "folder":
+        shutil.rmtree(folder / part)
+    else:
+        index = json.loads((folder / "model_index.json").read_text("utf-8"))
+        index[part] = [None, None]
+        (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
+    assert f"{folder} has no {part}" in refusal(tiny, folder)
+
+
+def test_another_scheduler_is_named(tiny: TinyModels, folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    index["scheduler"] = ["diffusers", "UniPCMultistepScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index), "utf-8")
+    assert "scheduler in" in refusal(tiny, folder)
+
+
+def test_a_vae_without_levels_is_refused(tiny: TinyModels, folder: Path) -> None:
+    path = folder / "vae" / "config.json"
+    settings = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**settings, "block_out_channels": 5}), "utf-8")
+    assert "vae in" in refusal(tiny, folder)
+
+
+def test_a_resolution_that_tokens_cannot_tile_is_refused_with_those_that_they_can(
+    tiny: TinyModels, folder: Path
+) -> None:
+    # Nothing large is loaded before.
+    (folder / "transformer" / WEIGHTS).unlink()
+    settings = tiny.config(f"policy.weights.location={folder}").policy
+    config = settings.model_copy(update={"resolution_pixels": 44})
+    with pytest.raises(ConfigError, match=r"resolution_pixels=44: is not a multiple of the 8") as e:
+        load_policy(config, CPU)
+    assert e.value.repair.endswith("to 40 or 48")
+
+
+def test_an_adapter_for_another_model_is_refused_before_weights_are_loaded(
+    tiny: TinyModels, folder: Path, adapter: Path
+) -> None:
+    (folder / "transformer" / WEIGHTS).unlink()
+    settings = json.loads((folder / "transformer" / "config.json").read_text("utf-8"))
+    shallow = {**settings, "num_layers": 1}
+    (folder / "transformer" / "config.json").write_text(json.dumps(shallow), "utf-8")
+    config = tiny.config(f"policy.weights.location={folder}")
+    with pytest.raises(WeightsError, match="for another base model"):
+        check_policy(config.policy, config.training.sampling, adapter)
 
 
 def test_weights_of_another_configuration_are_refused(tiny: TinyModels, folder: Path) -> None:
