@@ -94,6 +94,10 @@ class RatioError(TrainingError):
     """Rollout and update disagree before the first optimizer step."""
 
 
+class OldPolicyError(TrainingError):
+    """The old policy of an algorithm does not relate to the trained one as it must."""
+
+
 class NonFiniteError(TrainingError):
     """A loss, reward or weight became NaN or infinite."""
 

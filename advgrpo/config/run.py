@@ -35,7 +35,9 @@ class RunConfig(Section):
     # Rules across sections run once all sections are valid; the first violation is reported.
     @model_validator(mode="after")
     def _sampling_suits_the_algorithm(self) -> Self:
-        self.training.algorithm.check_sampling(self.training.sampling.num_inference_steps)
+        sampling = self.training.sampling
+        guided = self.policy.guidance_passes(sampling.guidance_scale) > 1
+        self.training.algorithm.check_sampling(sampling.num_inference_steps, guided=guided)
         return self
 
     @model_validator(mode="after")

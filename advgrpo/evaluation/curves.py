@@ -124,6 +124,13 @@ def training_curves(history: History, *, alignment: str) -> tuple[Section, ...]:
             ),
             _panel(
                 history,
+                "Contrast",
+                {"velocities": "policy/contrast", "weights": "policy/old_policy_distance"},
+                note="relative difference of trained and old policy",
+            ),
+            _panel(history, "Matching error", {"policy": "policy/matching_error"}),
+            _panel(
+                history,
                 "Gradient norm",
                 {"policy": "policy/gradient_norm", "discriminator": "discriminator/gradient_norm"},
             ),

@@ -160,18 +160,17 @@ def _adapter(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> Pa
     name, count = "adapter and optimizer", adapter_parameters(run, models)
     if count is None:
         return Part(name, None, "unknown for policy.adapter.target_modules of this model")
-    # Weight, gradient, moving average and best adapter are counted whole on each GPU.
-    states = ADAM_STATES * count
+    # Weight, gradient, moving average, best adapter and the algorithm's copies are counted whole on
+    # each GPU.
+    states, copies = ADAM_STATES * count, run.training.algorithm.adapter_copies
+    parts = "weight, gradient, average, best" + (f", {copies} of the algorithm" if copies else "")
+    how = f"{count / 1e6:,.1f} million parameters in float32: {parts}"
     if run.training.offload != "none":
-        how = f"{count / 1e6:,.1f} million parameters in float32: weight, gradient, average, best"
-        return Part(name, 4 * count * FLOAT32, how)
+        return Part(name, (4 + copies) * count * FLOAT32, how)
     # ZeRO stage 0 does not partition the optimizer.
     shared = states if run.training.zero_stage == 0 else -(-states // gpus)
-    how = (
-        f"{count / 1e6:,.1f} million parameters in float32: weight, gradient, average, best, "
-        f"and {ADAM_STATES} states" + (f" over {gpus} GPUs" if shared < states else "")
-    )
-    return Part(name, (4 * count + shared) * FLOAT32, how)
+    how += f", and {ADAM_STATES} states" + (f" over {gpus} GPUs" if shared < states else "")
+    return Part(name, ((4 + copies) * count + shared) * FLOAT32, how)
 
 
 def _discriminator(run: RunConfig | TrainingSettings, models: Models) -> list[Part]:

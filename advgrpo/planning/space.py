@@ -90,8 +90,10 @@ def _checkpoints(run: RunConfig, models: Models) -> Part:
     features = feature_bytes(run, models)
     if adapter is None or trained is None or features is None:
         return Part("checkpoints", None, "a model is unknown")
-    # Adapter: weight, two moments, average, best. Discriminator: weight, two moments. Then replay.
-    one = (5 * adapter + 3 * trained) * FLOAT32
+    # Adapter: weight, two moments, average, best, copies of the algorithm. Discriminator: weight,
+    # two moments. Then replay.
+    copies = 5 + run.training.algorithm.adapter_copies
+    one = (copies * adapter + 3 * trained) * FLOAT32
     one += run.discriminator.optimizer.replay_images * features
     # A new checkpoint is written before the oldest is deleted.
     return Part("checkpoints", (kept + 1) * one, f"{kept} retained and one being written")

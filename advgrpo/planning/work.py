@@ -27,7 +27,7 @@ class Work:
     """Forward passes with a backward pass."""
 
     extra_passes_per_update: int
-    """Forward passes of gradient checkpointing and of the KL divergence from the base policy."""
+    """Forward passes of gradient checkpointing, and of other policies such as the base policy."""
 
     optimizer_steps: int
     """Of the policy, in the whole run."""
@@ -46,7 +46,7 @@ def work_of(run: RunConfig, gpus: int) -> Work:
     rollouts, steps, note = _turns(run)
     rollout_images = images_per_gpu(run, gpus) * gpus
     trained = rollout_images * training.algorithm.trained_steps * guidance_passes(run)
-    # One to recompute activations, one of the base policy for the KL divergence.
+    # One to recompute activations, and those of other policies.
     again = int(run.policy.gradient_checkpointing) + training.algorithm.extra_passes
     return Work(
         updates=training.updates,

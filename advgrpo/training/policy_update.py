@@ -90,7 +90,7 @@ class PolicyUpdater:
             # adapter() is a collective under ZeRO-3: all ranks reach it, because report_step above
             # raises on all of them.
             self._average.update(self._engine.adapter(), step=done)
-            self._algorithm.finish_step(done)
+        self._algorithm.finish_update((update + 1) * steps)
         return {
             "policy/loss": self._process_group.all_reduce_mean(_mean(passes.losses)),
             **self._algorithm.metrics(passes.values, self._process_group),

@@ -248,7 +248,8 @@ def _equal_rewards(rows: Sequence[Row]) -> str | None:
         return None
     return (
         f"{share:.0%} of groups have equal rewards and teach nothing; change "
-        "training.algorithm.sampler.noise_level, training.rollout.group_size or training.reward"
+        "training.rollout.group_size, training.reward or, of grpo, "
+        "training.algorithm.sampler.noise_level"
     )
 
 

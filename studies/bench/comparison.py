@@ -22,6 +22,7 @@ from advgrpo.algorithm.advantage import group_advantages
 from advgrpo.algorithm.discriminator_loss import hinge_loss
 from advgrpo.algorithm.policy_loss import clipped_policy_loss
 from advgrpo.config import Weights
+from advgrpo.config.algorithms import GrpoConfig
 from advgrpo.config.discriminator import DinoDiscriminatorConfig
 from advgrpo.data.images import decode_image, from_pil, to_pil
 from advgrpo.models.backbones.dino import DinoBackbone
@@ -44,6 +45,9 @@ class ComparisonLoop:
 
     def __init__(self, world: World) -> None:
         self._world, self._training = world, world.config.training
+        # The released code has no other.
+        assert isinstance(self._training.algorithm, GrpoConfig)
+        self._algorithm = self._training.algorithm
         self._device = world.state.process_group.device
         self._half = DTYPES[world.config.policy.forward_dtype]
         # The text encoders work on the training device.
@@ -133,7 +137,7 @@ class ComparisonLoop:
             context, pooled = self._encode(batch.texts)
             shape = (size, *self._world.state.policy.latent_shape)
             latents = torch.randn(shape, device=self._device).to(self._half)
-            trained = self._training.algorithm.window.length
+            trained = self._algorithm.window.length
             for index in range(self._training.sampling.num_inference_steps):
                 step = self._step(latents, index, context, pooled, ode=index >= trained)
                 following = sde.draw(step, torch.randn(shape, device=self._device))
@@ -165,7 +169,7 @@ class ComparisonLoop:
             without + sampling.guidance_scale * (given - without),
             sigma=sigma,
             next_sigma=next_sigma,
-            noise_level=0.0 if ode else self._training.algorithm.sampler.noise_level,
+            noise_level=0.0 if ode else self._algorithm.sampler.noise_level,
         )
 
     def _encode(self, texts: list[str]) -> tuple[Tensor, Tensor]:

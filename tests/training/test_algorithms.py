@@ -1,10 +1,13 @@
-"""A second algorithm runs through the real loop, checkpoints and dumps."""
+"""Other algorithms run through the real loop, checkpoints and dumps."""
 
 import re
 from collections.abc import Callable
+from typing import Annotated
 
 import pytest
+from pydantic import Field
 
+from advgrpo.config.algorithms import AlgorithmConfig, GrpoConfig, NftConfig
 from advgrpo.errors import NonFiniteError, Preempted
 from advgrpo.planning.work import work_of
 from advgrpo.tasks.reproduce import recompute
@@ -17,13 +20,16 @@ from tests.training.test_loop import assert_same, weights
 from tests.training.toy_algorithm import RewardWeightedMatching, ToyConfig
 
 TOY = ToyConfig()
+MATCHING = pytest.mark.parametrize("algorithm", [TOY, NftConfig()], ids=lambda a: a.type)
+"""Algorithms that match velocities towards images of an old policy."""
+
 Make = Callable[..., TrainingState]
 
 
 class ToyDump(NonFiniteDump):
-    """A dump of a run whose settings allow the second algorithm."""
+    """A dump of a run whose settings allow the toy algorithm, too."""
 
-    algorithm: ToyConfig
+    algorithm: Annotated[ToyConfig | GrpoConfig | NftConfig, Field(discriminator="type")]
 
 
 @pytest.fixture(autouse=True)
@@ -33,8 +39,11 @@ def toy_algorithm(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"advgrpo.training.{module}.NonFiniteDump", ToyDump)
 
 
-def test_another_algorithm_trains_in_the_same_loop(make_state: Make) -> None:
-    state = make_state("training.optimizer_steps_per_update=2", algorithm=TOY)
+@MATCHING
+def test_another_algorithm_trains_in_the_same_loop(
+    make_state: Make, algorithm: AlgorithmConfig
+) -> None:
+    state = make_state("training.optimizer_steps_per_update=2", algorithm=algorithm)
     before = state.engine.state()
     train(state)
     after = state.engine.state()
@@ -46,11 +55,14 @@ def test_another_algorithm_trains_in_the_same_loop(make_state: Make) -> None:
     assert not [name for name in row if name.startswith(("policy/ratio", "policy/clipped"))]
 
 
-def test_its_own_state_is_part_of_a_checkpoint(make_state: Make) -> None:
-    straight = make_state(folder="straight", algorithm=TOY)
+@MATCHING
+def test_its_own_state_is_part_of_a_checkpoint(
+    make_state: Make, algorithm: AlgorithmConfig
+) -> None:
+    straight = make_state(folder="straight", algorithm=algorithm)
     train(straight)
 
-    stopped, microbatches = make_state(folder="stopped", algorithm=TOY), 0
+    stopped, microbatches = make_state(folder="stopped", algorithm=algorithm), 0
 
     def stop_in_the_second_rollout() -> None:
         nonlocal microbatches
@@ -61,7 +73,7 @@ def test_its_own_state_is_part_of_a_checkpoint(make_state: Make) -> None:
     stopped.stop.check = stop_in_the_second_rollout  # type: ignore[method-assign]
     with pytest.raises(Preempted):
         train(stopped)
-    resumed = make_state(folder="stopped", algorithm=TOY)
+    resumed = make_state(folder="stopped", algorithm=algorithm)
     fresh = resumed.algorithm.state()
     assert all(name.startswith("old.") for name in fresh)
     fresh = {name: value.clone() for name, value in fresh.items()}
@@ -72,8 +84,11 @@ def test_its_own_state_is_part_of_a_checkpoint(make_state: Make) -> None:
     assert_same(weights(resumed), weights(straight))
 
 
-def test_its_non_finite_gradients_are_named_and_reproduced(make_state: Make) -> None:
-    state = make_state(algorithm=TOY)
+@MATCHING
+def test_its_non_finite_gradients_are_named_and_reproduced(
+    make_state: Make, algorithm: AlgorithmConfig
+) -> None:
+    state = make_state(algorithm=algorithm)
     train_on_rollout(state)
     name, parameter = list(state.policy.trainable_parameters().items())[3]
     handle = parameter.register_hook(lambda gradient: gradient * float("nan"))
@@ -86,18 +101,21 @@ def test_its_non_finite_gradients_are_named_and_reproduced(make_state: Make) -> 
     location = re.search(r"dumped in (\S+)", caught.value.message)
     assert location is not None
     dump, tensors = read_dump(location.group(1))
-    assert dump.algorithm == TOY
+    assert dump.algorithm == algorithm
     with state.policy.without_engine():
         reports = {report.name: report for report in recompute(dump, tensors, state.policy)}
     # The old policy differs from the present one by now, and generated the images.
     assert reports["clean_latents"].largest == float(tensors["clean_latents"].abs().max())
     assert all(report.not_finite == 0 for report in reports.values())
-    assert f"gradient of {name} at draw 2" in reports
+    passes = [report for report in reports if report.startswith(f"gradient of {name} at draw ")]
+    assert len(passes) == algorithm.trained_steps
 
 
-def test_planning_counts_its_passes(world: World) -> None:
+@MATCHING
+def test_planning_counts_its_passes(world: World, algorithm: AlgorithmConfig) -> None:
     run = world.config()
-    training = run.training.model_copy(update={"algorithm": TOY})
+    training = run.training.model_copy(update={"algorithm": algorithm})
     work = work_of(run.model_copy(update={"training": training}), 1)
-    assert work.update_passes_per_update == 8 * TOY.trained_steps
+    assert work.update_passes_per_update == 8 * algorithm.trained_steps
+    assert work.extra_passes_per_update == 8 * algorithm.trained_steps * algorithm.extra_passes
     assert work.rollout_passes_per_update == 8 * run.training.sampling.num_inference_steps

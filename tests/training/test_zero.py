@@ -8,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from advgrpo.training.loop import train_on_rollout
 from tests.training.conftest import World
-from tests.training.zero_program import RESUMED, STAGES
+from tests.training.zero_program import RESUMED, STAGES, tensors_of
 
 pytestmark = pytest.mark.slow
 
@@ -43,10 +44,30 @@ def different(folder: Path, first: str, second: str) -> list[str]:
 
 @pytest.mark.parametrize("stage", list(STAGES)[1:])
 def test_every_stage_takes_the_same_optimizer_step(trained: Path, stage: str) -> None:
-    alone = load_file(trained / "0" / "before-evaluation.safetensors")
+    alone = load_file(trained / _plain(stage) / "before-evaluation.safetensors")
     spread = load_file(trained / stage / "before-evaluation.safetensors")
+    _assert_same_step(spread, alone, in_half="bfloat16" in stage)
+    metrics = json.loads((trained / stage / "metrics.json").read_text("utf-8"))
+    assert metrics.get("policy/ratio_error_before_step", 0) == 0
+
+
+def test_two_ranks_of_another_algorithm_take_the_optimizer_step_of_one(
+    trained: Path, world: World, tmp_path: Path
+) -> None:
+    state = world.state(tmp_path, *STAGES["nft"])
+    train_on_rollout(state)
+    two = load_file(trained / "nft" / "before-evaluation.safetensors")
+    _assert_same_step(two, tensors_of(state), in_half=False)
+
+
+def _plain(stage: str) -> str:
+    return "nft" if stage.startswith("nft") else "0"
+
+
+def _assert_same_step(
+    spread: dict[str, torch.Tensor], alone: dict[str, torch.Tensor], *, in_half: bool
+) -> None:
     assert alone.keys() == spread.keys()
-    in_half = "bfloat16" in stage
     for name, value in alone.items():
         if name.startswith("policy.exp_avg."):
             # A tenth of the gradient.
@@ -56,8 +77,6 @@ def test_every_stage_takes_the_same_optimizer_step(trained: Path, stage: str) ->
         elif "weight" in name and not in_half:
             # Adam divides a gradient by its own size: rounding turns those that are nearly zero.
             assert float(((spread[name] - value).abs() > 2e-4).float().mean()) < 0.02, name
-    metrics = json.loads((trained / stage / "metrics.json").read_text("utf-8"))
-    assert metrics["policy/ratio_error_before_step"] == 0
 
 
 @pytest.mark.parametrize("stage", RESUMED)

@@ -84,7 +84,7 @@ class RewardWeightedMatching(Algorithm):
         errors = torch.cat([values["error"] for values in passes])
         return {"policy/matching_error": process_group.all_reduce_mean(float(errors.mean()))}
 
-    def finish_step(self, optimizer_step: int) -> None:  # noqa: ARG002
+    def finish_update(self, optimizer_steps: int) -> None:  # noqa: ARG002
         for name, value in self.adapter.adapter().items():
             self._old[name].lerp_(value, 1 - self.config.old_decay)
 

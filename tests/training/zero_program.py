@@ -22,26 +22,31 @@ from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 
 RANKS = 2
+GUIDED = "training.sampling.guidance_scale=2"
+NFT = ["training.algorithm={type: nft}", "training.sampling.guidance_scale=1"]
 STAGES = {
     "0": ["training.zero_stage=0"],
     "2": ["training.zero_stage=2"],
     "2, offloaded": ["training.zero_stage=2", "training.offload=optimizer"],
+    "nft": NFT,
     # DeepSpeed replaces torch's linear layer in a process that has used stage 3; its own rounds
     # otherwise, so these come last.
     "3": ["training.zero_stage=3", "policy.guidance=two_passes"],
+    "nft, 3": [*NFT, "training.zero_stage=3"],
     "3, offloaded, in bfloat16": [
         "training.zero_stage=3",
         "training.offload=optimizer_and_weights",
         "policy.forward_dtype=bfloat16",
     ],
 }
-RESUMED = ("2, offloaded", "3", "3, offloaded, in bfloat16")
+RESUMED = ("2, offloaded", "nft, 3", "3", "3, offloaded, in bfloat16")
 
 
 def tensors_of(state: TrainingState) -> dict[str, torch.Tensor]:
     """Return all that a run needs to continue identically."""
     tensors = {f"policy.{k}": v for k, v in state.engine.state().items()}
     tensors |= {f"adapter.{k}": v for k, v in state.engine.adapter().items()}
+    tensors |= {f"algorithm.{k}": v.clone() for k, v in state.algorithm.state().items()}
     return tensors | {f"average.{k}": v.clone() for k, v in state.average.values.items()}
 
 
@@ -52,7 +57,7 @@ def run_rank(world: World, output: Path, rank: int) -> None:
     process_group = ProcessGroup()
     connect(process_group)
     for name, overrides in STAGES.items():
-        settings = [*overrides, "training.sampling.guidance_scale=2"]
+        settings = [GUIDED, *overrides]
         state = world.state(output / name, *settings, process_group=process_group)
         metrics = train_on_rollout(state)
         state.log_metrics(metrics)

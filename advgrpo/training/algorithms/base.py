@@ -97,6 +97,9 @@ class Algorithm(ABC):
         Args:
             passes: Values of this rank's losses, in the order of the backward passes.
             process_group: The training processes.
+
+        Raises:
+            TrainingError: On all ranks, if the update cannot have had its effect.
         """
 
     def check_before_update(  # noqa: B027
@@ -114,11 +117,13 @@ class Algorithm(ABC):
             TrainingError: On all ranks, if rollout and update disagree.
         """
 
-    def finish_step(self, optimizer_step: int) -> None:  # noqa: B027
-        """Update the algorithm's own state after an optimizer step; every rank must call it.
+    def finish_update(self, optimizer_steps: int) -> None:  # noqa: B027
+        """Update the algorithm's own state after a rollout's optimizer steps, before `metrics`.
+
+        Every rank must call it.
 
         Args:
-            optimizer_step: Count of the run's optimizer steps before this one.
+            optimizer_steps: Count of the run's optimizer steps so far.
         """
 
     def state(self) -> dict[str, Tensor]:

@@ -8,8 +8,9 @@ from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import FlowModel
 from advgrpo.training.algorithms.base import Algorithm
 from advgrpo.training.algorithms.grpo import Grpo
+from advgrpo.training.algorithms.nft import Nft
 
-ALGORITHMS: dict[str, Callable[..., Algorithm]] = {"grpo": Grpo}
+ALGORITHMS: dict[str, Callable[..., Algorithm]] = {"grpo": Grpo, "nft": Nft}
 """Implementation by the `type` of its settings."""
 
 
