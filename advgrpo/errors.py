@@ -126,6 +126,12 @@ class EvaluationError(AdvGrpoError):
     exit_code = 10
 
 
+class JudgeUnavailableError(EvaluationError):
+    """A judge behind an HTTP endpoint does not respond; retrying may help."""
+
+    exit_code = 154
+
+
 class PromotionError(AdvGrpoError):
     """A model version may not be promoted."""
 

@@ -23,6 +23,9 @@ class Section(BaseModel):
     )
 
 
+BUILT_IN_PREFIXES = ("distance", "diversity", "image", "manifold")
+"""First parts of the names of metrics that need no scorer."""
+
 SCHEMES = ("s3", "package", "hub")
 """Schemes of locations; `advgrpo.storage.files` has the backends of those that can be written."""
 

@@ -9,9 +9,6 @@ from advgrpo.config.base import Section
 METRIC_ALIASES = ("distance", "alignment")
 """Names of the evaluation's distance to the reference images and of `evaluation.alignment`."""
 
-BUILT_IN_PREFIXES = ("distance", "diversity", "image", "manifold")
-"""First parts of the names of metrics that need no scorer."""
-
 
 class Gate(Section):
     """A condition that a trained adapter must meet to become the champion.

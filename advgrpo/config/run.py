@@ -5,12 +5,12 @@ from typing import Self
 
 from pydantic import model_validator
 
-from advgrpo.config.base import NonNegativeInt, Section
+from advgrpo.config.base import BUILT_IN_PREFIXES, NonNegativeInt, Section
 from advgrpo.config.discriminator import DiscriminatorConfig, PickScoreDiscriminatorConfig
 from advgrpo.config.evaluation import EvaluationConfig
 from advgrpo.config.independence import Independence, independence
 from advgrpo.config.policy import AnyPolicyConfig
-from advgrpo.config.promotion import BUILT_IN_PREFIXES, METRIC_ALIASES, PromotionConfig
+from advgrpo.config.promotion import METRIC_ALIASES, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.scorers.base import BaseScorerConfig
 from advgrpo.config.training import TrainingConfig

@@ -2,9 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from advgrpo.config.base import Section, Weights
+from pydantic import AfterValidator, Field
+
+from advgrpo.config.base import BUILT_IN_PREFIXES, Section, Weights
+
+MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+def _check_not_reserved(name: str) -> str:
+    # Metrics are logged by name, so the names of built-in ones are taken.
+    if name in {"discriminator", "reward", *BUILT_IN_PREFIXES}:
+        raise ValueError(f"name={name} is the name of built-in metrics: use another")
+    return name
+
+
+ScorerName = Annotated[MetricName, AfterValidator(_check_not_reserved)]
+"""First part of the names of a user's own metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)

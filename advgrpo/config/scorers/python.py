@@ -2,19 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import Field, JsonValue
 
-from advgrpo.config.promotion import BUILT_IN_PREFIXES
-from advgrpo.config.scorers.base import BaseScorerConfig
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-
-
-def _check_not_reserved(name: str) -> str:
-    # Metrics are logged by name, so the names of built-in ones are taken.
-    if name in {"discriminator", "reward", *BUILT_IN_PREFIXES}:
-        raise ValueError(f"name={name} is the name of built-in metrics: use another")
-    return name
+from advgrpo.config.scorers.base import BaseScorerConfig, MetricName, ScorerName
 
 
 class PythonScorerConfig(BaseScorerConfig):
@@ -27,10 +17,10 @@ class PythonScorerConfig(BaseScorerConfig):
     """The class, as `package.module:Class`. It is imported when the scorer is built, so the package
     must be installed in the images that train and evaluate."""
 
-    name: Annotated[Name, AfterValidator(_check_not_reserved)]
+    name: ScorerName
     """First part of its metrics' names: `name.metric`."""
 
-    metrics: Annotated[tuple[Name, ...], Field(min_length=1)] = ("score",)
+    metrics: Annotated[tuple[MetricName, ...], Field(min_length=1)] = ("score",)
     """Keys of the mapping that its `score` returns; higher is better."""
 
     # JSON values only: tasks receive their settings as JSON.

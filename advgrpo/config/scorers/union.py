@@ -8,6 +8,7 @@ from advgrpo.config.scorers.aesthetic import AestheticConfig
 from advgrpo.config.scorers.clip_score import ClipScoreConfig
 from advgrpo.config.scorers.external_judge import ExternalJudgeConfig
 from advgrpo.config.scorers.hps import HpsConfig
+from advgrpo.config.scorers.http import HttpScorerConfig
 from advgrpo.config.scorers.ocr import OcrConfig
 from advgrpo.config.scorers.pickscore import PickScoreConfig
 from advgrpo.config.scorers.pocket_judge import PocketJudgeConfig
@@ -24,7 +25,8 @@ ScorerConfig = Annotated[
     | ReferenceSimilarityConfig
     | ExternalJudgeConfig
     | PocketJudgeConfig
-    | PythonScorerConfig,
+    | PythonScorerConfig
+    | HttpScorerConfig,
     Field(discriminator="type"),
 ]
 """Settings of any scorer. The order is that of docs/scorers.md."""

@@ -107,6 +107,38 @@ installed only in the image that trains and evaluates. A method `why_missing(pro
 reason, or an empty text, excludes prompts without a value. To add a scorer to this package, see
 [CONTRIBUTING.md](../CONTRIBUTING.md).
 
+## A judge behind an endpoint
+
+`type: http` posts images to a server: a vision-language model, a model on another GPU, a service.
+With `chat`, the server speaks the chat completions API of OpenAI, as vLLM and SGLang do:
+
+    training:
+      reward:
+        terms:
+          - type: discriminator
+          - type: scorer
+            scorer:
+              type: http
+              name: judge
+              url: http://judge:8000/v1/chat/completions
+              chat: {model: Qwen/Qwen2.5-VL-7B-Instruct}
+              api_key_variable: JUDGE_API_KEY
+            metric: judge.score
+            weight: 0.5
+
+Each image is one request; the rating that the model answers with, divided by `chat.highest`, is the
+metric. Without `chat`, a request holds up to `batch_size` images as PNG files in base64, and the
+answer has a list for each of `metrics`:
+
+    {"images": ["iVBORw0...", "..."], "prompts": ["two cups", "..."]}
+    {"scores": {"score": [0.7, 0.2]}}
+
+A failed connection, a time-out, and the statuses 408, 429 and 5xx are retried; when the attempts
+are used up, the task ends with status 154, which jobs restart, and training resumes from its last
+checkpoint. Any other status, NaN, and a wrong number of scores are errors that name the judge and
+the prompt. Several judges need different names. A judge can be mistaken for the truth like any
+other reward: keep it out of `evaluation.alignment`, or use another one there.
+
 ## An external judge
 
 `type: external_judge` runs another program, which may have its own environment: GenEval's
