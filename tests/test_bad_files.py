@@ -48,12 +48,12 @@ def fail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) ->
         ("p.txt", "ein Käfer".encode("latin-1"), "is not UTF-8: line 1 holds the byte 0xe4"),
         ("p.txt", b"x" * 20_000, "line 1 has 20000 characters, more than 10000"),
         ("p.csv", b"Name\na cat", "has no column 'Prompt'; it has 'Name'"),
-        ("p.csv", b"Prompt\na cat\na cat", "repeats 1 prompts"),
-        ("p.csv", b"Prompt\na\x07cat", "prompt 1 holds the control character"),
-        ("p.jsonl", b'{"Prompt": "a cat"}\n{"Prompt": 7}', "no prompt in 1 rows"),
-        ("p.jsonl", b'{"Prompt": "a cat"}\n[1]', "one object per line: line 2 is '[1]'"),
-        ("p.jsonl", b"a cat", "is not JSON"),
-        ("p.jsonl", b"[" * 50_000, "is not JSON with one object per line: it is nested too deeply"),
+        ("p.csv", b"Prompt\na cat\na cat", "lines 2, 3 are the same prompt"),
+        ("p.csv", b"Prompt\na\x07cat", "column 'Prompt' of line 2 holds the control character"),
+        ("p.jsonl", b'{"Prompt": "a cat"}\n{"Prompt": 7}', "line 2: the value of 'Prompt' is not"),
+        ("p.jsonl", b'{"Prompt": "a cat"}\n\n[1]', "line 3 is '[1]'"),
+        ("p.jsonl", b"a cat", "is not JSON with one object per line"),
+        ("p.jsonl", b"[" * 50_000, "line 1: it is nested too deeply"),
     ],
 )
 def test_a_prompt_file_that_cannot_be_used(

@@ -127,6 +127,24 @@ def test_a_table_becomes_a_prompt_file_whose_hash_is_printed(tmp_path: Path) -> 
     assert f"2 prompts, SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}" in done.output
 
 
+def test_a_list_is_cleaned_of_repeats_marks_and_the_prompts_of_the_other_split(
+    tmp_path: Path,
+) -> None:
+    listed, test, file = tmp_path / "list.txt", tmp_path / "test.txt", tmp_path / "prompts.txt"
+    listed.write_text("a cat\n\ufeffa dog\nA cat\na hen\n", encoding="utf-8")
+    test.write_text("A hen\n", encoding="utf-8")
+    command = ["prompts", "import", str(listed), "--output", str(file), "--exclude", str(test)]
+
+    done = run(app, [*command, "--drop-repeats", "--strip-byte-order-marks"])
+
+    assert done.exit_code == 0
+    assert file.read_text("utf-8") == "a cat\na dog\n"
+    assert f"left out 1 prompts of {test}" in done.output
+    test.write_text("a cat\nA dog\na hen\n", encoding="utf-8")
+    refused = run(app, [*command, "--drop-repeats", "--strip-byte-order-marks"])
+    assert isinstance(refused.exception, PromptFileError)
+
+
 def test_a_command_without_its_packages_names_the_extra() -> None:
     program = (
         "import sys; sys.modules['kfp'] = None; sys.argv = ['advgrpo', 'pipeline', 'upload']\n"

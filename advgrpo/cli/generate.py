@@ -82,10 +82,12 @@ def generate(
         raise ConfigError("no prompts are given", repair="add prompts, or use --prompts FILE")
     # Both sources together: a prompt may be given as an argument and also be in the file.
     checked_prompts(
-        texts,
+        list(enumerate(texts, start=1)),
         where="the prompts",
         unit="prompt",
         repair="give each prompt once, as one line of text",
+        # Texts of the same meaning to an encoder may be compared on purpose.
+        key=str,
     )
     # An explicit --preset with the default name looks like none, and is ignored.
     if model and (adapter or overrides or preset != DEFAULT_PRESET):

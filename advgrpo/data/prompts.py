@@ -2,34 +2,39 @@
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from advgrpo.config.reference_images import PromptsConfig
 from advgrpo.config.run import RunConfig
+from advgrpo.data.prompt_text import (
+    Numbered,
+    describe_equal,
+    encoder_key,
+    find_fault,
+    group_equal,
+    shown,
+)
 from advgrpo.errors import PromptFileError, StorageNotFoundError
 from advgrpo.records import PromptSet
 from advgrpo.storage.fetch import local_file
-
-LONGEST_PROMPT = 10_000
-"""Characters. No text encoder reads as many: a longer line is not a prompt but a broken file."""
 
 Split = Literal["train", "test"]
 SPLITS: tuple[Split, ...] = ("train", "test")
 
 _LISTED = 12
 _QUOTED = re.compile(r'"([^"]+)"|“([^”]+)”')
-# U+FEFF is a byte order mark; concatenated files have one in the middle.
-_CONTROL_CHARACTER = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ufeff]")
-# Undecodable bytes of command-line arguments arrive as lone surrogates.
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _CJK_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 
 
 def read_prompts(
-    location: str | Path, *, setting: str = "prompts.train", sha256: str | None = None
+    location: str | Path,
+    *,
+    setting: str = "prompts.train",
+    sha256: str | None = None,
+    key: Callable[[str], str] = encoder_key,
 ) -> PromptSet:
     """Read a prompt file.
 
@@ -40,6 +45,8 @@ def read_prompts(
         location: A local path, `s3://bucket/key` or `package://python.package/name`.
         setting: Setting that names the file, for errors.
         sha256: Expected hash of the file, in hexadecimal; None accepts any.
+        key: Prompts are duplicates if their keys are equal; by default, if a text encoder sees the
+            same.
 
     Returns:
         At least one prompt, in the order of the file, without duplicates.
@@ -65,50 +72,64 @@ def read_prompts(
             f"{setting}_sha256={sha256}: prompt file {location} has SHA-256 {file_sha256}",
             repair=f"restore the file, or set {setting}_sha256={file_sha256}",
         )
-    # Not splitlines(), which also splits at characters within prompts, such as U+2028.
-    lines = _decode(data, location).rstrip().split("\n")
-    # Also removes the carriage returns of Windows line ends.
-    texts = tuple(line.strip() for line in lines)
-    if texts == ("",):
-        raise PromptFileError(
-            f"prompt file {location} is empty", repair="write one prompt per line into it"
-        )
     prompts = checked_prompts(
-        texts,
+        split_lines(data, location),
         where=f"prompt file {location}",
         unit="line",
-        repair="remove these lines, or write each prompt once on its own line",
+        repair="remove these lines, or write each prompt once on its own line; `advgrpo prompts "
+        f"import {location} --drop-repeats --strip-byte-order-marks --output FILE` does so",
         location=str(location),
+        key=key,
     )
     return replace(prompts, file_sha256=file_sha256)
 
 
 def checked_prompts(
-    texts: Sequence[str], *, where: str, unit: str, repair: str, location: str = ""
+    prompts: Sequence[Numbered],
+    *,
+    where: str,
+    unit: str,
+    repair: str,
+    location: str = "",
+    key: Callable[[str], str] = encoder_key,
 ) -> PromptSet:
     """Return prompts as a set, after checking each.
 
     Args:
-        texts: The prompts.
+        prompts: The prompts, with their numbers.
         where: Source of the prompts, for the error.
-        unit: Where each prompt is in it, for instance "line".
+        unit: What the numbers count, for instance "line".
         repair: Repair for the error.
         location: File of the prompts, if there is one.
+        key: Prompts are duplicates if their keys are equal.
 
     Raises:
         PromptFileError: If a prompt is empty, a duplicate, too long, or holds control characters
             or bytes that are not text. Lists the first dozen by number.
     """
+    faults = {number: fault for number, text in prompts if (fault := find_fault(text))}
     # All problems at once, so that a user repairs the file in one go.
-    problems = _problems(texts, unit)
+    problems = [f"{unit} {number} {fault}" for number, fault in faults.items()]
+    # Only valid prompts: empty lines are reported above, not as duplicates of each other.
+    groups = group_equal((prompt for prompt in prompts if prompt[0] not in faults), key)
+    problems += [describe_equal(group, unit) for group in groups if len(group) > 1]
     if problems:
-        listed = "".join(f"\n  - {problem}" for problem in problems[:_LISTED])
-        more = len(problems) - _LISTED
-        raise PromptFileError(
-            f"{where} cannot be used:{listed}" + (f"\n  and {more} more" if more > 0 else ""),
-            repair=repair,
-        )
-    return PromptSet(texts=tuple(texts), digest=_digest(texts), location=location)
+        refuse(f"{where} cannot be used", problems, repair=repair)
+    texts = tuple(text for _, text in prompts)
+    return PromptSet(texts=texts, digest=_digest(texts), location=location)
+
+
+def refuse(message: str, problems: Sequence[str], *, repair: str) -> NoReturn:
+    """Raise an error about a prompt file.
+
+    Raises:
+        PromptFileError: Always. Lists the first dozen problems.
+    """
+    listed = "".join(f"\n  - {problem}" for problem in problems[:_LISTED])
+    more = len(problems) - _LISTED
+    raise PromptFileError(
+        f"{message}:{listed}" + (f"\n  and {more} more" if more > 0 else ""), repair=repair
+    )
 
 
 def quoted_texts(prompt: str) -> list[str]:
@@ -118,31 +139,58 @@ def quoted_texts(prompt: str) -> list[str]:
 
 
 def check_disjoint(train: PromptSet, test: PromptSet) -> None:
-    """Raise an error if a prompt is both trained and evaluated on.
+    """Raise an error if a text encoder sees a prompt of both sets as the same.
 
     Raises:
-        PromptFileError: If a prompt is in both sets. Names the prompts and their lines.
+        PromptFileError: If it does. Names the prompts and their lines.
     """
-    train_lines = {text: number for number, text in enumerate(train.texts, start=1)}
+    train_lines: dict[str, Numbered] = {}
+    for number, text in enumerate(train.texts, start=1):
+        train_lines.setdefault(encoder_key(text), (number, text))
     shared = [
-        f"line {number} of the test prompts is line {train_lines[text]} of the training prompts: "
-        f"{text!r}"
+        _describe_shared((number, text), train_lines[key])
         for number, text in enumerate(test.texts, start=1)
         # Such a prompt would count as unseen although the policy was trained on it.
-        if text in train_lines
+        if (key := encoder_key(text)) in train_lines
     ]
     if shared:
-        listed = "".join(f"\n  - {line}" for line in shared[:_LISTED])
-        raise PromptFileError(
-            f"{len(shared)} of the {len(test)} prompts of prompts.test are also in prompts.train:"
-            f"{listed}",
-            repair="remove them from one of the two files",
+        refuse(
+            f"{len(shared)} of the {len(test)} prompts of prompts.test are also in prompts.train",
+            shared,
+            repair="remove them from one of the two files, for instance by `advgrpo prompts import "
+            f"{train.location or 'TRAIN'} --exclude {test.location or 'TEST'} --output FILE`",
         )
+
+
+def _describe_shared(test: Numbered, train: Numbered) -> str:
+    lines = f"line {test[0]} of the test prompts is line {train[0]} of the training prompts"
+    if test[1] == train[1]:
+        return f"{lines}: {test[1]!r}"
+    return (
+        f"{lines} to a text encoder: {shown(test[1])} and {shown(train[1])} differ in white space, "
+        "case or Unicode form"
+    )
 
 
 def language_of(prompt: str) -> Literal["en", "zh"]:
     """Return a prompt's language: Chinese if it has a CJK ideograph, else English."""
     return "zh" if _CJK_IDEOGRAPH.search(prompt) else "en"
+
+
+def split_lines(data: bytes, location: str | Path) -> list[Numbered]:
+    """Split a prompt file into lines without white space around them, and number them.
+
+    Raises:
+        PromptFileError: If it is not UTF-8, or empty.
+    """
+    # Not splitlines(), which also splits at characters within prompts, such as U+2028.
+    lines = _decode(data, location).rstrip().split("\n")
+    if lines == [""]:
+        raise PromptFileError(
+            f"prompt file {location} is empty", repair="write one prompt per line into it"
+        )
+    # Also removes the carriage returns of Windows line ends.
+    return [(number, line.strip()) for number, line in enumerate(lines, start=1)]
 
 
 def _decode(data: bytes, location: str | Path) -> str:
@@ -158,30 +206,6 @@ def _decode(data: bytes, location: str | Path) -> str:
             f"0x{data[error.start]:02x}",
             repair="save the file as UTF-8",
         ) from error
-
-
-def _problems(texts: Sequence[str], unit: str) -> list[str]:
-    problems: list[str] = []
-    places: dict[str, list[int]] = {}
-    for number, text in enumerate(texts, start=1):
-        if not text:
-            problems.append(f"{unit} {number} is empty")
-        elif character := _CONTROL_CHARACTER.search(text):
-            problems.append(f"{unit} {number} holds the control character {character[0]!r}")
-        elif _SURROGATE.search(text):
-            problems.append(f"{unit} {number} holds bytes that are not UTF-8")
-        elif len(text) > LONGEST_PROMPT:
-            problems.append(
-                f"{unit} {number} has {len(text)} characters, more than {LONGEST_PROMPT}"
-            )
-        else:
-            # Only valid prompts: empty lines are reported above, not as duplicates of each other.
-            places.setdefault(text, []).append(number)
-    for text, numbers in places.items():
-        if len(numbers) > 1:
-            where = ", ".join(str(number) for number in numbers)
-            problems.append(f"{unit}s {where} are the same prompt {text!r}")
-    return problems
 
 
 def _digest(texts: Sequence[str]) -> str:

@@ -144,6 +144,45 @@ def test_prompts_in_both_files_are_refused() -> None:
         check_disjoint(train, PromptSet(("a hen", "a cow"), digest=""))
 
 
+ALIKE = [
+    "a red  cafe\u0301 table",
+    "a red\tcafé table",
+    "a red\u00a0café table",
+    "a red\u2028café table",
+    "a red\u0085café table",
+    "a red\u200b café table",
+    "a red\u00ad café table",
+    "a red \u202ecafé table",
+    "A Red CAFÉ table",
+    "a red café \uff54able",
+]
+
+
+@pytest.mark.parametrize("text", ALIKE)
+def test_prompts_that_a_text_encoder_does_not_tell_apart_are_the_same(
+    file: Path, text: str
+) -> None:
+    file.write_text(f"a dog\na red café table\n{text}\n", encoding="utf-8")
+    with pytest.raises(PromptFileError, match="lines 2, 3 are the same prompt to a text") as caught:
+        read_prompts(file)
+    assert "--drop-repeats" in caught.value.repair
+    train = PromptSet(("a dog", "a red café table"), digest="", location="train.txt")
+    with pytest.raises(PromptFileError, match=r"line 1 of the test .* is line 2 of the") as caught:
+        check_disjoint(train, PromptSet((text,), digest="", location="test.txt"))
+    assert "prompts import train.txt --exclude test.txt" in caught.value.repair
+
+
+@pytest.mark.parametrize("text", ["a red café table.", "a red cafe table", "a redcafé table"])
+def test_prompts_that_a_text_encoder_tells_apart_are_different(text: str) -> None:
+    check_disjoint(PromptSet(("a red café table",), digest=""), PromptSet((text,), digest=""))
+
+
+def test_a_decomposed_accent_is_shown_as_such(file: Path) -> None:
+    file.write_text("café\ncafe\u0301\n", encoding="utf-8")
+    with pytest.raises(PromptFileError, match=r"'café' and 'cafe\\u0301' differ in white space"):
+        read_prompts(file)
+
+
 @pytest.mark.parametrize(
     ("prompt", "language"),
     [
