@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from advgrpo.errors import ConfigError
 from advgrpo.redaction import is_secret_name
-from advgrpo.strict_json import RepeatedKeyError, unique_keys
+from advgrpo.strict_json import unique_keys
 
 CLUSTER = "ADVGRPO_CLUSTER"
 """Environment variable that holds `ClusterSettings` as JSON text; absent outside a cluster."""
@@ -170,11 +170,6 @@ def parse_cluster_settings(text: str) -> ClusterSettings:
     """
     try:
         return ClusterSettings.model_validate_json(unique_keys(text))
-    except RepeatedKeyError as error:
-        raise ConfigError(
-            f"{CLUSTER} is invalid: {error}",
-            repair="remove one of the two values of this key",
-        ) from error
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, e['loc'])) or 'the text'}: "
@@ -185,6 +180,12 @@ def parse_cluster_settings(text: str) -> ClusterSettings:
         raise ConfigError(
             f"{CLUSTER} is invalid: {problems}",
             repair="change these keys under `cluster` in the chart's values, then run helm upgrade",
+        ) from error
+    # ValidationError is a ValueError, too.
+    except ValueError as error:
+        raise ConfigError(
+            f"{CLUSTER} is invalid: {error}",
+            repair="correct this key, or the JSON around it",
         ) from error
 
 

@@ -71,7 +71,7 @@ def describe_equal(group: list[Numbered], unit: str) -> str:
 
 
 def shown(text: str) -> str:
-    """Return a text in quotes, shortened, so that white space and accents can be told apart."""
+    """Return a text in quotes, shortened, so that white space and accents are visible."""
     short = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
     # A decomposed accent looks like a composed one.
     return repr(short) if unicodedata.is_normalized("NFC", short) else ascii(short)

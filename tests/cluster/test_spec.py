@@ -182,7 +182,14 @@ def test_an_unknown_field_of_the_models_is_an_error() -> None:
         KubeflowOrgV1RunPolicy(backof_limit=1)
 
 
-def test_cluster_settings_with_a_repeated_key_are_refused() -> None:
-    text = '{"image": "registry.example/trainer:1",\n "image": "registry.example/trainer:2"}'
-    with pytest.raises(ConfigError, match="'image' occurs twice, in lines 1 and 2"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"image": "a/b:1",\n "image": "a/b:2"}', "'image' occurs twice, in lines 1 and 2"),
+        ("{", "ADVGRPO_CLUSTER is invalid: Expecting"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_cluster_settings_that_are_not_one_json_object_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         parse_cluster_settings(text)
