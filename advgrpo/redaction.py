@@ -93,7 +93,9 @@ def _print_redacted_of_thread(fault: threading.ExceptHookArgs) -> None:
 def _forms() -> list[str]:
     secrets = set(_hidden)
     # Read each time, because the environment changes while a process runs.
-    for name, value in os.environ.items():
+    for name in os.environ:
+        # Not `items()`, which fails if another thread removes a variable meanwhile.
+        value = os.environ.get(name, "")
         is_identifier = name.upper().endswith(_IDENTIFIER)
         if len(value) >= _MIN_LENGTH and is_secret_name(name) and not is_identifier:
             secrets.add(value)

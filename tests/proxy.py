@@ -35,12 +35,13 @@ _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Reduce your request rate.</M
 class Proxy:
     """A proxy of a server on loopback that fails on demand.
 
-    `mode` selects how: `pass` does not fail, `refuse_all` answers every request with `status`,
-    `refuse_first` only the first, `slow` answers after `delay_seconds`, `lose_answers` lets the
-    server do its work and then breaks the connection, `slow_down` answers as S3 does when it is
-    busy, `corrupt_...` changes a byte, `cut_request` reads half of a request and resets the
-    connection, `truncate_answer` sends half of an answer and closes it, `reset_answer` resets it,
-    `trickle_answer` sends a byte every `delay_seconds`, `nonsense` answers with random bytes.
+    `mode` selects how: `pass` does not fail, `refuse_all` answers every request that contains
+    `only` with `status`, `refuse_first` only the first, `slow` answers after `delay_seconds`,
+    `lose_answers` lets the server do its work and then breaks the connection, `slow_down` answers
+    as S3 does when it is busy, `corrupt_...` changes a byte, `cut_request` reads half of a request
+    and resets the connection, `truncate_answer` sends half of an answer and closes it,
+    `reset_answer` resets it, `trickle_answer` sends a byte every `delay_seconds`, `nonsense`
+    answers with random bytes.
 
     `next` has modes for the next requests, one each; after them `mode` applies.
     """
@@ -48,6 +49,7 @@ class Proxy:
     def __init__(self, target: str, *, seed: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.mode: Mode = "pass"
         self.next: deque[Mode] = deque()
+        self.only = ""
         self.status = 503
         self.delay_seconds = 5.0
         self.requests = 0
@@ -96,11 +98,14 @@ def _handler(proxy: Proxy, target: str) -> type[BaseHTTPRequestHandler]:  # noqa
                 self._reset()
                 return
             body = self.rfile.read(length)
-            if not self._refuse(mode):
+            if not self._refuse(mode, body):
                 self._forward(mode, body)
 
-        def _refuse(self, mode: Mode) -> bool:
-            if mode == "refuse_all" or (mode == "refuse_first" and proxy.requests == 1):
+        def _refuse(self, mode: Mode, body: bytes) -> bool:
+            concerned = proxy.only in f"{self.command} {self.path} {body!r}"
+            if (mode == "refuse_all" and concerned) or (
+                mode == "refuse_first" and proxy.requests == 1
+            ):
                 self._send(proxy.status, {}, b"")
             elif mode == "slow_down":
                 self._send(503, {"Content-Type": "application/xml"}, _SLOW_DOWN)

@@ -1,16 +1,23 @@
 import hashlib
+import inspect
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+import typer
 import yaml
 from typer.testing import CliRunner
 
 from advgrpo import __version__
 from advgrpo.cli.main import app, main
+from advgrpo.cli.options import local_path
 from advgrpo.config import resolve
-from advgrpo.errors import PromptFileError
+from advgrpo.errors import ConfigError, PromptFileError
+from advgrpo.runtime.remote_call import write_arguments
 
 run = CliRunner().invoke
 
@@ -155,3 +162,75 @@ def test_a_command_without_its_packages_names_the_extra() -> None:
     )
     assert done.returncode == 2
     assert "pip install 'advgrpo[pipeline]'" in done.stderr
+
+
+def test_a_path_option_refuses_a_location_on_s3(tmp_path: Path) -> None:
+    def annotations(group: typer.Typer) -> Iterator[Any]:
+        for command in group.registered_commands:
+            for parameter in inspect.signature(command.callback).parameters.values():
+                yield parameter.annotation
+        for inner in group.registered_groups:
+            yield from annotations(inner.typer_instance)
+
+    paths = [one for one in annotations(app) if "pathlib.Path" in str(get_args(one)[:1])]
+    assert len(paths) > 10
+    for annotation in paths:
+        assert annotation.__metadata__[0].callback is local_path
+    table = tmp_path / "table.csv"
+    table.write_text("Prompt\na red ball\n")
+    for place in ("s3:/bucket/x", "s3://bucket/x"):
+        found = run(app, ["prompts", "import", str(table), "--output", place])
+        assert isinstance(found.exception, ConfigError)
+        assert "not a path on this machine" in str(found.exception)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
+        {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+)
+def test_a_terminal_that_is_not_utf8_gets_replaced_characters(
+    variables: dict[str, str], tmp_path: Path
+) -> None:
+    file = tmp_path / "\u732b.txt"
+    file.write_text("a red ball\n\u732b \U0001f600\n", encoding="utf-8")
+    for command in (
+        ["prompts", "check", str(file)],
+        ["config", "show", "--preset", "pocket", "--set", "promotion.base_model_licence=\u732b"],
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-m", "advgrpo.cli.main", *command],
+            env={**os.environ, **variables},
+            capture_output=True,
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (0, b"")
+        assert ended.stdout
+
+
+def test_ranks_and_pipeline_tasks_replace_characters(tmp_path: Path) -> None:
+    (tmp_path / "speaking.py").write_text("def speak(): print('\u732b')", encoding="utf-8")
+    (tmp_path / "task.py").write_text(
+        "from advgrpo.runtime.failures import record_failures\n"
+        "with record_failures('train'):\n    print('\u732b')\n",
+        encoding="utf-8",
+    )
+    write_arguments(str(tmp_path), {})
+    for command in (
+        ["-m", "advgrpo.runtime.worker", "train", "speaking:speak", str(tmp_path)],
+        [str(tmp_path / "task.py")],
+    ):
+        ended = subprocess.run(
+            [sys.executable, *command],
+            env={
+                **os.environ,
+                "PYTHONIOENCODING": "ascii",
+                "PYTHONPATH": f"{Path.cwd()}:{tmp_path}",
+            },
+            capture_output=True,
+            check=False,
+        )
+        assert (ended.returncode, b"?" in ended.stdout) == (0, True), ended.stderr

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from advgrpo.cli.init import pin
-from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset, Processes
+from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset, Processes, local_path
 
 app = typer.Typer(help="Print and validate the settings of a run.", no_args_is_help=True)
 app.command()(pin)
@@ -17,7 +17,10 @@ def show(
     preset: Preset = DEFAULT_PRESET,
     overrides: Overrides = [],
     output: Annotated[
-        Path | None, typer.Option("--output", help="YAML file to write. Default: the terminal.")
+        Path | None,
+        typer.Option(
+            "--output", help="YAML file to write. Default: the terminal.", callback=local_path
+        ),
     ] = None,
 ) -> None:
     """Print all settings, including inherited ones and defaults, as YAML for --preset.

@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
-from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset, Processes
+from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset, Processes, local_path
 
 Folder = Annotated[
-    Path, typer.Option("--folder", help="Folder of everything that the demo writes.")
+    Path,
+    typer.Option(
+        "--folder", help="Folder of everything that the demo writes.", callback=local_path
+    ),
 ]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 uses a free one.")]
 

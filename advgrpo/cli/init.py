@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from advgrpo.cli.options import Overrides
+from advgrpo.cli.options import Overrides, local_path
 
 _HEAD = """\
 # Settings of a run. `advgrpo config show --preset {file}` prints all of them, with defaults;
@@ -37,7 +37,8 @@ def init(
     ] = "Prompt",
     overrides: Overrides = [],
     output: Annotated[
-        Path, typer.Option("--output", help="YAML file to write; must not exist.")
+        Path,
+        typer.Option("--output", help="YAML file to write; must not exist.", callback=local_path),
     ] = Path("run.yaml"),
 ) -> None:
     """Write a settings file that extends a preset, with your prompts and pinned commits."""
@@ -70,7 +71,10 @@ def init(
 
 
 def pin(
-    file: Annotated[Path, typer.Argument(help="Settings file, as written by `advgrpo init`.")],
+    file: Annotated[
+        Path,
+        typer.Argument(help="Settings file, as written by `advgrpo init`.", callback=local_path),
+    ],
 ) -> None:
     """Pin the hub repositories of a settings file to their latest commits.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from advgrpo.cli.options import local_path
 from advgrpo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ def _read_access(
     token_file: Annotated[
         Path | None,
         typer.Option(
-            "--token-file", help="File with a bearer token. Default: KF_PIPELINES_SA_TOKEN_PATH."
+            "--token-file",
+            help="File with a bearer token. Default: KF_PIPELINES_SA_TOKEN_PATH.",
+            callback=local_path,
         ),
     ] = None,
     cookies: Annotated[
@@ -72,7 +75,9 @@ def _read_access(
     ] = "",
     ca: Annotated[
         Path | None,
-        typer.Option("--ca", help="PEM file with the certificates of the server's CA."),
+        typer.Option(
+            "--ca", help="PEM file with the certificates of the server's CA.", callback=local_path
+        ),
     ] = None,
 ) -> "Access":
     from advgrpo.kfp_client import Access

@@ -1,5 +1,7 @@
 """Entry point of the command `advgrpo`."""
 
+import os
+import sys
 from typing import Annotated, NoReturn
 
 import typer
@@ -36,6 +38,8 @@ _EXTRAS = {
     **dict.fromkeys(("diffusers", "mlflow", "numpy", "peft", "PIL", "torch"), "train"),
 }
 """Package -> the extra that installs it."""
+
+_UTF8 = "PYTHONUTF8"
 
 # Rich tracebacks show the values of locals, which may be secrets.
 app = typer.Typer(
@@ -83,6 +87,10 @@ def start(
 
 def main() -> NoReturn:
     """Run the command line."""
+    # In such a locale neither prompts nor paths can be read; child processes inherit the variable.
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get(_UTF8) != "1":
+        os.environ[_UTF8] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - itself
     run_as_process(_run)
 
 

@@ -5,6 +5,27 @@ from typing import Annotated
 
 import typer
 
+
+def local_path(path: Path | None) -> Path | None:
+    """Refuse a URI where only a path on this machine can be used; a callback of options.
+
+    Raises:
+        ConfigError: If it is one.
+    """
+    if path is None:
+        return None
+    from advgrpo.config.base import find_malformed
+    from advgrpo.errors import ConfigError
+
+    # `Path` has merged the slashes of s3://bucket to s3:/bucket, which would be a local folder.
+    if problem := find_malformed(str(path)):
+        raise ConfigError(
+            f"{str(path)!r} is not a path on this machine: {problem}",
+            repair="use a local path; --workspace and other locations may be s3:// ones",
+        )
+    return path
+
+
 Preset = Annotated[
     str,
     typer.Option("--preset", help="Name of a packaged preset, or path of a YAML file."),
@@ -23,7 +44,7 @@ Workspace = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", help="Folder for a copy of the result."),
+    typer.Option("--output", help="Folder for a copy of the result.", callback=local_path),
 ]
 Processes = Annotated[
     int,
@@ -57,7 +78,9 @@ DEFAULT_WORKSPACE = "workspace"
 
 PipelineFile = Annotated[
     Path | None,
-    typer.Option("--pipeline", help="Compiled pipeline. Default: the packaged one."),
+    typer.Option(
+        "--pipeline", help="Compiled pipeline. Default: the packaged one.", callback=local_path
+    ),
 ]
 PipelineName = Annotated[
     str, typer.Option("--pipeline-name", help="Name of the pipeline on the server.")

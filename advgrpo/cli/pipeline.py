@@ -23,6 +23,7 @@ from advgrpo.cli.options import (
     RunKey,
     TrainerImage,
     Workspace,
+    local_path,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ app = typer.Typer(
 def compile_pipeline(
     output: Annotated[
         Path | None,
-        typer.Option("--output", help="YAML file to write. Default: the checked-in one."),
+        typer.Option(
+            "--output", help="YAML file to write. Default: the checked-in one.", callback=local_path
+        ),
     ] = None,
 ) -> None:
     """Compile the pipeline; needs a checkout."""
@@ -60,10 +63,12 @@ def run(
     run_key: RunKey = "",
     pipeline: PipelineFile = None,
     artifacts: Annotated[
-        Path, typer.Option("--artifacts", help="Folder for the tasks' artifacts.")
+        Path,
+        typer.Option("--artifacts", help="Folder for the tasks' artifacts.", callback=local_path),
     ] = Path("artifacts"),
     output: Annotated[
-        Path | None, typer.Option("--output", help="JSON file for the pipeline's outputs.")
+        Path | None,
+        typer.Option("--output", help="JSON file for the pipeline's outputs.", callback=local_path),
     ] = None,
 ) -> None:
     """Run all tasks on this machine, one after the other; repeated, it resumes."""
@@ -116,7 +121,10 @@ def upload(
 def download(
     access: "Access",
     output: Annotated[
-        Path, typer.Option("--output", help="YAML file to write, for instance for `kfp`.")
+        Path,
+        typer.Option(
+            "--output", help="YAML file to write, for instance for `kfp`.", callback=local_path
+        ),
     ] = Path("adversarial_grpo.yaml"),
     name: PipelineName = DEFAULT_PIPELINE_NAME,
 ) -> None:

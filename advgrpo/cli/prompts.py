@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from advgrpo.cli.options import local_path
+
 app = typer.Typer(help="Import and check prompt files.", no_args_is_help=True)
 
 
@@ -17,7 +19,9 @@ def import_prompts(
             "line.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", help="Prompt file to write.")],
+    output: Annotated[
+        Path, typer.Option("--output", help="Prompt file to write.", callback=local_path)
+    ],
     column: Annotated[str, typer.Option("--column", help="Column of the prompts.")] = "Prompt",
     drop_repeats: Annotated[
         bool,

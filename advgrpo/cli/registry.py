@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from advgrpo.cli.options import local_path
 from advgrpo.telemetry.logging import report
 
 app = typer.Typer(
@@ -143,7 +144,9 @@ def verify(
 @app.command()
 def export(
     name: Name,
-    output: Annotated[Path, typer.Option("--output", help="New folder for the files.")],
+    output: Annotated[
+        Path, typer.Option("--output", help="New folder for the files.", callback=local_path)
+    ],
     version: Version = "champion",
     layout: Annotated[
         Layout, typer.Option("--layout", help="Program that reads it.")

@@ -5,13 +5,18 @@ from typing import Annotated
 
 import typer
 
+from advgrpo.cli.options import local_path
+
 app = typer.Typer(help="Convert published weights of scorers.", no_args_is_help=True)
 
 # Converted once, because tasks load safetensors only and never open a pickle.
 Checkpoint = Annotated[
-    Path, typer.Option("--checkpoint", help="Published file, a pickle of tensors.")
+    Path,
+    typer.Option("--checkpoint", help="Published file, a pickle of tensors.", callback=local_path),
 ]
-Folder = Annotated[Path, typer.Option("--output", help="Folder for the safetensors.")]
+Folder = Annotated[
+    Path, typer.Option("--output", help="Folder for the safetensors.", callback=local_path)
+]
 
 
 @app.command("convert-hps")

@@ -5,13 +5,18 @@ from typing import Annotated
 
 import typer
 
+from advgrpo.cli.options import local_path
+
 app = typer.Typer(help="Upload records that wait for MLflow.", no_args_is_help=True)
 
 
 @app.command()
 def send(
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="Outbox. Default: the one in the cache.")
+        Path | None,
+        typer.Option(
+            "--folder", help="Outbox. Default: the one in the cache.", callback=local_path
+        ),
     ] = None,
 ) -> None:
     """Upload what tasks recorded while MLflow was unavailable."""

@@ -30,12 +30,34 @@ SCHEMES = ("s3", "package", "hub")
 """Schemes of locations; `advgrpo.storage.files` has the backends of those that can be written."""
 
 
+# A scheme that lacks slashes, as in `s3:/bucket`: a shell or `pathlib` drops repeated ones.
+_BROKEN_SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]*):[/\\](?![/\\])")
+_BARE_SCHEME = re.compile(rf"\s*(?i:{'|'.join(SCHEMES)})(:(?!//)|//)")
+
+
+def find_malformed(location: str) -> str:
+    """Return why a location is neither a path nor a URI; empty if it is one."""
+    broken = _BROKEN_SCHEME.match(location)
+    if broken or _BARE_SCHEME.match(location):
+        kind = broken[1].lower() if broken and broken[1].lower() in SCHEMES else "s3"
+        return (
+            f"{location!r} is neither a local path nor a URI; write two slashes, as in "
+            f"{kind}://bucket/key, or ./ before a path with a colon"
+        )
+    scheme, separator, rest = location.partition("://")
+    if separator and scheme == "s3" and rest.startswith("/"):
+        return f"{location!r} has no bucket; write s3://bucket/key"
+    return ""
+
+
 def known_scheme(uri: str) -> str:
     """Return a location as it was given.
 
     Raises:
         ValueError: If it is malformed, or of an unknown scheme.
     """
+    if problem := find_malformed(uri):
+        raise ValueError(problem)
     scheme, separator, rest = uri.partition("://")
     if separator and scheme not in SCHEMES:
         raise ValueError(

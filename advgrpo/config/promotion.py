@@ -1,10 +1,13 @@
 """Registration of trained adapters, and the gates of the champion."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
 from advgrpo.config.base import Section
+
+_VERSION_ALIAS = re.compile(r"[vV][0-9]+")
 
 METRIC_ALIASES = ("distance", "alignment")
 """Names of the evaluation's distance to the reference images and of `evaluation.alignment`."""
@@ -40,6 +43,12 @@ class Gate(Section):
 
 
 def _check_not_reserved(alias: str) -> str:
+    # MLflow itself refuses these, but only when the last task sets the alias.
+    if alias.lower() == "latest" or _VERSION_ALIAS.fullmatch(alias):
+        raise ValueError(
+            f"MLflow reserves the alias {alias}; use another, such as candidate, that is not "
+            "latest and not v with a number"
+        )
     # A registration that moved these aliases would bypass the gates.
     if alias in {"champion", "previous"}:
         raise ValueError(
@@ -49,15 +58,29 @@ def _check_not_reserved(alias: str) -> str:
     return alias
 
 
+def _check_plain(name: str) -> str:
+    # MLflow's filters and URIs would not find it again.
+    if name != name.strip() or not name.isprintable() or "\\" in name:
+        raise ValueError(
+            f"the name {name!r} has blanks at an end, control characters or backslashes; use "
+            "letters, digits, blanks, - and _"
+        )
+    return name
+
+
 class PromotionConfig(Section):
     """The model registry."""
 
-    registered_model: Annotated[str, Field(pattern=r"^[^/:.%\"'@]+$")] = "advgrpo"
+    registered_model: Annotated[
+        str,
+        Field(max_length=256, pattern=r"^[^/:.%\"'@]+$"),
+        AfterValidator(_check_plain),
+    ] = "advgrpo"
     """Name of the registered model; MLflow allows no `/ : . %` or quotation marks in it."""
 
     alias: Annotated[
         str,
-        Field(min_length=1, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$"),
+        Field(min_length=1, max_length=255, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$"),
         AfterValidator(_check_not_reserved),
     ] = "candidate"
     """Alias of a new version that passed all gates."""

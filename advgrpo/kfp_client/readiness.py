@@ -23,7 +23,9 @@ from advgrpo.kfp_client import (
 )
 from advgrpo.kfp_client.compiled import PIPELINE
 from advgrpo.kfp_client.task_pod import task_pod
+from advgrpo.redaction import redact
 from advgrpo.runtime.environment import environment
+from advgrpo.runtime.failures import BUG_REPAIR
 from advgrpo.storage.credentials import S3_REQUIRED_KEYS, has_s3_credentials
 from advgrpo.storage.files import is_remote
 from advgrpo.storage.probe import check_writable
@@ -66,8 +68,12 @@ def _workspace(workspace: str, borrowed: Mapping[str, str]) -> Check:
     name = f"workspace {workspace or '(none given)'}"
     if not workspace:
         return Check(name, "SKIP", "use --workspace s3://bucket/folder to check one")
+    try:
+        remote = is_remote(workspace)
+    except ConfigError as error:
+        return Check(name, "FAIL", error.message, error.repair)
     # A local folder is valid for runs on this machine only.
-    if not is_remote(workspace):
+    if not remote:
         return Check(
             name, "FAIL", "a cluster's pods cannot reach it", "use an s3://bucket/folder location"
         )
@@ -98,7 +104,7 @@ def _mlflow(borrowed: Mapping[str, str]) -> Check:
         # MLflow takes seconds to load.
         from advgrpo.tracking.health import check_server  # noqa: PLC0415
 
-        return f"version {check_server(tracking_uri)}"
+        return f"version {check_server(tracking_uri)}, an artifact was written and deleted"
 
     try:
         check = _check(name, attempt)
@@ -168,3 +174,9 @@ def _check(name: str, attempt: Callable[[], str]) -> Check:
         return Check(name, "OK", attempt())
     except AdvGrpoError as error:
         return Check(name, "FAIL", error.message, error.repair)
+    except ModuleNotFoundError:
+        raise
+    # The checks after this one must still run.
+    except Exception as error:  # noqa: BLE001
+        found = redact(f"{type(error).__name__}: {error}")
+        return Check(name, "FAIL", found, BUG_REPAIR)

@@ -32,6 +32,7 @@ from advgrpo.registry.versions import (
 )
 from advgrpo.storage.local import disk_errors, file_sha256
 from advgrpo.storage.locations import join
+from advgrpo.tracking.artifacts import artifact_errors, check_location
 from advgrpo.tracking.connection import FAULTS, connect, describe_error
 
 CARD_FILE = "README.md"
@@ -190,7 +191,10 @@ def _log_model(
         # The hash is a tag of the version, so the list cannot be changed together with the files
         # alone.
         tags[FILES_TAG] = _list_files(files)
-        client.log_model_artifacts(model_id, str(files))
+        location = str(logged.artifact_location)
+        check_location(location, client.tracking_uri)
+        with artifact_errors("write the adapter", location, client.tracking_uri):
+            client.log_model_artifacts(model_id, str(files))
         outputs = run.outputs.model_outputs if run.outputs is not None else []
         # A resumed registration may have linked the model to the run already.
         if model_id not in {output.model_id for output in outputs}:

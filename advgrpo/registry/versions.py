@@ -21,6 +21,7 @@ from advgrpo.errors import PromotionError, TrackingError
 from advgrpo.storage.cache import cache_folder
 from advgrpo.storage.local import atomic_folder, file_sha256
 from advgrpo.storage.locations import scheme
+from advgrpo.tracking.artifacts import artifact_errors
 from advgrpo.tracking.connection import FAULTS, connect, describe_error, is_missing
 
 ADAPTER_FILES = (
@@ -276,16 +277,17 @@ def with_absolute_paths(policy: PolicyConfig) -> PolicyConfig:
 
 @contextmanager
 def _download(version: ModelVersion, tracking_uri: str, below: str = "") -> Iterator[Path]:
+    uri = version_uri(version)
     with tempfile.TemporaryDirectory() as folder:
-        yield Path(
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=f"{version_uri(version)}/{below}",
+        with artifact_errors(f"download {uri}", str(version.source), tracking_uri):
+            path = mlflow.artifacts.download_artifacts(
+                artifact_uri=f"{uri}/{below}",
                 dst_path=folder,
                 tracking_uri=tracking_uri,
                 # Without it, MLflow would use the registry of the environment.
                 registry_uri=tracking_uri,
             )
-        )
+        yield Path(path)
 
 
 def _check(path: Path, registered: str | None, uri: str) -> None:

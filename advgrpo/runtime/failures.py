@@ -22,6 +22,7 @@ from advgrpo.telemetry.logging import (
     log_error,
     log_fault,
     machine_event,
+    replace_unencodable,
 )
 from advgrpo.telemetry.progress import publish
 
@@ -121,6 +122,7 @@ def read_failure(path: Path) -> Failure | None:
 
 def run_as_process(main: Callable[[], None]) -> NoReturn:
     """Run a program; an `AdvGrpoError` becomes a message and an exit status, not a traceback."""
+    replace_unencodable()
     redact_tracebacks()
     try:
         main()

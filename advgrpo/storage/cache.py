@@ -105,7 +105,8 @@ def _remove_if_abandoned(folder: Path) -> None:
     with _locked_if_unused(path) as lock:
         if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)
-            path.unlink()
+            # Its process may have removed the file and ended since it was listed.
+            path.unlink(missing_ok=True)
 
 
 def _reserve(lock: int, size: int, folder: Path) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+OPAQUE_ETAGS = "ADVGRPO_S3_OPAQUE_ETAGS"
+"""Environment variable; `true` for a server whose ETags of 32 digits are not MD5 digests."""
+
 _CHUNK = 2**20
 _METADATA = "advgrpo-sha256"
 """Key of the object metadata that holds the SHA-256. Some servers drop metadata."""

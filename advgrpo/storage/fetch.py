@@ -34,9 +34,11 @@ def local_folder(source: Weights | str) -> Path:
     if is_remote(source):
         return _cached_folder(source)
     path = _path(source)
+    if path.is_file():
+        raise _is_file(source)
     if not path.is_dir():
         raise StorageNotFoundError(
-            f"{source} is not a folder", repair="use the location of an existing folder"
+            f"{source} does not exist", repair="use the location of an existing folder"
         )
     return path
 
@@ -149,7 +151,10 @@ def _path(location: str) -> Path:
 
 
 def _cached_folder(location: str) -> Path:
-    listing = storage_for(location).list_files(location)
+    storage = storage_for(location)
+    listing = storage.list_files(location)
+    if not listing and storage.exists(location):
+        raise _is_file(location)
     if not listing:
         raise StorageNotFoundError(
             f"{location} does not exist", repair="use the location of an existing folder"
@@ -159,4 +164,12 @@ def _cached_folder(location: str) -> Path:
         sum(file.bytes for file in listing.values()),
         # Folders that other programs uploaded have no commit file.
         lambda folder: download_folder(location, folder, must_be_committed=False),
+    )
+
+
+def _is_file(location: str) -> StorageNotFoundError:
+    folder = location.rstrip("/").rpartition("/")[0] or "."
+    return StorageNotFoundError(
+        f"{location} is a file, and a folder is needed",
+        repair=f"use the location of the folder, for instance {folder}",
     )

@@ -37,7 +37,8 @@ def is_remote(location: str) -> bool:
 
 def _s3() -> Storage:
     # Changed credentials or endpoints need a new client.
-    variables = sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))
+    # Not `items()`, which fails if another thread removes a variable meanwhile.
+    variables = sorted((k, os.environ.get(k, "")) for k in os.environ if k.startswith("AWS_"))
     return _s3_storage(tuple(variables))
 
 

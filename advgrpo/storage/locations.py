@@ -1,10 +1,18 @@
 """Locations as strings: local paths and `s3://`, `hub://` and `package://` URIs."""
 
+from advgrpo.config.base import find_malformed
 from advgrpo.errors import ConfigError
 
 
 def scheme(location: str) -> str:
-    """Return the scheme of a location: `s3`, `package`, `hub`, or empty for a local path."""
+    """Return the scheme of a location: `s3`, `package`, `hub`, or empty for a local path.
+
+    Raises:
+        ConfigError: If it is neither a path nor a URI, such as `s3:/bucket/key`.
+    """
+    # Otherwise it would be a folder named `s3:` on this machine.
+    if problem := find_malformed(location):
+        raise ConfigError(problem, repair="correct the location")
     head, separator, _ = location.partition("://")
     return head if separator else ""
 

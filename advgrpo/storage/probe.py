@@ -19,7 +19,7 @@ def check_writable(location: str) -> None:
         StorageError: If the file cannot be written, read back unchanged, or deleted.
         ConfigError: If nothing can be written to such a location.
     """
-    # The prefix hides the probe from listings of concurrent processes.
+    # Listings of a local folder skip this prefix; in those of S3 the probe appears for a moment.
     probe = join(location, f"{PARTIAL_PREFIX}probe-{uuid.uuid4().hex}")
     content = uuid.uuid4().bytes
     write_bytes(probe, content)

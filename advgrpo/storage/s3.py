@@ -18,6 +18,7 @@ from botocore.config import Config
 from advgrpo.errors import ConfigError, StorageError, StorageNotFoundError
 from advgrpo.storage.base import FileState
 from advgrpo.storage.checksums import (
+    OPAQUE_ETAGS,
     Checksums,
     DamagedError,
     checksums,
@@ -29,6 +30,7 @@ from advgrpo.storage.deadlines import Deadline, check_current, run_with_deadline
 from advgrpo.storage.local import atomic_file, disk_errors
 from advgrpo.storage.s3_answers import check_answers, head_object
 from advgrpo.storage.s3_errors import FAULTS, MISSING, describe_error, is_transient
+from advgrpo.storage.s3_listing import list_objects
 from advgrpo.storage.s3_parts import ObjectKey, download_parts, upload_parts, write_body
 from advgrpo.storage.write_guard import check_may_write
 
@@ -36,9 +38,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 T = TypeVar("T")
-
-OPAQUE_ETAGS = "ADVGRPO_S3_OPAQUE_ETAGS"
-"""Environment variable; `true` for a server whose ETags of 32 digits are not MD5 digests."""
 
 _CHUNK = 2**18
 # DeleteObjects accepts at most 1000 keys.
@@ -180,25 +179,19 @@ class S3Storage:
 
         def list_pages(deadline: Deadline) -> dict[str, FileState]:
             files: dict[str, FileState] = {}
-            seen: set[str] = set()
-            pages = self._client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=bucket, Prefix=prefix):
-                items = page.get("Contents", [])
-                # A server that ignores the continuation token would be listed for ever.
-                if seen.issuperset(keys := {item["Key"] for item in items}) and keys:
-                    raise DamagedError("the server repeats a part of its listing")
-                seen |= keys
-                # Each page with new names proves progress; the number of pages is not known in
-                # advance.
-                deadline.extend(self._operation_seconds / 10 if keys else 0)
-                for item in items:
-                    # A corrupted answer would otherwise name files outside of the folder.
-                    if not item["Key"].startswith(prefix):
-                        raise DamagedError(f"the server lists {item['Key']!r}, which is outside")
-                    name = item["Key"].removeprefix(prefix)
-                    # Some tools create empty objects as folders.
-                    if name and not name.endswith("/"):
-                        files[name] = FileState(item["Size"], item["ETag"])
+
+            def go_on() -> None:
+                # Each page with new files proves progress; their number is not known in advance.
+                deadline.extend(self._operation_seconds / 10)
+
+            for item in list_objects(self._client, ObjectKey(bucket, prefix), go_on):
+                # A corrupted answer would otherwise name files outside of the folder.
+                if not item["Key"].startswith(prefix):
+                    raise DamagedError(f"the server lists {item['Key']!r}, which is outside")
+                name = item["Key"].removeprefix(prefix)
+                # Some tools create empty objects as folders.
+                if name and not name.endswith("/"):
+                    files[name] = FileState(item["Size"], item["ETag"])
             return dict(sorted(files.items()))
 
         try:

@@ -10,10 +10,11 @@ from advgrpo.errors import (
     StorageNotFoundError,
     StorageUnavailableError,
 )
-from advgrpo.storage.checksums import DamagedError
+from advgrpo.storage.checksums import OPAQUE_ETAGS, DamagedError
 from advgrpo.storage.credentials import S3_KEYS, S3_REQUIRED_KEYS
 from advgrpo.storage.deadlines import DeadlineExceededError
 from advgrpo.storage.s3_answers import REGION_HEADER, NotS3Error
+from advgrpo.storage.s3_listing import ListingError
 
 # HEAD answers have no body, so botocore reports the status as code.
 MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "404", "NotFound"})
@@ -48,6 +49,7 @@ _ARCHIVED = "restore the object from its archive, then run again"
 _NAME = "use the name of an existing bucket: 3 to 63 small letters, digits, dots and hyphens"
 _SHORTER = "use a shorter location: S3 allows 1024 bytes after the bucket's name"
 _ENCRYPTION = "check the key that encrypts the bucket, and the permissions to use it"
+_LISTING = "upgrade the S3 server, whose listings of many files are incomplete, or use another one"
 _REGION_CODES = {
     "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException",
@@ -80,8 +82,11 @@ _REPAIRS_BY_CLASS: dict[type[Exception], str] = {
     faults.SSLError: "set AWS_CA_BUNDLE to the file with the certificates of the server's "
     "authority; if the server uses plain HTTP, set AWS_ENDPOINT_URL_S3 to http://...",
     NotS3Error: _API,
+    ListingError: _LISTING,
+    faults.PaginationError: _LISTING,
     DamagedError: "the content changes on the network or on the server's disk: use https, check "
-    "proxies and disks, then run again; if the error persists, write the object again",
+    "proxies and disks, then run again; if the error persists, write the object again, or, for a "
+    f"server whose ETags are not MD5 digests, set {OPAQUE_ETAGS}=true",
 }
 
 FAULTS = (
@@ -92,6 +97,7 @@ FAULTS = (
     DamagedError,
     DeadlineExceededError,
     NotS3Error,
+    ListingError,
 )
 """Exceptions of a failed request."""
 
@@ -106,7 +112,9 @@ def is_transient(error: Exception) -> bool:
         | faults.IncompleteReadError
         | faults.ReadTimeoutError
         | urllib3.exceptions.HTTPError
-        | DamagedError,
+        | DamagedError
+        # Another process may delete the files that were announced.
+        | ListingError,
     )
 
 

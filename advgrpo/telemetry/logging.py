@@ -4,6 +4,7 @@ Modules log by `logging`. `event` gives a line its event name and fields, which 
 `bind` adds fields to all further lines of the process.
 """
 
+import io
 import json
 import logging
 import math
@@ -80,12 +81,21 @@ def configure_rank() -> None:
 
 def ensure_format() -> None:
     """Restore our format in a process whose logging another program, as KFP's executor, set up."""
+    replace_unencodable()
     handlers = logging.getLogger().handlers
     if not as_json():
         for handler in handlers:
             handler.addFilter(_is_in_text)
     elif not any(type(handler.formatter) is JsonFormatter for handler in handlers):
         configure()
+
+
+def replace_unencodable() -> None:
+    """Make this process print `?` for characters that a terminal's encoding does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        # Other programs, such as KFP's executor, may have put other objects there.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def bind(**fields: object) -> None:

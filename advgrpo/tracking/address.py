@@ -8,6 +8,8 @@ from advgrpo.errors import ConfigError
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 """Environment variable with the address of the MLflow server; if it is unset, nothing is sent."""
 
+# Of MLflow without a server.
+_STORES = {"databricks", "file", "mssql", "mysql", "postgresql", "sqlite"}
 _INSECURE = "MLFLOW_TRACKING_INSECURE_TLS"
 
 
@@ -31,13 +33,14 @@ def require_tracking_uri(purpose: str) -> str:
 
 
 def check_address(tracking_uri: str) -> None:
-    """Check that an address contains no password, and that certificates are verified.
+    """Check that an address is one, contains no password, and that certificates are verified.
 
     Raises:
         ConfigError: If not.
     """
     try:
-        has_user = "@" in urlsplit(tracking_uri).netloc
+        parts = urlsplit(tracking_uri)
+        has_user = "@" in parts.netloc
     except ValueError as error:
         raise ConfigError(
             f"{TRACKING_URI}={tracking_uri}: not a valid address: {error}",
@@ -47,6 +50,13 @@ def check_address(tracking_uri: str) -> None:
         raise ConfigError(
             f"{TRACKING_URI} contains a user or a password, which would appear in logs and records",
             repair="remove them, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+        )
+    scheme = parts.scheme.partition("+")[0]
+    is_store = scheme in _STORES or tracking_uri.startswith(("/", "."))
+    if not (scheme in {"http", "https"} and parts.hostname) and not is_store:
+        raise ConfigError(
+            f"{TRACKING_URI}={tracking_uri}: not the address of an MLflow server",
+            repair=f"set {TRACKING_URI} to http://host:port or https://host",
         )
     # MLflow reads this variable itself and would skip verification silently.
     if os.environ.get(_INSECURE, "").lower() in {"1", "true"}:

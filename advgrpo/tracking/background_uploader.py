@@ -4,9 +4,7 @@ import logging
 import threading
 import time
 
-from advgrpo.errors import AdvGrpoError
 from advgrpo.telemetry.logging import event
-from advgrpo.tracking.connection import FAULTS
 from advgrpo.tracking.outbox import Outbox, outboxes
 from advgrpo.tracking.uploader import Uploader, send_all
 
@@ -64,18 +62,21 @@ class BackgroundUploader:
                 # Back off, so that an overloaded server can recover.
                 wait = self._interval_seconds if sent else min(2 * wait, _MAX_INTERVAL_SECONDS)
                 self._wake.wait(wait)
-            # The status record is the last one, so all sent means that the run has ended.
-            elif (sent and self._outbox.all_sent) or time.monotonic() > self._deadline:
+            # The status record is the last one, so all read means that the run has ended.
+            elif (sent and self._outbox.all_read) or time.monotonic() > self._deadline:
                 return
             else:
                 time.sleep(self._interval_seconds / 4)
 
     def _send(self) -> bool:
         try:
-            # Without waiting: `send_outbox` in another process may hold the lock for long.
-            self._uploader.send(wait=False)
-            if self._uploader.run_id is not None:
-                self._run_known.set()
+            try:
+                # Without waiting: `send_outbox` in another process may hold the lock for long.
+                self._uploader.send(wait=False, last=self._deadline is not None)
+            finally:
+                # The run exists before its first record is accepted.
+                if self._uploader.run_id is not None:
+                    self._run_known.set()
             if not self._others_attempted:
                 # Before the attempt, so that another run's outbox cannot block this one by failing
                 # each time.
@@ -84,7 +85,8 @@ class BackgroundUploader:
                 folder = self._outbox.folder
                 others = [o for o in outboxes(folder.parent) if o.folder != folder]
                 send_all(others, self._tracking_uri, wait=False)
-        except (*FAULTS, AdvGrpoError) as error:
+        # Whatever it is: without this thread the run would stay as it is, and its task running.
+        except Exception as error:  # noqa: BLE001
             # One warning per outage, not one per attempt.
             if not self._failing:
                 logger.warning(

@@ -1,8 +1,9 @@
 """A task's records on the local disk, until MLflow has them.
 
 Each task has a folder: `records.jsonl` with one record a line, in order; `files/` with the files
-that they refer to; `sent.json` with the offset up to which MLflow has them; and `refused.jsonl`
-with the records that it refused.
+that they refer to; `sent.json` with the offset up to which MLflow has them; `refused.jsonl` with
+the records that it refused; and `deferred.jsonl` with those whose files its artifact store does not
+accept yet.
 """
 
 import errno
@@ -13,7 +14,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ RECORDS_FILE = "records.jsonl"
 _RUN_FILE = "run.json"
 _SENT_FILE = "sent.json"
 _REFUSED_FILE = "refused.jsonl"
+_DEFERRED_FILE = "deferred.jsonl"
 
 Record = Mapping[str, Any]
 """A record: `kind`, `timestamp_ms` and the fields of that kind."""
@@ -166,7 +168,8 @@ class Outbox:
     def pending_pictures(self) -> list[tuple[str, int, bytes]]:
         """Read the pictures, with name and step, that are not in MLflow yet."""
         pictures = []
-        for record in (pending.record for pending in self.pending()):
+        deferred = [record for record, _ in self.deferred()]
+        for record in (*deferred, *(pending.record for pending in self.pending())):
             if record["kind"] == "picture":
                 # The uploader deletes a file once MLflow has it.
                 with suppress(FileNotFoundError):
@@ -181,9 +184,14 @@ class Outbox:
         return int(_read_json(sent)["bytes"]) if sent.exists() else 0
 
     @property
+    def all_read(self) -> bool:
+        """Whether MLflow has every record but deferred ones."""
+        return self.sent_bytes >= self._records.stat().st_size
+
+    @property
     def all_sent(self) -> bool:
         """Whether MLflow has every record."""
-        return self.sent_bytes >= self._records.stat().st_size
+        return self.all_read and not self.deferred()
 
     def mark_sent(self, end: int) -> None:
         """Record that MLflow has all records up to an offset."""
@@ -191,12 +199,25 @@ class Outbox:
 
     def refuse(self, record: Record, reason: str) -> None:
         """Set aside a record that MLflow refused."""
-        line = json.dumps({"reason": reason, "record": record}).encode() + b"\n"
         with (
             disk_errors("write", self.folder),
             (self.folder / _REFUSED_FILE).open("ab") as file,
         ):
-            file.write(line)
+            file.write(_line(record, reason))
+
+    def deferred(self) -> list[tuple[Record, str]]:
+        """Read the records that were set aside to be sent later, with the reasons."""
+        path = self.folder / _DEFERRED_FILE
+        if not path.exists():
+            return []
+        with disk_errors("read", path):
+            lines = [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
+        return [(line["record"], line["reason"]) for line in lines]
+
+    def keep_deferred(self, records: Sequence[tuple[Record, str]]) -> None:
+        """Replace the records that were set aside to be sent later."""
+        lines = [_line(record, reason) for record, reason in records]
+        write_bytes(str(self.folder / _DEFERRED_FILE), b"".join(lines))
 
     @contextmanager
     def lock(self, *, wait: bool) -> Iterator[bool]:
@@ -252,6 +273,10 @@ def metric_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
                 # A dictionary by step, because an interrupted task may have recorded a step twice.
                 curves.setdefault(name, {})[record["step"]] = value
     return {name: sorted(steps.items()) for name, steps in curves.items()}
+
+
+def _line(record: Record, reason: str) -> bytes:
+    return json.dumps({"reason": redact(reason), "record": record}).encode() + b"\n"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

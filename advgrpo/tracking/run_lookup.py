@@ -10,7 +10,7 @@ from mlflow.entities import Run
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from advgrpo.errors import ConfigError
-from advgrpo.tracking.connection import FAULTS, connect, describe_error
+from advgrpo.tracking.connection import FAULTS, connect, describe_error, quoted
 from advgrpo.tracking.uploader import TASK_TAG
 
 WORKSPACE_TAG = "advgrpo.workspace"
@@ -88,16 +88,12 @@ def find_run(text: str, tracking_uri: str) -> FoundRun:
 
 
 def _run_by_name(client: MlflowClient, name: str, tracking_uri: str) -> Run:
-    # MLflow's filters have no escape for quotes.
-    if "'" in name:
-        raise ConfigError(
-            f"{name!r} is not a valid name of a run", repair="use the id of its MLflow run"
-        )
+    condition = f"attributes.run_name = {quoted(name)}"
     experiments = [one.experiment_id for one in client.search_experiments()]
     runs = [
         run
         for run in client.search_runs(
-            experiments, f"attributes.run_name = '{name}'", order_by=["attributes.start_time DESC"]
+            experiments, condition, order_by=["attributes.start_time DESC"]
         )
         # A nested run may have the same name.
         if MLFLOW_PARENT_RUN_ID not in run.data.tags

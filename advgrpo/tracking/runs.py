@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from mlflow import MlflowClient
 
 from advgrpo.redaction import redact
+from advgrpo.tracking.artifacts import artifact_errors, check_location
 from advgrpo.tracking.connection import (
     FAULTS,
     connect,
     describe_error,
     experiment_id,
     log_parameters,
+    quoted,
 )
 from advgrpo.tracking.parameters import flatten
 
@@ -47,7 +49,8 @@ def open_parent_run(
         Id of the run.
 
     Raises:
-        TrackingError: If MLflow is not available.
+        TrackingError: If MLflow or its artifact store is not available.
+        ConfigError: If the key cannot be looked up.
     """
     try:
         client = connect(tracking_uri)
@@ -65,7 +68,11 @@ def open_parent_run(
                 client.update_run(run_id, status="RUNNING")
         # Repeated by each attempt: MLflow accepts a parameter again if its value is unchanged.
         log_parameters(client, run_id, flatten(parameters))
-        client.log_text(run_id, redact(config_text), "config.yaml")
+        # Of all artifacts the first: a store that fails is found before hours of work.
+        location = client.get_run(run_id).info.artifact_uri
+        check_location(location, tracking_uri)
+        with artifact_errors("write config.yaml", location, tracking_uri):
+            client.log_text(run_id, redact(config_text), "config.yaml")
         for tag, value in tags.items():
             client.set_tag(run_id, tag, redact(value))
     except FAULTS as error:
@@ -89,5 +96,7 @@ def end_parent_run(run_id: str, *, tracking_uri: str, succeeded: bool) -> None:
 
 
 def _find_run(client: MlflowClient, experiment_number: str, key: str) -> str | None:
-    runs = client.search_runs([experiment_number], f"tags.`{_KEY_TAG}` = '{key}'", max_results=1)
+    runs = client.search_runs(
+        [experiment_number], f"tags.`{_KEY_TAG}` = {quoted(key)}", max_results=1
+    )
     return runs[0].info.run_id if runs else None

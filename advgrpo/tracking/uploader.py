@@ -1,32 +1,34 @@
 """Uploads of an outbox to MLflow: in order, and each record once."""
 
 import logging
-import tempfile
-import uuid
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from mlflow.entities import Metric, RunTag
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
-from mlflow.tracking.multimedia import compress_image_size
-from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_IMAGES, MLFLOW_PARENT_RUN_ID
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from advgrpo.errors import TrackingError
 from advgrpo.telemetry.logging import event
 from advgrpo.tracking.connection import (
     FAULTS,
     connect,
     describe_error,
     experiment_id,
+    is_bad_request,
     is_missing,
     is_refused,
-    log_parameters,
+    may_fail_alone,
 )
 from advgrpo.tracking.outbox import Outbox, Pending, Record, outboxes
-from advgrpo.tracking.system_metrics import SYSTEM_PREFIX
+from advgrpo.tracking.run_writer import METRICS_LIMIT, RunWriter
 
 TASK_TAG = "advgrpo.task"
 _TOKEN_TAG = "advgrpo.outbox"
-_METRICS_LIMIT = 1000
+# Attempts at a record that fails while the server answers other requests.
+_ATTEMPTS = 3
+_DEFERRED_SECONDS = 300.0
 
 logger = logging.getLogger("advgrpo")
 
@@ -42,17 +44,25 @@ class Uploader:
     def __init__(self, outbox: Outbox, tracking_uri: str) -> None:
         self._outbox = outbox
         self._client = connect(tracking_uri)
-        # Steps by metric, of a resumed run only.
-        self._known_steps: dict[str, set[int]] = {}
-        self._resumed = False
-        self.run_id: str | None = None
+        self._tracking_uri = tracking_uri
+        self._failures: tuple[int, int] = (0, 0)
+        self._retry_deferred_at = 0.0
+        self._writer: RunWriter | None = None
 
-    def send(self, *, wait: bool) -> None:
+    @property
+    def run_id(self) -> str | None:
+        """Id of the run; None until it is found or created."""
+        return self._writer.run_id if self._writer else None
+
+    def send(self, *, wait: bool, last: bool = True) -> None:
         """Send the records that MLflow does not have.
+
+        A file that the artifact store does not accept is sent later; other records do not wait.
 
         Args:
             wait: Whether to wait for another uploader of the same outbox, or to leave it to that
                 one.
+            last: Whether to try such files now; if not, they are tried every few minutes.
 
         Raises:
             MlflowException: If a request failed and may succeed later.
@@ -61,133 +71,114 @@ class Uploader:
         with self._outbox.lock(wait=wait) as locked:
             if not locked:
                 return
-            if self.run_id is None:
+            if self._writer is None:
                 # Find first: an earlier attempt, perhaps on another machine, may have created it.
-                self.run_id = self._find_run() or self._create_run()
+                found = self._find_run()
+                run = found or self._create_run()
+                self._writer = RunWriter(
+                    self._client, self._tracking_uri, self._outbox, run, resumed=found is not None
+                )
             for group in _group(self._outbox.pending()):
-                self._send_group(group)
-                # After each group, so that a retry repeats at most one.
-                self._outbox.mark_sent(group[-1].end)
-                for item in group:
-                    if name := item.record.get("file"):
-                        self._outbox.remove_file(name)
+                self._send_group(self._writer, group)
+            self._send_deferred(self._writer, now=last)
 
-    def _send_group(self, group: list[Pending]) -> None:
+    def _send_group(self, run: RunWriter, group: list[Pending], *, split: bool = False) -> None:
+        first, done = group[0].record, True
         try:
-            self._post([item.record for item in group])
-        except FAULTS as error:
-            if not is_refused(error):
+            run.write([item.record for item in group])
+        # An artifact store has exceptions of its own.
+        except Exception as error:
+            if "file" in first and not is_bad_request(error):
+                # While the server itself does not answer, all records wait, in their order.
+                if not self._answers(run):
+                    raise
+                self._defer(first, error)
+                done = False
+            elif not self._fails_alone(run, error, group[0].end, split=split):
                 raise
-            # Find the refused record of a batch, so that the others are not lost with it.
-            if len(group) > 1:
+            elif len(group) > 1:
+                # Find the refused record of a batch, so that the others are not lost with it.
                 for item in group:
-                    self._send_group([item])
+                    self._send_group(run, [item], split=True)
                 return
-            details = event("mlflow_refused", record=str(group[0].record["kind"]))
-            task = self._outbox.key.task
-            logger.warning("MLflow refuses a record of %s: %s", task, error, extra=details)
-            self._outbox.refuse(group[0].record, str(error))
+            else:
+                self._refuse(first, error)
+        # After each group, so that a retry repeats at most one.
+        self._outbox.mark_sent(group[-1].end)
+        if done:
+            self._remove_file(first)
 
-    def _post(self, records: list[Record]) -> None:
-        run_id, first = self._run(), records[0]
-        match first["kind"]:
-            case "metrics":
-                metrics = [metric for record in records for metric in self._metrics(record)]
-                # A single record may have more metrics than the limit, which `_group` does not
-                # split.
-                for start in range(0, len(metrics), _METRICS_LIMIT):
-                    batch = metrics[start : start + _METRICS_LIMIT]
-                    self._client.log_batch(run_id, metrics=batch)
-            case "parameters":
-                log_parameters(self._client, run_id, first["values"])
-            case "tags":
-                self._client.log_batch(run_id, tags=[RunTag(*t) for t in first["values"].items()])
-            case "no tag":
-                self._delete_tag(first["name"])
-            case "picture":
-                self._post_picture(first)
-            case "artifact":
-                for path in self._outbox.file(first["file"]).iterdir():
-                    self._client.log_artifact(run_id, str(path), first["under"] or None)
-            case "status":
-                self._post_status(first)
+    def _fails_alone(self, run: RunWriter, error: Exception, end: int, *, split: bool) -> bool:
+        """Return whether only this record fails, for ever; others must not wait for it."""
+        if not isinstance(error, FAULTS) or is_refused(error):
+            return isinstance(error, FAULTS)
+        if not may_fail_alone(error):
+            return False
+        # Not at the first failure, which may be a passing one: of a locked database for instance.
+        count = self._failures[1] + 1 if self._failures[0] == end else 1
+        self._failures = (end, count)
+        return (split or count >= _ATTEMPTS) and self._answers(run)
 
-    def _post_status(self, record: Record) -> None:
-        if record["status"] == "RUNNING":
-            # A resumed task reopens a run that an earlier attempt ended.
-            self._client.update_run(self._run(), status="RUNNING")
-        else:
-            self._client.set_terminated(self._run(), record["status"], record["timestamp_ms"])
-
-    def _delete_tag(self, name: str) -> None:
+    def _answers(self, run: RunWriter) -> bool:
         try:
-            self._client.delete_tag(self._run(), name)
-        except MlflowException as error:
-            if not is_missing(error):
-                # A repeated request finds the tag deleted.
-                raise
+            self._client.get_run(run.run_id)
+        except FAULTS:
+            return False
+        return True
 
-    def _post_picture(self, record: Record) -> None:
-        # The launcher's image has no Pillow; its tasks record no pictures.
-        import PIL.Image  # noqa: PLC0415
+    def _defer(self, record: Record, error: Exception) -> None:
+        if not self._outbox.deferred():
+            logger.warning(
+                "MLflow's artifact store does not accept a file of %s; it is sent later: %s",
+                self._outbox.key.task,
+                error,
+                extra=event("mlflow_artifact_deferred"),
+            )
+            self._retry_deferred_at = time.monotonic() + _DEFERRED_SECONDS
+        self._outbox.keep_deferred([*self._outbox.deferred(), (record, str(error))])
 
-        # MLflow's image charts parse this name. A picture that is sent twice, because the first
-        # answer or the disk with the outbox was lost, must get the same name.
-        name = f"{record['name'].replace('/', '~')}+step+{record['step']}+timestamp+"
-        # Derived from the file, so that a retry gets the same name.
-        token = uuid.uuid5(uuid.NAMESPACE_URL, record["file"])
-        stem = self._known_picture(name) or f"{name}{record['timestamp_ms']}+{token}"
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            PIL.Image.open(self._outbox.file(record["file"])) as picture,
-        ):
-            full, small = Path(folder, f"{stem}.png"), Path(folder, f"{stem}+compressed.webp")
-            picture.save(full)
-            compress_image_size(picture).save(small)
-            for path in (full, small):
-                self._client.log_artifact(self._run(), str(path), "images")
-        self._client.set_tag(self._run(), MLFLOW_LOGGED_IMAGES, "true")
+    def _send_deferred(self, run: RunWriter, *, now: bool) -> None:
+        deferred = self._outbox.deferred()
+        # Rarely: a large file that a proxy refuses would be transferred each time.
+        if not deferred or not (now or time.monotonic() >= self._retry_deferred_at):
+            return
+        self._retry_deferred_at = time.monotonic() + _DEFERRED_SECONDS
+        remaining: list[tuple[Record, str]] = []
+        for record, _ in deferred:
+            try:
+                run.write([record])
+            except Exception as error:  # noqa: BLE001 - as above
+                if is_bad_request(error):
+                    self._refuse(record, error)
+                else:
+                    remaining.append((record, str(error)))
+        self._outbox.keep_deferred(remaining)
+        for record, _ in deferred:
+            if record not in [kept for kept, _ in remaining]:
+                self._remove_file(record)
 
-    def _known_picture(self, start: str) -> str | None:
-        """Return the name that an earlier uploader gave a picture, without its suffixes."""
-        files = self._client.list_artifacts(self._run(), "images") if self._resumed else []
-        names = [Path(file.path).stem for file in files]
-        known = [name.removesuffix("+compressed") for name in names if name.startswith(start)]
-        return known[0] if known else None
+    def _refuse(self, record: Record, error: Exception) -> None:
+        details = event("mlflow_refused", record=str(record["kind"]))
+        task = self._outbox.key.task
+        logger.warning("MLflow refuses a record of %s: %s", task, error, extra=details)
+        self._outbox.refuse(record, str(error))
 
-    def _metrics(self, record: Record) -> Iterator[Metric]:
-        for name, value in record["values"].items():
-            # A lost outbox or answer means that MLflow may have a step that is not marked as sent.
-            # MLflow would store it twice.
-            may_repeat = self._resumed and not name.startswith(SYSTEM_PREFIX)
-            if not (may_repeat and record["step"] in self._steps_of(name)):
-                yield Metric(name, value, record["timestamp_ms"], record["step"])
+    def _remove_file(self, record: Record) -> None:
+        if name := record.get("file"):
+            self._outbox.remove_file(name)
 
-    def _steps_of(self, name: str) -> set[int]:
-        # One request per metric, not per record.
-        if name not in self._known_steps:
-            history = self._client.get_metric_history(self._run(), name)
-            self._known_steps[name] = {metric.step for metric in history}
-        return self._known_steps[name]
-
-    def _run(self) -> str:
-        assert self.run_id is not None
-        return self.run_id
-
-    def _find_run(self) -> str | None:
+    def _find_run(self) -> Run | None:
         runs = self._client.search_runs(
             [self._experiment()],
             " and ".join(f"tags.`{name}` = '{value}'" for name, value in self._identity().items()),
             max_results=1,
         )
-        self._resumed = bool(runs)
-        return runs[0].info.run_id if runs else None
+        return runs[0] if runs else None
 
-    def _create_run(self) -> str:
-        run = self._client.create_run(
+    def _create_run(self) -> Run:
+        return self._client.create_run(
             self._experiment(), tags=self._identity(), run_name=self._outbox.key.task
         )
-        return str(run.info.run_id)
 
     def _identity(self) -> dict[str, str]:
         key = self._outbox.key
@@ -210,12 +201,24 @@ def send_outbox(folder: Path, tracking_uri: str) -> None:
         tracking_uri: The MLflow server.
 
     Raises:
-        TrackingError: If it is still not available; the records stay.
+        TrackingError: If it or its artifact store is still not available; the records stay.
     """
     try:
         send_all(outboxes(folder), tracking_uri, wait=True)
     except FAULTS as error:
         raise describe_error(error, f"send the records in {folder}", tracking_uri) from error
+    deferred = [
+        reason
+        for outbox in outboxes(folder)
+        if outbox.key.may_be_on(tracking_uri)
+        for _, reason in outbox.deferred()
+    ]
+    if deferred:
+        raise TrackingError(
+            f"MLflow's artifact store does not accept {len(deferred)} files in {folder}: "
+            f"{deferred[-1]}",
+            repair="repair the store or its credentials, then run `advgrpo tracking send`",
+        )
 
 
 def send_all(unsent: list[Outbox], tracking_uri: str, *, wait: bool) -> None:
@@ -245,7 +248,7 @@ def _group(pending: list[Pending]) -> Iterator[list[Pending]]:
             continue
         group.append(item)
         metrics += len(item.record["values"])
-        if metrics >= _METRICS_LIMIT:
+        if metrics >= METRICS_LIMIT:
             yield group
             group, metrics = [], 0
     if group:

@@ -1,5 +1,10 @@
+import re
+
+import pytest
+
 from advgrpo.config import Weights, locations, preset_names, pretrained_weights, resolve
 from advgrpo.config.locations import with_weights
+from advgrpo.errors import ConfigError
 from tests.config.given import given
 
 
@@ -39,3 +44,46 @@ def test_all_models_can_be_replaced() -> None:
         assert pretrained_weights(changed) == dict.fromkeys(pretrained_weights(config), other)
         assert with_weights(changed, lambda weights: weights) == changed
         assert with_weights(config, lambda weights: weights) == config
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "s3:/bucket/x",
+        "s3:bucket/x",
+        "s3//bucket/x",
+        "S3:/bucket",
+        "http:/host/x",
+        "s3:///x",
+        "s3://",
+    ],
+)
+def test_a_malformed_location_is_refused(location: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(location)):
+        resolve("pocket", [f"reference_images.existing={location}"])
+
+
+def test_a_path_may_contain_colons() -> None:
+    for path in ("./s3:/folder", "runs/12:30/set", "12:30"):
+        assert Weights(location=path).location == path
+
+
+@pytest.mark.parametrize(
+    "alias", ["latest", "Latest", "v12", "V1", "champion", "a" * 256, "1a", ""]
+)
+def test_an_alias_that_mlflow_would_refuse_is_refused(alias: str) -> None:
+    with pytest.raises(ConfigError, match=r"promotion\.alias"):
+        resolve("pocket", [f"promotion.alias='{alias}'"])
+
+
+def test_similar_aliases_are_accepted() -> None:
+    for alias in ("v1x", "version1", "candidate", "latest-2", "a" * 255):
+        assert resolve("pocket", [f"promotion.alias={alias}"]).promotion.alias == alias
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 257, "' lead'", "'trail '", r'"new\nline"', r"'back\slash'", "a/b", "a:b", "''"]
+)
+def test_a_model_name_that_mlflow_would_refuse_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"promotion\.registered_model"):
+        resolve("pocket", [f"promotion.registered_model={name}"])

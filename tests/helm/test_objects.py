@@ -219,6 +219,16 @@ def test_without_an_endpoint_requests_go_to_aws() -> None:
     assert "AWS_ENDPOINT_URL" not in of_kind(release("minimal"), "ConfigMap")["advgrpo"]["data"]
 
 
+def test_the_region_reaches_boto3_in_mlflows_server() -> None:
+    keys = {
+        variable["name"]: variable["valueFrom"]["configMapKeyRef"]["key"]
+        for name, container in containers(objects(CREATED_SECRETS))
+        for variable in container.get("env", [])
+        if "advgrpo-mlflow" in name and variable["name"].endswith("_REGION")
+    }
+    assert keys == {"AWS_REGION": "AWS_REGION", "AWS_DEFAULT_REGION": "AWS_REGION"}
+
+
 def _settings(values: Values, *, name: str = "advgrpo") -> ClusterSettings:
     (found,) = of_kind(objects(values, name=name), "ConfigMap").values()
     return parse_cluster_settings(found["data"]["ADVGRPO_CLUSTER"])

@@ -211,3 +211,23 @@ def test_checking_and_submitting_need_no_torch() -> None:
         "sys.exit(bool({'torch', 'numpy', 'PIL', 'psutil', 'mlflow'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_check_that_fails_unexpectedly_does_not_end_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_location: str) -> None:
+        raise RecursionError("maximum recursion depth exceeded")
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setattr("advgrpo.kfp_client.readiness.check_writable", fail)
+    checks = {c.name: c for c in diagnose(access=Access(), workspace="s3://bucket/x")}
+    found = checks["workspace s3://bucket/x"]
+    assert (found.state, "RecursionError" in found.found) == ("FAIL", True)
+    assert "Kubeflow Pipelines" in checks
+
+
+def test_a_workspace_that_is_not_a_location_fails() -> None:
+    found = _check("workspace", workspace="s3:/bucket/x")
+    assert (found.state, "two slashes" in found.found) == ("FAIL", True)

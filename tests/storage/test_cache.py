@@ -193,3 +193,18 @@ def test_scratch_folders_of_killed_processes_are_removed_and_others_stay() -> No
     other.join()
     assert other.exitcode == 0
     assert [path.name for path in mine.parent.iterdir()] == ["all.lock"]
+
+
+def test_a_lock_that_its_process_removes_meanwhile_is_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with scratch_folder() as folder:
+        root = folder.parent
+    (root / "abandoned.lock").touch()
+
+    def remove(path: Path, **_: object) -> None:
+        path.with_suffix(".lock").unlink(missing_ok=True)
+
+    monkeypatch.setattr("advgrpo.storage.cache.shutil.rmtree", remove)
+    with scratch_folder():
+        assert not (root / "abandoned.lock").exists()

@@ -24,6 +24,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes | Callable[[], bytes] = b""
     requests: int = 0
+    path: str = ""
 
 
 def error(code: str, message: str = "", more: str = "") -> bytes:
@@ -43,6 +44,7 @@ def server() -> Iterator[tuple[S3Storage, Answer]]:
 
         def do_GET(self) -> None:
             given.requests += 1
+            given.path = self.path
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self.send_response(given.status)
             for name, value in given.headers.items():
@@ -183,17 +185,44 @@ def test_a_missing_bucket_is_not_called_a_missing_object(client: S3Storage, answ
     assert "create the bucket" in caught.value.repair
 
 
-def test_a_listing_that_repeats_a_page_ends(client: S3Storage, answer: Answer) -> None:
-    key = "<Contents><Key>a/key/1</Key><Size>1</Size><ETag>1</ETag></Contents>"
+def test_an_etag_that_is_not_an_md5_digest_has_a_repair(client: S3Storage, answer: Answer) -> None:
+    # SeaweedFS gives such an ETag to some objects that were uploaded in parts.
+    answer.headers, answer.body = {"ETag": '"0123456789abcdef0123456789abcdef"'}, b"content"
+    with pytest.raises(StorageError, match="MD5 is not its ETag") as caught:
+        client.read_bytes(KEY)
+    assert "ADVGRPO_S3_OPAQUE_ETAGS=true" in caught.value.repair
 
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ((True, "token", "1"), (True, "{requests}", "1"), "repeats a page"),
+        ((True, "token", "1"), (False, "", ""), "announces more than 1 files and lists none"),
+        ((True, "", "1"), (False, "", "2"), "not how to go on"),
+        ((True, "token", ""), (True, "token", ""), "same next token was received twice"),
+    ],
+)
+def test_a_listing_is_complete_or_an_error(
+    client: S3Storage,
+    answer: Answer,
+    first: tuple[bool, str, str],
+    second: tuple[bool, str, str],
+    message: str,
+) -> None:
     def page() -> bytes:
-        token = f"<NextContinuationToken>{answer.requests}</NextContinuationToken>"
-        result = f"<IsTruncated>true</IsTruncated>{key}{token}"
+        is_first = "continuation-token" not in answer.path
+        more, token, name = first if is_first else second
+        token = token.format(requests=answer.requests)
+        following = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+        file = f"<Key>a/key/{name}</Key><Size>1</Size><ETag>1</ETag>"
+        listed = f"<Contents>{file}</Contents>" if name else ""
+        result = f"<IsTruncated>{str(more).lower()}</IsTruncated>{listed}{following}"
         return f"<ListBucketResult>{result}</ListBucketResult>".encode()
 
     answer.body = page
-    with pytest.raises(StorageError, match="repeats a part of its listing"):
+    with pytest.raises(StorageError, match=message) as caught:
         client.list_files(KEY)
+    assert "listings of many files" in caught.value.repair
 
 
 @pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])

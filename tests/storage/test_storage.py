@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections import UserDict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +22,7 @@ from advgrpo.errors import (
     StorageUnavailableError,
     WeightsError,
 )
+from advgrpo.redaction import redact
 from advgrpo.storage import fetch
 from advgrpo.storage.s3 import S3Storage
 from tests.proxy import Proxy
@@ -456,3 +458,47 @@ def test_a_missing_hub_model_is_named() -> None:
 def test_a_failing_hub_is_unavailable() -> None:
     with pytest.raises(StorageUnavailableError, match="hub://owner/broken"):
         fetch.local_folder(Weights(location="hub://owner/broken", revision=COMMIT))
+
+
+@pytest.mark.parametrize("location", ["s3:/bucket/x", "s3:bucket/x", "s3//bucket/x"])
+def test_a_malformed_location_is_not_a_folder_on_this_machine(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for attempt in (
+        lambda: storage.write_bytes(location, b""),
+        lambda: storage.read_bytes(location),
+        lambda: storage.list_files(location),
+        lambda: storage.check_writable(location),
+        lambda: storage.upload_folder(tmp_path, location),
+        lambda: fetch.local_folder(location),
+        lambda: fetch.local_folder(Weights(location="x").model_copy(update={"location": location})),
+    ):
+        with pytest.raises(ConfigError, match="two slashes"):
+            attempt()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("stores")
+def test_a_file_where_a_folder_is_needed_is_called_a_file(tmp_path: Path) -> None:
+    for folder in (str(tmp_path), "s3://advgrpo/file-not-folder"):
+        location = f"{folder}/adapter_model.safetensors"
+        storage.write_bytes(location, b"x")
+        with pytest.raises(StorageNotFoundError, match="is a file, and a folder") as caught:
+            fetch.local_folder(location)
+        assert folder in caught.value.repair
+        with pytest.raises(WeightsError, match="is a file, and a folder"):
+            fetch.local_folder(Weights(location=location))
+
+
+def test_a_variable_that_another_thread_removes_meanwhile_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class Environment(UserDict[str, str]):
+        def __iter__(self) -> Iterator[str]:
+            yield from (*self.data, "AWS_SESSION_TOKEN")
+
+    monkeypatch.setattr(os, "environ", Environment({"HOME": str(tmp_path)}))
+    monkeypatch.setattr("advgrpo.storage.files._s3_storage", lambda variables: variables)
+    assert storage.storage_for("s3://bucket/key") == (("AWS_SESSION_TOKEN", ""),)
+    assert redact("text") == "text"

@@ -14,9 +14,9 @@ import pytest
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ConfigError, StorageError
 from advgrpo.runtime.environment import environment
-from advgrpo.storage.checksums import DamagedError, checksums
+from advgrpo.storage.checksums import OPAQUE_ETAGS, DamagedError, checksums
 from advgrpo.storage.deadlines import Deadline
-from advgrpo.storage.s3 import OPAQUE_ETAGS, S3Storage
+from advgrpo.storage.s3 import S3Storage
 from advgrpo.storage.s3_parts import ObjectKey, download_parts
 from tests.certificates import self_signed
 from tests.proxy import MODES, Mode, Proxy

@@ -134,7 +134,12 @@ def build(config: ExternalJudgeConfig, _context: BuildContext) -> ExternalJudge:
     """
     metadata = None
     if config.metadata is not None:
-        text = local_file(config.metadata).read_text(encoding="utf-8")
+        try:
+            text = local_file(config.metadata).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{config.metadata} is not UTF-8: {error}", repair="save it as UTF-8"
+            ) from error
         metadata = parse_metadata(text, where=config.metadata)
     return ExternalJudge(
         config.command,
@@ -158,7 +163,8 @@ def parse_metadata(lines: str, *, where: str) -> dict[str, dict[str, Any]]:
         DataError: If a line is not such an object, or two lines of one prompt differ.
     """
     metadata: dict[str, dict[str, Any]] = {}
-    for number, line in enumerate(lines.splitlines(), start=1):
+    # Not splitlines(), which also splits at characters within prompts, such as U+2028.
+    for number, line in enumerate(lines.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -186,7 +192,13 @@ class _Program:
         try:
             # Standard error is inherited, so the log of the judge is part of the task's.
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                # An answer that is not UTF-8 must not end the thread that reads.
+                errors="replace",
             )
         except OSError as error:
             raise ConfigError(
@@ -215,8 +227,9 @@ class _Program:
                 f"{self._timeout_seconds:g} s",
                 repair="increase timeout_seconds, or flush the program's output after each line",
             ) from error
-        except OSError:
-            # A broken pipe means that the program has exited.
+        except (OSError, ValueError):
+            # A broken pipe means that the program has exited; after an earlier failure, its input
+            # is closed.
             answers.append(_END)
         if _END in answers:
             # The program may have closed its output without exiting.

@@ -141,3 +141,21 @@ def test_metadata_of_geneval_needs_no_conversion() -> None:
 def test_a_damaged_metadata_file_is_refused_with_its_line(lines: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         parse_metadata(lines, where="m.jsonl")
+
+
+def test_metadata_may_have_line_separators_within_a_prompt() -> None:
+    line = json.dumps({"prompt": "two\u2028lines", "include": []}, ensure_ascii=False)
+    assert parse_metadata(f"{line}\r\n", where="x") == {"two\u2028lines": {"include": []}}
+
+
+def test_a_judge_that_failed_before_fails_with_the_same_error_again() -> None:
+    failing = judge("import sys; sys.stdin.readline(); sys.exit(3)")
+    for _ in range(2):
+        with pytest.raises(EvaluationError, match="exited with status 3"):
+            failing.score(red(1.0), ["a"])
+
+
+def test_an_answer_that_is_not_utf8_is_refused_at_once() -> None:
+    code = "import sys; sys.stdin.readline(); sys.stdout.buffer.write(b'\\xff\\n')"
+    with pytest.raises(DataError, match="external judge answered"):
+        judge(code, timeout_seconds=60.0).score(red(1.0), ["a"])
