@@ -33,7 +33,7 @@ def gpu_memory(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> 
     return [
         _transformer(run, models, gpus),
         _adapter(run, models, gpus),
-        _weights("VAE", models.vae.parameters if models.vae else None, run.policy.decode_dtype),
+        _weights("VAE", models.vae_parameters, run.policy.decode_dtype),
         *_discriminator(run, models),
         *(_weights(name, count, "float32") for name, count in models.scorer_parameters.items()),
         _rollout(run, models, gpus),
@@ -144,7 +144,7 @@ def _weights(name: str, count: int | None, dtype: str, note: str = "") -> Part:
 def _transformer(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> Part:
     model, dtype = models.transformer, run.policy.forward_dtype
     if model is None:
-        return _weights("transformer", None, dtype)
+        return _weights("transformer", models.transformer_parameters, dtype)
     part = _weights("transformer", model.parameters, dtype)
     table = model.position_values * BYTES[dtype]
     if run.training.zero_stage == 3:

@@ -10,6 +10,7 @@ from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers.union import ScorerConfig
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.planning.architectures import Autoencoder, Config, JointTransformer
+from advgrpo.planning.counts import parameters
 from advgrpo.planning.encoder_architectures import Clip, ClipText, T5Encoder
 from advgrpo.planning.reading import configuration
 from advgrpo.planning.vision import VisionBackbone, read_dino, read_vision
@@ -30,6 +31,8 @@ class Models:
 
     transformer: JointTransformer | None
     vae: Autoencoder | None
+    transformer_parameters: int | None
+    vae_parameters: int | None
     text_encoder_parameters: int | None
     """Sum over the text encoders of the policy."""
 
@@ -52,9 +55,15 @@ def models_of(run: RunConfig | TrainingSettings) -> Models:
         backbone = _read(discriminator.weights, "", read_vision)
     else:
         backbone = _read(discriminator.weights, "", Clip.read)
+    transformer = _read(weights, "transformer", _transformer)
+    vae = _read(weights, "vae", _autoencoder)
     return Models(
-        transformer=_read(weights, "transformer", _transformer),
-        vae=_read(weights, "vae", _autoencoder),
+        transformer=transformer,
+        vae=vae,
+        transformer_parameters=(
+            transformer.parameters if transformer else parameters(weights, "transformer")
+        ),
+        vae_parameters=vae.parameters if vae else parameters(weights, "vae"),
         text_encoder_parameters=_text_encoders(weights),
         backbone=backbone,
         prompt_encoder=_prompt_encoder(run),
@@ -82,8 +91,10 @@ def _text_encoders(weights: Weights) -> int | None:
     clips = [_read(weights, name, ClipText.read) for name in ("text_encoder", "text_encoder_2")]
     t5 = _read(weights, "text_encoder_3", T5Encoder.read)
     found = [model.parameters for model in (*clips, t5) if model is not None]
-    # A partial sum would pass for the whole.
-    return sum(found) if len(found) == 3 else None
+    # A partial sum would pass for the whole. Other families have other encoders in these folders.
+    if len(found) == 3:
+        return sum(found)
+    return parameters(weights, "text_encoder", "text_encoder_2")
 
 
 def _prompt_encoder(run: RunConfig | TrainingSettings) -> ClipText | None:

@@ -103,6 +103,11 @@ PUBLISHED: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "qk_norm": "rms_norm",
         }
     ),
+    # Their VAE has the architecture of that of SD3; `counts` has the size of the other parts.
+    "hub://Tongyi-MAI/Z-Image": {"vae": _SD3_VAE},
+    "hub://Tongyi-MAI/Z-Image-Turbo": {"vae": _SD3_VAE},
+    "hub://black-forest-labs/FLUX.1-dev": {"vae": _SD3_VAE},
+    "hub://black-forest-labs/FLUX.1-schnell": {"vae": _SD3_VAE},
     "hub://facebook/dinov2-small": _dino(384, 12),
     "hub://facebook/dinov2-base": _dino(768, 12),
     "hub://facebook/dinov2-large": _dino(1024, 24),

@@ -1,0 +1,64 @@
+"""Program of the test of families on two ranks: each family trains in ZeRO's stages 2 and 3.
+
+The ranks are forked after all was imported, which takes longer than what they do.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from advgrpo.data.prompts import read_prompts
+from advgrpo.reference_images.image_set import validate_reference_images
+from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.testing import TinyModels
+from advgrpo.training.engine import connect, free_port
+from advgrpo.training.loop import train_on_rollout
+from tests.models.policies.families import FAMILIES
+from tests.training.conftest import World
+
+RANKS = 2
+# DeepSpeed replaces torch's linear layer in a process that has used stage 3, so it comes last.
+CASES = {f"{family.name}-{stage}": (family, stage) for stage in (2, 3) for family in FAMILIES}
+
+
+def run_rank(world: World, models: Path, output: Path, rank: int) -> None:
+    """Train on two rollouts in each case."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_RANK=str(rank))
+    torch.set_num_threads(1)
+    process_group = ProcessGroup()
+    connect(process_group)
+    for name, (family, stage) in CASES.items():
+        state = world.state(
+            output / name,
+            f"training.zero_stage={stage}",
+            f"training.sampling.guidance_scale={family.guided}",
+            process_group=process_group,
+            policy=family.settings(models / family.name, 32, gradient_checkpointing=True),
+        )
+        metrics = [train_on_rollout(state) for _ in range(2)]
+        save_file(state.engine.adapter(), output / name / f"rank-{rank}.safetensors")
+        if rank == 0:
+            errors = [each["policy/ratio_error_before_step"] for each in metrics]
+            (output / name / "ratio_errors.json").write_text(json.dumps(errors), "utf-8")
+    torch.distributed.destroy_process_group()
+
+
+def main(world_folder: Path, models: Path, output: Path) -> None:
+    prompts = world_folder / "train.txt"
+    reference_images = validate_reference_images(
+        world_folder / "reference_images", read_prompts(str(prompts)), 1, 32, seed=0
+    )
+    tiny = TinyModels(*(world_folder / part for part in ("pipeline", "dino", "pickscore")))
+    world = World(tiny, prompts, reference_images)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
+    torch.multiprocessing.start_processes(
+        lambda rank: run_rank(world, models, output, rank), nprocs=RANKS, start_method="fork"
+    )
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
