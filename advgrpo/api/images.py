@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from PIL import Image
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers.union import ScorerConfig
 from advgrpo.data.images import from_pil, to_pil
+from advgrpo.data.picture_files import as_shown
 from advgrpo.errors import ConfigError
 from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.loading import load_policy
@@ -140,5 +142,10 @@ def score_images(
     settings = TypeAdapter[ScorerConfig](ScorerConfig).validate_python(scorer)
     where = default_device() if device is None else torch.device(device)
     (built,) = build_scorers([settings], where)
-    batch = torch.stack([from_pil(image) for image in images]).to(where)
+    batch = torch.stack([_from_file(image) for image in images]).to(where)
     return {name: value.tolist() for name, value in score_batch(built, batch, prompts).items()}
+
+
+def _from_file(image: Image.Image) -> Tensor:
+    # A picture that was opened from a file has the pixels as stored, and its EXIF data and profile.
+    return from_pil(as_shown(image).picture if image.mode == "RGB" else image)

@@ -6,47 +6,22 @@ rounded to the nearest of 256 levels (`round(255 x)`, halves to even), a level i
 """
 
 import io
-import struct
-import warnings
-import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from advgrpo.data import picture_files
+from advgrpo.data.picture_files import decode_picture
 from advgrpo.errors import ReferenceImageError
 from advgrpo.storage.files import read_bytes
 from advgrpo.storage.local import disk_errors
 from advgrpo.storage.locations import scheme
-
-FILE_FORMATS = ("PNG", "JPEG", "WEBP")
-"""Formats for reading. Only PNG and lossless WebP are written."""
-
-FILE_ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-LARGEST_FILE_BYTES = 64 * 2**20
-"""Larger files are refused: images of models have a few megabytes."""
-
-MOST_PIXELS = 2**26
-"""Limit for reading, 8192 x 8192: a small file may declare a huge image."""
-
-_DAMAGE = (
-    *(OSError, EOFError, SyntaxError, ValueError, struct.error, zlib.error),
-    # Pillow does not catch these itself, for instance for a PNG without pixels.
-    *(LookupError, TypeError, ArithmeticError),
-)
-"""Exceptions of Pillow for damaged files."""
-
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_DEPTH = 24
-"""Offset of the byte with the bits per channel."""
-
-_PNG_END = b"IEND\xae\x42\x60\x82"
 
 
 def to_uint8(
@@ -157,72 +132,12 @@ def decode_image(data: bytes) -> Float[Tensor, "3 height width"]:
         data: Content of a PNG, JPEG or WebP file.
 
     Returns:
-        RGB in [0, 1].
+        Upright, in sRGB, in [0, 1].
 
     Raises:
-        ValueError: If the content is truncated, damaged, not RGB with 8 bits per channel, animated,
-            or larger than `MOST_PIXELS` or `LARGEST_FILE_BYTES`. The message continues a sentence
-            that starts with the file's name.
+        ValueError: As `decode_file`.
     """
     return from_pil(decode_picture(data))
-
-
-def decode_picture(data: bytes) -> Image.Image:
-    """Decode an image file as `decode_image` does, but as 8 bits per channel."""
-    if not data:
-        raise ValueError("is truncated: it has no bytes")
-    # Before Pillow sees the data, which is untrusted.
-    if len(data) > LARGEST_FILE_BYTES:
-        raise ValueError(f"has more than {LARGEST_FILE_BYTES} bytes")
-    if data.startswith(_PNG_START) and _PNG_END not in data:
-        # Pillow accepts a PNG without its last bytes.
-        raise ValueError("is truncated")
-    try:
-        with warnings.catch_warnings():
-            # Our own limit, below, raises an error instead.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as picture:
-                _check_header(data, picture)
-                # Checks the checksums of all chunks. The picture must be reopened afterwards.
-                picture.verify()
-            with Image.open(io.BytesIO(data), formats=FILE_FORMATS) as picture:
-                picture.load()
-    # A subclass of OSError, so it must precede `_DAMAGE`, too.
-    except UnidentifiedImageError as error:
-        raise ValueError(
-            f"is not a {', '.join(FILE_FORMATS)} file, or its start is damaged"
-        ) from error
-    # Pillow raises it above twice its own limit, already when it opens the file.
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"declares more than {MOST_PIXELS} pixels") from error
-    # Before `_DAMAGE`, which has its base class ValueError and would call an intact file damaged.
-    except _UnusableError:
-        raise
-    except _DAMAGE as error:
-        raise ValueError(f"is truncated or damaged ({error})") from error
-    return picture
-
-
-class _UnusableError(ValueError):
-    """An intact file with an unsupported image."""
-
-
-def _check_header(data: bytes, picture: Image.Image) -> None:
-    """Check the header of a file before its pixels are decoded."""
-    width, height = picture.size
-    if width * height > MOST_PIXELS:
-        raise _UnusableError(f"declares {width} x {height} pixels, more than {MOST_PIXELS}")
-    # Seeking is the check for a second frame; EOFError is the good case.
-    with suppress(EOFError):
-        picture.seek(1)
-        raise _UnusableError("is animated")
-    # Pillow opens a PNG of 16 bits as mode RGB, so the mode does not show it.
-    depth = data[_PNG_DEPTH] if picture.format == "PNG" else 8
-    if depth > 8:
-        # Pillow would silently drop the lower bits.
-        raise _UnusableError(f"has {depth} bits per channel, not 8")
-    if picture.mode != "RGB":
-        raise _UnusableError(f"has mode {picture.mode}, not RGB")
 
 
 def read_image(location: str | Path, resolution_pixels: int) -> Float[Tensor, "3 height width"]:
@@ -260,7 +175,7 @@ def _read(location: str) -> bytes:
     path = Path(location)
     with disk_errors("read", path), path.open("rb") as file:
         # One byte more than the limit is enough to refuse the file.
-        return file.read(LARGEST_FILE_BYTES + 1)
+        return file.read(picture_files.LARGEST_FILE_BYTES + 1)
 
 
 def image_grid(

@@ -25,6 +25,8 @@ class ValidFile:
 
     height: int
     width: int
+    changes: tuple[str, ...] = ()
+    """What is done to the stored pixels when the file is read."""
 
 
 class CheckRecord:
@@ -48,10 +50,10 @@ class CheckRecord:
                 try:
                     # The wrong number of fields is a ValueError, and an entry that is not a list a
                     # TypeError.
-                    name, size, version, sha256, height, width = load_json(line)
+                    name, size, version, sha256, height, width, changes = load_json(line)
                     state = FileState(size, version)
                     if listing.get(name) == state:
-                        known[name] = ValidFile(sha256, height, width)
+                        known[name] = ValidFile(sha256, height, width, tuple(changes))
                 except (ValueError, TypeError):
                     # Damaged by a power failure; the file is checked again.
                     continue
@@ -60,7 +62,7 @@ class CheckRecord:
     def add(self, found: Mapping[str, ValidFile], listing: Mapping[str, FileState]) -> None:
         """Store results."""
         lines = [
-            json.dumps([name, *listing[name], file.sha256, file.height, file.width])
+            json.dumps([name, *listing[name], file.sha256, file.height, file.width, file.changes])
             for name, file in found.items()
         ]
         if lines:

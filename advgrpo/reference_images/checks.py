@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from advgrpo.data.images import FILE_ENDINGS, decode_picture
+from advgrpo.data.picture_files import FILE_ENDINGS, decode_file
 from advgrpo.errors import StorageError
 from advgrpo.records import PromptSet
 from advgrpo.reference_images.check_record import CheckRecord, ValidFile
@@ -110,18 +110,35 @@ def _check_file(root: str, name: str, listing: Mapping[str, FileState]) -> FileC
         return Problem(ProblemKind.MISSING, f"{name} is missing")
     try:
         data = read_bytes(join(root, name))
-        picture = decode_picture(data)
+        picture, changes = decode_file(data)
     # The file may have been deleted or become unreadable after it was listed.
     except StorageError as error:
         return Problem(ProblemKind.DAMAGED, error.message)
     except ValueError as error:
         return Problem(ProblemKind.DAMAGED, f"{name} {error}")
-    return ValidFile(hashlib.sha256(data).hexdigest(), picture.height, picture.width)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return ValidFile(sha256, picture.height, picture.width, changes)
 
 
 def _leads_out(folder: str, name: str) -> bool:
     # Unlike Path.resolve, realpath does not fail for overlong names and symlink loops.
     return not Path(os.path.realpath(f"{folder}/{name}")).is_relative_to(os.path.realpath(folder))
+
+
+def describe_changes(changes: Mapping[str, Sequence[str]]) -> str:
+    """Describe which pictures are not used as they are stored, one line for each kind of change.
+
+    Args:
+        changes: File name -> what is done to its pixels.
+    """
+    files: dict[str, list[str]] = defaultdict(list)
+    for name, made in changes.items():
+        for change in made:
+            files[change].append(name)
+    return "".join(
+        f"\n{len(names)} images are {change}, for instance {names[0]}"
+        for change, names in files.items()
+    )
 
 
 def most_common_side(checks: Iterable[FileCheck]) -> int:

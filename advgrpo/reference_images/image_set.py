@@ -117,7 +117,9 @@ def inspect_reference_images(
     names = list(dict.fromkeys(name for files in listed.values() for name in files))
     checks = check_files(root, names, listing, record_of(root, workspace) if workspace else None)
     pixels = resolution_pixels or most_common_side(checks.values())
-    sha256 = {name: c.sha256 for name, c in checks.items() if isinstance(c, ValidFile)}
+    valid = {name: check for name, check in checks.items() if isinstance(check, ValidFile)}
+    sha256 = {name: check.sha256 for name, check in valid.items()}
+    changes = {name: check.changes for name, check in valid.items() if check.changes}
     # With manifests from the settings, or images stored elsewhere, unlisted files are no error.
     is_whole_folder = root == str(folder) and not manifests
     problems = (
@@ -135,7 +137,7 @@ def inspect_reference_images(
     )
     images = sum(len(files) for files in listed.values())
     if problems:
-        return ReferenceImageReport(folder, len(prompts), images, problems, None, sha256)
+        return ReferenceImageReport(folder, len(prompts), images, problems, None, sha256, changes)
     # After the checks, so that a damaged image is an error even if it would not be chosen.
     chosen = {
         prompt: _choose(files, images_per_prompt or len(files), prompt, seed)
@@ -150,7 +152,7 @@ def inspect_reference_images(
         provenance=provenance.model_dump(exclude={"files", "images"}) if provenance else {},
         sha256=sha256,
     )
-    return ReferenceImageReport(folder, len(prompts), images, (), reference_images, sha256)
+    return ReferenceImageReport(folder, len(prompts), images, (), reference_images, sha256, changes)
 
 
 def content_digest(location: str | Path) -> str:

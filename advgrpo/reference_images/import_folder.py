@@ -1,6 +1,7 @@
 """Import of a folder of pictures as reference images that serve any prompt."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +14,18 @@ from torch import Tensor
 
 from advgrpo import __version__
 from advgrpo.config.reference_images import FolderSource
-from advgrpo.data.images import decode_image, encode_png
+from advgrpo.data.images import encode_png, from_pil
+from advgrpo.data.picture_files import decode_file
 from advgrpo.data.prompts import Split
 from advgrpo.errors import ReferenceImageError, StorageError
 from advgrpo.models.backbones.preprocessing import resize
-from advgrpo.reference_images.checks import Problem, ProblemKind, extra_files, repeated_content
+from advgrpo.reference_images.checks import (
+    Problem,
+    ProblemKind,
+    describe_changes,
+    extra_files,
+    repeated_content,
+)
 from advgrpo.reference_images.image_store import open_image_store, sha256_of
 from advgrpo.reference_images.manifest import Origin, Provenance
 from advgrpo.reference_images.report import ReferenceImageReport
@@ -27,6 +35,8 @@ from advgrpo.storage.local import disk_errors, file_sha256
 from advgrpo.telemetry.progress import Progress
 
 _LEAST_TEST_IMAGES = 2
+
+logger = logging.getLogger("advgrpo")
 
 
 class _WrongSizeError(ValueError):
@@ -42,6 +52,8 @@ class Picture:
     """SHA-256 of the resulting PNG; empty if the picture cannot be used."""
 
     problem: Problem | None = None
+    changes: tuple[str, ...] = ()
+    """What was done to its pixels before it was fitted."""
 
     @property
     def image_name(self) -> str:
@@ -117,7 +129,7 @@ def import_folder(
     with store.open(0):
         for batch in _batches(wanted, saved, store.batches_per_lease * 8):
             # Encoded a second time: keeping all PNGs since the check could exhaust the memory.
-            store.save({n: _png(folder / p.name, source, pixels) for n, p in batch.items()})
+            store.save({n: _png(folder / p.name, source, pixels)[0] for n, p in batch.items()})
             progress.advance(len(batch))
     provenance = Provenance(
         **origin.model_dump(),
@@ -151,6 +163,8 @@ def check_pictures(folder: Path, source: FolderSource, pixels: int) -> list[Pict
             repair="remove or replace them, or set reference_images.source.fit=crop to accept "
             "larger ones",
         )
+    if changes := describe_changes({picture.name: picture.changes for picture in pictures}):
+        logger.info("pictures in %s:%s", folder, changes)
     return pictures
 
 
@@ -182,7 +196,8 @@ def _pictures_in(folder: Path) -> list[str]:
 
 def _check(folder: Path, name: str, source: FolderSource, pixels: int) -> Picture:
     try:
-        return Picture(name, sha256_of(_png(folder / name, source, pixels)))
+        data, changes = _png(folder / name, source, pixels)
+        return Picture(name, sha256_of(data), changes=changes)
     except StorageError as error:
         return Picture(name, problem=Problem(ProblemKind.DAMAGED, error.message))
     # A subclass of ValueError, so it must come first.
@@ -192,10 +207,12 @@ def _check(folder: Path, name: str, source: FolderSource, pixels: int) -> Pictur
         return Picture(name, problem=Problem(ProblemKind.DAMAGED, f"{name} {error}"))
 
 
-def _png(path: Path, source: FolderSource, pixels: int) -> bytes:
+def _png(path: Path, source: FolderSource, pixels: int) -> tuple[bytes, tuple[str, ...]]:
+    """Return a picture as PNG in the requested size, and what was done to its pixels before."""
     with disk_errors("read", path):
         data = path.read_bytes()
-    return encode_png(fitted(decode_image(data), source.fit, pixels))
+    picture, changes = decode_file(data)
+    return encode_png(fitted(from_pil(picture), source.fit, pixels)), changes
 
 
 def _batches(

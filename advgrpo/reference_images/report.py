@@ -1,13 +1,13 @@
 """Reports of inspected reference image sets."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from advgrpo.errors import ReferenceImageError
 from advgrpo.records import ReferenceImageSet
-from advgrpo.reference_images.checks import Problem, ProblemKind
+from advgrpo.reference_images.checks import Problem, ProblemKind, describe_changes
 
 _LISTED = 12
 _OF_PROMPTS = {ProblemKind.ABSENT_PROMPT, ProblemKind.UNKNOWN_PROMPT}
@@ -33,17 +33,21 @@ class ReferenceImageReport:
     sha256: Mapping[str, str] = field(default_factory=dict)
     """File name -> SHA-256 of each valid file."""
 
+    changes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """File name -> what is done to its pixels when it is read, if anything."""
+
     def __str__(self) -> str:
         """Return a summary of a few lines."""
         size = f"{self.images} images for {self.prompts} prompts"
         if self.reference_images is None:
-            return f"reference images in {self.folder}: {size}\n{self.describe_problems()}"
+            found = f"{describe_changes(self.changes)}\n{self.describe_problems()}"
+            return f"reference images in {self.folder}: {size}{found}"
         pixels, origin = self.reference_images.resolution_pixels, "without provenance"
         if self.reference_images.provenance:
             origin = "contents match the provenance"
         return (
             f"reference images in {self.folder}: {size}, {pixels} x {pixels} pixels, {origin}\n"
-            f"digest {self.reference_images.digest}\nno problems"
+            f"digest {self.reference_images.digest}{describe_changes(self.changes)}\nno problems"
         )
 
     def validated(self) -> ReferenceImageSet:

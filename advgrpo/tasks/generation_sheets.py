@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 from PIL import Image
 
 from advgrpo.data.contact_sheet import Band, contact_sheet
-from advgrpo.data.images import decode_picture, encode_png, from_pil
+from advgrpo.data.images import encode_png, from_pil
+from advgrpo.data.picture_files import decode_picture
 from advgrpo.errors import ConfigError
 from advgrpo.storage.files import list_files, read_bytes, write_bytes
 from advgrpo.storage.locations import join

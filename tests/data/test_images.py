@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from advgrpo.data import images
+from advgrpo.data import picture_files
 from advgrpo.data.images import (
     decode_image,
     encode_png,
@@ -229,7 +229,7 @@ def test_a_small_file_that_declares_a_huge_size_is_not_decoded(side: int, tmp_pa
 def test_a_file_that_is_too_large_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "LARGEST_FILE_BYTES", 100)
+    monkeypatch.setattr(picture_files, "LARGEST_FILE_BYTES", 100)
     (tmp_path / "large.png").write_bytes(_png_of_size(32, 32) + bytes(100))
     with pytest.raises(ReferenceImageError, match=r"large\.png has more than 100 bytes"):
         read_image(tmp_path / "large.png", 32)

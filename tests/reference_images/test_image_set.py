@@ -1,14 +1,16 @@
 import hashlib
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from advgrpo.data.image_loading import load_images
-from advgrpo.data.images import encode_png, from_uint8
+from advgrpo.data.images import encode_png, from_uint8, to_pil
 from advgrpo.errors import ReferenceImageError, StorageNotFoundError
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_images.image_set import (
@@ -292,3 +294,20 @@ def test_a_report_summarizes_an_inspection(folder: Path) -> None:
         "1 problem (file of another size: 1)",
         f"  - {odd} is 16 x 16 pixels, not 8 x 8",
     ]
+
+
+def test_a_report_tells_which_images_are_not_used_as_they_are_stored(
+    folder: Path, tmp_path: Path
+) -> None:
+    name = RELEASED_SHAPE[DOG][0]
+    stored, exif, data = to_pil(picture(name)), Image.Exif(), io.BytesIO()
+    exif[ExifTags.Base.Orientation] = 3
+    stored.save(data, "PNG", exif=exif)
+    (folder / name).write_bytes(data.getvalue())
+    # The second inspection reads the record of the first.
+    for _ in range(2):
+        report = inspect_reference_images(folder, PROMPTS, workspace=str(tmp_path / "checked"))
+        line = f"1 images are turned as the EXIF orientation says, for instance {name}"
+        assert str(report).splitlines()[2:] == [line, "no problems"]
+    (image,) = load_images(report.validated(), DOG, [0])
+    assert torch.equal(image, picture(name).rot90(2, (1, 2)))

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from advgrpo.config.reference_images import FolderSource
 from advgrpo.data.prompts import SPLITS
@@ -145,3 +145,24 @@ def test_a_size_that_the_setting_does_not_allow_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=f"is {width} x {height} pixels, not 16 x 16"):
         fitted(torch.zeros(3, height, width), fit, 16)
+
+
+def test_pictures_are_imported_as_a_viewer_shows_them(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(io.BytesIO(picture(99))) as shown:
+        shown.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.png", exif=exif)
+        expected = np.asarray(shown)
+    with caplog.at_level("INFO", "advgrpo"):
+        names = made(folder, tmp_path / "sets")
+    assert (
+        "1 images are turned as the EXIF orientation says, for instance turned.png" in caplog.text
+    )
+    imported = [
+        np.asarray(Image.open(tmp_path / "sets" / part / name))
+        for part, found in names.items()
+        for name in found
+    ]
+    assert sum(np.array_equal(image, expected) for image in imported) == 1
