@@ -61,7 +61,7 @@ class Checkpoints:
         self._newest: int | None = None
         """Number of the checkpoint that this process read or wrote last."""
 
-    def save(self, checkpoint: Checkpoint) -> None:
+    def save(self, checkpoint: Checkpoint) -> bool:
         """Write a checkpoint, then delete those that are too old or known to be damaged.
 
         One that exists already, because the run was stopped before it made progress, is left
@@ -70,12 +70,15 @@ class Checkpoints:
         Args:
             checkpoint: The state.
 
+        Returns:
+            Whether it was written.
+
         Raises:
             StorageError: If it cannot be written; earlier checkpoints are intact.
         """
         rollout = checkpoint.rollout
         if rollout == self._newest:
-            return
+            return False
         folder = self._scratch / f"rollout-{rollout:08d}"
         # A killed attempt may have left files, which would be uploaded, too.
         shutil.rmtree(folder, ignore_errors=True)
@@ -96,6 +99,7 @@ class Checkpoints:
         # What was damaged under this number is overwritten now.
         self._damaged.discard(rollout)
         self._delete_others()
+        return True
 
     def _delete_others(self) -> None:
         # Damaged ones do not count towards `keep`: they would displace the ones that can be

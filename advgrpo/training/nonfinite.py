@@ -18,6 +18,7 @@ from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import NonFiniteError, StorageError
 from advgrpo.models.policies.base import Policy
 from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.storage.files import list_files
 from advgrpo.storage.locations import join
 from advgrpo.telemetry.logging import event
 from advgrpo.training.algorithms.base import Algorithm
@@ -171,10 +172,6 @@ class NonFiniteGuard:
             f"rollout {rollout.number} (prompt {self._prompts[prompt_id]!r}, seed {self._seed}, "
             f"image {sample} of its group)"
         )
-        # Counted by skipped rollouts, which the checkpoint holds: a resumed run does not start
-        # again.
-        if self._counters.skipped >= MAX_DUMPS:
-            return f"{where}; not dumped: the run has {MAX_DUMPS} dumps already"
         sizes = self._config.rollout
         size = sizes.microbatch_size if advantages is None else sizes.microbatch_of_update
         # The microbatch as it was computed: another grouping may round differently and hide the
@@ -183,6 +180,13 @@ class NonFiniteGuard:
         part = rollout.part(slice(first, first + size))
         name = f"rollout-{rollout.number:08d}-rank-{self._process_group.rank}"
         location = join(self._store, "non-finite", name)
+        try:
+            # Those that exist, not the skipped rollouts, some of which have no dump.
+            names = {path.partition("/")[0] for path in list_files(join(self._store, "non-finite"))}
+        except StorageError as error:
+            return f"{where}; its dump could not be written: {error.message}"
+        if len(names) >= MAX_DUMPS:
+            return f"{where}; not dumped: the run has {len(names)} dumps already"
         dump = NonFiniteDump(
             message=where,
             seed=self._seed,

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.config.training import TrainingConfig
+from advgrpo.errors import NonFiniteError
 from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.runtime.process_group import ProcessGroup
@@ -63,15 +64,18 @@ class PolicyUpdater:
         Returns:
             Metrics over all ranks: loss, gradient norm, learning rate and the algorithm's own.
 
+        A gradient that is NaN or infinite skips its optimizer step. If earlier steps of the update
+        were taken, and the settings allow skipping, it ends the update there.
+
         Raises:
             TrainingError: If rollout and update disagree before the first optimizer step.
-            NonFiniteError: On all ranks, before the optimizer step, if a gradient is NaN or
-                infinite.
+            NonFiniteError: On all ranks, if a step is skipped and it was the first of the update,
+                or the run must stop.
         """
         steps = self._config.optimizer_steps_per_update
         per_step = len(rollout.prompt_ids) // steps
         size = self._config.rollout.microbatch_of_update
-        passes = _Passes()
+        taken = _Passes()
         for step in range(steps):
             # Derived from the count of updates, so that a resumed run uses the same rates.
             done = update * steps + step
@@ -79,22 +83,32 @@ class PolicyUpdater:
             self._engine.set_learning_rate(rate)
             starts = range(step * per_step, (step + 1) * per_step, size)
             microbatches = [slice(first, first + size) for first in starts]
+            passes = _Passes()
             for images in microbatches:
                 self._train_on(rollout, advantages, prompts, images, passes)
             if self._engine.skipped_step:
                 finding = self._find(rollout, advantages, prompts, microbatches)
-                # Raises on all ranks, so that the moving average never includes a skipped step.
-                self._guard.report_step(finding, rollout, advantages)
+                try:
+                    # Raises on all ranks, so that the moving average never includes a skipped step.
+                    self._guard.report_step(finding, rollout, advantages)
+                except NonFiniteError as fault:
+                    if step == 0:
+                        raise
+                    # Earlier steps cannot be undone: the update must count, or the next one would
+                    # repeat their learning rates and their decay of the moving average.
+                    self._guard.skip(fault)
+                    break
             # The norm is of the whole gradient, equal on all ranks, and needs no reduction below.
             passes.gradient_norms.append(self._engine.gradient_norm)
+            taken.add(passes)
             # adapter() is a collective under ZeRO-3: all ranks reach it, because report_step above
             # raises on all of them.
             self._average.update(self._engine.adapter(), step=done)
         self._algorithm.finish_update((update + 1) * steps)
         return {
-            "policy/loss": self._process_group.all_reduce_mean(_mean(passes.losses)),
-            **self._algorithm.metrics(passes.values, self._process_group),
-            "policy/gradient_norm": _mean(passes.gradient_norms),
+            "policy/loss": self._process_group.all_reduce_mean(_mean(taken.losses)),
+            **self._algorithm.metrics(taken.values, self._process_group),
+            "policy/gradient_norm": _mean(taken.gradient_norms),
             "policy/learning_rate": rate,
         }
 
@@ -176,6 +190,12 @@ class _Passes:
     losses: list[float] = field(default_factory=list)
     values: list[Mapping[str, Tensor]] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
+
+    def add(self, others: "_Passes") -> None:
+        """Append the results of a later optimizer step."""
+        self.losses += others.losses
+        self.values += others.values
+        self.gradient_norms += others.gradient_norms
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -80,13 +80,16 @@ class TrainingState:
         self.logger.metrics(metrics, self.counters.updates)
 
     def save(self) -> None:
-        """Write a checkpoint; every rank must call it."""
+        """Write a checkpoint, unless it exists already; every rank must call it."""
         start = time.monotonic()
         # The first checkpoint must hold its own timer, too, so that a run that resumes from it
         # logs the same metrics.
         self.counters.seconds.setdefault("checkpoint", 0.0)
         with self.counters.timed("checkpoint"):
-            self._save()
+            written = self._save()
+        # A run that is stopped before its first rollout after a restart has nothing new to save.
+        if not written:
+            return
         rollout, updates = self.counters.rollouts, self.counters.updates
         fields = {
             "update": updates,
@@ -96,14 +99,14 @@ class TrainingState:
         }
         logger.info("saved update %d", updates, extra=machine_event("checkpoint_saved", **fields))
 
-    def _save(self) -> None:
+    def _save(self) -> bool:
+        """Write a checkpoint; return on all ranks whether the first one did."""
         # Both are collective: all ranks gather, the first one writes.
         policy, algorithm = self.engine.state(), _on_cpu(self.algorithm.state())
         if not self.process_group.is_first:
-            # A rank that is preempted exits after saving, and the launcher would then end the first
-            # one in the middle of its write.
-            self.process_group.barrier()
-            return
+            # Also a barrier: a rank that is preempted exits after saving, and the launcher would
+            # then end the first one in the middle of its write.
+            return bool(self.process_group.all_reduce_max(0.0))
         optimizer = self.discriminator_updater.state()
         checkpoint = Checkpoint(
             tensors={
@@ -136,8 +139,7 @@ class TrainingState:
             },
             rollout=self.counters.rollouts,
         )
-        self.checkpoints.save(checkpoint)
-        self.process_group.barrier()
+        return bool(self.process_group.all_reduce_max(float(self.checkpoints.save(checkpoint))))
 
     def resume(self) -> bool:
         """Resume from the newest sound checkpoint, if there is one; every rank must call it.

@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -332,3 +333,14 @@ def test_every_update_logs_metrics_that_other_trainers_omit(make_state: Make) ->
         "cost/peak_memory_mib",
     } <= logged[1]
     assert logger.pictures["held_out", 2].startswith(b"\x89PNG")
+
+
+def test_only_a_checkpoint_that_was_written_is_logged_as_saved(
+    make_state: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = make_state()
+    with caplog.at_level(logging.INFO, "advgrpo"):
+        state.save()
+        # As a run does that is stopped before its first rollout after a restart.
+        state.save()
+    assert [r.message for r in caplog.records if "saved" in r.message] == ["saved update 0"]

@@ -1,4 +1,5 @@
 import logging
+import math
 import re
 import resource
 import tempfile
@@ -17,6 +18,7 @@ from advgrpo.training import nonfinite
 from advgrpo.training.loop import train, train_on_rollout
 from advgrpo.training.nonfinite import first_not_finite
 from advgrpo.training.nonfinite_dump import read_dump, write_dump
+from advgrpo.training.policy_update import learning_rate
 from advgrpo.training.state import TrainingState
 from tests.training.test_loop import assert_same, weights
 
@@ -154,6 +156,68 @@ def test_a_run_that_skips_many_rollouts_dumps_only_the_first_ones(
     messages = [r.message for r in caplog.records if r.message.startswith("skipped")]
     assert Path(dump_of(NonFiniteError(messages[0], repair=""))).is_dir()
     assert messages[1].endswith("; not dumped: the run has 1 dumps already")
+
+
+def test_skipped_rollouts_without_a_dump_do_not_use_up_the_dumps(
+    make_state: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nonfinite, "MAX_DUMPS", 1)
+    state = make_state()
+    # As after skipped steps of the discriminator, which are not dumped.
+    state.counters.skipped = 5
+    spoil(state, rollouts={0})
+    with pytest.raises(NonFiniteError) as caught:
+        train_on_rollout(state)
+    assert Path(dump_of(caught.value)).is_dir()
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_skipped_step_after_others_ends_the_update_and_leaves_it_counted(
+    make_state: Make, stage: int
+) -> None:
+    options = (
+        "training.non_finite.action=skip",
+        "training.optimizer_steps_per_update=2",
+        "training.optimizer.decay=linear",
+        f"training.zero_stage={stage}",
+    )
+    state = make_state(*options)
+    calls = 0
+
+    def spoiled(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        # In the first update, after the backward passes of its first optimizer step.
+        later = calls > state.config.algorithm.trained_steps and not state.counters.updates
+        return gradient * NAN if later else gradient
+
+    parameter = next(iter(state.policy.trainable_parameters().values()))
+    parameter.register_hook(spoiled)
+    before = weights(state)
+    metrics = train_on_rollout(state)
+    assert not all(torch.equal(value, before[name]) for name, value in weights(state).items())
+    assert (state.counters.updates, state.counters.rollouts) == (1, 1)
+    assert (state.counters.skipped, state.counters.skipped_in_a_row) == (1, 1)
+    assert all(math.isfinite(value) for value in metrics.values())
+    # Of the step that was taken alone.
+    assert metrics["policy/ratio_mean"] == pytest.approx(1, abs=1e-7)
+    # The next update uses the rates that follow: the third and fourth of four.
+    assert train_on_rollout(state)["policy/learning_rate"] == learning_rate(state.config, 3)
+    assert state.counters.skipped_in_a_row == 0
+
+
+def test_a_skipped_step_after_others_stops_a_run_that_must_not_skip(make_state: Make) -> None:
+    state = make_state("training.optimizer_steps_per_update=2")
+    calls = 0
+
+    def spoiled(gradient: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        return gradient * NAN if calls > state.config.algorithm.trained_steps else gradient
+
+    next(iter(state.policy.trainable_parameters().values())).register_hook(spoiled)
+    with pytest.raises(NonFiniteError, match="the gradient of"):
+        train_on_rollout(state)
 
 
 def test_a_run_stops_after_too_many_skipped_in_a_row(make_state: Make) -> None:
