@@ -85,17 +85,23 @@ class PocketJudge(nn.Module):
 
 
 class PocketJudgeScorer:
-    """A scorer of how many attributes of its prompt a picture shows."""
+    """A scorer of how many attributes of its prompt a picture shows.
+
+    Args:
+        judge: The network.
+        device: Its device.
+    """
 
     name = "pocket_judge"
 
-    def __init__(self, judge: PocketJudge) -> None:
-        self._judge = judge
+    def __init__(self, judge: PocketJudge, device: torch.device | None = None) -> None:
+        self._device = device or torch.device("cpu")
+        self._judge = judge.to(self._device)
 
     @classmethod
-    def load(cls, folder: Path) -> PocketJudgeScorer:
-        """Load the judge from a folder."""
-        return cls(PocketJudge.load(folder))
+    def load(cls, folder: Path, device: torch.device | None = None) -> PocketJudgeScorer:
+        """Load the judge from a folder, by default on the CPU."""
+        return cls(PocketJudge.load(folder), device)
 
     @torch.no_grad()
     def score(
@@ -109,19 +115,18 @@ class PocketJudgeScorer:
 
         Returns:
             `attribute_accuracy`, the share of the five attributes that are right, and
-            `all_attributes`, 1 if all are.
+            `all_attributes`, 1 if all are; on the CPU.
 
         Raises:
             ValueError: If a prompt is not a pocket caption.
         """
-        # On the CPU like the judge, which is never moved.
         wanted = torch.tensor([parse_caption(prompt).labels for prompt in prompts])
-        right = (self._judge(images).attributes() == wanted).float()
+        right = (self._judge(images.to(self._device)).attributes().cpu() == wanted).float()
         return {"attribute_accuracy": right.mean(dim=1), "all_attributes": right.amin(dim=1)}
 
     @torch.no_grad()
     def style(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch"]:
-        """Estimate each picture's style: near 0 dull, near 1 crisp."""
-        verdict: Verdict = self._judge(images)
+        """Estimate each picture's style, on the CPU: near 0 dull, near 1 crisp."""
+        verdict: Verdict = self._judge(images.to(self._device))
         # A regression, so it may exceed the range of the renderer's style.
-        return verdict.style.clamp(0.0, 1.0)
+        return verdict.style.clamp(0.0, 1.0).cpu()

@@ -8,6 +8,6 @@ from advgrpo.storage.fetch import local_folder
 WEIGHTS = "package://advgrpo.pocket/weights/judge"
 
 
-def build(_config: PocketJudgeConfig, _context: BuildContext) -> PocketJudgeScorer:
+def build(_config: PocketJudgeConfig, context: BuildContext) -> PocketJudgeScorer:
     """Load the judge that the package ships."""
-    return PocketJudgeScorer.load(local_folder(WEIGHTS))
+    return PocketJudgeScorer.load(local_folder(WEIGHTS), context.device)

@@ -6,10 +6,13 @@ import torch
 from safetensors.torch import save_file
 
 from advgrpo.config import resolve
+from advgrpo.config.scorers.pocket_judge import PocketJudgeConfig
 from advgrpo.data.images import encode_png
 from advgrpo.errors import DataError, WeightsError
-from advgrpo.models.scorers.base import Scorer, score_images, why_missing
+from advgrpo.models.scorers.base import BuildContext, Scorer, score_images, why_missing
 from advgrpo.models.scorers.build import build_scorers
+from advgrpo.models.scorers.pocket_judge import build as build_pocket_judge
+from advgrpo.pocket.judge import CLASS_COUNTS, JudgeConfig, PocketJudge, Verdict
 from advgrpo.records import ReferenceImageSet
 from advgrpo.testing import SIDE_PIXELS, TinyModels, write_tiny_models
 
@@ -129,3 +132,22 @@ def test_a_damaged_metadata_file_is_named(
 
     with pytest.raises(DataError, match=rf"line 1 of {file}"):
         built(f"{{type: external_judge, command: [judge], metadata: {file}}}", reference_images)
+
+
+class JudgeOnAnyDevice(PocketJudge):
+    """Gives a verdict on pictures that are where its weights are."""
+
+    def forward(self, images: torch.Tensor) -> Verdict:
+        assert images.device == self.head.weight.device
+        return Verdict(torch.zeros(len(images), sum(CLASS_COUNTS)), torch.zeros(len(images)))
+
+
+def test_the_pocket_judge_works_on_the_device_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PocketJudge, "load", lambda _folder: JudgeOnAnyDevice(JudgeConfig()))
+    # A device that no test machine lacks, and whose tensors cannot be combined with the CPU's.
+    device = torch.device("meta")
+    scorer = build_pocket_judge(PocketJudgeConfig(), BuildContext(device, None))
+    images = torch.rand(2, 3, SIDE_PIXELS, SIDE_PIXELS)
+    for pictures in (images, images.to(device)):
+        assert scorer.score(pictures, PROMPTS)["all_attributes"].device == CPU
+        assert scorer.style(pictures).device == CPU
