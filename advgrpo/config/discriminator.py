@@ -109,7 +109,8 @@ class DinoDiscriminatorConfig(_BaseDiscriminatorConfig):
 
     # Not drawn again for each call: an image must have exactly one reward.
     patches: PositiveInt | None = None
-    """Number of patch tokens of an image that are used, a fixed seeded choice; none uses all."""
+    """Number of patch tokens of an image that are used, a fixed choice that depends on the number
+    alone; none uses all."""
 
     # The released weights of the loss; the paper has 7:3.
     cls_loss_weight: NonNegativeFloat = 1.0

@@ -20,6 +20,8 @@ from advgrpo.storage.fetch import local_folder
 PICKSCORE_UNIT = 26.0
 """Logit that PickScore reports as a score of 1."""
 
+_VOCABULARY = ("merges.txt", "tokenizer.json", "vocab.json")
+
 
 class ClipBackbone:
     """A frozen CLIP model with its tokenizer and preprocessing.
@@ -151,6 +153,7 @@ class ClipTextEncoder:
 
     Attributes:
         width: Dimension of an embedding.
+        fingerprint: Hash of the weights and of the tokenizer.
 
     Raises:
         WeightsError: If a part is missing, damaged or of another architecture.
@@ -162,10 +165,13 @@ class ClipTextEncoder:
             CLIPTextModelWithProjection, folder, model_type="clip_text_model", device=device
         )
         settings: Any = self._model.config
-        self._tokens = _Tokenizer(local_folder(tokenizer), int(settings.max_position_embeddings))
+        words = local_folder(tokenizer)
+        self._tokens = _Tokenizer(words, int(settings.max_position_embeddings))
         self._texts = _TextCache(self._encode)
         self.device = device
         self.width = int(settings.projection_dim)
+        vocabulary = [words / name for name in _VOCABULARY if (words / name).is_file()]
+        self.fingerprint = fingerprint([*weights_files(folder), *vocabulary])
 
     @torch.no_grad()
     def embed(self, prompts: Sequence[str]) -> Float[Tensor, "batch feature"]:

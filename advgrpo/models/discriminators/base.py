@@ -19,6 +19,9 @@ class Discriminator(Protocol):
     fingerprint: str
     """Hash of the frozen part and of the settings that features depend on."""
 
+    frozen_fingerprint: str
+    """Hash of all frozen parts that the trained part depends on: also of what encodes prompts."""
+
     boundary: float | None
     """Reward above which an image counts as a reference image; None if only the order of rewards
     has a meaning."""

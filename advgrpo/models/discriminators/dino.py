@@ -1,8 +1,9 @@
 """A discriminator of heads on the tokens of a frozen vision backbone.
 
 Deviations from the released code: training and rewarding use the same features (there, the head is
-trained on raw tokens and scored on normalized ones); patches are a fixed choice, so an image has
-one reward; the head may see the prompt; middle layers may have separate heads.
+trained on raw tokens and scored on normalized ones); patches are a choice that follows from their
+number alone, so an image has one reward in every run; the head may see the prompt; middle layers
+may have separate heads.
 """
 
 import hashlib
@@ -80,7 +81,7 @@ class DinoDiscriminator:
     Args:
         config: Its settings.
         device: Device of backbone and heads.
-        seed: Of the heads' start values and of the choice of patches.
+        seed: Of the heads' start values.
 
     Raises:
         WeightsError: If the backbone or the text encoder cannot be loaded.
@@ -100,7 +101,7 @@ class DinoDiscriminator:
             config.weights, resolution_pixels=config.resolution_pixels, device=device
         )
         conditioning = config.prompt_conditioning
-        # Not part of the fingerprint, because features of images do not depend on prompts.
+        # Not part of `fingerprint`, because features of images do not depend on prompts.
         self._text = (
             ClipTextEncoder(conditioning.text_encoder, conditioning.tokenizer, device)
             if conditioning
@@ -126,6 +127,8 @@ class DinoDiscriminator:
         if config.layers is not None:
             choice += f":{config.layers}"
         self.fingerprint = hashlib.sha256(choice.encode()).hexdigest()
+        text = self._text.fingerprint if self._text else ""
+        self.frozen_fingerprint = hashlib.sha256(f"{choice}:{text}".encode()).hexdigest()
 
     def _patch_positions(self) -> Int[Tensor, "patch"]:
         count = self._backbone.patches

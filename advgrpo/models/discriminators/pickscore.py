@@ -49,7 +49,8 @@ class PickScoreDiscriminator:
         self._tail = self._clip.tail(config.trained_blocks)
         self._dtype: torch.dtype = getattr(torch, config.feature_dtype)
         choice = f"{self._clip.fingerprint}:{config.trained_blocks}:{config.feature_dtype}"
-        self.fingerprint = hashlib.sha256(choice.encode()).hexdigest()
+        # One file holds the weights of both towers.
+        self.fingerprint = self.frozen_fingerprint = hashlib.sha256(choice.encode()).hexdigest()
 
     def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
         """Run the frozen vision blocks.

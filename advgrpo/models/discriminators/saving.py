@@ -31,7 +31,7 @@ def save_discriminator(
     tensors = {name: p.detach().float().cpu().contiguous() for name, p in parameters.items()}
     save_file(tensors, folder / WEIGHTS_FILE)
     # Written after the weights: a folder without it does not count as a discriminator.
-    record = {"fingerprint": discriminator.fingerprint, "facts": dict(facts)}
+    record = {"fingerprint": discriminator.frozen_fingerprint, "facts": dict(facts)}
     (folder / FACTS_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
@@ -52,9 +52,10 @@ def load_discriminator(folder: Path, discriminator: Discriminator) -> None:
     # Shapes are compared because the fingerprint covers only the frozen part.
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     expected = {name: tuple(value.shape) for name, value in parameters.items()}
-    if record.get("fingerprint") != discriminator.fingerprint or shapes != expected:
+    if record.get("fingerprint") != discriminator.frozen_fingerprint or shapes != expected:
         raise WeightsError(
-            f"the discriminator in {folder} was trained with another backbone or other settings",
+            f"the discriminator in {folder} was trained with another backbone, another text "
+            "encoder or other settings",
             repair="run pretrain-reward again with the present section `discriminator`",
         )
     with torch.no_grad():

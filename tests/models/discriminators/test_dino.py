@@ -1,7 +1,9 @@
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.models.discriminators import DinoDiscriminator, load_discriminator, save_discriminator
@@ -135,6 +137,24 @@ def test_a_discriminator_of_other_settings_is_refused(
     save_discriminator(tmp_path, discriminator_of(tiny), {})
     with pytest.raises(WeightsError, match="other settings"):
         load_discriminator(tmp_path, discriminator_of(tiny, override))
+
+
+def test_a_discriminator_trained_with_another_text_encoder_is_refused(
+    tiny: TinyModels, tmp_path: Path
+) -> None:
+    saved = discriminator_of(tiny)
+    save_discriminator(tmp_path / "saved", saved, {})
+    section = "discriminator.prompt_conditioning.text_encoder"
+    folder = Path(shutil.copytree(tiny.pipeline / "text_encoder", tmp_path / "text_encoder"))
+    copied = discriminator_of(tiny, f"{section}={{location: '{folder}'}}")
+    load_discriminator(tmp_path / "saved", copied)
+    path = folder / "model.safetensors"
+    save_file({k: v + 0.01 for k, v in load_file(path).items()}, path, metadata={"format": "pt"})
+    other = discriminator_of(tiny, f"{section}={{location: '{folder}'}}")
+    with pytest.raises(WeightsError, match="another text encoder"):
+        load_discriminator(tmp_path / "saved", other)
+    # Features of images do not depend on it: their store is kept.
+    assert other.fingerprint == saved.fingerprint
 
 
 def test_a_damaged_discriminator_is_refused(tiny: TinyModels, tmp_path: Path) -> None:
