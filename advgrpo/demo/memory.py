@@ -42,9 +42,11 @@ class MemoryWatch:
 
 
 def _own_bytes(process: psutil.Process) -> int:
-    # Unlike RSS, PSS counts memory that processes share once.
+    # Unlike RSS, PSS counts memory that processes share once; only Linux has it. USS leaves shared
+    # memory out.
     try:
-        return int(process.memory_full_info().pss)
+        memory = process.memory_full_info()
+        return int(memory.pss if psutil.LINUX else memory.uss)
     except (psutil.Error, OSError):
         # It ended after it was listed, or it cannot be read.
         return 0

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -12,6 +11,7 @@ from advgrpo.errors import AdvGrpoError, Preempted, TrackingError
 from advgrpo.runtime.failures import record_failures
 from advgrpo.runtime.heartbeat import heartbeat
 from advgrpo.runtime.nodes import nodes
+from advgrpo.runtime.peak_memory import peak_memory_mib
 from advgrpo.storage.cache import cache_folder
 from advgrpo.telemetry.logging import bind
 from advgrpo.tracking.address import TRACKING_URI
@@ -22,8 +22,6 @@ FAILURE_TAG = "advgrpo.failure"
 
 _MAX_TAG = 5000
 """Length of a tag's value that MLflow accepts."""
-
-_SELF_AND_CHILDREN = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +43,9 @@ class Cost:
 
     def metrics(self) -> dict[str, float]:
         """Return seconds, and the peak resident memory of this process or one of its children."""
-        # In KiB; of the children, the peak of the largest one that has ended, not a sum.
-        peaks = [resource.getrusage(who).ru_maxrss for who in _SELF_AND_CHILDREN]
         return {
             "cost/seconds": time.monotonic() - self._start,
-            "cost/peak_memory_mib": max(peaks) / 1024,
+            "cost/peak_memory_mib": peak_memory_mib(with_children=True),
             "cost/processes": float(self._processes),
         }
 

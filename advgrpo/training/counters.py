@@ -1,6 +1,5 @@
 """Counters and timers of a run."""
 
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -41,9 +40,3 @@ class Counters:
         finally:
             # Also after an error: time of a skipped rollout is part of the cost.
             self.seconds[part] = self.seconds.get(part, 0.0) + time.monotonic() - start
-
-
-def peak_memory_mib() -> float:
-    """Return the largest resident memory of this process so far, in MiB."""
-    # Linux reports KiB.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

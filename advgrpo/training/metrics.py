@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from advgrpo.data.images import encode_png, image_grid
+from advgrpo.runtime.peak_memory import peak_memory_mib
 from advgrpo.telemetry.logging import machine_event
-from advgrpo.training.counters import peak_memory_mib
 from advgrpo.training.state import TrainingState
 
 logger = logging.getLogger("advgrpo")

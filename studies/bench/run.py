@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from advgrpo.models.policies.pipeline_parts import DTYPES
-from advgrpo.training.counters import peak_memory_mib
+from advgrpo.runtime.peak_memory import peak_memory_mib
 from advgrpo.training.loop import train_on_rollout
 from advgrpo.training.metrics import measure_held_out
 from advgrpo.training.reward_hacking import watch_reward

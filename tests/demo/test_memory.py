@@ -1,5 +1,9 @@
 import subprocess
 import sys
+from types import SimpleNamespace
+
+import psutil
+import pytest
 
 from advgrpo.demo.memory import MemoryWatch
 
@@ -19,3 +23,17 @@ def test_the_memory_of_children_counts() -> None:
                 pass
             child.communicate(b"\n")
     assert watch.peak_mib > alone + SIZE_MIB * 0.9
+
+
+def test_on_systems_without_proportional_set_sizes_unshared_memory_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def on_macos(_process: psutil.Process) -> SimpleNamespace:
+        return SimpleNamespace(rss=3 * 2**20, uss=2 * 2**20)
+
+    monkeypatch.setattr(psutil, "LINUX", False)
+    monkeypatch.setattr(psutil.Process, "memory_full_info", on_macos)
+    monkeypatch.setattr(psutil.Process, "children", lambda process, recursive: [process])  # noqa: ARG005
+    with MemoryWatch(seconds_between=0.01) as watch:
+        pass
+    assert watch.peak_mib == 4
