@@ -7,13 +7,15 @@ resources; they and their pods stay for `cluster.ttl_seconds_after_finished`, to
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.api_errors import UnknownResourceError
-from advgrpo.cluster.backends.base import JobBackend
+from advgrpo.cluster.backends.base import JobBackend, JobStatus
 from advgrpo.cluster.backends.registry import BACKENDS
+from advgrpo.cluster.backends.trainjob import TTL
 from advgrpo.cluster.pod_template import MANAGED_BY, WORKFLOW
-from advgrpo.cluster.resources import WORKFLOWS
+from advgrpo.cluster.resources import WORKFLOWS, Resource
 from advgrpo.cluster.workflow_owner import WorkflowOwner, owner_of, reason_of_end
 from advgrpo.errors import ClusterError
 from advgrpo.telemetry.logging import event
@@ -37,7 +39,7 @@ class Cleaning:
     """Jobs whose Workflow has not ended."""
 
     ended: int = 0
-    """Jobs that have ended, which Kubernetes deletes later."""
+    """Jobs that have ended or are being deleted."""
 
     without_workflow: int = 0
     """Jobs that were started outside of a pipeline; they are not deleted."""
@@ -66,16 +68,21 @@ def clean(api: Api, *, dry_run: bool = False) -> Cleaning:
     for backend, job in list(_jobs(api)):
         name, uid = job["metadata"]["name"], job["metadata"]["uid"]
         done.jobs += 1
-        if backend.status(job).state.is_end:
+        if job["metadata"].get("deletionTimestamp"):
             done.ended += 1
             continue
+        status = backend.status(job)
         owner = _owner(job)
-        if owner is None:
+        if status.state.is_end:
+            reason = _expired(job, status, api.clock.wall())
+            done.ended += not reason
+        elif owner is None:
+            reason = ""
             done.without_workflow += 1
-            continue
-        reason = reason_of_end(api, owner)
+        else:
+            reason = reason_of_end(api, owner)
+            done.kept += not reason
         if not reason:
-            done.kept += 1
             continue
         if not dry_run:
             try:
@@ -107,16 +114,28 @@ def clean(api: Api, *, dry_run: bool = False) -> Cleaning:
 
 def _jobs(api: Api) -> Iterator[tuple[JobBackend, Json]]:
     """List the jobs of all backends: those of an earlier `cluster.backend` may still run."""
-    unknown: list[UnknownResourceError] = []
+    unknown: list[Resource] = []
     for backend in BACKENDS.values():
         try:
             for job in api.list(backend.resource, labelSelector=_SELECTOR):
                 yield backend, job
-        except UnknownResourceError as error:
+        except UnknownResourceError:
             # A backend that is not in use need not be installed.
-            unknown.append(error)
+            unknown.append(backend.resource)
     if len(unknown) == len(BACKENDS):
-        raise unknown[0]
+        raise UnknownResourceError(
+            f"the cluster does not know {' or '.join(map(str, unknown))}",
+            repair="install " + " or ".join(one.installed_by for one in unknown),
+        )
+
+
+def _expired(job: Json, status: JobStatus, now: float) -> str:
+    """Return why a finished job is deleted, if its kind leaves that to the janitor; else empty."""
+    seconds = (job["metadata"].get("annotations") or {}).get(TTL)
+    if seconds is None or not status.ended_at:
+        return ""
+    age = now - datetime.fromisoformat(status.ended_at).timestamp()
+    return f"it ended {age:.0f} s ago" if age > float(seconds) else ""
 
 
 def _owner(job: Json) -> WorkflowOwner | None:

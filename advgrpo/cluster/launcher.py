@@ -68,7 +68,7 @@ def run_job(request: JobRequest, settings: ClusterSettings) -> None:
             evicted and the run continues.
     """
     with closing(connect()) as api, serve_metrics(LAUNCHER):
-        Launcher(request, settings, api, select_backend(settings)).run()
+        Launcher(request, settings, api, select_backend(settings, api)).run()
 
 
 class Launcher:
@@ -154,7 +154,9 @@ class Launcher:
         meta = manifest["metadata"]
         meta["namespace"] = self._api.namespace
         # Only of the spec: owner and attempt differ between the attempts that shall adopt the job.
-        meta["annotations"] = {SPEC_HASH: _digest(manifest["spec"]), ATTEMPT: self._attempt}
+        meta.setdefault("annotations", {}).update(
+            {SPEC_HASH: _digest(manifest["spec"]), ATTEMPT: self._attempt}
+        )
         if self._owner is not None:
             meta["ownerReferences"] = [self._owner.reference()]
             meta["labels"][WORKFLOW] = self._owner.name

@@ -3,10 +3,11 @@
 The chart's roles grant exactly these; tests compare both with the requests that are sent.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final, TypedDict
 
 from advgrpo.cluster.backends.base import JobBackend
+from advgrpo.cluster.resources import Resource
 
 
 class Rule(TypedDict):
@@ -17,11 +18,16 @@ class Rule(TypedDict):
     verbs: list[str]
 
 
-def launcher_rules(backend: JobBackend) -> tuple[Rule, ...]:
-    """Return the rules for the service account of a pipeline's tasks, in their namespace."""
+def launcher_rules(*backends: JobBackend) -> tuple[Rule, ...]:
+    """Return the rules for the service account of a pipeline's tasks, in their namespace.
+
+    Args:
+        backends: The kinds of jobs that tasks may start.
+    """
     return (
         # patch: a retry makes its own Workflow the owner of the job that it adopts.
-        _job_rule(backend, ["create", "delete", "get", "patch"]),
+        *_rules([each.resource for each in backends], ["create", "delete", "get", "patch"]),
+        *_rules([one for each in backends for one in each.templates], ["get"]),
         # get: the launcher reads its own pod to find the Workflow that owns it.
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
         {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
@@ -34,7 +40,7 @@ def launcher_rules(backend: JobBackend) -> tuple[Rule, ...]:
 def janitor_rules(backends: Iterable[JobBackend]) -> tuple[Rule, ...]:
     """Return the rules for the janitor's service account, in the namespace that it cleans."""
     return (
-        *(_job_rule(backend, ["delete", "list"]) for backend in backends),
+        *_rules([backend.resource for backend in backends], ["delete", "list"]),
         # list: the janitor checks that Workflows are readable before it takes a 404 for a deletion.
         {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["get", "list"]},
     )
@@ -59,6 +65,6 @@ in a pod the environment has the Secrets' keys.
 """
 
 
-def _job_rule(backend: JobBackend, verbs: list[str]) -> Rule:
-    resource = backend.resource
-    return {"apiGroups": [resource.group], "resources": [resource.plural], "verbs": verbs}
+def _rules(resources: Iterable[Resource], verbs: list[str]) -> Iterator[Rule]:
+    for one in resources:
+        yield {"apiGroups": [one.group], "resources": [one.plural], "verbs": verbs}

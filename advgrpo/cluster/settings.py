@@ -78,8 +78,8 @@ class NodeShare(_Strict):
 class ClusterSettings(_Strict):
     """Settings of jobs on a cluster. The chart writes them; no result depends on them."""
 
-    backend: str = "pytorchjob"
-    """Kind of job that runs a task."""
+    backend: str = "auto"
+    """Kind of job that runs a task; `auto` for the first that the cluster has."""
 
     image: Annotated[str, Field(min_length=1)]
     """Image of the trainer."""
@@ -91,6 +91,9 @@ class ClusterSettings(_Strict):
 
     service_account: Name = "advgrpo-training"
     """Service account of a job's pods."""
+
+    training_runtime: Name = "advgrpo"
+    """TrainingRuntime of jobs of the kind TrainJob, which the chart creates."""
 
     config_map: Name = "advgrpo"
     """ConfigMap whose entries become environment variables of a job's pods."""

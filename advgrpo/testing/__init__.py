@@ -17,6 +17,7 @@ from advgrpo.testing.models import (
     write_tiny_backbone,
     write_tiny_models,
 )
+from advgrpo.testing.train_jobs import FakeTrainJob
 from advgrpo.testing.training_jobs import FakeJob, Step, run_until
 from advgrpo.testing.training_operator import TrainingOperator
 
@@ -27,6 +28,7 @@ __all__ = [
     "Call",
     "FakeCluster",
     "FakeJob",
+    "FakeTrainJob",
     "Fault",
     "KfpFault",
     "KfpRequest",

@@ -5,16 +5,14 @@ import threading
 import time
 from collections.abc import Callable
 
+from advgrpo.cluster.resources import WORKFLOWS, Resource
 from advgrpo.testing.cluster_faults import Call, Faults
-from advgrpo.testing.cluster_objects import Json, ObjectStore, RefusedError, Target, page
+from advgrpo.testing.cluster_objects import Json, ObjectStore, RefusedError, Target, merge, page
 from advgrpo.testing.training_jobs import FakeJob
 from advgrpo.testing.training_operator import TrainingOperator
 
 _REVIEWS = {"selfsubjectaccessreviews", "localsubjectaccessreviews"}
-_KINDS = {
-    "argoproj.io/v1alpha1": "workflows",
-    "kueue.x-k8s.io/v1beta1": "localqueues",
-}
+_QUEUES = Resource("kueue.x-k8s.io", "v1beta1", "localqueues")
 
 
 class ClusterApi:
@@ -47,6 +45,16 @@ class ClusterApi:
         self.missing_resources: set[str] = set()
         """Resources whose CustomResourceDefinition is not installed, for instance `pytorchjobs`."""
 
+        self.kinds: set[Resource] = set()
+        """Kinds of custom resources that the API server lists."""
+
+        self.queued = True
+        """Whether Kueue manages the kind of jobs, and suspends those of dry runs."""
+
+        self.documents: dict[str, Json] = {}
+        """Further documents of the API server by their paths, such as schemas."""
+
+        self._add_kinds()
         self.most_items = 0
         """Objects per page of a list without a limit, as some servers answer; 0 for all."""
 
@@ -71,8 +79,21 @@ class ClusterApi:
         self.calls.clear()
         self.denied.clear()
         self.missing_resources.clear()
+        self.documents.clear()
+        self.queued = True
+        self._add_kinds()
         self.most_items = 0
         self.admission = lambda _: ""
+
+    def _knows(self, target: Target) -> bool:
+        known = {(one.group, one.plural) for one in self.kinds}
+        builtin = target.group in {"", "authorization.k8s.io"}
+        found = builtin or (target.group, target.resource) in known
+        return found and target.resource not in self.missing_resources
+
+    def _add_kinds(self) -> None:
+        job_type = self.operator.job_type
+        self.kinds = {WORKFLOWS, _QUEUES, job_type.resource, *job_type.further}
 
     def answer(
         self,
@@ -91,7 +112,7 @@ class ClusterApi:
         """
         if target is None and (discovered := self._discover(path)):
             return 200, "application/json", json.dumps(discovered).encode()
-        if target is None or target.resource in self.missing_resources:
+        if target is None or not self._knows(target):
             return 404, "text/plain", b"404 page not found\n"
         try:
             if (call.verb, call.resource) in self.denied:
@@ -111,15 +132,14 @@ class ClusterApi:
     def _discover(self, path: str) -> Json | None:
         if path == "/version":
             return {"gitVersion": "v1.33.0"}
-        jobs = self.operator.job_type.resource
-        for version, plural in (_KINDS | {f"{jobs.group}/{jobs.version}": jobs.plural}).items():
-            if plural in self.missing_resources:
-                continue
-            if path == f"/apis/{version}":
-                return {"groupVersion": version, "resources": [{"name": plural}]}
-            if path == f"/apis/{version.partition('/')[0]}":
-                preferred = {"groupVersion": version, "version": version.partition("/")[2]}
-                return {"preferredVersion": preferred}
+        if path in self.documents:
+            return self.documents[path]
+        known = [one for one in self.kinds if one.plural not in self.missing_resources]
+        if found := [one for one in known if one.api == path]:
+            return {"resources": [{"name": one.plural} for one in found]}
+        for one in known:
+            if path == f"/apis/{one.group}":
+                return {"preferredVersion": {"version": one.version}}
         return None
 
     def _carry_out(self, verb: str, target: Target, parameters: dict[str, str], body: Json) -> Json:
@@ -139,7 +159,8 @@ class ClusterApi:
             name = body.get("metadata", {}).get("name", "")
             raise RefusedError(403, "Forbidden", f'pods "{name}" is forbidden: {reason}')
         if verb == "create" and parameters.get("dryRun") == "All":
-            return body
+            managed = self.queued and target.resource == self.operator.job_type.resource.plural
+            return dict(merge(body, self.operator.job_type.suspended)) if managed else body  # type: ignore[call-overload]
         if verb == "create":
             created = self.store.create(target, body)
             self.operator.on_create(target, created)

@@ -57,7 +57,9 @@ class FakeJob:
     """
 
     resource: ClassVar = Resource("kubeflow.org", "v1", "pytorchjobs")
+    further: ClassVar[tuple[Resource, ...]] = ()
     kind: ClassVar = "PyTorchJob"
+    suspended: ClassVar[Json] = {"spec": {"runPolicy": {"suspend": True}}}
 
     def __init__(self, operator: Controller, body: Json, plan: Plan) -> None:
         self._operator = operator
@@ -78,7 +80,6 @@ class FakeJob:
 
         self.neglected = False
         """Whether the controller ignores pods that end, as if it did not run."""
-
         self._due = sorted(plan, key=lambda step: step.after_seconds)
         self._restarts: list[tuple[float, str]] = []
         self._condition("Created", "PyTorchJobCreated", f"PyTorchJob {self.name} is created.")
@@ -117,8 +118,7 @@ class FakeJob:
     def do_next(self) -> None:
         """Carry out the next step; once the job has ended, steps are dropped."""
         when = self.next_due()
-        restart = next((one for one in self._restarts if one[0] == when), None)
-        if restart is not None:
+        if restart := next((one for one in self._restarts if one[0] == when), None):
             self._restarts.remove(restart)
             act: Callable[[FakeJob], None] = partial(type(self).restart_pod, name=restart[1])
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from advgrpo.cluster.backends.registry import BACKENDS, select_backend
+from advgrpo.cluster.backends.registry import BACKENDS, require_known
 from advgrpo.cluster.checks.doctor import examine, require_ready
 from advgrpo.cluster.janitor import clean
 from advgrpo.cluster.roles import janitor_rules, launcher_rules
@@ -44,7 +44,7 @@ def cluster(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeClust
 
 @pytest.fixture
 def launching(cluster: FakeCluster, clock: Clock) -> Launching:
-    return Launching(cluster, clock, TOY, POLICY, select_backend(TOY))
+    return Launching(cluster, clock, TOY, POLICY, BACKENDS["toy"])
 
 
 def jobs(cluster: FakeCluster) -> list[Json]:
@@ -177,6 +177,7 @@ def test_the_janitor_deletes_jobs_of_each_backend(
     for name, kind in (("toy", RESOURCE), ("torch", BACKENDS["pytorchjob"].resource)):
         body = {"metadata": {"name": name, "labels": labels}}
         cluster.create(kind.plural, body, group=kind.group)
+    cluster.kinds.add(BACKENDS["pytorchjob"].resource)
     cluster.missing_resources |= missing
     with closing(api_of(cluster, clock)) as api:
         assert clean(api).deleted == (["toy"] if missing else ["torch", "toy"])
@@ -205,5 +206,5 @@ def test_the_doctor_checks_the_selected_kind(
 
 def test_an_unknown_backend_names_those_that_exist() -> None:
     with pytest.raises(ConfigError, match=r"cluster\.backend=other: unknown") as error:
-        select_backend(SETTINGS.model_copy(update={"backend": "other"}))
+        require_known(SETTINGS.model_copy(update={"backend": "other"}))
     assert "pytorchjob" in error.value.repair

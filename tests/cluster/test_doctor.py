@@ -7,7 +7,7 @@ import pytest
 from kubernetes.client import Configuration
 
 from advgrpo.cluster import connection
-from advgrpo.cluster.backends.registry import select_backend
+from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.checks.check import Check
 from advgrpo.cluster.checks.doctor import examine, require_ready
 from advgrpo.cluster.credentials import MLFLOW_KEYS
@@ -27,7 +27,7 @@ SETTINGS: dict[str, Any] = {
     "queue": "shared",
     "cache_claim": "cache",
 }
-LAUNCHER_RULES = launcher_rules(select_backend(ClusterSettings(**SETTINGS)))
+LAUNCHER_RULES = launcher_rules(PyTorchJobs())
 
 
 @pytest.fixture
@@ -127,9 +127,10 @@ def test_a_missing_queue_is_named(cluster: FakeCluster) -> None:
     [("pytorchjobs", "kind pytorchjobs"), ("workflows", "kind workflows")],
 )
 def test_a_kind_that_is_not_installed_is_named(
-    cluster: FakeCluster, plural: str, name: str
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch, plural: str, name: str
 ) -> None:
     cluster.missing_resources.add(plural)
+    monkeypatch.setenv("ADVGRPO_CLUSTER", json.dumps(SETTINGS | {"backend": "pytorchjob"}))
     found = _check(name)
     assert (found.state, "install" in found.repair) == ("FAIL", True)
 

@@ -99,7 +99,7 @@ def test_a_job_without_an_owner_is_identified_by_its_label(cluster: FakeCluster,
         (lambda c: c.missing_resources.add("workflows"), "does not know workflows"),
         (lambda c: c.denied.add(("list", "workflows")), "not allowed to list workflows"),
         (lambda c: c.denied.add(("get", "workflows")), "not allowed to get workflows"),
-        (lambda c: c.missing_resources.add("pytorchjobs"), "does not know pytorchjobs"),
+        (lambda c: c.missing_resources.add("pytorchjobs"), "pytorchjobs"),
         (lambda c: c.faults.plan(Fault("status", times=999)), "did not answer"),
         (lambda c: c.faults.plan(Fault("status", resource="workflows", skip=1, times=999)),
          "did not answer"),
@@ -135,6 +135,11 @@ def test_the_requests_are_exactly_those_of_the_role(
     cluster: FakeCluster, api: Api, add: Callable[..., None]
 ) -> None:
     add("job")
+    other = BACKENDS["trainjob"].resource
+    cluster.kinds.add(other)
+    labels = {"app.kubernetes.io/managed-by": "advgrpo", "advgrpo/workflow": "gone"}
+    body = {"metadata": {"name": "other", "labels": labels}}
+    cluster.create(other.plural, body, group=other.group)
     clean(api)
     allowed = {
         (verb, group, resource)

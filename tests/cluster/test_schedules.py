@@ -4,9 +4,9 @@ import copy
 import logging
 import os
 import signal
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, Phase, event, given, settings
 from hypothesis import strategies as st
 
 from advgrpo.cluster.api import Json, RetryPolicy
+from advgrpo.cluster.backends.base import JobBackend
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
+from advgrpo.cluster.backends.trainjob import TrainJobs
 from advgrpo.cluster.janitor import clean
 from advgrpo.cluster.job_request import JobRequest
 from advgrpo.cluster.settings import ClusterSettings
@@ -27,7 +29,7 @@ from advgrpo.errors import (
     JobRetryableError,
     Preempted,
 )
-from advgrpo.testing import FakeCluster, FakeJob, Fault, Step
+from advgrpo.testing import FakeCluster, FakeJob, FakeTrainJob, Fault, Step
 from advgrpo.testing.cluster_faults import FaultKind
 from tests.cluster.clock import Clock
 from tests.cluster.launching import REQUEST, SETTINGS, Launching, api_of
@@ -45,16 +47,33 @@ IMPATIENT = SETTINGS.model_copy(
 )
 POLICY = RetryPolicy(connect_timeout_seconds=1.0, read_timeout_seconds=0.2)
 ATTEMPTS = 3
-WRITTEN = PyTorchJobs().manifest(REQUEST, IMPATIENT)
+JOBS = "jobs"
+"""Stands for the kind of job in the resource of a fault."""
+
+WRITTEN = {kind: kind().manifest(REQUEST, IMPATIENT) for kind in (PyTorchJobs, TrainJobs)}
 OWNER = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "name": "flow"}
 
 
-class WrittenOnce(PyTorchJobs):
-    """A backend with a prepared manifest: writing it takes most of a schedule's time."""
+class WrittenOnce:
+    """A manifest that is prepared: writing it takes most of a schedule's time."""
 
     def manifest(self, request: JobRequest, settings: ClusterSettings) -> Json:
         assert (request, settings.image) == (REQUEST, IMPATIENT.image)
-        return copy.deepcopy(WRITTEN)
+        return copy.deepcopy(WRITTEN[type(self).__mro__[2]])
+
+
+class WrittenPyTorchJobs(WrittenOnce, PyTorchJobs):
+    """PyTorchJobs."""
+
+
+class WrittenTrainJobs(WrittenOnce, TrainJobs):
+    """TrainJobs."""
+
+
+BACKENDS: dict[type[FakeJob], JobBackend] = {
+    FakeJob: WrittenPyTorchJobs(),
+    FakeTrainJob: WrittenTrainJobs(),
+}
 
 
 class KilledError(BaseException):
@@ -111,7 +130,7 @@ def faults() -> st.SearchStrategy[Fault]:
     anywhere: dict[str, st.SearchStrategy[Any]] = {
         "skip": st.integers(0, 40),
         "verb": st.sampled_from(["", "get", "list", "create", "delete", "patch"]),
-        "resource": st.sampled_from(["", "", "pytorchjobs", "pods", "pods/log", "events"]),
+        "resource": st.sampled_from(["", "", JOBS, "pods", "pods/log", "events"]),
     }
     statuses = st.builds(
         Fault,
@@ -157,6 +176,23 @@ def schedules() -> st.SearchStrategy[Schedule]:
     )
 
 
+def _add_pods(job: FakeJob) -> None:
+    job.add_pods()
+
+
+def _run(job: FakeJob) -> None:
+    job.run()
+
+
+@pytest.fixture(scope="module")
+def clusters(clock: Clock) -> Iterator[dict[type[FakeJob], FakeCluster]]:
+    with ExitStack() as stack:
+        yield {
+            job_type: stack.enter_context(FakeCluster(clock=clock, job_type=job_type))
+            for job_type in BACKENDS
+        }
+
+
 class World:
     """A cluster in which a schedule happens, and observations of it."""
 
@@ -169,16 +205,20 @@ class World:
         """How often another client deleted or replaced a job."""
 
         cluster.reset()
+        self.backend = BACKENDS[cluster.operator.job_type]
         cluster.store.deletion_seconds = schedule.deletion_seconds
         cluster.operator.plans.append(self._plan())
         flow = {"metadata": {"name": "flow"}, "status": {"phase": "Running"}}
         self.flow = cluster.create("workflows", flow, group="argoproj.io")
         owner = OWNER | {"uid": self.flow["metadata"]["uid"]}
         cluster.create("pods", {"metadata": {"name": "me", "ownerReferences": [owner]}})
-        cluster.faults.plan(*schedule.faults)
+        plural = self.backend.resource.plural
+        for fault in schedule.faults:
+            named = plural if fault.resource == JOBS else fault.resource
+            cluster.faults.plan(replace(fault, resource=named))
 
     def _plan(self) -> list[Step]:
-        plan = [Step(0, self._count), Step(1, FakeJob.add_pods), Step(2, FakeJob.run)]
+        plan = [Step(0, self._count), Step(1, _add_pods), Step(2, _run)]
         plan += [
             Step(at, lambda job, at=at: job.log(f"{job.uid} {at} {self.clock()} line", "…" * 9))
             for at in range(2, 300, 7)
@@ -253,7 +293,7 @@ def launch(world: World) -> str:
         output.setLevel(logging.INFO)
         output.addHandler(handler)
         try:
-            Launching(world.cluster, moving, settings, POLICY, WrittenOnce()).run()
+            Launching(world.cluster, moving, settings, POLICY, world.backend).run()
         except KilledError:
             end = "killed"
         except Preempted as error:
@@ -313,14 +353,17 @@ def check_log(world: World, lines: list[str], *, complete: bool) -> None:
     derandomize="ADVGRPO_SCHEDULES" not in os.environ,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+@pytest.mark.parametrize("job_type", BACKENDS)
 @given(schedule=schedules())
 def test_the_outcome_is_true_and_nothing_is_left_behind(
-    shared_cluster: FakeCluster,
+    clusters: dict[type[FakeJob], FakeCluster],
+    job_type: type[FakeJob],
     clock: Clock,
     monkeypatch: pytest.MonkeyPatch,
     schedule: Schedule,
 ) -> None:
     monkeypatch.setenv("KFP_POD_NAME", "me")
+    shared_cluster = clusters[job_type]
     world = World(shared_cluster, clock, schedule)
     # A signal before the job exists ends the process.
     before = signal.signal(signal.SIGTERM, lambda *_: _kill())

@@ -34,6 +34,9 @@ class ToyJobs:
     resource = RESOURCE
     container = "main"
     refusals: Mapping[str, str] = {}
+    limits_restarts = False
+    requires: tuple[Resource, ...] = ()
+    templates: tuple[Resource, ...] = ()
 
     def manifest(self, request: JobRequest, settings: ClusterSettings) -> Json:
         """Return the job's object."""
@@ -72,9 +75,9 @@ class ToyJobs:
         """Return a pod's index."""
         return int(pod["metadata"]["labels"]["toy.example/index"])
 
-    def event_selector(self, job: Json) -> str:
+    def event_selectors(self, job: Json) -> tuple[str, ...]:
         """Return the field selector of events about the object in between."""
-        return f"involvedObject.name={job['metadata']['name']}-pods"
+        return (f"involvedObject.name={job['metadata']['name']}-pods",)
 
     def read_exit(self, event: Json) -> tuple[str, int] | None:
         """Return nothing: the events have no exit statuses."""

@@ -12,6 +12,9 @@ import helm_python
 from helm.chart import CHART, Values
 
 PYTORCH_JOB = ("kubeflow.org/v1", "PyTorchJob", "pytorchjobs")
+TRAIN_JOB = ("trainer.kubeflow.org/v1alpha1", "TrainJob", "trainjobs")
+TRAINING_RUNTIME = ("trainer.kubeflow.org/v1alpha1", "TrainingRuntime", "trainingruntimes")
+JOB_SET = ("jobset.x-k8s.io/v1alpha2", "JobSet", "jobsets")
 WORKFLOW = ("argoproj.io/v1alpha1", "Workflow", "workflows")
 LOCAL_QUEUE = ("kueue.x-k8s.io/v1beta1", "LocalQueue", "localqueues")
 _OF_KUBERNETES = (

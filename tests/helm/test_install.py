@@ -7,7 +7,17 @@ import pytest
 import yaml
 
 from helm.chart import EXAMPLES
-from tests.helm.api_server import LOCAL_QUEUE, PYTORCH_JOB, WORKFLOW, ApiServer, install
+from tests.helm.api_server import (
+    JOB_SET,
+    LOCAL_QUEUE,
+    PYTORCH_JOB,
+    TRAIN_JOB,
+    TRAINING_RUNTIME,
+    WORKFLOW,
+    ApiServer,
+    Kind,
+    install,
+)
 
 KINDS = (PYTORCH_JOB, WORKFLOW, LOCAL_QUEUE)
 
@@ -56,8 +66,38 @@ def test_it_installs_if_nothing_is_missing() -> None:
 def test_a_missing_kind_is_named(missing: tuple[str, ...], said: str) -> None:
     server = ApiServer(tuple(kind for kind in KINDS if kind != missing), _objects())
     refusal = _refusal(server, _values())
-    assert f"does not know the kind {missing[1]}" in refusal
+    assert "does not know the kind" in refusal
+    assert missing[1] in refusal
     assert said in refusal
+
+
+TRAINER = (TRAIN_JOB, TRAINING_RUNTIME, JOB_SET, WORKFLOW, LOCAL_QUEUE)
+
+
+def test_trainer_alone_suffices_and_gets_a_template_of_jobs() -> None:
+    made = install(ApiServer(TRAINER, _objects()), _values())
+    assert "kind: TrainingRuntime" in made["manifest"]
+    assert "kubectl get trainjobs " in made["notes"]
+    both = install(ApiServer((*TRAINER, PYTORCH_JOB), _objects()), _values())
+    assert "kubectl get pytorchjobs,trainjobs " in both["notes"]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "backend", "said"),
+    [
+        ((WORKFLOW, LOCAL_QUEUE), "auto", "PyTorchJob (kubeflow.org/v1) or TrainJob"),
+        (KINDS, "trainjob", "install Kubeflow Trainer 2.3"),
+        (TRAINER, "pytorchjob", "install Kubeflow's training operator 1.9"),
+        ((TRAIN_JOB, TRAINING_RUNTIME, WORKFLOW, LOCAL_QUEUE), "auto", "install JobSet"),
+        (KINDS, "mpijob", "use one of: auto, pytorchjob, trainjob"),
+    ],
+)
+def test_a_cluster_without_the_chosen_kind_is_refused(
+    kinds: tuple[Kind, ...], backend: str, said: str
+) -> None:
+    values = _values()
+    values["cluster"]["backend"] = backend
+    assert said in _refusal(ApiServer(kinds, _objects()), values)
 
 
 def test_the_prometheus_operator_is_only_needed_for_a_prometheus_rule() -> None:

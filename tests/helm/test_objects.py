@@ -562,7 +562,7 @@ def test_the_mlflow_server_has_time_to_start() -> None:
 def test_notes_list_the_next_commands(title: str) -> None:
     text = notes(RELEASES[title])
     assert "helm test advgrpo --namespace research" in text
-    assert "kubectl get pytorchjobs --namespace research" in text
+    assert "kubectl get pytorchjobs,trainjobs --namespace research" in text
     workspace = "s3://research" if title == "everything" else "s3://"
     assert workspace in text
     assert "<no value>" not in text

@@ -36,6 +36,9 @@ class JobStatus:
     started_at: str = ""
     """Time at which it last left its queue, as Kubernetes writes it; empty before."""
 
+    ended_at: str = ""
+    """Time at which it ended; empty before."""
+
     message: str = ""
     """The controller's message about the end; empty before."""
 
@@ -57,6 +60,15 @@ class JobBackend(Protocol):
     refusals: Mapping[str, str]
     """Repairs of pods that Pod Security refuses for what the controller adds to them, by a text of
     the refusal, for instance the name of a container."""
+
+    limits_restarts: bool
+    """Whether the controller ends a job after `cluster.max_restarts`; else the launcher does."""
+
+    requires: tuple[Resource, ...]
+    """Further kinds that the cluster must know."""
+
+    templates: tuple[Resource, ...]
+    """Kinds of the object `cluster.training_runtime` that jobs refer to."""
 
     def manifest(self, request: JobRequest, settings: ClusterSettings) -> Json:
         """Return the job's object, equal for equal arguments: a retry adopts an equal job.
@@ -82,8 +94,8 @@ class JobBackend(Protocol):
         """Return the node rank of a pod: a replacement has the rank of the pod that it replaces."""
         ...
 
-    def event_selector(self, job: Json) -> str:
-        """Return the field selector of the events that say why a job has no pods."""
+    def event_selectors(self, job: Json) -> tuple[str, ...]:
+        """Return the field selectors of the events that say why a job has no pods."""
         ...
 
     def read_exit(self, event: Json) -> tuple[str, int] | None:

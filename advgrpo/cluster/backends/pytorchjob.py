@@ -75,6 +75,10 @@ class PyTorchJobs:
     container = "pytorch"
     # The operator adds this init container to workers, by default without a security context.
     refusals: Mapping[str, str] = {"init-pytorch": INIT_CONTAINER_REPAIR}
+    # With restartPolicy ExitCode the operator does not count restarts against backoffLimit.
+    limits_restarts = False
+    requires: tuple[Resource, ...] = ()
+    templates: tuple[Resource, ...] = ()
 
     def manifest(self, request: JobRequest, settings: ClusterSettings) -> Json:
         """Return the job's object.
@@ -121,6 +125,7 @@ class PyTorchJobs:
         return JobStatus(
             state=state,
             started_at=str(status.get("startTime") or ""),
+            ended_at=str(status.get("completionTime") or ""),
             message=message,
             # The condition's reason is the same for every failure.
             deadline_exceeded="longer than specified deadline" in message,
@@ -143,9 +148,9 @@ class PyTorchJobs:
         index = int(labels[f"{_LABEL}/replica-index"])
         return index if labels[f"{_LABEL}/replica-type"] == "master" else index + 1
 
-    def event_selector(self, job: Json) -> str:
+    def event_selectors(self, job: Json) -> tuple[str, ...]:
         """Return the field selector of a job's events."""
-        return f"involvedObject.uid={job['metadata']['uid']}"
+        return (f"involvedObject.uid={job['metadata']['uid']}",)
 
     def read_exit(self, event: Json) -> tuple[str, int] | None:
         """Read a pod's name and exit status from the operator's event about its end."""

@@ -8,12 +8,12 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 from advgrpo.cluster.api import SINGLE_ATTEMPT, Api, Json
-from advgrpo.cluster.api_errors import NotFoundError
 from advgrpo.cluster.backends.base import JobBackend
-from advgrpo.cluster.backends.registry import BACKENDS, select_backend
+from advgrpo.cluster.backends.registry import require_known, select_backend
 from advgrpo.cluster.checks.access import find_denied
 from advgrpo.cluster.checks.admission import check_pods
 from advgrpo.cluster.checks.check import Check, run_check
+from advgrpo.cluster.checks.job_kind import check_kind, check_known
 from advgrpo.cluster.checks.secrets import check_mlflow_secret, check_s3_secret
 from advgrpo.cluster.connection import connect
 from advgrpo.cluster.resources import (
@@ -72,9 +72,14 @@ def examine(
         check, settings = _parse(text or variables.get(CLUSTER, ""))
         yield check
         # Without settings the default's kind is better than none.
-        backend = select_backend(settings) if settings else next(iter(BACKENDS.values()))
-        yield checks.kind(backend.resource)
-        yield checks.kind(WORKFLOWS)
+        chosen = settings or ClusterSettings(image="unknown")
+        try:
+            backend = select_backend(chosen, api)
+        except ClusterError as error:
+            yield Check("kind of jobs", "FAIL", error.message, error.repair)
+            return variables
+        yield from check_kind(api, backend, chosen)
+        yield check_known(api, WORKFLOWS)
         yield checks.permissions(backend, service_account)
         if settings is not None:
             yield from checks.settings(settings)
@@ -95,14 +100,14 @@ def require_ready(settings: ClusterSettings) -> None:
         ClusterError: If the cluster does not know the kind of job, jobs may not be created, or an
             object that they need is missing.
     """
-    backend = select_backend(settings)
     with closing(connect(policy=SINGLE_ATTEMPT)) as api:
         # Raises ClusterUnavailableError, for which the task is retried; the checks below would turn
         # it into a failure that is not.
         api.read("/version")
+        backend = select_backend(settings, api)
         checks = _Checks(api)
         results = (
-            checks.kind(backend.resource),
+            *check_kind(api, backend, settings),
             checks.permissions(backend, ""),
             checks.config_map(settings.config_map)[0],
             *checks.required_objects(settings),
@@ -120,7 +125,7 @@ def _parse(text: str) -> tuple[Check, ClusterSettings | None]:
         return Check(name, "SKIP", "not set here"), None
     try:
         settings = parse_cluster_settings(text)
-        select_backend(settings)
+        require_known(settings)
     except ConfigError as error:
         return Check(name, "FAIL", error.message, error.repair), None
     per_node = settings.processes_per_node or settings.gpus_per_node or 1
@@ -155,19 +160,6 @@ class _Checks:
 
         check = run_check(name, query, "install the chart in the namespace: helm install")
         return check, data
-
-    def kind(self, resource: Resource) -> Check:
-        name = f"kind {resource.plural}.{resource.group}/{resource.version}"
-
-        def query() -> Check:
-            # Discovery needs no permissions, unlike reading the CustomResourceDefinition.
-            known = self._api.read(resource.api).get("resources", [])
-            if resource.plural not in {entry["name"] for entry in known}:
-                raise NotFoundError(resource.plural)
-            return Check(name, "OK", "known")
-
-        repair = f"install {resource.installed_by}"
-        return run_check(name, query, repair, absent="the cluster does not know it")
 
     def permissions(self, backend: JobBackend, service_account: str) -> Check:
         name = f"permissions of {service_account or 'the current account'}"

@@ -232,7 +232,7 @@ class JobMonitor:
     def _error(self, message: str) -> ClusterError:
         # The operator deletes a failed pod at once: if that happened between two polls, only its
         # event has the exit status.
-        found = read_events(self._api, self._backend.event_selector(self._job))
+        found = read_events(self._api, self._backend, self._job)
         exits = [self._backend.read_exit(one) for one in found]
         self._history.add_exits([one for one in exits if one], self._backend.container)
         evidence = self._history.evidence
@@ -251,7 +251,7 @@ class JobMonitor:
         return sorted({blocking_reason(pod) for pod in self._history.pods} - {""})
 
     def _warnings(self) -> list[str]:
-        return read_warnings(self._api, self._backend.event_selector(self._job))
+        return read_warnings(self._api, self._backend, self._job)
 
     def _seconds_active(self, job: Json) -> float:
         """Return for how long an adopted job has been active."""

@@ -123,8 +123,8 @@ class Progress:
         limit = settings.max_restarts
         if history.has_start_error(rank):
             limit = min(limit, _START_ERROR_RESTARTS)
-        # The operator has no limit: with ExitCode it does not count restarts against backoffLimit.
-        if restarts > limit:
+        counts = not self._backend.limits_restarts or limit < settings.max_restarts
+        if counts and restarts > limit:
             return error(f"the pod of rank {rank} was restarted {restarts} times")
         if max(self._ended.values(), default=0.0) >= _IDLE_SECONDS:
             return error("a pod ended and was not replaced")

@@ -7,6 +7,18 @@ from kubernetes.utils.quantity import parse_quantity
 
 from advgrpo.cluster.monitoring.diagnosis import Cause
 
+_RESTRICTED = "violates PodSecurity"
+_REPAIRS = {
+    _RESTRICTED: "change the value under `cluster` that the message names, for instance set "
+    "cluster.rdma.ipc_lock=false, or use a namespace with a lower Pod Security level (label "
+    "pod-security.kubernetes.io/enforce)",
+    # Not "failed calling webhook", which only means that the webhook did not answer.
+    "denied the request": "change the value under `cluster` that the admission webhook refuses, or "
+    "its policy",
+    'no matches for kind "JobSet"': "install JobSet, which Kubeflow Trainer needs",
+}
+"""Repair of a refusal, by a part of its message."""
+
 _QUOTA = re.compile(r"requested: (?P<requested>\S+), used: \S+, limited: (?P<limited>\S+)")
 _ACCOUNT = re.compile(r'serviceaccount "(?P<name>[^"]+)" not found')
 
@@ -18,39 +30,17 @@ def refusal_cause(warning: str, special: Mapping[str, str]) -> Cause | None:
         warning: Reason and message of an event.
         special: Repairs by a text in the warning, from the job's backend.
     """
-    for text, repair in special.items():
-        if text in warning and "violates PodSecurity" in warning:
-            return Cause(warning, repair, retryable=False)
-    if "violates PodSecurity" in warning:
-        return Cause(
-            warning,
-            "change the value under `cluster` that the message names, for instance set "
-            "cluster.rdma.ipc_lock=false, or use a namespace with a lower Pod Security level "
-            "(label pod-security.kubernetes.io/enforce)",
-            retryable=False,
-        )
+    repair = next(
+        (each for text, each in special.items() if text in warning and _RESTRICTED in warning), ""
+    ) or next((each for text, each in _REPAIRS.items() if text in warning), "")
     if match := _ACCOUNT.search(warning):
-        return Cause(
-            warning,
-            f"create the service account {match['name']}: upgrade the release of the chart with "
-            "helm upgrade",
-            retryable=False,
-        )
-    # Not "failed calling webhook", which only means that the webhook did not answer.
-    if "denied the request" in warning:
-        return Cause(
-            warning,
-            "change the value under `cluster` that the admission webhook refuses, or its policy",
-            retryable=False,
-        )
+        repair = f"create the service account {match['name']}: upgrade the chart's release"
     if exceeded := _beyond_quota(warning):
-        return Cause(
-            warning,
+        repair = (
             f"raise the ResourceQuota for {', '.join(exceeded)} above what one pod requests, or "
-            "lower cluster.gpus_per_node and cluster.node in the chart's values",
-            retryable=False,
+            "lower cluster.gpus_per_node and cluster.node in the chart's values"
         )
-    return None
+    return Cause(warning, repair, retryable=False) if repair else None
 
 
 def _beyond_quota(warning: str) -> list[str]:

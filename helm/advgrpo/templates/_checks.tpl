@@ -150,10 +150,22 @@
 {{- if .Values.checks.customResources -}}
 {{- $known := .Capabilities.APIVersions -}}
 {{- $unless := "or, if it is installed and only this command cannot see it, set checks.customResources=false" -}}
-{{- with include "advgrpo.backend" . | fromYaml -}}
-{{- if not ($known.Has (printf "%s/%s/%s" .group .version .kind)) -}}
-{{- fail (printf "the cluster does not know the kind %s (%s/%s): install %s, %s" .kind .group .version .installedBy $unless) -}}
+{{- $found := list -}}
+{{- $lacking := list -}}
+{{- $installs := list -}}
+{{- range $name, $backend := include "advgrpo.allowedBackends" . | fromYaml -}}
+{{- if $known.Has (printf "%s/%s/%s" .group .version .kind) -}}
+{{- $found = append $found $name -}}
+{{- else -}}
+{{- $lacking = append $lacking (printf "%s (%s/%s)" .kind .group .version) -}}
+{{- $installs = append $installs .installedBy -}}
 {{- end -}}
+{{- end -}}
+{{- if not $found -}}
+{{- fail (printf "the cluster does not know the kind %s: install %s, %s" (join " or " $lacking) (join " or " $installs) $unless) -}}
+{{- end -}}
+{{- if and (has "trainjob" $found) (eq (len $found) 1) (not ($known.Has "jobset.x-k8s.io/v1alpha2/JobSet")) -}}
+{{- fail (printf "the cluster does not know the kind JobSet (jobset.x-k8s.io/v1alpha2), which Kubeflow Trainer needs: install JobSet 0.12 or later, %s" $unless) -}}
 {{- end -}}
 {{- if not ($known.Has "argoproj.io/v1alpha1/Workflow") -}}
 {{- fail (printf "the cluster does not know the kind Workflow (argoproj.io/v1alpha1): install Kubeflow Pipelines 2.17, %s" $unless) -}}

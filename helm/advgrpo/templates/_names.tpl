@@ -103,6 +103,12 @@ s3://{{ .Values.s3.bucket }}{{ with .Values.s3.prefix }}/{{ . }}{{ end }}
 
 {{/* Kinds of jobs by their name in `cluster.backend`, as in advgrpo/cluster/backends. */}}
 {{- define "advgrpo.backends" -}}
+trainjob:
+  group: trainer.kubeflow.org
+  version: v1alpha1
+  kind: TrainJob
+  plural: trainjobs
+  installedBy: Kubeflow Trainer 2.3
 pytorchjob:
   group: kubeflow.org
   version: v1
@@ -111,13 +117,36 @@ pytorchjob:
   installedBy: Kubeflow's training operator 1.9
 {{- end }}
 
-{{/* The kind of jobs that `cluster.backend` selects. */}}
-{{- define "advgrpo.backend" -}}
+{{/* The kinds of jobs that `cluster.backend` allows: `auto` allows all. */}}
+{{- define "advgrpo.allowedBackends" -}}
 {{- $backends := include "advgrpo.backends" . | fromYaml -}}
-{{- if not (hasKey $backends .Values.cluster.backend) -}}
-{{- fail (printf "cluster.backend=%s: unknown job backend; use one of: %s" .Values.cluster.backend (keys $backends | sortAlpha | join ", ")) -}}
+{{- $chosen := .Values.cluster.backend -}}
+{{- if eq $chosen "auto" -}}
+{{- $backends | toYaml -}}
+{{- else if hasKey $backends $chosen -}}
+{{- pick $backends $chosen | toYaml -}}
+{{- else -}}
+{{- fail (printf "cluster.backend=%s: unknown job backend; use one of: auto, %s" $chosen (keys $backends | sortAlpha | join ", ")) -}}
 {{- end -}}
-{{- get $backends .Values.cluster.backend | toYaml -}}
+{{- end }}
+
+{{/* Plural names of the allowed kinds that the cluster has; of all if it has none, as without a cluster. */}}
+{{- define "advgrpo.jobs" -}}
+{{- $known := list -}}
+{{- $all := list -}}
+{{- range include "advgrpo.allowedBackends" . | fromYaml -}}
+{{- $all = append $all .plural -}}
+{{- if $.Capabilities.APIVersions.Has (printf "%s/%s/%s" .group .version .kind) -}}
+{{- $known = append $known .plural -}}
+{{- end -}}
+{{- end -}}
+{{- default $all $known | join "," -}}
+{{- end }}
+
+{{/* Whether the chart creates a TrainingRuntime: for `auto`, if the cluster knows the kind. */}}
+{{- define "advgrpo.createsRuntime" -}}
+{{- $known := .Capabilities.APIVersions.Has "trainer.kubeflow.org/v1alpha1/TrainingRuntime" -}}
+{{- if or (eq .Values.cluster.backend "trainjob") (and (eq .Values.cluster.backend "auto") $known) }}true{{ end -}}
 {{- end }}
 
 {{/* `ClusterSettings` as JSON: the values under `cluster`, and those that follow from others. Helm removes
@@ -128,6 +157,7 @@ pytorchjob:
   "image_pull_policy" .Values.images.pullPolicy
   "image_pull_secrets" .Values.images.pullSecrets
   "service_account" (printf "%s-training" (include "advgrpo.fullname" .))
+  "training_runtime" (include "advgrpo.fullname" .)
   "config_map" .Values.configMap.name
   "s3_secret" (include "advgrpo.s3Secret" .)
   "mlflow_secret" (include "advgrpo.mlflowSecret" .)
