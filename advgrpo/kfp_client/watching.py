@@ -1,5 +1,6 @@
 """Watching of a run until it ends, across connection losses."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +18,9 @@ _WORDS = {
     "CANCELED": "was cancelled",
     "PAUSED": "is paused",
 }
+_DRIVER = re.compile(r"(?P<task>.+?)-driver(\(\d+\))?")
+"""Name of the node that Pipelines adds before a task, or before the whole pipeline (`root`)."""
+
 _ENDS = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 
 
@@ -90,15 +94,16 @@ class _Watch:
         # Tasks first: the end of the run must be the last line.
         for label, state in self._states(run).items():
             self._report_state(label, state)
-        self._report_state("the run", str(run.state or "PENDING"))
+        self._report_state("the run", _run_state(run))
         return run
 
     def failure(self, run: Any) -> PipelineError:  # noqa: ANN401 - untyped library
         """Return the error of a run that did not succeed."""
         url = self._server.page(f"runs/details/{self._run_id}")
-        if run.state != "FAILED":
-            return PipelineError(f"the run {_WORDS[run.state]}: {url}")
-        failed = [task for task in _details(run) if task.state == "FAILED"]
+        state = _run_state(run)
+        if state != "FAILED":
+            return PipelineError(f"the run {_WORDS[state]}: {url}")
+        failed = self._failed_tasks(run)
         # Pipelines also lists drivers and the root DAG, which fail along with a task.
         ours = [task for task in failed if task.display_name in self._labels]
         causes = [self._cause(task) for task in ours or failed]
@@ -109,9 +114,21 @@ class _Watch:
             "resumes from the finished tasks",
         )
 
+    def _failed_tasks(self, run: Any) -> list[Any]:  # noqa: ANN401 - untyped library
+        """Return the failed tasks; without one, the nodes of Argo that explain the failure."""
+        failed = [task for task in _details(run) if task.state == "FAILED"]
+        ours = [task for task in failed if task.display_name in self._labels]
+        explained = [task for task in failed if _error_text(task.error)]
+        return ours or explained or [t for t in failed if _DRIVER.fullmatch(str(t.display_name))]
+
     def _cause(self, task: Any) -> str:  # noqa: ANN401 - untyped library
-        label = self._labels.get(task.display_name, task.display_name)
         message = _error_text(task.error)
+        if match := _DRIVER.fullmatch(str(task.display_name)):
+            # A driver prepares a task: it resolves inputs and writes the pod.
+            owner = self._labels.get(match["task"])
+            name = f"the driver of task {owner}" if owner else "the driver of the pipeline"
+            return f"{name}: {message}" if message else name
+        label = self._labels.get(task.display_name, task.display_name)
         return f"task {label}: {message}" if message else f"task {label}"
 
     def _states(self, run: Any) -> dict[str, str]:  # noqa: ANN401 - untyped library
@@ -149,6 +166,13 @@ class _Watch:
             f"{error.message}; the run continues",
             repair=f"{error.repair}; then: advgrpo pipeline watch {self._run_id}",
         )
+
+
+def _run_state(run: Any) -> str:  # noqa: ANN401 - untyped library
+    """Return the state of a run. One that was terminated ends as FAILED in Kubeflow Pipelines."""
+    state = str(run.state or "PENDING")
+    earlier = {str(one.state) for one in run.state_history or ()}
+    return "CANCELED" if state == "FAILED" and "CANCELING" in earlier else state
 
 
 def _details(run: Any) -> list[Any]:  # noqa: ANN401 - untyped library

@@ -55,6 +55,36 @@ def test_each_change_is_reported_once(stub: StubKfp, server: KfpServer, run_id: 
     ]
 
 
+def test_a_run_that_was_terminated_is_cancelled_although_it_ends_as_failed(
+    stub: StubKfp, server: KfpServer, run_id: str
+) -> None:
+    history = [{"state": state} for state in ("RUNNING", "CANCELING", "FAILED")]
+    ended = _state("FAILED", train="FAILED") | {"state_history": history}
+    stub.progress = [_state("CANCELING", train="RUNNING"), ended]
+    reported: list[str] = []
+    with pytest.raises(PipelineError, match="the run was cancelled"):
+        watch_run(server, run_id, tasks=TASKS, report=reported.append, poll_seconds=0.01)
+    assert reported[-1] == "the run was cancelled"
+
+
+@pytest.mark.parametrize(
+    ("driver", "said"),
+    [
+        ("train-driver", "the run failed: the driver of task Train: no workspace"),
+        ("root-driver(0)", "the run failed: the driver of the pipeline: no workspace"),
+    ],
+)
+def test_a_failed_driver_is_reported_by_its_message(
+    stub: StubKfp, server: KfpServer, run_id: str, driver: str, said: str
+) -> None:
+    # Argo's nodes above it fail along with it, without a message.
+    run = _state("FAILED", **{"root": "FAILED", driver: "FAILED"})
+    stub.progress = [_failed(run, driver, "no workspace")]
+    with pytest.raises(PipelineError) as error:
+        _watch(server, run_id)
+    assert error.value.message == said
+
+
 def test_the_error_of_a_failed_run_has_the_task_and_its_message(
     stub: StubKfp, server: KfpServer, run_id: str
 ) -> None:
@@ -70,7 +100,7 @@ def test_a_failure_of_a_system_task_is_reported(
     stub: StubKfp, server: KfpServer, run_id: str
 ) -> None:
     stub.progress = [_state("FAILED", **{"root-driver": "FAILED"})]
-    with pytest.raises(PipelineError, match="task root-driver"):
+    with pytest.raises(PipelineError, match="the run failed: the driver of the pipeline"):
         _watch(server, run_id)
 
 
