@@ -6,6 +6,7 @@ On a cluster a task's container has neither a GPU nor torch. It starts a job who
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -37,6 +38,8 @@ from advgrpo.storage.write_guard import restrict_writes
 OUTCOME_FILE = "outcome.json"
 FAILURE_PREFIX = "failure-"
 """Start of the names of the files with the failures of a job's machines."""
+
+logger = logging.getLogger(__name__)
 
 Arguments = Mapping[str, Any]
 R = TypeVar("R")
@@ -76,6 +79,8 @@ def run_task(task: JobTask[R], arguments: Arguments, *, run_id: str) -> R:
         restrict_writes(str(arguments["workspace"])),
     ):
         folder = _job_folder(task.name, arguments, run_id)
+        if (done := _find_finished(task, arguments)) is not None:
+            return done
         # Before the job, whose pods read them at once. A retry overwrites them with equal ones,
         # except for the MLflow run.
         write_arguments(folder, arguments)
@@ -135,6 +140,21 @@ def _job_folder(name: str, arguments: Arguments, run_id: str) -> str:
     same = {key: value for key, value in arguments.items() if key != "parent_run_id"}
     key = hashlib.sha256(json.dumps([same, run_id], sort_keys=True).encode()).hexdigest()
     return join(workspace, "jobs", f"{name}-{key[:16]}")
+
+
+def _find_finished(task: JobTask[R], arguments: Arguments) -> R | None:
+    """Return an earlier result of equal settings and inputs; None if the task must run."""
+    if not task.finished:
+        return None
+    try:
+        done: R | None = load_function(task.finished)(**arguments)
+    # The job may be able to read what this container cannot, and reports it otherwise.
+    except AdvGrpoError as error:
+        logger.info("%s: earlier results are unknown: %s", task.name, error)
+        return None
+    if done is not None:
+        logger.info("%s: an earlier run has finished it; no job is started", task.name)
+    return done
 
 
 def _load_function(task: str, function: str) -> Callable[..., Any]:

@@ -29,6 +29,10 @@ class JobTask(PipelineTask, Generic[R]):
     result: type[R]
     """Type that the function returns."""
 
+    finished: str = ""
+    """`module:name` of a function of the same arguments that returns an earlier result or None. The
+    launcher calls it before it starts a job, so it must not need torch. Empty for none."""
+
 
 RESOLVE_CONFIG = PipelineTask("resolve-config", "Settings")
 REFERENCE_IMAGES = JobTask(
@@ -42,8 +46,15 @@ PRETRAIN_REWARD = JobTask(
     "Reward pre-training",
     "advgrpo.tasks.pretrain_reward:pretrain_reward",
     TaskResult,
+    finished="advgrpo.tasks.finished:find_pretrained",
 )
-TRAIN = JobTask("train", "Adversarial training", "advgrpo.tasks.train:train", TaskResult)
+TRAIN = JobTask(
+    "train",
+    "Adversarial training",
+    "advgrpo.tasks.train:train",
+    TaskResult,
+    finished="advgrpo.tasks.finished:find_trained",
+)
 EVALUATE = JobTask("evaluate", "Evaluation", "advgrpo.tasks.evaluate:evaluate", TaskResult)
 REGISTER = PipelineTask("register", "Registration")
 

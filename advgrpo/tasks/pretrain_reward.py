@@ -1,7 +1,6 @@
 """The task pretrain-reward: the discriminator, trained on images of the base model."""
 
-from advgrpo import __version__
-from advgrpo.config.tasks import PretrainingSettings, parse_json, without_prompt_files
+from advgrpo.config.tasks import PretrainingSettings, parse_json
 from advgrpo.data.prompts import read_run_prompts
 from advgrpo.models.discriminators.build import build_discriminator
 from advgrpo.models.discriminators.saving import save_discriminator
@@ -21,8 +20,8 @@ from advgrpo.runtime.results import (
 )
 from advgrpo.runtime.task_context import Cost, track_task
 from advgrpo.storage.locations import join
-from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import encode_for_task, pretraining_prompts
+from advgrpo.tasks.finished import pretraining_location
 from advgrpo.training.pretraining import pretrain_discriminator
 from advgrpo.training.reference_features import FEATURES, ReferenceFeatures
 
@@ -50,11 +49,9 @@ def pretrain_reward(
         # First, so that a failed run shows its settings, too.
         run.parameters(task.model_dump(mode="json"))
         prompts = read_run_prompts(task.prompts)
-        # Another release may sample other images.
-        key = cache_key(
-            without_prompt_files(task), prompts.train.digest, reference_images, __version__
+        location = pretraining_location(
+            task, prompts, reference_images=reference_images, workspace=workspace
         )
-        location = join(workspace, "discriminators", key)
         if (done := find_result(location)) is not None:
             record_history(run, done.location, step="step")
             return done

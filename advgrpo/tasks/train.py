@@ -24,17 +24,16 @@ from advgrpo.runtime.results import (
     TaskResult,
     find_result,
     library_versions,
-    record_history,
     result_folder,
     write_metrics,
 )
-from advgrpo.runtime.task_context import record_task, report_failure
+from advgrpo.runtime.task_context import report_failure
 from advgrpo.storage.archives import extract
 from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.local import file_sha256
 from advgrpo.storage.locations import join
-from advgrpo.tasks.cache_key import cache_key
 from advgrpo.tasks.embeddings import encode_for_task, training_prompts
+from advgrpo.tasks.finished import record_training, training_location
 from advgrpo.tasks.metrics_stream import OnMetrics, streamed_metrics
 from advgrpo.tasks.train_worker import Locations, train_rank
 from advgrpo.training.reference_features import FEATURES
@@ -78,13 +77,18 @@ def train(
         if (initial := task.policy.adapter.initial_adapter) is not None:
             # Fails at once if the adapter does not exist.
             adapter_folder(initial)
-        key = cache_key(
-            task.cache_relevant(), prompts.train.digest, reference_images, discriminator
+        location = training_location(
+            task,
+            prompts,
+            reference_images=reference_images,
+            discriminator=discriminator,
+            workspace=workspace,
         )
-        location = join(workspace, "training", key)
+        key = location.rpartition("/")[2]
         # Before images are opened and prompts are encoded, which take minutes for large sets.
         if (done := find_result(join(location, "result"))) is not None:
-            _record_again(done, parent_run_id)
+            if nodes().is_first:
+                record_training(done, parent_run_id)
             return done
         # Validated once per machine, not by every rank.
         images = open_reference_images(
@@ -166,13 +170,6 @@ def _output(location: str) -> Iterator[Path]:
     else:
         with TemporaryDirectory() as unused:
             yield Path(unused)
-
-
-def _record_again(done: TaskResult, parent_run_id: str) -> None:
-    """Record the history again, which an interrupted earlier attempt may not have sent."""
-    if nodes().is_first:
-        with record_task(TRAIN.name, parent_run_id) as run:
-            record_history(run, done.location, step="update")
 
 
 def _metrics(totals_file: Path) -> dict[str, float]:

@@ -2,19 +2,21 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from advgrpo.demo.servers import BUCKET, EmbeddedServers
-from advgrpo.errors import AdvGrpoError, JobFailedError, NonFiniteError
+from advgrpo.errors import AdvGrpoError, JobFailedError, NonFiniteError, StorageError
 from advgrpo.runtime.dispatch import FAILURE_PREFIX, run_task
 from advgrpo.runtime.failures import Failure
 from advgrpo.runtime.pipeline_tasks import TRAIN
+from advgrpo.runtime.results import TaskResult
 from advgrpo.storage import join, write_bytes
 from advgrpo.testing import FakeCluster, FakeJob, Step
 
+JOB = replace(TRAIN, finished="")
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2 GiB"
 
 
@@ -60,4 +62,32 @@ def test_the_most_specific_cause_is_raised(
         (Step(0, FakeJob.add_pods), Step(0, FakeJob.run), Step(0.2, fail))
     )
     with pytest.raises(error_type, match=message):
-        run_task(TRAIN, {"workspace": f"s3://{BUCKET}/{tmp_path.name}"}, run_id="1")
+        run_task(JOB, {"workspace": f"s3://{BUCKET}/{tmp_path.name}"}, run_id="1")
+
+
+EARLIER = TaskResult("s3://earlier", {"updates": 2.0})
+
+
+def find_earlier(*, workspace: str) -> TaskResult | None:
+    assert workspace
+    return EARLIER
+
+
+def find_with_error(*, workspace: str) -> TaskResult | None:
+    raise StorageError(f"{workspace} cannot be read")
+
+
+def test_no_job_is_started_for_what_an_earlier_run_has_finished(
+    stores: EmbeddedServers,  # noqa: ARG001 - must run
+    cluster: FakeCluster,
+    tmp_path: Path,
+) -> None:
+    arguments = {"workspace": f"s3://{BUCKET}/{tmp_path.name}"}
+    task = replace(TRAIN, finished=f"{__name__}:find_earlier")
+    assert run_task(task, arguments, run_id="1") is EARLIER
+    assert cluster.operator.jobs == []
+    # What the launcher cannot read, the job may: it decides.
+    cluster.operator.plans.append((Step(0, FakeJob.add_pods), Step(0, lambda job: job.fail("no"))))
+    with pytest.raises(JobFailedError):
+        run_task(replace(TRAIN, finished=f"{__name__}:find_with_error"), arguments, run_id="1")
+    assert len(cluster.operator.jobs) == 1
