@@ -91,6 +91,7 @@ class Launcher:
         self._attempt = ""
         self._log = LogFollower(api, log_line)
         self._owner: WorkflowOwner | None = None
+        self._exhausted = False
 
     def run(self) -> None:
         """Create or adopt the job, and wait for its end; retry as the settings say. See `run_job`.
@@ -112,7 +113,7 @@ class Launcher:
                 except (JobRetryableError, ClusterUnavailableError) as error:
                     elapsed = self._api.clock.monotonic() - start
                     late = retry > settings.max_retries or elapsed > settings.deadline_seconds
-                    if late or self._is_cancelled():
+                    if late or self._exhausted or self._is_cancelled():
                         raise
                     logger.warning(
                         "retry %d of %d in %.0f s", retry, settings.max_retries, delay,
@@ -146,6 +147,7 @@ class Launcher:
         except ClusterError as error:
             lost = isinstance(error, JobRetryableError | ClusterUnavailableError)
             fields = machine_event("job_lost" if lost else "job_failed", job=self._request.name)
+            self._exhausted = monitor.exhausted
             logger.error("%s", error.message, extra=fields)
             raise
 

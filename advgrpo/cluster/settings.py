@@ -144,9 +144,9 @@ class ClusterSettings(_Strict):
     max_restarts: Annotated[int, Field(ge=0)] = 10
     """Restarts of each pod of a job after a failure of its own; evictions do not count."""
 
-    max_retries: Annotated[int, Field(ge=0)] = 5
-    """Retries of a job that was lost or deleted, or ended with an error that a retry may fix; none
-    starts later than `deadline_seconds` after the task."""
+    max_retries: Annotated[int, Field(ge=0)] = 2
+    """Retries of a job that was lost or deleted, or ended with an error that a retry may fix before
+    `max_restarts` was reached; none starts later than `deadline_seconds` after the task."""
 
     ttl_seconds_after_finished: Annotated[int, Field(ge=0)] = 24 * 3600
     """Time after which Kubernetes deletes a finished job and its pods."""

@@ -624,3 +624,13 @@ def test_the_job_of_a_workflow_that_was_deleted_is_not_retried(
     with pytest.raises(JobRetryableError):
         retrying(launching, 2).run()
     assert len(cluster.operator.jobs) == 1
+
+
+def test_a_job_that_used_up_its_restarts_is_not_retried(launching: Launching) -> None:
+    deaths = [Step(20 * n, lambda job: job.exit_pod(137)) for n in range(1, 9)]
+    launching.cluster.operator.restart_seconds = 8
+    launching.cluster.operator.plans.append((*START, *deaths))
+    settings = SETTINGS.model_copy(update={"max_retries": 2, "max_restarts": 2})
+    with pytest.raises(JobRetryableError, match="exit status 137"):
+        Launching(launching.cluster, launching.clock, settings).run()
+    assert len(launching.cluster.operator.jobs) == 1

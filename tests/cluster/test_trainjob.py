@@ -143,8 +143,9 @@ def test_restarts_are_limited_by_the_runtime_and_evictions_do_not_count(
     evictions = [Step(20 * n, lambda job: job.evict(pod="worker-0")) for n in range(1, 8)]
     deaths = [Step(200 + 20 * n, lambda job: job.exit_pod(137)) for n in range(1, 8)]
     launching.cluster.operator.plans.append((*START, *evictions, *deaths))
+    settings = TRAINER.model_copy(update={"max_retries": 2})
     with pytest.raises(JobRetryableError, match="exit status 137"):
-        launching.run()
+        Launching(launching.cluster, launching.clock, settings, POLICY, TrainJobs()).run()
     (job,) = launching.cluster.operator.jobs
     assert isinstance(job, FakeTrainJob)
     assert job.restarts == FakeTrainJob.max_restarts

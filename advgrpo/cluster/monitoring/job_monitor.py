@@ -86,11 +86,19 @@ class JobMonitor:
         self._warned: set[str] = set()
         self._failure: ClusterError | None = None
         self._failed_at = 0.0
+        self._ended = False
         now = api.clock.monotonic()
         self._warm_at = now
         self._progress = Progress(
             self._name, backend, placement, settings, now, self._seconds_active(job)
         )
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the job failed after all its restarts, so that another job would fail as well."""
+        restarts, most = self._history.most_restarted[1], self._settings.max_restarts
+        by_controller = self._backend.limits_restarts and restarts >= most > 0
+        return self._progress.exhausted or (by_controller and self._ended)
 
     def wait(self) -> None:
         """Wait until the job has succeeded.
@@ -111,6 +119,7 @@ class JobMonitor:
             if state is JobState.SUCCEEDED:
                 return
             if state is JobState.FAILED:
+                self._ended = True
                 raise self._end_error(status)
             self._check_progress(state)
             self._keep_warm()

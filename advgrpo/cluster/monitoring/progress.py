@@ -56,6 +56,9 @@ class Progress:
         # These count only time in which the API server answers: during its outage the controller
         # cannot act either.
         self._missing_seconds = self._finished_seconds = 0.0
+        self.exhausted = False
+        """Whether the job failed although its pods were restarted as often as the settings say."""
+
         self._ended: dict[str, float] = {}
         """How long each pod that ended with an error has not been replaced, by its uid."""
 
@@ -125,6 +128,7 @@ class Progress:
             limit = min(limit, _START_ERROR_RESTARTS)
         counts = not self._backend.limits_restarts or limit < settings.max_restarts
         if counts and restarts > limit:
+            self.exhausted = True
             return error(f"the pod of rank {rank} was restarted {restarts} times")
         if max(self._ended.values(), default=0.0) >= _IDLE_SECONDS:
             return error("a pod ended and was not replaced")
