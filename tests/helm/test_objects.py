@@ -246,6 +246,7 @@ def test_settings_of_jobs_follow_the_values() -> None:
             "image": "registry.example.org/research/advgrpo-trainer-python:0.1.0",
             "image_pull_secrets": ["registry"],
             "service_account": "grpo-training",
+            "training_runtime": "grpo",
             "config_map": "grpo-settings",
             "cache_claim": "grpo-cache",
             "cache_size": "500Gi",
