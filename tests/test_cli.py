@@ -134,6 +134,13 @@ def test_a_table_becomes_a_prompt_file_whose_hash_is_printed(tmp_path: Path) -> 
     assert f"2 prompts, SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}" in done.output
 
 
+def test_a_misspelled_prompt_file_is_refused_by_validate() -> None:
+    refused = run(app, ["config", "validate", "--set", "prompts.test=ocrr"])
+    assert isinstance(refused.exception, PromptFileError)
+    # It may be part of a cluster's image.
+    assert run(app, ["config", "validate", "--set", "prompts.test=/image/test.txt"]).exit_code == 0
+
+
 def test_a_list_is_cleaned_of_repeats_marks_and_the_prompts_of_the_other_split(
     tmp_path: Path,
 ) -> None:

@@ -18,7 +18,8 @@ _MAX_VALUES = 10_000
 # Integers of thousands of digits and deep nesting raise errors that are not YAMLError.
 YAML_ERRORS = (yaml.YAMLError, ValueError, OverflowError, RecursionError)
 
-_NULL = re.compile(r"(?:~|null|Null|NULL|)\Z")
+# Python's None, which no location, name or commit has.
+_NULL = re.compile(r"(?:~|null|Null|NULL|None|)\Z")
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z")
 _INT = re.compile(
     r"(?:[-+]?(?:0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:_[0-9]{3})+)|0x[0-9a-fA-F]+)\Z", re.ASCII

@@ -8,6 +8,7 @@ from pathlib import Path
 from advgrpo.errors import ReferenceImageError
 from advgrpo.records import ReferenceImageSet
 from advgrpo.reference_images.checks import Problem, ProblemKind, describe_changes
+from advgrpo.reference_images.manifest import MANIFEST_FILE
 
 _LISTED = 12
 _OF_PROMPTS = {ProblemKind.ABSENT_PROMPT, ProblemKind.UNKNOWN_PROMPT}
@@ -64,6 +65,12 @@ class ReferenceImageReport:
         return self.reference_images
 
     def _repair(self) -> str:
+        if {problem.kind for problem in self.problems} == {ProblemKind.UNREADABLE_LIST}:
+            return (
+                f'write {MANIFEST_FILE} as {{"<prompt>": ["<file name>", ...]}}, also if there are '
+                "captions in .txt files next to the images; if advgrpo generated the set, generate "
+                "it again into the same folder"
+            )
         if {problem.kind for problem in self.problems} & _OF_PROMPTS:
             return (
                 "set prompts.train and prompts.test to the files that the set was generated for, "

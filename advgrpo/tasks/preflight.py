@@ -79,9 +79,13 @@ def check_local_run(preset: str, overrides: Iterable[str], processes: int) -> No
 
 
 def prompts_are_local(config: RunConfig) -> bool:
-    """Return whether this machine can read both prompt files without credentials."""
+    """Return whether this machine should have both prompt files, and can read them.
+
+    A relative path that does not exist is a mistake; an absolute one may be part of an image.
+    """
     return all(
-        scheme(location) == "package" or (not scheme(location) and Path(location).is_file())
+        scheme(location) == "package"
+        or (not scheme(location) and (Path(location).is_file() or not Path(location).is_absolute()))
         for location in (config.prompts.train, config.prompts.test)
     )
 

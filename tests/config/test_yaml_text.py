@@ -24,6 +24,8 @@ from advgrpo.errors import ConfigError
         ("-.inf", float("-inf")),
         ("true", True),
         ("null", None),
+        ("None", None),
+        ("'None'", "None"),
         ("", None),
         ("[1, {a: 1e-4}]", [1, {"a": 1e-4}]),
         ("!!str 10", "10"),
@@ -72,7 +74,7 @@ def test_values_that_json_lacks_are_refused(text: str) -> None:
         load_yaml(text)
 
 
-@pytest.mark.parametrize("value", ["010", "1e4", "1e-4", "yes", "12:30", "2024-01-01", "null", "é"])
+@pytest.mark.parametrize("value", ["010", "1e4", "1e-4", "yes", "12:30", "2024-01-01", "None", "é"])
 def test_a_text_stays_a_text_when_it_is_written(value: str) -> None:
     written = dump_yaml({"a": value})
     assert load_yaml(written) == {"a": value}

@@ -274,6 +274,14 @@ def test_a_folder_without_manifest_is_refused(tmp_path: Path) -> None:
         validate(tmp_path / "nowhere")
 
 
+def test_the_repair_of_a_folder_with_captions_is_a_manifest(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(encode_png(picture("a")))
+    (tmp_path / "a.txt").write_text("a cat")
+    with pytest.raises(ReferenceImageError) as refusal:
+        inspect_reference_images(tmp_path, PROMPTS).validated()
+    assert 'write manifest.json as {"<prompt>": ["<file name>", ...]}' in refusal.value.repair
+
+
 def test_a_damaged_provenance_is_refused(folder: Path) -> None:
     (folder / PROVENANCE_FILE).write_text('{"seed": 0}')
     assert "provenance.json is damaged" in problems(folder)[0]

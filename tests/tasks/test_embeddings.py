@@ -163,3 +163,21 @@ def test_an_evaluation_encodes_its_prompts(world: World, config: RunConfig) -> N
     )
     assert len(evaluation_prompts(few, prompts)) == 4
     assert set(evaluation_prompts(config, prompts)) == {"", *prompts.texts}
+
+
+def test_prompts_that_an_encoder_does_not_read_to_the_end_are_logged(
+    config: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    policy = config.policy.model_copy(update={"max_sequence_length": 14})
+    long, longest = " ".join(["red"] * 11), " ".join(["red"] * 20)
+    encode_prompts(policy, ["a red circle", long, longest], store=str(tmp_path / "all"))
+    found = [each.getMessage() for each in caplog.records if "prompts are longer" in each.message]
+    assert len(found) == 3
+    assert all(
+        f"2 prompts are longer than the 12 tokens that the encoder of {name} " in text
+        for name, text in zip(("tokenizer", "tokenizer_2"), found[:2], strict=True)
+    )
+    assert "1 prompts are longer than the 14 tokens that the encoder of tokenizer_3" in found[2]
+    caplog.clear()
+    encode_prompts(policy, ["a red circle"], store=str(tmp_path / "short"))
+    assert not caplog.records

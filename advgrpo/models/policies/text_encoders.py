@@ -1,5 +1,6 @@
 """Text encoders of diffusers' pipelines, loaded only while they are needed."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,6 +13,8 @@ from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.models.policies.pipeline_parts import DTYPES, PipelineParts
 
 CPU = device("cpu")
+
+logger = logging.getLogger("advgrpo")
 
 
 class PipelineTextEncoders(ABC):
@@ -30,6 +33,8 @@ class PipelineTextEncoders(ABC):
     def __init__(self, config: PolicyConfig, device: device = CPU) -> None:
         self._config, self._device = config, device
         self._pipeline: Any = None
+        self._cut: dict[str, list[str]] = {}
+        """Tokenizer -> prompts that its encoder does not read to the end."""
 
     @abstractmethod
     def _encode(self, pipeline: Any, prompt: str) -> Mapping[str, Tensor]:  # noqa: ANN401
@@ -43,14 +48,38 @@ class PipelineTextEncoders(ABC):
         """
         if self._pipeline is None:
             self._pipeline = self._load()
+        self._note_length(prompt)
         # The pipeline's `encode_prompt` does not disable gradients; only its `__call__` does.
         with no_grad():
             tensors = self._encode(self._pipeline, prompt)
         return PromptEmbeddings((tensors,)).to(CPU, DTYPES[self._config.forward_dtype])
 
     def release(self) -> None:
-        """Free their memory."""
+        """Free their memory, and log which prompts they did not read to the end."""
+        for name, prompts in self._cut.items():
+            logger.warning(
+                "%d prompts are longer than the %d tokens that the encoder of %s reads; it ignores "
+                "their ends, for instance of %r",
+                len(prompts),
+                self._limit(name),
+                name,
+                prompts[0],
+            )
+        self._cut = {}
         self._pipeline = None
+
+    def _limit(self, name: str) -> int:
+        # The setting is for the last encoder; others have a fixed number of positions.
+        if name == self.parts.tokenizers[-1]:
+            return self._config.max_sequence_length
+        return int(self._pipeline.components[name].model_max_length)
+
+    def _note_length(self, prompt: str) -> None:
+        for name in self.parts.tokenizers:
+            tokenizer = self._pipeline.components[name]
+            # A published pipeline may lack one. `verbose` would warn of each prompt.
+            if tokenizer and len(tokenizer(prompt, verbose=False).input_ids) > self._limit(name):
+                self._cut.setdefault(name, []).append(prompt)
 
     def fingerprint(self) -> str:
         """Hash all that an embedding depends on besides the prompt."""
