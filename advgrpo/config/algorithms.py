@@ -1,9 +1,9 @@
 """Settings of the RL algorithms, one section each."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from advgrpo.config.base import (
     NonNegativeFloat,
@@ -12,6 +12,7 @@ from advgrpo.config.base import (
     PositiveInt,
     Section,
 )
+from advgrpo.config.denoising_steps import CpsSampler, FixedWindow, Sampler, Window
 
 
 class AlgorithmConfig(Section, ABC):
@@ -51,91 +52,6 @@ class AlgorithmConfig(Section, ABC):
             num_inference_steps: Denoising steps.
             guided: Whether classifier-free guidance is on.
         """
-
-
-class CpsSampler(Section):
-    """Coefficients-preserving sampling, arXiv:2509.05952."""
-
-    type: Literal["cps"] = "cps"
-
-    # Not 0: a step without noise has no log-probability. 0.8 is the released value.
-    noise_level: Annotated[float, Field(gt=0, le=1)] = 0.8
-    """0 is the ODE; 1 replaces all of a step's noise."""
-
-
-class FlowSdeSampler(Section):
-    """The stochastic sampler of Flow-GRPO, arXiv:2505.05470."""
-
-    type: Literal["flow_sde"] = "flow_sde"
-
-    # The value of Flow-GRPO.
-    noise_level: PositiveFloat = 0.7
-    """Multiple of the noise that keeps the marginals of the ODE."""
-
-
-Sampler = Annotated[CpsSampler | FlowSdeSampler, Field(discriminator="type")]
-
-
-class FixedWindow(Section):
-    """The same denoising steps are trained in every update."""
-
-    type: Literal["fixed"] = "fixed"
-
-    # The released window; the paper draws two steps of the first half.
-    start: NonNegativeInt = 0
-    """First trained denoising step."""
-
-    length: PositiveInt = 2
-    """Number of trained denoising steps."""
-
-    @property
-    def end(self) -> int:
-        """One past the last denoising step that can be trained."""
-        return self.start + self.length
-
-    @property
-    def mean_start(self) -> float:
-        """First trained denoising step, on average over updates."""
-        return float(self.start)
-
-
-class RandomWindow(Section):
-    """The trained denoising steps are drawn for each update, the same for all images."""
-
-    type: Literal["random"] = "random"
-
-    first_start: NonNegativeInt = 0
-    """Earliest first trained denoising step."""
-
-    last_start: NonNegativeInt = 4
-    """Latest first trained denoising step."""
-
-    # The same length in every update, so that planning knows the number of passes.
-    length: PositiveInt = 2
-    """Number of trained denoising steps."""
-
-    @model_validator(mode="after")
-    def _starts_are_in_order(self) -> Self:
-        if self.first_start > self.last_start:
-            raise ValueError(
-                f"first_start={self.first_start} is after last_start={self.last_start}, so no "
-                "denoising step can be drawn: lower first_start, or raise last_start"
-            )
-        return self
-
-    @property
-    def end(self) -> int:
-        """One past the last denoising step that can be trained."""
-        return self.last_start + self.length
-
-    @property
-    def mean_start(self) -> float:
-        """First trained denoising step, on average over updates."""
-        # Each start is equally likely.
-        return (self.first_start + self.last_start) / 2
-
-
-Window = Annotated[FixedWindow | RandomWindow, Field(discriminator="type")]
 
 
 class GrpoConfig(AlgorithmConfig):
@@ -226,35 +142,21 @@ class OldPolicyConfig(Section):
     """Largest decay."""
 
 
-class NftConfig(AlgorithmConfig):
-    """DiffusionNFT: forward-process matching that contrasts good images with bad ones."""
+class MatchingConfig(AlgorithmConfig, ABC):
+    """Settings that algorithms on the forward process share: losses on noised copies of images."""
 
-    type: Literal["nft"] = "nft"
-
-    # The published runs train on all but the last of ten; two cost as much as GRPO's window.
+    # Published runs take 6 (AWM) and 9 (NFT) of 10 to 14; two cost as much as GRPO's window.
     draws: PositiveInt = 2
     """Sigmas of the sampling schedule that an update trains at, drawn without replacement, the same
-    for all images. Each needs a forward pass of the old policy, too."""
-
-    beta: PositiveFloat = 1.0
-    """How far the implicit positive and negative policies lie from the old policy, in multiples of
-    the distance to the trained one."""
+    for all images. Each needs a forward pass of the policy that generated the images, too."""
 
     advantage_clip: PositiveFloat = 5.0
-    """Advantage from which on an image is certainly good, and below minus which it is certainly
-    bad; the probability of a good image is linear in between."""
+    """Advantages are clamped to plus and minus this; for `nft`, an image there is certainly good or
+    bad, and the probability is linear in between."""
 
-    old_policy: OldPolicyConfig = OldPolicyConfig()
-    """The policy that generates the images: a moving average of the trained one."""
-
-    # 1e-4 in the published runs.
+    # 1e-4 in published runs.
     kl_weight: NonNegativeFloat = 0.0
     """Weight of the mean squared distance from the base policy's velocity."""
-
-    # Above the effect of bfloat16; a transformer with dropout is far above.
-    contrast_tolerance: PositiveFloat = 1e-2
-    """Largest relative difference of the velocities of old and trained policy that is accepted
-    while their weights are equal."""
 
     @property
     def trained_steps(self) -> int:
@@ -268,13 +170,8 @@ class NftConfig(AlgorithmConfig):
 
     @property
     def extra_passes(self) -> int:
-        """One of the old policy, and one of the base policy if the distance from it counts."""
+        """One of the policy before the update, and one of the base policy if it counts."""
         return 1 + int(self.kl_weight > 0)
-
-    @property
-    def adapter_copies(self) -> int:
-        """The old policy's."""
-        return 1
 
     def check_sampling(self, num_inference_steps: int, *, guided: bool) -> None:
         """Raise ValueError if the schedule has fewer sigmas than are drawn, or guidance is on."""
@@ -293,5 +190,45 @@ class NftConfig(AlgorithmConfig):
             )
 
 
-AnyAlgorithmConfig = Annotated[GrpoConfig | NftConfig, Field(discriminator="type")]
+class NftConfig(MatchingConfig):
+    """DiffusionNFT: forward-process matching that contrasts good images with bad ones."""
+
+    type: Literal["nft"] = "nft"
+
+    beta: PositiveFloat = 1.0
+    """How far the implicit positive and negative policies lie from the old policy, in multiples of
+    the distance to the trained one."""
+
+    old_policy: OldPolicyConfig = OldPolicyConfig()
+    """The policy that generates the images: a moving average of the trained one."""
+
+    # Above the effect of bfloat16; a transformer with dropout is far above.
+    contrast_tolerance: PositiveFloat = 1e-2
+    """Largest relative difference of the velocities of old and trained policy that is accepted
+    while their weights are equal."""
+
+    @property
+    def adapter_copies(self) -> int:
+        """The old policy's."""
+        return 1
+
+
+class AwmConfig(MatchingConfig):
+    """AWM, advantage-weighted matching: minus the matching error takes the log-probability's place.
+
+    The policy loss is GRPO's.
+    """
+
+    type: Literal["awm"] = "awm"
+
+    # As released: only a run of several optimizer steps per rollout leaves it, if at all.
+    clip_range: PositiveFloat = 1.0
+    """A ratio further than this from 1 gives no more gradient in its direction."""
+
+    # As for `grpo`.
+    ratio_tolerance: PositiveFloat = 1e-3
+    """Largest |ratio - 1| that is accepted before the first optimizer step on a rollout."""
+
+
+AnyAlgorithmConfig = Annotated[GrpoConfig | NftConfig | AwmConfig, Field(discriminator="type")]
 """Settings of any algorithm."""

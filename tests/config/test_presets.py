@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from advgrpo.config import RunConfig, preset_files, preset_names, resolve
-from advgrpo.config.algorithms import CpsSampler, FixedWindow
+from advgrpo.config.denoising_steps import CpsSampler, FixedWindow
 from advgrpo.config.discriminator import DinoDiscriminatorConfig, PickScoreDiscriminatorConfig
 from advgrpo.config.policy import Sd3AdapterConfig
 from advgrpo.config.preset_files import read_preset

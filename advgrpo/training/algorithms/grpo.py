@@ -1,6 +1,5 @@
 """GRPO on denoising steps: the clipped policy loss on the ratio of log-probabilities."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
@@ -12,14 +11,15 @@ from advgrpo.algorithm.policy_loss import clipped_policy_loss
 from advgrpo.algorithm.randomness import gaussian_noise, generator_for
 from advgrpo.algorithm.schedule import window_start
 from advgrpo.algorithm.seeds import seed_for
-from advgrpo.config.algorithms import FlowSdeSampler, GrpoConfig, RandomWindow
+from advgrpo.config.algorithms import GrpoConfig
+from advgrpo.config.denoising_steps import FlowSdeSampler, RandomWindow
 from advgrpo.config.policy import SamplingConfig
 from advgrpo.data.sampler import ImagePlan
-from advgrpo.errors import RatioError
 from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import FlowModel, PromptEmbeddings
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.training.algorithms.base import Algorithm, PassLoss
+from advgrpo.training.algorithms.ratio import check_ratio, ratio_metrics
 from advgrpo.training.rollout import Rollout, Sample, initial_noise
 
 Latents = Float[Tensor, "batch channel height width"]
@@ -137,41 +137,14 @@ class Grpo(Algorithm):
         Raises:
             RatioError: On all ranks, if it is further away on any than is tolerated.
         """
-        # Nothing was updated since the rollout, so any difference is a fault of ours or of the
-        # numerics, and training on it would teach noise.
-        error, tolerance = _ratio_error([values], process_group), self.config.ratio_tolerance
-        # NaN passes: the search after the optimizer step names the tensor that it came from.
-        if not math.isinf(error) and error > tolerance:
-            raise RatioError(
-                f"|ratio - 1| is {error:.2e} before the first optimizer step on a rollout, more "
-                f"than training.algorithm.ratio_tolerance={tolerance:g}: "
-                "rollout and update do not compute the same policy",
-                repair="use one precision, one microbatch size and one compile state for both",
-            )
+        check_ratio(values, process_group, tolerance=self.config.ratio_tolerance)
 
     def metrics(
         self, passes: Sequence[Mapping[str, Tensor]], process_group: ProcessGroup
     ) -> dict[str, float]:
         """Describe ratios, clipping and the divergence from the base policy."""
-        ratios = torch.cat([values["ratio"] for values in passes])
-        mean = process_group.all_reduce_mean(float(ratios.mean()))
-        # In two passes around the mean of all ranks: ratios differ from 1 in the last digits, which
-        # a difference of squares would cancel.
-        variance = process_group.all_reduce_mean(float(((ratios - mean) ** 2).mean()))
         # The first microbatch was scored before any step; its passes are the first ones.
-        unchanged = passes[: self.config.window.length]
-        metrics = {
-            "policy/ratio_mean": mean,
-            "policy/ratio_std": math.sqrt(variance),
-            "policy/ratio_error_before_step": _ratio_error(unchanged, process_group),
-        }
-        # In a fixed order: the reductions are collective. `divergence_from_base` follows from the
-        # settings, so ranks agree on whether it is there.
-        for name in ("clipped_above", "clipped_below", "divergence_from_base"):
-            if name in passes[0]:
-                average = sum(float(values[name]) for values in passes) / len(passes)
-                metrics[f"policy/{name}"] = process_group.all_reduce_mean(average)
-        return metrics
+        return ratio_metrics(passes, process_group, unchanged=self.config.window.length)
 
     def log_prob(self, next_latents: Latents, step: sde.GaussianStep) -> Float[Tensor, "batch"]:
         """Score next latents as the run is configured to."""
@@ -246,10 +219,3 @@ class Grpo(Algorithm):
         for step in range(steps):
             leading = self._follow_ode(leading, step, theirs)
         return leading[[chosen.index(leader) for leader in leaders]]
-
-
-def _ratio_error(passes: Sequence[Mapping[str, Tensor]], process_group: ProcessGroup) -> float:
-    """Return the largest |ratio - 1| over all ranks; infinity if one is not a number."""
-    # Comparisons with NaN are false, so max() may drop it; infinity survives the reductions.
-    errors = [float((v["ratio"] - 1).abs().max().nan_to_num(math.inf)) for v in passes]
-    return process_group.all_reduce_max(max(errors))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -10,11 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.ema import old_policy_decay
-from advgrpo.algorithm.forward_process import add_noise, draw_sigmas
 from advgrpo.algorithm.nft_loss import nft_loss
-from advgrpo.algorithm.randomness import gaussian_noise, generator_for
 from advgrpo.algorithm.sde import euler_step
-from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config.algorithms import NftConfig
 from advgrpo.config.policy import SamplingConfig
 from advgrpo.data.sampler import ImagePlan
@@ -23,6 +19,8 @@ from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import FlowModel, PromptEmbeddings
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.training.algorithms.base import Algorithm, PassLoss
+from advgrpo.training.algorithms.noised import noised_copies
+from advgrpo.training.algorithms.ratio import mean_metrics
 from advgrpo.training.rollout import Rollout, Sample, initial_noise
 
 Latents = Float[Tensor, "batch channel height width"]
@@ -33,16 +31,6 @@ _APART = 1e-3
 
 _PUSH = 1e-3
 """Size of an advantage that must move the weights."""
-
-
-@dataclass(frozen=True)
-class _Draw:
-    """Noised copies of the images of a microbatch."""
-
-    sigma: float
-    noised: Latents
-    target: Latents
-    """Noise minus image."""
 
 
 class Nft(Algorithm):
@@ -89,24 +77,34 @@ class Nft(Algorithm):
         embeddings: PromptEmbeddings,
     ) -> Iterator[PassLoss]:
         """Compute the contrastive loss at each draw of sigma and noise."""
-        config, draws = self.config, self._draws(rollout)
+        config = self.config
+        copies = noised_copies(
+            rollout.recorded["clean_latents"],
+            list(zip(rollout.prompt_ids.tolist(), rollout.samples.tolist(), strict=True)),
+            self._schedule,
+            draws=config.draws,
+            seed=self.seed,
+            rollout=rollout.number,
+        )
         # Known here, because neither a skipped step nor one without gradient needs to move weights.
         distance = _relative_distance(self.adapter.adapter(), self._old)
-        # All draws before the first graph: replacing weights afterwards would invalidate it.
+        # All copies before the first graph: replacing weights afterwards would invalidate it.
         with torch.no_grad(), self.adapter.adapter_as(self._old):
-            old_velocities = [self._velocity(draw.noised, draw.sigma, embeddings) for draw in draws]
-        for index, (draw, old_velocity) in enumerate(zip(draws, old_velocities, strict=True)):
+            old_velocities = [
+                self._velocity(copy.latents, copy.sigma, embeddings) for copy in copies
+            ]
+        for index, (copy, old_velocity) in enumerate(zip(copies, old_velocities, strict=True)):
             base_velocity = None
             if config.kl_weight:
                 with torch.no_grad(), self.policy.base_policy():
-                    base_velocity = self._velocity(draw.noised, draw.sigma, embeddings)
-            velocity = self._velocity(draw.noised, draw.sigma, embeddings)
+                    base_velocity = self._velocity(copy.latents, copy.sigma, embeddings)
+            velocity = self._velocity(copy.latents, copy.sigma, embeddings)
             result = nft_loss(
                 velocity,
                 old_velocity,
-                draw.target,
+                copy.target,
                 advantages,
-                sigma=draw.sigma,
+                sigma=copy.sigma,
                 beta=config.beta,
                 advantage_clip=config.advantage_clip,
             )
@@ -123,7 +121,7 @@ class Nft(Algorithm):
                 divergence = ((velocity - base_velocity) ** 2).mean()
                 total = total + config.kl_weight * divergence
                 values["divergence_from_base"] = divergence.detach()
-            yield PassLoss(f"draw {index} at sigma {draw.sigma:.3g}", total, values)
+            yield PassLoss(f"draw {index} at sigma {copy.sigma:.3g}", total, values)
 
     def check_before_update(
         self, values: Mapping[str, Tensor], process_group: ProcessGroup
@@ -184,16 +182,12 @@ class Nft(Algorithm):
                 repair="raise training.optimizer.learning_rate; if that changes nothing, report it "
                 "as a bug",
             )
-        metrics = {
+        means = ("contrast", "matching_error", "divergence_from_base")
+        return {
             "policy/old_policy_distance": self._distance_before,
             "policy/old_policy_decay": self._decay,
+            **mean_metrics(passes, process_group, names=means),
         }
-        # In a fixed order, because the reductions are collective.
-        for name in ("contrast", "matching_error", "divergence_from_base"):
-            if name in passes[0]:
-                average = sum(float(values[name].mean()) for values in passes) / len(passes)
-                metrics[f"policy/{name}"] = process_group.all_reduce_mean(average)
-        return metrics
 
     def state(self) -> dict[str, Tensor]:
         """Return the old policy's weights."""
@@ -203,18 +197,6 @@ class Nft(Algorithm):
         """Restore the old policy's weights."""
         for name, value in self._old.items():
             value.copy_(state[_OLD + name])
-
-    def _draws(self, rollout: Rollout) -> list[_Draw]:
-        clean = rollout.recorded["clean_latents"]
-        generator = generator_for(self.seed, "sigma", rollout.number)
-        sigmas = draw_sigmas(self._schedule, self.config.draws, generator=generator)
-        images = list(zip(rollout.prompt_ids.tolist(), rollout.samples.tolist(), strict=True))
-        draws = []
-        for index, sigma in enumerate(sigmas):
-            seeds = [seed_for(self.seed, rollout.number, *image, "draw", index) for image in images]
-            noise = gaussian_noise(seeds, self.policy.latent_shape).to(clean.device)
-            draws.append(_Draw(sigma, add_noise(clean, noise, sigma=sigma), noise - clean))
-        return draws
 
     def _velocity(self, latents: Latents, sigma: float, embeddings: PromptEmbeddings) -> Latents:
         # The settings switch guidance off; a family whose transformer takes the scale needs it.

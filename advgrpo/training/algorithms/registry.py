@@ -6,11 +6,12 @@ from advgrpo.config.algorithms import AlgorithmConfig
 from advgrpo.config.policy import SamplingConfig
 from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import FlowModel
+from advgrpo.training.algorithms.awm import Awm
 from advgrpo.training.algorithms.base import Algorithm
 from advgrpo.training.algorithms.grpo import Grpo
 from advgrpo.training.algorithms.nft import Nft
 
-ALGORITHMS: dict[str, Callable[..., Algorithm]] = {"grpo": Grpo, "nft": Nft}
+ALGORITHMS: dict[str, Callable[..., Algorithm]] = {"grpo": Grpo, "nft": Nft, "awm": Awm}
 """Implementation by the `type` of its settings."""
 
 
