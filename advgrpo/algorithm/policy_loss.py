@@ -1,4 +1,4 @@
-"""The clipped policy loss of GRPO."""
+"""The policy losses of GRPO."""
 
 from dataclasses import dataclass
 
@@ -18,10 +18,12 @@ class PolicyLoss:
     """exp(log_prob - rollout_log_prob), without gradient."""
 
     clipped_above: Float[Tensor, ""]
-    """Share of images with a positive advantage whose ratio is above the clip range."""
+    """Share of images with a positive advantage that give no gradient, because they are likelier
+    by more than the bound."""
 
     clipped_below: Float[Tensor, ""]
-    """Share of images with a negative advantage whose ratio is below the clip range."""
+    """Share of images with a negative advantage that give no gradient, because they are less likely
+    by more than the bound."""
 
 
 def clipped_policy_loss(
@@ -51,3 +53,40 @@ def clipped_policy_loss(
     above = ((advantage > 0) & (detached > 1 + clip_range)).float().mean()
     below = ((advantage < 0) & (detached < 1 - clip_range)).float().mean()
     return PolicyLoss(loss=loss, ratio=detached, clipped_above=above, clipped_below=below)
+
+
+def divergence_policy_loss(
+    log_prob: Batch,
+    rollout_log_prob: Batch,
+    advantage: Batch,
+    divergence: Batch,
+    *,
+    bound: float,
+) -> PolicyLoss:
+    """Compute the surrogate loss with a bound on the divergence of the steps.
+
+    `mean(-A ratio)` over images that diverge by at most the bound or would come back; the others
+    count as 0.
+
+    Args:
+        log_prob: Of the present policy, with gradient.
+        rollout_log_prob: Recorded at sampling.
+        advantage: Dimensionless.
+        divergence: Of the present step's distribution from the one at sampling.
+        bound: Above 0.
+
+    Source:
+        Flow-DPPO, arXiv:2606.11025.
+    """
+    ratio = torch.exp(log_prob - rollout_log_prob)
+    detached, beyond = ratio.detach(), divergence.detach() > bound
+    # The divergence is the trust region; the ratio only gives the direction.
+    above = beyond & (advantage > 0) & (detached > 1)
+    below = beyond & (advantage < 0) & (detached < 1)
+    loss = torch.where(above | below, 0.0, -advantage * ratio).mean()
+    return PolicyLoss(
+        loss=loss,
+        ratio=detached,
+        clipped_above=above.float().mean(),
+        clipped_below=below.float().mean(),
+    )

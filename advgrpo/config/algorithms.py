@@ -75,6 +75,12 @@ class GrpoConfig(AlgorithmConfig):
     clip_range: PositiveFloat = 1e-5
     """A ratio further than this from 1 gives no more gradient in its direction."""
 
+    # Flow-DPPO. A loose bound lets several optimizer steps use a rollout.
+    divergence_bound: PositiveFloat | None = None
+    """If set, in place of `clip_range`: an image whose step diverges by more than this from the one
+    at sampling gives no more gradient in the direction that leads further away. Divergence is the
+    squared distance of the means over twice the variance, averaged over elements."""
+
     # The released form omits `1 / (2 std^2)`, so a clip range has another meaning at each step.
     log_prob: Literal["gaussian", "released"] = "gaussian"
     """The mean log-density, or the negative squared distance of the released code."""
@@ -96,9 +102,10 @@ class GrpoConfig(AlgorithmConfig):
 
     @property
     def recorded_latents(self) -> int:
-        """Latents before each trained denoising step, and after the last one."""
+        """Latents before each trained denoising step and after the last one, and means of steps."""
         # Consecutive steps share a latent: the result of one is the input of the next.
-        return self.window.length + 1
+        means = 0 if self.divergence_bound is None else self.window.length
+        return self.window.length + 1 + means
 
     @property
     def extra_passes(self) -> int:

@@ -89,4 +89,49 @@ class RandomWindow(Section):
         return (self.first_start + self.last_start) / 2
 
 
-Window = Annotated[FixedWindow | RandomWindow, Field(discriminator="type")]
+class SlidingWindow(Section):
+    """The trained denoising steps move from early to late ones, again and again."""
+
+    type: Literal["sliding"] = "sliding"
+
+    first_start: NonNegativeInt = 0
+    """First trained denoising step of the earliest window."""
+
+    last_start: NonNegativeInt = 4
+    """First trained denoising step of the latest window, at most."""
+
+    # The published values, with windows of 4 of 25 steps.
+    stride: PositiveInt = 1
+    """Denoising steps by which the window moves."""
+
+    rollouts_per_position: PositiveInt = 25
+    """Rollouts before the window moves; after its latest position it starts from the earliest."""
+
+    length: PositiveInt = 2
+    """Number of trained denoising steps."""
+
+    @model_validator(mode="after")
+    def _has_a_position(self) -> Self:
+        if self.last_start < self.first_start:
+            raise ValueError(
+                f"last_start={self.last_start} is before first_start={self.first_start}: raise it"
+            )
+        return self
+
+    @property
+    def starts(self) -> range:
+        """First trained denoising step of each position, in order."""
+        return range(self.first_start, self.last_start + 1, self.stride)
+
+    @property
+    def end(self) -> int:
+        """One past the last denoising step that can be trained."""
+        return self.starts[-1] + self.length
+
+    @property
+    def mean_start(self) -> float:
+        """First trained denoising step, on average over positions."""
+        return sum(self.starts) / len(self.starts)
+
+
+Window = Annotated[FixedWindow | RandomWindow | SlidingWindow, Field(discriminator="type")]

@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 
 from advgrpo.algorithm.ema import ema_decay
-from advgrpo.algorithm.policy_loss import clipped_policy_loss
+from advgrpo.algorithm.policy_loss import clipped_policy_loss, divergence_policy_loss
 
 
 def gradient(log_prob: float, advantage: float, clip_range: float = 0.1) -> float:
@@ -44,3 +46,33 @@ def test_clipping_is_counted_by_sign() -> None:
 def test_the_average_forgets_fast_at_first_and_slowly_later() -> None:
     decays = [ema_decay(step, limit=0.9) for step in (0, 1, 10, 1000)]
     assert decays == pytest.approx([0.1, 2 / 11, 11 / 20, 0.9])
+
+
+@pytest.mark.parametrize(
+    ("log_prob", "advantage", "divergence", "gradient"),
+    [
+        # Within the bound the ratio is not limited.
+        (0.3, 1.0, 0.1, -math.exp(0.3)),
+        (-0.3, -1.0, 0.1, math.exp(-0.3)),
+        # Beyond it, only the way back is left.
+        (0.3, 1.0, 0.3, 0.0),
+        (-0.3, -1.0, 0.3, 0.0),
+        (0.3, -1.0, 0.3, math.exp(0.3)),
+        (-0.3, 1.0, 0.3, -math.exp(-0.3)),
+    ],
+)
+def test_a_step_beyond_the_bound_gives_no_gradient_that_leads_further_away(
+    log_prob: float, advantage: float, divergence: float, gradient: float
+) -> None:
+    value = torch.tensor([log_prob], requires_grad=True)
+    result = divergence_policy_loss(
+        value,
+        torch.zeros(1),
+        torch.tensor([advantage]),
+        torch.tensor([divergence]),
+        bound=0.2,
+    )
+    (found,) = torch.autograd.grad(result.loss, value)
+    assert float(found) == pytest.approx(gradient)
+    masked = float(result.clipped_above) + float(result.clipped_below)
+    assert masked == (1 if gradient == 0 else 0)

@@ -148,13 +148,14 @@ def test_a_rollout_takes_as_many_passes_as_planned(
     assert rollout_passes(config, ranks) == policy.passes
 
 
-def test_a_random_window_counts_by_its_mean_start() -> None:
+def test_a_moving_window_counts_by_its_mean_start() -> None:
     fixed = "training.algorithm.window={type: fixed, start: 2, length: 2}"
     drawn = "training.algorithm.window={type: random, first_start: 0, last_start: 4, length: 2}"
     shared = "training.algorithm.shared_prefix=true"
-    assert rollout_passes(draft("pocket", shared, fixed), 1) == rollout_passes(
-        draft("pocket", shared, drawn), 1
-    )
+    slid = "training.algorithm.window={type: sliding, first_start: 0, last_start: 5, stride: 2}"
+    passes = [rollout_passes(draft("pocket", shared, one), 1) for one in (fixed, drawn, slid)]
+    # Positions 0, 2 and 4.
+    assert passes[0] == passes[1] == passes[2]
 
 
 @pytest.mark.parametrize(

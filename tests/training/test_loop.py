@@ -1,16 +1,18 @@
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from advgrpo.data.sampler import ImagePlan
 from advgrpo.errors import CheckpointError, NonFiniteError, Preempted, RatioError
+from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import RecordingLogger
 from advgrpo.training.discriminator_update import GeneratedFeatures
 from advgrpo.training.loop import train, train_on_rollout
-from advgrpo.training.rollout import generate_rollout
+from advgrpo.training.rollout import Rollout, generate_rollout
 from advgrpo.training.state import TrainingState
 from advgrpo.training.steps import discriminator_metrics
 from tests.training.conftest import World
@@ -309,6 +311,50 @@ def test_divergence_from_the_base_is_zero_at_first_and_then_pulls_back(make_stat
     first, second = train_on_rollout(state), train_on_rollout(state)
     assert first["policy/divergence_from_base"] == 0
     assert second["policy/divergence_from_base"] > 0
+
+
+def test_a_bound_on_the_divergence_replaces_the_clip_range(make_state: Make) -> None:
+    two_steps = "training.optimizer_steps_per_update=2"
+    clip = "training.algorithm.clip_range=1e-9"
+
+    def masked(bound: str) -> float:
+        folder = f"bound {bound}"
+        state = make_state(
+            two_steps, clip, f"training.algorithm.divergence_bound={bound}", folder=folder
+        )
+        metrics = train_on_rollout(state)
+        assert metrics["policy/ratio_error_before_step"] == 0
+        return metrics["policy/clipped_above"] + metrics["policy/clipped_below"]
+
+    assert masked("1e3") == 0
+    assert masked("1e-12") > 0
+
+
+def test_a_sliding_window_moves_and_starts_again(make_state: Make) -> None:
+    window = (
+        "training.algorithm.window={type: sliding, first_start: 0, last_start: 1, length: 1, "
+        "rollouts_per_position: 2}"
+    )
+    state = make_state(window, "training.updates=5")
+    starts = [
+        next(iter(state.algorithm.losses(part, torch.ones(2), embeddings))).name
+        for part, embeddings in _parts(state, rollouts=5)
+    ]
+    assert [name.rpartition(" ")[2] for name in starts] == ["0", "0", "1", "1", "0"]
+
+
+def _parts(state: TrainingState, *, rollouts: int) -> Iterator[tuple[Rollout, PromptEmbeddings]]:
+    plans = [ImagePlan(0, 0, 0), ImagePlan(1, 0, 1)]
+    for number in range(rollouts):
+        rollout = generate_rollout(
+            state.policy,
+            state.algorithm.sample,
+            plans,
+            state.prompts.texts,
+            microbatch_size=2,
+            rollout=number,
+        )
+        yield rollout, state.policy.embed(state.texts([0, 0]))
 
 
 def test_every_update_logs_metrics_that_other_trainers_omit(make_state: Make) -> None:

@@ -7,12 +7,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm import sde
-from advgrpo.algorithm.policy_loss import clipped_policy_loss
+from advgrpo.algorithm.policy_loss import (
+    PolicyLoss,
+    clipped_policy_loss,
+    divergence_policy_loss,
+)
 from advgrpo.algorithm.randomness import gaussian_noise, generator_for
 from advgrpo.algorithm.schedule import window_start
 from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config.algorithms import GrpoConfig
-from advgrpo.config.denoising_steps import FlowSdeSampler, RandomWindow
+from advgrpo.config.denoising_steps import FlowSdeSampler, RandomWindow, SlidingWindow
 from advgrpo.config.policy import SamplingConfig
 from advgrpo.data.sampler import ImagePlan
 from advgrpo.models.policies.adapter_weights import AdapterWeights
@@ -30,7 +34,8 @@ class Grpo(Algorithm):
 
     A rollout records `latents` (before each trained denoising step, and after the last one;
     float32, `[batch, step + 1, channel, height, width]`) and `log_probs` (of each trained step,
-    from the stored latents, `[batch, step]`).
+    from the stored latents, `[batch, step]`); with a bound on the divergence also `means` (of each
+    trained step's distribution, shaped as latents).
 
     Source:
         Flow-GRPO, arXiv:2505.05470.
@@ -68,7 +73,7 @@ class Grpo(Algorithm):
                 latents = self._follow_ode(latents, step, embeddings)
         # The latents after a step are the input of the next, so `length + 1` tensors serve all
         # steps.
-        recorded, log_probs = [latents], []
+        recorded, log_probs, means = [latents], [], []
         for step in range(start, end):
             distribution = self._distribution(latents, step, embeddings)
             # Each image has its own noise in the window, with a shared prefix, too: it is what
@@ -80,14 +85,15 @@ class Grpo(Algorithm):
             # would move the ratio by more than the clip range.
             log_probs.append(self.log_prob(latents, distribution))
             recorded.append(latents)
+            means.append(distribution.mean)
         for step in range(end, self.sampling.num_inference_steps):
             # Without noise after the window, so that rewards within a group differ by trained steps
             # only.
             latents = self._follow_ode(latents, step, embeddings)
-        return Sample(
-            latents,
-            {"latents": torch.stack(recorded, dim=1), "log_probs": torch.stack(log_probs, dim=1)},
-        )
+        tensors = {"latents": recorded, "log_probs": log_probs}
+        if self.config.divergence_bound is not None:
+            tensors["means"] = means
+        return Sample(latents, {name: torch.stack(t, dim=1) for name, t in tensors.items()})
 
     def losses(
         self,
@@ -97,7 +103,7 @@ class Grpo(Algorithm):
     ) -> Iterator[PassLoss]:
         """Compute the clipped policy loss at each trained denoising step."""
         config, start = self.config, self._window_start(rollout.number)
-        recorded, log_probs = rollout.recorded["latents"], rollout.recorded["log_probs"]
+        recorded = rollout.recorded["latents"]
         advantages = advantages.clamp(-config.advantage_clip, config.advantage_clip)
         for index in range(config.window.length):
             step, latents = start + index, recorded[:, index]
@@ -109,9 +115,7 @@ class Grpo(Algorithm):
             distribution = self._distribution(latents, step, embeddings)
             # The recorded latents, not new ones: gradients flow through the distribution only.
             log_prob = self.log_prob(recorded[:, index + 1], distribution)
-            result = clipped_policy_loss(
-                log_prob, log_probs[:, index], advantages, clip_range=config.clip_range
-            )
+            result = self._policy_loss(log_prob, distribution, rollout, index, advantages)
             total, values = (
                 result.loss,
                 {
@@ -152,9 +156,27 @@ class Grpo(Algorithm):
             return sde.released_log_prob(next_latents, step)
         return sde.gaussian_log_prob(next_latents, step)
 
+    def _policy_loss(
+        self,
+        log_prob: Float[Tensor, "batch"],
+        distribution: sde.GaussianStep,
+        rollout: Rollout,
+        index: int,
+        advantages: Float[Tensor, "batch"],
+    ) -> PolicyLoss:
+        before, bound = rollout.recorded["log_probs"][:, index], self.config.divergence_bound
+        if bound is None:
+            clip_range = self.config.clip_range
+            return clipped_policy_loss(log_prob, before, advantages, clip_range=clip_range)
+        mean = rollout.recorded["means"][:, index]
+        divergence = sde.gaussian_divergence(distribution.mean, mean, std=distribution.std)
+        return divergence_policy_loss(log_prob, before, advantages, divergence, bound=bound)
+
     def _window_start(self, rollout: int) -> int:
         """Return the first trained denoising step, the same for all images and ranks."""
         window = self.config.window
+        if isinstance(window, SlidingWindow):
+            return window.starts[rollout // window.rollouts_per_position % len(window.starts)]
         if isinstance(window, RandomWindow):
             generator = generator_for(self.seed, "window", rollout)
             return window_start(window.first_start, window.last_start, generator=generator)
