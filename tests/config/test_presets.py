@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from advgrpo.config import RunConfig, preset_files, preset_names, resolve
+from advgrpo.config.algorithms import NftConfig, OldPolicyConfig
 from advgrpo.config.denoising_steps import CpsSampler, FixedWindow
 from advgrpo.config.discriminator import DinoDiscriminatorConfig, PickScoreDiscriminatorConfig
 from advgrpo.config.policy import Sd3AdapterConfig
@@ -28,6 +29,7 @@ def test_the_presets_are_those_the_docs_name() -> None:
         "qwen_image_dino",
         "sd35l_dino",
         "sd35m_dino",
+        "sd35m_dino_nft",
         "sd35m_dino_released",
         "sd35m_ocr",
         "sd35m_pickscore",
@@ -218,6 +220,21 @@ def test_a_released_preset_draws_reference_images_as_the_released_code(preset: s
     assert (source.num_inference_steps, source.guidance_scale) == (50, 4.0)
     assert (source.guidance_argument, source.negative_prompt) == ("true_cfg_scale", " ")
     assert (references.images_per_prompt, references.resolution_pixels) == (8, 512)
+
+
+def test_the_nft_preset_has_the_values_of_the_published_run() -> None:
+    training = _released("sd35m_dino_nft").training
+    assert training.rollout.prompts_per_update * training.rollout.group_size == 48 * 24
+    assert training.optimizer_steps_per_update == 1
+    assert (training.sampling.num_inference_steps, training.sampling.guidance_scale) == (10, 1.0)
+    assert (training.optimizer.learning_rate, training.advantage_normalization) == (3e-4, "batch")
+    assert training.algorithm == NftConfig(
+        draws=9,
+        beta=1.0,
+        advantage_clip=5.0,
+        kl_weight=1e-4,
+        old_policy=OldPolicyConfig(flat_steps=0, growth=0.001, limit=0.5),
+    )
 
 
 def test_the_released_dino_preset_follows_the_released_schedule() -> None:
