@@ -90,3 +90,24 @@ def divergence_policy_loss(
         clipped_above=above.float().mean(),
         clipped_below=below.float().mean(),
     )
+
+
+def normalized_log_ratio(
+    log_prob: Batch, rollout_log_prob: Batch, divergence: Batch, *, std: float
+) -> Batch:
+    """Return the log-ratio without its mean, in the same scale at each step.
+
+    `std * (log_prob - rollout_log_prob + divergence)`, which is the mean product of the noise that
+    was drawn and the movement of the step's mean: 0 on average, of a spread that does not depend
+    on std.
+
+    Args:
+        log_prob: Log-density under the present policy, averaged over elements.
+        rollout_log_prob: The same at sampling.
+        divergence: Of the step's two distributions, averaged over elements, with gradient.
+        std: Of the step.
+
+    Source:
+        GRPO-Guard, arXiv:2510.22319, equation 8.
+    """
+    return std * (log_prob - rollout_log_prob + divergence)

@@ -1,9 +1,9 @@
 """Settings of the RL algorithms, one section each."""
 
 from abc import ABC, abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from advgrpo.config.base import (
     NonNegativeFloat,
@@ -81,6 +81,13 @@ class GrpoConfig(AlgorithmConfig):
     at sampling gives no more gradient in the direction that leads further away. Divergence is the
     squared distance of the means over twice the variance, averaged over elements."""
 
+    # GRPO-Guard. Plain ratios are below 1 on average and spread differently at each step, so that
+    # the clip range is one-sided and binds at some steps only.
+    normalize_ratio: bool = False
+    """Remove the mean from log-ratios, give them the same scale at each trained step, and weigh the
+    steps evenly. Needs `sampler.type: flow_sde` and `log_prob: gaussian`; `clip_range` then has
+    another meaning."""
+
     # The released form omits `1 / (2 std^2)`, so a clip range has another meaning at each step.
     log_prob: Literal["gaussian", "released"] = "gaussian"
     """The mean log-density, or the negative squared distance of the released code."""
@@ -95,6 +102,22 @@ class GrpoConfig(AlgorithmConfig):
     ratio_tolerance: PositiveFloat = 1e-3
     """Largest |ratio - 1| that is accepted before the first optimizer step on a rollout."""
 
+    @model_validator(mode="after")
+    def _can_normalize_the_ratio(self) -> Self:
+        if not self.normalize_ratio:
+            return self
+        if self.sampler.type != "flow_sde" or self.log_prob != "gaussian":
+            raise ValueError(
+                "normalize_ratio=true is derived for sampler={type: flow_sde} and "
+                "log_prob=gaussian: set both, or normalize_ratio=false"
+            )
+        if self.divergence_bound is not None:
+            raise ValueError(
+                "normalize_ratio=true and divergence_bound replace the same clipping: "
+                "set only one of them"
+            )
+        return self
+
     @property
     def trained_steps(self) -> int:
         """Denoising steps in the window."""
@@ -104,8 +127,12 @@ class GrpoConfig(AlgorithmConfig):
     def recorded_latents(self) -> int:
         """Latents before each trained denoising step and after the last one, and means of steps."""
         # Consecutive steps share a latent: the result of one is the input of the next.
-        means = 0 if self.divergence_bound is None else self.window.length
-        return self.window.length + 1 + means
+        return self.window.length + 1 + (self.window.length if self.records_means else 0)
+
+    @property
+    def records_means(self) -> bool:
+        """Whether the loss needs the means of the steps at sampling."""
+        return self.divergence_bound is not None or self.normalize_ratio
 
     @property
     def extra_passes(self) -> int:

@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from advgrpo.algorithm.ema import ema_decay
-from advgrpo.algorithm.policy_loss import clipped_policy_loss, divergence_policy_loss
+from advgrpo.algorithm.policy_loss import (
+    clipped_policy_loss,
+    divergence_policy_loss,
+    normalized_log_ratio,
+)
+from advgrpo.algorithm.sde import GaussianStep, gaussian_divergence, gaussian_log_prob
 
 
 def gradient(log_prob: float, advantage: float, clip_range: float = 0.1) -> float:
@@ -76,3 +81,15 @@ def test_a_step_beyond_the_bound_gives_no_gradient_that_leads_further_away(
     assert float(found) == pytest.approx(gradient)
     masked = float(result.clipped_above) + float(result.clipped_below)
     assert masked == (1 if gradient == 0 else 0)
+
+
+@pytest.mark.parametrize("std", [0.05, 0.8])
+def test_a_normalized_ratio_is_the_noise_times_the_movement_of_the_mean(std: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    mean, noise, movement = torch.randn(3, 2, 4, 5, 5, generator=generator, dtype=torch.float64)
+    moved = mean + 0.01 * movement
+    drawn = mean + std * noise
+    before, after = (gaussian_log_prob(drawn, GaussianStep(m, std)) for m in (mean, moved))
+    divergence = gaussian_divergence(moved, mean, std=std)
+    found = normalized_log_ratio(after, before, divergence, std=std)
+    torch.testing.assert_close(found, (0.01 * movement * noise).mean(dim=(1, 2, 3)))

@@ -57,6 +57,12 @@ def test_an_override_adds_a_section_that_the_preset_lacks() -> None:
     assert config.training.monitoring.held_out_prompts == 8
 
 
+BOTH_BOUNDS = (
+    "training.algorithm={type: grpo, sampler: {type: flow_sde}, normalize_ratio: true, "
+    "divergence_bound: 0.1}"
+)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -72,6 +78,15 @@ def test_an_override_adds_a_section_that_the_preset_lacks() -> None:
         ("training.reward.terms.9.weight=1", "'9' is not a position in a list of 2"),
         ("policy.weights.location=ftp://x/y", "is not a supported scheme"),
         ("policy.resolution_pixels=64", "reference_images.resolution_pixels=32"),
+        ("training.algorithm.normalize_ratio=true", "sampler={type: flow_sde}"),
+        (
+            BOTH_BOUNDS,
+            "set only one of them",
+        ),
+        (
+            "training.algorithm.window={type: sliding, first_start: 3, last_start: 1}",
+            "last_start=1 is before first_start=3",
+        ),
         ("training.sampling.num_inference_steps=5", "training.algorithm.window ends after"),
         ("training.optimizer_steps_per_update=3", "would split a group"),
         ("training.rollout.microbatch_size=48", "training.rollout.microbatch_size=48"),

@@ -52,9 +52,9 @@ def test_before_the_first_optimizer_step_the_ratio_is_exactly_one(make_state: Ma
     "overrides",
     [
         ["training.sampling.guidance_scale=2.5"],
-        [
-            "training.algorithm.sampler={type: flow_sde}",
-        ],
+        ["training.algorithm.sampler={type: flow_sde}"],
+        ["training.algorithm.sampler={type: flow_sde}", "training.algorithm.normalize_ratio=true"],
+        ["training.algorithm.divergence_bound=1e-3"],
         ["training.algorithm.shared_prefix=true", "training.algorithm.window.first_start=0"],
         ["policy.gradient_checkpointing=true"],
     ],

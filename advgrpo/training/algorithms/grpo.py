@@ -1,6 +1,7 @@
 """GRPO on denoising steps: the clipped policy loss on the ratio of log-probabilities."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from advgrpo.algorithm.policy_loss import (
     PolicyLoss,
     clipped_policy_loss,
     divergence_policy_loss,
+    normalized_log_ratio,
 )
 from advgrpo.algorithm.randomness import gaussian_noise, generator_for
 from advgrpo.algorithm.schedule import window_start
@@ -34,8 +36,8 @@ class Grpo(Algorithm):
 
     A rollout records `latents` (before each trained denoising step, and after the last one;
     float32, `[batch, step + 1, channel, height, width]`) and `log_probs` (of each trained step,
-    from the stored latents, `[batch, step]`); with a bound on the divergence also `means` (of each
-    trained step's distribution, shaped as latents).
+    from the stored latents, `[batch, step]`); if the loss needs them also
+    `means` (of each trained step's distribution, shaped as latents).
 
     Source:
         Flow-GRPO, arXiv:2505.05470.
@@ -91,7 +93,7 @@ class Grpo(Algorithm):
             # only.
             latents = self._follow_ode(latents, step, embeddings)
         tensors = {"latents": recorded, "log_probs": log_probs}
-        if self.config.divergence_bound is not None:
+        if self.config.records_means:
             tensors["means"] = means
         return Sample(latents, {name: torch.stack(t, dim=1) for name, t in tensors.items()})
 
@@ -164,13 +166,23 @@ class Grpo(Algorithm):
         index: int,
         advantages: Float[Tensor, "batch"],
     ) -> PolicyLoss:
-        before, bound = rollout.recorded["log_probs"][:, index], self.config.divergence_bound
-        if bound is None:
-            clip_range = self.config.clip_range
+        config, before = self.config, rollout.recorded["log_probs"][:, index]
+        clip_range = config.clip_range
+        if not config.records_means:
             return clipped_policy_loss(log_prob, before, advantages, clip_range=clip_range)
-        mean = rollout.recorded["means"][:, index]
-        divergence = sde.gaussian_divergence(distribution.mean, mean, std=distribution.std)
-        return divergence_policy_loss(log_prob, before, advantages, divergence, bound=bound)
+        mean, std = rollout.recorded["means"][:, index], distribution.std
+        divergence = sde.gaussian_divergence(distribution.mean, mean, std=std)
+        bound = config.divergence_bound
+        if bound is not None:
+            return divergence_policy_loss(log_prob, before, advantages, divergence, bound=bound)
+        log_ratio = normalized_log_ratio(log_prob, before, divergence, std=std)
+        result = clipped_policy_loss(
+            log_ratio, torch.zeros_like(log_ratio), advantages, clip_range=clip_range
+        )
+        step = self._window_start(rollout.number) + index
+        # A step's mean moves with the velocity by the length of the step, and the loss with it.
+        length = self._sigmas[step] - self._sigmas[step + 1]
+        return replace(result, loss=result.loss / length)
 
     def _window_start(self, rollout: int) -> int:
         """Return the first trained denoising step, the same for all images and ranks."""
