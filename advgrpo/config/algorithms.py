@@ -181,8 +181,8 @@ class MatchingConfig(AlgorithmConfig, ABC):
 
     # Published runs take 6 (AWM) and 9 (NFT) of 10 to 14; two cost as much as GRPO's window.
     draws: PositiveInt = 2
-    """Sigmas of the sampling schedule that an update trains at, drawn without replacement, the same
-    for all images. Each needs a forward pass of the policy that generated the images, too."""
+    """Sigmas that an update trains at, one from each of so many equal parts of the schedule, the
+    same for all images. Each also needs a pass of the policy that generated the images."""
 
     advantage_clip: PositiveFloat = 5.0
     """Advantages are clamped to plus and minus this; for `nft`, an image there is certainly good or

@@ -112,14 +112,20 @@ def test_the_old_policys_decay_follows_the_published_schedules(
     assert found == pytest.approx(decay)
 
 
-def test_sigmas_are_drawn_from_the_whole_schedule_but_never_twice() -> None:
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_sigmas_are_drawn_from_all_parts_of_the_schedule(count: int) -> None:
     schedule = flow_match_sigmas(5, shift=3.0)
     drawn = [
-        draw_sigmas(schedule, 3, generator=torch.Generator().manual_seed(seed))
+        draw_sigmas(schedule, count, generator=torch.Generator().manual_seed(seed))
         for seed in range(40)
     ]
-    assert all(len(set(sigmas)) == 3 for sigmas in drawn)
+    # Different steps, from early to late.
+    assert all(sorted(set(sigmas), reverse=True) == sigmas for sigmas in drawn)
+    assert {len(sigmas) for sigmas in drawn} == {count}
     assert {sigma for sigmas in drawn for sigma in sigmas} == set(schedule[:-1].tolist())
+    if count == 2:
+        parts = [{sigmas[index] for sigmas in drawn} for index in (0, 1)]
+        assert parts == [set(schedule[:2].tolist()), set(schedule[2:-1].tolist())]
 
 
 def test_noised_latents_lie_between_image_and_noise() -> None:
