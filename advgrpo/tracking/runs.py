@@ -68,11 +68,7 @@ def open_parent_run(
                 client.update_run(run_id, status="RUNNING")
         # Repeated by each attempt: MLflow accepts a parameter again if its value is unchanged.
         log_parameters(client, run_id, flatten(parameters))
-        # Of all artifacts the first: a store that fails is found before hours of work.
-        location = client.get_run(run_id).info.artifact_uri
-        check_location(location, tracking_uri)
-        with artifact_errors("write config.yaml", location, tracking_uri):
-            client.log_text(run_id, redact(config_text), "config.yaml")
+        _write_config(client, run_id, config_text, tracking_uri)
         for tag, value in tags.items():
             client.set_tag(run_id, tag, redact(value))
     except FAULTS as error:
@@ -93,6 +89,21 @@ def end_parent_run(run_id: str, *, tracking_uri: str, succeeded: bool) -> None:
             client.set_terminated(run_id, "FINISHED" if succeeded else "FAILED")
     except FAULTS as error:
         raise describe_error(error, f"end run {run_id}", tracking_uri) from error
+
+
+def _write_config(client: MlflowClient, run_id: str, text: str, tracking_uri: str) -> None:
+    # Of all artifacts the first: a store that fails is found before hours of work.
+    run = client.get_run(run_id)
+    location = str(run.info.artifact_uri)
+    try:
+        check_location(location, tracking_uri)
+        with artifact_errors("write config.yaml", location, tracking_uri):
+            client.log_text(run_id, redact(text), "config.yaml")
+    except Exception:
+        # It would stay as running.
+        if _OURS_TAG in run.data.tags:
+            client.set_terminated(run_id, "FAILED")
+        raise
 
 
 def _find_run(client: MlflowClient, experiment_number: str, key: str) -> str | None:

@@ -85,6 +85,8 @@ def test_a_store_on_the_servers_disk_is_refused_by_the_first_task_and_doctor(
             with pytest.raises(TrackingError, match="does not proxy artifacts") as caught:
                 attempt()
             assert "--serve-artifacts" in caught.value.repair
+        number = client.get_experiment_by_name(name).experiment_id
+        assert [run.info.status for run in client.search_runs([number])] == ["FAILED"]
     assert not (tmp_path / "another-machine").exists()
 
 
