@@ -12,6 +12,7 @@ import re
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from urllib.parse import quote, quote_plus
 
@@ -34,6 +35,9 @@ _SIGNED = re.compile(
 )
 # Shorter secrets occur in ordinary words.
 _MIN_LENGTH = 6
+
+ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None], None]
+"""A function for `sys.excepthook`."""
 
 # Of this process alone: a child redacts only what its own environment holds.
 _hidden: set[str] = set()
@@ -66,20 +70,29 @@ class RedactingFormatter(logging.Formatter):
         return redact(super().format(record))
 
 
-def redact_tracebacks() -> None:
-    """Redact the tracebacks of exceptions that Python prints, in all threads."""
+def redacted_traceback(error: BaseException) -> str:
+    """Return an exception's traceback, with all chained exceptions, without secrets."""
+    return redact("".join(traceback.format_exception(error)))
+
+
+def redact_tracebacks(report: ExceptHook | None = None) -> None:
+    """Redact the tracebacks of exceptions that Python prints, in all threads.
+
+    Args:
+        report: Reports the exception that ends the process, without secrets; None prints its
+            traceback.
+    """
     # A hook that another program installed stays.
-    if sys.excepthook is sys.__excepthook__:
-        sys.excepthook = _print_redacted
+    if sys.excepthook in {sys.__excepthook__, _print_redacted}:
+        sys.excepthook = report or _print_redacted
     if threading.excepthook is threading.__excepthook__:
         threading.excepthook = _print_redacted_of_thread
 
 
 def _print_redacted(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    _kind: type[BaseException], error: BaseException, _trace: TracebackType | None
 ) -> None:
-    # With all chained exceptions, which `format_exception` includes.
-    sys.stderr.write(redact("".join(traceback.format_exception(kind, error, trace))))
+    sys.stderr.write(redacted_traceback(error))
 
 
 def _print_redacted_of_thread(fault: threading.ExceptHookArgs) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from advgrpo.errors import ClusterError, ClusterUnavailableError, PipelineError
 from advgrpo.kfp_client.server import KfpRefusedError, KfpServer
+from advgrpo.kfp_client.task_log import find_error
 
 _WORDS = {
     "PENDING": "is pending",
@@ -107,10 +108,17 @@ class _Watch:
         # Pipelines also lists drivers and the root DAG, which fail along with a task.
         ours = [task for task in failed if task.display_name in self._labels]
         causes = [self._cause(task) for task in ours or failed]
+        repair = f"read the task's log at {url}"
+        # Pipelines has no message for a container that failed; the log of its pod has one.
+        has_message = any(_error_text(task.error) for task in failed)
+        error = None if has_message else find_error(self._server, self._run_id, failed)
+        if error is not None:
+            causes = [f"{'; '.join(causes)}: {error.message}"]
+            repair = f"{error.repair or 'read the log'}; see {url}"
         cause = "; ".join(causes) or _error_text(run.error) or "Kubeflow Pipelines names no task"
         return PipelineError(
             f"the run failed: {cause}",
-            repair=f"read the task's log at {url}; a run with the same settings and workspace "
+            repair=f"{repair}; a run with the same settings and workspace "
             "resumes from the finished tasks",
         )
 

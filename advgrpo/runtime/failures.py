@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import NoReturn
 
+from advgrpo.cluster.settings import CLUSTER
 from advgrpo.errors import AdvGrpoError, PipelineError, Preempted
-from advgrpo.redaction import redact, redact_tracebacks
+from advgrpo.redaction import redact, redact_tracebacks, redacted_traceback
 from advgrpo.runtime.exit_with_parent import end_with_parent
 from advgrpo.strict_json import load_json_object
 from advgrpo.telemetry.logging import (
@@ -31,6 +33,10 @@ FAILURE_FILE = "ADVGRPO_FAILURE_FILE"
 
 BUG_REPAIR = "this is a bug in advgrpo; report it with the traceback in the log"
 """Repair of an exception that is not an `AdvGrpoError`."""
+
+_TERMINATION_LOG = Path("/dev/termination-log")
+_MAX_MESSAGE_BYTES = 4096
+"""Length that Kubernetes keeps of a termination message."""
 
 # Tasks that this process is running: blocks of one task may be nested.
 _running: list[str] = []
@@ -82,9 +88,9 @@ def record_failures(task: str) -> Iterator[None]:
     process = {"task": task, "process": os.getpid()}
     ensure_format()
     bind(task=task)
-    # In a pipeline's pod kfp runs the task and leaves the traceback to Python, which would print
-    # secrets.
-    redact_tracebacks()
+    # In a pipeline's pod kfp runs the task and leaves the exception to Python, which would print a
+    # traceback with secrets.
+    redact_tracebacks(_explain)
     publish({**process, "state": "started"})
     try:
         with _log_start_and_end(task):
@@ -136,6 +142,31 @@ def run_as_process(main: Callable[[], None]) -> NoReturn:
         log_fault(error)
         sys.exit(1)
     sys.exit(0)
+
+
+def _explain(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Report the exception that ends this process: its message and repair, then any traceback."""
+    if not isinstance(error, Exception):
+        sys.__excepthook__(kind, error, trace)
+        return
+    failure = Failure.of("", error)
+    message = failure.message if isinstance(error, AdvGrpoError) else f"{kind.__name__}: {error}"
+    text = redact(f"{message}\n  repair: {failure.repair}" if failure.repair else message)
+    _write_termination_message(text)
+    if isinstance(error, AdvGrpoError):
+        log_error(error)
+    elif as_json():
+        log_fault(error)
+    else:
+        sys.stderr.write(f"error: {text}\n{redacted_traceback(error)}")
+
+
+def _write_termination_message(text: str) -> None:
+    # Only in a task's pod. A job's pod has the variable without a value: its message is the end of
+    # its log, in which the launcher finds the cause.
+    if os.environ.get(CLUSTER) and _TERMINATION_LOG.exists():
+        with suppress(OSError):
+            _TERMINATION_LOG.write_bytes(text.encode()[:_MAX_MESSAGE_BYTES])
 
 
 @contextmanager

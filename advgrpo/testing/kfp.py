@@ -63,6 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         elif fault == "page":
             self._send_bytes(200, "text/html", b"<html>Log in to Kubeflow</html>")
+        elif isinstance(answer, bytes):
+            self._send_bytes(status, "text/plain", answer)
         else:
             self._send(status, answer)
 

@@ -50,6 +50,9 @@ class KfpApi:
     """Fields of a run at each successive read, for instance `{"state": "RUNNING"}`; the last ones
     persist."""
 
+    logs: dict[str, str] = field(default_factory=dict)
+    """Logs by the name of a task's pod."""
+
     experiments: dict[str, dict[str, Any]] = field(default_factory=dict)
     pipelines: dict[str, dict[str, Any]] = field(default_factory=dict)
     versions: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -220,6 +223,12 @@ class KfpApi:
             raise RefusalError(404, f"ResourceNotFoundError: Run {run_id} not found")
         return self.runs[run_id]
 
+    def _read_log(self, _request: KfpRequest, run_id: str, pod: str) -> bytes:
+        self._run(run_id)
+        if pod not in self.logs:
+            raise RefusalError(404, f"ResourceNotFoundError: pod {pod} not found")
+        return self.logs[pod].encode()
+
     def _create_recurring_run(self, request: KfpRequest) -> dict[str, Any]:
         self._check_run(request.json)
         made = _add(self.recurring_runs, "recurring_run_id", self._new("recurring"), request.json)
@@ -242,6 +251,7 @@ _ROUTES: dict[tuple[str, str], Callable[..., Any]] = {
     ("POST", "/runs"): KfpApi._create_run,
     ("GET", "/runs"): KfpApi._list_runs,
     ("GET", "/runs/([^/]+)"): KfpApi._get_run,
+    ("GET", "/apis/v1alpha1/runs/([^/]+)/nodes/([^/]+)/log"): KfpApi._read_log,
     ("POST", "/recurringruns"): KfpApi._create_recurring_run,
     ("GET", "/recurringruns"): KfpApi._list_recurring_runs,
 }

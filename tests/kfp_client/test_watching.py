@@ -85,6 +85,39 @@ def test_a_failed_driver_is_reported_by_its_message(
     assert error.value.message == said
 
 
+LOGS = {
+    "text": "[KFP Executor]: Got executor_input\nerror: an earlier one\n  repair: none\n"
+    "error: workspace=w: is local\n  repair: use s3://\nF1128 main.go: exit status 1\n",
+    "json": '{"time": "t", "event": "error", "message": "workspace=w: is local", '
+    '"repair": "use s3://"}\nF1128 main.go: exit status 1\n',
+}
+
+
+@pytest.mark.parametrize("log_format", LOGS)
+def test_a_failed_task_without_a_message_is_explained_by_its_log(
+    stub: StubKfp, server: KfpServer, run_id: str, log_format: str
+) -> None:
+    child = {"task_id": "2", "pod_name": "pod-2"}
+    failed = {"display_name": "train", "state": "FAILED", "child_tasks": [child]}
+    stub.progress = [{"state": "FAILED", "run_details": {"task_details": [failed]}}]
+    stub.logs = {"pod-2": LOGS[log_format]}
+    with pytest.raises(PipelineError, match="task Train: workspace=w: is local") as caught:
+        _watch(server, run_id)
+    assert caught.value.repair.startswith(f"use s3://; see {stub.endpoint}/#/runs/details/")
+
+
+@pytest.mark.parametrize("log", [None, "", "no error here"])
+def test_a_failed_task_whose_log_explains_nothing_is_named_with_its_page(
+    stub: StubKfp, server: KfpServer, run_id: str, log: str | None
+) -> None:
+    failed = {"display_name": "train", "state": "FAILED", "pod_name": "pod-1"}
+    stub.progress = [{"state": "FAILED", "run_details": {"task_details": [failed]}}]
+    stub.logs = {} if log is None else {"pod-1": log}
+    with pytest.raises(PipelineError, match="task Train\n") as caught:
+        _watch(server, run_id)
+    assert caught.value.repair.startswith("read the task's log at")
+
+
 def test_the_error_of_a_failed_run_has_the_task_and_its_message(
     stub: StubKfp, server: KfpServer, run_id: str
 ) -> None:

@@ -1,3 +1,7 @@
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +74,53 @@ def test_a_process_ends_with_the_errors_exit_status(capsys: pytest.CaptureFixtur
         run_as_process(fail)
     assert caught.value.code == StorageFullError.exit_code
     assert capsys.readouterr().err == "error: the disk is full\n"
+
+
+_PROGRAM = """
+import sys
+from pathlib import Path
+from advgrpo.errors import ConfigError
+from advgrpo.runtime import failures
+
+failures._TERMINATION_LOG = Path(sys.argv[1])
+with failures.record_failures("resolve-config"):
+    if sys.argv[2] == "refused":
+        raise ConfigError("workspace=w: is local", repair="use s3://")
+    raise KeyError("missing")
+"""
+
+
+def _ended(message: Path, how: str, **variables: str) -> str:
+    message.touch()
+    program = [sys.executable, "-c", _PROGRAM, str(message), how]
+    ended = subprocess.run(
+        program, check=False, capture_output=True, text=True, env=os.environ | variables
+    )
+    assert ended.returncode == 1
+    return ended.stderr
+
+
+def test_a_refused_task_reports_reason_and_repair_instead_of_a_traceback(tmp_path: Path) -> None:
+    message = tmp_path / "message"
+    log = _ended(message, "refused", ADVGRPO_CLUSTER="{}")
+    assert log.endswith("error: workspace=w: is local\n  repair: use s3://\n")
+    assert "Traceback" not in log
+    assert message.read_text() == "workspace=w: is local\n  repair: use s3://"
+    log = _ended(message, "refused", ADVGRPO_CLUSTER="{}", ADVGRPO_LOG_FORMAT="json")
+    last = json.loads(log.splitlines()[-1])
+    assert (last["event"], last["repair"]) == ("error", "use s3://")
+
+
+def test_a_bug_is_summarized_above_its_traceback(tmp_path: Path) -> None:
+    message = tmp_path / "message"
+    log = _ended(message, "broken", ADVGRPO_CLUSTER="{}")
+    reason, _, trace = log.partition("Traceback")
+    assert "error: KeyError: 'missing'\n  repair: this is a bug in advgrpo" in reason
+    assert trace.endswith("KeyError: 'missing'\n")
+    assert message.read_text().startswith("KeyError: 'missing'\n  repair: ")
+
+
+def test_a_jobs_pod_keeps_the_end_of_its_log_as_its_message(tmp_path: Path) -> None:
+    message = tmp_path / "message"
+    _ended(message, "refused", ADVGRPO_CLUSTER="")
+    assert message.read_text() == ""
