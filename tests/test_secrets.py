@@ -77,7 +77,7 @@ FAILING = {
     ),
     "a token in the location of a hub": Failing(
         f"config validate --set policy.weights.location=hub://{PLANTED['HF_TOKEN']}@owner/name",
-        "policy.weights.revision",
+        "policy.weights.location",
     ),
     "a signed address": Failing(
         "config validate --set "
