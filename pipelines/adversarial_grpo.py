@@ -1,10 +1,13 @@
 """The pipeline: from settings to a registered adapter."""
 
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
+import yaml
 from kfp import compiler, dsl
 
+from advgrpo.config.pipeline_preset import preset_choices
 from advgrpo.runtime.pipeline_tasks import PIPELINE_TASKS
 from components.cluster import on_cluster
 from components.evaluate.component import evaluate
@@ -27,27 +30,45 @@ class Outputs(NamedTuple):
     parent_run_id: str
 
 
-@dsl.pipeline(name="adversarial-grpo", display_name="Adversarial GRPO")
+# The form of Kubeflow Pipelines shows names and types of parameters but not their descriptions, so
+# that of the pipeline explains each, in the form's order.
+_DESCRIPTION = """\
+Post-train a text-to-image flow model by adversarial reward.
+
+Parameters:
+- mlflow_run_key: resumes the MLflow run that was opened with this key; empty opens a new one.
+- overrides: single settings as a list of texts, for instance ["training.updates=10", "seed=1"].
+- preset: the settings to start from; `custom` takes settings_yaml alone.
+- processes: processes of each task, one per GPU; they fill whole nodes.
+- settings_yaml: YAML text with the settings that differ from the preset; empty for none.
+- workspace: s3://bucket/folder for results and checkpoints, from which equal runs resume.
+"""
+
+
+@dsl.pipeline(name="adversarial-grpo", display_name="Adversarial GRPO", description=_DESCRIPTION)
 def adversarial_grpo(
     workspace: str,
     preset: str = "pocket",
+    settings_yaml: str = "",
     overrides: list[str] = [],  # noqa: B006 - kfp reads it as a default
     processes: int = 1,
-    run_key: str = "",
+    mlflow_run_key: str = "",
 ) -> Outputs:
     """Post-train a text-to-image flow model by adversarial reward.
 
     Args:
         workspace: Location of results and checkpoints; on a cluster, an s3://bucket/folder that all
             tasks can write to. A run resumes from the results of earlier runs with equal settings.
-        preset: Name of a preset that ships with advgrpo, for instance pocket; or the text of a YAML
-            file with settings; or the path of such a file in the image.
-        overrides: Changes to the preset, as a list of strings key=value, for instance
-            ["training.updates=10", "seed=1"].
+        preset: Name of a preset that ships with advgrpo, for instance pocket; or custom, which
+            takes settings_yaml alone.
+        settings_yaml: YAML text with the settings that differ from the preset, for instance
+            "training: {updates: 10}"; empty for none.
+        overrides: Single settings, as a list of strings key=value, for instance
+            ["training.updates=10", "seed=1"]; they take precedence over settings_yaml.
         processes: Processes of each task, one per GPU. They must be able to share an update evenly
             and, if they need more than one node, to fill their nodes.
-        run_key: Key of the MLflow run. A run that was opened with it is resumed; empty opens a new
-            one.
+        mlflow_run_key: Key of the MLflow run. A run that was opened with it is resumed; empty opens
+            a new one.
 
     Returns:
         Locations of the tasks' results, the registered version, and the MLflow run.
@@ -55,9 +76,10 @@ def adversarial_grpo(
     job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     config = resolve_config(
         preset=preset,
+        settings_yaml=settings_yaml,
         overrides=overrides,
         processes=processes,
-        run_key=run_key,
+        run_key=mlflow_run_key,
         workspace=workspace,
     )
     # Every run has its own MLflow run, so Kubeflow's cache would never hit. Tasks look up finished
@@ -122,5 +144,18 @@ def adversarial_grpo(
     )
 
 
+def compile_pipeline(path: Path) -> None:
+    """Write the pipeline as YAML for Kubeflow Pipelines."""
+    compiler.Compiler().compile(adversarial_grpo, str(path))
+    text = path.read_text(encoding="utf-8")
+    head = [line.rstrip() for line in text.splitlines() if line.startswith("#")]
+    pipeline, *platforms = yaml.safe_load_all(text)
+    # A choice in the form, which the server enforces. The SDK 2.17 has no type that compiles to it.
+    preset = pipeline["root"]["inputDefinitions"]["parameters"]["preset"]
+    preset["literals"] = preset_choices()
+    body = yaml.safe_dump_all([pipeline, *platforms], sort_keys=True, allow_unicode=True)
+    path.write_text("\n".join([*head, body]), encoding="utf-8")
+
+
 if __name__ == "__main__":
-    compiler.Compiler().compile(adversarial_grpo, sys.argv[1])
+    compile_pipeline(Path(sys.argv[1]))

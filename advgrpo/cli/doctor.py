@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from advgrpo.cli.kfp_access import with_kfp_access
+from advgrpo.cli.kfp_access import WORKSPACE, with_kfp_access
 
 # Imports `kfp`, whose extra is not installed everywhere.
 if TYPE_CHECKING:
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 def doctor(
     access: "Access",
     workspace: Annotated[
-        str, typer.Option("--workspace", help="s3:// location for results, to check access to it.")
+        str,
+        typer.Option(
+            "--workspace",
+            envvar=WORKSPACE,
+            help="s3:// location for results, to check access to it.",
+        ),
     ] = "",
     service_account: Annotated[
         str,

@@ -24,6 +24,9 @@ _OBJECT_VARIABLES = {
 """ConfigMap or Secret of the compiled pipeline -> variable with the installation's name for it."""
 
 
+WORKSPACE = "ADVGRPO_WORKSPACE"
+"""Variable of the workspace that is the default of the pipeline's parameter."""
+
 _USER = "ADVGRPO_RUN_AS_USER"
 """Variable of the user id of the tasks' pods."""
 
@@ -128,6 +131,8 @@ def pipeline_document(
     # The other tasks end too soon to be scraped.
     launchers = [task.name for task in JOB_TASKS]
     document = document.with_objects(names).with_annotations(_annotations(), tasks=launchers)
+    if workspace := os.environ.get(WORKSPACE):
+        document = document.with_workspace(workspace)
     pull_secrets = os.environ.get(_PULL_SECRETS, "").split()
     document = document.with_user(_user()).with_pull_secrets(pull_secrets)
     return document.with_images(launcher=launcher_image, trainer=trainer_image)

@@ -72,6 +72,7 @@ def run(
     ] = None,
 ) -> None:
     """Run all tasks on this machine, one after the other; repeated, it resumes."""
+    from advgrpo.config.pipeline_preset import split_preset
     from advgrpo.kfp_client.compiled import PIPELINE
     from advgrpo.kfp_client.local import run_pipeline
     from advgrpo.tasks.preflight import check_local_run
@@ -79,14 +80,16 @@ def run(
     # Another pipeline may not have the tasks whose needs are checked.
     if pipeline is None:
         check_local_run(preset, overrides, processes)
+    choice, settings_yaml = split_preset(preset)
     outputs = run_pipeline(
         pipeline or PIPELINE,
         {
-            "preset": preset,
+            "preset": choice,
+            "settings_yaml": settings_yaml,
             "overrides": overrides,
             "processes": processes,
             "workspace": workspace,
-            "run_key": run_key,
+            "mlflow_run_key": run_key,
         },
         artifacts=artifacts,
     )

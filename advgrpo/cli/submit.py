@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from advgrpo.cli.follow import follow
-from advgrpo.cli.kfp_access import pipeline_document, with_kfp_access
+from advgrpo.cli.kfp_access import WORKSPACE, pipeline_document, with_kfp_access
 from advgrpo.cli.options import (
     DEFAULT_PIPELINE_NAME,
     DEFAULT_PRESET,
@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 def submit(
     access: "Access",
     workspace: Annotated[
-        str, typer.Option("--workspace", help="s3:// location for results and checkpoints.")
+        str,
+        typer.Option(
+            "--workspace", envvar=WORKSPACE, help="s3:// location for results and checkpoints."
+        ),
     ],
     preset: Preset = DEFAULT_PRESET,
     overrides: Overrides = [],

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from advgrpo.config.locations import locations
-from advgrpo.config.preset_files import portable_preset
+from advgrpo.config.pipeline_preset import join_preset, split_preset
 from advgrpo.config.resolution import resolve
 from advgrpo.errors import ConfigError
 from advgrpo.kfp_client.runs import Arguments
@@ -39,14 +39,14 @@ def run_arguments(
         PromptFileError: If a packaged prompt file is invalid.
     """
     # A local path means nothing in the task's container.
-    text = portable_preset(preset)
+    choice, text = split_preset(preset)
     if len(text) > _MAX_PRESET_CHARACTERS:
         raise ConfigError(
             f"preset={preset}: has {len(text)} characters; a pipeline's parameter takes "
             f"{_MAX_PRESET_CHARACTERS}",
             repair="remove settings that equal the defaults, or write `extends:` and what differs",
         )
-    config = resolve(text, overrides)
+    config = resolve(join_preset(choice, text), overrides)
     # The same checks as in the first task, but before anything is uploaded or started.
     check_reachable(config, workspace)
     check_processes(config, processes)
@@ -55,10 +55,11 @@ def run_arguments(
         check_prompts(config, processes)
     return {
         "workspace": workspace,
-        "preset": text,
+        "preset": choice,
+        "settings_yaml": text,
         "overrides": list(overrides),
         "processes": processes,
-        "run_key": run_key,
+        "mlflow_run_key": run_key,
     }
 
 

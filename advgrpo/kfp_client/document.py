@@ -68,8 +68,9 @@ class PipelineDocument:
     def content(self) -> str:
         """Name of the release and of the content, images aside."""
         # Only the first part: the platform specs name ConfigMaps and Secrets, which differ between
-        # installations as images do.
-        return f"{self.name}-{__version__}-{_digest(self._with(lambda _: '').parts[0])[:12]}"
+        # installations as images and the default workspace do.
+        plain = self._with(lambda _: "").with_workspace("").parts[0]
+        return f"{self.name}-{__version__}-{_digest(plain)[:12]}"
 
     @property
     def version(self) -> str:
@@ -109,6 +110,17 @@ class PipelineDocument:
                     # alone.
                     source[f"{kind}Name"] = name
                     source[f"{kind}NameParameter"] = {"runtimeValue": {"constant": name}}
+        return changed
+
+    def with_workspace(self, workspace: str) -> Self:
+        """Return a copy with another default of the parameter `workspace`; empty for none."""
+        changed = type(self)(copy.deepcopy(self.parts))
+        inputs = changed.parts[0]["root"].get("inputDefinitions", {}).get("parameters", {})
+        for entry in [inputs["workspace"]] if "workspace" in inputs else []:
+            for key in ("defaultValue", "isOptional"):
+                entry.pop(key, None)
+            if workspace:
+                entry |= {"defaultValue": workspace, "isOptional": True}
         return changed
 
     def with_user(self, user: int | None) -> Self:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from advgrpo import __version__
+from advgrpo.config.pipeline_preset import join_preset
 from advgrpo.config.preset_files import preset_title
 from advgrpo.config.resolution import resolve
 from advgrpo.config.run import RunConfig
@@ -42,18 +43,25 @@ class ResolvedRun(NamedTuple):
 
 
 def resolve_config(
-    preset: str, overrides: Iterable[str], *, processes: int, run_key: str, workspace: str
+    preset: str,
+    overrides: Iterable[str],
+    *,
+    processes: int,
+    run_key: str,
+    workspace: str,
+    settings_yaml: str = "",
 ) -> ResolvedRun:
     """Resolve a run's settings and check what it needs, before anything is created.
 
     The prompt files are pinned: the settings that the tasks get hold the files' hashes.
 
     Args:
-        preset: Name of a shipped preset, path of a YAML file, or the text of one.
+        preset: Name of a shipped preset, path of a YAML file, or the text of one; or `custom`.
         overrides: Texts such as `training.updates=10`.
         processes: Training processes, which must be able to share an update.
         run_key: Key of the MLflow run. A run that was opened with it is resumed; empty opens one.
         workspace: Where the run's results are stored.
+        settings_yaml: YAML text with the settings that differ from the preset; empty for none.
 
     Raises:
         ConfigError: If a setting is wrong, there are too few prompts, or `MLFLOW_TRACKING_URI` is
@@ -64,6 +72,7 @@ def resolve_config(
         TrackingError: If MLflow is not available.
     """
     with record_failures(RESOLVE_CONFIG.name):
+        preset = join_preset(preset, settings_yaml)
         config = resolve(preset, overrides)
         check_processes(config, processes)
         check_cluster(config, workspace)

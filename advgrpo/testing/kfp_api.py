@@ -201,6 +201,11 @@ class KfpApi:
         if missing:
             raise RefusalError(400, f"Invalid input error: parameters {missing} are not provided")
 
+        for name, value in given.items():
+            literals = inputs.get(name, {}).get("literals")
+            if literals and value not in literals:
+                raise RefusalError(400, f"Invalid input error: {name}={value} is not in {literals}")
+
     def _create_run(self, request: KfpRequest) -> dict[str, Any]:
         self._check_run(request.json)
         run = {**request.json, "state": "PENDING", "reads": 0}

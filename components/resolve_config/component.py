@@ -9,7 +9,12 @@ from components.cluster import LAUNCHER
 
 @dsl.component(base_image=LAUNCHER, install_kfp_package=False)
 def resolve_config(
-    preset: str, overrides: list[str], processes: int, run_key: str, workspace: str
+    preset: str,
+    settings_yaml: str,
+    overrides: list[str],
+    processes: int,
+    run_key: str,
+    workspace: str,
 ) -> NamedTuple(  # type: ignore[valid-type]
     "Outputs",
     reference_images=str,
@@ -21,7 +26,8 @@ def resolve_config(
     """Validate the settings, prompts and surroundings of a run, and pass each task its settings.
 
     Args:
-        preset: Name of a shipped preset, path of a YAML file, or the text of one.
+        preset: Name of a shipped preset, or `custom` for settings_yaml alone.
+        settings_yaml: YAML text with the settings that differ from the preset.
         overrides: Texts such as `training.updates=10`.
         processes: Training processes, one per GPU.
         run_key: Key of the MLflow run. A run that was opened with it is resumed; empty opens one.
@@ -33,5 +39,10 @@ def resolve_config(
     from advgrpo.tasks import resolve_config as task
 
     return task.resolve_config(
-        preset, overrides, processes=processes, run_key=run_key, workspace=workspace
+        preset,
+        overrides,
+        processes=processes,
+        run_key=run_key,
+        workspace=workspace,
+        settings_yaml=settings_yaml,
     )

@@ -454,6 +454,7 @@ def test_the_uploaded_pipeline_uses_the_names_of_the_release() -> None:
     environment = {entry["name"]: entry.get("value") for entry in container["env"]}
     assert environment["ADVGRPO_LAUNCHER_IMAGE"] == container["image"]
     assert environment["ADVGRPO_RUN_AS_USER"] == "10001"
+    assert environment["ADVGRPO_WORKSPACE"] == "s3://research/advgrpo"
     assert environment["ADVGRPO_CONFIG_MAP"] == "settings"
     assert environment["ADVGRPO_S3_SECRET"] == "mine"
     assert environment["ADVGRPO_MLFLOW_SECRET"] == "ours"

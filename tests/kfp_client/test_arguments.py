@@ -20,9 +20,10 @@ def test_the_arguments_are_sent() -> None:
     assert _arguments("pocket", "seed=1", processes=2) == {
         "workspace": WORKSPACE,
         "preset": "pocket",
+        "settings_yaml": "",
         "overrides": ["seed=1"],
         "processes": 2,
-        "run_key": "",
+        "mlflow_run_key": "",
     }
 
 
@@ -31,7 +32,8 @@ def test_a_local_file_is_sent_as_text(tmp_path: Path) -> None:
     file.write_text(resolve("pocket", ["training.updates=7"]).to_yaml(), encoding="utf-8")
     sent = _arguments(str(file), "seed=3")
     file.unlink()
-    preset, overrides = sent["preset"], sent["overrides"]
+    preset, overrides = sent["settings_yaml"], sent["overrides"]
+    assert sent["preset"] == "custom"
     assert isinstance(preset, str)
     assert isinstance(overrides, list)
     config = resolve(preset, overrides)
@@ -43,17 +45,17 @@ def test_a_file_that_extends_another_file_is_sent_merged(tmp_path: Path) -> None
     (tmp_path / "base.yaml").write_text("extends: pocket\ntraining: {updates: 7}\n")
     file = tmp_path / "mine.yaml"
     file.write_text("extends: base.yaml\nseed: 3\n")
-    sent = str(_arguments(str(file))["preset"])
+    sent = str(_arguments(str(file))["settings_yaml"])
     assert resolve(sent) == resolve("pocket", ["training.updates=7", "seed=3"])
     assert preset_title(sent) == "mine.yaml"
     file.write_text("extends: pocket\nseed: 3\n")
-    assert _arguments(str(file))["preset"] == "# mine.yaml\nextends: pocket\nseed: 3\n"
+    assert _arguments(str(file))["settings_yaml"] == "# mine.yaml\nextends: pocket\nseed: 3\n"
 
 
 def test_a_file_of_one_line_is_sent_as_text(tmp_path: Path) -> None:
     file = tmp_path / "one.yaml"
     file.write_text(str(resolve("pocket").model_dump(mode="json")).replace("None", "null"))
-    assert resolve(str(_arguments(str(file))["preset"])) == resolve("pocket")
+    assert resolve(str(_arguments(str(file))["settings_yaml"])) == resolve("pocket")
 
 
 @pytest.mark.parametrize(

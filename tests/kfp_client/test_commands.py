@@ -43,9 +43,10 @@ def test_a_run_is_submitted_and_its_page_printed(stub: StubKfp, access: list[str
     assert made["runtime_config"]["parameters"] == {
         "workspace": "s3://b/w",
         "preset": "pocket",
+        "settings_yaml": "",
         "overrides": ["seed=1"],
         "processes": 2,
-        "run_key": "",
+        "mlflow_run_key": "",
     }
 
 
@@ -76,7 +77,9 @@ def test_a_local_preset_needs_no_file_on_the_cluster(
     _output("submit", "--workspace", "s3://b/w", "--preset", str(file), *access)
     made = next(iter(stub.runs.values()))
     assert made["display_name"].startswith("mine ")
-    assert resolve(made["runtime_config"]["parameters"]["preset"]).seed == 9
+    parameters = made["runtime_config"]["parameters"]
+    assert parameters["preset"] == "custom"
+    assert resolve(parameters["settings_yaml"]).seed == 9
 
 
 def test_a_watched_run_that_succeeds_is_a_success(stub: StubKfp, access: list[str]) -> None:
@@ -153,6 +156,23 @@ def test_upload_is_idempotent_and_takes_the_images_of_a_registry(
     executors = version["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"]
     used = {executor["container"]["image"] for executor in executors.values()}
     assert used == {"r.example/launcher:1", "r.example/trainer:1"}
+
+
+def test_the_charts_workspace_is_the_default_of_the_pipeline_that_it_uploads(
+    stub: StubKfp, access: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVGRPO_WORKSPACE", "s3://research/advgrpo")
+    _output("pipeline", "upload", *access)
+    (version,) = stub.versions.values()
+    inputs = version["pipeline_spec"]["pipeline_spec"]["root"]["inputDefinitions"]["parameters"]
+    assert inputs["workspace"]["defaultValue"] == "s3://research/advgrpo"
+    # Also for `advgrpo submit`, which finds this version from a machine without the variable, too.
+    _output("submit", *access)
+    monkeypatch.delenv("ADVGRPO_WORKSPACE")
+    _output("submit", "--workspace", "s3://research/other", *access)
+    assert len(stub.versions) == 1
+    sent = [run["runtime_config"]["parameters"]["workspace"] for run in stub.runs.values()]
+    assert sent == ["s3://research/advgrpo", "s3://research/other"]
 
 
 def test_upload_takes_the_user_of_the_chart(

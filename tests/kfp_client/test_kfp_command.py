@@ -1,5 +1,6 @@
 """What Kubeflow's own command sends for our pipeline: the YAML must work untouched."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 from kfp.cli import cli
 
 from advgrpo.cli.main import app
+from advgrpo.config import preset_names
 from advgrpo.errors import ClusterError
 from advgrpo.kfp_client.compiled import PIPELINE
 from advgrpo.testing import StubKfp
@@ -48,6 +50,15 @@ def test_the_yaml_runs_untouched(stub: StubKfp, verb: str) -> None:
         "processes": 8,
         "overrides": ["training.updates=10", "seed=1"],
     }
+
+
+def test_a_preset_that_is_not_a_choice_is_refused_by_the_server(stub: StubKfp) -> None:
+    run = ["run", "create", "-e", "mine", "-f", str(PIPELINE), "workspace=s3://b/w"]
+    with pytest.raises(Exception, match="mine"):
+        _kfp(stub, *run, "preset=mine")
+    settings = "settings_yaml=training: {updates: 7}"
+    _kfp(stub, *run, "preset=sd35m_dino", settings)
+    assert _parameters(stub)["settings_yaml"] == "training: {updates: 7}"
 
 
 def test_only_the_workspace_must_be_given(stub: StubKfp) -> None:
@@ -118,15 +129,21 @@ def test_a_recurring_run_of_the_command_is_off_unless_enabled_and_sends_texts(
 
 
 def test_every_parameter_in_the_user_interface_is_described() -> None:
-    inputs = next(yaml.safe_load_all(PIPELINE.read_text()))["root"]["inputDefinitions"]
+    pipeline = next(yaml.safe_load_all(PIPELINE.read_text()))
+    inputs = pipeline["root"]["inputDefinitions"]
     types = {name: entry["parameterType"] for name, entry in inputs["parameters"].items()}
     assert types == {
         "workspace": "STRING",
         "preset": "STRING",
         "overrides": "LIST",
         "processes": "NUMBER_INTEGER",
-        "run_key": "STRING",
+        "mlflow_run_key": "STRING",
+        "settings_yaml": "STRING",
     }
     assert all(len(entry["description"]) > 20 for entry in inputs["parameters"].values())
+    # The form shows neither descriptions nor anything but an alphabetical order.
+    explained = re.findall(r"^- (\w+): .{20}", pipeline["pipelineInfo"]["description"], re.M)
+    assert explained == sorted(types)
+    assert inputs["parameters"]["preset"]["literals"] == [*preset_names(), "custom"]
     without_default = [n for n, e in inputs["parameters"].items() if "defaultValue" not in e]
     assert without_default == ["workspace"]

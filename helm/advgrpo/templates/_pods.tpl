@@ -140,6 +140,8 @@ prometheus.io/port: {{ .Values.metrics.port | quote }}
 - name: ADVGRPO_METRICS_PORT
   value: {{ .Values.metrics.port | quote }}
 {{- end }}
+- name: ADVGRPO_WORKSPACE
+  value: {{ include "advgrpo.workspace" . | quote }}
 - name: ADVGRPO_LAUNCHER_IMAGE
   value: {{ include "advgrpo.image" (dict "root" . "image" "launcher") | quote }}
 - name: ADVGRPO_TRAINER_IMAGE
