@@ -263,6 +263,12 @@ def test_settings_of_jobs_of_an_example_can_be_read(path: Path) -> None:
     assert settings.queue == given["cluster"].get("queue")
 
 
+def test_a_default_that_is_removed_by_null_is_not_replaced_by_the_codes() -> None:
+    removed = {"run_as_user": None, "annotations": None}
+    settings = _settings({**MINIMAL, "cluster": removed})
+    assert (settings.run_as_user, settings.annotations) == (None, {})
+
+
 def test_a_cluster_without_gpus_keeps_its_zero() -> None:
     settings = _settings({**MINIMAL, "cluster": {"gpus_per_node": 0, "processes_per_node": 2}})
     assert (settings.gpus_per_node, settings.processes_per_node) == (0, 2)

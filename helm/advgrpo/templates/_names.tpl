@@ -150,7 +150,7 @@ pytorchjob:
 {{- end }}
 
 {{/* `ClusterSettings` as JSON: the values under `cluster`, and those that follow from others. Helm removes
-     a value that is set to null, so `run_as_user` is written here: null is not its default. */}}
+     a value that is set to null, so `run_as_user` and `annotations` are written here: null is not their default. */}}
 {{- define "advgrpo.clusterSettings" -}}
 {{- $derived := dict
   "image" (include "advgrpo.image" (dict "root" . "image" "trainer"))
@@ -161,6 +161,7 @@ pytorchjob:
   "config_map" .Values.configMap.name
   "s3_secret" (include "advgrpo.s3Secret" .)
   "mlflow_secret" (include "advgrpo.mlflowSecret" .)
+  "annotations" (default dict (index .Values.cluster "annotations"))
   "run_as_user" (index .Values.cluster "run_as_user")
   "cache_claim" (ternary (include "advgrpo.cacheClaim" .) nil .Values.cache.enabled)
   "cache_size" (ternary .Values.cache.size nil .Values.cache.enabled)
