@@ -111,7 +111,8 @@ class _Watch:
         repair = f"read the task's log at {url}"
         # Pipelines has no message for a container that failed; the log of its pod has one.
         has_message = any(_error_text(task.error) for task in failed)
-        error = None if has_message else find_error(self._server, self._run_id, failed)
+        nodes = [node for node in _details(run) if node.state == "FAILED"]
+        error = None if has_message else find_error(self._server, self._run_id, nodes)
         if error is not None:
             causes = [f"{'; '.join(causes)}: {error.message}"]
             repair = f"{error.repair or 'read the log'}; see {url}"
