@@ -21,6 +21,7 @@ from advgrpo.models.policies.saved_adapter import (
     PEFT_PREFIX,
     PEFT_SETTINGS,
     PEFT_WEIGHTS,
+    is_target,
     read_adapter,
     refuse_other_shape,
 )
@@ -42,11 +43,20 @@ def add_adapter(transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: i
         seed: Of the `lora_A` matrices; the `lora_B` matrices are zero.
 
     Raises:
-        WeightsError: If the transformer has no module of the given names.
+        WeightsError: If the transformer lacks a module of the given names.
 
     Source:
         LoRA, arXiv:2106.09685.
     """
+    # peft refuses names only if none of them matches.
+    modules = [name for name, _ in transformer.named_modules()]
+    for target in config.target_modules:
+        if not any(is_target(name, target) for name in modules):
+            raise WeightsError(
+                f"policy.adapter.target_modules: the transformer has no module {target!r}",
+                repair="remove the setting to use the family's own, or list modules of the "
+                "transformer",
+            )
     try:
         # peft draws from the global generator; the values are replaced below.
         with torch.random.fork_rng(devices=[]):
@@ -54,7 +64,8 @@ def add_adapter(transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: i
     except ValueError as error:
         raise WeightsError(
             f"policy.adapter.target_modules: {error}",
-            repair="remove the setting to use the family's own, or list modules of the transformer",
+            repair="remove the setting to use the family's own, or list linear layers of the "
+            "transformer",
         ) from error
     # peft adds LoRA layers in training mode, even to a model in evaluation mode.
     transformer.eval()

@@ -79,20 +79,29 @@ def read_shape(folder: Path) -> AdapterConfig:
         settings = load_json_object(path.read_text(encoding="utf-8"))
         check_plain(settings, path)
         modules = settings["target_modules"]
+        adapted = _modules(folder)
         # peft also allows a pattern, which would match modules that have no weights.
         if not isinstance(modules, list) or narrows_modules(settings):
-            modules = _modules(folder)
-        shape = {"rank": settings["r"], "alpha": settings["lora_alpha"]}
+            modules = adapted
+        values = {"rank": settings["r"], "alpha": settings["lora_alpha"]}
         # Strict: `true` is not a rank of 1.
-        return AdapterConfig.model_validate(
-            {**shape, "target_modules": tuple(sorted(modules))}, strict=True
+        shape = AdapterConfig.model_validate(
+            {**values, "target_modules": tuple(sorted(modules))}, strict=True
         )
+        # peft ignores names that match no module, and saves them.
+        used = [name for name in shape.target_modules if any(is_target(m, name) for m in adapted)]
+        return shape.model_copy(update={"target_modules": tuple(used)})
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
         raise WeightsError(
             f"{path} does not describe an adapter: {type(error).__name__}: {reason}",
             repair=f"copy {PEFT_SETTINGS} from where the adapter came from",
         ) from error
+
+
+def is_target(module: str, target: str) -> bool:
+    """Return whether a name in `target_modules` selects a module, given by its full name."""
+    return module == target or module.endswith(f".{target}")
 
 
 def read_adapter(folder: Path) -> dict[str, Tensor]:

@@ -243,6 +243,7 @@ def _assert_predicts_as_peft(tiny: TinyModels, folder: Path, theirs: torch.nn.Mo
         {"init_lora_weights": True},
         {"init_lora_weights": "orthogonal"},
         {"init_lora_weights": "mica"},
+        {"target_modules": ["attn.to_q", "attn.to_kattn.to_v"]},
         {"lora_dropout": 0.1, "exclude_modules": ["attn.to_v"]},
         {"layers_to_transform": [1], "layers_pattern": "transformer_blocks"},
     ],
@@ -391,7 +392,11 @@ def test_an_unusable_adapter_is_refused_with_its_file(
     [
         ({"location": "REPOSITORY"}, "is not an adapter, but contains some: DINO, PickScore"),
         ({"location": "REPOSITORY", "subfolder": "SigLIP"}, "has no folder 'SigLIP'"),
-        ({"location": "REPOSITORY/nowhere"}, "nowhere"),
+        ({"location": "REPOSITORY/nowhere"}, "nowhere does not exist"),
+        (
+            {"location": "REPOSITORY/DINO/adapter_model.safetensors"},
+            "adapter_model.safetensors is a file",
+        ),
     ],
 )
 def test_a_location_without_an_adapter_is_refused(

@@ -190,6 +190,10 @@ def test_a_truncated_adapter_is_refused_with_its_path(adapter: Path, tiny: TinyM
 def test_modules_that_the_model_does_not_have_are_refused(tiny: TinyModels) -> None:
     with pytest.raises(WeightsError, match="target_modules"):
         load_policy(tiny.config("policy.adapter.target_modules=[nothing]").policy, CPU)
+    # As after a forgotten comma, which joins two names.
+    joined = tiny.config("policy.adapter.target_modules=[attn.to_q, attn.to_kattn.to_v]")
+    with pytest.raises(WeightsError, match=r"the transformer has no module 'attn.to_kattn.to_v'"):
+        load_policy(joined.policy, CPU)
 
 
 @pytest.mark.parametrize("fault", ["missing", "truncated", "other"])
