@@ -70,6 +70,8 @@ def test_printed_settings_are_a_preset(tmp_path: Path) -> None:
         (["pipeline", "run"], "MLFLOW_TRACKING_URI is not set"),
         (["tracking", "send"], "MLFLOW_TRACKING_URI is not set"),
         (["registry", "list"], "MLFLOW_TRACKING_URI is not set"),
+        (["generate", "x", "--model", "models:/x/1"], "MLFLOW_TRACKING_URI is not set"),
+        (["generate", "x", "--model", "models:/x/1", "--preset", "pocket"], "--model excludes"),
         (["registry", "promote", "x", "--override"], "--override needs --reason"),
         (["registry", "promote", "x", "--reason", "y"], "--reason needs --override"),
         (["demo-ui", "--folder", "nowhere"], "no demo has run in nowhere"),

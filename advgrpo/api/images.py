@@ -11,6 +11,7 @@ from torch import Tensor
 
 from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers.union import ScorerConfig
+from advgrpo.config.tasks import GenerationSettings
 from advgrpo.data.images import from_pil, to_pil
 from advgrpo.data.picture_files import as_shown
 from advgrpo.errors import ConfigError
@@ -32,7 +33,7 @@ class ImageGenerator:
         policy: The loaded model; `load_generator` loads it.
     """
 
-    def __init__(self, config: RunConfig, policy: Policy) -> None:
+    def __init__(self, config: GenerationSettings, policy: Policy) -> None:
         self.config, self.policy = config, policy
 
     def generate(
@@ -64,7 +65,7 @@ class ImageGenerator:
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         seeds = [seeds] * len(prompts) if isinstance(seeds, int) else list(seeds)
-        sampling = self.config.training.sampling
+        sampling = self.config.sampling
         steps = sampling.num_inference_steps if num_inference_steps is None else num_inference_steps
         scale = sampling.guidance_scale if guidance_scale is None else guidance_scale
         images = []
@@ -104,11 +105,13 @@ def load_generator(
             repair="pass config, with or without adapter, or model alone",
         )
     if config is None:
-        config, adapter = registered_run(model)
+        settings, adapter = registered_run(model)
+    else:
+        settings = GenerationSettings.of(config)
     folder = fetch_adapter(adapter) if adapter else None
-    config = with_adapter_shape(config, folder)
+    settings = with_adapter_shape(settings, folder)
     where = default_device() if device is None else torch.device(device)
-    return ImageGenerator(config, load_policy(config.policy, where, folder))
+    return ImageGenerator(settings, load_policy(settings.policy, where, folder))
 
 
 def score_images(

@@ -8,6 +8,7 @@ from advgrpo.cli.options import DEFAULT_PRESET, Overrides, Preset, Processes
 
 
 def generate(
+    context: typer.Context,
     prompts: Annotated[list[str] | None, typer.Argument(help="Prompts, each in quotes.")] = None,
     prompts_file: Annotated[
         str,
@@ -67,7 +68,7 @@ def generate(
 
     Repeated, it generates only missing images; it never overwrites other files.
     """
-    from advgrpo.config.resolution import resolve
+    from advgrpo.config.resolution import resolve_generation
     from advgrpo.data.prompt_tables import read_any_prompts
     from advgrpo.data.prompts import checked_prompts
     from advgrpo.errors import ConfigError
@@ -89,15 +90,16 @@ def generate(
         # Texts of the same meaning to an encoder may be compared on purpose.
         key=str,
     )
-    # An explicit --preset with the default name looks like none, and is ignored.
-    if model and (adapter or overrides or preset != DEFAULT_PRESET):
+    # By its source: the default may have been written out.
+    source = context.get_parameter_source("preset")
+    if model and (adapter or overrides or (source and source.name != "DEFAULT")):
         raise ConfigError(
             "--model excludes --adapter, --preset and --set: it has settings and an adapter",
             repair="leave these options out, or use --adapter with the model instead of --model",
         )
     # A registered version records the settings that it was trained with.
     config, adapter = (
-        registered_run(model) if model else (resolve(preset, overrides, needed={"policy"}), adapter)
+        registered_run(model) if model else (resolve_generation(preset, overrides), adapter)
     )
     locations = task(
         config,

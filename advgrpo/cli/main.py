@@ -33,9 +33,28 @@ from advgrpo.telemetry.logging import configure
 
 _EXTRAS = {
     # `psutil` is part of `train`, too, which is much larger.
-    **dict.fromkeys(("kfp", "psutil"), "pipeline"),
+    **dict.fromkeys(("kfp", "kfp_server_api", "psutil"), "pipeline"),
     **dict.fromkeys(("kubeflow", "kubernetes", "prometheus_client"), "cluster"),
-    **dict.fromkeys(("diffusers", "mlflow", "numpy", "peft", "PIL", "torch"), "train"),
+    **dict.fromkeys(
+        (
+            "deepspeed",
+            "diffusers",
+            "huggingface_hub",
+            "jaxtyping",
+            "jinja2",
+            "markupsafe",
+            "mlflow",
+            "numpy",
+            "pandas",
+            "peft",
+            "PIL",
+            "safetensors",
+            "torch",
+            "transformers",
+        ),
+        "train",
+    ),
+    "requests": "demo",
 }
 """Package -> the extra that installs it."""
 

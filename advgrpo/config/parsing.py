@@ -38,20 +38,43 @@ def parse(section: type[S], settings: Mapping[str, Any], *, where: str) -> S:
         ConfigError: If a setting is invalid; names key, value and repair.
     """
     try:
-        # Strict, because true is not the number 1, nor '7' the number 7. As JSON, which has lists
-        # where settings have tuples.
-        return section.model_validate_json(json.dumps(settings), strict=True)
+        return _validate(section, settings)
     except ValidationError as error:
-        # A file of another format can have thousands of unknown keys.
-        listed = error.errors()[:_MAX_LISTED]
-        problems = "\n".join(f"  - {_describe(dict(e), section, settings)}" for e in listed)
-        more = error.error_count() - len(listed)
-        raise ConfigError(
-            f"settings of {where} are invalid:\n{problems}"
-            + (f"\n  and {more} more" if more else ""),
-            repair="change these keys in the file or with --set KEY=VALUE; "
-            "`advgrpo config show` lists all keys",
-        ) from error
+        raise _refusal(error, section, settings, where) from error
+
+
+def check_keys(section: type[Section], settings: Mapping[str, Any], *, where: str) -> None:
+    """Validate every key of a section, but not the rules across its keys.
+
+    Raises:
+        ConfigError: As `parse` does.
+    """
+    try:
+        _validate(section, settings)
+    except ValidationError as error:
+        # Rules across keys have no location; they run only after all keys are valid.
+        if any(problem["loc"] for problem in error.errors()):
+            raise _refusal(error, section, settings, where) from error
+
+
+def _validate(section: type[S], settings: Mapping[str, Any]) -> S:
+    # Strict, because true is not the number 1, nor '7' the number 7. As JSON, which has lists
+    # where settings have tuples.
+    return section.model_validate_json(json.dumps(settings), strict=True)
+
+
+def _refusal(
+    error: ValidationError, section: type[Section], settings: Mapping[str, Any], where: str
+) -> ConfigError:
+    # A file of another format can have thousands of unknown keys.
+    listed = error.errors()[:_MAX_LISTED]
+    problems = "\n".join(f"  - {_describe(dict(e), section, settings)}" for e in listed)
+    more = error.error_count() - len(listed)
+    return ConfigError(
+        f"settings of {where} are invalid:\n{problems}" + (f"\n  and {more} more" if more else ""),
+        repair="change these keys in the file or with --set KEY=VALUE; "
+        "`advgrpo config show` lists all keys",
+    )
 
 
 def _describe(

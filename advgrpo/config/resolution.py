@@ -4,8 +4,8 @@ import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from advgrpo.config.parsing import parse
-from advgrpo.config.preset_files import read_preset
+from advgrpo.config.parsing import check_keys, parse
+from advgrpo.config.preset_files import PresetFile, read_preset
 from advgrpo.config.required import (
     REVISIONS,
     apply_revisions,
@@ -15,6 +15,7 @@ from advgrpo.config.required import (
     refuse_incomplete,
 )
 from advgrpo.config.run import RunConfig
+from advgrpo.config.tasks import GenerationSettings
 from advgrpo.config.yaml_text import YAML_ERRORS, load_yaml
 from advgrpo.errors import ConfigError
 
@@ -40,6 +41,34 @@ def resolve(
         ConfigError: If the preset does not exist, or a setting is missing or invalid; names key,
             value and repair.
     """
+    preset_file, missing = _read(preset, overrides, needed)
+    # A misspelled key is reported before a missing value, which can take long to find.
+    config = parse(RunConfig, preset_file.settings, where=preset_file.description)
+    if missing:
+        refuse_incomplete(missing, where=preset_file.titles[0])
+    return config
+
+
+def resolve_generation(preset: str, overrides: Iterable[str] = ()) -> GenerationSettings:
+    """Resolve what `advgrpo generate` reads of a preset, as `resolve` does.
+
+    Rules across sections do not matter: images may have another size than the reference images.
+    """
+    preset_file, missing = _read(preset, overrides, {"policy"})
+    settings, where = preset_file.settings, preset_file.description
+    # All keys, because one that is misspelled would have no effect.
+    check_keys(RunConfig, settings, where=where)
+    if missing:
+        refuse_incomplete(missing, where=preset_file.titles[0])
+    training = settings.get("training") or {}
+    used = {"policy": settings["policy"], "sampling": training.get("sampling", {})}
+    return parse(GenerationSettings, used, where=where)
+
+
+def _read(
+    preset: str, overrides: Iterable[str], needed: Collection[str] | None
+) -> tuple[PresetFile, dict[str, str]]:
+    """Read a preset with overrides, and list what is missing, which placeholders replace."""
     preset_file = read_preset(preset)
     settings = preset_file.settings
     # Before validation, so that overrides can complete or repair a preset.
@@ -48,11 +77,7 @@ def resolve(
     drop_unused_source(settings)
     missing = missing_settings(settings, needed)
     fill_placeholders(settings)
-    # A misspelled key is reported before a missing value, which can take long to find.
-    config = parse(RunConfig, settings, where=preset_file.description)
-    if missing:
-        refuse_incomplete(missing, where=preset_file.titles[0])
-    return config
+    return preset_file, missing
 
 
 def apply_overrides(settings: dict[str, Any], overrides: Iterable[str]) -> None:

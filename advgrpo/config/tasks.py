@@ -37,6 +37,18 @@ class ReferenceImagesSettings(Section):
         return cls(seed=run.seed, prompts=run.prompts, reference_images=run.reference_images)
 
 
+class GenerationSettings(Section):
+    """Settings of `advgrpo generate`."""
+
+    policy: AnyPolicyConfig
+    sampling: SamplingConfig
+
+    @classmethod
+    def of(cls, run: RunConfig) -> Self:
+        """Return the settings of a run."""
+        return cls(policy=run.policy, sampling=run.training.sampling)
+
+
 class PretrainingSettings(Section):
     """Settings of the task pretrain-reward."""
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from advgrpo.config.run import RunConfig
+from advgrpo.config.tasks import GenerationSettings
 from advgrpo.data.images import encode_png
 from advgrpo.errors import ConfigError
 from advgrpo.models.policies.embeddings import StoredEmbeddings
@@ -39,7 +39,7 @@ TASK = "generate"
 
 
 def generate(
-    config: RunConfig,
+    config: GenerationSettings,
     prompts: Sequence[str],
     *,
     adapter: str,
@@ -136,7 +136,7 @@ def generate_share(plan: GenerationPlan, remaining: Sequence[int], queue: WorkQu
     needed = [unconditional_prompt(config), *prompts]
     embeddings = StoredEmbeddings(plan.embeddings, needed)
     policy = load_policy(config, device, folder, embeddings=embeddings)
-    sampling = plan.config.training.sampling
+    sampling = plan.config.sampling
     sizes = [len(batches[position]) for position in remaining]
     with one_thread(device):
         for number in claim_with_progress(queue, sizes, progress):
@@ -175,7 +175,7 @@ def _with_embeddings(plan: GenerationPlan, remaining: Sequence[int]) -> Iterator
         yield replace(plan, embeddings=location)
 
 
-def registered_run(model: str) -> tuple[RunConfig, str]:
+def registered_run(model: str) -> tuple[GenerationSettings, str]:
     """Return the settings of the run that trained a registered adapter.
 
     Args:
@@ -197,12 +197,12 @@ def registered_run(model: str) -> tuple[RunConfig, str]:
     try:
         version = find_version(connect(tracking_uri), *parse_uri(model))
         with download_version(version, tracking_uri) as folder:
-            return read_settings(folder), version_uri(version)
+            return GenerationSettings.of(read_settings(folder)), version_uri(version)
     except FAULTS as error:
         raise describe_error(error, f"fetch {model}", tracking_uri) from error
 
 
-def with_adapter_shape(config: RunConfig, folder: Path | None) -> RunConfig:
+def with_adapter_shape(config: GenerationSettings, folder: Path | None) -> GenerationSettings:
     """Return settings with the shape of an adapter, and without an initial adapter."""
     own = config.policy.adapter.model_copy(update={"initial_adapter": None})
     if folder:

@@ -3,7 +3,8 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from advgrpo.config.run import RunConfig
+from advgrpo.config.tasks import GenerationSettings
+from advgrpo.data.images import decode_picture
 from advgrpo.data.picture_files import decode_picture
 from advgrpo.errors import ConfigError
 from advgrpo.storage.files import list_files, read_bytes
@@ -29,7 +30,7 @@ class PlannedImage:
 class GenerationPlan:
     """All images of a run, with everything that they depend on."""
 
-    config: RunConfig
+    config: GenerationSettings
     """Settings, with the shape of the adapter."""
 
     prompts: tuple[str, ...]
@@ -80,7 +81,7 @@ class GenerationPlan:
 
     def metadata(self, image: PlannedImage) -> dict[str, str]:
         """Return everything that an image depends on, for its file's metadata."""
-        policy, sampling = self.config.policy, self.config.training.sampling
+        policy, sampling = self.config.policy, self.config.sampling
         weights = policy.weights
         revision = f"@{weights.revision}" if weights.revision else ""
         metadata = {

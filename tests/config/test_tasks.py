@@ -4,7 +4,9 @@ import sys
 import pytest
 
 from advgrpo.config import resolve
+from advgrpo.config.resolution import resolve_generation
 from advgrpo.config.tasks import (
+    GenerationSettings,
     PretrainingSettings,
     ReferenceImagesSettings,
     TrainingSettings,
@@ -74,3 +76,32 @@ def test_texts_without_settings_are_refused(text: str, said: str) -> None:
     with pytest.raises(ConfigError, match="the parameter") as caught:
         parse_json(TrainingSettings, text, where="the parameter")
     assert said in str(caught.value)
+
+
+def test_generation_reads_the_policy_and_the_sampling_of_a_preset_alone() -> None:
+    found = resolve_generation(
+        "sd35m_dino", [f"policy.weights.revision={'a' * 40}", "policy.resolution_pixels=1024"]
+    )
+    assert found.policy.resolution_pixels == 1024
+    assert found.sampling == resolve("sd35m_dino", needed=()).training.sampling
+    # The judge of the pocket world reads images of 32 pixels.
+    assert resolve_generation("pocket", ["policy.resolution_pixels=64"]).policy is not None
+    assert resolve_generation("pocket") == GenerationSettings.of(resolve("pocket"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.samplin.guidance_scale=1", "unknown key"),
+        ("evaluation.batch_sise=1", "did you mean evaluation.batch_size"),
+        ("policy.resolution_pixels=0", "policy.resolution_pixels=0"),
+        ("training=3", "training=3"),
+        ("policy.weights={location: 'hub://a/b'}", "--set revisions.a/b=COMMIT"),
+    ],
+)
+def test_generation_refuses_settings_that_are_wrong_or_misspelled(
+    override: str, message: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_generation("pocket", [override])
+    assert message in str(caught.value)

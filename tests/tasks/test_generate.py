@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from advgrpo.config import Weights
+from advgrpo.config.tasks import GenerationSettings
 from advgrpo.data.images import decode_image, encode_png
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ConfigError, WeightsError
@@ -47,7 +48,8 @@ def _generate(
     tiny: TinyModels, output: Path | str, prompts: list[str] = PROMPTS, **changes: object
 ) -> list[str]:
     arguments = {"adapter": "", "images_per_prompt": 2, "seed": 3, "output": str(output)}
-    return generate(tiny.config(), prompts, **{**arguments, **changes})  # type: ignore[arg-type]
+    config = GenerationSettings.of(tiny.config())
+    return generate(config, prompts, **{**arguments, **changes})  # type: ignore[arg-type]
 
 
 def contents(folder: Path | str) -> dict[str, bytes]:
@@ -199,7 +201,8 @@ def test_other_text_settings_make_another_image(tiny: TinyModels, tmp_path: Path
     arguments = {"adapter": "", "images_per_prompt": 2, "seed": 3, "output": str(tmp_path)}
     for setting in ("max_sequence_length=5", "text_dtype=bfloat16", "decode_dtype=bfloat16"):
         with pytest.raises(ConfigError, match=f"{setting.partition('=')[0]} is "):
-            generate(tiny.config(f"policy.{setting}"), PROMPTS, **arguments)  # type: ignore[arg-type]
+            config = GenerationSettings.of(tiny.config(f"policy.{setting}"))
+            generate(config, PROMPTS, **arguments)  # type: ignore[arg-type]
 
 
 def test_replaced_weights_at_the_same_location_make_another_image(
