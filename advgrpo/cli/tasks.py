@@ -76,8 +76,15 @@ def train(
 
 
 def evaluate(
-    discriminator: Discriminator,
     reference_images: ReferenceImages,
+    discriminator: Annotated[
+        str,
+        typer.Option(
+            "--discriminator",
+            help="Folder or s3:// location of a discriminator. With --adapter it can be left out; "
+            "its reward is then not evaluated.",
+        ),
+    ] = "",
     trained: Trained = "",
     adapter: Annotated[
         str,
@@ -105,6 +112,11 @@ def evaluate(
         raise ConfigError(
             "--trained and --adapter are both given" if trained else "no adapter is given",
             repair="use either --trained or --adapter",
+        )
+    if trained and not discriminator:
+        raise ConfigError(
+            "--trained is given without --discriminator",
+            repair="add --discriminator with the result of pretrain-reward",
         )
     config = resolve(preset, overrides)
     if adapter:

@@ -38,6 +38,10 @@ class EvaluationConfig(Section):
     batch_size: PositiveInt = 32
     """Images sampled at once."""
 
+    # Published results are often of more steps than a rollout has: 40 in the released code.
+    num_inference_steps: PositiveInt | None = None
+    """Steps from noise to image; none takes those of `training.sampling`."""
+
     # Not that of the run: runs with other seeds are compared on the same noise.
     seed: NonNegativeInt = 1234
     """Seed of the images, apart from the run's own."""
@@ -59,8 +63,8 @@ class EvaluationConfig(Section):
     """Prompts shown in the report's image grids."""
 
     price_per_hour: NonNegativeFloat | None = None
-    """Price of an hour of one GPU, or of one process on a machine without any; with it, the report
-    includes the cost of the run."""
+    """Price of an hour of one GPU, or of one process if no task of the run used a GPU; with it, the
+    report includes the cost of the run. CPU-hours of a run on GPUs have no price."""
 
     currency: Annotated[str, Field(min_length=1)] = "USD"
     """Currency of the price."""

@@ -46,7 +46,7 @@ class PhaseCost:
 
 @dataclass(frozen=True)
 class Price:
-    """Price of an hour of one GPU, or of one process on a machine without any."""
+    """Price of an hour of one GPU, or of one process if no phase of the run used a GPU."""
 
     per_hour: float
     currency: str
@@ -79,20 +79,25 @@ def cost_rows(phases: Sequence[PhaseCost], price: Price | None) -> list[CostRow]
         return []
     # 1.0 avoids a division by zero if no time is known.
     longest = max((phase.seconds or 0.0 for phase in phases), default=0.0) or 1.0
-    rows = [_row(phase, price, longest) for phase in phases]
+    priced = _priced(phases)
+    rows = [_row(phase, price if phase in priced else None, longest) for phase in phases]
     seconds = sum(phase.seconds or 0.0 for phase in phases)
     # GPU-hours and CPU-hours are not comparable, so each unit has its own sum.
     hours = {unit: _hours(phases, unit) for unit in dict.fromkeys(phase.unit for phase in phases)}
     images = sum(phase.images or 0 for phase in phases)
-    unknown = any(phase.seconds is None for phase in phases)
+    notes = []
+    if any(phase.seconds is None for phase in phases):
+        notes.append("without the phases whose time is unknown")
+    if price is not None and _sum_hours(priced) < sum(hours.values()):
+        notes.append("the cost is that of the GPU-hours alone")
     total = CostRow(
         name="Total",
-        note="without the phases whose time is unknown" if unknown else "",
+        note="; ".join(notes),
         time=format_duration(seconds),
         hours=", ".join(f"{number(amount)} {unit}" for unit, amount in hours.items()),
         images=f"{images:,}",
         memory="",
-        money="" if price is None else price.of(sum(hours.values())),
+        money="" if price is None else price.of(_sum_hours(priced)),
         share=0.0,
     )
     return [*rows, total]
@@ -130,14 +135,24 @@ def _gain(
         return f"{name}: no significant gain, so there is no cost per gain."
     # A phase without a known time adds no hours, so it must not add its unit either.
     units = list(dict.fromkeys(phase.unit for phase in phases if phase.seconds))
-    hours = sum(phase.hours for phase in phases) / gained
+    hours = _sum_hours(phases) / gained
     amount = f"{number(hours)} {units[0] if len(units) == 1 else 'GPU- and CPU-hours'}"
-    money = "" if price is None else f", {price.of(hours)}"
+    money = "" if price is None else f", {price.of(_sum_hours(_priced(phases)) / gained)}"
     return f"{name}: {amount}{money} per {unit}; {number(gained)} gained in total."
 
 
+def _priced(phases: Sequence[PhaseCost]) -> list[PhaseCost]:
+    """Return the phases that a price is for: those on GPUs or, if there are none, all."""
+    # An hour of a CPU costs a small part of one of a GPU, so both cannot have one price.
+    return [phase for phase in phases if phase.on_gpu] or list(phases)
+
+
+def _sum_hours(phases: Sequence[PhaseCost]) -> float:
+    return sum(phase.hours for phase in phases)
+
+
 def _hours(phases: Sequence[PhaseCost], unit: str) -> float:
-    return sum(phase.hours for phase in phases if phase.unit == unit)
+    return _sum_hours([phase for phase in phases if phase.unit == unit])
 
 
 def _row(phase: PhaseCost, price: Price | None, longest: float) -> CostRow:

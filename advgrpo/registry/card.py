@@ -85,13 +85,17 @@ def _images_per_prompt(images: int | None) -> str:
 
 def _training(settings: RunConfig, record: TrainingRecord) -> str:
     training, adapter = settings.training, settings.policy.adapter
+    steps = f"{training.sampling.num_inference_steps} denoising steps"
+    evaluated = settings.evaluation.num_inference_steps
+    if evaluated not in {None, training.sampling.num_inference_steps}:
+        steps += f" ({evaluated} in the evaluation)"
     terms = ", ".join(f"{term.name} (weight {term.weight:g})" for term in training.reward.terms)
     return (
         f"Adv-GRPO (arXiv:2511.20256): {_updates(training.updates, record)} updates of "
         f"{training.rollout.prompts_per_update} prompts x {training.rollout.group_size} images, "
         f"rewarded by {terms}, with a discriminator of type {settings.discriminator.type}. LoRA "
-        f"of rank {adapter.rank}, alpha {adapter.alpha:g}; {training.sampling.num_inference_steps} "
-        f"denoising steps, guidance {training.sampling.guidance_scale:g}; seed {settings.seed}. "
+        f"of rank {adapter.rank}, alpha {adapter.alpha:g}; {steps}, guidance "
+        f"{training.sampling.guidance_scale:g}; seed {settings.seed}. "
         f"All settings: `settings.json`.\n\n{describe_alarms(record)}"
     )
 

@@ -28,7 +28,7 @@ def phase_costs(
     Args:
         config: The run's settings.
         prompts: The run's prompts.
-        discriminator: Location of the pre-trained discriminator.
+        discriminator: Location of the pre-trained discriminator; empty if there is none.
         trained: The training's result.
         spent: Location of the evaluation's recorded time.
         metrics: Metrics of the evaluation.
@@ -36,7 +36,7 @@ def phase_costs(
     """
     return [
         _reference_images(config, prompts, workspace),
-        _pretraining(config, read_metrics(local_folder(discriminator))),
+        _pretraining(config, read_metrics(local_folder(discriminator)) if discriminator else None),
         _training(read_metrics(trained)),
         _evaluation(spent, metrics),
     ]
@@ -59,9 +59,12 @@ def _reference_images(config: RunConfig, prompts: Prompts, workspace: str) -> Ph
     )
 
 
-def _pretraining(config: RunConfig, metrics: Mapping[str, float]) -> PhaseCost:
+def _pretraining(config: RunConfig, metrics: Mapping[str, float] | None) -> PhaseCost:
+    name = "Reward pre-training"
+    if metrics is None:
+        return PhaseCost(name, None, note="no discriminator")
     return PhaseCost(
-        "Reward pre-training",
+        name,
         metrics["cost/seconds"],
         images=config.discriminator.pretraining.images,
         peak_memory_mib=metrics["cost/peak_memory_mib"],

@@ -57,9 +57,9 @@ def evaluate(
     settings: str,
     *,
     trained: str,
-    discriminator: str,
     reference_images: str,
     workspace: str,
+    discriminator: str = "",
     processes: int = 1,
     parent_run_id: str = "",
 ) -> TaskResult:
@@ -71,9 +71,10 @@ def evaluate(
     Args:
         settings: `RunConfig` as JSON text.
         trained: Location of the training result.
-        discriminator: Location of the pre-trained discriminator, for the report's costs.
         reference_images: Location of reference images of the test prompts.
         workspace: Local path or `s3://` location for results.
+        discriminator: Location of the pre-trained discriminator, for the report's costs; empty if
+            there is none.
         processes: Processes on all machines of the job; with GPUs, one each. The metrics do not
             depend on it.
         parent_run_id: MLflow run to nest in; empty for a run of its own.
@@ -239,19 +240,23 @@ def _batches_key(
     """
     shown = ("bootstrap_samples", "confidence", "grid_prompts", "price_per_hour", "currency")
     defaults = {name: EvaluationConfig.model_fields[name].default for name in shown}
+    # Imported adapters may have none, and then its backbone is not needed either.
+    with_reward = (trained / "discriminator").is_dir()
     # These only change what is compared or shown, so batches can be reused when they change.
     evaluation = config.evaluation.model_copy(update={**defaults, "alignment": ""})
     measured = without_prompt_files(config).model_copy(
         update={
             "policy": by_content(config.policy),
-            "discriminator": by_content(config.discriminator),
+            "discriminator": by_content(config.discriminator)
+            if with_reward
+            else config.discriminator,
             "training": by_content(config.training),
             "evaluation": by_content(evaluation),
             "promotion": PromotionConfig(),
         }
     )
     adapter = file_sha256(trained / "adapter" / PEFT_WEIGHTS)
-    reward = file_sha256(trained / "discriminator" / WEIGHTS_FILE)
+    reward = file_sha256(trained / "discriminator" / WEIGHTS_FILE) if with_reward else ""
     # Another release may sample images or compute metrics differently.
     return digest(measured, prompts.digest, adapter, reward, reference_images, __version__)
 

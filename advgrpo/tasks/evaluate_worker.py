@@ -65,7 +65,7 @@ class EvaluatorArguments(TypedDict):
     sampling: SamplingConfig
     scorers: Sequence[Scorer]
     backbone: DinoBackbone
-    reward: Reward
+    reward: Reward | None
     clip: ClipBackbone | None
     champion: Champion | None
 
@@ -139,7 +139,10 @@ def evaluate_share(
     queue.barrier("measured")
 
 
-def _load_reward(config: RunConfig, folder: Path, device: torch.device) -> Reward:
+def _load_reward(config: RunConfig, folder: Path, device: torch.device) -> Reward | None:
+    # Imported adapters may have none.
+    if not folder.is_dir():
+        return None
     discriminator = build_discriminator(config.discriminator, device, seed=config.seed)
     load_discriminator(folder, discriminator)
 

@@ -24,14 +24,16 @@ from advgrpo.storage.locations import join
 from advgrpo.tasks.adapters import fetch_adapter
 
 
-def import_adapter(config: RunConfig, adapter: str, *, discriminator: str, workspace: str) -> str:
+def import_adapter(
+    config: RunConfig, adapter: str, *, workspace: str, discriminator: str = ""
+) -> str:
     """Write an adapter as a training result with no updates and no history.
 
     Args:
         config: The run's settings; `policy.adapter` must have the adapter's rank and alpha.
         adapter: Location of the adapter, as `generate` takes it.
-        discriminator: Location of a pre-trained discriminator, which serves as the reward.
         workspace: Local path or `s3://` location for the result.
+        discriminator: Location of a pre-trained discriminator, whose reward is then evaluated.
 
     Returns:
         Location of the result.
@@ -40,12 +42,11 @@ def import_adapter(config: RunConfig, adapter: str, *, discriminator: str, works
         WeightsError: If the adapter does not exist or has another shape.
         StorageError: If files cannot be read or written.
     """
-    folder, reward = fetch_adapter(adapter), local_folder(discriminator)
+    folder, reward = fetch_adapter(adapter), local_folder(discriminator) if discriminator else None
     refuse_other_shape(folder, config.policy.adapter)
-    hashes = {
-        "adapter.origin": file_sha256(folder / PEFT_WEIGHTS),
-        "discriminator": file_sha256(reward / WEIGHTS_FILE),
-    }
+    hashes = {"adapter.origin": file_sha256(folder / PEFT_WEIGHTS)}
+    if reward is not None:
+        hashes["discriminator"] = file_sha256(reward / WEIGHTS_FILE)
     location = join(
         workspace,
         "imported_adapters",
@@ -56,10 +57,11 @@ def import_adapter(config: RunConfig, adapter: str, *, discriminator: str, works
         return location
     with result_folder(location) as target:
         save_adapter(target / "adapter", read_adapter(folder), config.policy.adapter)
-        (target / "discriminator").mkdir()
-        # Evaluations load the reward from the training result.
-        for name in (WEIGHTS_FILE, FACTS_FILE):
-            shutil.copyfile(reward / name, target / "discriminator" / name)
+        if reward is not None:
+            (target / "discriminator").mkdir()
+            # Evaluations load the reward from the training result.
+            for name in (WEIGHTS_FILE, FACTS_FILE):
+                shutil.copyfile(reward / name, target / "discriminator" / name)
         write_history(target, [])
         totals = {"updates": 0, "alarms": [], "stopped_early": False}
         (target / TOTALS_FILE).write_text(json.dumps(totals), encoding="utf-8")

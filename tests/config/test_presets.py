@@ -193,6 +193,7 @@ def test_a_released_preset_samples_and_updates_as_the_released_code(preset: str)
     assert training.rollout.prompts_per_update * training.rollout.group_size == 768
     assert training.rollout.group_size == 16
     assert sampling.num_inference_steps == 10
+    assert config.evaluation.num_inference_steps == 40
     assert sampling.guidance_scale == 4.5
     assert algorithm.sampler == CpsSampler(noise_level=0.8)
     assert algorithm.window == FixedWindow(start=0, length=2)

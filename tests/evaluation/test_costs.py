@@ -29,6 +29,25 @@ def test_hours_of_gpus_and_cpus_are_not_added_up() -> None:
     assert cost_rows(phases, None)[-1].hours == "8.5 GPU-hours, 1 CPU-hours"
 
 
+def test_hours_of_cpus_are_not_priced_as_hours_of_gpus() -> None:
+    phases = [*PHASES, PhaseCost("Reference images", 36000.0)]
+    *_, on_cpu, together = cost_rows(phases, PRICE)
+    distance, _ = cost_per_gain(report_of(distance=(20.0, 12.0)), phases, PRICE)
+
+    assert (on_cpu.hours, on_cpu.money) == ("10 CPU-hours", "")
+    assert (together.money, together.note) == (
+        "21.25 EUR",
+        "the cost is that of the GPU-hours alone",
+    )
+    assert "GPU- and CPU-hours, 0.53 EUR per percent" in distance
+
+
+def test_without_gpus_the_price_is_that_of_a_process() -> None:
+    *_, together = cost_rows([PhaseCost("Training", 7200.0, processes=2)], PRICE)
+
+    assert (together.money, together.note) == ("10.00 EUR", "")
+
+
 def test_an_unknown_time_is_marked_and_not_counted_as_zero() -> None:
     rows = cost_rows([*PHASES, PhaseCost("Reference images", None, note="an existing set")], PRICE)
 

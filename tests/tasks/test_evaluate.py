@@ -323,3 +323,25 @@ def test_an_external_adapter_is_evaluated_like_a_trained_one(
     assert "either --trained or --adapter" in str(both.exception)
     other = CliRunner().invoke(app, [*command, "--set", "policy.adapter.alpha=3"])
     assert "policy.adapter.alpha=3" in str(other.exception)
+
+
+def test_an_external_adapter_is_evaluated_without_a_discriminator(
+    world: World, alone: Path, tmp_path: Path
+) -> None:
+    command = [
+        "evaluate",
+        *("--reference-images", str(world.reference_images), "--workspace", str(tmp_path / "work")),
+        *("--output", str(tmp_path / "out"), *(f"--set={one}" for one in world.overrides)),
+        # Nothing of it is read.
+        "--set=discriminator.weights={location: nowhere}",
+    ]
+    result = CliRunner().invoke(app, [*command, "--adapter", str(world.trained / "adapter")])
+    assert result.exit_code == 0, result.output
+    found, expected = (read_evaluation(folder).report for folder in (tmp_path / "out", alone))
+    assert {c.metric for c in expected.comparisons} - {c.metric for c in found.comparisons} == {
+        "discriminator.reward"
+    }
+    distances = [report.comparison(report.distance).trained for report in (found, expected)]
+    assert distances[0] == distances[1]
+    trained = CliRunner().invoke(app, [*command, "--trained", str(world.trained)])
+    assert "--trained is given without --discriminator" in str(trained.exception)
