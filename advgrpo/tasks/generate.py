@@ -164,7 +164,7 @@ def _with_embeddings(plan: GenerationPlan, remaining: Sequence[int]) -> Iterator
     prompts = dict.fromkeys(image.prompt for position in remaining for image in batches[position])
     # Not in the output, which holds images and sheets only.
     with TemporaryDirectory() as scratch:
-        policy, sampling = plan.config.policy, plan.config.training.sampling
+        policy, sampling = plan.config.policy, plan.config.sampling
         location = encode_for_task(
             policy,
             sampling,

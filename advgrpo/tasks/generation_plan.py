@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from advgrpo.config.tasks import GenerationSettings
-from advgrpo.data.images import decode_picture
 from advgrpo.data.picture_files import decode_picture
 from advgrpo.errors import ConfigError
 from advgrpo.storage.files import list_files, read_bytes
