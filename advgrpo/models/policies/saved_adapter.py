@@ -79,15 +79,15 @@ def read_shape(folder: Path) -> AdapterConfig:
         settings = load_json_object(path.read_text(encoding="utf-8"))
         check_plain(settings, path)
         modules = settings["target_modules"]
-        adapted = _modules(folder)
         # peft also allows a pattern, which would match modules that have no weights.
         if not isinstance(modules, list) or narrows_modules(settings):
-            modules = adapted
+            modules = _modules(folder)
         values = {"rank": settings["r"], "alpha": settings["lora_alpha"]}
         # Strict: `true` is not a rank of 1.
         shape = AdapterConfig.model_validate(
             {**values, "target_modules": tuple(sorted(modules))}, strict=True
         )
+        adapted = _modules(folder)
         # peft ignores names that match no module, and saves them.
         used = [name for name in shape.target_modules if any(is_target(m, name) for m in adapted)]
         return shape.model_copy(update={"target_modules": tuple(used)})
