@@ -145,7 +145,6 @@ TABLES: dict[str, bytes] = {
     "short-row.tsv": b"x\tPrompt\na\n",
     "repeats.csv": b"Prompt\na cat\na cat\n",
     "latin.csv": b"Prompt\ncaf\xe9\n",
-    "table.txt": b"Prompt\na cat\n",
     "table.xlsx": b"PK\x03\x04",
     "wide.csv": b"Prompt\n" + b"x" * 200_000 + b"\n",
 }
