@@ -119,7 +119,7 @@ def test_an_adapter_that_cannot_be_used(
 def test_a_hub_model_without_a_commit(fail: Callable[..., str], tmp_path: Path) -> None:
     change = "policy.weights={location: 'hub://owner/name'}"
     output = fail("generate", "a cat", "--set", change, "--output", str(tmp_path / "out"))
-    assert "policy.weights.revision" in output
+    assert "revisions.owner/name" in output
 
 
 # Reference images.

@@ -78,9 +78,9 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     }
     assert "reward/discriminator" in seen
     assert (tmp_path / "after.png").is_file()
-    assert len(namespace["scores"]["pocket_judge.attributes"]) == 4
+    assert len(namespace["scores"]["pocket_judge.all_attributes"]) == 4
     metrics = {row["metric"] for row in namespace["tables"].metrics}
-    assert {"distance"} < metrics
+    assert {"distance.frechet", "pocket_judge.all_attributes"} <= metrics
     paths = namespace["tables"].examples[0]["images"]["trained"]
     assert all(Path(path).is_file() for path in paths)
 

@@ -39,6 +39,7 @@ _EXTRAS = {
         (
             "deepspeed",
             "diffusers",
+            "httpx2",
             "huggingface_hub",
             "jaxtyping",
             "jinja2",

@@ -97,7 +97,7 @@ def test_another_commit_is_another_model() -> None:
 @pytest.mark.parametrize(
     ("scorer", "message"),
     [
-        ("{type: hps, weights: {location: hub://a/b}}", "is not pinned to a commit"),
+        ("{type: hps, weights: {location: hub://a/b}}", "the commit to use of hub://a/b"),
         ("{type: hps, weights: {location: hub://a/b, revision: main}}", "full hash of a commit"),
         ("{type: hps, weights: {location: a, revision: main}}", "has no revisions"),
         ("{type: hps}", "weights: is missing"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from advgrpo.config.tasks import GenerationSettings
 from advgrpo.data.images import decode_image
 from advgrpo.data.prompts import read_prompts
 from advgrpo.models.policies import load_policy
@@ -75,7 +76,7 @@ def test_generate_draws_with_the_adapter(
     run = world.config(f"training.sampling.guidance_scale={family.guided}")
 
     (location,) = generate(
-        run.model_copy(update={"policy": config}),
+        GenerationSettings.of(run.model_copy(update={"policy": config})),
         ["a cat on a red mat"],
         adapter=str(tmp_path / "adapter"),
         images_per_prompt=1,

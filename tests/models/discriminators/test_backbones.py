@@ -104,7 +104,7 @@ def test_heads_of_several_layers_are_saved_and_do_not_load_for_other_layers(
     load_discriminator(tmp_path, loaded)
     given = features(saved, 3, 0.2)
     assert torch.equal(saved.rewards(given), loaded.rewards(given))
-    with pytest.raises(WeightsError, match="another backbone or other settings"):
+    with pytest.raises(WeightsError, match="another text encoder or other settings"):
         load_discriminator(tmp_path, discriminator_on(folders["siglip"], layers=[1, 2]))
 
 

@@ -107,7 +107,7 @@ def test_a_saved_discriminator_rewards_as_before_and_another_is_refused(
     load_discriminator(tmp_path, loaded)
     one, other = (d.rewards(features(d, images(), PROMPTS)) for d in (saved, loaded))
     assert torch.equal(one, other)
-    with pytest.raises(WeightsError, match="another backbone or other settings"):
+    with pytest.raises(WeightsError, match="another text encoder or other settings"):
         load_discriminator(tmp_path, discriminator_of(tiny, trained_blocks=2))
 
 
