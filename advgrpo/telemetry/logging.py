@@ -11,6 +11,7 @@ import math
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 from advgrpo.errors import AdvGrpoError, ConfigError
@@ -95,7 +96,9 @@ def replace_unencodable() -> None:
     for stream in (sys.stdout, sys.stderr):
         # Other programs, such as KFP's executor, may have put other objects there.
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            # A closed stream, or one whose file became a pipe, cannot be changed: no reason to end.
+            with suppress(OSError, ValueError):
+                stream.reconfigure(errors="replace")
 
 
 def bind(**fields: object) -> None:

@@ -224,3 +224,12 @@ def test_machine_events_do_not_appear_in_the_log_of_another_program(
     with record_failures("train"):
         logger.info("seen")
     assert capsys.readouterr().err == "[KFP] seen\n"
+
+
+def test_a_closed_stream_does_not_end_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = (tmp_path / "log").open("w", encoding="ascii")
+    closed.close()
+    monkeypatch.setattr(sys, "stdout", closed)
+    events.replace_unencodable()
