@@ -29,7 +29,8 @@ def init(
     test_prompts: Annotated[
         str,
         typer.Option(
-            "--test-prompts", help="Prompts to evaluate on. Default: every tenth of --prompts."
+            "--test-prompts",
+            help="Prompts to evaluate on. Default: a tenth of --prompts, kept out of training.",
         ),
     ] = "",
     column: Annotated[
