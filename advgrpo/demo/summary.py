@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from rich.table import Table
 
+from advgrpo.demo.phases import KEYS, TITLES
 from advgrpo.demo.state import DemoRun
 from advgrpo.errors import PipelineError
 from advgrpo.runtime.results import TaskResult, find_result
@@ -107,8 +108,9 @@ def cost_table(summary: Summary) -> Table:
     table = Table(title="Cost")
     table.add_column("phase")
     table.add_column("time", justify="right")
+    titles = {key: TITLES[task] for task, key in KEYS.items()}
     for name, seconds in summary["seconds_by_phase"].items():
-        table.add_row(name.replace("_", " "), format_duration(seconds))
+        table.add_row(titles[name].lower(), format_duration(seconds))
     total = sum(summary["seconds_by_phase"].values())
     table.add_row("[bold]total", f"[bold]{format_duration(total)}")
     table.add_row("peak memory", f"{summary['peak_memory_mib']:,.0f} MiB")
