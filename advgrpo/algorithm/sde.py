@@ -5,7 +5,9 @@ which the released one drops; latents are scored as they are stored.
 """
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -21,6 +23,21 @@ class GaussianStep:
     mean: Latents
     std: float
     """Standard deviation of each element; 0 for a step of the ODE."""
+
+
+def follow_ode(
+    velocity: Callable[[Latents, float], Latents], latents: Latents, sigmas: Sequence[float]
+) -> Latents:
+    """Integrate the ODE from noise to image by Euler steps.
+
+    Args:
+        velocity: Predicts noise minus image at latents and a sigma.
+        latents: At the first sigma, float32.
+        sigmas: The schedule, decreasing.
+    """
+    for sigma, next_sigma in pairwise(sigmas):
+        latents = euler_step(latents, velocity(latents, sigma), sigma=sigma, next_sigma=next_sigma)
+    return latents
 
 
 def euler_step(latents: Latents, velocity: Latents, *, sigma: float, next_sigma: float) -> Latents:

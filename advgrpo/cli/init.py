@@ -43,10 +43,9 @@ def init(
     ] = Path("run.yaml"),
 ) -> None:
     """Write a settings file that extends a preset, with your prompts and pinned commits."""
-    import yaml
-
     from advgrpo.config.preset_files import read_preset
     from advgrpo.config.resolution import apply_overrides, overridden, resolve
+    from advgrpo.config.yaml_text import dump_yaml
     from advgrpo.errors import ConfigError
 
     if output.exists():
@@ -61,9 +60,14 @@ def init(
     settings = read_preset(preset).settings
     apply_overrides(settings, overrides)
     own = {"extends": parent, **overridden(settings, overrides)}
+    if prompts and "prompts" in own:
+        raise ConfigError(
+            "--prompts and --set prompts.* are both given",
+            repair="use --prompts and --test-prompts, or --set alone",
+        )
     if prompts:
         own["prompts"] = _prompt_files(prompts, test_prompts, column, output)
-    text = _HEAD.format(file=output) + yaml.safe_dump(own, sort_keys=False, allow_unicode=True)
+    text = _HEAD.format(file=output) + dump_yaml(own)
     output.write_text(text, encoding="utf-8")
     print(f"wrote {output}")
     pin(output)

@@ -1,7 +1,7 @@
 """Deletion of a job when its run is cancelled.
 
 A pipeline's container gets SIGTERM if its run is cancelled, but also if its node is drained. Only
-the Workflow tells one from the other, so it is read first. The container is killed within about a
+the Workflow distinguishes the two, so it is read first. The container is killed within about a
 second: KFP's launcher exits at once, and the container with it. Both requests use a connection that
 is already open. If the deletion comes too late, the janitor deletes the job.
 """

@@ -32,7 +32,7 @@ def launcher_rules(*backends: JobBackend) -> tuple[Rule, ...]:
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
         {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
-        # get: after a signal, the Workflow tells a cancelled run from a drained node.
+        # get: after a signal, the Workflow distinguishes a cancelled run from a drained node.
         {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["get"]},
     )
 

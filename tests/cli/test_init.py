@@ -172,3 +172,15 @@ def test_shown_settings_mark_what_is_not_set() -> None:
     Path("shown.yaml").write_text(shown)
     with pytest.raises(AdvGrpoError, match=r"revisions\.Qwen/Qwen-Image"):
         resolve("shown.yaml")
+
+
+def test_prompts_given_in_two_ways_are_refused() -> None:
+    result = _init("sd35m_dino", "--set", "prompts.test=other.txt")
+    assert "both given" in str(result.exception)
+    assert not Path("run-train.txt").exists()
+
+
+@pytest.mark.usefixtures("asked")
+def test_texts_that_look_like_numbers_stay_texts() -> None:
+    assert _init("sd35m_dino", "--set", 'promotion.registered_model="1e4"').exit_code == 0
+    assert resolve("run.yaml").promotion.registered_model == "1e4"

@@ -34,6 +34,7 @@ class ToyJobs:
     resource = RESOURCE
     container = "main"
     refusals: Mapping[str, str] = {}
+    init_container: Json | None = None
     limits_restarts = False
     requires: tuple[Resource, ...] = ()
     templates: tuple[Resource, ...] = ()

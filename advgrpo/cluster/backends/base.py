@@ -61,6 +61,10 @@ class JobBackend(Protocol):
     """Repairs of pods that Pod Security refuses for what the controller adds to them, by a text of
     the refusal, for instance the name of a container."""
 
+    init_container: Json | None
+    """Init container that the controller adds to pods of jobs of several nodes; `refusals` has the
+    repair by its name. None if it adds none."""
+
     limits_restarts: bool
     """Whether the controller ends a job after `cluster.max_restarts`; else the launcher does."""
 

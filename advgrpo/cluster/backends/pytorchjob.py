@@ -75,6 +75,7 @@ class PyTorchJobs:
     container = "pytorch"
     # The operator adds this init container to workers, by default without a security context.
     refusals: Mapping[str, str] = {"init-pytorch": INIT_CONTAINER_REPAIR}
+    init_container: Json | None = INIT_CONTAINER
     # With restartPolicy ExitCode the operator does not count restarts against backoffLimit.
     limits_restarts = False
     requires: tuple[Resource, ...] = ()

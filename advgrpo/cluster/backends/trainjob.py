@@ -26,7 +26,7 @@ RUNTIMES = Resource(
 )
 
 TTL = "advgrpo/ttl-seconds-after-finished"
-"""Annotation with the time after which the janitor deletes a finished job; there is no field."""
+"""Annotation: when the janitor deletes a finished job, because TrainJob has no field for it."""
 
 _BACKSTOP_SECONDS = 900
 """How much later than the launcher the controller ends a job that exceeds its deadline."""
@@ -49,6 +49,7 @@ class TrainJobs:
     container = "node"
     # Trainer adds no container.
     refusals: Mapping[str, str] = {}
+    init_container: Json | None = None
     # The runtime's failure policy does, and knows evictions that end between two polls.
     limits_restarts = True
     requires: tuple[Resource, ...] = (
@@ -114,7 +115,7 @@ class TrainJobs:
         resumed = conditions.get("Suspended", {})
         return JobStatus(
             state=state,
-            # As the controller measures the deadline: there is no other time of the start.
+            # The time from which the controller counts the deadline; the status has no start time.
             started_at=str(
                 resumed.get("lastTransitionTime") or job["metadata"].get("creationTimestamp") or ""
             ),

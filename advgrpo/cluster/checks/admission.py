@@ -7,11 +7,6 @@ from kubernetes import client
 from advgrpo.cluster.api import Api, Json
 from advgrpo.cluster.api_errors import RejectedError
 from advgrpo.cluster.backends.base import JobBackend
-from advgrpo.cluster.backends.pytorchjob import (
-    INIT_CONTAINER,
-    INIT_CONTAINER_REPAIR,
-    PyTorchJobs,
-)
 from advgrpo.cluster.checks.check import Check, run_check
 from advgrpo.cluster.job_request import JobRequest, Placement
 from advgrpo.cluster.pod_template import pod_template
@@ -32,7 +27,6 @@ _REPAIRS = {
 """Repair of a rejection, by a part of its message."""
 
 _OTHER_REPAIR = "change what the message names: the namespace's policy, or the chart's values"
-_INIT_REPAIR = f"jobs of one node are not affected; for several nodes {INIT_CONTAINER_REPAIR}"
 
 
 def check_pods(
@@ -51,12 +45,13 @@ def check_pods(
     pod = _job_pod(backend, settings)
     check = _check("pod of a job", api, pod)
     yield check
-    if check.state == "OK" and isinstance(backend, PyTorchJobs):
-        pod["spec"]["initContainers"] = [INIT_CONTAINER]
+    if check.state == "OK" and (added := backend.init_container) is not None:
+        pod["spec"]["initContainers"] = [added]
         worker = _check("pod of a job's worker", api, pod)
         # Not a failure: the operator may be configured, which only its administrator can read.
         if worker.state == "FAIL":
-            worker = Check(worker.name, "SKIP", worker.found, _INIT_REPAIR)
+            repair = f"jobs of one node are not affected; else {backend.refusals[added['name']]}"
+            worker = Check(worker.name, "SKIP", worker.found, repair)
         yield worker
 
 

@@ -65,7 +65,7 @@ class Flux1Policy(TransformerPolicy):
         super().__init__(config, device, pipeline.transformer, pipeline.vae, shape, **options)
         self._scheduler, self._side = pipeline.scheduler, side
         axis = torch.arange(side // PATCH, device=device)
-        # Rows and columns of the image's tokens; the first axis tells text from image in no model.
+        # Rows and columns of the image's tokens; the first axis is 0 for text and image alike.
         self._positions = torch.cartesian_prod(axis.new_zeros(1), axis, axis).float()
 
     @classmethod

@@ -1,14 +1,13 @@
 """Sampling of images with the ODE, without added noise."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.randomness import gaussian_noise
-from advgrpo.algorithm.sde import euler_step
+from advgrpo.algorithm.sde import follow_ode
 from advgrpo.models.policies.base import FlowModel
 
 
@@ -37,7 +36,12 @@ def sample_images(
     sigmas = policy.sigmas(num_inference_steps).tolist()
     # Latents stay float32 between steps, as in the rollout; `velocity` casts a copy.
     latents = gaussian_noise(seeds, policy.latent_shape).to(policy.device)
-    for sigma, next_sigma in pairwise(sigmas):
-        velocity = policy.velocity(latents, sigma, embeddings, guidance_scale=guidance_scale)
-        latents = euler_step(latents, velocity, sigma=sigma, next_sigma=next_sigma)
-    return policy.decode(latents)
+    return policy.decode(
+        follow_ode(
+            lambda latents, sigma: policy.velocity(
+                latents, sigma, embeddings, guidance_scale=guidance_scale
+            ),
+            latents,
+            sigmas,
+        )
+    )

@@ -1,14 +1,14 @@
 """AWM, advantage-weighted matching: GRPO whose likelihood is minus the error of flow matching."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.policy_loss import clipped_policy_loss
-from advgrpo.algorithm.sde import euler_step
+from advgrpo.algorithm.sde import follow_ode
 from advgrpo.config.algorithms import AwmConfig
 from advgrpo.config.policy import SamplingConfig
 from advgrpo.data.sampler import ImagePlan
@@ -53,9 +53,8 @@ class Awm(Algorithm):
     ) -> Sample:
         """Follow the ODE, and score each image on its noised copies."""
         latents = initial_noise(self.policy, plans, seed=self.seed, rollout=rollout)
-        for sigma, next_sigma in pairwise(self._schedule.tolist()):
-            velocity = self._velocity(latents, sigma, embeddings)
-            latents = euler_step(latents, velocity, sigma=sigma, next_sigma=next_sigma)
+        velocity = partial(self._velocity, embeddings=embeddings)
+        latents = follow_ode(velocity, latents, self._schedule.tolist())
         copies = self._copies(latents, [(p.prompt_id, p.sample) for p in plans], rollout)
         scores = [
             self._log_prob(self._velocity(copy.latents, copy.sigma, embeddings), copy)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advgrpo.algorithm.ema import old_policy_decay
 from advgrpo.algorithm.nft_loss import nft_loss
-from advgrpo.algorithm.sde import euler_step
+from advgrpo.algorithm.sde import follow_ode
 from advgrpo.config.algorithms import NftConfig
 from advgrpo.config.policy import SamplingConfig
 from advgrpo.data.sampler import ImagePlan
@@ -65,9 +65,8 @@ class Nft(Algorithm):
         """Follow the ODE of the old policy; each image has its own start noise."""
         latents = initial_noise(self.policy, plans, seed=self.seed, rollout=rollout)
         with self.adapter.adapter_as(self._old):
-            for sigma, next_sigma in pairwise(self._schedule.tolist()):
-                velocity = self._velocity(latents, sigma, embeddings)
-                latents = euler_step(latents, velocity, sigma=sigma, next_sigma=next_sigma)
+            velocity = partial(self._velocity, embeddings=embeddings)
+            latents = follow_ode(velocity, latents, self._schedule.tolist())
         return Sample(latents, {"clean_latents": latents})
 
     def losses(
