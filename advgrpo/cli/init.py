@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,7 +53,8 @@ def init(
         raise ConfigError(f"{output} exists", repair="remove it, or choose another --output")
     if output.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"--output={output}: is not a YAML file", repair="end it with .yaml")
-    # Wrong keys are reported before files are written and the hub is asked.
+    # A missing package and wrong keys are reported before files are written and the hub is asked.
+    import_module("advgrpo.storage.hub")
     resolve(preset, overrides, needed=())
     # A file is found relative to the one that extends it.
     is_file = preset.endswith((".yaml", ".yml"))

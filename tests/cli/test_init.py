@@ -1,6 +1,7 @@
 """`advgrpo init` and `advgrpo config pin`, against a local model hub."""
 
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -184,3 +185,10 @@ def test_prompts_given_in_two_ways_are_refused() -> None:
 def test_texts_that_look_like_numbers_stay_texts() -> None:
     assert _init("sd35m_dino", "--set", 'promotion.registered_model="1e4"').exit_code == 0
     assert resolve("run.yaml").promotion.registered_model == "1e4"
+
+
+def test_without_the_hubs_package_nothing_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    # None in sys.modules makes an import fail.
+    monkeypatch.setitem(sys.modules, "advgrpo.storage.hub", None)
+    assert isinstance(_init().exception, ModuleNotFoundError)
+    assert [file.name for file in Path().iterdir()] == ["mine.txt"]
