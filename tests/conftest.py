@@ -1,5 +1,6 @@
 """Fixtures and settings of all tests."""
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -42,6 +43,15 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ADVGRPO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(autouse=True)
+def _own_log_filters() -> Iterator[None]:
+    """Remove what code under test adds to pytest's own log handlers, which all tests share."""
+    before = [(handler, handler.filters[:]) for handler in logging.getLogger().handlers]
+    yield
+    for handler, filters in before:
+        handler.filters[:] = filters
 
 
 @pytest.fixture(scope="session")

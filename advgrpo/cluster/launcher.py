@@ -116,8 +116,9 @@ class Launcher:
                     if late or self._exhausted or self._is_cancelled():
                         raise
                     logger.warning(
-                        "retry %d of %d in %.0f s", retry, settings.max_retries, delay,
-                        extra=machine_event("job_retried", job=name, cause=error.message),
+                        "%s; retry %d of %d in %.0f s",
+                        error.message, retry, settings.max_retries, delay,
+                        extra=event("job_retried", job=name),
                     )  # fmt: skip
                 else:
                     return
