@@ -54,6 +54,13 @@ class AlgorithmConfig(Section, ABC):
         """
 
 
+def _default_ratio_tolerance(clip_range: float | None) -> float:
+    """Return the accepted error of a ratio: below the clip range, or images start out clipped."""
+    # Above the effect of another microbatch size in bfloat16, 2e-4.
+    largest = 1e-3
+    return largest if clip_range is None else min(largest, clip_range / 2)
+
+
 class GrpoConfig(AlgorithmConfig):
     """GRPO: the clipped policy loss on the ratio of log-probabilities of denoising steps."""
 
@@ -98,9 +105,10 @@ class GrpoConfig(AlgorithmConfig):
     advantage_clip: PositiveFloat = 5.0
     """Advantages are clamped to plus and minus this."""
 
-    # Above the effect of another microbatch size in bfloat16, 2e-4.
-    ratio_tolerance: PositiveFloat = 1e-3
-    """Largest |ratio - 1| that is accepted before the first optimizer step on a rollout."""
+    ratio_tolerance: PositiveFloat | None = None
+    """Largest |ratio - 1| that is accepted before the first optimizer step on a rollout. Default:
+    half of `clip_range`, so that rounding clips no image, but at most 1e-3; 1e-3 with
+    `divergence_bound`."""
 
     @model_validator(mode="after")
     def _can_normalize_the_ratio(self) -> Self:
@@ -117,6 +125,16 @@ class GrpoConfig(AlgorithmConfig):
                 "set only one of them"
             )
         return self
+
+    @property
+    def binding_clip_range(self) -> float | None:
+        """The clip range, None if the bound on the divergence replaces it."""
+        return self.clip_range if self.divergence_bound is None else None
+
+    @property
+    def accepted_ratio_error(self) -> float:
+        """The ratio's tolerance, or its default."""
+        return self.ratio_tolerance or _default_ratio_tolerance(self.binding_clip_range)
 
     @property
     def trained_steps(self) -> int:
@@ -259,9 +277,14 @@ class AwmConfig(MatchingConfig):
     clip_range: PositiveFloat = 1.0
     """A ratio further than this from 1 gives no more gradient in its direction."""
 
-    # As for `grpo`.
-    ratio_tolerance: PositiveFloat = 1e-3
-    """Largest |ratio - 1| that is accepted before the first optimizer step on a rollout."""
+    ratio_tolerance: PositiveFloat | None = None
+    """Largest |ratio - 1| that is accepted before the first optimizer step on a rollout. Default:
+    half of `clip_range`, but at most 1e-3."""
+
+    @property
+    def accepted_ratio_error(self) -> float:
+        """The tolerance, or its default."""
+        return self.ratio_tolerance or _default_ratio_tolerance(self.clip_range)
 
 
 AnyAlgorithmConfig = Annotated[GrpoConfig | NftConfig | AwmConfig, Field(discriminator="type")]

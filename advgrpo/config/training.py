@@ -35,7 +35,7 @@ class RolloutConfig(Section):
     update_microbatch_size: PositiveInt | None = None
     """Images that pass the transformer at once in the update, which keeps activations. If it is not
     `microbatch_size`, ratios before the first step are 1 only up to rounding, 2e-4 in bfloat16:
-    keep `algorithm.clip_range` above that."""
+    `algorithm.clip_range` must be more than twice that."""
 
     @property
     def microbatch_of_update(self) -> int:

@@ -105,9 +105,11 @@ class PolicyUpdater:
             # raises on all of them.
             self._average.update(self._engine.adapter(), step=done)
         self._algorithm.finish_update((update + 1) * steps)
+        # All optimizer steps have as many passes, and one norm each.
+        unchanged = len(taken.values) // len(taken.gradient_norms)
         return {
             "policy/loss": self._process_group.all_reduce_mean(_mean(taken.losses)),
-            **self._algorithm.metrics(taken.values, self._process_group),
+            **self._algorithm.metrics(taken.values, self._process_group, unchanged=unchanged),
             "policy/gradient_norm": _mean(taken.gradient_norms),
             "policy/learning_rate": rate,
         }

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from advgrpo.config.training import WatchConfig
 from advgrpo.records import ALARM_METRIC
 from advgrpo.telemetry.logging import event
+from advgrpo.training.algorithms.ratio import CLIPPED_BEFORE_STEP
 from advgrpo.training.held_out import CRITIC_ORDER, REFERENCE_STATISTICS, STATISTICS
 from advgrpo.training.state import TrainingState
 
@@ -31,6 +32,7 @@ EQUAL_GROUPS = 0.5
 SATURATED_ACCURACY = 0.999
 SATURATED_MARGIN = 20.0
 LOST_DIVERSITY = 0.2
+CLIPPED_SHARE = 0.01
 
 Row = Mapping[str, float]
 
@@ -228,18 +230,32 @@ def signs_of_collapse(history: Sequence[Row]) -> dict[str, str | None]:
         Sign -> the numbers and the settings to change, or None without it: `equal_rewards`, most
         groups have one reward for all images, so no advantage; `saturated`, the discriminator
         separates all images by a margin that no image of a group can bridge; `lost_diversity`, the
-        images of a group have become alike. Empty before there are enough updates.
+        images of a group have become alike; `clipped_before_step`, rollout and update round so far
+        apart that images give no gradient. Only the last one before there are enough updates.
     """
+    scored = [row for row in history if CLIPPED_BEFORE_STEP in row]
+    signs = {"clipped_before_step": _clipped_before_step(scored)} if scored else {}
     rows = [row for row in history if "rollout/diversity_in_group" in row]
     if len(rows) < 2 * COLLAPSE_UPDATES:
-        return {}
+        return signs
     # At least twice as many rows, so that the two do not overlap.
     newest, first = rows[-COLLAPSE_UPDATES:], rows[:COLLAPSE_UPDATES]
-    return {
+    return signs | {
         "equal_rewards": _equal_rewards(newest),
         "saturated": _saturated(newest),
         "lost_diversity": _lost_diversity(newest, first),
     }
+
+
+def _clipped_before_step(rows: Sequence[Row]) -> str | None:
+    share = _mean(rows[-COLLAPSE_UPDATES:], CLIPPED_BEFORE_STEP)
+    if share <= CLIPPED_SHARE:
+        return None
+    return (
+        f"{share:.0%} of images are outside of the clip range before the first optimizer step, so "
+        "half of them give no gradient; give rollout and update one microbatch size, raise "
+        "training.algorithm.clip_range, or remove training.algorithm.ratio_tolerance to refuse it"
+    )
 
 
 def _equal_rewards(rows: Sequence[Row]) -> str | None:

@@ -169,6 +169,7 @@ def test_a_sound_run_shows_no_sign() -> None:
             "training.update_schedule.discriminator_steps",
         ),
         ("lost_diversity", {"rollout__diversity_in_group": 0.5}, "kl_weight"),
+        ("clipped_before_step", {"policy__clipped_before_step": 0.2}, "ratio_tolerance"),
     ],
     ids=str,
 )

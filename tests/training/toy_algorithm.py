@@ -79,8 +79,13 @@ class RewardWeightedMatching(Algorithm):
             yield PassLoss(f"draw {draw}", (weights * errors).mean(), {"error": errors.detach()})
 
     def metrics(
-        self, passes: Sequence[Mapping[str, Tensor]], process_group: ProcessGroup
+        self,
+        passes: Sequence[Mapping[str, Tensor]],
+        process_group: ProcessGroup,
+        *,
+        unchanged: int,
     ) -> dict[str, float]:
+        del unchanged
         errors = torch.cat([values["error"] for values in passes])
         return {"policy/matching_error": process_group.all_reduce_mean(float(errors.mean()))}
 

@@ -110,13 +110,18 @@ class Awm(Algorithm):
         Raises:
             RatioError: On all ranks, if it is further away on any than is tolerated.
         """
-        check_ratio(values, process_group, tolerance=self.config.ratio_tolerance)
+        check_ratio(values, process_group, tolerance=self.config.accepted_ratio_error)
 
     def metrics(
-        self, passes: Sequence[Mapping[str, Tensor]], process_group: ProcessGroup
+        self,
+        passes: Sequence[Mapping[str, Tensor]],
+        process_group: ProcessGroup,
+        *,
+        unchanged: int,
     ) -> dict[str, float]:
         """Describe ratios, clipping, the matching error and the distance from the base policy."""
-        return ratio_metrics(passes, process_group, unchanged=self.config.draws)
+        clip_range = self.config.clip_range
+        return ratio_metrics(passes, process_group, unchanged=unchanged, clip_range=clip_range)
 
     def _copies(
         self, clean: Latents, images: Sequence[tuple[int, int]], rollout: int

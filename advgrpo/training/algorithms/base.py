@@ -90,13 +90,18 @@ class Algorithm(ABC):
 
     @abstractmethod
     def metrics(
-        self, passes: Sequence[Mapping[str, Tensor]], process_group: ProcessGroup
+        self,
+        passes: Sequence[Mapping[str, Tensor]],
+        process_group: ProcessGroup,
+        *,
+        unchanged: int,
     ) -> dict[str, float]:
         """Describe an update; every rank must call it.
 
         Args:
             passes: Values of this rank's losses, in the order of the backward passes.
             process_group: The training processes.
+            unchanged: The first passes, which precede all optimizer steps of the rollout.
 
         Raises:
             TrainingError: On all ranks, if the update cannot have had its effect.

@@ -143,14 +143,18 @@ class Grpo(Algorithm):
         Raises:
             RatioError: On all ranks, if it is further away on any than is tolerated.
         """
-        check_ratio(values, process_group, tolerance=self.config.ratio_tolerance)
+        check_ratio(values, process_group, tolerance=self.config.accepted_ratio_error)
 
     def metrics(
-        self, passes: Sequence[Mapping[str, Tensor]], process_group: ProcessGroup
+        self,
+        passes: Sequence[Mapping[str, Tensor]],
+        process_group: ProcessGroup,
+        *,
+        unchanged: int,
     ) -> dict[str, float]:
         """Describe ratios, clipping and the divergence from the base policy."""
-        # The first microbatch was scored before any step; its passes are the first ones.
-        return ratio_metrics(passes, process_group, unchanged=self.config.window.length)
+        clip_range = self.config.binding_clip_range
+        return ratio_metrics(passes, process_group, unchanged=unchanged, clip_range=clip_range)
 
     def log_prob(self, next_latents: Latents, step: sde.GaussianStep) -> Float[Tensor, "batch"]:
         """Score next latents as the run is configured to."""

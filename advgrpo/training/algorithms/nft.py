@@ -165,7 +165,11 @@ class Nft(Algorithm):
             value.mul_(self._decay).add_(trained[name], alpha=1 - self._decay)
 
     def metrics(
-        self, passes: Sequence[Mapping[str, Tensor]], process_group: ProcessGroup
+        self,
+        passes: Sequence[Mapping[str, Tensor]],
+        process_group: ProcessGroup,
+        *,
+        unchanged: int,
     ) -> dict[str, float]:
         """Describe the contrast of trained and old policy, and the matching error.
 
@@ -173,6 +177,7 @@ class Nft(Algorithm):
             OldPolicyError: On all ranks, if the update did not move the trained policy away from
                 the old one.
         """
+        del unchanged
         largest = max(_largest(values["advantage"]) for values in passes)
         if process_group.all_reduce_max(largest) > _PUSH and self._distance_before == 0:
             raise OldPolicyError(

@@ -9,6 +9,9 @@ from torch import Tensor
 from advgrpo.errors import RatioError
 from advgrpo.runtime.process_group import ProcessGroup
 
+CLIPPED_BEFORE_STEP = "policy/clipped_before_step"
+"""Metric: share of images outside of the clip range before the first optimizer step."""
+
 
 def check_ratio(
     values: Mapping[str, Tensor], process_group: ProcessGroup, *, tolerance: float
@@ -32,12 +35,17 @@ def check_ratio(
             f"|ratio - 1| is {error:.2e} before the first optimizer step on a rollout, more "
             f"than training.algorithm.ratio_tolerance={tolerance:g}: "
             "rollout and update do not compute the same policy",
-            repair="use one precision, one microbatch size and one compile state for both",
+            repair="use one precision, one microbatch size and one compile state for both; images "
+            "further away than training.algorithm.clip_range would give no gradient",
         )
 
 
 def ratio_metrics(
-    passes: Sequence[Mapping[str, Tensor]], process_group: ProcessGroup, *, unchanged: int
+    passes: Sequence[Mapping[str, Tensor]],
+    process_group: ProcessGroup,
+    *,
+    unchanged: int,
+    clip_range: float | None,
 ) -> dict[str, float]:
     """Describe ratios, clipping and the divergence from the base policy; every rank must call it.
 
@@ -45,6 +53,8 @@ def ratio_metrics(
         passes: Values of this rank's losses, in the order of the backward passes.
         process_group: The training processes.
         unchanged: The first passes, which precede all optimizer steps.
+        clip_range: A ratio further than this from 1 may give no gradient; None if nothing is
+            clipped by its ratio.
     """
     ratios = torch.cat([values["ratio"] for values in passes])
     mean = process_group.all_reduce_mean(float(ratios.mean()))
@@ -56,6 +66,12 @@ def ratio_metrics(
         "policy/ratio_std": math.sqrt(variance),
         "policy/ratio_error_before_step": _ratio_error(passes[:unchanged], process_group),
     }
+    if clip_range is not None:
+        before = torch.cat([values["ratio"] for values in passes[:unchanged]])
+        # The bounds of the loss, which adds and subtracts in float32, too.
+        outside = (before > 1 + clip_range) | (before < 1 - clip_range)
+        share = process_group.all_reduce_mean(float(outside.float().mean()))
+        metrics[CLIPPED_BEFORE_STEP] = share
     means = ("clipped_above", "clipped_below", "matching_error", "divergence_from_base")
     return metrics | mean_metrics(passes, process_group, names=means)
 
