@@ -167,8 +167,7 @@ def _adapter(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> Pa
     how = f"{count / 1e6:,.1f} million parameters in float32: {parts}"
     if run.training.offload != "none":
         return Part(name, (4 + copies) * count * FLOAT32, how)
-    # ZeRO stage 0 does not partition the optimizer.
-    shared = states if run.training.zero_stage == 0 else -(-states // gpus)
+    shared = states if run.training.engine == "ddp" else -(-states // gpus)
     how += f", and {ADAM_STATES} states" + (f" over {gpus} GPUs" if shared < states else "")
     return Part(name, ((4 + copies) * count + shared) * FLOAT32, how)
 

@@ -1,9 +1,11 @@
 """The process group of training: its ranks and their collective calls."""
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -70,6 +72,25 @@ class ProcessGroup:
             self.device = torch.device("cpu")
         self.monitor = RankMonitor(self.rank, self.world_size)
         self._waited_seconds = 0.0
+
+    def connect(self, *, timeout_seconds: int = 1800) -> None:
+        """Meet the other ranks, unless that was done: NCCL on GPUs, gloo on CPUs.
+
+        Args:
+            timeout_seconds: Limit of any wait for the others.
+        """
+        if dist.is_initialized():
+            return
+        if self.world_size == 1:
+            # The rendezvous is read from the environment, even for a single process.
+            os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
+            os.environ.setdefault("MASTER_PORT", str(free_port()))
+        dist.init_process_group(
+            "nccl" if self.device.type == "cuda" else "gloo",
+            timeout=timedelta(seconds=timeout_seconds),
+        )
+        # Afterwards: the monitor uses the store of the default process group.
+        self.monitor.connect()
 
     def busy_clock(self) -> float:
         """Return the seconds of a clock that stops while this process waits for the others."""
@@ -176,3 +197,10 @@ class ProcessGroup:
         with self._collective():
             dist.all_reduce(tensor, op=operation)
         return float(tensor)
+
+
+def free_port() -> int:
+    """Return a free loopback port."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])

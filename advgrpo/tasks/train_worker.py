@@ -32,7 +32,6 @@ from advgrpo.tasks.metrics_stream import CopyingLogger
 from advgrpo.telemetry.logging import event, log_error
 from advgrpo.training.build import Inputs, build_training_state
 from advgrpo.training.checkpoint import Checkpoints
-from advgrpo.training.engine import connect
 from advgrpo.training.held_out import Logger
 from advgrpo.training.loop import train
 from advgrpo.training.reward_hacking import alarms, stopped_early, tag_alarms
@@ -102,7 +101,7 @@ def train_rank(
         translate_rank_loss(process_group.monitor.describe),
     ):
         hangs = settings.training.hangs
-        connect(process_group, timeout_seconds=hangs.timeout_seconds)
+        process_group.connect(timeout_seconds=hangs.timeout_seconds)
         state = _training_state(
             settings, prompts, reference_images, locations, process_group, sink, Path(scratch)
         )

@@ -25,7 +25,7 @@ from advgrpo.training.best import BestAdapter
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.counters import Counters
 from advgrpo.training.discriminator_update import DiscriminatorUpdater
-from advgrpo.training.engine import PolicyEngine
+from advgrpo.training.engines.build import build_engine
 from advgrpo.training.held_out import LEAST_CRITIC_PROMPTS, HeldOutMonitor, Logger
 from advgrpo.training.nonfinite import NonFiniteGuard
 from advgrpo.training.policy_update import PolicyUpdater
@@ -96,7 +96,7 @@ def build_training_state(
     policy = load_policy(inputs.policy, device, seed=seed, embeddings=inputs.embeddings)
     if config.compile != "none":
         policy.compile(config.compile)
-    engine = PolicyEngine(
+    engine = build_engine(
         policy, config, process_group, backwards_per_step=backwards_per_step(config, process_group)
     )
     discriminator = build_discriminator(inputs.discriminator, device, seed=seed)

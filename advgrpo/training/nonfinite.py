@@ -23,7 +23,7 @@ from advgrpo.storage.locations import join
 from advgrpo.telemetry.logging import event
 from advgrpo.training.algorithms.base import Algorithm
 from advgrpo.training.counters import Counters
-from advgrpo.training.engine import PolicyEngine
+from advgrpo.training.engines.base import PolicyEngine
 from advgrpo.training.nonfinite_dump import ADAPTER, ALGORITHM, NonFiniteDump, write_dump
 from advgrpo.training.rollout import Rollout
 

@@ -13,7 +13,7 @@ from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.training.algorithms.base import Algorithm, PassLoss
-from advgrpo.training.engine import PolicyEngine
+from advgrpo.training.engines.base import PolicyEngine
 from advgrpo.training.nonfinite import Finding, NonFiniteGuard, first_not_finite
 from advgrpo.training.rollout import Rollout
 
@@ -143,7 +143,7 @@ class PolicyUpdater:
         microbatches: Sequence[slice],
     ) -> Finding | None:
         """Find where this rank's gradients are not finite, by computing them once more."""
-        if self._config.zero_stage == 3:  # no rank holds a whole gradient
+        if self._engine.partitions_weights:  # no rank holds a whole gradient
             return None
         parameters = self._policy.trainable_parameters()
         # DeepSpeed hooks the outputs of its forward pass to prepare a backward pass of its own.

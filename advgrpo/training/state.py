@@ -22,7 +22,7 @@ from advgrpo.training.best import BestAdapter
 from advgrpo.training.checkpoint import UNSENT, Checkpoint, Checkpoints
 from advgrpo.training.counters import Counters
 from advgrpo.training.discriminator_update import DiscriminatorUpdater
-from advgrpo.training.engine import PolicyEngine
+from advgrpo.training.engines.base import PolicyEngine
 from advgrpo.training.held_out import Logger, Monitor
 from advgrpo.training.nonfinite import NonFiniteGuard
 from advgrpo.training.policy_update import PolicyUpdater

@@ -28,8 +28,8 @@ POINTS = {
     "before a checkpoint is committed": f"{_S3}.write_bytes 2 before checkpoints commit",
     "after a checkpoint is committed": f"{_S3}.write_bytes 2 after checkpoints commit",
     "within the deletion of a checkpoint": f"{_S3}.delete 4 before checkpoints",
-    "between backward passes": "advgrpo.training.engine:PolicyEngine.backward 5 after",
-    "after an optimizer step": "advgrpo.training.engine:PolicyEngine.backward 6 after",
+    "between backward passes": "advgrpo.training.engines.zero:ZeroEngine.backward 5 after",
+    "after an optimizer step": "advgrpo.training.engines.zero:ZeroEngine.backward 6 after",
     "between the two players": "advgrpo.training.discriminator_update:DiscriminatorUpdater.update"
     " 3 before",
     "within a measurement": "advgrpo.training.held_out:HeldOutMonitor.measure 2 after",

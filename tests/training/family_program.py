@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 
 from advgrpo.data.prompts import read_prompts
 from advgrpo.reference_images.image_set import validate_reference_images
-from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.runtime.process_group import ProcessGroup, free_port
 from advgrpo.testing import TinyModels
-from advgrpo.training.engine import connect, free_port
 from advgrpo.training.loop import train_on_rollout
 from tests.models.policies.families import FAMILIES
 from tests.training.conftest import World
@@ -30,7 +29,7 @@ def run_rank(world: World, models: Path, output: Path, rank: int) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     process_group = ProcessGroup()
-    connect(process_group)
+    process_group.connect()
     for name, (family, stage) in CASES.items():
         state = world.state(
             output / name,

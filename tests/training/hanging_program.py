@@ -9,12 +9,11 @@ from advgrpo.errors import RankFailedError
 from advgrpo.runtime.process_group import ProcessGroup, translate_rank_loss
 from advgrpo.runtime.watchdog import Watchdog
 from advgrpo.training.counters import Counters
-from advgrpo.training.engine import connect
 
 
 def main(output: Path) -> None:
     process_group = ProcessGroup()
-    connect(process_group, timeout_seconds=6)
+    process_group.connect(timeout_seconds=6)
     config = HangsConfig(report_after_seconds=2, timeout_seconds=60)
     counters = Counters(rollouts=3, on_enter=process_group.monitor.enter)
     with Watchdog(process_group.monitor, config, give_up=sys.exit):

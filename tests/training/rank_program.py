@@ -10,7 +10,6 @@ from advgrpo.data.prompts import read_prompts
 from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import TinyModels
-from advgrpo.training.engine import connect
 from advgrpo.training.loop import train
 from tests.training.conftest import World
 
@@ -22,7 +21,7 @@ def main(models: Path, output: Path) -> None:
     )
     tiny = TinyModels(models / "pipeline", models / "dino", models / "pickscore")
     process_group = ProcessGroup()
-    connect(process_group)
+    process_group.connect()
     world = World(tiny, prompts, reference_images)
     state = world.state(output, "training.checkpoint_every_updates=1", process_group=process_group)
     state.resume()

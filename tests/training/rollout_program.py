@@ -16,10 +16,9 @@ from advgrpo.models.discriminators import build_discriminator
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.scorers.pickscore import PickScore
-from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.runtime.process_group import ProcessGroup, free_port
 from advgrpo.testing import TinyModels
 from advgrpo.training.algorithms.registry import build_algorithm
-from advgrpo.training.engine import free_port
 from advgrpo.training.reward import Reward
 from advgrpo.training.rollout import generate_rollout
 from tests.training.conftest import SMALL

@@ -92,7 +92,8 @@ def test_a_microbatch_of_the_update_that_does_not_fit_is_refused_by_name(world: 
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["training.zero_stage=0", "training.offload=optimizer"], "zero_stage 1, 2 or 3"),
+        (["training.engine=ddp", "training.offload=optimizer"], "engine=deepspeed"),
+        (["training.engine=ddp", "training.zero_stage=3"], "engine=deepspeed"),
         (["training.offload=optimizer_and_weights"], "needs zero_stage=3"),
         (["training.zero_stage=3", "training.compile=inductor"], "compile=none"),
         (["training.zero_stage=4"], "training.zero_stage=4"),

@@ -78,11 +78,11 @@ def test_a_rollout_that_is_not_finite_names_tensor_rank_prompt_and_seed(make_sta
     )
 
 
-@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
 def test_a_gradient_that_is_not_finite_leaves_weights_alone_and_is_named(
-    make_state: Make, stage: int
+    make_state: Make, engine: str
 ) -> None:
-    state = make_state(f"training.zero_stage={stage}", "training.optimizer_steps_per_update=2")
+    state = make_state(f"training.engine={engine}", "training.optimizer_steps_per_update=2")
     name, parameter = list(state.policy.trainable_parameters().items())[3]
     handle = parameter.register_hook(lambda gradient: gradient * NAN)
     before = weights(state)
@@ -93,7 +93,7 @@ def test_a_gradient_that_is_not_finite_leaves_weights_alone_and_is_named(
     # What was left out leaves nothing behind: the next turn is as that of a fresh run.
     state.counters.rollouts = 0
     other = make_state(
-        f"training.zero_stage={stage}", "training.optimizer_steps_per_update=2", folder="fresh"
+        f"training.engine={engine}", "training.optimizer_steps_per_update=2", folder="fresh"
     )
     assert train_on_rollout(state)["policy/gradient_norm"] > 0
     train_on_rollout(other)
@@ -171,15 +171,15 @@ def test_skipped_rollouts_without_a_dump_do_not_use_up_the_dumps(
     assert Path(dump_of(caught.value)).is_dir()
 
 
-@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("engine", ["ddp", "deepspeed"])
 def test_a_skipped_step_after_others_ends_the_update_and_leaves_it_counted(
-    make_state: Make, stage: int
+    make_state: Make, engine: str
 ) -> None:
     options = (
         "training.non_finite.action=skip",
         "training.optimizer_steps_per_update=2",
         "training.optimizer.decay=linear",
-        f"training.zero_stage={stage}",
+        f"training.engine={engine}",
     )
     state = make_state(*options)
     calls = 0

@@ -61,7 +61,7 @@ def test_two_ranks_of_another_algorithm_take_the_optimizer_step_of_one(
 
 
 def _plain(stage: str) -> str:
-    return "nft" if stage.startswith("nft") else "0"
+    return "nft" if stage.startswith("nft") else "ddp"
 
 
 def _assert_same_step(

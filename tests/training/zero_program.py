@@ -1,4 +1,4 @@
-"""Program of the test of ZeRO's stages: two ranks that train, save and resume in each stage.
+"""Program of the test of engines and stages: two ranks that train, save and resume in each.
 
 The ranks are forked after all was imported, which takes longer than what they do.
 """
@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 
 from advgrpo.data.prompts import read_prompts
 from advgrpo.reference_images.image_set import validate_reference_images
-from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.runtime.process_group import ProcessGroup, free_port
 from advgrpo.testing import TinyModels
-from advgrpo.training.engine import connect, free_port
 from advgrpo.training.loop import train_on_rollout
 from advgrpo.training.metrics import measure_held_out
 from advgrpo.training.state import TrainingState
@@ -25,7 +24,7 @@ RANKS = 2
 GUIDED = "training.sampling.guidance_scale=2"
 NFT = ["training.algorithm={type: nft}", "training.sampling.guidance_scale=1"]
 STAGES = {
-    "0": ["training.zero_stage=0"],
+    "ddp": ["training.engine=ddp"],
     "2": ["training.zero_stage=2"],
     "2, offloaded": ["training.zero_stage=2", "training.offload=optimizer"],
     "nft": NFT,
@@ -39,7 +38,7 @@ STAGES = {
         "policy.forward_dtype=bfloat16",
     ],
 }
-RESUMED = ("2, offloaded", "nft, 3", "3", "3, offloaded, in bfloat16")
+RESUMED = ("ddp", "2, offloaded", "nft, 3", "3", "3, offloaded, in bfloat16")
 
 
 def tensors_of(state: TrainingState) -> dict[str, torch.Tensor]:
@@ -55,7 +54,7 @@ def run_rank(world: World, output: Path, rank: int) -> None:
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(RANKS), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     process_group = ProcessGroup()
-    connect(process_group)
+    process_group.connect()
     for name, overrides in STAGES.items():
         settings = [GUIDED, *overrides]
         state = world.state(output / name, *settings, process_group=process_group)

@@ -1,11 +1,7 @@
-"""The policy's training engine: DeepSpeed, with its state as plain tensors."""
+"""DeepSpeed's ZeRO, with its state as plain tensors."""
 
-import math
-import os
-import socket
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from datetime import timedelta
 
 import deepspeed
 import torch
@@ -19,15 +15,13 @@ from deepspeed.utils import (
 )
 from torch import Tensor
 
-from advgrpo.config.training import PolicyOptimizerConfig, TrainingConfig
-from advgrpo.models.policies.adapter_weights import AdapterWeights
+from advgrpo.config.training import TrainingConfig
 from advgrpo.models.policies.base import Policy
 from advgrpo.runtime.process_group import ProcessGroup
+from advgrpo.training.engines.base import MOMENTS, PolicyEngine, adamw, on_cpu
 
-MOMENTS = ("exp_avg", "exp_avg_sq")
 
-
-class PolicyEngine(AdapterWeights):
+class ZeroEngine(PolicyEngine):
     """Updates the adapter through DeepSpeed's ZeRO.
 
     Args:
@@ -46,10 +40,13 @@ class PolicyEngine(AdapterWeights):
         backwards_per_step: int,
     ) -> None:
         super().__init__(policy.trainable_parameters())
-        self._config = config.optimizer
         self._optimizer = adamw(list(self._parameters.values()), config.optimizer)
         # deepspeed.initialize must find a process group: one of its own would not have our timeout.
-        connect(process_group)
+        process_group.connect()
+        if process_group.device.type == "cpu":
+            # DeepSpeed would compile a shared-memory collective, which needs a C++ compiler; gloo's
+            # own is enough.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         self._engine, *_ = deepspeed.initialize(
             model=policy.transformer,
             optimizer=self._optimizer,
@@ -62,9 +59,7 @@ class PolicyEngine(AdapterWeights):
         # DeepSpeed requires forward passes to be those of the engine, which prepare the backward
         # pass.
         policy.use_engine(self._engine)
-        self._zero = config.zero_stage > 0
-        self._dropped, self._norm = False, 0.0
-        self._partitions_weights = config.zero_stage == 3
+        self.partitions_weights = config.zero_stage == 3
 
     def _whole(self, modifier_rank: int | None = None) -> AbstractContextManager[None]:
         """Gather weights that ZeRO-3 partitions over the ranks, within the context."""
@@ -82,49 +77,18 @@ class PolicyEngine(AdapterWeights):
         self._engine.backward(loss)
         # step() follows every backward pass: before the last one of an optimizer step it only
         # advances DeepSpeed's counter.
-        if self._zero or not self._engine.is_gradient_accumulation_boundary():
-            self._engine.step()
-        else:
-            self._step_if_finite()
+        self._engine.step()
 
     @property
     def skipped_step(self) -> bool:
         """Whether the last optimizer step was skipped because a gradient is not finite."""
-        if self._zero:
-            # Valid only right after the last backward pass of a step; step() resets it each time.
-            return not self._engine.was_step_applied()
-        return self._dropped
-
-    def _step_if_finite(self) -> None:
-        # Under ZeRO, DeepSpeed itself checks for overflow. Gradients are already averaged over the
-        # ranks here, so all ranks decide alike.
-        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
-        self._norm = float(torch.nn.utils.get_total_norm(gradients))
-        self._dropped = not math.isfinite(self._norm)
-        if not self._dropped:
-            self._engine.step()
-            return
-        # DeepSpeed counts backward passes by its steps, so a skipped step must still call step();
-        # AdamW would then decay weights and count the step, so its state is restored.
-        before = self.state()
-        for gradient in gradients:
-            gradient.zero_()
-        self._engine.step()
-        # load_state leaves the moments untouched if no step was taken before, so those that this
-        # step has just created are dropped here.
-        self._optimizer.state.clear()
-        self.load_state(before)
-
-    def set_learning_rate(self, value: float) -> None:
-        """Set the learning rate of the next optimizer step."""
-        for group in self._optimizer.param_groups:
-            group["lr"] = value
+        # Valid only right after the last backward pass of a step; step() resets it each time.
+        return not self._engine.was_step_applied()
 
     @property
     def gradient_norm(self) -> float:
         """Norm of the last optimizer step's gradient, before clipping."""
-        # Without ZeRO, DeepSpeed records no norm for a torch optimizer.
-        return float(self._engine.get_global_grad_norm()) if self._zero else self._norm
+        return float(self._engine.get_global_grad_norm())
 
     def state(self) -> dict[str, Tensor]:
         """Gather master weights and optimizer state; every rank must call it.
@@ -134,57 +98,43 @@ class PolicyEngine(AdapterWeights):
         """
         state: dict[str, Tensor] = {}
         for name, parameter in self._parameters.items():
-            if self._zero:
-                state[f"weight.{name}"] = safe_get_full_fp32_param(parameter)
-            else:
-                state[f"weight.{name}"] = parameter.detach()
-            for moment in MOMENTS:
-                if not self._optimizer.state:
-                    continue
-                state[f"{moment}.{name}"] = (
-                    safe_get_full_optimizer_state(parameter, moment)
-                    if self._zero
-                    else self._optimizer.state[parameter][moment]
-                )
+            state[f"weight.{name}"] = safe_get_full_fp32_param(parameter)
+            for moment in MOMENTS if self._optimizer.state else ():
+                state[f"{moment}.{name}"] = safe_get_full_optimizer_state(parameter, moment)
         steps = [float(entry["step"]) for entry in self._optimizer.state.values()]
-        # All entries count the same steps. Under ZeRO an entry is a flat partition, not a
-        # parameter, so one number is kept instead of one for each name.
+        # All entries count the same steps. An entry is a flat partition, not a parameter, so one
+        # number is kept instead of one for each name.
         state["step"] = torch.tensor(steps[0] if steps else 0.0)
-        # Cloned: on the CPU, the other conversions return the live tensor, which the next step
-        # changes.
-        return {name: value.detach().float().cpu().clone() for name, value in state.items()}
+        return on_cpu(state)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned; every rank must call it."""
         weights = {name: state[f"weight.{name}"] for name in self._parameters}
         self._overwrite(weights)
-        if self._zero:
-            # Overwriting the parameters alone would last until the next step, which recomputes them
-            # from the master weights.
-            for name, parameter in self._parameters.items():
-                self._set_master(parameter, weights[name].to(parameter.device))
+        # Overwriting the parameters alone would last until the next step, which recomputes them
+        # from the master weights.
+        for name, parameter in self._parameters.items():
+            self._set_master(parameter, weights[name].to(parameter.device))
         if float(state["step"]) == 0:
             return
         self._create_optimizer_state(state["step"])
         for name, parameter in self._parameters.items():
             for moment in MOMENTS:
                 value = state[f"{moment}.{name}"].to(parameter.device)
-                if self._partitions_weights:
+                if self.partitions_weights:
                     safe_set_local_optimizer_state(parameter, _partition(parameter, value), moment)
-                elif self._zero:
-                    safe_set_full_optimizer_state(parameter, value, moment)
                 else:
-                    self._optimizer.state[parameter][moment].copy_(value)
+                    safe_set_full_optimizer_state(parameter, value, moment)
 
     def _set_master(self, parameter: torch.nn.Parameter, value: Tensor) -> None:
-        if self._partitions_weights:
+        if self.partitions_weights:
             safe_set_local_fp32_param(parameter, _partition(parameter, value))
         else:
             safe_set_full_fp32_param(parameter, value)
 
     def _create_optimizer_state(self, step: Tensor) -> None:
         # AdamW creates its state at the first step; a resumed run needs it before.
-        if self._partitions_weights:
+        if self.partitions_weights:
             # ZeRO-3 passes these to the optimizer only while it takes a step.
             optimized = self._engine.optimizer.fp32_partitioned_groups_flat
         else:
@@ -197,7 +147,7 @@ class PolicyEngine(AdapterWeights):
                 "step": step.clone(),
                 **{moment: torch.zeros_like(parameter.detach()) for moment in MOMENTS},
             }
-        if self._zero and not self._partitions_weights:
+        if not self.partitions_weights:
             # Links each parameter to its part of the flat state. ZeRO does it at its own first
             # step and has no public way to do it earlier.
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
@@ -212,52 +162,6 @@ def _partition(parameter: torch.nn.Parameter, value: Tensor) -> Tensor:
     own = value.flatten()[first : first + length]
     padded[: own.numel()] = own
     return padded
-
-
-def connect(process_group: ProcessGroup, *, timeout_seconds: int = 1800) -> None:
-    """Initialize the process group: NCCL on GPUs, gloo on CPUs.
-
-    Args:
-        process_group: The training processes.
-        timeout_seconds: Limit of any wait for the others.
-    """
-    if torch.distributed.is_initialized():
-        return
-    if process_group.world_size == 1:
-        # init_distributed reads the rendezvous from the environment, even for a single process.
-        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", str(free_port()))
-    if process_group.device.type == "cpu":
-        # DeepSpeed would compile a shared-memory collective, which needs a C++ compiler; gloo's
-        # own is enough.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = "nccl" if process_group.device.type == "cuda" else "gloo"
-    deepspeed.init_distributed(
-        dist_backend=backend,
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timedelta(seconds=timeout_seconds),
-    )
-    # After init_distributed: the monitor uses the store of the default process group.
-    process_group.monitor.connect()
-
-
-def free_port() -> int:
-    """Return a free loopback port."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return int(server.getsockname()[1])
-
-
-def adamw(parameters: list[torch.nn.Parameter], config: PolicyOptimizerConfig) -> torch.optim.AdamW:
-    """Build the policy's optimizer."""
-    return torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-    )
 
 
 def deepspeed_settings(
