@@ -1,6 +1,7 @@
 """The pipeline on a fake cluster, with the real chart, launcher and jobs."""
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,9 +52,11 @@ def servers(
 def ran(
     running_stores: EmbeddedServers,
     servers: pytest.MonkeyPatch,
+    warm_interpreter: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Ran:
     """The whole pipeline, run as jobs of a cluster."""
+    servers.setattr(sys, "executable", str(warm_interpreter))
     folder = tmp_path_factory.mktemp("cluster")
     cluster = namespace(running_stores, servers, folder)
     workspace = f"s3://advgrpo/cluster/{folder.name}"

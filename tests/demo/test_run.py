@@ -65,6 +65,7 @@ def _wait_for_updates(demo: "subprocess.Popen[str]", progress_file: Path, update
 
 @pytest.mark.slow
 @pytest.mark.timeout(2 * ENDS_WITHIN_SECONDS)
+@pytest.mark.usefixtures("warm_python")
 def test_an_interrupted_demo_resumes_and_finishes(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     command = _command(folder, tmp_path / "models")

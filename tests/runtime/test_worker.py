@@ -141,6 +141,7 @@ def exit_statuses(running: list[subprocess.Popen[bytes]]) -> list[int]:
     return [pod.wait(timeout=300) for pod in running]
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_machines_without_a_shared_disk_equal_a_single_one_also_when_one_is_lost(
     stores: EmbeddedServers,  # noqa: ARG001 - must run
     pods: Pods,

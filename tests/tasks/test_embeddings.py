@@ -54,6 +54,7 @@ def stored(config: RunConfig, prompts: list[str], workspace: Path) -> StoredEmbe
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_several_processes_encode_like_one_and_reuse_existing_embeddings(
     config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -71,6 +72,7 @@ def test_several_processes_encode_like_one_and_reuse_existing_embeddings(
         assert torch.equal(mine.stack("context"), other.stack("context"))
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_the_error_of_an_encoding_process_is_raised(config: RunConfig, tmp_path: Path) -> None:
     nowhere = config.policy.weights.model_copy(update={"location": str(tmp_path / "nowhere")})
     policy = config.policy.model_copy(update={"weights": nowhere})

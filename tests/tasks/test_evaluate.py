@@ -145,6 +145,7 @@ def same_evaluation(one: Path, two: Path) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_two_ranks_give_the_bits_of_one_process_and_report_progress_once(
     world: World, alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

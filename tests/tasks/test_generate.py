@@ -108,6 +108,7 @@ def test_prompts_are_encoded_before_images_are_generated(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_two_processes_generate_the_files_of_one(
     tiny: TinyModels, adapter: Path, tmp_path: Path
 ) -> None:

@@ -1,7 +1,6 @@
 """Each kind of discriminator is trained by two ranks as by one, and ends with equal bits."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,11 +16,17 @@ KINDS = [*TINY_BACKBONES, "layers", "pickscore_1", "pickscore_2"]
 
 
 @pytest.fixture(scope="module")
-def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(world: World, warm_interpreter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     models, output = world.prompts.parent, tmp_path_factory.mktemp("discriminators")
     for kind in TINY_BACKBONES:
         write_tiny_backbone(models, kind)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launch = [
+        str(warm_interpreter),
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+    ]
     program = ["-m", "tests.training.discriminator_rank_program", str(models), str(output)]
     root = Path(__file__).parents[2]
     done = subprocess.run(

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,14 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(world: World, warm_interpreter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("families")
     for family in FAMILIES:
         family.save(output / "models" / family.name)
     for name in CASES:
         # Writes the pre-trained discriminator that both ranks read.
         world.pretrained(output / name)
-    program = [sys.executable, "-m", "tests.training.family_program"]
+    program = [str(warm_interpreter), "-m", "tests.training.family_program"]
     done = subprocess.run(
         [*program, world.prompts.parent, output / "models", output],
         cwd=Path(__file__).parents[2],

@@ -1,5 +1,4 @@
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,10 +16,18 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def rollouts(world: World, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict]:
+def rollouts(
+    world: World, warm_interpreter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict]:
     output = tmp_path_factory.mktemp("rollouts")
     done = subprocess.run(
-        [sys.executable, "-m", "tests.training.rollout_program", world.prompts.parent, output],
+        [
+            str(warm_interpreter),
+            "-m",
+            "tests.training.rollout_program",
+            world.prompts.parent,
+            output,
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -1,7 +1,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,10 +17,18 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def two_ranks(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_ranks(
+    world: World, warm_interpreter: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     output = tmp_path_factory.mktemp("two-ranks")
     world.state(output)  # writes the pre-trained discriminator that both ranks read
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    launch = [
+        str(warm_interpreter),
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+    ]
     program = ["-m", "tests.training.rank_program", str(world.prompts.parent), str(output)]
     root = Path(__file__).parents[2]
     done = subprocess.run(

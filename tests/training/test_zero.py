@@ -1,7 +1,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,13 +17,13 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def trained(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(world: World, warm_interpreter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("zero")
     for name in STAGES:
         # Writes the pre-trained discriminator that both ranks read.
         world.pretrained(output / name)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.training.zero_program", world.prompts.parent, output],
+        [str(warm_interpreter), "-m", "tests.training.zero_program", world.prompts.parent, output],
         cwd=ROOT,
         env={**os.environ, "PYTHONWARNINGS": "ignore"},
         capture_output=True,
