@@ -253,7 +253,9 @@ def _run(arguments: Sequence[str]) -> None:
         case ["-m", module, *rest]:
             sys.argv = [module, *rest]
             sys.path[0] = str(Path.cwd())
-            sys.modules.pop(module, None)
+            # Loaded again, it would warn; a package runs its module `__main__` instead.
+            if not hasattr(sys.modules.get(module), "__path__"):
+                sys.modules.pop(module, None)
             runpy.run_module(module, run_name="__main__", alter_sys=True)
         case ["-c", code, *rest]:
             sys.argv = ["-c", *rest]
