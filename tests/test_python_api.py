@@ -85,6 +85,11 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
     assert all(Path(path).is_file() for path in paths)
 
 
+def test_an_evaluation_needs_no_discriminator() -> None:
+    config = advgrpo.load_config("pocket")
+    inspect.signature(advgrpo.evaluate).bind(config, trained="adapter", reference_images="images")
+
+
 def test_metrics_reach_a_callback_in_order() -> None:
     seen: list[tuple[int, dict[str, float]]] = []
     threads = set()

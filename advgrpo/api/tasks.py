@@ -117,8 +117,8 @@ def evaluate(
     config: RunConfig,
     *,
     trained: str,
-    discriminator: str,
     reference_images: str,
+    discriminator: str = "",
     workspace: str = _DEFAULT_WORKSPACE,
     processes: int = 1,
 ) -> TaskResult:
@@ -127,8 +127,9 @@ def evaluate(
     Args:
         config: Settings of the run.
         trained: Location of the training result.
-        discriminator: Location of the pre-trained discriminator, for the report's costs.
         reference_images: Location of the reference images of the test prompts.
+        discriminator: Location of the pre-trained discriminator, for the report's costs; empty if
+            there is none.
         workspace: As in `generate_reference_images`.
         processes: Processes that share the work; with GPUs, one each.
 

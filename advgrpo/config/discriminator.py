@@ -38,6 +38,9 @@ class PretrainingConfig(Section):
     images: PositiveInt = 512
     """Base-model images that it is trained on."""
 
+    held_out_images: PositiveInt = 128
+    """Base-model images of held-out prompts, besides, that it is measured on."""
+
     steps: NonNegativeInt = 200
     """Maximum number of optimizer steps."""
 

@@ -63,10 +63,11 @@ def _pretraining(config: RunConfig, metrics: Mapping[str, float] | None) -> Phas
     name = "Reward pre-training"
     if metrics is None:
         return PhaseCost(name, None, note="no discriminator")
+    settings = config.discriminator.pretraining
     return PhaseCost(
         name,
         metrics["cost/seconds"],
-        images=config.discriminator.pretraining.images,
+        images=settings.images + settings.held_out_images,
         peak_memory_mib=metrics["cost/peak_memory_mib"],
         on_gpu=bool(metrics.get("cost/on_gpu", 0)),
     )

@@ -23,7 +23,6 @@ from advgrpo.training.discriminator_update import (
 )
 from advgrpo.training.reference_features import ReferenceFeatures
 
-HELD_OUT_IMAGES = 128
 STEPS_BETWEEN_METRICS = 4
 
 
@@ -69,7 +68,7 @@ def pretrain_discriminator(
     # Generated once: the base model does not change, so all steps can train on the same images.
     fresh = base_images(references.training_ids, goal.images)
     # Held out on both sides: memorized images of either kind would raise the accuracy.
-    unseen = base_images(references.held_out_ids, HELD_OUT_IMAGES)
+    unseen = base_images(references.held_out_ids, goal.held_out_images)
     ids = torch.tensor(references.held_out_ids)
     unseen_references = discriminator.with_prompts(
         references.take(ids, torch.zeros_like(ids)), [prompts.texts[i] for i in ids.tolist()]
@@ -123,7 +122,7 @@ def prompts_of_base_images(
     """
     return [
         *_shuffled(training, config.images, world_size, seed),
-        *_shuffled(held_out, HELD_OUT_IMAGES, world_size, seed),
+        *_shuffled(held_out, config.held_out_images, world_size, seed),
     ]
 
 
