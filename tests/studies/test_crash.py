@@ -33,9 +33,9 @@ def rig(stores: EmbeddedServers, tmp_path: Path) -> Iterator[Rig]:
 @pytest.mark.slow
 def test_a_killed_job_ends_as_an_undisturbed_one(rig: Rig) -> None:
     rig.measure(runs=1)
-    for kill in (Kill(1, "machine lost", 0.55), Kill(2, "one rank", 0.45)):
-        struck = rig.strike(kill, seed=0)
-        assert struck.good, struck.line()
+    # tests/runtime/test_worker.py kills one of two pods, and this all processes of the job.
+    struck = rig.strike(Kill(1, "machine lost", 0.55), seed=0)
+    assert struck.good, struck.line()
 
 
 class SlowToStop:
