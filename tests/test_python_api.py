@@ -1,6 +1,7 @@
 """The Python API: its names, its documentation, and the examples of docs/python.md."""
 
 import inspect
+import json
 import re
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from advgrpo import api
 from advgrpo.tasks.metrics_stream import CopyingLogger, streamed_metrics
 from advgrpo.tasks.train_worker import NullLogger
 
-PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "python.md").read_text(encoding="utf-8")
 PROMPTS = Path(advgrpo.__file__).parent / "pocket" / "prompts"
 
 
@@ -60,15 +62,26 @@ def _small_settings(folder: Path) -> dict[str, Any]:
     }
 
 
-def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("work")
+
+
+def _run_examples(blocks: list[str], folder: Path, name: str) -> dict[str, Any]:
+    """Run the code of a document with smaller settings, the same for all."""
     settings = '{"training.updates": 10}'
     assert settings in blocks[0]
-    blocks[0] = blocks[0].replace(settings, repr(_small_settings(tmp_path)))
+    blocks = [blocks[0].replace(settings, repr(_small_settings(folder))), *blocks[1:]]
     namespace: dict[str, Any] = {}
     for block in blocks:
-        exec(compile(block, "docs/python.md", "exec"), namespace)
+        exec(compile(block, name, "exec"), namespace)
+    return namespace
+
+
+def test_the_examples_of_the_page_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    namespace = _run_examples(blocks, work, "docs/python.md")
     assert [row["update"] for row in namespace["history"]] == [0, 1]
     # The callback had seen all that the history holds.
     row = namespace["history"][1]
@@ -77,7 +90,7 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
         name: value for name, value in row.items() if name in seen
     }
     assert "reward/discriminator" in seen
-    assert (tmp_path / "after.png").is_file()
+    assert (work / "after.png").is_file()
     assert len(namespace["scores"]["pocket_judge.all_attributes"]) == 4
     metrics = {row["metric"] for row in namespace["tables"].metrics}
     assert {"distance.frechet", "pocket_judge.all_attributes"} <= metrics
@@ -88,6 +101,19 @@ def test_the_examples_of_the_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_an_evaluation_needs_no_discriminator() -> None:
     config = advgrpo.load_config("pocket")
     inspect.signature(advgrpo.evaluate).bind(config, trained="adapter", reference_images="images")
+
+
+# After the page, whose results in the workspace it finds.
+def test_the_notebook_runs(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    notebook = json.loads((DOCS / "notebooks" / "pocket.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    namespace = _run_examples(cells, work, "docs/notebooks/pocket.ipynb")
+    curves, pictures = namespace["plt"].figure(1), namespace["plt"].figure(2)
+    assert all(axis.lines[0].get_xdata().size for axis in curves.axes)
+    assert [len(axis.images) for axis in pictures.axes] == [1, 1, 1, 1]
+    namespace["plt"].close("all")
 
 
 def test_metrics_reach_a_callback_in_order() -> None:

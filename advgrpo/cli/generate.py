@@ -14,7 +14,7 @@ def generate(
         str,
         typer.Option(
             "--prompts",
-            help="UTF-8 file with one prompt per line, or a .csv, .tsv or .jsonl table.",
+            help="UTF-8 file with one prompt per line, or a .csv, .tsv, .jsonl or .parquet table.",
         ),
     ] = "",
     column: Annotated[
@@ -68,6 +68,7 @@ def generate(
 
     Repeated, it generates only missing images; it never overwrites other files.
     """
+    from advgrpo.cli.bars import progress_bars
     from advgrpo.config.resolution import resolve_generation
     from advgrpo.data.prompt_tables import read_any_prompts
     from advgrpo.data.prompts import checked_prompts
@@ -101,16 +102,17 @@ def generate(
     config, adapter = (
         registered_run(model) if model else (resolve_generation(preset, overrides), adapter)
     )
-    locations = task(
-        config,
-        texts,
-        adapter=adapter,
-        images_per_prompt=images_per_prompt,
-        seed=seed,
-        output=output,
-        batch_size=batch_size,
-        processes=processes,
-        compare=compare,
-    )
+    with progress_bars():
+        locations = task(
+            config,
+            texts,
+            adapter=adapter,
+            images_per_prompt=images_per_prompt,
+            seed=seed,
+            output=output,
+            batch_size=batch_size,
+            processes=processes,
+            compare=compare,
+        )
     sheet = "side_by_side.png" if compare else "grid.png"
     print(f"{len(locations)} images and {sheet} in {output}")

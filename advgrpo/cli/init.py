@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterable
+from enum import Enum
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +20,19 @@ _PINNED = re.compile(r"^revisions:.*\n(?:[ \t].*\n|\n(?=[ \t]))*", re.MULTILINE)
 _TEST_FRACTION = 0.1
 
 
+class PromptSets(str, Enum):  # noqa: UP042 - typer shows the values of this kind
+    """Prompt sets of `advgrpo.data.prompt_sets`."""
+
+    parti = "parti"
+
+
 def init(
     preset: Annotated[str, typer.Argument(help="Preset to extend: a name or a YAML file.")],
     prompts: Annotated[
         str,
         typer.Option(
-            "--prompts", help="Training prompts: text, one per line, or a .csv, .tsv, .jsonl table."
+            "--prompts",
+            help="Training prompts: text, one per line, or a .csv, .tsv, .jsonl, .parquet table.",
         ),
     ] = "",
     test_prompts: Annotated[
@@ -34,6 +42,10 @@ def init(
             help="Prompts to evaluate on. Default: a tenth of --prompts, kept out of training.",
         ),
     ] = "",
+    prompt_set: Annotated[
+        PromptSets | None,
+        typer.Option("--prompt-set", help="A published prompt set instead of --prompts."),
+    ] = None,
     column: Annotated[
         str, typer.Option("--column", help="Column of the prompts in a table.")
     ] = "Prompt",
@@ -47,6 +59,7 @@ def init(
     from advgrpo.config.preset_files import read_preset
     from advgrpo.config.resolution import apply_overrides, overridden, resolve
     from advgrpo.config.yaml_text import dump_yaml
+    from advgrpo.data.prompt_sets import PROMPT_SETS, download_prompt_set
     from advgrpo.errors import ConfigError
 
     if output.exists():
@@ -62,6 +75,12 @@ def init(
     settings = read_preset(preset).settings
     apply_overrides(settings, overrides)
     own = {"extends": parent, **overridden(settings, overrides)}
+    if prompts and prompt_set:
+        raise ConfigError("--prompts and --prompt-set are both given", repair="use one of them")
+    if prompt_set:
+        source = PROMPT_SETS[prompt_set.value]
+        prompts, column = str(download_prompt_set(prompt_set.value)), source.column
+        print(f"prompts of {source.url}, licence {source.licence}")
     if prompts and "prompts" in own:
         raise ConfigError(
             "--prompts and --set prompts.* are both given",

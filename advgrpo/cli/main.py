@@ -55,6 +55,7 @@ _EXTRAS = {
         ),
         "train",
     ),
+    "pyarrow": "parquet",
     "requests": "demo",
 }
 """Package -> the extra that installs it."""
@@ -65,7 +66,6 @@ _UTF8 = "PYTHONUTF8"
 app = typer.Typer(
     help="Post-train a text-to-image flow model by adversarial reward.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(config.app, name="config")

@@ -70,16 +70,27 @@ def run(
         Path | None,
         typer.Option("--output", help="JSON file for the pipeline's outputs.", callback=local_path),
     ] = None,
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", "-v", help="Show the output of the tasks instead of progress."),
+    ] = False,
 ) -> None:
     """Run all tasks on this machine, one after the other; repeated, it resumes."""
     from advgrpo.config.pipeline_preset import split_preset
-    from advgrpo.kfp_client.compiled import PIPELINE
+    from advgrpo.kfp_client.compiled import PIPELINE, check_exists
     from advgrpo.kfp_client.local import run_pipeline
     from advgrpo.tasks.preflight import check_local_run
+    from advgrpo.telemetry.logging import as_json
 
     # Another pipeline may not have the tasks whose needs are checked.
     if pipeline is None:
         check_local_run(preset, overrides, processes)
+    check_exists(pipeline or PIPELINE)
+    # Log collectors want each line.
+    if not verbose and not as_json():
+        outputs = _run_watched(artifacts, output)
+        print(json.dumps(outputs, indent=1))
+        return
     choice, settings_yaml = split_preset(preset)
     outputs = run_pipeline(
         pipeline or PIPELINE,
@@ -97,6 +108,45 @@ def run(
     print(text)
     if output is not None:
         output.write_text(text, encoding="utf-8")
+
+
+def _run_watched(artifacts: Path, output: Path | None) -> dict[str, str]:
+    """Run this command again in a process of its own, and show its progress.
+
+    Returns:
+        The pipeline's outputs.
+    """
+    import os
+    from contextlib import nullcontext
+    from tempfile import TemporaryDirectory
+
+    from rich.console import Console
+
+    from advgrpo.demo.display import Bars, Lines, live
+    from advgrpo.demo.phases import PhaseClock
+    from advgrpo.demo.watched import run_watched
+    from advgrpo.runtime.pipeline_tasks import PIPELINE_TASKS
+
+    # Standard output is for the outputs.
+    console = Console(stderr=True)
+    bars = Bars([task.name for task in PIPELINE_TASKS]) if console.is_terminal else None
+    log = artifacts / "pipeline.log"
+    console.print(f"The output of the tasks is in {log}.", highlight=False, soft_wrap=True)
+    with TemporaryDirectory() as state:
+        written = output or Path(state, "outputs.json")
+        command = [sys.executable, "-m", "advgrpo.cli.main", *sys.argv[1:], "--verbose"]
+        with live(bars, console) if bars else nullcontext():
+            run_watched(
+                [*command, "--output", str(written)],
+                "pipeline",
+                variables=os.environ,
+                state=Path(state),
+                log_file=log,
+                display=bars or Lines(console),
+                clock=PhaseClock({}),
+            )
+        outputs: dict[str, str] = json.loads(written.read_text(encoding="utf-8"))
+        return outputs
 
 
 @app.command()

@@ -15,8 +15,8 @@ def import_prompts(
     source: Annotated[
         str,
         typer.Argument(
-            help="A .csv, .tsv or .jsonl file with column names, or a file with one prompt per "
-            "line.",
+            help="A .csv, .tsv, .jsonl, .parquet or .arrow file with column names, or a file with "
+            "one prompt per line; local, s3:// or hub://datasets/OWNER/NAME/FILE@COMMIT.",
         ),
     ],
     output: Annotated[

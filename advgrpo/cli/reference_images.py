@@ -28,6 +28,7 @@ def generate(
     parent_run: ParentRun = "",
 ) -> None:
     """Generate reference images for training and test prompts, or validate an existing set."""
+    from advgrpo.cli.bars import progress_bars
     from advgrpo.config.resolution import resolve
     from advgrpo.config.tasks import ReferenceImagesSettings
     from advgrpo.storage.archives import extract
@@ -35,12 +36,13 @@ def generate(
     from advgrpo.tasks.reference_images import make_reference_images
 
     settings = ReferenceImagesSettings.of(resolve(preset, overrides))
-    made = make_reference_images(
-        settings.model_dump_json(),
-        workspace=workspace,
-        processes=processes,
-        parent_run_id=parent_run,
-    )
+    with progress_bars():
+        made = make_reference_images(
+            settings.model_dump_json(),
+            workspace=workspace,
+            processes=processes,
+            parent_run_id=parent_run,
+        )
     for name, location in (("train", made.train), ("test", made.test)):
         print(f"{name}: {location}")
         if output is not None:

@@ -151,14 +151,26 @@ def export(
     layout: Annotated[
         Layout, typer.Option("--layout", help="Program that reads it.")
     ] = Layout.diffusers,
+    push: Annotated[
+        str, typer.Option("--push", help="Upload to this repository (OWNER/NAME) of the hub.")
+    ] = "",
 ) -> None:
     """Export the adapter of a version in the layout of another program."""
+    from advgrpo.errors import ConfigError
     from advgrpo.registry.export import export as task
 
+    if push and layout is not Layout.huggingface:
+        raise ConfigError(
+            f"--push does not fit --layout {layout.value}", repair="add --layout huggingface"
+        )
     for file in task(
         name, version, tracking_uri=_tracking_uri(), layout=layout.value, output=output
     ):
         print(output / file)
+    if push:
+        from advgrpo.storage.hub import push_folder
+
+        print(push_folder(output, push, message=f"{name}, version {version}"))
 
 
 @app.command()

@@ -31,17 +31,19 @@ def pretrain_reward(
     parent_run: ParentRun = "",
 ) -> None:
     """Pre-train the discriminator on images of the base model."""
+    from advgrpo.cli.bars import progress_bars
     from advgrpo.config.resolution import resolve
     from advgrpo.config.tasks import PretrainingSettings
     from advgrpo.tasks import pretrain_reward as task
 
     settings = PretrainingSettings.of(resolve(preset, overrides))
-    result = task.pretrain_reward(
-        settings.model_dump_json(),
-        reference_images=reference_images,
-        workspace=workspace,
-        parent_run_id=parent_run,
-    )
+    with progress_bars():
+        result = task.pretrain_reward(
+            settings.model_dump_json(),
+            reference_images=reference_images,
+            workspace=workspace,
+            parent_run_id=parent_run,
+        )
     _print_result(result, output)
 
 
@@ -56,6 +58,7 @@ def train(
     parent_run: ParentRun = "",
 ) -> None:
     """Post-train the policy; repeated, it resumes from its last checkpoint."""
+    from advgrpo.cli.bars import progress_bars
     from advgrpo.config.resolution import resolve
     from advgrpo.config.tasks import TrainingSettings
     from advgrpo.tasks import train as task
@@ -63,15 +66,16 @@ def train(
     config = resolve(preset, overrides)
     # A rule across sections of the whole run, whose settings the task does not receive.
     config.check_ranks(processes)
-    result = task.train(
-        # As JSON, as the pipeline passes them: equal settings have equal cache keys and results.
-        TrainingSettings.of(config).model_dump_json(),
-        reference_images=reference_images,
-        discriminator=discriminator,
-        workspace=workspace,
-        processes=processes,
-        parent_run_id=parent_run,
-    )
+    with progress_bars():
+        result = task.train(
+            # As JSON, as the pipeline passes them: equal settings have equal cache keys.
+            TrainingSettings.of(config).model_dump_json(),
+            reference_images=reference_images,
+            discriminator=discriminator,
+            workspace=workspace,
+            processes=processes,
+            parent_run_id=parent_run,
+        )
     _print_result(result, output)
 
 
@@ -102,6 +106,7 @@ def evaluate(
     parent_run: ParentRun = "",
 ) -> None:
     """Evaluate the trained model against its base and the champion; repeated, it resumes."""
+    from advgrpo.cli.bars import progress_bars
     from advgrpo.config.resolution import resolve
     from advgrpo.errors import ConfigError
     from advgrpo.tasks import evaluate as task
@@ -122,16 +127,17 @@ def evaluate(
     if adapter:
         # Stored as a training result, so that the evaluation treats both alike.
         trained = import_adapter(config, adapter, discriminator=discriminator, workspace=workspace)
-    result = task.evaluate(
-        # The whole settings, which the report shows.
-        config.model_dump_json(),
-        trained=trained,
-        discriminator=discriminator,
-        reference_images=reference_images,
-        workspace=workspace,
-        processes=processes,
-        parent_run_id=parent_run,
-    )
+    with progress_bars():
+        result = task.evaluate(
+            # The whole settings, which the report shows.
+            config.model_dump_json(),
+            trained=trained,
+            discriminator=discriminator,
+            reference_images=reference_images,
+            workspace=workspace,
+            processes=processes,
+            parent_run_id=parent_run,
+        )
     _print_result(result, output)
 
 

@@ -88,5 +88,9 @@ class PromotionConfig(Section):
     base_model_licence: str = ""
     """Licence of the base model in `policy.weights`, for the model card."""
 
+    base_model_licence_link: str = ""
+    """Address of its text; the card of a repository on a hub must link a licence without an
+    identifier of its own. Default there: the page of the base model."""
+
     gates: tuple[Gate, ...] = ()
     """Conditions for a version to become the champion; promotion without any needs `--override`."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from advgrpo.data.arrow_columns import column_of_arrow
 from advgrpo.data.prompt_text import (
     BYTE_ORDER_MARK,
     Numbered,
@@ -21,7 +22,8 @@ from advgrpo.storage.fetch import local_file
 
 _DELIMITERS = {".tsv": "\t", ".tab": "\t", ".csv": ","}
 _OBJECTS = ".jsonl"
-_TABLES = (*_DELIMITERS, _OBJECTS)
+_ARROW = (".parquet", ".arrow")
+_TABLES = (*_DELIMITERS, _OBJECTS, *_ARROW)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ def read_prompt_table(
 
     Args:
         location: A `.csv` or `.tsv` file in UTF-8 whose first row names the columns, or a `.jsonl`
-            file of objects, whose keys are the columns; a local path or `s3://bucket/key`.
+            file of objects, whose keys are the columns, or a `.parquet` or `.arrow` file; a local
+            path, `s3://bucket/key` or `hub://datasets/owner/name/file@COMMIT`.
         column: Name of the column with the prompts.
         strip_byte_order_marks: Remove U+FEFF from prompts instead of refusing them.
 
@@ -64,12 +67,22 @@ def read_prompt_table(
             prompt or with another number of fields than the header. Lists the lines.
         StorageError: If the file cannot be read.
     """
-    suffix = Path(location).suffix.lower()
+    suffix = _suffix(location)
     if suffix not in _TABLES:
         raise PromptFileError(
             f"{location} is not a supported table",
             repair=f"use a file whose name ends in {', '.join(_TABLES)}",
         )
+    if suffix in _ARROW:
+        prompts = column_of_arrow(local_file(location), column, location)
+    else:
+        prompts = _column_of_text(location, suffix, column)
+    # A quoted field may span lines, but a prompt file has one prompt a line.
+    prompts = [(line, " ".join(prompt.split())) for line, prompt in prompts]
+    return _grouped(prompts, location, strip_byte_order_marks, unit=f"column {column!r} of line")
+
+
+def _column_of_text(location: str, suffix: str, column: str) -> list[Numbered]:
     try:
         # Spreadsheet programs write a byte order mark, which would become part of the first
         # column's name.
@@ -79,12 +92,8 @@ def read_prompt_table(
             f"{location} is not a table in UTF-8: {error}", repair="save it as UTF-8"
         ) from error
     if suffix == _OBJECTS:
-        prompts = column_of_objects(text, column, location)
-    else:
-        prompts = column_of_rows(text, _DELIMITERS[suffix], column, location)
-    # A quoted field may span lines, but a prompt file has one prompt a line.
-    prompts = [(line, " ".join(prompt.split())) for line, prompt in prompts]
-    return _grouped(prompts, location, strip_byte_order_marks, unit=f"column {column!r} of line")
+        return column_of_objects(text, column, location)
+    return column_of_rows(text, _DELIMITERS[suffix], column, location)
 
 
 def read_prompt_list(
@@ -115,7 +124,7 @@ def read_any_prompts(location: str, column: str) -> PromptSet:
     Prompts that differ in case or white space are different here.
 
     Args:
-        location: A `.csv`, `.tsv` or `.jsonl` table, or a text file with one prompt per line.
+        location: A table of `read_prompt_table`, or a text file with one prompt per line.
         column: Column with the prompts, for a table.
 
     Raises:
@@ -156,7 +165,13 @@ def refuse_repeats(
 
 
 def _is_table(location: str) -> bool:
-    return Path(location).suffix.lower() in _TABLES
+    return _suffix(location) in _TABLES
+
+
+def _suffix(location: str) -> str:
+    # A commit follows the name of a hub's file.
+    name = location.partition("@")[0] if location.startswith("hub://") else location
+    return Path(name).suffix.lower()
 
 
 def _grouped(

@@ -1,7 +1,7 @@
 """Progress of the demo: bars on a terminal, lines elsewhere."""
 
 import time
-from typing import Protocol
+from collections.abc import Collection
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,22 +16,6 @@ from advgrpo.telemetry.formatting import format_duration
 
 _BAR_WIDTH = 24
 _SECONDS_BETWEEN_LINES = 10.0
-
-
-class Display(Protocol):
-    """Display of the demo's phases."""
-
-    def start(self, task: str) -> None:
-        """Show that a phase has started."""
-        ...
-
-    def step(self, task: str, step: Step) -> None:
-        """Show the progress of a phase."""
-        ...
-
-    def finish(self, task: str, seconds: float) -> None:
-        """Show that a phase has ended."""
-        ...
 
 
 def describe(step: Step) -> str:
@@ -68,9 +52,14 @@ class Lines:
 
 
 class Bars:
-    """Rows: one per phase, with a bar for the running one."""
+    """Rows: one per phase, with a bar for the running one.
 
-    def __init__(self) -> None:
+    Args:
+        tasks: The phases, in order.
+    """
+
+    def __init__(self, tasks: Collection[str] = TITLES) -> None:
+        self._tasks = tasks
         self._steps: dict[str, Step] = {}
         self._running = ""
         self._seconds: dict[str, float] = {}
@@ -95,7 +84,8 @@ class Bars:
             rows.add_column(no_wrap=True)
         note = Text()
         # All phases have a row from the start, so that the display does not grow.
-        for task, title in TITLES.items():
+        for task in self._tasks:
+            title = TITLES[task]
             step = self._steps.get(task)
             if task == self._running:
                 rows.add_row(self._spinner, f"[bold]{title}", _bar(step), _left(step))

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from advgrpo.runtime.pipeline_tasks import PIPELINE_TASKS
 
@@ -27,6 +27,22 @@ class Step:
     unit: str
     seconds_left: float | None
     metrics: Mapping[str, float]
+
+
+class Display(Protocol):
+    """Display of the demo's phases."""
+
+    def start(self, task: str) -> None:
+        """Show that a phase has started."""
+        ...
+
+    def step(self, task: str, step: Step) -> None:
+        """Show the progress of a phase."""
+        ...
+
+    def finish(self, task: str, seconds: float) -> None:
+        """Show that a phase has ended."""
+        ...
 
 
 class ProgressReader:

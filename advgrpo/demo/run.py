@@ -4,38 +4,33 @@ import json
 import os
 import shlex
 import shutil
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 
 import requests  # type: ignore[import-untyped]
 from rich.console import Console
 
 from advgrpo.config.resolution import resolve
 from advgrpo.config.tasks import digest
-from advgrpo.demo.display import Bars, Display, Lines, live
+from advgrpo.demo.display import Bars, Lines, live
 from advgrpo.demo.lock import OWNER, only_demo_in
 from advgrpo.demo.memory import MemoryWatch
-from advgrpo.demo.phases import SERVERS, PhaseClock, ProgressReader
+from advgrpo.demo.phases import SERVERS, Display, PhaseClock
 from advgrpo.demo.serve import SERVERS_FOLDER, shell_variables
 from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.demo.state import DemoRun, resume_run, state_folder
 from advgrpo.demo.summary import DemoResult, Summary, comparison_table, cost_table, gather_result
-from advgrpo.errors import PipelineError, Preempted, TrackingError
+from advgrpo.demo.watched import run_watched
+from advgrpo.errors import TrackingError
 from advgrpo.runtime.environment import environment
-from advgrpo.runtime.failures import FAILURE_FILE, read_failure
 from advgrpo.storage.cache import CACHE_VARIABLE
 from advgrpo.storage.files import write_bytes
-from advgrpo.telemetry.progress import PROGRESS_FILE
 
 SUMMARY = "summary.json"
 OUTPUTS = "outputs.json"
-_POLL_SECONDS = 0.2
 
 
 def run_demo(
@@ -105,7 +100,7 @@ def _command(
     settings = [word for override in overrides for word in ("--set", override)]
     return [
         # This Python, not the first `advgrpo` on the path.
-        *(sys.executable, "-m", "advgrpo.cli.main", "pipeline", "run"),
+        *(sys.executable, "-m", "advgrpo.cli.main", "pipeline", "run", "--verbose"),
         *("--preset", preset, *settings),
         *("--processes", str(processes)),
         # The key names both, so the next attempt finds the results and the MLflow run.
@@ -123,47 +118,19 @@ def _run_pipeline(
     folder: Path, command: Sequence[str], display: Display, clock: PhaseClock
 ) -> dict[str, str]:
     state = state_folder(folder).resolve()
-    progress_file, failure_file = state / "progress.jsonl", state / "failure.json"
-    # Files of an earlier attempt would be read as this one's.
-    for stale in (progress_file, failure_file, state / OUTPUTS):
-        stale.unlink(missing_ok=True)
-    log_file = folder / "logs" / "pipeline.log"
-    log_file.parent.mkdir(parents=True, exist_ok=True)
-    variables = _variables(folder) | {
-        PROGRESS_FILE: str(progress_file),
-        FAILURE_FILE: str(failure_file),
-    }
-    reader = ProgressReader(
-        progress_file,
-        on_start=display.start,
-        on_step=display.step,
-        on_finish=lambda task: display.finish(task, clock.finish(task)),
+    # That of an earlier attempt would be read as this one's.
+    (state / OUTPUTS).unlink(missing_ok=True)
+    run_watched(
+        command,
+        "demo",
+        variables=_variables(folder),
+        state=state,
+        log_file=folder / "logs" / "pipeline.log",
+        display=display,
+        clock=clock,
     )
-    with closing(reader), log_file.open("ab") as log:
-        # In its own session, so that Ctrl-C reaches this process alone and tasks save their state.
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, env=variables, start_new_session=True
-        )
-        with _forwarded_signals(process) as stop:
-            while process.poll() is None:
-                reader.read()
-                time.sleep(_POLL_SECONDS)
-            # Events that were written between the last read and the exit.
-            reader.read()
-    # First: a stop that arrived too late has not interrupted anything.
-    if process.returncode == 0:
-        outputs: dict[str, str] = json.loads((state / OUTPUTS).read_text(encoding="utf-8"))
-        return outputs
-    # Before the failure file: tasks that were stopped may have recorded a failure.
-    if stop.requested:
-        raise Preempted("the demo was stopped; its state is saved", repair="run it again to resume")
-    failure = read_failure(failure_file)
-    if failure is not None:
-        raise failure.error()
-    raise PipelineError(
-        f"the pipeline ended with exit status {process.returncode}",
-        repair=f"read the end of {log_file}, fix the cause, and run the demo again",
-    )
+    outputs: dict[str, str] = json.loads((state / OUTPUTS).read_text(encoding="utf-8"))
+    return outputs
 
 
 def _variables(folder: Path) -> dict[str, str]:
@@ -185,31 +152,6 @@ def _variables(folder: Path) -> dict[str, str]:
         # With a process per core, more threads only wait for each other.
         "OMP_NUM_THREADS": "1",
     }
-
-
-class _Stop:
-    """Whether a stop was requested."""
-
-    requested = False
-
-
-@contextmanager
-def _forwarded_signals(process: subprocess.Popen[bytes]) -> Iterator[_Stop]:
-    """Forward SIGTERM and SIGINT to the pipeline, so that its tasks can save their state."""
-    stop = _Stop()
-
-    def forward(_number: int, _frame: FrameType | None) -> None:
-        stop.requested = True
-        # SIGTERM for Ctrl-C too: it is the signal on which tasks save their state.
-        process.terminate()
-
-    before = {n: signal.signal(n, forward) for n in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield stop
-    finally:
-        # From here on Ctrl-C interrupts this process again, for instance while the servers stop.
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _log_cost(tracking_uri: str, run_id: str, run: DemoRun) -> None:

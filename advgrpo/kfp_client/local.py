@@ -12,7 +12,8 @@ from types import FrameType
 import yaml
 from kfp import components, local
 
-from advgrpo.errors import ConfigError, PipelineError, Preempted
+from advgrpo.errors import PipelineError, Preempted
+from advgrpo.kfp_client.compiled import check_exists
 from advgrpo.runtime.environment import environment
 from advgrpo.runtime.exit_with_parent import lifeline
 from advgrpo.runtime.failures import FAILURE_FILE, read_failure
@@ -37,11 +38,7 @@ def run_pipeline(
         PipelineError: If the pipeline failed in another way.
         Preempted: If SIGTERM or SIGINT was received.
     """
-    if not pipeline.is_file():
-        raise ConfigError(
-            f"--pipeline={pipeline}: does not exist",
-            repair="run `advgrpo pipeline compile` in a checkout, or use --pipeline FILE",
-        )
+    check_exists(pipeline)
     component = components.load_component_from_text(_without_retries(pipeline))
     local.init(
         # In the present environment: kfp would create another one for each task, and install pip

@@ -58,7 +58,10 @@ def short_card(settings: RunConfig, evidence: Evidence) -> str:
 def _base(settings: RunConfig) -> str:
     weights = settings.policy.weights
     revision = f", revision `{weights.revision}`" if weights.revision else ""
-    licence = settings.promotion.base_model_licence or _UNKNOWN_LICENCE
+    promotion = settings.promotion
+    licence = promotion.base_model_licence or _UNKNOWN_LICENCE
+    if promotion.base_model_licence_link:
+        licence = f"[{licence}]({promotion.base_model_licence_link})"
     return (
         f"`{weights.location}`{revision}, at {settings.policy.resolution_pixels} pixels. Its "
         f"weights are not included. Licence of the base model: {licence}. It also applies to users "

@@ -1,23 +1,28 @@
 """Export of a registered adapter in the layouts of other programs."""
 
 import json
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
 import yaml
 
+from advgrpo.config.promotion import PromotionConfig
 from advgrpo.config.run import RunConfig
 from advgrpo.errors import ConfigError
+from advgrpo.records import EvaluatedPrompt
 from advgrpo.registry.card import model_card
-from advgrpo.registry.evidence import read_evidence, read_settings
-from advgrpo.registry.versions import ADAPTER_FILES, ADAPTER_FOLDER, open_version
+from advgrpo.registry.evidence import SAMPLE_FOLDER, read_evidence, read_settings
+from advgrpo.registry.versions import ADAPTER_FILES, ADAPTER_FOLDER, DIFFUSERS_FILE, open_version
 from advgrpo.storage.local import atomic_folder
+from advgrpo.storage.locations import join
 
 Layout = Literal["diffusers", "comfyui", "huggingface"]
 
-_DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+_HUB_LICENCES = {"apache-2.0", "mit", "openrail", "openrail++", "creativeml-openrail-m"}
+"""Identifiers of the hub; it lists other licences as `other`, with a name and a link."""
 
 
 def export(name: str, which: str, *, tracking_uri: str, layout: Layout, output: Path) -> list[str]:
@@ -28,7 +33,7 @@ def export(name: str, which: str, *, tracking_uri: str, layout: Layout, output: 
         which: Number or alias of the version.
         tracking_uri: The MLflow server.
         layout: `diffusers`: a folder for `load_lora_weights`. `comfyui`: one file below `loras`.
-            `huggingface`: a model repository with a card.
+            `huggingface`: a model repository with a card and sample images.
         output: Folder that is created atomically; it must be new or empty.
 
     Returns:
@@ -52,7 +57,7 @@ def export(name: str, which: str, *, tracking_uri: str, layout: Layout, output: 
 
 
 def _write_diffusers(version: Path, target: Path, label: str) -> None:  # noqa: ARG001
-    shutil.copyfile(version / ADAPTER_FOLDER / _DIFFUSERS_FILE, target / _DIFFUSERS_FILE)
+    shutil.copyfile(version / ADAPTER_FOLDER / DIFFUSERS_FILE, target / DIFFUSERS_FILE)
 
 
 def _write_comfyui(version: Path, target: Path, label: str) -> None:
@@ -65,7 +70,7 @@ def _write_comfyui(version: Path, target: Path, label: str) -> None:
     import torch  # noqa: PLC0415 - slow; other layouts do not need it
     from safetensors.torch import load_file, save_file  # noqa: PLC0415
 
-    tensors = load_file(version / ADAPTER_FOLDER / _DIFFUSERS_FILE)
+    tensors = load_file(version / ADAPTER_FOLDER / DIFFUSERS_FILE)
     text = (version / ADAPTER_FOLDER / "adapter_config.json").read_text(encoding="utf-8")
     alpha = torch.tensor(float(json.loads(text)["lora_alpha"]))
     modules = [name.removesuffix(".lora_A.weight") for name in tensors if ".lora_A." in name]
@@ -81,22 +86,49 @@ def _write_huggingface(version: Path, target: Path, label: str) -> None:  # noqa
     # Both layouts, so that peft and diffusers can load the repository.
     for file in ADAPTER_FILES:
         shutil.copyfile(version / ADAPTER_FOLDER / file, target / file)
-    settings = read_settings(version)
-    head = yaml.safe_dump(_metadata(settings), sort_keys=False)
-    card = model_card(settings, read_evidence(version))
-    (target / "README.md").write_text(f"---\n{head}---\n\n{card}", encoding="utf-8")
+    settings, evidence = read_settings(version), read_evidence(version)
+    for name in {name for prompt in evidence.sample for name in prompt.images}:
+        # Checked by `join`: names come from a file that a server keeps.
+        image = Path(join(str(target / SAMPLE_FOLDER), name))
+        image.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(version / SAMPLE_FOLDER / name, image)
+    head = yaml.safe_dump(_metadata(settings, evidence.sample), sort_keys=False, allow_unicode=True)
+    gallery = "<Gallery />\n\n" if evidence.sample else ""
+    card = f"---\n{head}---\n\n{gallery}{model_card(settings, evidence)}"
+    (target / "README.md").write_text(card, encoding="utf-8")
 
 
-def _metadata(settings: RunConfig) -> dict[str, object]:
-    location, licence = settings.policy.weights.location, settings.promotion.base_model_licence
+def _metadata(settings: RunConfig, sample: Sequence[EvaluatedPrompt]) -> dict[str, object]:
+    location = settings.policy.weights.location
     # The hub links an adapter to its base model only by a hub id.
     hub = location.removeprefix("hub://") if location.startswith("hub://") else None
+    widget = [
+        {"text": prompt.prompt, "output": {"url": f"{SAMPLE_FOLDER}/{name}"}}
+        for prompt in sample
+        for name in prompt.images
+    ]
     return {
         **({"base_model": hub, "base_model_relation": "adapter"} if hub else {}),
-        **({"license": licence.lower()} if licence else {}),
+        **_licence(settings.promotion, hub),
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
         "tags": ["lora", "text-to-image", "diffusers", "adversarial-grpo"],
+        **({"widget": widget} if widget else {}),
+    }
+
+
+def _licence(promotion: PromotionConfig, hub: str | None) -> dict[str, str]:
+    name = promotion.base_model_licence.lower().replace(" ", "-")
+    if not name:
+        return {}
+    if name in _HUB_LICENCES:
+        return {"license": name}
+    link = promotion.base_model_licence_link or (f"https://huggingface.co/{hub}" if hub else "")
+    return {
+        "license": "other",
+        # The hub accepts letters, digits, dots and hyphens.
+        "license_name": re.sub(r"[^a-z0-9.]+", "-", name).strip("-"),
+        **({"license_link": link} if link else {}),
     }
 
 

@@ -1,7 +1,7 @@
-"""Files with which `mlflow.pyfunc` serves an adapter.
+"""Files with which MLflow serves an adapter (`mlflow.pyfunc`) or loads it (`mlflow.diffusers`).
 
-Not written by `mlflow.pyfunc`, which needs numpy and pandas: the image of a cluster's registration
-task has neither.
+Not written by MLflow itself, which needs numpy, pandas and diffusers for it: the image of a
+cluster's registration task has none of them.
 """
 
 import json
@@ -14,12 +14,26 @@ from pathlib import Path
 import mlflow
 import yaml
 
-from advgrpo import __version__
+from advgrpo.config.base import Weights
 from advgrpo.config.policy import PolicyConfig, SamplingConfig
 from advgrpo.records import LIBRARIES
-from advgrpo.registry.versions import ADAPTER_FOLDER
+from advgrpo.registry.served_code import write_wheel
+from advgrpo.registry.versions import ADAPTER_FOLDER, DIFFUSERS_FILE
+from advgrpo.storage.locations import scheme
 
 _CODE = "served_model.py"
+
+_UNPINNED = (
+    "boto3",
+    "huggingface-hub",
+    "jaxtyping",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pydantic",
+    "sentencepiece",
+)
+"""What the code of a version imports, or loads weights with, besides `LIBRARIES`."""
 
 
 def write_served_files(
@@ -42,14 +56,15 @@ def write_served_files(
         model_id: Id of MLflow's logged model.
     """
     requirements = [
-        # Settings of another release may not be readable.
-        f"advgrpo[train]=={__version__}",
+        # The code itself: no index has it, and another release may not read these settings.
+        write_wheel(folder, weights=policy.weights.location.startswith("package://")),
         # PyPI has no local versions such as 2.6.0+cpu.
         *(
             f"{name}=={versions[name].partition('+')[0]}" if name in versions else name
             # The training's own versions: other ones may give other images.
             for name in LIBRARIES
         ),
+        *_UNPINNED,
         f"mlflow=={mlflow.__version__}",
     ]
     python = platform.python_version()
@@ -60,12 +75,33 @@ def write_served_files(
         {"python": python, "dependencies": ["-r requirements.txt"]},
     )
     _write_yaml(folder / "conda.yaml", _conda(python, requirements))
-    _write_yaml(folder / "MLmodel", _model(policy, sampling, python, run_id, model_id))
+    flavors = _diffusers_flavor(policy.weights, versions) | _pyfunc_flavor(policy, python)
+    _write_yaml(folder / "MLmodel", {"flavors": flavors, **_model(sampling, run_id, model_id)})
 
 
-def _model(
-    policy: PolicyConfig, sampling: SamplingConfig, python: str, run_id: str, model_id: str
-) -> dict[str, object]:
+def _diffusers_flavor(weights: Weights, versions: Mapping[str, str]) -> dict[str, object]:
+    """Describe the adapter for `mlflow.diffusers.load_model`; empty if it could not load the base.
+
+    Source:
+        MLflow 3.17, `mlflow/diffusers/__init__.py`.
+    """
+    # diffusers reads local folders and the hub only.
+    if weights.subfolder or scheme(weights.location) not in {"", "hub"}:
+        return {}
+    flavor = {
+        "base_model": weights.location.removeprefix("hub://"),
+        "adapter_type": "lora",
+        "adapter_weights": ADAPTER_FOLDER,
+        # The folder has peft's layout, too.
+        "weight_name": DIFFUSERS_FILE,
+        "diffusers_version": versions.get("diffusers"),
+        "code": None,
+        **({"base_model_revision": weights.revision} if weights.revision else {}),
+    }
+    return {"diffusers": flavor}
+
+
+def _pyfunc_flavor(policy: PolicyConfig, python: str) -> dict[str, object]:
     flavor = {
         "loader_module": "mlflow.pyfunc.loaders.code_model",
         "model_code_path": _CODE,
@@ -76,6 +112,10 @@ def _model(
         "config": {"policy": policy.model_dump(mode="json")},
         "env": {"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
     }
+    return {"python_function": flavor}
+
+
+def _model(sampling: SamplingConfig, run_id: str, model_id: str) -> dict[str, object]:
     parameters: list[tuple[str, str, int | float]] = [
         ("seed", "long", 0),
         ("num_inference_steps", "long", sampling.num_inference_steps),
@@ -83,7 +123,6 @@ def _model(
     ]
     column = json.dumps([{"type": "string", "required": True}])
     return {
-        "flavors": {"python_function": flavor},
         "mlflow_version": mlflow.__version__,
         "model_id": model_id,
         "model_uuid": model_id,

@@ -24,11 +24,8 @@ from advgrpo.storage.locations import scheme
 from advgrpo.tracking.artifacts import artifact_errors
 from advgrpo.tracking.connection import FAULTS, connect, describe_error, is_missing
 
-ADAPTER_FILES = (
-    "adapter_model.safetensors",
-    "adapter_config.json",
-    "pytorch_lora_weights.safetensors",
-)
+DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", DIFFUSERS_FILE)
 """Files of a registered adapter: peft's layout, and the one that plain diffusers loads."""
 
 ADAPTER_FOLDER = "artifacts/adapter"

@@ -46,8 +46,13 @@ def local_folder(source: Weights | str) -> Path:
 def local_file(location: str) -> Path:
     """Return a local file with the content of a location, for instance of a prompt file.
 
+    Args:
+        location: Local path, `s3://bucket/key`, `package://python.package/name`, or
+            `hub://datasets/owner/name/file@COMMIT`, a file of a dataset on a hub.
+
     Raises:
         StorageNotFoundError: If it does not exist.
+        WeightsError: If a hub has no such dataset, commit or file.
         StorageError: If it cannot be downloaded.
     """
     if is_remote(location):
@@ -59,6 +64,10 @@ def local_file(location: str) -> Path:
         if not path.is_file():
             write_bytes(str(path), data)
         return path
+    if location.startswith("hub://datasets/"):
+        from advgrpo.storage.hub import dataset_file  # noqa: PLC0415 - slow to import
+
+        return dataset_file(location, cache_folder() / "hub")
     path = _path(location)
     if not path.is_file():
         raise StorageNotFoundError(

@@ -10,9 +10,13 @@ from pathlib import Path
 
 from advgrpo.telemetry.formatting import format_duration
 from advgrpo.telemetry.logging import event as log_event
+from advgrpo.telemetry.logging import machine_event
 
 PROGRESS_FILE = "ADVGRPO_PROGRESS_FILE"
 """Environment variable that names the file to which progress is appended, a JSON object a line."""
+
+AS_BARS = "ADVGRPO_PROGRESS_BARS"
+"""Environment variable: progress is on the screen as bars, so a text log leaves it out."""
 
 listeners: list[Callable[[Mapping[str, object]], None]] = []
 """Functions that get each event as well. They run in the task's thread, so they must be quick."""
@@ -110,4 +114,5 @@ class Progress:
         shown = "".join(f", {name} {value:.4g}" for name, value in metrics.items())
         eta = "" if left is None or self.done >= self.total else f", {format_duration(left)} left"
         line = f"{self.phase}: {self.done}/{self.total} {self.unit}{shown}{eta}"
-        logger.info("%s", line, extra=log_event("progress", **event))
+        kind = machine_event if os.environ.get(AS_BARS) else log_event
+        logger.info("%s", line, extra=kind("progress", **event))

@@ -283,7 +283,8 @@ class Job:
         prompts = [f"prompts.{name}={self._prompts(name)}" for name in _PROMPTS]
         settings = [word for text in (*prompts, *_SETTINGS) for word in ("--set", text)]
         return [
-            *("-m", "advgrpo.cli.main", "pipeline", "run", "--preset", "pocket", *settings),
+            *("-m", "advgrpo.cli.main", "pipeline", "run", "--verbose"),
+            *("--preset", "pocket", *settings),
             *("--processes", "2", "--workspace", WORKSPACE, "--run-key", self.key),
             *("--artifacts", str(self.folder / "artifacts"), "--output", str(self.output)),
         ]

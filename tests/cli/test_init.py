@@ -1,56 +1,32 @@
 """`advgrpo init` and `advgrpo config pin`, against a local model hub."""
 
-import json
+import hashlib
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from advgrpo.cli.init import PromptSets
 from advgrpo.cli.main import app
 from advgrpo.config import resolve
 from advgrpo.config.preset_files import read_preset
 from advgrpo.config.required import missing_settings
+from advgrpo.data.prompt_sets import PROMPT_SETS, PromptSource
 from advgrpo.errors import AdvGrpoError
+from tests.hub import COMMIT, local_hub
 
-OLD, NEW = "a" * 40, "b" * 40
+OLD, NEW = "a" * 40, COMMIT
 
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """A model hub with any repository but facebook/dinov2-large; the repositories asked for."""
-    names: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            name = self.path.removeprefix("/api/models/").partition("?")[0]
-            # The library asks for more than models.
-            if self.path.startswith("/api/models/"):
-                names.append(name)
-            known = name != "facebook/dinov2-large"
-            body = json.dumps({"id": name, "sha": NEW}).encode() if known else b""
-            self.send_response(200 if known else 404)
-            self.send_header("Content-Length", str(len(body)))
-            if not known:
-                self.send_header("X-Error-Code", "RepoNotFound")
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    yield names
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with local_hub(missing="facebook/dinov2-large") as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        yield hub.asked
 
 
 @pytest.fixture(autouse=True)
@@ -192,3 +168,33 @@ def test_without_the_hubs_package_nothing_is_written(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "advgrpo.storage.hub", None)
     assert isinstance(_init().exception, ModuleNotFoundError)
     assert [file.name for file in Path().iterdir()] == ["mine.txt"]
+
+
+def test_a_prompt_set_is_downloaded_once_and_checked(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVGRPO_CACHE", str(tmp_path / "cache"))
+    table = tmp_path / "set.tsv"
+    table.write_text("Prompt\tNote\n" + "".join(f"a dog on {i} mats\t\n" for i in range(100)))
+    digest = hashlib.sha256(table.read_bytes()).hexdigest()
+    own = ["--set", "evaluation.distance.weights.location=models/dinov2-large"]
+
+    def init(output: str, sha256: str) -> Result:
+        source = PromptSource(table.as_uri(), sha256, "Prompt", "Apache-2.0")
+        monkeypatch.setitem(PROMPT_SETS, "parti", source)
+        return _run("init", "sd35m_dino", "--prompt-set", "parti", "--output", output, *own)
+
+    refused = init("a.yaml", "0" * 64)
+    assert "is not the expected version" in str(refused.exception)
+    result = init("b.yaml", digest)
+    assert result.exit_code == 0, result.output
+    table.unlink()
+    assert init("c.yaml", digest).exit_code == 0
+    assert len(Path(resolve("c.yaml").prompts.train).read_text().splitlines()) == 90
+    missing = init("d.yaml", "1" * 64)
+    assert "and use --prompts FILE" in getattr(missing.exception, "repair", "")
+    assert asked
+
+
+def test_every_prompt_set_is_a_choice() -> None:
+    assert {choice.value for choice in PromptSets} == set(PROMPT_SETS)

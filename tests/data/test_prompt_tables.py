@@ -1,6 +1,8 @@
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
+from pyarrow import ipc, parquet
 
 from advgrpo.data.prompt_tables import (
     read_any_prompts,
@@ -10,7 +12,8 @@ from advgrpo.data.prompt_tables import (
     without,
 )
 from advgrpo.data.prompts import read_prompts
-from advgrpo.errors import PromptFileError
+from advgrpo.errors import ConfigError, PromptFileError, WeightsError
+from tests.hub import COMMIT, local_hub
 
 
 def table(tmp_path: Path, name: str, text: str) -> str:
@@ -164,3 +167,45 @@ def test_a_table_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 def test_prompts_are_read_from_a_file_of_any_kind(tmp_path: Path, name: str, text: str) -> None:
     found = read_any_prompts(table(tmp_path, name, text), "Prompt")
     assert found.texts == ("a cat", "a dog")
+
+
+def test_a_column_of_a_parquet_file_is_read(tmp_path: Path) -> None:
+    file = str(tmp_path / "prompts.parquet")
+    table = pa.table({"id": [1, 2, 3], "Prompt": ["a cat", "two\n dogs", "a cat"]})
+    parquet.write_table(table, file)
+    found = read_prompt_table(file, "Prompt")
+    assert (found.prompts, found.repeats) == (("a cat", "two dogs"), ("a cat",))
+    with pytest.raises(PromptFileError, match="no column 'text'; it has 'id', 'Prompt'"):
+        read_prompt_table(file, "text")
+    with pytest.raises(PromptFileError, match="other values than texts"):
+        read_prompt_table(file, "id")
+    Path(file).write_bytes(b"not a table")
+    with pytest.raises(PromptFileError, match="cannot be read"):
+        read_prompt_table(file, "Prompt")
+
+
+def test_the_arrow_file_of_a_saved_dataset_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "data-00000-of-00001.arrow"
+    table = pa.table({"prompt": ["a cat", None]})
+    with ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(PromptFileError, match="'prompt' of line 2 is empty"):
+        read_prompt_table(str(file), "prompt")
+    with ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table.slice(0, 1))
+    assert read_any_prompts(str(file), "prompt").texts == ("a cat",)
+
+
+def test_a_file_of_a_dataset_on_a_hub_is_read_at_its_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ADVGRPO_CACHE", str(tmp_path))
+    location = f"hub://datasets/owner/name/data/train.csv@{COMMIT}"
+    with local_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.files["data/train.csv"] = b"Prompt\na cat\n"
+        assert read_any_prompts(location, "Prompt").texts == ("a cat",)
+        with pytest.raises(WeightsError, match=r"has no other\.csv at commit"):
+            read_any_prompts(location.replace("data/train", "other"), "Prompt")
+        with pytest.raises(ConfigError, match="names no file at a commit"):
+            read_any_prompts(location.partition("@")[0], "Prompt")

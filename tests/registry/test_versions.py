@@ -1,17 +1,24 @@
 import base64
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
+import grimp
 import mlflow
+import mlflow.diffusers
 import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+from safetensors.torch import load_file
 
+import advgrpo
 from advgrpo import storage
 from advgrpo.config import RunConfig, resolve
+from advgrpo.config.base import Weights
 from advgrpo.data.images import decode_image
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import PromotionError, TrackingError, WeightsError
@@ -19,6 +26,7 @@ from advgrpo.models.policies.base import Policy
 from advgrpo.records import Alarm, EvaluatedPrompt, TrainingRecord
 from advgrpo.registry.card import short_card
 from advgrpo.registry.evidence import read_evidence, read_settings
+from advgrpo.registry.served_files import write_served_files
 from advgrpo.registry.versions import (
     ADAPTER_FILES,
     RegisteredAdapter,
@@ -26,6 +34,7 @@ from advgrpo.registry.versions import (
     download_adapter,
     download_version,
 )
+from advgrpo.storage.fetch import local_folder
 from tests.tracking.world import evidence, register, settings, write_adapter
 
 
@@ -296,7 +305,7 @@ def test_the_champion_has_the_shape_of_its_adapter(
     stores: EmbeddedServers, client: MlflowClient, config: RunConfig, adapter: Path, run_id: str
 ) -> None:
     registered(stores, adapter, "promoted", run_id)
-    uri, policy = stores.tracking_uri, config.policy
+    uri, policy = stores.tracking_uri, settings("promoted").policy
     assert current_champion("missing", tracking_uri=uri, policy=policy) is None
     assert current_champion("promoted", tracking_uri=uri, policy=policy) is None
     client.set_registered_model_alias("promoted", "champion", "1")
@@ -314,12 +323,12 @@ def test_a_champion_for_another_base_model_is_refused(
 ) -> None:
     registered(stores, adapter, "foreign", run_id)
     client.set_registered_model_alias("foreign", "champion", "1")
-    other = resolve("pocket", ["policy.weights.location=/models/other"]).policy
-    with pytest.raises(PromotionError, match="is an adapter for the base model package://"):
+    other = config.policy
+    with pytest.raises(PromotionError, match="is an adapter for the base model /weights/pocket"):
         current_champion("foreign", tracking_uri=stores.tracking_uri, policy=other)
     client.delete_model_version_tag("foreign", "1", "advgrpo.policy")
     with pytest.raises(TrackingError, match="with the base model, is missing"):
-        current_champion("foreign", tracking_uri=stores.tracking_uri, policy=config.policy)
+        current_champion("foreign", tracking_uri=stores.tracking_uri, policy=other)
 
 
 # MLflow warns about type hints of its own classes on import.
@@ -338,7 +347,9 @@ def test_a_served_version_generates_the_images_of_the_policy(
         for name, parameter in policy.trainable_parameters().items()
     }
     save_adapter(tmp_path, values, config.policy.adapter)
-    registered(stores, tmp_path, "served", run_id)
+    weights = config.policy.weights.location
+    own = settings("served", f"policy.weights.location={weights}")
+    register(stores.tracking_uri, own, tmp_path, run_id)
     served = mlflow.pyfunc.load_model("models:/served@candidate")
     prompts = ["a small red circle on blue", "a large green square on white"]
     files = served.predict(
@@ -360,3 +371,86 @@ def test_a_served_version_generates_the_images_of_the_policy(
     assert served.predict(prompts[:1]) == served.predict(prompts[:1], params={"seed": 0})
     with pytest.raises(MlflowException, match="seed"):
         served.predict(prompts, params={"seed": "many"})
+
+
+# MLflow passes the argument by the name that diffusers will drop.
+@pytest.mark.filterwarnings("ignore:`torch_dtype` is deprecated:FutureWarning")
+def test_the_flavor_of_mlflow_for_diffusers_loads_base_and_adapter(
+    stores: EmbeddedServers, config: RunConfig, run_id: str, tmp_path: Path
+) -> None:
+    from advgrpo.models.policies import load_policy
+    from advgrpo.models.policies.adapter import save_adapter
+
+    policy = load_policy(config.policy, torch.device("cpu"))
+    save_adapter(tmp_path, policy.trainable_parameters(), config.policy.adapter)
+    weights = local_folder(config.policy.weights)
+    own = settings("flavored", f"policy.weights.location={weights}")
+    register(stores.tracking_uri, own, tmp_path, run_id)
+    model = mlflow.diffusers.load_model("models:/flavored@candidate")
+    pipeline = model.load_pipeline(device="cpu")
+    (name,) = pipeline.get_active_adapters()
+    saved = load_file(tmp_path / "adapter_model.safetensors")
+    loaded = pipeline.transformer.peft_config[name]
+    shape = config.policy.adapter
+    assert (loaded.r, loaded.lora_alpha) == (shape.rank, shape.alpha)
+    tensors = dict(pipeline.transformer.named_parameters())
+    for key, value in saved.items():
+        own_name = key.removeprefix("base_model.model.").replace(".weight", f".{name}.weight")
+        torch.testing.assert_close(tensors[own_name].float(), value)
+
+
+@pytest.mark.parametrize(
+    ("location", "revision", "base"),
+    [
+        ("hub://stabilityai/stable-diffusion-3.5-medium", "a" * 40, True),
+        ("s3://bucket/weights", None, False),
+    ],
+)
+def test_the_flavor_for_diffusers_names_a_base_that_diffusers_can_load(
+    config: RunConfig, tmp_path: Path, location: str, revision: str | None, base: bool
+) -> None:
+    weights = Weights(location=location, revision=revision)
+    write_served_files(
+        tmp_path,
+        policy=config.policy.model_copy(update={"weights": weights}),
+        sampling=config.training.sampling,
+        versions={"diffusers": "0.1"},
+        run_id="run",
+        model_id="m-1",
+    )
+    flavor = Model.load(tmp_path).flavors.get("diffusers")
+    assert (flavor is not None) == base
+    if flavor:
+        assert flavor["base_model"] == "stabilityai/stable-diffusion-3.5-medium"
+        assert flavor["base_model_revision"] == revision
+
+
+def test_the_requirements_of_a_version_cover_what_its_code_imports(
+    config: RunConfig, tmp_path: Path
+) -> None:
+    graph = grimp.build_graph("advgrpo", include_external_packages=True, cache_dir=None)
+    roots = ("config.policy", "data.images", "models.policies.loading", "models.policies.sampling")
+    used = set().union(*(graph.find_upstream_modules(f"advgrpo.{root}") for root in roots))
+    packages = {name for name in used if not name.startswith("advgrpo")} - sys.stdlib_module_names
+    write_served_files(
+        tmp_path,
+        policy=config.policy,
+        sampling=config.training.sampling,
+        versions={},
+        run_id="run",
+        model_id="m-1",
+    )
+    wheel, *others = (tmp_path / "requirements.txt").read_text().split()
+    provided = {name.partition("==")[0] for name in others} | {"httpx2"}
+    names = {"PIL": "pillow", "huggingface_hub": "huggingface-hub"}
+    assert {names.get(name, name) for name in packages} <= provided
+    # The wheel is complete: its package data, and a record that pip accepts.
+    with zipfile.ZipFile(tmp_path / wheel) as archive:
+        listed = {
+            line.partition(",")[0]
+            for line in archive.read(f"advgrpo-{advgrpo.__version__}.dist-info/RECORD")
+            .decode()
+            .splitlines()
+        }
+        assert listed == set(archive.namelist())
+        assert "advgrpo/pocket/weights/pipeline/model_index.json" in listed

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
+from huggingface_hub import RepoCard
 from mlflow import MlflowClient
 from PIL import Image
 from safetensors.torch import load_file
@@ -36,6 +37,7 @@ from advgrpo.runtime.results import (
     library_versions,
 )
 from advgrpo.tasks.register import register
+from tests.hub import COMMIT, local_hub
 
 CPU = torch.device("cpu")
 run = CliRunner().invoke
@@ -179,6 +181,7 @@ def test_an_adapter_is_exported_in_three_formats(
     config: RunConfig,
     evaluated: Path,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     version = registered(evaluated).rpartition("/")[2]
 
@@ -201,10 +204,24 @@ def test_an_adapter_is_exported_in_three_formats(
     assert tensors[f"{module}.lora_A.weight"].shape[0] == config.policy.adapter.rank
     assert tensors[f"{module}.alpha"].item() == 8
     assert len(tensors) % 3 == 0
-    assert "README.md" in exported("huggingface")
-    card = (tmp_path / "huggingface" / "README.md").read_text()
-    assert card.startswith("---\nlicense: mit\nlibrary_name: diffusers\n")
-    assert "## Limits" in card
+    folder = tmp_path / "huggingface"
+    command = ["registry", "export", "evaluated", version, "--output", str(folder), "--push", "a/b"]
+    assert "--layout huggingface" in str(getattr(run(app, command).exception, "repair", ""))
+    with local_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        pushed = run(app, [*command, "--layout", "huggingface"])
+    assert pushed.exit_code == 0, pushed.exception
+    assert pushed.output.splitlines()[-1] == f"{hub.url}/a/b/commit/{COMMIT}"
+    assert [(one["name"], one["visibility"]) for one in hub.created] == [("b", "private")]
+    assert hub.files == {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+    card = RepoCard.load(folder / "README.md")
+    assert card.data.license == "mit"
+    assert card.data.widget[0]["output"]["url"] in hub.files
+    assert "## Limits" in card.text
     with pytest.raises(ConfigError, match="not empty"):
         exported("huggingface")
 

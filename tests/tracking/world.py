@@ -20,7 +20,9 @@ GATE = Gate(metric="judge.score", comparison="at_least", bound=0)
 
 
 def settings(name: str, *overrides: str) -> RunConfig:
-    return resolve("pocket", [f"promotion.registered_model={name}", *overrides])
+    # A version carries the weights of `package://` locations, which are large.
+    base = "policy.weights.location=/weights/pocket"
+    return resolve("pocket", [base, f"promotion.registered_model={name}", *overrides])
 
 
 def write_adapter(folder: Path, mark: str = "") -> Path:

@@ -19,7 +19,7 @@ class OcrConfig(BaseScorerConfig):
             range="0 to 1",
             unit="share of characters",
             higher_is_better=True,
-            source="arXiv:2505.05470; RapidOCR with PP-OCRv4",
+            source="arXiv:2505.05470; RapidOCR with PP-OCRv6",
             licence="RapidOCR and its models: Apache-2.0",
             blind_to="everything but text: black letters on white score best; additional text; "
             "prompts without quoted text",
