@@ -6,14 +6,25 @@ SHELL := /bin/bash
 PYTHON ?= $(firstword $(shell command -v python3.11 python3))
 VENV := .venv
 BIN := $(VENV)/bin
+# What the demo needs, and what tests and checks need besides.
+DEMO := $(VENV)/.installed-demo
 INSTALLED := $(VENV)/.installed
+# PEP 517 also for packages without a wheel, where old versions of pip print deprecation warnings.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt
 
-$(INSTALLED): pyproject.toml constraints.txt
-	@echo "Installing into $(VENV): 2 GB or more, a few minutes"
+$(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || \
 		{ echo "on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' -c constraints.txt
+
+$(DEMO): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV): 2 GB or more, a few minutes"
+	@$(PIP) -e '.[demo]'
 	@touch $@
+
+$(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing into $(VENV): 3 GB or more, a few minutes"
+	@$(PIP) -e '.[dev]'
+	@touch $(DEMO) $@
 
 # Extra arguments, for instance: make demo ARGS="--set seed=1"
 ARGS ?=
@@ -34,11 +45,11 @@ help: ## list the targets
 install: $(INSTALLED) ## create .venv with the versions of constraints.txt
 
 .PHONY: demo
-demo: $(INSTALLED) ## run the whole pipeline on the pocket model; writes to .demo/ only
+demo: $(DEMO) ## run the whole pipeline on the pocket model; writes to .demo/ only
 	@$(BIN)/advgrpo demo $(ARGS)
 
 .PHONY: demo-ui
-demo-ui: $(INSTALLED) ## serve the MLflow and S3 data of the demo
+demo-ui: $(DEMO) ## serve the MLflow and S3 data of the demo
 	@$(BIN)/advgrpo demo-ui $(ARGS)
 
 # Tests of a file run in one process, because they share expensive fixtures. The session timeout is
@@ -77,6 +88,11 @@ pipeline: $(INSTALLED) ## compile pipelines/adversarial_grpo.yaml
 docs: $(INSTALLED) ## generate docs/configuration.md and docs/scorers.md
 	$(BIN)/python -m advgrpo.config.documentation docs/configuration.md
 	$(BIN)/python -m advgrpo.models.scorers.documentation docs/scorers.md
+
+.PHONY: site
+site: $(DEMO) ## build docs/ as a site in dist/site
+	@$(PIP) -e '.[site]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 .PHONY: bench
 bench: $(INSTALLED) ## time updates of the pocket model, and of a loop structured as the released code

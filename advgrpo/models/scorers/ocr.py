@@ -1,6 +1,5 @@
 """OCR accuracy: legibility of the text that a prompt quotes."""
 
-import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -25,7 +24,7 @@ class Ocr:
     in [0, 1], 1 if the text occurs anywhere in the image; higher is better. Errors are the
     insertions, deletions and replacements from the read text to the quoted one, at most its
     length; spaces and case are ignored. Several quoted texts are averaged. A prompt without quoted
-    text (in `"..."` or typographic quotes) has no value. RapidOCR's models (PP-OCRv4,
+    text (in `"..."` or typographic quotes) has no value. RapidOCR's models (PP-OCRv6,
     Apache-2.0-licensed) come with its package.
 
     Args:
@@ -90,31 +89,23 @@ def rapid_reader() -> Reader:
     """Load RapidOCR with the models of its package; it runs on the CPU.
 
     Raises:
-        ConfigError: If the package, or a system library that it needs, is not installed.
+        ConfigError: If the package, or a library that it needs, is not installed.
     """
-    # Checked first, because an ImportError may also mean that a system library is missing.
-    if importlib.util.find_spec("rapidocr_onnxruntime") is None:
-        raise ConfigError(
-            "a scorer of type ocr needs rapidocr-onnxruntime, which is not installed",
-            repair="install advgrpo[ocr], or remove the scorer",
-        )
     try:
         # An optional extra.
-        from rapidocr_onnxruntime import RapidOCR  # noqa: PLC0415
+        from rapidocr import RapidOCR  # noqa: PLC0415
     except ImportError as error:
         raise ConfigError(
-            f"the reader of a scorer of type ocr cannot be loaded: {error}",
-            repair="on Debian and Ubuntu: apt-get install libgl1 libglib2.0-0",
+            f"a scorer of type ocr needs rapidocr, which cannot be loaded: {error}",
+            repair="pip install 'advgrpo[ocr]', or remove the scorer",
         ) from error
 
-    # Once per reader: it loads three models.
-    engine = RapidOCR()
+    # Once per reader: it loads three models. It would configure a log of its own.
+    engine = RapidOCR(params={"Global.log_level": "error"})
 
     def read(picture: UInt8[np.ndarray, "height width 3"]) -> str:
-        # RapidOCR expects BGR, as OpenCV does.
-        lines, _seconds = engine(np.ascontiguousarray(picture[..., ::-1]))
-        # RapidOCR returns None for an image without text.
-        return "\n".join(text for _box, text, _confidence in lines or ())
+        # RapidOCR expects BGR, as OpenCV does; the texts of an image without any are None.
+        return "\n".join(engine(np.ascontiguousarray(picture[..., ::-1])).txts or ())
 
     return read
 
