@@ -13,6 +13,7 @@ import torch
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.runtime.processes import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
 from studies.crash.job import Warm
+from tests.pretended_cuda import pretended_cuda
 from tests.proxy import Proxy
 
 # DeepSpeed reads them when it is imported.
@@ -96,3 +97,10 @@ def proxy() -> Iterator[Callable[[str], Proxy]]:
     yield make
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def gpu() -> Iterator[torch.device]:
+    """Pretend that the machine has a GPU."""
+    with pretended_cuda() as device:
+        yield device

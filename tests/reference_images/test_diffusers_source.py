@@ -19,6 +19,7 @@ from advgrpo.reference_images.image_set import validate_reference_images
 from tests.models.policies.families import build_qwen_image
 
 PIXELS = 32
+CPU = torch.device("cpu")
 PROMPTS = ["a small red circle on a black background center", "a large blue ring"]
 
 
@@ -47,10 +48,15 @@ def settings(folder: Path, **changes: object) -> Settings:
     return Settings.model_validate({**plain, **changes})
 
 
-def load(folder: Path, **changes: object) -> DiffusersSource:
-    return DiffusersSource(
-        settings(folder, **changes), resolution_pixels=PIXELS, device=torch.device("cpu")
-    )
+def load(folder: Path, device: torch.device = CPU, **changes: object) -> DiffusersSource:
+    return DiffusersSource(settings(folder, **changes), resolution_pixels=PIXELS, device=device)
+
+
+def test_reference_images_are_generated_on_a_gpu_in_bfloat16(
+    sd3_folder: Path, gpu: torch.device
+) -> None:
+    images = load(sd3_folder, gpu, dtype="bfloat16").draw(PROMPTS, [1, 2])
+    assert (images.device.type, images.dtype) == ("cpu", torch.float32)
 
 
 def test_stable_diffusion_3_generates_an_image_per_prompt(sd3_folder: Path) -> None:

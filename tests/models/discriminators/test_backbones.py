@@ -26,7 +26,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {kind: write_tiny_backbone(root, kind) for kind in TINY_BACKBONES}
 
 
-def discriminator_on(folder: Path, *, seed: int = 0, **settings: object) -> DinoDiscriminator:
+def discriminator_on(
+    folder: Path, *, seed: int = 0, device: torch.device = CPU, **settings: object
+) -> DinoDiscriminator:
     config = DinoDiscriminatorConfig.model_validate(
         {
             "weights": {"location": str(folder)},
@@ -36,7 +38,7 @@ def discriminator_on(folder: Path, *, seed: int = 0, **settings: object) -> Dino
             **settings,
         }
     )
-    made = build_discriminator(config, CPU, seed=seed)
+    made = build_discriminator(config, device, seed=seed)
     assert isinstance(made, DinoDiscriminator)
     return made
 
@@ -45,7 +47,8 @@ def features(
     discriminator: DinoDiscriminator, seed: int, brightness: float
 ) -> dict[str, torch.Tensor]:
     noise = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
-    images = discriminator.image_features(noise * 0.5 + brightness)
+    device = next(iter(discriminator.trainable_parameters().values())).device
+    images = discriminator.image_features((noise * 0.5 + brightness).to(device))
     return discriminator.with_prompts(images, PROMPTS)
 
 
@@ -123,3 +126,11 @@ def test_a_gradient_penalty_flattens_the_heads(folders: dict[str, Path]) -> None
 def test_a_layer_beyond_the_last_is_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match=r"layer 4 does not exist, the backbone has 3"):
         discriminator_on(folders["dinov2"], layers=[1, 4])
+
+
+@pytest.mark.parametrize("kind", sorted(TINY_BACKBONES))
+def test_each_backbone_rewards_and_trains_its_heads_on_a_gpu(
+    folders: dict[str, Path], kind: str, gpu: torch.device
+) -> None:
+    discriminator = trained(discriminator_on(folders[kind], device=gpu), steps=1)
+    assert discriminator.rewards(features(discriminator, 3, 0.0)).device == gpu

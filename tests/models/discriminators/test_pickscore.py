@@ -24,10 +24,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
     return write_tiny_models(tmp_path_factory.mktemp("tiny"))
 
 
-def discriminator_of(tiny: TinyModels, **settings: object) -> PickScoreDiscriminator:
+def discriminator_of(
+    tiny: TinyModels, device: torch.device = CPU, **settings: object
+) -> PickScoreDiscriminator:
     weights = {"location": str(tiny.pickscore)}
     config = PickScoreDiscriminatorConfig.model_validate({"weights": weights, **settings})
-    made = build_discriminator(config, CPU, seed=0)
+    made = build_discriminator(config, device, seed=0)
     assert isinstance(made, PickScoreDiscriminator)
     return made
 
@@ -114,3 +116,11 @@ def test_a_saved_discriminator_rewards_as_before_and_another_is_refused(
 def test_more_blocks_than_there_are_are_refused(tiny: TinyModels) -> None:
     with pytest.raises(ConfigError, match=r"trained_blocks=9: the model has 2"):
         discriminator_of(tiny, trained_blocks=9)
+
+
+def test_it_rewards_and_trains_on_a_gpu(tiny: TinyModels, gpu: torch.device) -> None:
+    discriminator = discriminator_of(tiny, gpu)
+    found = features(discriminator, images().to(gpu), PROMPTS)
+    discriminator.loss(found, found, found).backward()
+    assert discriminator.rewards(found).device == gpu
+    assert {p.grad.device for p in discriminator.trainable_parameters().values()} == {gpu}

@@ -18,6 +18,7 @@ from advgrpo.models.policies.loading import check_policy
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.testing import TinyModels
 from tests.models.policies.families import FAMILIES, Family
+from tests.models.policies.plain import samples_and_trains
 
 CPU = torch.device("cpu")
 LONG = "a very small red ring on a white background left of a large blue square, " * 3
@@ -201,3 +202,10 @@ def test_a_schedule_that_the_scheduler_cannot_give_is_refused(tmp_path: Path) ->
     assert policy.sigmas(2).tolist()[0] == 1
     with pytest.raises(ConfigError, match="num_inference_steps=1"):
         policy.sigmas(1)
+
+
+def test_a_family_samples_and_trains_on_a_gpu_in_bfloat16(
+    family: Family, folder: Path, gpu: torch.device
+) -> None:
+    config = family.settings(folder, forward_dtype="bfloat16", gradient_checkpointing=True)
+    samples_and_trains(load_policy(config, gpu), family.guided)

@@ -61,9 +61,15 @@ def aesthetic_head(folder: Path, width: int) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("place", ["cpu", "gpu"])
 def test_every_scorer_is_built_and_returns_the_metrics_of_its_settings(
-    tiny: TinyModels, reference_images: ReferenceImageSet, tmp_path: Path
+    tiny: TinyModels,
+    reference_images: ReferenceImageSet,
+    tmp_path: Path,
+    place: str,
+    request: pytest.FixtureRequest,
 ) -> None:
+    device = request.getfixturevalue("gpu") if place == "gpu" else CPU
     clip = f"{{location: {tiny.pickscore}}}"
     head = aesthetic_head(tmp_path / "head", 40)
     settings = (
@@ -79,11 +85,11 @@ def test_every_scorer_is_built_and_returns_the_metrics_of_its_settings(
     ).evaluation.scorers
     images = torch.rand(2, 3, SIDE_PIXELS, SIDE_PIXELS, generator=torch.Generator().manual_seed(0))
 
-    scorers = build_scorers(configs, CPU, reference_images)
+    scorers = build_scorers(configs, device, reference_images)
 
     assert len(scorers) == 8
     for config, scorer in zip(configs, scorers, strict=True):
-        values = score_images(scorer, images, PROMPTS)
+        values = score_images(scorer, images.to(device), PROMPTS)
         assert tuple(values) == config.metric_names
         for value in values.values():
             expected = [bool(why_missing(scorer, prompt)) for prompt in PROMPTS]
