@@ -102,6 +102,10 @@ bench: $(INSTALLED) ## time updates of the pocket model, and of a loop structure
 bench-gpu: $(INSTALLED) ## the same on a GPU at the shapes of SD3.5 medium, with random weights
 	@$(BIN)/python -m studies.bench --size sd35_medium $(ARGS)
 
+.PHONY: roofline
+roofline: $(INSTALLED) ## estimate the time of full-size models on GPUs, for `advgrpo plan`
+	@$(BIN)/python -m studies.roofline $(ARGS)
+
 .PHONY: study
 study: $(INSTALLED) ## reproduce docs/experiments.md (minutes to an hour)
 	$(BIN)/python -m studies

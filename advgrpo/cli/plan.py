@@ -23,7 +23,21 @@ def plan(
             "--images-per-second",
             # Not 0: the duration divides by it.
             min=1e-6,
-            help="Throughput of one GPU over a whole update, as `make bench-gpu` measures it.",
+            help="Throughput of one GPU over whole updates, as measured.",
+        ),
+    ] = None,
+    measured: Annotated[
+        str | None,
+        typer.Option(
+            "--measured",
+            metavar="FOLDER",
+            help="Result of a training with these settings, on disk or s3://, for its throughput.",
+        ),
+    ] = None,
+    gpu: Annotated[
+        str | None,
+        typer.Option(
+            "--gpu", help="Kind of GPU to estimate the time for: h100, h200, a100, l40s, rtx4090."
         ),
     ] = None,
     price: Annotated[
@@ -59,7 +73,8 @@ def plan(
     planned = plan_run(
         run,
         gpus,
-        images_per_second=images_per_second,
+        gpu=gpu,
+        images_per_second=images_per_second if measured is None else _measured_rate(measured),
         price_per_hour=price,
         # The options come first: they spare reading files, which may be on S3 or not exist yet.
         train_prompts=train_prompts or _count(run.prompts.train),
@@ -90,22 +105,55 @@ def _lines(preset: str, planned: "Plan") -> Iterable[str]:
     )
     yield from _work(planned.work)
     yield from _table("storage", planned.storage)
-    yield "\ntime to sample and update"
-    duration = planned.duration
-    if duration is None:
-        yield (
-            "  unknown: use --images-per-second with the throughput of one GPU over a whole update "
-            "(`make bench-gpu`)"
-        )
+    yield from _durations(planned)
+
+
+def _durations(planned: "Plan") -> Iterable[str]:
+    from advgrpo.telemetry.formatting import format_table
+
+    yield "\ntime"
+    if not planned.durations:
+        yield "  unknown: use --gpu with a kind of GPU, or --images-per-second with a measured rate"
         return
-    yield (
-        f"  {duration.hours:,.1f} hours, {duration.gpu_hours:,.1f} GPU hours, at "
-        f"{duration.images_per_second:g} images per second and GPU"
-    )
-    if duration.price is not None:
-        yield f"  {duration.price:,.2f} {planned.currency}"
-    # The rate was measured over a whole update, which these phases are not part of.
-    yield "  not included: reference images, pre-training, held-out metrics and evaluation"
+    price = planned.price_per_hour
+    rows = [("phase", "hours", "GPU hours", planned.currency if price is not None else "", "")]
+    for each in planned.durations:
+        hours = each.gpu_hours
+        rows.append(
+            (each.phase, "unknown", "", "", each.how)
+            if hours is None
+            else (each.phase, *_hours(hours, planned), each.how)
+        )
+    known = sum(each.gpu_hours or 0.0 for each in planned.durations)
+    rows.append(("total", *_hours(known, planned), ""))
+    yield from (f"  {line}" for line in format_table(rows, right=[1, 2, 3]))
+    yield "  not included: loading, text encoding, held-out metrics, the discriminator's steps"
+
+
+def _hours(gpu_hours: float, planned: "Plan") -> tuple[str, str, str]:
+    price = planned.price_per_hour
+    money = "" if price is None else f"{price * gpu_hours:,.2f}"
+    return f"{gpu_hours / planned.gpus:,.1f}", f"{gpu_hours:,.1f}", money
+
+
+def _measured_rate(location: str) -> float:
+    """Read the throughput of one GPU from the result of a training."""
+    from advgrpo.errors import ConfigError
+    from advgrpo.runtime.results import METRICS_FILE
+    from advgrpo.storage.files import read_bytes
+    from advgrpo.storage.locations import join
+    from advgrpo.strict_json import load_json_object
+
+    path = join(location, METRICS_FILE)
+    try:
+        metrics = load_json_object(read_bytes(path).decode())
+        seconds = sum(value for name, value in metrics.items() if name.startswith("seconds/"))
+        return float(metrics["images_sampled"] / seconds / metrics.get("cost/processes", 1))
+    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        raise ConfigError(
+            f"--measured {location}: {METRICS_FILE} is not that of a training: {error!r}",
+            repair="use the folder that `advgrpo train` wrote, or --images-per-second",
+        ) from error
 
 
 def _table(title: str, parts: list["Part"]) -> Iterable[str]:

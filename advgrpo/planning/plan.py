@@ -3,24 +3,14 @@
 from dataclasses import dataclass
 
 from advgrpo.config.run import RunConfig
+from advgrpo.errors import ConfigError
+from advgrpo.planning.cards import CARDS, Card, card_named
+from advgrpo.planning.durations import Duration, durations
 from advgrpo.planning.memory import encoding_memory, gpu_memory, host_memory
 from advgrpo.planning.models import models_of
-from advgrpo.planning.parts import Part
+from advgrpo.planning.parts import Part, total
 from advgrpo.planning.space import storage
 from advgrpo.planning.work import Work, work_of
-
-
-@dataclass(frozen=True)
-class Duration:
-    """Time to sample and update on all images at a given rate; nothing else is included."""
-
-    images_per_second: float
-    """Throughput of one GPU over a whole update."""
-
-    hours: float
-    gpu_hours: float
-    price: float | None
-    """In the currency of the settings; None without a price."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +30,11 @@ class Plan:
 
     work: Work
     storage: list[Part]
-    duration: Duration | None
-    """None without a given rate."""
+    durations: list[Duration]
+    """Of each phase; empty without a GPU's name or a rate."""
+
+    price_per_hour: float | None
+    """Of one GPU."""
 
     currency: str
 
@@ -50,6 +43,7 @@ def plan_run(
     run: RunConfig,
     gpus: int,
     *,
+    gpu: str | None = None,
     images_per_second: float | None = None,
     price_per_hour: float | None = None,
     train_prompts: int | None = None,
@@ -60,41 +54,54 @@ def plan_run(
     Args:
         run: The settings; prompt files and commits may be placeholders.
         gpus: Training processes, one per GPU.
-        images_per_second: Images per second that one GPU samples and updates on, if known.
+        gpu: A key of `cards.CARDS`, for estimates of time.
+        images_per_second: Images per second that one GPU samples and updates on, if measured.
         price_per_hour: Price of one GPU; defaults to that of the settings.
         train_prompts: Number of training prompts, if known.
         test_prompts: Number of test prompts, if known.
 
     Raises:
-        ConfigError: If the GPUs cannot share an update; the repair lists numbers that work.
+        ConfigError: If the GPUs cannot share an update, the GPU is not known, or its memory is too
+            small; the repair lists what works.
     """
+    card = None if gpu is None else card_named(gpu)
     # First: the estimates divide by the number of GPUs without a remainder.
     run.check_ranks(gpus)
     models = models_of(run)
-    work = work_of(run, gpus)
+    work, memory = work_of(run, gpus), gpu_memory(run, models, gpus)
+    if card is not None:
+        _check_card(card, total(memory))
     price = run.evaluation.price_per_hour if price_per_hour is None else price_per_hour
     return Plan(
         gpus=gpus,
-        gpu_memory=gpu_memory(run, models, gpus),
+        gpu_memory=memory,
         host_memory=host_memory(run, models, gpus),
         encoding_memory=encoding_memory(run, models),
         work=work,
         storage=storage(run, models, train_prompts=train_prompts, test_prompts=test_prompts),
-        duration=_duration(work, gpus, images_per_second, price),
+        durations=durations(
+            run,
+            work,
+            gpu=gpu,
+            images_per_second=images_per_second,
+            train_prompts=train_prompts,
+            test_prompts=test_prompts,
+        )
+        if gpu is not None or images_per_second is not None
+        else [],
+        price_per_hour=price,
         currency=run.evaluation.currency,
     )
 
 
-def _duration(
-    work: Work, gpus: int, images_per_second: float | None, price: float | None
-) -> Duration | None:
-    if images_per_second is None:
-        return None
-    # The rate is that of one GPU, so GPU hours do not depend on the number of GPUs.
-    gpu_hours = work.images / images_per_second / 3600
-    return Duration(
-        images_per_second=images_per_second,
-        hours=gpu_hours / gpus,
-        gpu_hours=gpu_hours,
-        price=None if price is None else price * gpu_hours,
+def _check_card(card: Card, needed: int) -> None:
+    if needed <= card.memory_gib * 2**30:
+        return
+    by_size = sorted(CARDS, key=lambda name: CARDS[name].memory_gib)
+    fitting = [name for name in by_size if CARDS[name].memory_gib * 2**30 >= needed]
+    raise ConfigError(
+        f"training needs about {needed / 2**30:.1f} GiB of GPU memory, and a {card.name} has "
+        f"{card.memory_gib} GiB",
+        repair=(f"use --gpu {' or '.join(fitting)}, or " if fitting else "")
+        + "set policy.gradient_checkpointing=true, or lower training.rollout.microbatch_size",
     )

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from advgrpo.cli.main import app
 from advgrpo.config import RunConfig, resolve
+from advgrpo.config.preset_files import preset_names
 from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
 from advgrpo.errors import ConfigError
 from advgrpo.models.discriminators import build_discriminator
@@ -18,7 +19,7 @@ from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.policies.encoding import encode_prompts
-from advgrpo.planning import Plan, plan_run
+from advgrpo.planning import plan_run
 from advgrpo.planning.memory import (
     adapter_parameters,
     discriminator_parameters,
@@ -269,7 +270,7 @@ def test_unknown_parts_are_named_and_not_guessed() -> None:
     assert "transformer" in missing
     assert "adapter and optimizer" in missing
     assert sizes(planned.storage)["reference images"] is None
-    assert planned.duration is None
+    assert planned.durations == []
 
 
 def test_storage_follows_from_the_prompts() -> None:
@@ -340,18 +341,57 @@ def test_text_encoders_are_counted_once_per_machine() -> None:
     assert "text encoders" in run(app, ["plan", "--preset", "sd35m_dino"]).output
 
 
-def test_time_and_price_follow_from_a_given_rate_alone() -> None:
-    def planned(**given: float) -> Plan:
-        return plan_run(draft("sd35m_dino", "evaluation.price_per_hour=2"), 8, **given)
+def test_the_time_of_training_follows_from_a_given_rate() -> None:
+    planned = plan_run(draft("sd35m_dino"), 8, images_per_second=2.0)
+    hours = {each.phase: each.gpu_hours for each in planned.durations}
+    assert hours["training"] == pytest.approx(182 * 768 / 2 / 3600)
+    # No GPU was named that they could be estimated for.
+    assert hours["evaluation"] is None
+    assert hours["reward pre-training"] is None
 
-    duration = planned(images_per_second=2.0).duration
-    assert duration is not None
-    assert duration.gpu_hours == pytest.approx(182 * 768 / 2 / 3600)
-    assert duration.hours == pytest.approx(duration.gpu_hours / 8)
-    assert duration.price == pytest.approx(2 * duration.gpu_hours)
-    dearer = planned(images_per_second=2.0, price_per_hour=3).duration
-    assert dearer is not None
-    assert dearer.price == pytest.approx(3 * duration.gpu_hours)
+
+@pytest.mark.parametrize("preset", [name for name in preset_names() if name != "pocket"])
+def test_every_phase_of_every_shipped_policy_has_an_estimate(preset: str) -> None:
+    planned = plan_run(draft(preset), 8, gpu="h200", train_prompts=1000, test_prompts=100)
+    assert [each.phase for each in planned.durations] == [
+        "reference images", "reward pre-training", "training", "evaluation"
+    ]  # fmt: skip
+    assert all(each.gpu_hours is not None for each in planned.durations)
+    assert planned.durations[2].gpu_hours > planned.durations[1].gpu_hours > 0
+
+
+def test_estimates_follow_work_and_speed() -> None:
+    def hours(gpu: str, *overrides: str) -> dict[str, float | None]:
+        run = draft("sd35m_dino", *overrides)
+        planned = plan_run(run, 8, gpu=gpu, train_prompts=1000, test_prompts=100)
+        return {each.phase: each.gpu_hours for each in planned.durations}
+
+    usual, slow = hours("h100"), hours("a100")
+    assert all((slow[phase] or 0) >= (value or 0) for phase, value in usual.items())
+    twice = hours("h100", "training.updates=364", "evaluation.images_per_prompt=8")
+    assert twice["training"] == pytest.approx(2 * usual["training"])
+    assert twice["evaluation"] == pytest.approx(2 * usual["evaluation"])
+    assert hours("h100", "policy.gradient_checkpointing=false")["training"] < usual["training"]
+
+
+def test_a_gpu_that_is_unknown_or_too_small_is_refused_with_those_that_work() -> None:
+    with pytest.raises(ConfigError, match="--gpu h1000: not a known GPU") as caught:
+        plan_run(draft("sd35m_dino"), 8, gpu="h1000")
+    assert "h100, h200, a100, l40s, rtx4090" in caught.value.repair
+    with pytest.raises(ConfigError, match="a GeForce RTX 4090 has 24 GiB") as caught:
+        plan_run(draft("qwen_image_dino"), 1, gpu="rtx4090")
+    assert "--gpu l40s or" in caught.value.repair or "--gpu h100 or" in caught.value.repair
+
+
+def test_the_rate_of_a_finished_training_replaces_the_estimate(tmp_path: Path) -> None:
+    metrics = {"images_sampled": 7200, "seconds/rollout": 600, "seconds/reward": 300}
+    (tmp_path / "metrics.json").write_text(json.dumps({**metrics, "cost/processes": 8}))
+    command = ["plan", "--preset", "sd35m_dino", "--gpu", "h100", "--measured"]
+    output = run(app, [*command, str(tmp_path)]).output
+    assert "at 1 images/s per GPU" in output
+    assert "38.8" in output
+    (tmp_path / "metrics.json").write_text("{}")
+    assert "is not that of a training" in str(run(app, [*command, str(tmp_path)]).exception)
 
 
 def test_a_number_of_gpus_that_cannot_share_an_update_is_refused() -> None:
@@ -372,12 +412,12 @@ def test_the_command_prints_what_a_run_needs() -> None:
     output = run(app, ["plan", "--preset", "sd35m_dino_released", "--gpus", "8"]).output
     assert "sd35m_dino_released on 8 GPUs" in output
     assert "698,880" in output
-    assert "use --images-per-second" in output
+    assert "use --gpu" in output
     assert "use --train-prompts" in output
     timed = ["plan", "--preset", "sd35m_dino", "--images-per-second", "1", "--price", "2"]
     output = run(app, timed).output
-    assert "38.8 GPU hours" in output
-    assert "77.65 USD" in output
+    assert "38.8" in output
+    assert "77.65" in output
 
 
 def test_the_prompts_of_given_files_are_counted() -> None:
