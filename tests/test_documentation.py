@@ -84,3 +84,16 @@ def test_documented_python_is_valid(page: str, text: str) -> None:
 @pytest.mark.parametrize(("page", "text"), [*_blocks("yaml")])
 def test_documented_yaml_is_valid(page: str, text: str) -> None:
     assert yaml.safe_load(text), page
+
+
+def test_the_texts_of_the_troubleshooting_page_are_those_of_errors() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^`]+)`", page, re.MULTILINE)
+    code = "\n".join(path.read_text("utf-8") for path in (ROOT / "advgrpo").rglob("*.py"))
+    # Texts are often split over lines.
+    code = re.sub(r'"\s*\n\s*f?"', "", code)
+    assert len(rows) > 10
+    for row in rows:
+        # Variables are written in capitals, and are constants of the code.
+        parts = [part.strip() for part in re.split(r"\.\.\.|MLFLOW_TRACKING_URI", row)]
+        assert all(part in code for part in parts), row
