@@ -59,6 +59,9 @@ def test_one_command_makes_a_preset_complete(asked: list[str], prompts: Path) ->
     assert 5 < len(test) < 50
     assert len(asked) == len(set(asked)) == 5
     assert "next: advgrpo plan --preset run.yaml" in result.output
+    planned = _run("plan", "--preset", "run.yaml", "--gpus", "8")
+    assert planned.exit_code == 0, planned.exception
+    assert "GiB" in planned.output
 
 
 @pytest.mark.usefixtures("asked")
