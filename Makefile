@@ -30,8 +30,8 @@ $(INSTALLED): pyproject.toml constraints.txt | $(BIN)/python
 ARGS ?=
 
 # For `make crash-test`: number of kills, seed (default: random, and printed), a single kill to
-# repeat, the first kill, and whether to kill at the named points of the code instead.
-export KILLS SEED ONLY FROM POINTS
+# repeat, the first kill, whether to kill at the named points of the code instead, and the algorithm.
+export KILLS SEED ONLY FROM POINTS ALGORITHM
 
 # For `make fuzz`: seconds per target, and targets (default: all); SEED as above.
 SECONDS ?= 60
@@ -109,6 +109,7 @@ roofline: $(INSTALLED) ## estimate the time of full-size models on GPUs, for `ad
 .PHONY: study
 study: $(INSTALLED) ## reproduce docs/experiments.md (minutes to an hour)
 	$(BIN)/python -m studies
+	$(BIN)/python -m studies.algorithms .study/algorithms
 
 .PHONY: audit
 audit: $(INSTALLED) ## check all pins against the advisories of PyPI; needs the network

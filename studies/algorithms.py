@@ -1,18 +1,26 @@
 """Study of the RL algorithms: held-out distance and alignment over images, at equal schedules.
 
 `python -m studies.algorithms` prints the tables of the recorded runs in
-`studies/results/algorithms`; `python -m studies.algorithms FOLDER` first trains the runs that are
-missing there, one at a time (about 70 CPU-seconds each), with its working files in FOLDER.
+`studies/results/algorithms` and draws `docs/images/algorithms.svg`; `python -m studies.algorithms
+FOLDER` first trains the runs that are missing there, one at a time (about 70 CPU-seconds each),
+with its working files in FOLDER.
 """
 
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 
+from advgrpo.evaluation.charts import Series, line_chart
 from studies.arms import Arm, run
 
 RESULTS = Path(__file__).parent / "results" / "algorithms"
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "algorithms.svg"
+GOALS = (24.6, 1.5)
+"""Distances: that of the released schedule at its end, and about the least within reach."""
+
 DISTANCE = "held_out/distance"
 ALIGNMENT = "held_out/pocket_judge.attribute_accuracy"
 TRAINING = ("rollout", "reward", "policy update", "discriminator update")
@@ -30,8 +38,31 @@ _SCHEDULE = (
 ARMS = {
     "grpo": Arm("grpo", _SCHEDULE),
     "nft": Arm("nft", (*_SCHEDULE, _NFT)),
+    "awm": Arm("awm", (*_SCHEDULE, "training.algorithm={type: awm}")),
+    "grpo-sliding-window": Arm(
+        "grpo-sliding-window",
+        (
+            *_SCHEDULE,
+            "training.algorithm.window={type: sliding, last_start: 4, rollouts_per_position: 4}",
+        ),
+    ),
+    "grpo-divergence-bound": Arm(
+        "grpo-divergence-bound", (*_SCHEDULE, "training.algorithm.divergence_bound=1e-3")
+    ),
+    "grpo-normalized-ratio": Arm(
+        "grpo-normalized-ratio",
+        (
+            *_SCHEDULE,
+            "training.algorithm.sampler={type: flow_sde}",
+            "training.algorithm.normalize_ratio=true",
+        ),
+    ),
 }
-"""The pocket preset with its rate falling to zero over 24 updates of 64 images."""
+"""The pocket preset with its rate falling to zero over 24 updates of 64 images. The values of the
+last three are untried."""
+
+COLOURS = ("#b45309", "#0f766e", "#6d3fc0", "#8d8a80", "#b42318", "#2563eb")
+"""Of the arms, in order; readable on light and dark pages."""
 
 # The values of the arms were found on seeds 0 to 2, and the draw of sigmas on seeds 3 and 4.
 SEEDS = (3, 4, 5)
@@ -43,7 +74,8 @@ def main(folder: Path | None) -> None:
         for arm in ARMS:
             for seed in SEEDS:
                 train_and_record(arm, seed, folder)
-    sys.stdout.write(tables())
+    sys.stdout.write(f"{tables()}\n{summary()}")
+    PICTURE.write_text(picture(), encoding="utf-8")
 
 
 def train_and_record(arm: str, seed: int, folder: Path) -> None:
@@ -71,14 +103,71 @@ def train_and_record(arm: str, seed: int, folder: Path) -> None:
 def tables() -> str:
     """Tabulate distance and alignment over images, one row for each recorded run."""
     lines: list[str] = []
-    for path in sorted(RESULTS.glob("*.jsonl")):
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for name, rows in _recorded():
         if not lines:
             images = " | ".join(f"{row['images']:.0f}" for row in rows)
             lines = [f"| run | {images} | seconds |", "|---" * (len(rows) + 2) + "|"]
         cells = " | ".join(f"{row['distance']:.1f} ({row['alignment']:.3f})" for row in rows)
-        lines.append(f"| {path.stem} | {cells} | {rows[-1]['seconds']:.0f} |")
+        lines.append(f"| {name} | {cells} | {rows[-1]['seconds']:.0f} |")
     return "\n".join(lines) + "\n"
+
+
+def summary() -> str:
+    """Tabulate each arm by median and range over its seeds."""
+    goals = " | ".join(f"images to {goal:g}" for goal in GOALS)
+    lines = [f"| arm | runs | {goals} | least distance | at the end | alignment there, change |"]
+    lines.append("|---" * (len(GOALS) + 5) + "|")
+    for arm in ARMS:
+        runs = [rows for name, rows in _recorded() if name.rpartition("-")[0] == arm]
+        if not runs:
+            continue
+        columns = [[_images_to(goal, rows) for rows in runs] for goal in GOALS]
+        columns.append([min(row["distance"] for row in rows) for rows in runs])
+        columns.append([rows[-1]["distance"] for rows in runs])
+        columns.append([rows[-1]["alignment"] - rows[0]["alignment"] for rows in runs])
+        cells = " | ".join(_median_and_range(values) for values in columns)
+        lines.append(f"| {arm} | {len(runs)} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def picture() -> str:
+    """Draw the median distance of each arm over images, as SVG."""
+    curves = []
+    for arm in ARMS:
+        runs = [rows for name, rows in _recorded() if name.rpartition("-")[0] == arm]
+        points = [
+            (float(at[0]["images"]), median(row["distance"] for row in at))
+            for at in zip(*runs, strict=True)
+        ]
+        if points:
+            curves.append(Series(arm, points))
+    style = (
+        ".grid{stroke:#8884}.curve{fill:none;stroke-width:2}text{font:10px sans-serif;fill:#888}"
+    )
+    legend = ""
+    for number, (curve, colour) in enumerate(zip(curves, COLOURS, strict=False), start=1):
+        style += f"polyline.curve-{number}{{stroke:{colour}}}"
+        style += f"circle.curve-{number},.name-{number}{{fill:{colour}}}"
+        legend += f'<text class="name-{number}" x="230" y="{10 + 12 * number}">{curve.name}</text>'
+    chart = str(line_chart(curves, logarithmic=True)).replace("over updates", "by images")
+    head, _, parts = chart.partition(">")
+    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="640" ')
+    return f"{head}><style>{style}</style>{legend}{parts}\n"
+
+
+def _recorded() -> Iterable[tuple[str, list[dict[str, float]]]]:
+    for path in sorted(RESULTS.glob("*.jsonl")):
+        yield path.stem, [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def _images_to(goal: float, rows: list[dict[str, float]]) -> float:
+    """Return the images at the first measurement that reached a distance, or infinity."""
+    return next((row["images"] for row in rows if row["distance"] <= goal), float("inf"))
+
+
+def _median_and_range(values: list[float]) -> str:
+    text = f"{median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
+    return text.replace("inf", "never")
 
 
 if __name__ == "__main__":

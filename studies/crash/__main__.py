@@ -3,7 +3,7 @@
 The job is started again after each fault and must end with the results of an undisturbed run.
 `KILLS=20 SEED=1 python -m studies.crash` injects 20 faults; `ONLY=7` repeats the seventh of them,
 `FROM=7` resumes there after an interruption, `POINTS=1` injects one at each named point of the
-code. Results go to `studies/results/crash`.
+code, `ALGORITHM=nft` trains by another algorithm than GRPO. Results go to `studies/results/crash`.
 """
 
 import json
@@ -22,6 +22,7 @@ from pathlib import Path
 
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.runtime.environment import environment
+from studies.crash.job import ALGORITHM
 from studies.crash.points import POINTS
 from studies.crash.rig import Kill, Rig, Struck, random_kill
 
@@ -88,6 +89,8 @@ def write_results(seed: int, done: Sequence[Struck]) -> None:
     """Write the results of all faults so far."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     kind = "points" if done[0].kill.point else f"seed-{seed}"
+    if ALGORITHM != "grpo":
+        kind += f"-{ALGORITHM}"
     kills = [
         {key: value for key, value in asdict(struck).items() if key != "logs"} for struck in done
     ]

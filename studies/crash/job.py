@@ -32,11 +32,17 @@ TRAINING = "adversarial training"
 """The phase in which updates are counted."""
 
 _PROMPTS = {"train": 24, "test": 8}
+ALGORITHM = os.environ.get("ALGORITHM") or "grpo"
+_ALGORITHMS = {
+    "grpo": "training.algorithm.window={type: fixed, start: 0, length: 2}",
+    "nft": "training.algorithm={type: nft}",
+    "awm": "training.algorithm={type: awm}",
+}
 _SETTINGS = (
     f"training.updates={UPDATES}",
     f"training.checkpoint_every_updates={UPDATES_BETWEEN_CHECKPOINTS}",
     "training.sampling.num_inference_steps=3",
-    "training.algorithm.window={type: fixed, start: 0, length: 2}",
+    _ALGORITHMS[ALGORITHM],
     "training.rollout.prompts_per_update=2",
     "training.rollout.group_size=4",
     "training.rollout.microbatch_size=4",

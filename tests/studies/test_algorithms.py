@@ -1,0 +1,12 @@
+from studies.algorithms import ARMS, PICTURE, picture, summary, tables
+
+
+def test_the_picture_in_the_docs_is_that_of_the_recorded_runs() -> None:
+    assert PICTURE.read_text(encoding="utf-8") == picture()
+
+
+def test_the_summary_has_a_row_for_each_recorded_arm() -> None:
+    recorded = {line.split("|")[1].strip().rpartition("-")[0] for line in tables().splitlines()[2:]}
+    named = [line.split("|")[1].strip() for line in summary().splitlines()[2:]]
+    assert named == [arm for arm in ARMS if arm in recorded]
+    assert "inf" not in summary()
