@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 import tomllib
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -13,6 +16,7 @@ TESTING = ROOT / "advgrpo" / "testing"
 def _wheel_names(project: Path, folder: Path, version: str = "standard") -> set[str]:
     (wheel,) = WheelBuilder(str(project)).build(directory=str(folder), versions=[version])
     with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "unpacked")
         return set(archive.namelist())
 
 
@@ -21,8 +25,13 @@ def _project(folder: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
-    return _wheel_names(ROOT, tmp_path_factory.mktemp("main"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("main")
+
+
+@pytest.fixture(scope="module")
+def wheel(folder: Path) -> set[str]:
+    return _wheel_names(ROOT, folder)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +64,31 @@ def test_the_wheel_holds_all_of_the_package_but_what_tests_need(wheel: set[str])
 )
 def test_the_wheel_holds_data_files(wheel: set[str], name: str) -> None:
     assert name in wheel
+
+
+@pytest.mark.usefixtures("wheel")
+def test_the_wheel_works_without_a_checkout(folder: Path) -> None:
+    program = """
+from advgrpo.cli.main import app
+from advgrpo.kfp_client.compiled import PIPELINE
+from advgrpo.storage.fetch import local_file
+print(PIPELINE, local_file("package://advgrpo.pocket/weights/pipeline/model_index.json"))
+app(["config", "validate"])
+"""
+    unpacked = str(folder / "unpacked")
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": unpacked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert [path.startswith(unpacked) for path in ended.stdout.split("\n")[0].split()] == [
+        True,
+        True,
+    ]
 
 
 def test_the_testing_wheel_holds_the_testing_package_alone(testing_wheel: set[str]) -> None:
