@@ -99,8 +99,12 @@ bench: $(INSTALLED) ## time updates of the pocket model, and of a loop structure
 	@$(BIN)/python -m studies.bench $(ARGS)
 
 .PHONY: bench-gpu
-bench-gpu: $(INSTALLED) ## the same on a GPU at the shapes of SD3.5 medium, with random weights
-	@$(BIN)/python -m studies.bench --size sd35_medium $(ARGS)
+bench-gpu: ## benchmark SD3.5 medium on a GPU with random weights, in 8 minutes without internet
+	@studies/bench/bare.sh $(ARGS)
+
+.PHONY: bench-wheels
+bench-wheels: $(INSTALLED) ## collect in .whl/ what a bare GPU machine needs for bench-gpu
+	@studies/bench/wheels.sh $(BIN)/python
 
 .PHONY: roofline
 roofline: $(INSTALLED) ## estimate the time of full-size models on GPUs, for `advgrpo plan`

@@ -14,7 +14,6 @@ Source:
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusion3Pipeline
 from torch import Tensor, nn
 
 from advgrpo.algorithm import sde
@@ -50,15 +49,10 @@ class ComparisonLoop:
         self._algorithm = self._training.algorithm
         self._device = world.state.process_group.device
         self._half = DTYPES[world.config.policy.forward_dtype]
-        # The text encoders work on the training device.
-        self._pipeline = StableDiffusion3Pipeline.from_pretrained(
-            world.pipeline,
-            dtype={"vae": torch.float32, "default": self._half},
-            use_safetensors=True,
-        ).to(self._device)
-        for part in self._pipeline.components.values():
+        self._pipeline = world.pipeline().to(self._device)
+        for name, part in self._pipeline.components.items():
             if isinstance(part, nn.Module):
-                part.requires_grad_(False)
+                part.to(torch.float32 if name == "vae" else self._half).requires_grad_(False)
         self._transformer = self._pipeline.transformer
         add_adapter(self._transformer, world.config.policy.adapter)
         if world.config.policy.gradient_checkpointing:

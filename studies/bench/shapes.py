@@ -1,12 +1,15 @@
-"""Models of given shapes with random weights, saved where the product loads models from.
+"""Models of given shapes with random weights, drawn on the device that they run on.
 
-Weights need not be sensible to take their time and memory, so nothing is downloaded.
+Weights need not be sensible to take their time and memory, so nothing is downloaded, and the
+pipeline, of 22 GB for SD3.5 medium, is never written.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import patch
 
 import torch
 from diffusers import (
@@ -19,12 +22,15 @@ from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModelWithProjection,
+    CLIPTokenizer,
     Dinov2Config,
     Dinov2Model,
     T5Config,
     T5EncoderModel,
 )
 
+from advgrpo.config.policy import PolicyConfig
+from advgrpo.models.policies.pipeline_parts import DTYPES, PipelineParts
 from advgrpo.planning.published import PUBLISHED
 from advgrpo.pocket.tokenizers import build_clip_tokenizer, build_t5_tokenizer
 from advgrpo.storage.local import atomic_folder
@@ -84,51 +90,64 @@ TINY = Shapes(
 """The same architecture in small, so that what builds the large one is tested on any machine."""
 
 
-@dataclass(frozen=True)
-class SavedModels:
-    """Folders of models."""
-
-    pipeline: Path
-    dino: Path
-
-
-def save_models(shapes: Shapes, folder: Path, device: torch.device) -> SavedModels:
-    """Draw weights and save them; existing models are kept.
+def save_encoders(shapes: Shapes, folder: Path, device: torch.device) -> None:
+    """Save what a discriminator reads: `dino/`, `text_encoder/` and `tokenizer/`.
 
     Args:
         shapes: What to build.
-        folder: Gets `pipeline/` and `dino/`; of SD3.5 medium 22 GB.
+        folder: Existing encoders in it are kept.
         device: Device that draws the weights.
     """
-    saved = SavedModels(folder / "pipeline", folder / "dino")
-    if not saved.dino.exists():
-        _save_pipeline(shapes, saved.pipeline, device)
-        # Saved last: its folder marks all models as complete.
-        dino = _random_model(
-            lambda: Dinov2Model(Dinov2Config(**shapes.dino)), torch.float32, device
-        )
-        with atomic_folder(saved.dino) as fresh:
-            dino.save_pretrained(fresh)
-    return saved
+    if folder.exists():
+        return
+    with atomic_folder(folder) as fresh:
+        dino = random_model(lambda: Dinov2Model(Dinov2Config(**shapes.dino)), torch.float32, device)
+        dino.save_pretrained(fresh / "dino")
+        text = random_model(lambda: _clip(shapes.pipeline["text_encoder"]), torch.bfloat16, device)
+        text.save_pretrained(fresh / "text_encoder")
+        _clip_tokenizer().save_pretrained(fresh / "tokenizer")
 
 
-def _save_pipeline(shapes: Shapes, folder: Path, device: torch.device) -> None:
-    parts = shapes.pipeline
-    clip, t5 = build_clip_tokenizer(), build_t5_tokenizer()
+def draw_pipeline(shapes: Shapes, device: torch.device) -> StableDiffusion3Pipeline:
+    """Draw the weights of a whole pipeline; those of two calls are equal."""
+    parts, half = shapes.pipeline, torch.bfloat16
     # As long as the real ones pad to: the length of the text stream is part of the shape.
-    clip.model_max_length, t5.model_max_length = CLIP_TOKENS, T5_TOKENS
-    half = torch.bfloat16
-    StableDiffusion3Pipeline(
-        transformer=_random_model(lambda: transformer(parts["transformer"]), half, device),
-        vae=_random_model(lambda: autoencoder(parts["vae"]), torch.float32, device),
-        text_encoder=_random_model(lambda: _clip(parts["text_encoder"]), half, device),
-        text_encoder_2=_random_model(lambda: _clip(parts["text_encoder_2"]), half, device),
-        text_encoder_3=_random_model(lambda: _t5(parts["text_encoder_3"]), half, device),
-        tokenizer=clip,
-        tokenizer_2=clip,
+    t5 = build_t5_tokenizer()
+    t5.model_max_length = T5_TOKENS
+    pipeline = StableDiffusion3Pipeline(
+        transformer=random_model(lambda: transformer(parts["transformer"]), half, device),
+        vae=random_model(lambda: autoencoder(parts["vae"]), torch.float32, device),
+        text_encoder=random_model(lambda: _clip(parts["text_encoder"]), half, device),
+        text_encoder_2=random_model(lambda: _clip(parts["text_encoder_2"]), half, device),
+        text_encoder_3=random_model(lambda: _t5(parts["text_encoder_3"]), half, device),
+        tokenizer=_clip_tokenizer(),
+        tokenizer_2=_clip_tokenizer(),
         tokenizer_3=t5,
         scheduler=FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0),
-    ).save_pretrained(folder)
+    )
+    for part in pipeline.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False)
+    return pipeline
+
+
+@contextmanager
+def loading_drawn(pipeline: StableDiffusion3Pipeline) -> Iterator[None]:
+    """Give this pipeline, instead of files, to a policy that is loaded within the context.
+
+    Its precisions are those of the settings, as if it was loaded.
+    """
+
+    def load_models(_self: PipelineParts, config: PolicyConfig) -> StableDiffusion3Pipeline:
+        pipeline.transformer.to(DTYPES[config.forward_dtype])
+        pipeline.vae.to(DTYPES[config.decode_dtype])
+        return pipeline
+
+    with (
+        patch.object(PipelineParts, "load_models", load_models),
+        patch.object(PipelineParts, "check"),
+    ):
+        yield
 
 
 def transformer(shape: Shape) -> SD3Transformer2DModel:
@@ -151,6 +170,12 @@ def autoencoder(shape: Shape) -> AutoencoderKL:
     )
 
 
+def _clip_tokenizer() -> CLIPTokenizer:
+    tokenizer = build_clip_tokenizer()
+    tokenizer.model_max_length = CLIP_TOKENS
+    return tokenizer
+
+
 def _clip(shape: Shape) -> CLIPTextModelWithProjection:
     tokenizer = build_clip_tokenizer()
     return CLIPTextModelWithProjection(
@@ -168,7 +193,8 @@ def _t5(shape: Shape) -> T5EncoderModel:
     return T5EncoderModel(T5Config(**shape))
 
 
-def _random_model(build: Callable[[], M], dtype: torch.dtype, device: torch.device) -> M:
+def random_model(build: Callable[[], M], dtype: torch.dtype, device: torch.device) -> M:
+    """Build a model and draw its weights, equal ones in each call."""
     # Built without memory and initialized on the device: the libraries' own initialization of five
     # billion numbers takes minutes on a CPU.
     with torch.device("meta"):
@@ -176,6 +202,10 @@ def _random_model(build: Callable[[], M], dtype: torch.dtype, device: torch.devi
     model = model.to(dtype).to_empty(device=device).eval()
     if isinstance(model, T5EncoderModel):
         model.tie_weights()  # its embedding goes by two names, which are now apart
+    for buffer in model.buffers():
+        if not buffer.is_floating_point():
+            # Positions, which are not part of the state.
+            buffer.copy_(torch.arange(buffer.shape[-1], device=device).expand_as(buffer))
     generator = torch.Generator(device=device).manual_seed(0)
     with torch.no_grad():
         for name, value in model.state_dict().items():

@@ -1,15 +1,20 @@
 """Subject of the benchmark: models, prompts, reference images and a training state."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from diffusers import StableDiffusion3Pipeline
+from torch import Tensor
 
 from advgrpo.algorithm.randomness import generator_for
 from advgrpo.config import RunConfig, resolve
 from advgrpo.data.images import encode_png
 from advgrpo.data.prompts import read_prompts
 from advgrpo.models.discriminators import build_discriminator, save_discriminator
+from advgrpo.models.policies.sd3 import Sd3Policy, Sd3TextEncoders
 from advgrpo.models.scorers.build import build_reward_scorers
 from advgrpo.pocket import captions
 from advgrpo.records import PromptSet, ReferenceImageSet
@@ -17,11 +22,17 @@ from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.reference_images.manifest import write_manifest
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage.fetch import local_folder
-from advgrpo.testing import BrightnessScorer, RecordingLogger
 from advgrpo.training.build import Inputs, build_training_state
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.state import TrainingState
-from studies.bench.shapes import SD35_MEDIUM, TINY, Shapes, save_models
+from studies.bench.shapes import (
+    SD35_MEDIUM,
+    TINY,
+    Shapes,
+    draw_pipeline,
+    loading_drawn,
+    save_encoders,
+)
 
 PROMPTS = 32
 REFERENCES_PER_PROMPT = 2
@@ -100,7 +111,9 @@ class World:
     state: TrainingState
     prompts: PromptSet
     reference_images: ReferenceImageSet
-    pipeline: Path
+    pipeline: Callable[[], StableDiffusion3Pipeline]
+    """Gives a copy of the pipeline, on the training device or the CPU."""
+
     dino: Path
 
 
@@ -131,7 +144,7 @@ def make_world(size: Size, folder: Path, *overrides: str) -> World:
         training=config.training,
         distance=config.evaluation.distance,
         alignment="brightness.mean",
-        scorers=[BrightnessScorer()],
+        scorers=[Brightness()],
         reward_scorers=build_reward_scorers(config.training.reward, process_group.device, images),
         prompts=prompts,
         reference_images=images,
@@ -141,30 +154,81 @@ def make_world(size: Size, folder: Path, *overrides: str) -> World:
     checkpoints = Checkpoints(
         str(folder / "checkpoints"), run_digest="bench", keep=1, scratch=folder / "scratch"
     )
-    state = build_training_state(
-        inputs, process_group=process_group, checkpoints=checkpoints, logger=RecordingLogger()
-    )
+    pipeline = partial(_saved_pipeline, config)
+    if size.shapes is None:
+        state = _build(inputs, process_group, checkpoints)
+    else:
+        pipeline = partial(draw_pipeline, size.shapes, process_group.device)
+        drawn = pipeline()
+        with loading_drawn(drawn):
+            state = _build(inputs, process_group, checkpoints)
+        # On the training device: a T5 of this size takes minutes on a CPU.
+        encoders = Sd3TextEncoders(config.policy, process_group.device)
+        encoders._pipeline = drawn
+        assert isinstance(state.policy, Sd3Policy)
+        state.policy._text = encoders
     return World(
         config,
         state,
         prompts,
         images,
-        pipeline=local_folder(config.policy.weights),
+        pipeline=pipeline,
         dino=local_folder(config.discriminator.weights),
+    )
+
+
+class Brightness:
+    """A scorer without weights: the mean of all channels."""
+
+    name = "brightness"
+
+    def score(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Score images."""
+        del prompts
+        return {"mean": images.mean(dim=(1, 2, 3)).cpu()}
+
+
+class NoLogger:
+    """A logger that drops everything."""
+
+    def metrics(self, values: Mapping[str, float], step: int) -> None:
+        """Drop metrics."""
+
+    def picture(self, name: str, step: int, png: bytes) -> None:
+        """Drop a picture."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Drop tags."""
+
+    def unsent_pictures(self) -> list[tuple[str, int, bytes]]:
+        """Return no picture."""
+        return []
+
+
+def _build(inputs: Inputs, process_group: ProcessGroup, checkpoints: Checkpoints) -> TrainingState:
+    return build_training_state(
+        inputs, process_group=process_group, checkpoints=checkpoints, logger=NoLogger()
+    )
+
+
+def _saved_pipeline(config: RunConfig) -> StableDiffusion3Pipeline:
+    return StableDiffusion3Pipeline.from_pretrained(
+        local_folder(config.policy.weights), use_safetensors=True
     )
 
 
 def _models(size: Size, folder: Path, device: torch.device) -> list[str]:
     if size.shapes is None:
         return []
-    saved = save_models(size.shapes, folder / "models", device)
+    saved = folder / "encoders"
+    save_encoders(size.shapes, saved, device)
     text = "discriminator.prompt_conditioning"
     return [
-        f"policy.weights={{location: {saved.pipeline}}}",
-        f"discriminator.weights={{location: {saved.dino}}}",
-        f"evaluation.distance.weights={{location: {saved.dino}}}",
-        f"{text}.text_encoder={{location: {saved.pipeline}, subfolder: text_encoder}}",
-        f"{text}.tokenizer={{location: {saved.pipeline}, subfolder: tokenizer}}",
+        "policy.weights={location: drawn}",
+        f"discriminator.weights={{location: {saved / 'dino'}}}",
+        f"evaluation.distance.weights={{location: {saved / 'dino'}}}",
+        f"{text}.text_encoder={{location: {saved}, subfolder: text_encoder}}",
+        f"{text}.tokenizer={{location: {saved}, subfolder: tokenizer}}",
     ]
 
 

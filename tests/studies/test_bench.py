@@ -1,11 +1,13 @@
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 import torch
 
 from studies.bench import __main__ as command
+from studies.bench import gpu
 from studies.bench.comparison import ComparisonLoop
 from studies.bench.measure import CountingCounters, matmul_rate
 from studies.bench.run import Result, benchmark
@@ -113,3 +115,15 @@ def test_the_table_names_every_figure(result: Result) -> None:
     text = command.summary(result)
     assert "policy updates per second, ours / comparison" in text
     json.dumps(result.as_json())
+
+
+def test_the_benchmark_of_a_gpu_times_cases_and_resumes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        gpu, "CASES", {"plain": {}, "half": {"half": True, "guidance": "two_passes"}}
+    )
+    timed = gpu.time_passes(SIZES["tiny"], CPU, until=math.inf)
+    assert all(timed[case]["update_images_per_second"] > 0 for case in ("plain", "half"))
+    found = gpu.resume(SIZES["tiny"], tmp_path / "resume", "ddp")
+    assert found == {"ratio_error_before_step": 0, "largest_difference_after_resume": 0}
