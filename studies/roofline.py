@@ -23,9 +23,9 @@ from transformers import (
 )
 
 from advgrpo.config import DinoDiscriminatorConfig, RunConfig, resolve
+from advgrpo.models.published import PUBLISHED
 from advgrpo.planning.cards import CARDS, Card
 from advgrpo.planning.durations import DATA, PassSeconds
-from advgrpo.planning.published import PUBLISHED
 from studies.bench.comparison import DISCRIMINATOR_ROLLOUTS
 from studies.bench.operators import LARGE_MATMUL, Work, counted_operators
 from studies.bench.published import Build, build_policy, draw_embeddings, without_prompts

@@ -64,7 +64,10 @@ def plan(
         bool, typer.Option("--json", help="Print JSON, with sizes in bytes.")
     ] = False,
 ) -> None:
-    """Estimate memory, work, storage and time of a run, without weights or GPU."""
+    """Estimate memory, work, storage and time of a run, without weights or GPU.
+
+    Models are built from the shapes of published weights, or from config.json in a folder.
+    """
     from advgrpo.config.resolution import resolve
     from advgrpo.planning import plan_run
 
@@ -103,6 +106,11 @@ def _lines(preset: str, planned: "Plan") -> Iterable[str]:
         "memory per process that encodes prompts, before training starts",
         [planned.encoding_memory],
     )
+    if planned.generation_memory is not None:
+        yield from _table(
+            "memory per process that generates reference images, on its GPU if it has one",
+            [planned.generation_memory],
+        )
     yield from _work(planned.work)
     yield from _table("storage", planned.storage)
     yield from _durations(planned)

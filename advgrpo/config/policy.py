@@ -65,6 +65,11 @@ class PolicyConfig(Section):
     forward_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Precision of the transformer's forward pass. Adapter, latents and step maths are float32."""
 
+    quantization: Literal["none", "int8"] = "none"
+    """Whether the transformer's frozen weights are loaded in 8 bits: half the memory of bfloat16,
+    and slower. The adapter is trained on what they round to and is for these weights. Needs the
+    extra `quantize` (torchao) and `training.engine=ddp`."""
+
     decode_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the VAE's decoder."""
 

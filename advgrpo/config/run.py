@@ -79,6 +79,16 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _quantized_weights_are_not_partitioned(self) -> Self:
+        if self.policy.quantization != "none" and self.training.engine != "ddp":
+            raise ValueError(
+                f"policy.quantization={self.policy.quantization} does not work with "
+                f"training.engine={self.training.engine}, which moves all weights: set "
+                "training.engine=ddp"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _folder_images_are_not_paired_with_prompts(self) -> Self:
         if self.reference_images.serve_any_prompt and (problems := self._pairing_problems()):
             raise ValueError(

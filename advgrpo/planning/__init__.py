@@ -1,4 +1,4 @@
-"""Estimates of a run's memory, work, storage and time; imports neither torch nor weights."""
+"""Estimates of a run's memory, work, storage and time, from models without weights."""
 
 from advgrpo.planning.durations import Duration
 from advgrpo.planning.parts import Part

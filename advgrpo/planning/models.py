@@ -1,116 +1,137 @@
-"""Models of a run, from their configurations."""
+"""Models of a run, built from their configurations without weights."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import diffusers
+import transformers
+from transformers import CLIPModel, CLIPTextModelWithProjection, Dinov2Model
 
 from advgrpo.config.base import Weights
 from advgrpo.config.discriminator import DinoDiscriminatorConfig
+from advgrpo.config.policy import AnyPolicyConfig, PolicyConfig
+from advgrpo.config.reference_images import DiffusersSource
 from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers.union import ScorerConfig
 from advgrpo.config.tasks import TrainingSettings
-from advgrpo.planning.architectures import Autoencoder, Config, JointTransformer
-from advgrpo.planning.counts import parameters
-from advgrpo.planning.encoder_architectures import Clip, ClipText, T5Encoder
-from advgrpo.planning.reading import configuration
-from advgrpo.planning.vision import VisionBackbone, read_dino, read_vision
+from advgrpo.errors import WeightsError
+from advgrpo.models.backbones.vision import BACKBONES
+from advgrpo.models.meta import META, build, component_names, configuration, count
+from advgrpo.models.policies.loading import policy_class
+from advgrpo.models.policies.transformer_policy import TransformerPolicy
+from advgrpo.planning.parts import Models, Part, weights_part
+from advgrpo.storage.locations import scheme
 
-M = TypeVar("M")
-
-_USUAL_AUTOENCODER = "AutoencoderKL"
-_USUAL_TRANSFORMER = "SD3Transformer2DModel"
-_TRANSFORMERS: Mapping[str, Callable[[Config], JointTransformer]] = {
-    _USUAL_TRANSFORMER: JointTransformer.read,
-}
-"""Class of diffusers, as a transformer's `config.json` names it -> reader."""
-
-
-@dataclass(frozen=True)
-class Models:
-    """Models of a run; None where the configuration is unknown."""
-
-    transformer: JointTransformer | None
-    vae: Autoencoder | None
-    transformer_parameters: int | None
-    vae_parameters: int | None
-    text_encoder_parameters: int | None
-    """Sum over the text encoders of the policy."""
-
-    backbone: VisionBackbone | Clip | None
-    """Backbone of the discriminator."""
-
-    prompt_encoder: ClipText | None
-    """Text encoder of the discriminator, if it is conditioned on prompts."""
-
-    scorer_parameters: dict[str, int | None]
-    """Frozen scorers of evaluation and reward, which are loaded together with the policy."""
+T = TypeVar("T")
 
 
 def models_of(run: RunConfig | TrainingSettings) -> Models:
-    """Read the configurations of a run's models; never loads weights."""
-    weights, discriminator = run.policy.weights, run.discriminator
-    backbone: VisionBackbone | Clip | None
-    # The type of the discriminator decides: in `PUBLISHED` only some models have a `model_type`.
+    """Build the models of a run; never loads weights."""
+    discriminator = run.discriminator
+    prompt_encoder = None
+    backbone: Callable[[Weights], Any] = _clip
     if isinstance(discriminator, DinoDiscriminatorConfig):
-        backbone = _read(discriminator.weights, "", read_vision)
-    else:
-        backbone = _read(discriminator.weights, "", Clip.read)
-    transformer = _read(weights, "transformer", _transformer)
-    vae = _read(weights, "vae", _autoencoder)
+        prompt_encoder, backbone = _prompt_encoder(discriminator), _vision
     return Models(
-        transformer=transformer,
-        vae=vae,
-        transformer_parameters=(
-            transformer.parameters if transformer else parameters(weights, "transformer")
-        ),
-        vae_parameters=vae.parameters if vae else parameters(weights, "vae"),
-        text_encoder_parameters=_text_encoders(weights),
-        backbone=backbone,
-        prompt_encoder=_prompt_encoder(run),
+        policy=known(lambda: build_policy(run.policy)),
+        text_encoder_parameters=known(lambda: _text_encoders(run.policy)),
+        backbone=known(lambda: backbone(discriminator.weights)),
+        prompt_encoder=prompt_encoder,
         scorer_parameters=_scorers(run),
     )
 
 
-def _read(weights: Weights, part: str, read: Callable[[Config], M | None]) -> M | None:
-    config = configuration(weights, part)
-    return None if config is None else read(config)
+def build_policy(config: AnyPolicyConfig) -> TransformerPolicy:
+    """Build a policy on the meta device.
+
+    Raises:
+        WeightsError: If a configuration cannot be read.
+    """
+    # Activations are counted without it, and what is recomputed follows from them. An initial
+    # adapter has the shape of the settings.
+    adapter = config.adapter.model_copy(update={"initial_adapter": None})
+    bare = config.model_copy(update={"gradient_checkpointing": False, "adapter": adapter})
+    # Published shapes do not change; those in a folder may, while this process runs.
+    is_published = scheme(config.weights.location) == "hub"
+    return _build_policy(bare) if is_published else _build_policy.__wrapped__(bare)
 
 
-def _transformer(config: Config) -> JointTransformer | None:
-    reader = _TRANSFORMERS.get(str(config.get("_class_name", _USUAL_TRANSFORMER)))
-    # An unknown class of diffusers may have other keys: no estimate is better than a wrong one.
-    return None if reader is None else reader(config)
+@lru_cache(maxsize=16)
+def _build_policy(config: PolicyConfig) -> TransformerPolicy:
+    family: Any = policy_class(config)
+    policy: TransformerPolicy = family(config, META)
+    return policy
 
 
-def _autoencoder(config: Config) -> Autoencoder | None:
-    usual = config.get("_class_name", _USUAL_AUTOENCODER) == _USUAL_AUTOENCODER
-    return Autoencoder.read(config) if usual else None
+def pipeline_parameters(source: DiffusersSource) -> int:
+    """Count the parameters of all models of a pipeline.
+
+    Raises:
+        WeightsError: If a configuration cannot be read.
+    """
+    total = 0
+    for name in component_names(source.weights):
+        config = configuration(source.weights, name)
+        library: Any = diffusers if "_class_name" in config else transformers
+        kind = config.get("_class_name") or config["architectures"][0]
+        total += count(getattr(library, kind), config)
+    return total
 
 
-def _text_encoders(weights: Weights) -> int | None:
-    clips = [_read(weights, name, ClipText.read) for name in ("text_encoder", "text_encoder_2")]
-    t5 = _read(weights, "text_encoder_3", T5Encoder.read)
-    found = [model.parameters for model in (*clips, t5) if model is not None]
-    # A partial sum would pass for the whole. Other families have other encoders in these folders.
-    if len(found) == 3:
-        return sum(found)
-    return parameters(weights, "text_encoder", "text_encoder_2")
-
-
-def _prompt_encoder(run: RunConfig | TrainingSettings) -> ClipText | None:
-    discriminator = run.discriminator
-    if not isinstance(discriminator, DinoDiscriminatorConfig):
+def generation_memory(run: RunConfig) -> Part | None:
+    """Return the memory of a process that generates reference images, on its GPU if it has one."""
+    source = run.reference_images.source
+    if not isinstance(source, DiffusersSource):
         return None
-    if discriminator.prompt_conditioning is None:
+    count = known(lambda: pipeline_parameters(source))
+    return weights_part("pipeline of the reference images", count, source.dtype)
+
+
+def known(make: Callable[[], T]) -> T | str:
+    """Build something, or return why it cannot be built."""
+    try:
+        return make()
+    # Not an error of the plan: loading the model reports a missing or damaged file.
+    except WeightsError as error:
+        return f"{error.message}; {error.repair}"
+
+
+def _text_encoders(config: PolicyConfig) -> int:
+    parts = policy_class(config).parts
+    assert parts is not None, config.type
+    return parts.count_text_encoders(config)
+
+
+def _vision(weights: Weights) -> Any:  # noqa: ANN401 - one of several classes
+    config = configuration(weights)
+    kind = config.get("model_type", "dinov2")
+    for backbone in BACKBONES:
+        if kind in backbone.model_types:
+            # SigLIP is published with its text half.
+            return build(backbone.model_class, config.get("vision_config") or config)
+    raise WeightsError(
+        f"no discriminator supports a backbone of type {kind!r}",
+        repair="set discriminator.weights to another backbone",
+    )
+
+
+def _clip(weights: Weights) -> CLIPModel:
+    model: CLIPModel = build(CLIPModel, configuration(weights))
+    return model
+
+
+def _prompt_encoder(config: DinoDiscriminatorConfig) -> Any:  # noqa: ANN401 - a model, or a reason
+    if (conditioning := config.prompt_conditioning) is None:
         return None
-    return _read(discriminator.prompt_conditioning.text_encoder, "", ClipText.read)
+    weights = conditioning.text_encoder
+    return known(lambda: build(CLIPTextModelWithProjection, configuration(weights)))
 
 
-def _scorers(run: RunConfig | TrainingSettings) -> dict[str, int | None]:
+def _scorers(run: RunConfig | TrainingSettings) -> dict[str, int | str]:
     # `TrainingSettings` has the settings of the evaluation that it reads at its top level.
     measured = run.evaluation if isinstance(run, RunConfig) else run
-    distance = _read(measured.distance.weights, "", read_dino)
-    found = {"distance": None if distance is None else distance.parameters}
+    found = {"distance": known(lambda: _dino(measured.distance.weights))}
     found |= {f"scorer {scorer.metric_prefix}": _scorer(scorer) for scorer in measured.scorers}
     rewarding = run.training.reward.scorers.values()
     # A scorer of both evaluation and reward is loaded twice, and counted twice.
@@ -118,16 +139,18 @@ def _scorers(run: RunConfig | TrainingSettings) -> dict[str, int | None]:
     return found
 
 
-def _scorer(scorer: ScorerConfig) -> int | None:
+def _dino(weights: Weights) -> int:
+    return count(Dinov2Model, configuration(weights))
+
+
+def _scorer(scorer: ScorerConfig) -> int | str:
     match scorer.backbone:
         case "dino":
-            dino = _read(scorer.all_weights[0], "", read_dino)
-            return None if dino is None else dino.parameters
+            return known(lambda: _dino(scorer.all_weights[0]))
         case "clip":
-            clip = _read(scorer.all_weights[0], "", Clip.read)
-            return None if clip is None else clip.parameters
+            return known(lambda: count(CLIPModel, configuration(scorer.all_weights[0])))
         case "unknown":
-            return None
+            return "the settings do not name its architecture"
         case None:
             # OCR and the pocket judge are small; an external judge has its own memory.
             return 0

@@ -2,8 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 FLOAT32 = 4
+ADAM_STATES = 3
+"""A float32 master weight and two moments."""
+
 BYTES = {"float32": 4, "bfloat16": 2}
 
 
@@ -33,3 +37,30 @@ def total(parts: Iterable[Part]) -> int:
 def unknown(parts: Iterable[Part]) -> list[str]:
     """Return the names of the unknown parts."""
     return [part.name for part in parts if part.bytes is None]
+
+
+def weights_part(name: str, count: int | str, dtype: str) -> Part:
+    """Return the size of frozen weights; `count` is that of parameters, or why it is unknown."""
+    if isinstance(count, str):
+        return Part(name, None, count)
+    return Part(name, count * BYTES[dtype], f"{count / 1e6:,.1f} million parameters in {dtype}")
+
+
+@dataclass(frozen=True)
+class Models:
+    """Models of a run on the meta device; where one is unknown, the reason."""
+
+    policy: Any
+    """A `TransformerPolicy` with its adapter, and without gradient checkpointing."""
+
+    text_encoder_parameters: int | str
+    """Sum over the text encoders of the policy."""
+
+    backbone: Any
+    """Backbone of the discriminator."""
+
+    prompt_encoder: Any
+    """Text encoder of the discriminator; None if it is not conditioned on prompts."""
+
+    scorer_parameters: dict[str, int | str]
+    """Frozen scorers of evaluation and reward, which are loaded together with the policy."""

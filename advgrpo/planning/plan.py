@@ -7,7 +7,7 @@ from advgrpo.errors import ConfigError
 from advgrpo.planning.cards import CARDS, Card, card_named
 from advgrpo.planning.durations import Duration, durations
 from advgrpo.planning.memory import encoding_memory, gpu_memory, host_memory
-from advgrpo.planning.models import models_of
+from advgrpo.planning.models import generation_memory, models_of
 from advgrpo.planning.parts import Part, total
 from advgrpo.planning.space import storage
 from advgrpo.planning.work import Work, work_of
@@ -27,6 +27,9 @@ class Plan:
     encoding_memory: Part
     """Per process that encodes prompts before training starts: one on each machine; with
     `policy.text_device=gpu` one per GPU, which needs as much GPU memory."""
+
+    generation_memory: Part | None
+    """Per process that generates reference images; None if no pipeline does."""
 
     work: Work
     storage: list[Part]
@@ -77,6 +80,7 @@ def plan_run(
         gpu_memory=memory,
         host_memory=host_memory(run, models, gpus),
         encoding_memory=encoding_memory(run, models),
+        generation_memory=generation_memory(run),
         work=work,
         storage=storage(run, models, train_prompts=train_prompts, test_prompts=test_prompts),
         durations=durations(

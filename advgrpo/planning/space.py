@@ -1,14 +1,9 @@
 """Storage of a run in its workspace."""
 
 from advgrpo.config.run import RunConfig
-from advgrpo.planning.memory import (
-    CLIP_TEXT_TOKENS,
-    adapter_parameters,
-    discriminator_parameters,
-    feature_bytes,
-)
-from advgrpo.planning.models import Models
-from advgrpo.planning.parts import BYTES, FLOAT32, Part
+from advgrpo.planning.discriminator import discriminator_parameters, feature_bytes
+from advgrpo.planning.memory import adapter_parameters
+from advgrpo.planning.parts import FLOAT32, Models, Part
 
 PNG_BYTES_PER_PIXEL = 60e9 / (203_456 * 512**2)
 """Average of the released reference images: 203,456 files of 512 x 512 pixels take about 60 GB."""
@@ -63,12 +58,10 @@ def _embeddings(
     run: RunConfig, models: Models, train_prompts: int | None, test_prompts: int | None
 ) -> Part:
     """Return the largest possible size of the prompt embeddings."""
-    name, model = "prompt embeddings", models.transformer
-    if model is None:
+    name = "prompt embeddings"
+    if isinstance(models.policy, str):
         return Part(name, None, "the transformer is unknown")
-    tokens = CLIP_TEXT_TOKENS + run.policy.max_sequence_length
-    numbers = tokens * model.text_width + model.pooled_width
-    each = numbers * BYTES[run.policy.forward_dtype]
+    each = models.policy.embed(["a prompt"]).nbytes
     about = f"{each / 2**10:,.0f} KiB each; from S3, each machine downloads them"
     if train_prompts is None or test_prompts is None:
         return Part(
@@ -86,7 +79,7 @@ def _embeddings(
 
 def _checkpoints(run: RunConfig, models: Models) -> Part:
     kept = run.training.checkpoints_kept
-    adapter, trained = adapter_parameters(run, models), discriminator_parameters(run, models)
+    adapter, trained = adapter_parameters(models), discriminator_parameters(run, models)
     features = feature_bytes(run, models)
     if adapter is None or trained is None or features is None:
         return Part("checkpoints", None, "a model is unknown")

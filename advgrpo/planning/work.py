@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from advgrpo.config.run import RunConfig
+from advgrpo.config.tasks import TrainingSettings
 from advgrpo.config.training import EveryRollout, ReleasedSchedule, WhenOutscored
-from advgrpo.planning.memory import guidance_passes, images_per_gpu
 
 
 @dataclass(frozen=True)
@@ -99,3 +99,15 @@ def _leaders(run: RunConfig, gpus: int) -> int:
     images = images_per_gpu(run, gpus) * gpus
     size, group = rollout.microbatch_size, rollout.group_size
     return sum((first + size - 1) // group - first // group + 1 for first in range(0, images, size))
+
+
+def images_per_gpu(run: RunConfig | TrainingSettings, gpus: int) -> int:
+    """Return the number of images of a rollout per GPU."""
+    rollout = run.training.rollout
+    # Exact for every number of GPUs that `RunConfig.check_ranks` accepts.
+    return rollout.prompts_per_update * rollout.group_size // gpus
+
+
+def guidance_passes(run: RunConfig | TrainingSettings) -> int:
+    """Return the passes of an image per denoising step: two with guidance."""
+    return run.policy.guidance_passes(run.training.sampling.guidance_scale)

@@ -96,6 +96,8 @@ class GenerationPlan:
             "resolution_pixels": str(policy.resolution_pixels),
             "forward_dtype": policy.forward_dtype,
         }
+        if policy.quantization != "none":
+            metadata["quantization"] = policy.quantization
         if self.model_content:
             metadata["model_content"] = self.model_content
         # The hash, because a folder or an alias may hold another adapter by the next run.

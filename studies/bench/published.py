@@ -23,7 +23,7 @@ from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.models.policies.loading import policy_class
 from advgrpo.models.policies.pipeline_parts import DTYPES, PipelineParts
 from advgrpo.models.policies.transformer_policy import TransformerPolicy
-from advgrpo.planning.published import PUBLISHED
+from advgrpo.models.published import PUBLISHED
 from studies.bench.shapes import autoencoder, transformer
 
 _SD3 = "hub://stabilityai/stable-diffusion-3.5-"
@@ -98,7 +98,7 @@ def build_policy(
         vae_scale_factor=8,
         **{name: model.requires_grad_(False) for name, model in made.items()},
     )
-    with patch.object(PipelineParts, "load_models", lambda _self, _config: pipeline):
+    with patch.object(PipelineParts, "load_models", lambda _self, _config, _device: pipeline):
         family: Any = policy_class(config)
         policy: TransformerPolicy = family(config, device)
     return policy

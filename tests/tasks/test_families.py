@@ -32,7 +32,6 @@ from advgrpo.tasks.pretrain_reward import pretrain_reward
 from advgrpo.tasks.reference_images import make_reference_images
 from advgrpo.tasks.register import register
 from advgrpo.testing import TinyModels, write_tiny_models
-from advgrpo.training import pretraining
 from tests.models.policies.families import FAMILIES
 
 GUIDED = {family.name: family.guided for family in FAMILIES} | {"sd3": 2.0}
@@ -46,14 +45,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
 
 
 @pytest.fixture
-def _small_and_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _ranks_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Train without a new interpreter, whose imports take longer than all the rest."""
 
     def run(function: Callable[..., None], arguments: Mapping[str, object], **_: object) -> None:
         function(**arguments)
 
     monkeypatch.setattr(train_task, "run_in_processes", run)
-    monkeypatch.setattr(pretraining, "HELD_OUT_IMAGES", 4)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -85,7 +83,7 @@ def settings(name: str, tiny: TinyModels, folder: Path) -> RunConfig:
             "reference_images.images_per_prompt=1",
             "reference_images.test_images_per_prompt=1",
             "discriminator.held_out_fraction=0.3",
-            "discriminator.pretraining={images: 8, steps: 1}",
+            "discriminator.pretraining={images: 8, held_out_images: 4, steps: 1}",
             "discriminator.optimizer={batch_size: 4, replay_images: 4}",
             "training.updates=2",
             f"training.sampling={{num_inference_steps: 3, guidance_scale: {GUIDED[name]}}}",
@@ -93,6 +91,7 @@ def settings(name: str, tiny: TinyModels, folder: Path) -> RunConfig:
             "training.rollout={prompts_per_update: 2, group_size: 2, microbatch_size: 4}",
             "training.update_schedule.discriminator_steps=1",
             "training.monitoring={held_out_every_updates: 2, held_out_prompts: 2}",
+            "training.monitoring.select_adapter=last",
             "evaluation.images_per_prompt=1",
             "evaluation.bootstrap_samples=5",
             "evaluation.grid_prompts=2",
@@ -101,7 +100,7 @@ def settings(name: str, tiny: TinyModels, folder: Path) -> RunConfig:
     )
 
 
-@pytest.mark.usefixtures("_small_and_in_this_process")
+@pytest.mark.usefixtures("_ranks_in_this_process")
 @pytest.mark.parametrize("name", GUIDED)
 def test_a_family_goes_from_reference_images_to_its_champion(
     name: str,

@@ -37,6 +37,8 @@ def test_an_update_in_bfloat16_trains_the_adapter_and_its_ratio_starts_at_one(
     stored = StoredEmbeddings(encode_prompts(config, texts, store=str(tmp_path)), texts)
     state = make_state(
         "training.updates=1",
+        # Some parameters have no gradient, which DeepSpeed hides; tests/tasks trains with that.
+        "training.engine=ddp",
         f"training.sampling.guidance_scale={family.guided}",
         policy=config,
         embeddings=stored,

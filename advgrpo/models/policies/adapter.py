@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from advgrpo.algorithm.randomness import generator_for
 from advgrpo.config.policy import AdapterConfig
 from advgrpo.errors import WeightsError
+from advgrpo.models.meta import META
 from advgrpo.models.policies.adapter_weights import copy_into
 from advgrpo.models.policies.saved_adapter import (
     PEFT_PREFIX,
@@ -57,9 +58,10 @@ def add_adapter(transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: i
                 repair="remove the setting to use the family's own, or list modules of the "
                 "transformer",
             )
+    is_meta = transformer.device == META
     try:
         # peft draws from the global generator; the values are replaced below.
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), META if is_meta else nullcontext():
             transformer.add_adapter(_lora_config(config), adapter_name=ADAPTER)
     except ValueError as error:
         raise WeightsError(
@@ -73,7 +75,7 @@ def add_adapter(transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: i
     for name, parameter in trainable_parameters(transformer).items():
         # Float32 also on a bfloat16 transformer: most updates are smaller than bfloat16's steps.
         parameter.data = parameter.data.float()
-        if ".lora_A." in name:
+        if ".lora_A." in name and not is_meta:
             # The standard deviation of 1/rank is peft's `gaussian` initialization.
             values = torch.randn(parameter.shape, generator=generator) / config.rank
             parameter.data.copy_(values)

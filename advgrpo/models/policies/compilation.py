@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch._dynamo.exc import TorchDynamoException
@@ -26,6 +27,13 @@ def compile_in_place(module: torch.nn.Module, backend: str) -> None:
     torch._dynamo.config.recompile_limit = MOST_VARIANTS
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     module.compile(backend=backend)
+
+
+def repeated_blocks(transformer: Any) -> list[torch.nn.Module]:  # noqa: ANN401 - diffusers has no types
+    """Return the blocks of a transformer, which have the same few shapes."""
+    # Of SD3, diffusers lists them under the second name alone.
+    names = transformer._repeated_blocks or transformer._no_split_modules or ()
+    return [each for each in transformer.modules() if type(each).__name__ in names]
 
 
 @contextmanager

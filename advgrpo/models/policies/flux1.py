@@ -59,7 +59,7 @@ class Flux1Policy(TransformerPolicy):
     def __init__(
         self, config: Flux1PolicyConfig, device: torch.device, **options: Unpack[PolicyOptions]
     ) -> None:
-        pipeline = PARTS.load_models(config)
+        pipeline = PARTS.load_models(config, device)
         side = config.resolution_pixels // pipeline.vae_scale_factor
         shape = (pipeline.vae.config.latent_channels, side, side)
         super().__init__(config, device, pipeline.transformer, pipeline.vae, shape, **options)
@@ -71,6 +71,11 @@ class Flux1Policy(TransformerPolicy):
     @classmethod
     def _has_guidance(cls, config: PolicyConfig) -> bool:
         return bool(PARTS.settings(config, "transformer").get("guidance_embeds", False))
+
+    def _longest_embedding(self) -> Mapping[str, tuple[int, ...]]:
+        settings = self.transformer.config
+        context = (self.config.max_sequence_length, settings.joint_attention_dim)
+        return {"context": context, "pooled": (settings.pooled_projection_dim,)}
 
     def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
         """Return the noise schedule of the model's own scheduler."""

@@ -61,7 +61,7 @@ class Flux2KleinPolicy(TransformerPolicy):
     def __init__(
         self, config: Flux2KleinPolicyConfig, device: torch.device, **options: Unpack[PolicyOptions]
     ) -> None:
-        pipeline = PARTS.load_models(config)
+        pipeline = PARTS.load_models(config, device)
         side = config.resolution_pixels // pipeline.vae_scale_factor // PATCH
         shape = (pipeline.transformer.config.in_channels, side, side)
         super().__init__(config, device, pipeline.transformer, pipeline.vae, shape, **options)
@@ -72,6 +72,10 @@ class Flux2KleinPolicy(TransformerPolicy):
     @classmethod
     def _has_guidance(cls, config: PolicyConfig) -> bool:
         return not PARTS.settings(config).get("is_distilled", False)
+
+    def _longest_embedding(self) -> Mapping[str, tuple[int, ...]]:
+        settings = self.transformer.config
+        return {"context": (self.config.max_sequence_length, settings.joint_attention_dim)}
 
     def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
         """Return the noise schedule, whose shift depends on the number of tokens and of steps."""

@@ -13,7 +13,9 @@ from safetensors import SafetensorError, safe_open
 from advgrpo.config.policy import PolicyConfig
 from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.models.backbones.loading import weights_files
+from advgrpo.models.meta import META, build, configuration, count
 from advgrpo.models.policies.packing import PATCH
+from advgrpo.models.policies.quantization import quantize
 from advgrpo.models.policies.saved_adapter import refuse_foreign
 from advgrpo.storage.fetch import local_folder
 from advgrpo.strict_json import load_json_object
@@ -42,13 +44,42 @@ class PipelineParts:
     optional: tuple[str, ...] = ()
     """Text encoders and tokenizers that a published pipeline may lack."""
 
-    def load_models(self, config: PolicyConfig) -> Any:  # noqa: ANN401 - diffusers has no types
-        """Load transformer, VAE and scheduler, on the CPU.
+    def load_models(self, config: PolicyConfig, device: torch.device) -> Any:  # noqa: ANN401 - diffusers has no types
+        """Load transformer, VAE and scheduler, on the CPU; without weights if `device` is meta.
 
         Raises:
             WeightsError: If weights are missing, damaged, pickled or of another architecture.
         """
+        if device == META:
+            return self._without_weights(config)
         return self._load(config, (*self.models, *_SCHEDULER))
+
+    def _without_weights(self, config: PolicyConfig) -> Any:  # noqa: ANN401
+        models = {}
+        for name, dtype in self._dtypes(config).items():
+            model = build(self._class(name), configuration(config.weights, name))
+            # Not its own `to`, which warns.
+            models[name] = torch.nn.Module.to(model, DTYPES[dtype]).requires_grad_(False)
+        absent = dict.fromkeys((*self.text_encoders, *self.tokenizers))
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+        return self.pipeline_class(scheduler=scheduler, **absent, **models)
+
+    def count_text_encoders(self, config: PolicyConfig) -> int:
+        """Count the parameters of the text encoders, without their weights.
+
+        Raises:
+            WeightsError: If a configuration cannot be read.
+        """
+        total = 0
+        for name in self.text_encoders:
+            try:
+                settings = configuration(config.weights, name)
+            except WeightsError:
+                if name in self.optional:
+                    continue
+                raise
+            total += count(self._class(name), settings)
+        return total
 
     def load_text_encoders(self, config: PolicyConfig) -> Any:  # noqa: ANN401
         """Load text encoders and tokenizers, on the CPU.
@@ -82,10 +113,7 @@ class PipelineParts:
             )
         if adapter is not None:
             # Without memory for the parameters, of which only the names are read.
-            with torch.device("meta"):
-                transformer = self._class("transformer").from_config(
-                    self.settings(config, "transformer")
-                )
+            transformer = build(self._class("transformer"), self.settings(config, "transformer"))
             refuse_foreign(dict(transformer.named_modules()), adapter)
 
     def _stride(self, config: PolicyConfig) -> int:
@@ -167,6 +195,10 @@ class PipelineParts:
             )
         return folder, there
 
+    @staticmethod
+    def _dtypes(config: PolicyConfig) -> dict[str, str]:
+        return {"transformer": config.forward_dtype, "vae": config.decode_dtype}
+
     @property
     def _name(self) -> str:
         return str(self.pipeline_class.__name__)
@@ -186,7 +218,7 @@ class PipelineParts:
         # Before loading, which takes minutes for a large model.
         for name in names:
             _check_files(folder / name)
-        dtypes = {"transformer": config.forward_dtype, "vae": config.decode_dtype}
+        dtypes = self._dtypes(config)
         left_out = {*self._architectures, *self.tokenizers} - wanted
         try:
             loaded = {
@@ -195,6 +227,8 @@ class PipelineParts:
                 )
                 for name in names
             }
+            if config.quantization == "int8" and "transformer" in loaded:
+                quantize(loaded["transformer"])
             # diffusers does not load a part that is passed, also as None.
             return self.pipeline_class.from_pretrained(
                 folder, **dict.fromkeys(left_out), **loaded, local_files_only=True

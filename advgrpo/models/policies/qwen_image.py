@@ -62,11 +62,15 @@ class QwenImagePolicy(TransformerPolicy):
     def __init__(
         self, config: QwenImagePolicyConfig, device: torch.device, **options: Unpack[PolicyOptions]
     ) -> None:
-        pipeline = PARTS.load_models(config)
+        pipeline = PARTS.load_models(config, device)
         side = config.resolution_pixels // pipeline.vae_scale_factor
         shape = (pipeline.vae.config.z_dim, side, side)
         super().__init__(config, device, pipeline.transformer, pipeline.vae, shape, **options)
         self._scheduler, self._side = pipeline.scheduler, side
+
+    def _longest_embedding(self) -> Mapping[str, tuple[int, ...]]:
+        settings = self.transformer.config
+        return {"context": (self.config.max_sequence_length, settings.joint_attention_dim)}
 
     def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
         """Return the noise schedule of the model's own scheduler."""
@@ -75,17 +79,19 @@ class QwenImagePolicy(TransformerPolicy):
 
     def _predict(self, latents: Tensor, sigma: float, embeddings: PromptEmbeddings) -> Tensor:
         contexts = embeddings.tensors("context")
-        mask = pad_sequence(
-            [torch.ones(len(each), dtype=torch.long, device=self.device) for each in contexts],
-            batch_first=True,
-        )
+        mask = None
+        # The transformer is faster without a mask.
+        if len({len(each) for each in contexts}) > 1:
+            ones = [
+                torch.ones(len(each), dtype=torch.long, device=self.device) for each in contexts
+            ]
+            mask = pad_sequence(ones, batch_first=True)
         side = self._side // PATCH
         (predicted,) = self.forward_module(
             hidden_states=pack(latents),
             timestep=torch.full((len(latents),), sigma, device=self.device),
             encoder_hidden_states=pad_sequence(contexts, batch_first=True),
-            # The transformer is faster without a mask.
-            encoder_hidden_states_mask=None if bool(mask.all()) else mask,
+            encoder_hidden_states_mask=mask,
             img_shapes=[[(1, side, side)]] * len(latents),
             return_dict=False,
         )

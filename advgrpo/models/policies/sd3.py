@@ -15,6 +15,9 @@ from advgrpo.models.policies.pipeline_parts import PipelineParts
 from advgrpo.models.policies.text_encoders import PipelineTextEncoders
 from advgrpo.models.policies.transformer_policy import PolicyOptions, TransformerPolicy
 
+_CLIP_TOKENS = 77
+"""The embeddings of the CLIP encoders are padded to this length, whatever the prompt."""
+
 PARTS = PipelineParts(
     pipeline_class=StableDiffusion3Pipeline,
     models={"transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL"},
@@ -77,13 +80,18 @@ class Sd3Policy(TransformerPolicy):
     def __init__(
         self, config: Sd3PolicyConfig, device: torch.device, **options: Unpack[PolicyOptions]
     ) -> None:
-        pipeline = PARTS.load_models(config)
+        pipeline = PARTS.load_models(config, device)
         # The pipeline derives the factor from the VAE's blocks: 8 for published weights, 4 for
         # pocket ones.
         side = config.resolution_pixels // pipeline.vae_scale_factor
         shape = (pipeline.transformer.config.in_channels, side, side)
         super().__init__(config, device, pipeline.transformer, pipeline.vae, shape, **options)
         self._schedule = pipeline.scheduler.config
+
+    def _longest_embedding(self) -> Mapping[str, tuple[int, ...]]:
+        settings = self.transformer.config
+        context = (_CLIP_TOKENS + self.config.max_sequence_length, settings.joint_attention_dim)
+        return {"context": context, "pooled": (settings.pooled_projection_dim,)}
 
     def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
         """Return the noise schedule with the shift of the model's own scheduler."""

@@ -1,7 +1,7 @@
 """The transformer with LoRA adapter and the VAE that all policy families share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from advgrpo.config.policy import AdapterConfig, PolicyConfig
 from advgrpo.errors import ConfigError
+from advgrpo.models.meta import META
 from advgrpo.models.policies.adapter import (
     add_adapter,
     load_adapter,
@@ -23,6 +24,7 @@ from advgrpo.models.policies.base import PromptEmbeddings, TextEncoders
 from advgrpo.models.policies.compilation import compile_in_place, compiler_errors
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.policies.pipeline_parts import DTYPES, PipelineParts
+from advgrpo.models.policies.quantization import check_quantization
 from advgrpo.models.policies.saved_adapter import refuse_foreign
 
 CACHED_BYTES = 2**30
@@ -117,6 +119,8 @@ class TransformerPolicy(ABC):
             WeightsError: If the pipeline is another family's or incomplete, or the adapter is for
                 another model.
         """
+        if config.quantization == "int8":
+            check_quantization()
         if cls.parts is None:
             return
         cls.parts.check(config, adapter)
@@ -133,6 +137,10 @@ class TransformerPolicy(ABC):
         """Return whether the weights can be guided."""
         del config
         return True
+
+    @abstractmethod
+    def _longest_embedding(self) -> Mapping[str, tuple[int, ...]]:
+        """Return the shapes of a prompt's embeddings that has the most tokens, for estimates."""
 
     @abstractmethod
     def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
@@ -179,6 +187,10 @@ class TransformerPolicy(ABC):
         return PromptEmbeddings(tuple(known[prompt].prompts[0] for prompt in prompts))
 
     def _embedding(self, prompt: str) -> PromptEmbeddings:
+        if self.device == META:
+            shapes = self._longest_embedding()
+            longest = {name: torch.empty(shape, device=META) for name, shape in shapes.items()}
+            return PromptEmbeddings((longest,))
         if self._stored is not None and prompt in self._stored:
             return self._stored.take(prompt)
         if prompt not in self._cached:

@@ -59,11 +59,15 @@ class ZImagePolicy(TransformerPolicy):
     def __init__(
         self, config: ZImagePolicyConfig, device: torch.device, **options: Unpack[PolicyOptions]
     ) -> None:
-        pipeline = PARTS.load_models(config)
+        pipeline = PARTS.load_models(config, device)
         side = config.resolution_pixels // pipeline.vae_scale_factor
         shape = (pipeline.transformer.in_channels, side, side)
         super().__init__(config, device, pipeline.transformer, pipeline.vae, shape, **options)
         self._scheduler, self._tokens = pipeline.scheduler, (side // PATCH) ** 2
+
+    def _longest_embedding(self) -> Mapping[str, tuple[int, ...]]:
+        settings = self.transformer.config
+        return {"context": (self.config.max_sequence_length, settings.cap_feat_dim)}
 
     def sigmas(self, num_inference_steps: int) -> Float[Tensor, "step_plus_one"]:
         """Return the noise schedule of the model's own scheduler."""

@@ -71,8 +71,12 @@ class DdpEngine(PolicyEngine):
         found = self._optimizer.state
         state = {f"weight.{name}": value for name, value in self._parameters.items()}
         for name, parameter in self._parameters.items() if found else ():
-            state |= {f"{moment}.{name}": found[parameter][moment] for moment in MOMENTS}
-        steps = [entry["step"] for entry in found.values()]
+            # Empty for parameters without a gradient, such as those of outputs that a last layer
+            # discards; DeepSpeed has zeros for them.
+            entry = found.get(parameter, {})
+            zeros = torch.zeros_like(parameter)
+            state |= {f"{moment}.{name}": entry.get(moment, zeros) for moment in MOMENTS}
+        steps = [entry["step"] for entry in found.values() if entry]
         return on_cpu({**state, "step": steps[0] if steps else torch.tensor(0.0)})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
