@@ -3,6 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+PEFT_WEIGHTS = "adapter_model.safetensors"
+"""File with the weights of an adapter in peft's layout."""
+
+DISCRIMINATOR_WEIGHTS = "discriminator.safetensors"
+"""File with the trained part of a discriminator."""
+
 
 @dataclass(frozen=True)
 class PromptSet:

@@ -19,13 +19,13 @@ from components.train.component import train
 
 
 class Outputs(NamedTuple):
-    """Locations of the tasks' results, the registered version, and the MLflow run."""
+    """Results of the tasks, the registered version, and the MLflow run."""
 
-    reference_images: str
-    test_reference_images: str
-    discriminator: str
-    trained: str
-    evaluation: str
+    reference_images: dsl.Dataset
+    test_reference_images: dsl.Dataset
+    discriminator: dsl.Model
+    trained: dsl.Model
+    evaluation: dsl.Artifact
     model_version: str
     parent_run_id: str
 
@@ -71,7 +71,7 @@ def adversarial_grpo(
             a new one.
 
     Returns:
-        Locations of the tasks' results, the registered version, and the MLflow run.
+        Results of the tasks, the registered version, and the MLflow run.
     """
     job = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     config = resolve_config(
@@ -85,44 +85,44 @@ def adversarial_grpo(
     # Every run has its own MLflow run, so Kubeflow's cache would never hit. Tasks look up finished
     # results in the workspace instead.
     config.set_caching_options(enable_caching=False)
-    run_id = config.outputs["parent_run_id"]
+    settings, run_id = config.outputs["settings"], config.outputs["parent_run_id"]
     images = reference_images(
-        settings=config.outputs["reference_images"],
+        settings=settings,
         workspace=workspace,
         processes=processes,
         parent_run_id=run_id,
         run_id=job,
     )
     reward = pretrain_reward(
-        settings=config.outputs["pretraining"],
-        reference_images=images.outputs["train"],
+        settings=settings,
+        reference_images=images.outputs["train_images"],
         workspace=workspace,
         parent_run_id=run_id,
         run_id=job,
     )
     trained = train(
-        settings=config.outputs["training"],
-        reference_images=images.outputs["train"],
-        discriminator=reward.outputs["Output"],
+        settings=settings,
+        reference_images=images.outputs["train_images"],
+        discriminator=reward.outputs["discriminator"],
         workspace=workspace,
         processes=processes,
         parent_run_id=run_id,
         run_id=job,
     )
     evaluation = evaluate(
-        settings=config.outputs["run"],
-        trained=trained.outputs["Output"],
-        discriminator=reward.outputs["Output"],
-        reference_images=images.outputs["test"],
+        settings=settings,
+        adapter=trained.outputs["adapter"],
+        discriminator=reward.outputs["discriminator"],
+        reference_images=images.outputs["test_images"],
         workspace=workspace,
         processes=processes,
         parent_run_id=run_id,
         run_id=job,
     )
     version = register(
-        settings=config.outputs["run"],
-        trained=trained.outputs["Output"],
-        evaluation=evaluation.outputs["Output"],
+        settings=settings,
+        adapter=trained.outputs["adapter"],
+        evaluation=evaluation.outputs["evaluation"],
         parent_run_id=run_id,
     )
     for described, task in zip(
@@ -134,12 +134,12 @@ def adversarial_grpo(
         if task is not config:
             task.set_retry(num_retries=2, backoff_duration="30s")
     return Outputs(
-        reference_images=images.outputs["train"],
-        test_reference_images=images.outputs["test"],
-        discriminator=reward.outputs["Output"],
-        trained=trained.outputs["Output"],
-        evaluation=evaluation.outputs["Output"],
-        model_version=version.outputs["Output"],
+        reference_images=images.outputs["train_images"],
+        test_reference_images=images.outputs["test_images"],
+        discriminator=reward.outputs["discriminator"],
+        trained=trained.outputs["adapter"],
+        evaluation=evaluation.outputs["evaluation"],
+        model_version=version.output,
         parent_run_id=run_id,
     )
 

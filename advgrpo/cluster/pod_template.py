@@ -9,6 +9,7 @@ from advgrpo.cluster.job_request import JobRequest, Placement
 from advgrpo.cluster.settings import CLUSTER, ClusterSettings, Rdma
 from advgrpo.storage.cache import CACHE_VARIABLE, LIMIT_VARIABLE
 from advgrpo.storage.credentials import S3_KEYS
+from advgrpo.tracking.kfp_plugin import plugin_credentials
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "advgrpo"}
 """Label of all jobs that advgrpo creates."""
@@ -65,8 +66,8 @@ def pod_template(
             containers=[_container(request, placement, settings, container)],
             volumes=_volumes(settings),
             service_account_name=settings.service_account,
-            # They send no requests to the API server.
-            automount_service_account_token=False,
+            # They send no requests to the API server, but may log in to MLflow with it.
+            automount_service_account_token=settings.service_account_token,
             # Otherwise every Service of the namespace adds environment variables.
             enable_service_links=False,
             image_pull_secrets=[
@@ -143,11 +144,14 @@ def _environment(settings: ClusterSettings) -> list[client.V1EnvVar]:
         CLUSTER: "",
         **settings.environment,
     }
-    secrets = {settings.s3_secret: S3_KEYS, settings.mlflow_secret: MLFLOW_KEYS}
+    secrets = {
+        **{key: (settings.s3_secret, key) for key in S3_KEYS},
+        **{key: (settings.mlflow_secret, key) for key in MLFLOW_KEYS},
+        **plugin_credentials(),
+    }
     return [client.V1EnvVar(name=name, value=value) for name, value in plain.items()] + [
-        client.V1EnvVar(name=key, value_from=_from_secret(secret, key))
-        for secret, keys in secrets.items()
-        for key in keys
+        client.V1EnvVar(name=name, value_from=_from_secret(secret, key))
+        for name, (secret, key) in secrets.items()
     ]
 
 

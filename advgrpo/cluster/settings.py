@@ -92,6 +92,10 @@ class ClusterSettings(_Strict):
     service_account: Name = "advgrpo-training"
     """Service account of a job's pods."""
 
+    service_account_token: bool = False
+    """Whether a job's pods get the token of their service account, with which they log in to MLflow
+    if `MLFLOW_TRACKING_AUTH` is `kubernetes` or `kubernetes-namespaced`."""
+
     training_runtime: Name = "advgrpo"
     """TrainingRuntime of jobs of the kind TrainJob, which the chart creates."""
 

@@ -2,11 +2,13 @@
 
 A task's settings are passed as JSON text and determine its cache key, so a setting that the task
 does not read must not be part of them: a changed learning rate must not regenerate the reference
-images. Evaluation and registration get the whole `RunConfig`, which the report shows.
+images. Evaluation and registration get the whole `RunConfig`, which the report shows. The tasks of
+the pipeline take theirs from the YAML file of the whole run.
 """
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Self, TypeVar
 
 from advgrpo.config.base import NonNegativeInt, PositiveInt, Section
@@ -18,6 +20,7 @@ from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers.union import ScorerConfig
 from advgrpo.config.training import TrainingConfig
+from advgrpo.config.yaml_text import load_yaml
 from advgrpo.errors import ConfigError
 from advgrpo.strict_json import load_json
 
@@ -133,6 +136,16 @@ def without_prompt_files(settings: S) -> S:
     # Without the hashes of the files, too: these change with the line ends.
     unnamed = PromptsConfig(train="prompts", test="prompts")
     return settings.model_copy(update={"prompts": unnamed})
+
+
+def read_run(path: str) -> RunConfig:
+    """Read all settings of a run from the file that the task resolve-config wrote.
+
+    Raises:
+        ConfigError: If a setting is wrong.
+    """
+    settings = load_yaml(Path(path).read_text(encoding="utf-8"))
+    return parse(RunConfig, settings, where="the settings")
 
 
 def parse_json(section: type[S], text: str, *, where: str) -> S:

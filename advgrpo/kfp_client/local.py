@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from types import FrameType
 
 import yaml
-from kfp import components, local
+from kfp import components, dsl, local
 
 from advgrpo.errors import PipelineError, Preempted
 from advgrpo.kfp_client.compiled import check_exists
@@ -30,7 +30,7 @@ def run_pipeline(
         artifacts: Folder for the tasks' artifacts.
 
     Returns:
-        Outputs by name.
+        Outputs by name; of an artifact, the URI.
 
     Raises:
         ConfigError: If the file does not exist.
@@ -62,7 +62,10 @@ def run_pipeline(
         task = component(**arguments)
         # Within the block, at whose end the file is deleted.
         failure = read_failure(failure_file)
-    outputs = {name: str(value) for name, value in task.outputs.items()}
+    outputs = {
+        name: value.uri if isinstance(value, dsl.Artifact) else str(value)
+        for name, value in task.outputs.items()
+    }
     # kfp.local returns no outputs at all if a task failed.
     if outputs:
         return outputs

@@ -1,9 +1,7 @@
 """Generation of a reference image set by one or several workers."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
@@ -11,59 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo import __version__
-from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config.reference_images import FileFormat, ReferenceImagesConfig
 from advgrpo.data.images import encode_png, encode_webp
 from advgrpo.errors import ReferenceImageError
 from advgrpo.records import PromptSet
 from advgrpo.reference_images.image_store import ImageStore, open_image_store, sha256_of
 from advgrpo.reference_images.manifest import Origin, Provenance
+from advgrpo.reference_images.request import PlannedImage, plan_images
 from advgrpo.reference_images.source import ReferenceImageSource
 from advgrpo.runtime.work_queue import SingleWorker, WorkQueue, claim_with_progress
 from advgrpo.telemetry.progress import Progress
-
-
-@dataclass(frozen=True)
-class PlannedImage:
-    """An image of a set."""
-
-    prompt: str
-    variation: int
-    name: str
-    """Name of its file, which depends on prompt and variation alone."""
-
-    seed: int
-
-
-def plan_images(
-    prompts: PromptSet, images_per_prompt: int, seed: int, file_format: FileFormat = "png"
-) -> list[PlannedImage]:
-    """Return the images of a set.
-
-    Args:
-        prompts: Prompts of the images.
-        images_per_prompt: Variations of each prompt.
-        seed: The run's seed.
-        file_format: Suffix of the file names.
-
-    Returns:
-        One prompt after the other. File name and seed of an image depend on its prompt, its
-        variation and the run's seed only, so they stay when prompts are added or reordered.
-    """
-    planned: list[PlannedImage] = []
-    for prompt in prompts.texts:
-        # Names and seeds must never change: existing sets would be generated again.
-        key = hashlib.sha256(prompt.encode()).hexdigest()
-        planned += [
-            PlannedImage(
-                prompt,
-                variation,
-                name=f"{key[:16]}_{variation}.{file_format}",
-                seed=seed_for("reference image", seed, key, variation),
-            )
-            for variation in range(images_per_prompt)
-        ]
-    return planned
 
 
 def generate_reference_images(

@@ -28,12 +28,12 @@ from advgrpo.reference_images.manifest import (
     write_manifest,
     write_provenance,
 )
+from advgrpo.reference_images.request import LISTS_PART
+from advgrpo.storage.archives import PART_PREFIX, PART_SUFFIX
 from advgrpo.storage.base import PARTIAL_PREFIX
 from advgrpo.storage.files import delete, list_files, read_bytes, write_bytes
 from advgrpo.storage.local import disk_errors
 from advgrpo.storage.locations import is_local, join
-
-PART_PREFIX, PART_SUFFIX = "part-", ".tar"
 
 
 @runtime_checkable
@@ -179,7 +179,7 @@ class ArchivedImageStore:
             lists = {n: Path(folder, n).read_bytes() for n in (PROVENANCE_FILE, MANIFEST_FILE)}
         # A fixed name, so that the lists of a larger set replace the former ones. The name sorts
         # after those of the other parts, whose hexadecimal digits end at "f".
-        self._write(f"{PART_PREFIX}lists", lists)
+        self._write(LISTS_PART, lists)
 
     def _write(self, name: str, files: Mapping[str, bytes]) -> None:
         archive = BytesIO()

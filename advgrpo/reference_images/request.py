@@ -1,22 +1,70 @@
 """Requests for reference image sets: prompts, images per prompt, and the location of the result."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from advgrpo.config.reference_images import FolderSource
+from advgrpo.algorithm.seeds import seed_for
+from advgrpo.config.reference_images import FileFormat, FolderSource
 from advgrpo.config.tasks import ReferenceImagesSettings, digest, without_prompt_files
 from advgrpo.data.prompts import SPLITS, Prompts, Split
 from advgrpo.records import PromptSet
-from advgrpo.reference_images.import_folder import folder_digest
 from advgrpo.reference_images.manifest import manifests_of, read_manifests
-from advgrpo.storage.archives import extract, is_packed
+from advgrpo.storage.archives import PART_PREFIX, PART_SUFFIX, extract, is_packed
 from advgrpo.storage.fetch import local_folder
-from advgrpo.storage.files import is_remote
+from advgrpo.storage.files import is_remote, list_files, read_bytes
 from advgrpo.storage.locations import join
+from advgrpo.strict_json import load_json
 
 ROOT = "reference_images"
 """Folder of a workspace that holds reference image sets and the records of their checks."""
+
+LISTS_PART = f"{PART_PREFIX}lists"
+"""Archive of a set's manifest and provenance, which is written last."""
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """An image of a set."""
+
+    prompt: str
+    variation: int
+    name: str
+    """Name of its file, which depends on prompt and variation alone."""
+
+    seed: int
+
+
+def plan_images(
+    prompts: PromptSet, images_per_prompt: int, seed: int, file_format: FileFormat = "png"
+) -> list[PlannedImage]:
+    """Return the images of a set.
+
+    Args:
+        prompts: Prompts of the images.
+        images_per_prompt: Variations of each prompt.
+        seed: The run's seed.
+        file_format: Suffix of the file names.
+
+    Returns:
+        One prompt after the other. File name and seed of an image depend on its prompt, its
+        variation and the run's seed only, so they stay when prompts are added or reordered.
+    """
+    planned: list[PlannedImage] = []
+    for prompt in prompts.texts:
+        # Names and seeds must never change: existing sets would be generated again.
+        key = hashlib.sha256(prompt.encode()).hexdigest()
+        planned += [
+            PlannedImage(
+                prompt,
+                variation,
+                name=f"{key[:16]}_{variation}.{file_format}",
+                seed=seed_for("reference image", seed, key, variation),
+            )
+            for variation in range(images_per_prompt)
+        ]
+    return planned
 
 
 @dataclass(frozen=True)
@@ -56,6 +104,31 @@ class RequestedSet:
         own = self.split == "test" and config.existing_test not in {None, config.existing}
         return () if own else config.existing_manifests
 
+    def is_generated(self, workspace: str) -> bool:
+        """Return whether a workspace on S3 holds all images of a set to generate.
+
+        Raises:
+            StorageError: If its lists cannot be read.
+        """
+        config, location = self.task.reference_images, self.location(workspace)
+        planned = plan_images(
+            self.prompts, self.images_per_prompt, self.task.seed, config.file_format
+        )
+        present = set(list_files(location))
+        lists = [
+            name
+            for name in present
+            if name.startswith(PART_PREFIX)
+            and name.endswith(".json")
+            and f"{name.removesuffix('.json')}{PART_SUFFIX}" in present
+        ]
+        if f"{LISTS_PART}.json" not in lists:
+            return False
+        saved = {
+            file for name in lists for file in load_json(read_bytes(join(location, name)))["files"]
+        }
+        return saved.issuperset(image.name for image in planned)
+
     def location(self, workspace: str) -> str:
         """Return the location of the set in a workspace.
 
@@ -73,6 +146,9 @@ class RequestedSet:
         """Digest of the prompts, or of the folder of pictures that is imported instead."""
         source = self.task.reference_images.source
         if isinstance(source, FolderSource):
+            # Needs torch, which the launcher's image lacks.
+            from advgrpo.reference_images.import_folder import folder_digest  # noqa: PLC0415
+
             return folder_digest(local_folder(source.location))
         return self.prompts.digest
 

@@ -5,18 +5,32 @@ before the aliases, so that the next reconciliation completes an interrupted cha
 was moved by hand differs from the history, and its version is checked before it counts.
 """
 
+import hashlib
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from advgrpo.config.policy import AdapterConfig, PolicyConfig
 from advgrpo.errors import PromotionError
-from advgrpo.registry.versions import CHAMPION, MODEL_TAG, PREVIOUS
-from advgrpo.tracking.connection import is_missing
+from advgrpo.registry.versions import (
+    CHAMPION,
+    MODEL_TAG,
+    PREVIOUS,
+    download_adapter,
+    read_policy,
+    version_by_alias,
+    version_uri,
+    with_absolute_paths,
+)
+from advgrpo.storage.cache import cache_folder
+from advgrpo.tracking.connection import FAULTS, connect, describe_error, is_missing
 
 CANDIDATE = "candidate"
 HISTORY_TAG = "advgrpo.champions"
@@ -24,6 +38,21 @@ LOCK_TAG = "advgrpo.lock"
 
 _HISTORY_LENGTH = 100
 """Champions in the history; MLflow limits the length of a tag."""
+
+
+@dataclass(frozen=True)
+class RegisteredChampion:
+    """The version that is in use, downloaded and checked."""
+
+    version: int
+    uri: str
+    """`models:/name/version`."""
+
+    adapter: Path
+    """Folder in peft's layout."""
+
+    adapter_config: AdapterConfig
+    """Rank, alpha and modules of this adapter, which may differ from the present run's."""
 
 
 @dataclass(frozen=True)
@@ -199,3 +228,55 @@ def _holder(client: MlflowClient, lock: str) -> tuple[str, float]:
             raise
         return "", 0.0
     return model.tags.get(LOCK_TAG, ""), model.creation_timestamp / 1000
+
+
+def current_champion(
+    registered_model: str, *, tracking_uri: str, policy: PolicyConfig
+) -> RegisteredChampion | None:
+    """Download the champion, which a new adapter is compared with.
+
+    Args:
+        registered_model: Name of the registered model.
+        tracking_uri: The MLflow server.
+        policy: Policy of the run; its base model must be the champion's.
+
+    Returns:
+        The version with the alias `champion`; None if no version has it.
+
+    Raises:
+        PromotionError: If the champion is an adapter for another base model.
+        TrackingError: If MLflow is not available, or a file differs from the registered one.
+    """
+    version = champion_version(registered_model, tracking_uri=tracking_uri, policy=policy)
+    if version is None:
+        return None
+    uri = version_uri(version)
+    # A version never changes, but two servers can have versions of the same URI.
+    key = hashlib.sha256(f"{tracking_uri} {uri}".encode()).hexdigest()
+    folder = download_adapter(uri, cache_folder() / "registered" / key, tracking_uri=tracking_uri)
+    return RegisteredChampion(int(version.version), uri, folder, read_policy(version).adapter)
+
+
+def champion_version(
+    registered_model: str, *, tracking_uri: str, policy: PolicyConfig
+) -> ModelVersion | None:
+    """Look up the champion without downloading it; see `current_champion`."""
+    try:
+        version = version_by_alias(connect(tracking_uri), registered_model, CHAMPION)
+    except FAULTS as error:
+        raise describe_error(
+            error, f"look up the champion of {registered_model}", tracking_uri
+        ) from error
+    if version is None:
+        return None
+    uri = version_uri(version)
+    theirs = read_policy(version)
+    # Settings of versions have absolute paths, those of a run may be relative.
+    if theirs.weights != with_absolute_paths(policy).weights:
+        raise PromotionError(
+            f"{uri}, the champion of {registered_model}, is an adapter for the base model "
+            f"{theirs.weights.location}, not for {policy.weights.location}",
+            repair="set promotion.registered_model to another name, or policy.weights as the "
+            "champion has it",
+        )
+    return version

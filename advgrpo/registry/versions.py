@@ -1,6 +1,5 @@
 """Versions of registered adapters: lookup, download, and checks against the registered hashes."""
 
-import hashlib
 import json
 import re
 import shutil
@@ -16,16 +15,16 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from pydantic import TypeAdapter, ValidationError
 
-from advgrpo.config.policy import AdapterConfig, AnyPolicyConfig, PolicyConfig
-from advgrpo.errors import PromotionError, TrackingError
-from advgrpo.storage.cache import cache_folder
+from advgrpo.config.policy import AnyPolicyConfig, PolicyConfig
+from advgrpo.errors import TrackingError
+from advgrpo.records import PEFT_WEIGHTS
 from advgrpo.storage.local import atomic_folder, file_sha256
 from advgrpo.storage.locations import scheme
 from advgrpo.tracking.artifacts import artifact_errors
 from advgrpo.tracking.connection import FAULTS, connect, describe_error, is_missing
 
 DIFFUSERS_FILE = "pytorch_lora_weights.safetensors"
-ADAPTER_FILES = ("adapter_model.safetensors", "adapter_config.json", DIFFUSERS_FILE)
+ADAPTER_FILES = (PEFT_WEIGHTS, "adapter_config.json", DIFFUSERS_FILE)
 """Files of a registered adapter: peft's layout, and the one that plain diffusers loads."""
 
 ADAPTER_FOLDER = "artifacts/adapter"
@@ -60,21 +59,6 @@ class RegisteredAdapter:
     """`models:/name/version`."""
 
 
-@dataclass(frozen=True)
-class Champion:
-    """The version that is in use, downloaded and checked."""
-
-    version: int
-    uri: str
-    """`models:/name/version`."""
-
-    adapter: Path
-    """Folder in peft's layout."""
-
-    adapter_config: AdapterConfig
-    """Rank, alpha and modules of this adapter, which may differ from the present run's."""
-
-
 def download_adapter(uri: str, destination: Path, *, tracking_uri: str) -> Path:
     """Download the adapter of a registered version.
 
@@ -97,7 +81,7 @@ def download_adapter(uri: str, destination: Path, *, tracking_uri: str) -> Path:
         with _download(version, tracking_uri, ADAPTER_FOLDER) as folder:
             for file in ADAPTER_FILES:
                 # By its own tags, because the list of all files is not downloaded.
-                _check(folder / file, version.tags.get(ADAPTER_TAG.format(file)), uri)
+                _check(folder / file, registered_sha256(version, file), uri)
             # After all checks, so that a damaged adapter never reaches the destination.
             with atomic_folder(destination) as partial:
                 for file in ADAPTER_FILES:
@@ -147,45 +131,9 @@ def open_version(
         raise describe_error(error, f"{action} {which} of {name}", tracking_uri) from error
 
 
-def current_champion(
-    registered_model: str, *, tracking_uri: str, policy: PolicyConfig
-) -> Champion | None:
-    """Download the champion, which a new adapter is compared with.
-
-    Args:
-        registered_model: Name of the registered model.
-        tracking_uri: The MLflow server.
-        policy: Policy of the run; its base model must be the champion's.
-
-    Returns:
-        The version with the alias `champion`; None if no version has it.
-
-    Raises:
-        PromotionError: If the champion is an adapter for another base model.
-        TrackingError: If MLflow is not available, or a file differs from the registered one.
-    """
-    try:
-        version = version_by_alias(connect(tracking_uri), registered_model, CHAMPION)
-    except FAULTS as error:
-        raise describe_error(
-            error, f"look up the champion of {registered_model}", tracking_uri
-        ) from error
-    if version is None:
-        return None
-    uri = version_uri(version)
-    theirs = read_policy(version)
-    # Settings of versions have absolute paths, those of a run may be relative.
-    if theirs.weights != with_absolute_paths(policy).weights:
-        raise PromotionError(
-            f"{uri}, the champion of {registered_model}, is an adapter for the base model "
-            f"{theirs.weights.location}, not for {policy.weights.location}",
-            repair="set promotion.registered_model to another name, or policy.weights as the "
-            "champion has it",
-        )
-    # A version never changes, but two servers can have versions of the same URI.
-    key = hashlib.sha256(f"{tracking_uri} {uri}".encode()).hexdigest()
-    folder = download_adapter(uri, cache_folder() / "registered" / key, tracking_uri=tracking_uri)
-    return Champion(int(version.version), uri, folder, theirs.adapter)
+def registered_sha256(version: ModelVersion, file: str) -> str | None:
+    """Return the SHA-256 of one of `ADAPTER_FILES` as it was registered; None without a tag."""
+    return version.tags.get(ADAPTER_TAG.format(file))
 
 
 def version_by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:

@@ -7,6 +7,7 @@ On a cluster a task's container has neither a GPU nor torch. It starts a job who
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -34,10 +35,15 @@ from advgrpo.runtime.task_context import report_failure
 from advgrpo.storage.files import is_remote, list_files, read_bytes, write_bytes
 from advgrpo.storage.locations import join
 from advgrpo.storage.write_guard import restrict_writes
+from advgrpo.tracking.kfp_plugin import plugin_environment
 
 OUTCOME_FILE = "outcome.json"
 FAILURE_PREFIX = "failure-"
 """Start of the names of the files with the failures of a job's machines."""
+
+_ENVIRONMENT = "environment"
+"""Environment variables beside the arguments. In the job's object, a retry by Kubeflow, which has
+another MLflow run, would not be the same job."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +89,7 @@ def run_task(task: JobTask[R], arguments: Arguments, *, run_id: str) -> R:
             return done
         # Before the job, whose pods read them at once. A retry overwrites them with equal ones,
         # except for the MLflow run.
-        write_arguments(folder, arguments)
+        write_arguments(folder, {**arguments, _ENVIRONMENT: plugin_environment()})
         work = JobRequest(
             task=task.name,
             run_key=folder,
@@ -116,6 +122,7 @@ def run_in_pod(task: str, function: str, folder: str) -> None:
     machine = nodes()
     failure_file = join(folder, f"{FAILURE_PREFIX}{machine.rank}.json")
     arguments = read_arguments(folder)
+    os.environ.update(arguments.pop(_ENVIRONMENT, {}))
     # A retried pod must not report the failure of the attempt before.
     write_bytes(failure_file, b"null")
     try:

@@ -40,6 +40,7 @@ REFERENCE_IMAGES = JobTask(
     "Reference images",
     "advgrpo.tasks.reference_images:make_reference_images",
     ReferenceImageLocations,
+    finished="advgrpo.tasks.finished:find_reference_images",
 )
 PRETRAIN_REWARD = JobTask(
     "pretrain-reward",
@@ -55,7 +56,13 @@ TRAIN = JobTask(
     TaskResult,
     finished="advgrpo.tasks.finished:find_trained",
 )
-EVALUATE = JobTask("evaluate", "Evaluation", "advgrpo.tasks.evaluate:evaluate", TaskResult)
+EVALUATE = JobTask(
+    "evaluate",
+    "Evaluation",
+    "advgrpo.tasks.evaluate:evaluate",
+    TaskResult,
+    finished="advgrpo.tasks.finished:find_evaluation",
+)
 REGISTER = PipelineTask("register", "Registration")
 
 PIPELINE_TASKS: tuple[PipelineTask, ...] = (

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from advgrpo.records import ALARM_METRIC, LIBRARIES, Alarm, TrainingRecord
 from advgrpo.storage.cache import scratch_folder
@@ -62,6 +62,42 @@ class TaskResult:
         metrics = dict(self.metrics)
         Path(path).write_text(json.dumps(metrics, indent=1), encoding="utf-8")
         return metrics
+
+
+@runtime_checkable
+class Artifact(Protocol):
+    """The part of `kfp.dsl.Artifact` that a task's output needs."""
+
+    uri: str
+    metadata: dict[str, str]
+
+    @property
+    def path(self) -> str:
+        """Local path, whose content Kubeflow uploads to the URI."""
+
+
+def refer(artifact: Artifact, location: str, **metadata: str) -> None:
+    """Make an output artifact of Kubeflow Pipelines stand for a folder of the workspace.
+
+    On a cluster, its file contains the location alone and its URI stays as it is: Kubeflow fails a
+    task whose artifacts have a URI outside of the run's own folder, uploads what lies at their
+    path, and downloads every input before a task starts.
+
+    Args:
+        artifact: The artifact, which is changed in place.
+        location: The folder; `located` returns it to the tasks that take the artifact.
+        metadata: What else its page in the UI shows.
+    """
+    Path(artifact.path).write_text(location, encoding="utf-8")
+    artifact.metadata.update(location=location, **metadata)
+    # Without a scheme it is a path of a local run, where Kubeflow neither uploads nor downloads.
+    if "://" not in artifact.uri:
+        artifact.uri = location
+
+
+def located(artifact: Artifact) -> str:
+    """Return the location that an artifact stands for."""
+    return artifact.metadata["location"]
 
 
 def find_result(location: str) -> TaskResult | None:

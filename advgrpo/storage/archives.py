@@ -16,7 +16,7 @@ from advgrpo.storage.files import is_remote, storage_for
 from advgrpo.storage.local import atomic_folder, disk_errors
 from advgrpo.storage.locations import join
 
-_PREFIX, _SUFFIX = "part-", ".tar"
+PART_PREFIX, PART_SUFFIX = "part-", ".tar"
 
 
 def extract(location: str) -> Path:
@@ -53,7 +53,7 @@ def _parts(location: str) -> Mapping[str, FileState]:
     return {
         name: state
         for name, state in listing.items()
-        if name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+        if name.startswith(PART_PREFIX) and name.endswith(PART_SUFFIX)
     }
 
 

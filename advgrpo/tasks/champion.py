@@ -12,7 +12,7 @@ from advgrpo.config.run import RunConfig
 from advgrpo.errors import PromotionError, TrackingError
 from advgrpo.evaluation.results import Champion
 from advgrpo.models.policies.base import Policy
-from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
+from advgrpo.records import PEFT_WEIGHTS
 from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.folders import read_commit, upload_folder
 from advgrpo.storage.local import file_sha256
@@ -20,7 +20,7 @@ from advgrpo.storage.locations import join
 from advgrpo.tracking.address import TRACKING_URI
 
 if TYPE_CHECKING:
-    from advgrpo.registry.versions import Champion as RegisteredChampion
+    from advgrpo.registry.champion import RegisteredChampion
 
 RETRY_SECONDS = 300.0
 """Time for retries while the MLflow server is unavailable: without it, every gate against the
@@ -97,7 +97,7 @@ def find_champion(config: RunConfig, *, workspace: str) -> FoundChampion:
 
 def _read_with_retries(config: RunConfig, tracking_uri: str) -> "RegisteredChampion | None":
     # MLflow takes seconds to load.
-    from advgrpo.registry.versions import current_champion  # noqa: PLC0415
+    from advgrpo.registry.champion import current_champion  # noqa: PLC0415
     from advgrpo.tracking.connection import FAULTS, is_missing, is_refused  # noqa: PLC0415
 
     name, end = config.promotion.registered_model, time.monotonic() + RETRY_SECONDS

@@ -4,10 +4,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from advgrpo import __version__
-from advgrpo.config.evaluation import EvaluationConfig
-from advgrpo.config.promotion import PromotionConfig
 from advgrpo.config.run import RunConfig
-from advgrpo.config.tasks import digest, parse_json, without_prompt_files
+from advgrpo.config.tasks import parse_json
 from advgrpo.data.prompts import Prompts, read_run_prompts
 from advgrpo.evaluation.batch_cache import WorkspaceBatchCache
 from advgrpo.evaluation.evaluate import evaluate as evaluate_adapter
@@ -17,9 +15,7 @@ from advgrpo.evaluation.report import RunFacts, write_report
 from advgrpo.evaluation.results import Evaluation
 from advgrpo.evaluation.saving import write_evaluation
 from advgrpo.evaluation.summary import summary
-from advgrpo.models.discriminators.saving import WEIGHTS_FILE
-from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
-from advgrpo.records import PromptSet, ReferenceImageSet
+from advgrpo.records import PEFT_WEIGHTS, PromptSet, ReferenceImageSet
 from advgrpo.reference_images.opening import open_reference_images
 from advgrpo.runtime.devices import device, one_thread
 from advgrpo.runtime.failures import record_failures
@@ -42,15 +38,12 @@ from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.local import file_sha256
 from advgrpo.storage.locations import join
 from advgrpo.strict_json import load_json
-from advgrpo.tasks.cache_key import by_content
 from advgrpo.tasks.champion import FoundChampion, find_champion
 from advgrpo.tasks.costs import phase_costs
 from advgrpo.tasks.embeddings import encode_for_task, evaluation_prompts
 from advgrpo.tasks.evaluate_worker import Plan, evaluate_rank, evaluator_arguments
+from advgrpo.tasks.finished import REPORT_FILE, evaluation_location, record_evaluation
 from advgrpo.telemetry.progress import Progress
-from advgrpo.tracking.task_run import TaskRun
-
-REPORT_FILE = "report.html"
 
 
 def evaluate(
@@ -103,16 +96,18 @@ def evaluate(
         prompts, result = read_run_prompts(config.prompts), local_folder(trained)
         # Decided once for the whole job: the alias may move while it runs.
         champion = find_champion(config, workspace=workspace)
-        folder = join(
-            workspace,
-            "evaluations",
-            _batches_key(config, prompts.test, result, reference_images),
+        location = evaluation_location(
+            config,
+            prompts,
+            trained=trained,
+            reference_images=reference_images,
+            workspace=workspace,
+            champion=(champion.digest, str(champion.version), champion.missing),
         )
         # The folder holds metrics of batches, which other gates or another champion do not change.
-        key = digest(config, champion.digest, str(champion.version), champion.missing)
-        location = join(folder, key)
+        folder = location.rpartition("/")[0]
         if (done := find_result(location)) is not None and nodes().count == 1:
-            _record(run, config, done)
+            record_evaluation(run, config, done)
             return done
         images = _open_images(config, prompts, reference_images, workspace)
         plan = Plan(join(folder, "measured"), champion)
@@ -151,15 +146,8 @@ def evaluate(
             write_report(output / REPORT_FILE, evaluation, read_history(result), facts)
             write_metrics(output, metrics)
         output_result = TaskResult(location, metrics)
-        _record(run, config, output_result)
+        record_evaluation(run, config, output_result)
         return output_result
-
-
-def _record(run: TaskRun, config: RunConfig, result: TaskResult) -> None:
-    # Also for a finished result: its run may have been interrupted before it was recorded.
-    run.parameters(config.evaluation.model_dump(mode="json"))
-    run.artifact(local_folder(result.location) / REPORT_FILE)
-    run.metrics(result.metrics, step=0)
 
 
 def _encode(config: RunConfig, prompts: PromptSet, workspace: str) -> str:
@@ -229,36 +217,6 @@ def _open_images(
         seed=config.seed,
         workspace=workspace,
     )
-
-
-def _batches_key(
-    config: RunConfig, prompts: PromptSet, trained: Path, reference_images: str
-) -> str:
-    """Return a digest of what the metrics of a batch depend on.
-
-    Settings of the comparison and of the report are excluded.
-    """
-    shown = ("bootstrap_samples", "confidence", "grid_prompts", "price_per_hour", "currency")
-    defaults = {name: EvaluationConfig.model_fields[name].default for name in shown}
-    # Imported adapters may have none, and then its backbone is not needed either.
-    with_reward = (trained / "discriminator").is_dir()
-    # These only change what is compared or shown, so batches can be reused when they change.
-    evaluation = config.evaluation.model_copy(update={**defaults, "alignment": ""})
-    measured = without_prompt_files(config).model_copy(
-        update={
-            "policy": by_content(config.policy),
-            "discriminator": by_content(config.discriminator)
-            if with_reward
-            else config.discriminator,
-            "training": by_content(config.training),
-            "evaluation": by_content(evaluation),
-            "promotion": PromotionConfig(),
-        }
-    )
-    adapter = file_sha256(trained / "adapter" / PEFT_WEIGHTS)
-    reward = file_sha256(trained / "discriminator" / WEIGHTS_FILE) if with_reward else ""
-    # Another release may sample images or compute metrics differently.
-    return digest(measured, prompts.digest, adapter, reward, reference_images, __version__)
 
 
 def _lineage(trained: Path, images: ReferenceImageSet, champion: FoundChampion) -> dict[str, str]:

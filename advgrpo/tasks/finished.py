@@ -1,23 +1,44 @@
-"""Finished results of training tasks, found without torch.
+"""Finished results of tasks, found without torch.
 
 The launcher looks here first: a second run with equal settings starts no job for them. It needs the
-location of a result only, which follows from settings and prompts.
+location of a result only, which follows from settings, prompts and inputs.
 """
 
+import os
+
 from advgrpo import __version__
+from advgrpo.config.evaluation import EvaluationConfig
+from advgrpo.config.promotion import PromotionConfig
+from advgrpo.config.reference_images import FolderSource
+from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import (
     PretrainingSettings,
+    ReferenceImagesSettings,
     TrainingSettings,
+    digest,
     parse_json,
     without_prompt_files,
 )
 from advgrpo.data.prompts import Prompts, read_run_prompts
-from advgrpo.runtime.pipeline_tasks import PRETRAIN_REWARD, TRAIN
-from advgrpo.runtime.results import TaskResult, find_result, record_history
+from advgrpo.records import DISCRIMINATOR_WEIGHTS, PEFT_WEIGHTS
+from advgrpo.reference_images.request import requested_sets
+from advgrpo.runtime.pipeline_tasks import EVALUATE, PRETRAIN_REWARD, REFERENCE_IMAGES, TRAIN
+from advgrpo.runtime.results import (
+    ReferenceImageLocations,
+    TaskResult,
+    find_result,
+    record_history,
+)
 from advgrpo.runtime.task_context import record_task, track_task
+from advgrpo.storage.fetch import local_folder
+from advgrpo.storage.folders import read_commit
+from advgrpo.storage.local import file_sha256
 from advgrpo.storage.locations import join
-from advgrpo.tasks.cache_key import cache_key
+from advgrpo.tasks.cache_key import by_content, cache_key
+from advgrpo.tracking.address import TRACKING_URI
+from advgrpo.tracking.task_run import TaskRun
 
+REPORT_FILE = "report.html"
 _SETTINGS = "the settings"
 
 
@@ -36,6 +57,11 @@ def training_location(
     """
     key = cache_key(task.cache_relevant(), prompts.train.digest, reference_images, discriminator)
     return join(workspace, "training", key)
+
+
+def checkpoints_location(result: str) -> str:
+    """Return the folder of a training's checkpoints, which lies beside its result."""
+    return join(result.rpartition("/")[0], "checkpoints")
 
 
 def pretraining_location(
@@ -111,3 +137,145 @@ def find_pretrained(
             run.parameters(task.model_dump(mode="json"))
             record_history(run, done.location, step="step")
     return done
+
+
+def find_reference_images(
+    settings: str, *, workspace: str, processes: int = 1, parent_run_id: str = ""
+) -> ReferenceImageLocations | None:
+    """Return generated reference images and record them; None without them.
+
+    Takes the arguments of `advgrpo.tasks.reference_images.make_reference_images`. Images from
+    elsewhere need its job, which checks that they have not changed.
+
+    Raises:
+        AdvGrpoError: If prompts or the lists of the images cannot be read.
+    """
+    del processes  # The images do not depend on their number.
+    task = parse_json(ReferenceImagesSettings, settings, where=_SETTINGS)
+    config = task.reference_images
+    if config.existing or config.existing_test or isinstance(config.source, FolderSource):
+        return None
+    sets = requested_sets(task, read_run_prompts(task.prompts))
+    if not all(each.is_generated(workspace) for each in sets):
+        return None
+    locations = ReferenceImageLocations(*(each.location(workspace) for each in sets))
+    with track_task(REFERENCE_IMAGES.name, parent_run_id, workspace) as run:
+        run.parameters({**task.model_dump(mode="json"), **locations._asdict()})
+    return locations
+
+
+def find_evaluation(
+    settings: str,
+    *,
+    trained: str,
+    reference_images: str,
+    workspace: str,
+    discriminator: str = "",
+    processes: int = 1,
+    parent_run_id: str = "",
+) -> TaskResult | None:
+    """Return a finished evaluation against the present champion and record it; None without one.
+
+    Takes the arguments of `advgrpo.tasks.evaluate.evaluate`.
+
+    Raises:
+        AdvGrpoError: If an input, the registry or the result cannot be read.
+    """
+    del processes, discriminator  # They only enter the costs.
+    config = parse_json(RunConfig, settings, where=_SETTINGS)
+    location = evaluation_location(
+        config,
+        read_run_prompts(config.prompts),
+        trained=trained,
+        reference_images=reference_images,
+        workspace=workspace,
+        champion=_registered_champion(config),
+    )
+    done = find_result(location)
+    if done is not None:
+        with track_task(EVALUATE.name, parent_run_id, workspace) as run:
+            record_evaluation(run, config, done)
+    return done
+
+
+def record_evaluation(run: TaskRun, config: RunConfig, result: TaskResult) -> None:
+    """Record an evaluation, also a finished one: its run may have been interrupted before."""
+    run.parameters(config.evaluation.model_dump(mode="json"))
+    run.artifact(local_folder(result.location) / REPORT_FILE)
+    run.metrics(result.metrics, step=0)
+
+
+def evaluation_location(
+    config: RunConfig,
+    prompts: Prompts,
+    *,
+    trained: str,
+    reference_images: str,
+    workspace: str,
+    champion: tuple[str, str, str],
+) -> str:
+    """Return the folder of an evaluation.
+
+    The folder above it has the metrics of the batches, whose name does not depend on the champion
+    or on settings of the comparison and of the report.
+
+    Args:
+        config: The run's settings.
+        prompts: The run's prompts.
+        trained: Location of the training result.
+        reference_images: Location of reference images of the test prompts.
+        workspace: Local path or `s3://` location for results.
+        champion: SHA-256 of its weights, its version, and why it cannot be used.
+
+    Raises:
+        StorageError: If weights cannot be read.
+    """
+    shown = ("bootstrap_samples", "confidence", "grid_prompts", "price_per_hour", "currency")
+    defaults = {name: EvaluationConfig.model_fields[name].default for name in shown}
+    adapter, reward = _trained_weights(trained)
+    # These only change what is compared or shown, so batches can be reused when they change.
+    evaluation = config.evaluation.model_copy(update={**defaults, "alignment": ""})
+    measured = without_prompt_files(config).model_copy(
+        update={
+            "policy": by_content(config.policy),
+            # Imported adapters may have none, and then its backbone is not needed either.
+            "discriminator": by_content(config.discriminator) if reward else config.discriminator,
+            "training": by_content(config.training),
+            "evaluation": by_content(evaluation),
+            "promotion": PromotionConfig(),
+        }
+    )
+    # Another release may sample images or compute metrics differently.
+    batches = digest(measured, prompts.test.digest, adapter, reward, reference_images, __version__)
+    return join(workspace, "evaluations", batches, digest(config, *champion))
+
+
+def _trained_weights(trained: str) -> tuple[str, str]:
+    """Return the SHA-256 of the adapter and of the discriminator; empty without the latter."""
+    files = (f"adapter/{PEFT_WEIGHTS}", f"discriminator/{DISCRIMINATOR_WEIGHTS}")
+    if (commit := read_commit(trained)) is not None:
+        adapter, reward = (commit[name].sha256 if name in commit else "" for name in files)
+    else:
+        paths = [local_folder(trained) / name for name in files]
+        adapter, reward = (file_sha256(path) if path.is_file() else "" for path in paths)
+    return adapter, reward
+
+
+def _registered_champion(config: RunConfig) -> tuple[str, str, str]:
+    """Return what `evaluation_location` needs of the champion, without downloading it.
+
+    Raises:
+        PromotionError: If it is an adapter for another base model.
+        TrackingError: If MLflow is not available.
+    """
+    version = None
+    if tracking_uri := os.environ.get(TRACKING_URI):
+        # MLflow takes seconds to load.
+        from advgrpo.registry.champion import champion_version  # noqa: PLC0415
+        from advgrpo.registry.versions import registered_sha256  # noqa: PLC0415
+
+        name = config.promotion.registered_model
+        version = champion_version(name, tracking_uri=tracking_uri, policy=config.policy)
+    if version is None:
+        return "", "None", ""
+    return registered_sha256(version, PEFT_WEIGHTS) or "", str(version.version), ""

@@ -13,7 +13,8 @@ from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.policies.encoding import unconditional_prompt
 from advgrpo.models.policies.loading import load_policy
 from advgrpo.models.policies.sampling import sample_images
-from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS, read_shape
+from advgrpo.models.policies.saved_adapter import read_shape
+from advgrpo.records import PEFT_WEIGHTS
 from advgrpo.runtime.devices import one_thread
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.runtime.processes import run_in_processes

@@ -6,9 +6,10 @@ import shutil
 from advgrpo import __version__
 from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import digest
-from advgrpo.models.discriminators.saving import FACTS_FILE, WEIGHTS_FILE
+from advgrpo.models.discriminators.saving import FACTS_FILE
 from advgrpo.models.policies.adapter import save_adapter
-from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS, read_adapter, refuse_other_shape
+from advgrpo.models.policies.saved_adapter import read_adapter, refuse_other_shape
+from advgrpo.records import DISCRIMINATOR_WEIGHTS, PEFT_WEIGHTS
 from advgrpo.runtime.results import (
     LINEAGE_FILE,
     TOTALS_FILE,
@@ -46,7 +47,7 @@ def import_adapter(
     refuse_other_shape(folder, config.policy.adapter)
     hashes = {"adapter.origin": file_sha256(folder / PEFT_WEIGHTS)}
     if reward is not None:
-        hashes["discriminator"] = file_sha256(reward / WEIGHTS_FILE)
+        hashes["discriminator"] = file_sha256(reward / DISCRIMINATOR_WEIGHTS)
     location = join(
         workspace,
         "imported_adapters",
@@ -60,7 +61,7 @@ def import_adapter(
         if reward is not None:
             (target / "discriminator").mkdir()
             # Evaluations load the reward from the training result.
-            for name in (WEIGHTS_FILE, FACTS_FILE):
+            for name in (DISCRIMINATOR_WEIGHTS, FACTS_FILE):
                 shutil.copyfile(reward / name, target / "discriminator" / name)
         write_history(target, [])
         totals = {"updates": 0, "alarms": [], "stopped_early": False}

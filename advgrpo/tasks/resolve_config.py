@@ -1,4 +1,4 @@
-"""The task resolve-config: validated settings for each task, and the MLflow run."""
+"""The task resolve-config: validated settings of a run, and its MLflow run."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -8,11 +8,6 @@ from advgrpo.config.pipeline_preset import join_preset
 from advgrpo.config.preset_files import preset_title
 from advgrpo.config.resolution import resolve
 from advgrpo.config.run import RunConfig
-from advgrpo.config.tasks import (
-    PretrainingSettings,
-    ReferenceImagesSettings,
-    TrainingSettings,
-)
 from advgrpo.runtime.failures import record_failures
 from advgrpo.runtime.heartbeat import write_run_info
 from advgrpo.runtime.pipeline_tasks import RESOLVE_CONFIG
@@ -30,13 +25,10 @@ EXPERIMENT = "advgrpo"
 
 
 class ResolvedRun(NamedTuple):
-    """A run's settings as JSON text, one text per task."""
+    """A run that may start."""
 
-    reference_images: str
-    pretraining: str
-    training: str
-    run: str
-    """All settings, for evaluation and registration."""
+    settings: str
+    """All settings as YAML text, from which each task reads its own."""
 
     parent_run_id: str
     """MLflow run that the tasks' runs are nested in."""
@@ -92,13 +84,7 @@ def resolve_config(
                 "updates": config.training.updates,
             },
         )
-        return ResolvedRun(
-            reference_images=ReferenceImagesSettings.of(config).model_dump_json(),
-            pretraining=PretrainingSettings.of(config).model_dump_json(),
-            training=TrainingSettings.of(config).model_dump_json(),
-            run=config.model_dump_json(),
-            parent_run_id=parent_run_id,
-        )
+        return ResolvedRun(settings=config.to_yaml(), parent_run_id=parent_run_id)
 
 
 def _open_run(

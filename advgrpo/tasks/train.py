@@ -10,9 +10,9 @@ import torch
 
 from advgrpo.config.tasks import TrainingSettings, parse_json
 from advgrpo.data.prompts import read_run_prompts
-from advgrpo.models.discriminators.saving import WEIGHTS_FILE
 from advgrpo.models.policies.saved_adapter import adapter_folder
 from advgrpo.planning.memory_check import check_host_memory, free_host_memory
+from advgrpo.records import DISCRIMINATOR_WEIGHTS
 from advgrpo.reference_images.image_set import content_digest
 from advgrpo.reference_images.opening import open_reference_images
 from advgrpo.runtime.nodes import nodes
@@ -33,7 +33,7 @@ from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.local import file_sha256
 from advgrpo.storage.locations import join
 from advgrpo.tasks.embeddings import encode_for_task, training_prompts
-from advgrpo.tasks.finished import record_training, training_location
+from advgrpo.tasks.finished import checkpoints_location, record_training, training_location
 from advgrpo.tasks.metrics_stream import OnMetrics, streamed_metrics
 from advgrpo.tasks.train_worker import Locations, train_rank
 from advgrpo.training.reference_features import FEATURES
@@ -84,9 +84,9 @@ def train(
             discriminator=discriminator,
             workspace=workspace,
         )
-        key = location.rpartition("/")[2]
+        key, output = location.rpartition("/")[2], join(location, "result")
         # Before images are opened and prompts are encoded, which take minutes for large sets.
-        if (done := find_result(join(location, "result"))) is not None:
+        if (done := find_result(output)) is not None:
             if nodes().is_first:
                 record_training(done, parent_run_id)
             return done
@@ -109,7 +109,7 @@ def train(
             free=free_host_memory(),
         )
         pretrained = local_folder(discriminator)
-        discriminator_sha256 = file_sha256(pretrained / WEIGHTS_FILE)
+        discriminator_sha256 = file_sha256(pretrained / DISCRIMINATOR_WEIGHTS)
         # The key knows inputs by location; a checkpoint is only resumed with equal content, too.
         run_digest = f"{key}-{images.digest}-{discriminator_sha256}"
         embeddings = encode_for_task(
@@ -120,14 +120,14 @@ def train(
         )
         # Encoding has freed the text encoders by now, so the ranks have the memory to themselves.
         with (
-            _output(join(location, "result")) as folder,
+            _output(output) as folder,
             streamed_metrics(on_metrics) as metrics_file,
         ):
             places = Locations(
                 discriminator=pretrained,
                 output=folder,
                 run_digest=run_digest,
-                checkpoints=join(location, "checkpoints"),
+                checkpoints=checkpoints_location(output),
                 features=join(workspace, FEATURES),
                 embeddings=embeddings,
                 metrics=metrics_file,
@@ -143,7 +143,7 @@ def train(
             run_in_processes(train_rank, arguments, task=TRAIN.name, processes=processes)
             # The totals are written by the first rank, which is on the first machine.
             if not nodes().is_first:
-                return TaskResult(join(location, "result"), {})
+                return TaskResult(output, {})
             metrics = _metrics(folder / TOTALS_FILE) | {
                 "cost/processes": float(processes),
                 "cost/on_gpu": float(torch.cuda.is_available()),
@@ -158,7 +158,7 @@ def train(
                 **library_versions(),
             }
             (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1), encoding="utf-8")
-        return TaskResult(join(location, "result"), metrics)
+        return TaskResult(output, metrics)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 
 from mlflow import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from advgrpo.redaction import redact
 from advgrpo.tracking.artifacts import artifact_errors, check_location
@@ -15,6 +16,7 @@ from advgrpo.tracking.connection import (
     log_parameters,
     quoted,
 )
+from advgrpo.tracking.kfp_plugin import plugin_run
 from advgrpo.tracking.parameters import flatten
 
 _KEY_TAG = "advgrpo.run"
@@ -33,8 +35,8 @@ def open_parent_run(
 ) -> str:
     """Open the parent of the tasks' runs.
 
-    If the environment has `MLFLOW_RUN_ID`, as in a Kubeflow pipeline with its own MLflow run, that
-    run is used.
+    If the environment has `MLFLOW_RUN_ID`, that run is used; if the MLflow plugin of Kubeflow
+    Pipelines has set it, the run of the pipeline that it is nested in.
 
     Args:
         experiment: Name of the experiment; created if it does not exist.
@@ -55,6 +57,8 @@ def open_parent_run(
     try:
         client = connect(tracking_uri)
         run_id = os.environ.get("MLFLOW_RUN_ID")
+        if plugin_run():
+            run_id = client.get_run(plugin_run()).data.tags.get(MLFLOW_PARENT_RUN_ID, run_id)
         if not run_id:
             experiment_number = experiment_id(client, experiment)
             run_id = _find_run(client, experiment_number, key) if key else None

@@ -21,6 +21,7 @@ from advgrpo.tracking.connection import (
     is_refused,
     may_fail_alone,
 )
+from advgrpo.tracking.kfp_plugin import plugin_run
 from advgrpo.tracking.outbox import Outbox, Pending, Record, outboxes
 from advgrpo.tracking.run_writer import METRICS_LIMIT, RunWriter
 
@@ -74,7 +75,7 @@ class Uploader:
             if self._writer is None:
                 # Find first: an earlier attempt, perhaps on another machine, may have created it.
                 found = self._find_run()
-                run = found or self._create_run()
+                run = found or self._adopt_run() or self._create_run()
                 self._writer = RunWriter(
                     self._client, self._tracking_uri, self._outbox, run, resumed=found is not None
                 )
@@ -174,6 +175,17 @@ class Uploader:
             max_results=1,
         )
         return runs[0] if runs else None
+
+    def _adopt_run(self) -> Run | None:
+        """Return the run that Kubeflow's MLflow plugin opened for this task; None without one."""
+        if not (run_id := plugin_run()):
+            return None
+        tags = self._client.get_run(run_id).data.tags
+        # Another run, if this outbox was left by an earlier task.
+        if tags.get(MLFLOW_PARENT_RUN_ID) != self._outbox.key.parent_run_id or TASK_TAG in tags:
+            return None
+        self._client.set_tag(run_id, TASK_TAG, self._outbox.key.task)
+        return self._client.get_run(run_id)
 
     def _create_run(self) -> Run:
         return self._client.create_run(

@@ -15,15 +15,11 @@ def resolve_config(
     processes: int,
     run_key: str,
     workspace: str,
+    settings: dsl.Output[dsl.Artifact],
 ) -> NamedTuple(  # type: ignore[valid-type]
-    "Outputs",
-    reference_images=str,
-    pretraining=str,
-    training=str,
-    run=str,
-    parent_run_id=str,
+    "Outputs", parent_run_id=str
 ):
-    """Validate the settings, prompts and surroundings of a run, and pass each task its settings.
+    """Validate the settings, prompts and surroundings of a run.
 
     Args:
         preset: Name of a shipped preset, or `custom` for settings_yaml alone.
@@ -32,13 +28,16 @@ def resolve_config(
         processes: Training processes, one per GPU.
         run_key: Key of the MLflow run. A run that was opened with it is resumed; empty opens one.
         workspace: Folder or s3:// location for results. It must be writable.
+        settings: YAML with all settings, defaults included.
 
     Returns:
-        Each task's settings as JSON text, and the id of the MLflow run.
+        Id of the MLflow run.
     """
+    from pathlib import Path
+
     from advgrpo.tasks import resolve_config as task
 
-    return task.resolve_config(
+    run = task.resolve_config(
         preset,
         overrides,
         processes=processes,
@@ -46,3 +45,5 @@ def resolve_config(
         workspace=workspace,
         settings_yaml=settings_yaml,
     )
+    Path(settings.path).write_text(run.settings, encoding="utf-8")
+    return (run.parent_run_id,)

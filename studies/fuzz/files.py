@@ -13,11 +13,11 @@ from advgrpo.models.meta import configuration
 from advgrpo.models.policies.pipeline_parts import INDEX_FILE
 from advgrpo.models.policies.saved_adapter import (
     PEFT_SETTINGS,
-    PEFT_WEIGHTS,
     read_adapter,
     read_shape,
 )
 from advgrpo.models.policies.sd3 import PARTS
+from advgrpo.records import PEFT_WEIGHTS
 from advgrpo.reference_images.diffusers_source import _read_index
 from advgrpo.storage import COMMIT_FILE
 from advgrpo.storage.archives import _extract_parts

@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import pytest
@@ -36,6 +37,22 @@ def container(job: dict[str, Any]) -> dict[str, Any]:
 
 def environment(job: dict[str, Any]) -> dict[str, Any]:
     return {one["name"]: one.get("value", one.get("valueFrom")) for one in container(job)["env"]}
+
+
+def test_jobs_log_in_to_mlflow_as_the_plugin_of_kubeflow_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = environment(manifest())
+    config = {"parentRunId": "1", "credentialSecretRef": {"tokenKey": "token"}}
+    monkeypatch.setenv("KFP_MLFLOW_CONFIG", json.dumps(config))
+    monkeypatch.setenv("MLFLOW_RUN_ID", "2")
+    plugins = environment(manifest())
+    secret = {"name": "kfp-mlflow-credentials", "key": "token", "optional": True}
+    assert plugins == own | {"MLFLOW_TRACKING_TOKEN": {"secretKeyRef": secret}}
+    # A new run of the plugin, after a retry, must not make another job.
+    monkeypatch.setenv("MLFLOW_RUN_ID", "3")
+    assert environment(manifest()) == plugins
+    assert pod(manifest(service_account_token=True))["automountServiceAccountToken"]
 
 
 @pytest.mark.parametrize(

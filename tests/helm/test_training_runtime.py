@@ -40,6 +40,7 @@ def merged_pod(runtime: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
             "cluster": {
                 "run_as_user": 1_000_660_000,
                 "priority_class": "high",
+                "service_account_token": True,
                 "node_selector": {"gpu": "h100"},
                 "rdma": {"resource": "rdma/hca", "ipc_lock": True},
             },

@@ -96,11 +96,11 @@ def main() -> None:
     resolved = resolve_config("pocket", [], processes=1, workspace=workspace, run_key="")
     arguments = {"workspace": workspace, "parent_run_id": resolved.parent_run_id}
     replace_launcher(succeed)
-    # Without the arguments of training, which find an earlier result.
+    # Without the arguments of the tasks, which find an earlier result.
     result = run_task(replace(TRAIN, finished=""), arguments, run_id="1")
     replace_launcher(fail)
     try:
-        run_task(EVALUATE, arguments, run_id="1")
+        run_task(replace(EVALUATE, finished=""), arguments, run_id="1")
     except TrainingError as error:
         failure = type(error).__name__
     made = {

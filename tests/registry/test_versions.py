@@ -25,12 +25,12 @@ from advgrpo.errors import PromotionError, TrackingError, WeightsError
 from advgrpo.models.policies.base import Policy
 from advgrpo.records import Alarm, EvaluatedPrompt, TrainingRecord
 from advgrpo.registry.card import short_card
+from advgrpo.registry.champion import current_champion
 from advgrpo.registry.evidence import read_evidence, read_settings
 from advgrpo.registry.served_files import write_served_files
 from advgrpo.registry.versions import (
     ADAPTER_FILES,
     RegisteredAdapter,
-    current_champion,
     download_adapter,
     download_version,
 )

@@ -2,14 +2,24 @@
 
 from pathlib import Path
 
+import pytest
+
 from advgrpo.config import resolve
-from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
+from advgrpo.config.tasks import PretrainingSettings, ReferenceImagesSettings, TrainingSettings
 from advgrpo.data.prompts import read_run_prompts
+from advgrpo.records import PEFT_WEIGHTS
+from advgrpo.reference_images.image_store import ArchivedImageStore
+from advgrpo.reference_images.manifest import Origin, Provenance
+from advgrpo.reference_images.request import LISTS_PART, plan_images, requested_sets
 from advgrpo.runtime.results import result_folder, write_history, write_metrics
 from advgrpo.runtime.task_context import outbox
 from advgrpo.storage import join
 from advgrpo.tasks.finished import (
+    REPORT_FILE,
+    evaluation_location,
+    find_evaluation,
     find_pretrained,
+    find_reference_images,
     find_trained,
     pretraining_location,
     training_location,
@@ -52,3 +62,57 @@ def test_a_finished_pretraining_is_found_and_recorded_again(tmp_path: Path) -> N
     assert done.location == location
     (folder,) = outbox().iterdir()
     assert metric_curves(folder)["loss"] == [(1, 0.5)]
+
+
+@pytest.mark.parametrize("lost", ["", f"{LISTS_PART}.json", "an archive", "an image"])
+def test_generated_reference_images_are_found_if_all_are_there(lost: str, tmp_path: Path) -> None:
+    task = ReferenceImagesSettings.of(CONFIG)
+    settings = task.model_dump_json()
+    assert find_reference_images(settings, workspace=str(tmp_path)) is None
+    origin = Origin(source={}, seed=task.seed, resolution_pixels=16)
+    for each in requested_sets(task, read_run_prompts(task.prompts)):
+        place = each.location(str(tmp_path))
+        store = ArchivedImageStore(place, origin)
+        plan = plan_images(each.prompts, each.images_per_prompt, task.seed)
+        store.save({image.name: b"image" for image in plan[lost == "an image" :]})
+        store.complete({}, Provenance(**origin.model_dump(), advgrpo_version="1", files={}))
+    (archive,) = (name for name in Path(place).glob("*.tar") if LISTS_PART not in name.name)
+    if lost == "an archive":
+        archive.unlink()
+    (Path(place) / (lost or "none")).unlink(missing_ok=True)
+    found = find_reference_images(settings, workspace=str(tmp_path), processes=8)
+    assert (found is None) == bool(lost)
+    if found is not None:
+        assert found.test == place
+
+
+def test_images_from_elsewhere_are_left_to_the_job(tmp_path: Path) -> None:
+    config = resolve("pocket", ["reference_images.existing=s3://bucket/images"])
+    settings = ReferenceImagesSettings.of(config).model_dump_json()
+    assert find_reference_images(settings, workspace=str(tmp_path)) is None
+
+
+def test_a_finished_evaluation_is_found_and_recorded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    trained = str(tmp_path / "trained")
+    with result_folder(trained) as folder:
+        (folder / "adapter").mkdir()
+        (folder / "adapter" / PEFT_WEIGHTS).write_text("weights")
+    places = {"trained": trained, "reference_images": "r", "workspace": str(tmp_path)}
+    settings = CONFIG.model_dump_json()
+    assert find_evaluation(settings, **places) is None
+    location = evaluation_location(
+        CONFIG, read_run_prompts(CONFIG.prompts), **places, champion=("", "None", "")
+    )
+    with result_folder(location) as folder:
+        (folder / REPORT_FILE).write_text("report")
+        write_metrics(folder, {"distance": 0.5})
+    done = find_evaluation(settings, **places, discriminator="d", processes=8)
+    assert done is not None
+    assert (done.location, done.metrics) == (location, {"distance": 0.5})
+    (folder,) = outbox().iterdir()
+    assert metric_curves(folder)["distance"] == [(0, 0.5)]
+    other = resolve("pocket", ["evaluation.bootstrap_samples=2000"]).model_dump_json()
+    assert find_evaluation(other, **places) is None

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from advgrpo.config import RunConfig, resolve
-from advgrpo.config.tasks import TrainingSettings, parse_json
+from advgrpo.config.tasks import read_run
 from advgrpo.data.prompts import read_run_prompts
 from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.errors import (
@@ -59,11 +59,11 @@ def resolved(overrides: list[str]) -> RunConfig:
 
 
 @pytest.mark.usefixtures("stores")
-def test_each_task_gets_its_settings() -> None:
+def test_tasks_read_the_settings_of_the_run_from_its_file(tmp_path: Path) -> None:
     run = resolve_config("pocket", ["training.updates=7"], processes=1, run_key="")
     config = resolved(["training.updates=7"])
-    assert parse_json(TrainingSettings, run.training, where="x") == TrainingSettings.of(config)
-    assert parse_json(RunConfig, run.run, where="x") == config
+    (tmp_path / "settings").write_text(run.settings)
+    assert read_run(str(tmp_path / "settings")) == config
     assert config.prompts.train_sha256
     assert run.parent_run_id
 
@@ -123,10 +123,11 @@ def test_it_loads_no_torch() -> None:
 
 
 @pytest.mark.usefixtures("stores")
-def test_a_preset_may_be_given_as_its_text() -> None:
+def test_a_preset_may_be_given_as_its_text(tmp_path: Path) -> None:
     text = resolve("pocket", ["training.updates=7"]).to_yaml()
     run = resolve_config(text, ["seed=3"])
-    assert parse_json(RunConfig, run.run, where="x") == resolved(["training.updates=7", "seed=3"])
+    (tmp_path / "settings").write_text(run.settings)
+    assert read_run(str(tmp_path / "settings")) == resolved(["training.updates=7", "seed=3"])
 
 
 def test_an_unwritable_workspace_is_refused_at_once(
@@ -161,7 +162,7 @@ def test_a_ready_cluster_is_accepted(
     cluster: FakeCluster,
     stores: EmbeddedServers,  # noqa: ARG001
 ) -> None:
-    assert resolve_config("pocket", [], processes=2, workspace=WORKSPACE).run
+    assert resolve_config("pocket", [], processes=2, workspace=WORKSPACE).settings
     assert cluster.calls
 
 

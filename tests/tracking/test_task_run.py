@@ -63,6 +63,34 @@ def test_a_parent_run_has_parameters_and_the_config(client: MlflowClient, parent
     assert listed(client, parent) == ["config.yaml"]
 
 
+def test_with_the_plugin_of_kubeflow_tasks_record_in_its_runs(
+    stores: EmbeddedServers, client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = client.create_experiment("plugin")
+    pipeline = client.create_run(experiment).info.run_id
+    nested = [
+        client.create_run(experiment, tags={"mlflow.parentRunId": pipeline}).info.run_id
+        for _ in range(2)
+    ]
+    monkeypatch.setenv("KFP_MLFLOW_CONFIG", "{}")
+    monkeypatch.setenv("MLFLOW_RUN_ID", nested[0])
+    places = {"tracking_uri": stores.tracking_uri}
+    parent = open_parent_run(
+        "other", "run", parameters={"seed": 1}, config_text="", tags={}, **places
+    )
+    assert parent == pipeline
+    assert client.get_run(pipeline).data.params == {"seed": "1"}
+    monkeypatch.setenv("MLFLOW_RUN_ID", nested[1])
+    for task in ("train", "evaluate"):
+        with task_run(task, folder=tmp_path, parent_run_id=parent, **places) as run:
+            run.metrics({"loss": 1.0}, step=1)
+            # The second task would mix its records with those of the first.
+            assert (run.run_id() == nested[1]) == (task == "train")
+    assert history(client, nested[1], "loss") == [(1, 1.0)]
+    end_parent_run(parent, succeeded=True, **places)
+    assert client.get_run(pipeline).info.status == "RUNNING"
+
+
 def test_a_parent_run_is_resumed_by_its_key(stores: EmbeddedServers, client: MlflowClient) -> None:
     def open_run(key: str | None) -> str:
         return open_parent_run(

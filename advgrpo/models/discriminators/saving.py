@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 
 from advgrpo.errors import WeightsError
 from advgrpo.models.discriminators.base import Discriminator
+from advgrpo.records import DISCRIMINATOR_WEIGHTS
 from advgrpo.storage.tensors import read_tensors
 from advgrpo.strict_json import load_json_object
 
-WEIGHTS_FILE = "discriminator.safetensors"
 FACTS_FILE = "discriminator.json"
 
 
@@ -29,7 +29,7 @@ def save_discriminator(
     folder.mkdir(parents=True, exist_ok=True)
     parameters = discriminator.trainable_parameters()
     tensors = {name: p.detach().float().cpu().contiguous() for name, p in parameters.items()}
-    save_file(tensors, folder / WEIGHTS_FILE)
+    save_file(tensors, folder / DISCRIMINATOR_WEIGHTS)
     # Written after the weights: a folder without it does not count as a discriminator.
     record = {"fingerprint": discriminator.frozen_fingerprint, "facts": dict(facts)}
     (folder / FACTS_FILE).write_text(json.dumps(record, indent=1), encoding="utf-8")
@@ -43,7 +43,7 @@ def load_discriminator(folder: Path, discriminator: Discriminator) -> None:
     """
     try:
         record = load_json_object((folder / FACTS_FILE).read_text(encoding="utf-8"))
-        tensors = read_tensors(folder / WEIGHTS_FILE)
+        tensors = read_tensors(folder / DISCRIMINATOR_WEIGHTS)
     except (OSError, ValueError) as error:
         raise WeightsError(
             f"{folder} does not hold a discriminator: {error}", repair="run pretrain-reward again"

@@ -21,11 +21,11 @@ from advgrpo.models.policies.adapter_weights import copy_into
 from advgrpo.models.policies.saved_adapter import (
     PEFT_PREFIX,
     PEFT_SETTINGS,
-    PEFT_WEIGHTS,
     is_target,
     read_adapter,
     refuse_other_shape,
 )
+from advgrpo.records import PEFT_WEIGHTS
 
 ADAPTER = "default"
 OTHER = "other"

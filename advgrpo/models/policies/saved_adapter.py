@@ -12,11 +12,11 @@ from advgrpo.config.base import Weights
 from advgrpo.config.policy import AdapterConfig
 from advgrpo.errors import WeightsError
 from advgrpo.models.policies.peft_settings import check_plain, narrows_modules
+from advgrpo.records import PEFT_WEIGHTS
 from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.tensors import read_tensors
 from advgrpo.strict_json import load_json_object
 
-PEFT_WEIGHTS = "adapter_model.safetensors"
 PEFT_SETTINGS = "adapter_config.json"
 PEFT_PREFIX = "base_model.model."
 
