@@ -344,7 +344,7 @@ def test_the_operators_init_container_is_found_before_a_job_of_two_pods_starts(
 @pytest.mark.parametrize(
     ("reason", "repair"),
     [
-        ("exceeded quota: team, requested: requests.nvidia.com/gpu=8", "ResourceQuota"),
+        ("exceeded quota: q, requested: pods=8, used: pods=0, limited: pods=4", "ResourceQuota"),
         ("maximum memory usage per Container is 2Gi, but limit is 64Gi", "LimitRange"),
         ("no PriorityClass with name urgent was found", "cluster.priority_class"),
         (
@@ -363,6 +363,13 @@ def test_a_pod_that_is_not_admitted_is_a_failure_with_a_repair(
     assert (found.state, reason in found.found, repair in found.repair) == ("FAIL", True, True)
     with pytest.raises(ClusterError, match="pod of a job"):
         require_ready(ClusterSettings(**SETTINGS))
+
+
+def test_a_quota_that_is_used_up_lets_a_run_start_and_wait(cluster: FakeCluster) -> None:
+    reason = "exceeded quota: q, requested: pods=1, used: pods=4, limited: pods=4"
+    cluster.admission = lambda _: reason
+    assert _check("pod of a job").state == "SKIP"
+    require_ready(ClusterSettings(**SETTINGS))
 
 
 def test_the_pod_of_a_task_is_checked(cluster: FakeCluster) -> None:

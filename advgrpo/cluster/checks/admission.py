@@ -10,21 +10,9 @@ from advgrpo.cluster.backends.base import JobBackend
 from advgrpo.cluster.checks.check import Check, run_check
 from advgrpo.cluster.job_request import JobRequest, Placement
 from advgrpo.cluster.pod_template import pod_template
+from advgrpo.cluster.refusals import refusal_repair
 from advgrpo.cluster.resources import PODS
 from advgrpo.cluster.settings import ClusterSettings
-
-_REPAIRS = {
-    "IPC_LOCK": "set cluster.rdma.ipc_lock=false in the chart's values, or use a namespace that "
-    "enforces a less strict Pod Security level",
-    "security context constraint": "set cluster.run_as_user=null in the chart's values, so that "
-    "the platform assigns the user",
-    "exceeded quota": "raise the namespace's ResourceQuota, or lower cluster.node and "
-    "cluster.gpus_per_node in the chart's values",
-    "per Container is": "change the namespace's LimitRange, or cluster.node in the chart's values",
-    "PriorityClass": "create the priority class, or change cluster.priority_class in the chart's "
-    "values",
-}
-"""Repair of a rejection, by a part of its message."""
 
 _OTHER_REPAIR = "change what the message names: the namespace's policy, or the chart's values"
 
@@ -41,16 +29,16 @@ def check_pods(
         task_pod: Metadata and spec of a task's pod; None skips it.
     """
     if task_pod is not None:
-        yield _check("pod of a task", api, task_pod)
+        yield _check("pod of a task", api, task_pod, backend)
     pod = _job_pod(backend, settings)
-    check = _check("pod of a job", api, pod)
+    check = _check("pod of a job", api, pod, backend)
     yield check
     if check.state == "OK" and (added := backend.init_container) is not None:
         pod["spec"]["initContainers"] = [added]
-        worker = _check("pod of a job's worker", api, pod)
+        worker = _check("pod of a job's worker", api, pod, backend)
         # Not a failure: the operator may be configured, which only its administrator can read.
         if worker.state == "FAIL":
-            repair = f"jobs of one node are not affected; else {backend.refusals[added['name']]}"
+            repair = f"jobs of one node are not affected; else {worker.repair}"
             worker = Check(worker.name, "SKIP", worker.found, repair)
         yield worker
 
@@ -64,7 +52,7 @@ def _job_pod(backend: JobBackend, settings: ClusterSettings) -> Json:
     return pod
 
 
-def _check(name: str, api: Api, pod: Json) -> Check:
+def _check(name: str, api: Api, pod: Json, backend: JobBackend) -> Check:
     # With a name: a rejection quotes it.
     metadata = {**pod["metadata"], "name": "advgrpo-dry-run"}
     body = {"apiVersion": "v1", "kind": "Pod", **pod, "metadata": metadata}
@@ -76,11 +64,10 @@ def _check(name: str, api: Api, pod: Json) -> Check:
             # A webhook without support for dry runs rejects all of them.
             if "dry run" in error.message:
                 return Check(name, "SKIP", error.message)
-            return Check(name, "FAIL", error.message, _repair(error.message))
+            repair = refusal_repair(error.message, backend.refusals)
+            if not repair and "exceeded quota" in error.message:
+                return Check(name, "SKIP", f"jobs wait until there is room: {error.message}")
+            return Check(name, "FAIL", error.message, repair or _OTHER_REPAIR)
         return Check(name, "OK", "the API server admits it (dry run)")
 
     return run_check(name, query)
-
-
-def _repair(message: str) -> str:
-    return next((repair for part, repair in _REPAIRS.items() if part in message), _OTHER_REPAIR)

@@ -78,6 +78,7 @@ def examine(
         except ClusterError as error:
             yield Check("kind of jobs", "FAIL", error.message, error.repair)
             return variables
+        yield Check("kind of jobs", "OK", f"{backend.resource} (cluster.backend={chosen.backend})")
         yield from check_kind(api, backend, chosen)
         yield check_known(api, WORKFLOWS)
         yield checks.permissions(backend, service_account)

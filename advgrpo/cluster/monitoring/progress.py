@@ -7,7 +7,7 @@ from advgrpo.cluster.job_request import Placement
 from advgrpo.cluster.monitoring.diagnosis import deadline_error, stuck_cause
 from advgrpo.cluster.monitoring.pod_history import PodHistory
 from advgrpo.cluster.monitoring.pods import Pod
-from advgrpo.cluster.monitoring.refusals import refusal_cause
+from advgrpo.cluster.refusals import refusal_repair
 from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.errors import ClusterError, JobDeadlineError, JobFailedError, JobRetryableError
 
@@ -139,11 +139,10 @@ class Progress:
         if not self.missing_for_long:
             return None
         for warning in warnings:
-            cause = refusal_cause(warning, self._backend.refusals)
-            if cause is not None:
+            # Without a repair, waiting may help.
+            if repair := refusal_repair(warning, self._backend.refusals):
                 return JobFailedError(
-                    f"a pod of the job {self._name} cannot be created: {cause.summary}",
-                    repair=cause.repair,
+                    f"a pod of the job {self._name} cannot be created: {warning}", repair=repair
                 )
         return None
 
