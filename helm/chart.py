@@ -23,15 +23,15 @@ SCHEMA = CHART / "values.schema.json"
 
 NOT_VALUES = (
     "image",
-    "image_pull_policy",
-    "image_pull_secrets",
-    "service_account",
-    "training_runtime",
-    "config_map",
-    "s3_secret",
-    "mlflow_secret",
-    "cache_claim",
-    "cache_size",
+    "imagePullPolicy",
+    "imagePullSecrets",
+    "serviceAccount",
+    "trainingRuntime",
+    "configMap",
+    "s3Secret",
+    "mlflowSecret",
+    "cacheClaim",
+    "cacheSize",
 )
 """Fields of `ClusterSettings` that are not under `cluster`: they follow from other values."""
 

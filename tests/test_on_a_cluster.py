@@ -101,7 +101,7 @@ def namespace(stores: EmbeddedServers, patch: pytest.MonkeyPatch, folder: Path) 
             "trackingUri": there["MLFLOW_TRACKING_URI"],
             "token": PLANTED["MLFLOW_TRACKING_TOKEN"],
         },
-        "cluster": {"gpus_per_node": 0, "processes_per_node": 2, "poll_seconds": 0.2},
+        "cluster": {"gpusPerNode": 0, "processesPerNode": 2, "pollSeconds": 0.2},
     }
     rendered = objects(values)
     fake = FakeCluster()

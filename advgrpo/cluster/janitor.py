@@ -1,7 +1,7 @@
 """Deletion of running jobs whose Workflow has ended.
 
 A launcher that is stopped may be killed before it can delete its job. Jobs that have ended hold no
-resources; they and their pods stay for `cluster.ttl_seconds_after_finished`, to explain failures.
+resources; they and their pods stay for `cluster.ttlSecondsAfterFinished`, to explain failures.
 """
 
 import logging

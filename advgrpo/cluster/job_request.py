@@ -62,9 +62,9 @@ def place_processes(processes: int, settings: ClusterSettings) -> Placement:
     capacity = settings.processes_per_node or settings.gpus_per_node or 1
     if settings.gpus_per_node and capacity > settings.gpus_per_node:
         raise ConfigError(
-            f"cluster.processes_per_node={capacity}: more than the {settings.gpus_per_node} GPUs "
+            f"cluster.processesPerNode={capacity}: more than the {settings.gpus_per_node} GPUs "
             "of a node",
-            repair=f"set cluster.processes_per_node to {settings.gpus_per_node} or less: a process "
+            repair=f"set cluster.processesPerNode to {settings.gpus_per_node} or less: a process "
             "needs a GPU",
         )
     nodes, rest = divmod(processes, capacity)

@@ -81,7 +81,7 @@ def pod_template(
                     operator=one.operator,
                     value=one.value,
                     effect=one.effect,
-                    toleration_seconds=one.tolerationSeconds,
+                    toleration_seconds=one.toleration_seconds,
                 )
                 for one in settings.tolerations
             ]

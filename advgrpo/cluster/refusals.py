@@ -7,14 +7,14 @@ from kubernetes.utils.quantity import parse_quantity
 
 _RESTRICTED = "violates PodSecurity"
 _REPAIRS = {
-    "IPC_LOCK": "set cluster.rdma.ipc_lock=false in the chart's values, or use a namespace that "
+    "IPC_LOCK": "set cluster.rdma.ipcLock=false in the chart's values, or use a namespace that "
     "enforces a less strict Pod Security level",
     _RESTRICTED: "change the value under `cluster` that the message names, or use a namespace with "
     "a less strict Pod Security level (label pod-security.kubernetes.io/enforce)",
-    "security context constraint": "set cluster.run_as_user=null in the chart's values, so that "
+    "security context constraint": "set cluster.runAsUser=null in the chart's values, so that "
     "the platform assigns the user",
     "per Container is": "change the namespace's LimitRange, or cluster.node in the chart's values",
-    "PriorityClass": "create the priority class, or change cluster.priority_class in the chart's "
+    "PriorityClass": "create the priority class, or change cluster.priorityClass in the chart's "
     "values",
     # Not "failed calling webhook", which only means that the webhook did not answer.
     "denied the request": "change the value under `cluster` that the admission webhook refuses, or "
@@ -37,7 +37,7 @@ def refusal_repair(message: str, special: Mapping[str, str]) -> str:
     if exceeded := _beyond_quota(message):
         return (
             f"raise the ResourceQuota for {', '.join(exceeded)} above what one pod requests, or "
-            "lower cluster.gpus_per_node and cluster.node in the chart's values"
+            "lower cluster.gpusPerNode and cluster.node in the chart's values"
         )
     if match := _ACCOUNT.search(message):
         return f"create the service account {match['name']}: upgrade the chart's release"

@@ -5,6 +5,7 @@ import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from advgrpo.errors import ConfigError
@@ -37,7 +38,14 @@ def _refuse_secrets(variables: dict[str, str]) -> dict[str, str]:
 
 class _Strict(BaseModel):
     # Unknown keys are refused: a misspelt one would silently leave the default in place.
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        # The chart's values are in camelCase, as Kubernetes' fields.
+        alias_generator=to_camel,
+        validate_by_name=True,
+    )
 
 
 class Toleration(_Strict):
@@ -47,7 +55,7 @@ class Toleration(_Strict):
     operator: Annotated[str, Field(pattern="^(Exists|Equal)$")] | None = None
     value: str | None = None
     effect: Annotated[str, Field(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$")] | None = None
-    tolerationSeconds: int | None = None  # noqa: N815 - Kubernetes' spelling
+    toleration_seconds: int | None = None
 
 
 class Rdma(_Strict):
@@ -107,7 +115,7 @@ class ClusterSettings(_Strict):
 
     gpu_resource: str = "nvidia.com/gpu"
     gpus_per_node: Annotated[int, Field(ge=0)] = 8
-    """GPUs per node. 0 runs `processes_per_node` processes on CPU."""
+    """GPUs per node. 0 runs `cluster.processesPerNode` processes on CPU."""
 
     processes_per_node: Annotated[int, Field(gt=0)] | None = None
     """Processes per node; none for one per GPU."""
@@ -150,7 +158,8 @@ class ClusterSettings(_Strict):
 
     max_retries: Annotated[int, Field(ge=0)] = 2
     """Retries of a job that was lost or deleted, or ended with an error that a retry may fix before
-    `max_restarts` was reached; none starts later than `deadline_seconds` after the task."""
+    `cluster.maxRestarts` was reached; none starts later than `cluster.deadlineSeconds` after the
+    task."""
 
     ttl_seconds_after_finished: Annotated[int, Field(ge=0)] = 24 * 3600
     """Time after which Kubernetes deletes a finished job and its pods."""

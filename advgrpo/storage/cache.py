@@ -126,7 +126,7 @@ def _reserve(lock: int, size: int, folder: Path) -> None:
                 f"{_gib(size)} do not fit into the cache {folder.parents[1]}: "
                 f"{LIMIT_VARIABLE}={limit / _GIB:.3g}, and {_gib(used)} are in use",
                 repair=f"raise {LIMIT_VARIABLE}; on a cluster, raise the chart's "
-                "cluster.node.ephemeral_storage or use a larger volume for the cache",
+                "cluster.node.ephemeralStorage or use a larger volume for the cache",
             )
         _write_size(lock, size)
 

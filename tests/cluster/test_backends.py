@@ -108,7 +108,7 @@ def test_the_controllers_deadline_is_the_settings(launching: Launching) -> None:
         job.body["status"]["text"] = "late"
 
     launching.cluster.operator.plans.append((*START, Step(20, end)))
-    with pytest.raises(JobDeadlineError, match=r"cluster\.deadline_seconds"):
+    with pytest.raises(JobDeadlineError, match=r"cluster\.deadlineSeconds"):
         launching.run()
 
 

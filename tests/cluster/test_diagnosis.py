@@ -135,7 +135,7 @@ def test_a_failure_that_no_pod_explains_quotes_the_operator() -> None:
 
 
 def test_a_missed_deadline_names_the_setting() -> None:
-    assert "cluster.deadline_seconds=60" in deadline_error("job", 60).message
+    assert "cluster.deadlineSeconds=60" in deadline_error("job", 60).message
 
 
 def test_the_last_lines_of_a_long_log_are_quoted() -> None:

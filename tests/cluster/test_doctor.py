@@ -346,12 +346,12 @@ def test_the_operators_init_container_is_found_before_a_job_of_two_pods_starts(
     [
         ("exceeded quota: q, requested: pods=8, used: pods=0, limited: pods=4", "ResourceQuota"),
         ("maximum memory usage per Container is 2Gi, but limit is 64Gi", "LimitRange"),
-        ("no PriorityClass with name urgent was found", "cluster.priority_class"),
+        ("no PriorityClass with name urgent was found", "cluster.priorityClass"),
         (
             "unable to validate against any security context constraint: runAsUser: Invalid value",
-            "cluster.run_as_user=null",
+            "cluster.runAsUser=null",
         ),
-        ("violates PodSecurity: pytorch must not add IPC_LOCK", "cluster.rdma.ipc_lock=false"),
+        ("violates PodSecurity: pytorch must not add IPC_LOCK", "cluster.rdma.ipcLock=false"),
         ("another policy", "the namespace's policy"),
     ],
 )

@@ -124,6 +124,22 @@ def test_a_rule_uses_served_metrics_and_their_labels(
     assert said <= served[selectors[0][0]]
 
 
+def test_the_dashboard_shows_served_metrics_and_their_labels(
+    served: Mapping[str, set[str]],
+) -> None:
+    board = json.loads((CHART / "dashboard.json").read_text(encoding="utf-8"))
+    # Prometheus adds these to the series of a pod.
+    added = {"namespace", "pod"}
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            selectors = _selectors(target["expr"])
+            assert selectors
+            for name, matchers in selectors:
+                assert set(matchers) <= served[name] | added
+            legend = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            assert legend <= served[selectors[0][0]] | added
+
+
 def test_a_metric_that_is_not_served_is_found(served: Mapping[str, set[str]]) -> None:
     assert _selectors('a > advgrpo_training_update{run="x"} * 2') == [
         ("advgrpo_training_update", {"run": "x"})

@@ -100,15 +100,24 @@ def test_a_cluster_without_the_chosen_kind_is_refused(
     assert said in _refusal(ApiServer(kinds, _objects()), values)
 
 
-def test_the_prometheus_operator_is_only_needed_for_a_prometheus_rule() -> None:
-    values = _values() | {"metrics": {"prometheusRule": {"enabled": True}}}
+@pytest.mark.parametrize(
+    ("value", "kind", "instead"),
+    [
+        ("prometheusRule", "PrometheusRule", "rule_files"),
+        ("podMonitor", "PodMonitor", "annotations"),
+    ],
+)
+def test_the_prometheus_operator_is_only_needed_for_its_kinds(
+    value: str, kind: str, instead: str
+) -> None:
+    metrics = {"enabled": True, "from": {"namespaces": ["monitoring"]}, value: {"enabled": True}}
+    values = _values() | {"metrics": metrics}
     refusal = _refusal(ApiServer(KINDS, _objects()), values)
-    assert "does not know the kind PrometheusRule" in refusal
-    assert "rule_files" in refusal
-    rule = ("monitoring.coreos.com/v1", "PrometheusRule", "prometheusrules")
-    assert (
-        "kind: PrometheusRule" in install(ApiServer((*KINDS, rule), _objects()), values)["manifest"]
-    )
+    assert f"does not know the kind {kind}" in refusal
+    assert instead in refusal
+    known = ("monitoring.coreos.com/v1", kind, f"{kind.lower()}s")
+    installed = install(ApiServer((*KINDS, known), _objects()), values)
+    assert f"kind: {kind}" in installed["manifest"]
 
 
 def test_kueue_is_only_needed_for_a_queue() -> None:

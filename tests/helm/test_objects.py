@@ -1,6 +1,5 @@
 """Objects that the chart renders from values."""
 
-import ast
 import importlib.util
 import json
 import re
@@ -244,12 +243,12 @@ def test_settings_of_jobs_follow_the_values() -> None:
         EVERYTHING["cluster"]
         | {
             "image": "registry.example.org/research/advgrpo-trainer-python:0.1.0",
-            "image_pull_secrets": ["registry"],
-            "service_account": "grpo-training",
-            "training_runtime": "grpo",
-            "config_map": "grpo-settings",
-            "cache_claim": "grpo-cache",
-            "cache_size": "500Gi",
+            "imagePullSecrets": ["registry"],
+            "serviceAccount": "grpo-training",
+            "trainingRuntime": "grpo",
+            "configMap": "grpo-settings",
+            "cacheClaim": "grpo-cache",
+            "cacheSize": "500Gi",
         }
     )
     assert settings == expected
@@ -259,25 +258,25 @@ def test_settings_of_jobs_follow_the_values() -> None:
 def test_settings_of_jobs_of_an_example_can_be_read(path: Path) -> None:
     given = yaml.safe_load(path.read_text(encoding="utf-8"))
     settings = _settings(given | OFFLINE)
-    assert settings.gpus_per_node == given["cluster"]["gpus_per_node"]
+    assert settings.gpus_per_node == given["cluster"]["gpusPerNode"]
     assert settings.queue == given["cluster"].get("queue")
 
 
 def test_a_default_that_is_removed_by_null_is_not_replaced_by_the_codes() -> None:
-    removed = {"run_as_user": None, "annotations": None}
+    removed = {"runAsUser": None, "annotations": None}
     settings = _settings({**MINIMAL, "cluster": removed})
     assert (settings.run_as_user, settings.annotations) == (None, {})
 
 
 def test_a_cluster_without_gpus_keeps_its_zero() -> None:
-    settings = _settings({**MINIMAL, "cluster": {"gpus_per_node": 0, "processes_per_node": 2}})
+    settings = _settings({**MINIMAL, "cluster": {"gpusPerNode": 0, "processesPerNode": 2}})
     assert (settings.gpus_per_node, settings.processes_per_node) == (0, 2)
 
 
 def test_large_integers_are_rendered_as_integers() -> None:
     user, seconds = 1000660000, 2592000
     toleration = {"key": "a", "operator": "Exists", "tolerationSeconds": seconds}
-    cluster = {"run_as_user": user, "deadline_seconds": seconds, "tolerations": [toleration]}
+    cluster = {"runAsUser": user, "deadlineSeconds": seconds, "tolerations": [toleration]}
     values = {**CREATED_SECRETS, "cluster": cluster, "pods": {"tolerations": [toleration]}}
     made = objects(values)
     # Helm reads numbers as floats, and templates print large ones as 2.592e+06.
@@ -409,6 +408,28 @@ def test_alerting_rules_become_a_prometheus_rule_if_enabled() -> None:
     assert rule["metadata"]["labels"]["app.kubernetes.io/part-of"] == "advgrpo"
     assert rule["spec"] == yaml.safe_load((CHART / "alerts.yaml").read_text(encoding="utf-8"))
     assert not of_kind(release("created-secrets"), "PrometheusRule")
+
+
+def test_a_pod_monitor_and_a_dashboard_are_created_if_enabled() -> None:
+    metrics = {
+        "enabled": True,
+        "from": {"namespaces": ["monitoring"]},
+        "podMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
+        "dashboard": {"enabled": True},
+    }
+    made = objects({**MINIMAL, "metrics": metrics})
+    (monitor,) = of_kind(made, "PodMonitor").values()
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    selector = monitor["spec"]["selector"]
+    assert selector["matchLabels"].items() <= task_settings.LABELS.items()
+    (component,) = selector["matchExpressions"]
+    assert component["values"] == [task_settings.LABELS[component["key"]], "webhook"]
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["relabelings"][-1]["replacement"] == "$1:9095"
+    board = of_kind(made, "ConfigMap")["advgrpo-dashboard"]
+    assert board["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(board["data"]["advgrpo.json"])["title"] == "advgrpo"
+    assert not of_kind(release("created-secrets"), "PodMonitor")
 
 
 def test_the_janitor_pushes_its_metrics_if_a_gateway_is_set() -> None:
@@ -570,9 +591,8 @@ def test_the_mlflow_server_has_time_to_start() -> None:
 def test_notes_list_the_next_commands(title: str) -> None:
     text = notes(RELEASES[title])
     assert "helm test advgrpo --namespace research" in text
-    assert "kubectl get pytorchjobs,trainjobs --namespace research" in text
     workspace = "s3://research" if title == "everything" else "s3://"
-    assert workspace in text
+    assert f"advgrpo status {workspace}" in text
     assert "<no value>" not in text
     assert "map[" not in text
 
@@ -635,20 +655,9 @@ def test_the_images_that_make_images_builds_are_those_of_the_chart() -> None:
 
 
 def test_notes_register_the_webhook_where_its_secret_is() -> None:
-    from mlflow.entities.webhook import WebhookEvent
-
-    command = notes(CREATED_SECRETS).partition("deployment/advgrpo-webhook -- python3 -c '")[2]
-    program = ast.parse(command.partition("'")[0])
-    (call,) = [
-        node
-        for node in ast.walk(program)
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "create_webhook"
-    ]
-    values = {one.arg: one.value for one in call.keywords}
+    command = notes(CREATED_SECRETS).partition("deployment/advgrpo-webhook -- \\\n")[2]
     service = "http://advgrpo-webhook.research.svc.cluster.local:8080/webhook"
-    assert ast.literal_eval(values["url"]) == service
-    for event in ast.literal_eval(values["events"]):
-        assert WebhookEvent.from_str(event)
+    assert command.splitlines()[0].split() == ["advgrpo", "registry", "subscribe", service]
 
 
 def test_notes_warn_about_a_pipelines_of_another_namespace() -> None:
@@ -663,6 +672,6 @@ def test_notes_warn_about_disabled_parts() -> None:
     text = notes({**MINIMAL, "janitor": {"enabled": False}, "networkPolicies": {"enabled": False}})
     assert "The janitor is disabled" in text
     assert "Network policies are disabled" in text
-    rdma = {"resource": "rdma/hca", "ipc_lock": True}
+    rdma = {"resource": "rdma/hca", "ipcLock": True}
     assert "IPC_LOCK" in notes({**MINIMAL, "cluster": {"rdma": rdma}})
     assert "IPC_LOCK" not in notes(MINIMAL)

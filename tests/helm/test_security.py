@@ -104,7 +104,7 @@ def test_processes_run_as_the_user_of_the_images() -> None:
 
 
 def test_a_platform_that_assigns_users_is_left_to_do_so() -> None:
-    values = {**CREATED_SECRETS, "cluster": {"run_as_user": None}}
+    values = {**CREATED_SECRETS, "cluster": {"runAsUser": None}}
     made = objects(values)
     for name, pod in pods(made):
         assert violations(pod["spec"]) == [], name

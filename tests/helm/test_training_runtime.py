@@ -38,11 +38,11 @@ def merged_pod(runtime: dict[str, Any], job: dict[str, Any]) -> dict[str, Any]:
         {
             **MINIMAL,
             "cluster": {
-                "run_as_user": 1_000_660_000,
-                "priority_class": "high",
-                "service_account_token": True,
-                "node_selector": {"gpu": "h100"},
-                "rdma": {"resource": "rdma/hca", "ipc_lock": True},
+                "runAsUser": 1_000_660_000,
+                "priorityClass": "high",
+                "serviceAccountToken": True,
+                "nodeSelector": {"gpu": "h100"},
+                "rdma": {"resource": "rdma/hca", "ipcLock": True},
             },
         },
     ],
@@ -66,7 +66,7 @@ def test_the_pods_equal_those_of_the_other_backend(values: Values) -> None:
 
 
 def test_a_failure_policy_tells_evictions_and_lasting_errors_from_others() -> None:
-    values = {**MINIMAL, "cluster": {"max_restarts": 4}}
+    values = {**MINIMAL, "cluster": {"maxRestarts": 4}}
     (runtime,) = of_kind(objects(of_trainer(values)), "TrainingRuntime").values()
     jobset = runtime["spec"]["template"]["spec"]
     # Trainer 2.3.0 would run a failed job again after that time.

@@ -66,13 +66,13 @@ class JobBackend(Protocol):
     repair by its name. None if it adds none."""
 
     limits_restarts: bool
-    """Whether the controller ends a job after `cluster.max_restarts`; else the launcher does."""
+    """Whether the controller ends a job after `cluster.maxRestarts`; else the launcher does."""
 
     requires: tuple[Resource, ...]
     """Further kinds that the cluster must know."""
 
     templates: tuple[Resource, ...]
-    """Kinds of the object `cluster.training_runtime` that jobs refer to."""
+    """Kinds of the object `cluster.trainingRuntime` that jobs refer to."""
 
     def manifest(self, request: JobRequest, settings: ClusterSettings) -> Json:
         """Return the job's object, equal for equal arguments: a retry adopts an equal job.

@@ -218,7 +218,7 @@ class _Checks:
         wanted, resource = settings.gpus_per_node, settings.gpu_resource
         name = f"nodes with {wanted} {resource}"
         if wanted == 0:
-            return Check(name, "SKIP", "processes run on CPU (cluster.gpus_per_node=0)")
+            return Check(name, "SKIP", "processes run on CPU (cluster.gpusPerNode=0)")
         selector = ",".join(f"{key}={value}" for key, value in settings.node_selector.items())
         selected = f" with {selector}" if selector else ""
 
@@ -236,7 +236,7 @@ class _Checks:
                 "FAIL",
                 f"none of {len(counts)} nodes{selected}; the largest has "
                 f"{max(counts, default=0)} (an autoscaler may add larger ones)",
-                "set cluster.gpu_resource, cluster.gpus_per_node and cluster.node_selector in the "
+                "set cluster.gpuResource, cluster.gpusPerNode and cluster.nodeSelector in the "
                 "chart's values to what the nodes have",
             )
 

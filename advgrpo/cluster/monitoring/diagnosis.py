@@ -67,7 +67,7 @@ _LOG_PATTERNS = (
         re.compile(r"No space left on device"),
         Cause(
             "the node's disk is full",
-            "raise cluster.node.ephemeral_storage, or cluster.node.shared_memory if the path is "
+            "raise cluster.node.ephemeralStorage, or cluster.node.sharedMemory if the path is "
             "/dev/shm",
             retryable=False,
         ),
@@ -78,7 +78,7 @@ _LOG_PATTERNS = (
         re.compile(r"Bus error|SIGBUS"),
         Cause(
             "shared memory is too small",
-            "raise cluster.node.shared_memory, and cluster.node.memory by as much",
+            "raise cluster.node.sharedMemory, and cluster.node.memory by as much",
             retryable=False,
         ),
     ),
@@ -159,10 +159,10 @@ def pod_cause(pod: Pod, log: str = "") -> Cause:
 
 
 def deadline_error(name: str, seconds: int) -> JobDeadlineError:
-    """Return the error for a job that ran for longer than `cluster.deadline_seconds`."""
+    """Return the error for a job that ran for longer than `cluster.deadlineSeconds`."""
     return JobDeadlineError(
-        f"the job {name} ran longer than cluster.deadline_seconds={seconds}",
-        repair=f"raise cluster.deadline_seconds in the chart's values, then {_RESUME}",
+        f"the job {name} ran longer than cluster.deadlineSeconds={seconds}",
+        repair=f"raise cluster.deadlineSeconds in the chart's values, then {_RESUME}",
     )
 
 

@@ -175,8 +175,8 @@ class Progress:
         why = [*reasons] or warnings or ["Kubernetes gives no reason"]
         return JobDeadlineError(
             f"the pods of the job {self._name} did not all run within "
-            f"cluster.startup_timeout_seconds={seconds}: " + "; ".join(why),
-            repair="compare cluster.gpu_resource, cluster.node, cluster.node_selector and "
+            f"cluster.startupTimeoutSeconds={seconds}: " + "; ".join(why),
+            repair="compare cluster.gpuResource, cluster.node, cluster.nodeSelector and "
             "cluster.tolerations with the nodes: kubectl describe nodes",
         )
 

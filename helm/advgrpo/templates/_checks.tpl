@@ -100,6 +100,9 @@
 {{- if and .enabled $.Values.networkPolicies.enabled (not (or .from.namespaces .from.cidrs)) -}}
 {{- fail "metrics.from is empty, so nothing may read metrics: set Prometheus' namespace or address range" -}}
 {{- end -}}
+{{- if and .podMonitor.enabled (not .enabled) -}}
+{{- fail "metrics.podMonitor.enabled, but no pod serves metrics: set metrics.enabled=true" -}}
+{{- end -}}
 {{- $webhook := $.Values.promotion.webhook -}}
 {{- if and .enabled $webhook.enabled (eq (int .port) (int $webhook.port)) -}}
 {{- fail (printf "metrics.port and promotion.webhook.port are both %v: change one of them" .port) -}}
@@ -109,15 +112,15 @@
 
 {{- define "advgrpo.checkCluster" -}}
 {{- with .Values.cluster -}}
-{{- if not (or .gpus_per_node .processes_per_node) -}}
-{{- fail "cluster.gpus_per_node=0 runs on CPU and needs the number of processes per node: set cluster.processes_per_node" -}}
+{{- if not (or .gpusPerNode .processesPerNode) -}}
+{{- fail "cluster.gpusPerNode=0 runs on CPU and needs the number of processes per node: set cluster.processesPerNode" -}}
 {{- end -}}
-{{- if and .rdma (not .gpus_per_node) -}}
-{{- fail "cluster.rdma is set, but cluster.gpus_per_node=0: RDMA needs GPUs" -}}
+{{- if and .rdma (not .gpusPerNode) -}}
+{{- fail "cluster.rdma is set, but cluster.gpusPerNode=0: RDMA needs GPUs" -}}
 {{- end -}}
-{{- if and .gpus_per_node .processes_per_node -}}
-{{- if gt (int .processes_per_node) (int .gpus_per_node) -}}
-{{- fail (printf "cluster.processes_per_node=%v is more than cluster.gpus_per_node=%v: a process needs a GPU" .processes_per_node .gpus_per_node) -}}
+{{- if and .gpusPerNode .processesPerNode -}}
+{{- if gt (int .processesPerNode) (int .gpusPerNode) -}}
+{{- fail (printf "cluster.processesPerNode=%v is more than cluster.gpusPerNode=%v: a process needs a GPU" .processesPerNode .gpusPerNode) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $value := .environment -}}
@@ -172,6 +175,9 @@
 {{- end -}}
 {{- if and .Values.cluster.queue (not (or ($known.Has "kueue.x-k8s.io/v1beta1/LocalQueue") ($known.Has "kueue.x-k8s.io/v1beta2/LocalQueue"))) -}}
 {{- fail (printf "cluster.queue=%s, but the cluster does not know the kind LocalQueue (kueue.x-k8s.io): install Kueue, leave cluster.queue empty, %s" .Values.cluster.queue $unless) -}}
+{{- end -}}
+{{- if and .Values.metrics.podMonitor.enabled (not ($known.Has "monitoring.coreos.com/v1/PodMonitor")) -}}
+{{- fail (printf "metrics.podMonitor.enabled, but the cluster does not know the kind PodMonitor (monitoring.coreos.com/v1): install the Prometheus operator, set metrics.podMonitor.enabled=false and let Prometheus discover the pods by their annotations, %s" $unless) -}}
 {{- end -}}
 {{- if and .Values.metrics.prometheusRule.enabled (not ($known.Has "monitoring.coreos.com/v1/PrometheusRule")) -}}
 {{- fail (printf "metrics.prometheusRule.enabled, but the cluster does not know the kind PrometheusRule (monitoring.coreos.com/v1): install the Prometheus operator, set metrics.prometheusRule.enabled=false and load alerts.yaml with the rule_files of Prometheus, %s" $unless) -}}

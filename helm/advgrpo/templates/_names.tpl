@@ -150,21 +150,21 @@ pytorchjob:
 {{- end }}
 
 {{/* `ClusterSettings` as JSON: the values under `cluster`, and those that follow from others. Helm removes
-     a value that is set to null, so `run_as_user` and `annotations` are written here: null is not their default. */}}
+     a value that is set to null, so `runAsUser` and `annotations` are written here: null is not their default. */}}
 {{- define "advgrpo.clusterSettings" -}}
 {{- $derived := dict
   "image" (include "advgrpo.image" (dict "root" . "image" "trainer"))
-  "image_pull_policy" .Values.images.pullPolicy
-  "image_pull_secrets" .Values.images.pullSecrets
-  "service_account" (printf "%s-training" (include "advgrpo.fullname" .))
-  "training_runtime" (include "advgrpo.fullname" .)
-  "config_map" .Values.configMap.name
-  "s3_secret" (include "advgrpo.s3Secret" .)
-  "mlflow_secret" (include "advgrpo.mlflowSecret" .)
+  "imagePullPolicy" .Values.images.pullPolicy
+  "imagePullSecrets" .Values.images.pullSecrets
+  "serviceAccount" (printf "%s-training" (include "advgrpo.fullname" .))
+  "trainingRuntime" (include "advgrpo.fullname" .)
+  "configMap" .Values.configMap.name
+  "s3Secret" (include "advgrpo.s3Secret" .)
+  "mlflowSecret" (include "advgrpo.mlflowSecret" .)
   "annotations" (default dict (index .Values.cluster "annotations"))
-  "run_as_user" (index .Values.cluster "run_as_user")
-  "cache_claim" (ternary (include "advgrpo.cacheClaim" .) nil .Values.cache.enabled)
-  "cache_size" (ternary .Values.cache.size nil .Values.cache.enabled)
+  "runAsUser" (index .Values.cluster "runAsUser")
+  "cacheClaim" (ternary (include "advgrpo.cacheClaim" .) nil .Values.cache.enabled)
+  "cacheSize" (ternary .Values.cache.size nil .Values.cache.enabled)
 -}}
 {{- merge $derived .Values.cluster | toJson -}}
 {{- end }}

@@ -6,7 +6,7 @@ automountServiceAccountToken: {{ .token }}
 enableServiceLinks: false
 securityContext:
   runAsNonRoot: true
-  {{- with .root.Values.cluster.run_as_user }}
+  {{- with .root.Values.cluster.runAsUser }}
   {{- /* int64, because large numbers of values are floats, which print as 1.00066e+09. */}}
   runAsUser: {{ int64 . }}
   runAsGroup: {{ int64 . }}
@@ -146,7 +146,7 @@ prometheus.io/port: {{ .Values.metrics.port | quote }}
   value: {{ include "advgrpo.image" (dict "root" . "image" "launcher") | quote }}
 - name: ADVGRPO_TRAINER_IMAGE
   value: {{ include "advgrpo.image" (dict "root" . "image" "trainer") | quote }}
-{{- with .Values.cluster.run_as_user }}
+{{- with .Values.cluster.runAsUser }}
 - name: ADVGRPO_RUN_AS_USER
   value: {{ int64 . | quote }}
 {{- end }}
