@@ -144,3 +144,8 @@ chart: $(INSTALLED) ## generate the chart's README and schema, lint it, render i
 .PHONY: images
 images: ## build the container images with docker or buildah; see images/README.md
 	@images/build.sh
+
+.PHONY: package
+package: $(INSTALLED) ## package the chart in dist/; with PUSH=yes REGISTRY=..., push chart and images
+	@$(BIN)/python -m helm.package
+	@if [[ -n "$${PUSH:-}" ]]; then images/build.sh; fi
