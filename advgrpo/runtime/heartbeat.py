@@ -24,6 +24,7 @@ from advgrpo.storage.files import storage_for
 from advgrpo.storage.locations import join
 from advgrpo.telemetry import progress
 from advgrpo.telemetry.logging import event_of
+from advgrpo.telemetry.trainer_status import report_trainer_status
 
 RUNS = "runs"
 """Folder of a workspace with the heartbeats of its runs."""
@@ -114,6 +115,7 @@ class _HeartbeatWriter(logging.Handler):
             "pid": os.getpid(),
             "started": _now(),
         }
+        self._reported: Mapping[str, object] | None = None
         self._warnings: deque[dict[str, str]] = deque(maxlen=_MAX_WARNINGS)
         self._changed, self._ended = threading.Event(), threading.Event()
 
@@ -180,11 +182,20 @@ class _HeartbeatWriter(logging.Handler):
             # Cleared before the write, so that a change during it causes another one.
             self._changed.clear()
             self._write()
+            self._report()
             # Progress may change many times a second: a pause first, then a wait for the next
             # change.
             if not self._ended.wait(_MIN_SECONDS_BETWEEN):
                 self._changed.wait(HEARTBEAT_SECONDS - _MIN_SECONDS_BETWEEN)
         self._write()
+        self._report()
+
+    def _report(self) -> None:
+        """Report new progress to the controller of this process's job."""
+        found = self._facts.get("progress")
+        if found is not None and found is not self._reported:
+            report_trainer_status(found)
+            self._reported = found
 
     def _write(self) -> None:
         facts = {

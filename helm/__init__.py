@@ -1,0 +1,1 @@
+"""The chart, and programs that generate, check and package it."""
