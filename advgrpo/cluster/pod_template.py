@@ -9,7 +9,7 @@ from advgrpo.cluster.job_request import JobRequest, Placement
 from advgrpo.cluster.settings import CLUSTER, ClusterSettings, Rdma
 from advgrpo.storage.cache import CACHE_VARIABLE, LIMIT_VARIABLE
 from advgrpo.storage.credentials import S3_KEYS
-from advgrpo.tracking.kfp_plugin import plugin_credentials
+from advgrpo.telemetry.kfp_plugin import plugin_credentials
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "advgrpo"}
 """Label of all jobs that advgrpo creates."""

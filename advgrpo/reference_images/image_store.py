@@ -21,6 +21,7 @@ from advgrpo.reference_images.journal import (
     resume_folder,
 )
 from advgrpo.reference_images.manifest import (
+    LISTS_PART,
     MANIFEST_FILE,
     PROVENANCE_FILE,
     Origin,
@@ -28,7 +29,6 @@ from advgrpo.reference_images.manifest import (
     write_manifest,
     write_provenance,
 )
-from advgrpo.reference_images.request import LISTS_PART
 from advgrpo.storage.archives import PART_PREFIX, PART_SUFFIX
 from advgrpo.storage.base import PARTIAL_PREFIX
 from advgrpo.storage.files import delete, list_files, read_bytes, write_bytes

@@ -20,6 +20,9 @@ from advgrpo.strict_json import RepeatedKeyError, load_json, unique_keys
 
 MANIFEST_FILE = "manifest.json"
 PROVENANCE_FILE = "provenance.json"
+LISTS_PART = "part-lists"
+"""Archive of both in a set of archives, which is written last."""
+
 _EXTERNAL_PREFIX = "prompt2img"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -10,7 +10,7 @@ from advgrpo.config.reference_images import FileFormat, FolderSource
 from advgrpo.config.tasks import ReferenceImagesSettings, digest, without_prompt_files
 from advgrpo.data.prompts import SPLITS, Prompts, Split
 from advgrpo.records import PromptSet
-from advgrpo.reference_images.manifest import manifests_of, read_manifests
+from advgrpo.reference_images.manifest import LISTS_PART, manifests_of, read_manifests
 from advgrpo.storage.archives import PART_PREFIX, PART_SUFFIX, extract, is_packed
 from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.files import is_remote, list_files, read_bytes
@@ -19,9 +19,6 @@ from advgrpo.strict_json import load_json
 
 ROOT = "reference_images"
 """Folder of a workspace that holds reference image sets and the records of their checks."""
-
-LISTS_PART = f"{PART_PREFIX}lists"
-"""Archive of a set's manifest and provenance, which is written last."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from advgrpo.runtime.task_context import report_failure
 from advgrpo.storage.files import is_remote, list_files, read_bytes, write_bytes
 from advgrpo.storage.locations import join
 from advgrpo.storage.write_guard import restrict_writes
-from advgrpo.tracking.kfp_plugin import plugin_environment
+from advgrpo.telemetry.kfp_plugin import plugin_environment
 
 OUTCOME_FILE = "outcome.json"
 FAILURE_PREFIX = "failure-"

@@ -40,7 +40,7 @@ REFERENCE_IMAGES = JobTask(
     "Reference images",
     "advgrpo.tasks.reference_images:make_reference_images",
     ReferenceImageLocations,
-    finished="advgrpo.tasks.finished:find_reference_images",
+    finished="advgrpo.tasks.finished_images:find_reference_images",
 )
 PRETRAIN_REWARD = JobTask(
     "pretrain-reward",

@@ -9,11 +9,9 @@ import os
 from advgrpo import __version__
 from advgrpo.config.evaluation import EvaluationConfig
 from advgrpo.config.promotion import PromotionConfig
-from advgrpo.config.reference_images import FolderSource
 from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import (
     PretrainingSettings,
-    ReferenceImagesSettings,
     TrainingSettings,
     digest,
     parse_json,
@@ -21,10 +19,8 @@ from advgrpo.config.tasks import (
 )
 from advgrpo.data.prompts import Prompts, read_run_prompts
 from advgrpo.records import DISCRIMINATOR_WEIGHTS, PEFT_WEIGHTS
-from advgrpo.reference_images.request import requested_sets
-from advgrpo.runtime.pipeline_tasks import EVALUATE, PRETRAIN_REWARD, REFERENCE_IMAGES, TRAIN
+from advgrpo.runtime.pipeline_tasks import EVALUATE, PRETRAIN_REWARD, TRAIN
 from advgrpo.runtime.results import (
-    ReferenceImageLocations,
     TaskResult,
     find_result,
     record_history,
@@ -137,31 +133,6 @@ def find_pretrained(
             run.parameters(task.model_dump(mode="json"))
             record_history(run, done.location, step="step")
     return done
-
-
-def find_reference_images(
-    settings: str, *, workspace: str, processes: int = 1, parent_run_id: str = ""
-) -> ReferenceImageLocations | None:
-    """Return generated reference images and record them; None without them.
-
-    Takes the arguments of `advgrpo.tasks.reference_images.make_reference_images`. Images from
-    elsewhere need its job, which checks that they have not changed.
-
-    Raises:
-        AdvGrpoError: If prompts or the lists of the images cannot be read.
-    """
-    del processes  # The images do not depend on their number.
-    task = parse_json(ReferenceImagesSettings, settings, where=_SETTINGS)
-    config = task.reference_images
-    if config.existing or config.existing_test or isinstance(config.source, FolderSource):
-        return None
-    sets = requested_sets(task, read_run_prompts(task.prompts))
-    if not all(each.is_generated(workspace) for each in sets):
-        return None
-    locations = ReferenceImageLocations(*(each.location(workspace) for each in sets))
-    with track_task(REFERENCE_IMAGES.name, parent_run_id, workspace) as run:
-        run.parameters({**task.model_dump(mode="json"), **locations._asdict()})
-    return locations
 
 
 def find_evaluation(

@@ -7,6 +7,7 @@ from mlflow import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from advgrpo.redaction import redact
+from advgrpo.telemetry.kfp_plugin import plugin_run
 from advgrpo.tracking.artifacts import artifact_errors, check_location
 from advgrpo.tracking.connection import (
     FAULTS,
@@ -16,7 +17,6 @@ from advgrpo.tracking.connection import (
     log_parameters,
     quoted,
 )
-from advgrpo.tracking.kfp_plugin import plugin_run
 from advgrpo.tracking.parameters import flatten
 
 _KEY_TAG = "advgrpo.run"

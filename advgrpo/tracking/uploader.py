@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from advgrpo.errors import TrackingError
+from advgrpo.telemetry.kfp_plugin import plugin_run
 from advgrpo.telemetry.logging import event
 from advgrpo.tracking.connection import (
     FAULTS,
@@ -21,7 +22,6 @@ from advgrpo.tracking.connection import (
     is_refused,
     may_fail_alone,
 )
-from advgrpo.tracking.kfp_plugin import plugin_run
 from advgrpo.tracking.outbox import Outbox, Pending, Record, outboxes
 from advgrpo.tracking.run_writer import METRICS_LIMIT, RunWriter
 

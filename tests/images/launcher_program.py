@@ -24,6 +24,7 @@ NEEDED = (
     "advgrpo.registry.promotion",
     "advgrpo.registry.listing",
     "advgrpo.tasks.finished",
+    "advgrpo.tasks.finished_images",
     "advgrpo.tasks.resolve_config",
     "advgrpo.runtime.run_status_text",
     "advgrpo.registry.webhook",

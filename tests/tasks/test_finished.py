@@ -9,8 +9,8 @@ from advgrpo.config.tasks import PretrainingSettings, ReferenceImagesSettings, T
 from advgrpo.data.prompts import read_run_prompts
 from advgrpo.records import PEFT_WEIGHTS
 from advgrpo.reference_images.image_store import ArchivedImageStore
-from advgrpo.reference_images.manifest import Origin, Provenance
-from advgrpo.reference_images.request import LISTS_PART, plan_images, requested_sets
+from advgrpo.reference_images.manifest import LISTS_PART, Origin, Provenance
+from advgrpo.reference_images.request import plan_images, requested_sets
 from advgrpo.runtime.results import result_folder, write_history, write_metrics
 from advgrpo.runtime.task_context import outbox
 from advgrpo.storage import join
@@ -19,11 +19,11 @@ from advgrpo.tasks.finished import (
     evaluation_location,
     find_evaluation,
     find_pretrained,
-    find_reference_images,
     find_trained,
     pretraining_location,
     training_location,
 )
+from advgrpo.tasks.finished_images import find_reference_images
 from advgrpo.tracking import metric_curves
 
 CONFIG = resolve("pocket")
