@@ -7,7 +7,6 @@ On a cluster a task's container has neither a GPU nor torch. It starts a job who
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -35,7 +34,7 @@ from advgrpo.runtime.task_context import report_failure
 from advgrpo.storage.files import is_remote, list_files, read_bytes, write_bytes
 from advgrpo.storage.locations import join
 from advgrpo.storage.write_guard import restrict_writes
-from advgrpo.telemetry.kfp_plugin import plugin_environment
+from advgrpo.telemetry.kfp_plugin import plugin_environment, set_plugin_environment
 
 OUTCOME_FILE = "outcome.json"
 FAILURE_PREFIX = "failure-"
@@ -122,7 +121,7 @@ def run_in_pod(task: str, function: str, folder: str) -> None:
     machine = nodes()
     failure_file = join(folder, f"{FAILURE_PREFIX}{machine.rank}.json")
     arguments = read_arguments(folder)
-    os.environ.update(arguments.pop(_ENVIRONMENT, {}))
+    set_plugin_environment(arguments.pop(_ENVIRONMENT, {}))
     # A retried pod must not report the failure of the attempt before.
     write_bytes(failure_file, b"null")
     try:

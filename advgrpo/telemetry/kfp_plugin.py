@@ -10,17 +10,12 @@ Source:
 
 import json
 import os
+from collections.abc import Mapping
 
 _RUN_ID = "MLFLOW_RUN_ID"
 _CONFIG = "KFP_MLFLOW_CONFIG"
-_VARIABLES = (
-    _CONFIG,
-    _RUN_ID,
-    "MLFLOW_EXPERIMENT_ID",
-    "MLFLOW_TRACKING_AUTH",
-    "MLFLOW_TRACKING_URI",
-    "MLFLOW_WORKSPACE",
-)
+# Not the address of the server: a file in the workspace must not say where the login is sent.
+_VARIABLES = (_CONFIG, _RUN_ID, "MLFLOW_EXPERIMENT_ID", "MLFLOW_TRACKING_AUTH", "MLFLOW_WORKSPACE")
 _SECRET = "kfp-mlflow-credentials"
 _KEYS = {
     "tokenKey": "MLFLOW_TRACKING_TOKEN",
@@ -36,8 +31,16 @@ def plugin_run() -> str:
 
 def plugin_environment() -> dict[str, str]:
     """Return what other processes of the task need of the plugin, without secrets."""
-    names = _VARIABLES if plugin_run() else ()
-    return {name: os.environ[name] for name in names if name in os.environ}
+    return _known(os.environ) if plugin_run() else {}
+
+
+def set_plugin_environment(variables: Mapping[str, str]) -> None:
+    """Set what `plugin_environment` returned in another process; other variables are ignored."""
+    os.environ.update(_known(variables))
+
+
+def _known(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: variables[name] for name in _VARIABLES if name in variables}
 
 
 def plugin_credentials() -> dict[str, tuple[str, str]]:

@@ -1,6 +1,7 @@
 """What a task that runs as a job fails with."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 
 from advgrpo.demo.servers import BUCKET, EmbeddedServers
 from advgrpo.errors import AdvGrpoError, JobFailedError, NonFiniteError, StorageError
-from advgrpo.runtime.dispatch import FAILURE_PREFIX, run_task
+from advgrpo.runtime.dispatch import FAILURE_PREFIX, OUTCOME_FILE, run_in_pod, run_task
 from advgrpo.runtime.failures import Failure
 from advgrpo.runtime.pipeline_tasks import TRAIN
+from advgrpo.runtime.remote_call import write_arguments
 from advgrpo.runtime.results import TaskResult
 from advgrpo.storage import join, write_bytes
 from advgrpo.testing import FakeCluster, FakeJob, Step
@@ -75,6 +77,24 @@ def find_earlier(*, workspace: str) -> TaskResult | None:
 
 def find_with_error(*, workspace: str) -> TaskResult | None:
     raise StorageError(f"{workspace} cannot be read")
+
+
+def read_run_id(*, workspace: str) -> TaskResult:
+    return TaskResult(
+        workspace, {name: 0.0 for name in ("LD_PRELOAD", "MLFLOW_RUN_ID") if name in os.environ}
+    )
+
+
+def test_a_pod_gets_the_mlflow_run_of_its_task_and_no_other_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Restores it afterwards.
+    monkeypatch.setenv("MLFLOW_RUN_ID", "")
+    monkeypatch.delenv("MLFLOW_RUN_ID")
+    variables = {"MLFLOW_RUN_ID": "1", "LD_PRELOAD": "x.so"}
+    write_arguments(str(tmp_path), {"workspace": str(tmp_path), "environment": variables})
+    run_in_pod("train", f"{__name__}:read_run_id", str(tmp_path))
+    assert json.loads((tmp_path / OUTCOME_FILE).read_text())["metrics"] == {"MLFLOW_RUN_ID": 0.0}
 
 
 def test_no_job_is_started_for_what_an_earlier_run_has_finished(
