@@ -18,8 +18,8 @@ from advgrpo.data.images import decode_image
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.models.policies import load_policy
 from advgrpo.models.policies.sampling import sample_images
-from advgrpo.models.policies.saved_adapter import PEFT_WEIGHTS
 from advgrpo.pocket.captions import all_captions
+from advgrpo.records import PEFT_WEIGHTS
 from advgrpo.registry.promotion import promote
 from advgrpo.registry.versions import parse_uri
 from advgrpo.runtime.results import read_history

@@ -130,19 +130,6 @@ pytorchjob:
 {{- end -}}
 {{- end }}
 
-{{/* Plural names of the allowed kinds that the cluster has; of all if it has none, as without a cluster. */}}
-{{- define "advgrpo.jobs" -}}
-{{- $known := list -}}
-{{- $all := list -}}
-{{- range include "advgrpo.allowedBackends" . | fromYaml -}}
-{{- $all = append $all .plural -}}
-{{- if $.Capabilities.APIVersions.Has (printf "%s/%s/%s" .group .version .kind) -}}
-{{- $known = append $known .plural -}}
-{{- end -}}
-{{- end -}}
-{{- default $all $known | join "," -}}
-{{- end }}
-
 {{/* Whether the chart creates a TrainingRuntime: for `auto`, if the cluster knows the kind. */}}
 {{- define "advgrpo.createsRuntime" -}}
 {{- $known := .Capabilities.APIVersions.Has "trainer.kubeflow.org/v1alpha1/TrainingRuntime" -}}
