@@ -70,7 +70,9 @@ def estimate_passes(run: RunConfig) -> Mapping[str, Work]:
         of the discriminator's backbone, and `text` of the encoders of Stable Diffusion 3.
     """
     found: dict[str, Work] = {}
-    config = run.policy.model_copy(update={"gradient_checkpointing": False})
+    # The precision of the adapter's weights decides, which are cast below.
+    plain = {"gradient_checkpointing": False, "adapter_dtype": "float32"}
+    config = run.policy.model_copy(update=plain)
     policy = build_policy(config, META, build_on_meta)
     latents = torch.empty(IMAGES, *policy.latent_shape, device=META)
     scale = run.training.sampling.guidance_scale

@@ -63,7 +63,12 @@ class PolicyConfig(Section):
     """Height and width of generated images."""
 
     forward_dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Precision of the transformer's forward pass. Adapter, latents and step maths are float32."""
+    """Precision of the transformer's forward pass. Latents and step maths are float32."""
+
+    # peft's own way, float32, casts every activation, and its products are float32, too.
+    adapter_dtype: Literal["auto", "float32"] = "auto"
+    """Precision in which the adapter computes: that of the forward pass, or float32. Its weights
+    and their updates are float32 either way."""
 
     quantization: Literal["none", "int8"] = "none"
     """Whether the transformer's frozen weights are loaded in 8 bits: half the memory of bfloat16,

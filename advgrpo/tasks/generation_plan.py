@@ -101,7 +101,8 @@ class GenerationPlan:
         if self.model_content:
             metadata["model_content"] = self.model_content
         # The hash, because a folder or an alias may hold another adapter by the next run.
-        return metadata if image.is_base else {**metadata, "adapter_sha256": self.adapter_sha256}
+        own = {"adapter_sha256": self.adapter_sha256, "adapter_dtype": policy.adapter_dtype}
+        return metadata if image.is_base else metadata | own
 
 
 def remaining_batches(plan: GenerationPlan) -> list[int]:

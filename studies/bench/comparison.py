@@ -54,7 +54,8 @@ class ComparisonLoop:
             if isinstance(part, nn.Module):
                 part.to(torch.float32 if name == "vae" else self._half).requires_grad_(False)
         self._transformer = self._pipeline.transformer
-        add_adapter(self._transformer, world.config.policy.adapter)
+        cast = world.config.policy.adapter_dtype == "auto"
+        add_adapter(self._transformer, world.config.policy.adapter, cast=cast)
         if world.config.policy.gradient_checkpointing:
             self._transformer.enable_gradient_checkpointing()
         self._parameters = list(trainable_parameters(self._transformer).values())

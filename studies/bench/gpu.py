@@ -143,7 +143,7 @@ def time_passes(size: Size, device: torch.device, *, until: float) -> dict[str, 
         changes = {
             key: case.get(key, default)
             for key, default in (("guidance", "one_batch"), ("gradient_checkpointing", False))
-        }
+        } | {"adapter_dtype": "float32"}  # the cases cast its weights themselves
         config = run.policy.model_copy(update=changes)
         assert isinstance(config, Sd3PolicyConfig)
         with loading_drawn(pipeline):

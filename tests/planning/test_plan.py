@@ -226,9 +226,11 @@ def test_checkpointing_and_smaller_microbatches_save_memory() -> None:
 
     plain = "policy.gradient_checkpointing=false"
     assert activations() < activations(plain) / 5
-    assert activations(plain, "training.rollout.microbatch_size=3") * 2 == activations(plain)
+    # Beside the activations, the adapter's weights in the precision of the forward pass.
+    whole = pytest.approx(activations(plain), rel=0.02)
+    assert activations(plain, "training.rollout.microbatch_size=3") * 2 == whole
     unguided = "training.sampling.guidance_scale=1"
-    assert activations(plain, unguided) * 2 == activations(plain)
+    assert activations(plain, unguided) * 2 == whole
 
 
 @pytest.mark.parametrize("preset", ["sd35m_dino", "sd35m_pickscore"])
@@ -326,7 +328,8 @@ def test_slices_of_the_decoder_and_two_passes_of_guidance_save_memory() -> None:
     assert part(vae, "policy.decode_batch_size=1") * 2 == pytest.approx(part(vae), rel=0.01)
     assert part(vae, "policy.decode_batch_size=null") == pytest.approx(3 * part(vae), rel=0.01)
     assert part(update, "policy.guidance=two_passes") < part(update)
-    assert part(update, "training.rollout.update_microbatch_size=3") * 2 == part(update)
+    half = part(update, "training.rollout.update_microbatch_size=3")
+    assert half * 2 == pytest.approx(part(update), rel=0.1)
 
 
 def test_text_encoders_are_counted_once_per_machine() -> None:

@@ -10,6 +10,7 @@ import torch
 from diffusers.loaders import PeftAdapterMixin
 from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
 from peft import LoraConfig
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -35,13 +36,25 @@ _SIZE_BYTES = 8
 """Size of the header's length, with which a safetensors file begins, and the header's alignment."""
 
 
-def add_adapter(transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: int = 0) -> None:
+class _CastingLinear(torch.nn.Linear):
+    """A linear layer without bias that computes in the precision of its input."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        # Cast in each pass instead of kept beside the weights: whatever writes these (optimizer,
+        # ZeRO, moving average, old policy), rollout and update see the same.
+        return torch.nn.functional.linear(input, self.weight.to(input.dtype))
+
+
+def add_adapter(
+    transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: int = 0, cast: bool = False
+) -> None:
     """Add a fresh adapter to a frozen transformer; it does not change the output yet.
 
     Args:
         transformer: Its own parameters stay frozen.
         config: Rank, alpha and target modules.
         seed: Of the `lora_A` matrices; the `lora_B` matrices are zero.
+        cast: Whether the adapter computes in the precision of its inputs instead of float32.
 
     Raises:
         WeightsError: If the transformer lacks a module of the given names.
@@ -69,6 +82,8 @@ def add_adapter(transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: i
             repair="remove the setting to use the family's own, or list linear layers of the "
             "transformer",
         ) from error
+    if cast:
+        _cast_weights(transformer, ADAPTER)
     # peft adds LoRA layers in training mode, even to a model in evaluation mode.
     transformer.eval()
     generator = generator_for("adapter", seed)
@@ -79,6 +94,23 @@ def add_adapter(transformer: PeftAdapterMixin, config: AdapterConfig, *, seed: i
             # The standard deviation of 1/rank is peft's `gaussian` initialization.
             values = torch.randn(parameter.shape, generator=generator) / config.rank
             parameter.data.copy_(values)
+
+
+def _cast_weights(transformer: PeftAdapterMixin, adapter: str) -> None:
+    """Let an adapter's layers cast their weights instead of their inputs."""
+    for module in transformer.modules():
+        if not isinstance(module, LoraLayer) or adapter not in module.lora_A:
+            continue
+        # A convolution keeps peft's way.
+        if not isinstance(module.lora_A[adapter], torch.nn.Linear):
+            continue
+        module.cast_input_dtype_enabled = False
+        for layers in (module.lora_A, module.lora_B):
+            plain = layers[adapter]
+            layers[adapter] = _CastingLinear(
+                plain.in_features, plain.out_features, bias=False, device="meta"
+            )
+            layers[adapter].weight = plain.weight
 
 
 def trainable_parameters(transformer: PeftAdapterMixin) -> dict[str, torch.nn.Parameter]:
@@ -174,7 +206,7 @@ def load_adapter(transformer: PeftAdapterMixin, folder: Path, config: AdapterCon
 
 @contextmanager
 def other_adapter(
-    transformer: PeftAdapterMixin, folder: Path, config: AdapterConfig
+    transformer: PeftAdapterMixin, folder: Path, config: AdapterConfig, *, cast: bool = False
 ) -> Iterator[None]:
     """Replace the transformer's adapter by a saved one within the context.
 
@@ -182,6 +214,7 @@ def other_adapter(
         transformer: With its own adapter, which is not changed.
         folder: The other adapter, in peft's layout.
         config: Rank, alpha and target modules of the other adapter.
+        cast: As for `add_adapter`.
 
     Raises:
         WeightsError: If the saved adapter is damaged, of another shape, or for another base model.
@@ -200,6 +233,8 @@ def other_adapter(
         refuse_other_shape(folder, config)
         # Moves requires_grad as well, so within the context nothing of the own adapter is trained.
         transformer.set_adapter(OTHER)
+        if cast:
+            _cast_weights(transformer, OTHER)
         transformer.eval()
         parameters = {
             name.replace(f".{OTHER}.", "."): parameter

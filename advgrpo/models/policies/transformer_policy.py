@@ -91,7 +91,9 @@ class TransformerPolicy(ABC):
         if adapter is not None:
             # The adapter's layers would hide the names of the modules that they wrap.
             refuse_foreign(dict(self.transformer.named_modules()), adapter)
-        add_adapter(self.transformer, config.adapter, seed=options.get("seed", 0))
+        self._casts = config.adapter_dtype == "auto"
+        seed = options.get("seed", 0)
+        add_adapter(self.transformer, config.adapter, seed=seed, cast=self._casts)
         if adapter is not None:
             load_adapter(self.transformer, adapter, config.adapter)
         if config.gradient_checkpointing:
@@ -288,7 +290,7 @@ class TransformerPolicy(ABC):
 
     def other_adapter(self, folder: Path, config: AdapterConfig) -> AbstractContextManager[None]:
         """Replace the adapter by a saved one within the context; see `adapter.other_adapter`."""
-        return other_adapter(self.transformer, folder, config)
+        return other_adapter(self.transformer, folder, config, cast=self._casts)
 
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the adapter's parameters by their names in peft's layout."""

@@ -51,6 +51,31 @@ def test_a_fresh_adapter_changes_no_image(policy: Policy) -> None:
     assert torch.equal(draw(policy), base)
 
 
+def test_an_adapter_in_the_forwards_precision_has_the_gradients_of_a_float32_one(
+    tiny: TinyModels, adapter: Path
+) -> None:
+    def gradients(adapter_dtype: str) -> tuple[torch.dtype, torch.Tensor]:
+        config = tiny.config(
+            "policy.forward_dtype=bfloat16", f"policy.adapter_dtype={adapter_dtype}"
+        ).policy
+        policy = load_policy(config, CPU, adapter)
+        dtypes: list[torch.dtype] = []
+        layer = policy.transformer.transformer_blocks[0].attn.to_q.lora_A["default"]
+        layer.register_forward_hook(lambda _m, inputs, _out: dtypes.append(inputs[0].dtype))
+        latents = gaussian_noise(SEEDS, policy.latent_shape)
+        velocity = policy.velocity(latents, 0.7, policy.embed(PROMPTS), guidance_scale=2.5)
+        (velocity - latents).square().mean().backward()
+        parameters = policy.trainable_parameters().values()
+        assert {p.dtype for p in parameters} == {torch.float32}
+        # The text part of the last layer has no effect.
+        return dtypes[0], torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+
+    computed, ours = gradients("auto")
+    in_float32, theirs = gradients("float32")
+    assert (computed, in_float32) == (torch.bfloat16, torch.float32)
+    assert torch.nn.functional.cosine_similarity(ours, theirs, dim=0) > 0.999
+
+
 def test_a_trained_adapter_changes_images_but_not_those_of_the_base_policy(
     policy: Policy,
 ) -> None:
