@@ -211,6 +211,22 @@ class PipelineParts:
         library = diffusers if part in self.models else transformers
         return getattr(library, self._architectures[part])
 
+    def _check_kind(self, config: PolicyConfig, name: str) -> None:
+        """Refuse a text encoder of another kind than its class.
+
+        transformers would ignore that, take the class's default sizes, and perhaps all memory.
+        """
+        if name not in self.text_encoders:
+            return
+        found = self.settings(config, name).get("model_type")
+        wanted = self._class(name).config_class.model_type
+        if found not in (None, wanted):
+            raise WeightsError(
+                f"policy.weights: {name} in {local_folder(config.weights)} is a {found}, not a "
+                f"{wanted}",
+                repair=f"set policy.weights.location to a {self._name} with its own {name}",
+            )
+
     def _load(self, config: PolicyConfig, parts: Collection[str]) -> Any:  # noqa: ANN401
         folder, there = self._require(config, parts)
         wanted = there & set(parts)
@@ -218,6 +234,7 @@ class PipelineParts:
         # Before loading, which takes minutes for a large model.
         for name in names:
             _check_files(folder / name)
+            self._check_kind(config, name)
         dtypes = self._dtypes(config)
         left_out = {*self._architectures, *self.tokenizers} - wanted
         try:

@@ -53,6 +53,14 @@ def test_a_part_without_a_class_is_named(
     assert f"vae in {folder} is a " in refusal(tiny, folder)
 
 
+def test_a_text_encoder_of_another_kind_is_refused(tiny: TinyModels, folder: Path) -> None:
+    path = folder / "text_encoder" / "config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text("utf-8")), "model_type": "t5"}), "utf-8"
+    )
+    assert f"text_encoder in {folder} is a t5, not a clip_text_model" in refusal(tiny, folder)
+
+
 def test_a_folder_without_an_index_is_refused(tiny: TinyModels, folder: Path) -> None:
     (folder / "model_index.json").unlink()
     assert "model_index.json cannot be read" in refusal(tiny, folder)
