@@ -62,7 +62,7 @@ SETTINGS = [
     *setting("training.checkpoint_every_updates", *NO_COUNT),
     *setting("training.checkpoints_kept", *NO_COUNT),
     *setting("training.zero_stage", "4", "-1", "x"),
-    *setting("training.algorithm.ratio_tolerance", *NO_POSITIVE),
+    *setting("training.algorithm.ratio_tolerance", "0", "-1", "some"),
     *setting("training.monitoring.held_out_every_updates", "-1", "x", "null"),
     *setting("training.monitoring.select_adapter", "none", "1"),
     *setting("training.monitoring.watch.action", "panic", "1"),

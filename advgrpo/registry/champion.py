@@ -202,7 +202,8 @@ def _acquire(client: MlflowClient, lock: str, token: str, lease_seconds: float) 
     try:
         client.create_registered_model(lock, tags={LOCK_TAG: token})
     except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+        # The server reports a lock as missing that is released while it creates another one.
+        if error.error_code != "RESOURCE_ALREADY_EXISTS" and not is_missing(error):
             raise
         holder, since = _holder(client, lock)
         if holder and time.time() - since > lease_seconds:

@@ -65,6 +65,7 @@ def write_served_files(
             for name in LIBRARIES
         ),
         *_UNPINNED,
+        *(("torchao",) if policy.quantization == "int8" else ()),
         f"mlflow=={mlflow.__version__}",
     ]
     python = platform.python_version()

@@ -264,7 +264,7 @@ def test_time_in_the_queue_does_not_count(
 def test_a_job_that_exceeds_its_deadline_is_deleted(launching: Launching) -> None:
     settings = SETTINGS.model_copy(update={"deadline_seconds": 100})
     launching.cluster.operator.plans.append((*START, Step(5000, FakeJob.succeed)))
-    with pytest.raises(JobDeadlineError, match="deadline_seconds=100"):
+    with pytest.raises(JobDeadlineError, match="deadlineSeconds=100"):
         Launching(launching.cluster, launching.clock, settings).run()
     assert jobs(launching.cluster) == []
 
@@ -291,7 +291,7 @@ def test_unschedulable_pods_are_reported_at_once_and_given_up_in_time(
         (Step(1, FakeJob.add_pods), Step(2, lambda job: job.wait_for_node("0/5: no GPU h900")))
     )
     before = launching.clock()
-    with pytest.raises(JobDeadlineError, match=r"startup_timeout_seconds=1800.*no GPU h900"):
+    with pytest.raises(JobDeadlineError, match=r"startupTimeoutSeconds=1800.*no GPU h900"):
         launching.run()
     assert launching.clock() - before < 1900
     first = next(r for r in caplog.records if "no GPU h900" in r.getMessage())

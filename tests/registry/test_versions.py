@@ -434,7 +434,7 @@ def test_the_requirements_of_a_version_cover_what_its_code_imports(
     packages = {name for name in used if not name.startswith("advgrpo")} - sys.stdlib_module_names
     write_served_files(
         tmp_path,
-        policy=config.policy,
+        policy=config.policy.model_copy(update={"quantization": "int8"}),
         sampling=config.training.sampling,
         versions={},
         run_id="run",

@@ -11,10 +11,10 @@ from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.data.prompts import read_run_prompts
 from advgrpo.runtime.results import TaskResult, write_history
 from advgrpo.storage import file_sha256
-from advgrpo.tasks import evaluate as evaluating
 from advgrpo.tasks import pretrain_reward as pretraining
 from advgrpo.tasks import train as training
 from advgrpo.tasks.cache_key import by_content, cache_key
+from advgrpo.tasks.finished import evaluation_location
 from advgrpo.testing import TinyModels
 
 POLICY, TEXT = "pipeline/transformer", "pipeline/text_encoder"
@@ -79,11 +79,19 @@ def keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[
             workspace=workspace,
             processes=1,
         )
-        prompts = read_run_prompts(config.prompts)
+        evaluation = evaluation_location(
+            config,
+            read_run_prompts(config.prompts),
+            trained=str(done),
+            reference_images="r",
+            workspace=workspace,
+            champion=("", "None", ""),
+        )
         return {
             "pre-training": looked[-2],
             "training": looked[-1],
-            "evaluation": evaluating._batches_key(config, prompts.test, done, "r"),
+            # The folder of batches, which the folders of evaluations lie in.
+            "evaluation": evaluation.rpartition("/")[0],
         }
 
     return given

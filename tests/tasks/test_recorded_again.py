@@ -8,9 +8,9 @@ from advgrpo.config import resolve
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
 from advgrpo.runtime.results import TaskResult, write_history
 from advgrpo.runtime.task_context import outbox, record_task
-from advgrpo.tasks import evaluate as evaluating
 from advgrpo.tasks import pretrain_reward as pretraining
 from advgrpo.tasks import train as training
+from advgrpo.tasks.finished import record_evaluation
 from advgrpo.tracking import metric_curves
 
 
@@ -52,5 +52,5 @@ def test_pretraining_records_its_history(
 
 def test_an_evaluation_records_its_metrics(finished: TaskResult) -> None:
     with record_task("evaluate", "") as run:
-        evaluating._record(run, resolve("pocket"), finished)
+        record_evaluation(run, resolve("pocket"), finished)
     assert _recorded() == {"distance": [(0, 0.5)]}

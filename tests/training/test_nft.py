@@ -113,7 +113,7 @@ def test_an_old_policy_that_is_the_trained_one_stops_the_run(make_state: Make) -
     with torch.no_grad(), pytest.raises(OldPolicyError, match="equal after an update"):
         state.algorithm.finish_update(1)
         values = {"advantage": torch.ones(4)}
-        state.algorithm.metrics([values], state.process_group)
+        state.algorithm.metrics([values], state.process_group, unchanged=1)
 
 
 def test_equal_rewards_leave_old_and_trained_policy_alone(

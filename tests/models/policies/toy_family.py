@@ -5,6 +5,7 @@ noise, its schedule depends on the resolution, and its guidance keeps the norm o
 """
 
 import hashlib
+from collections.abc import Mapping
 from typing import Literal, Unpack
 
 import torch
@@ -90,6 +91,9 @@ class ToyPolicy(TransformerPolicy):
             transformer = ToyTransformer().requires_grad_(False)
         shape = (3, config.resolution_pixels, config.resolution_pixels)
         super().__init__(config, device, transformer, nn.Identity(), shape, **options)
+
+    def _longest_embedding(self) -> Mapping[str, tuple[int, ...]]:
+        return {"words": (8, WIDTH)}
 
     def sigmas(self, num_inference_steps: int) -> Tensor:
         return flow_match_sigmas(num_inference_steps, shift=self.config.resolution_pixels / 16)
