@@ -74,8 +74,11 @@ def add_adapter(
     is_meta = transformer.device == META
     try:
         # peft draws from the global generator; the values are replaced below.
-        with torch.random.fork_rng(devices=[]), META if is_meta else nullcontext():
-            transformer.add_adapter(_lora_config(config), adapter_name=ADAPTER)
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            # Adapters are not merged into weights, which peft cannot do with quantized ones.
+            warnings.filterwarnings("ignore", "TorchaoLoraLinear", UserWarning)
+            with META if is_meta else nullcontext():
+                transformer.add_adapter(_lora_config(config), adapter_name=ADAPTER)
     except ValueError as error:
         raise WeightsError(
             f"policy.adapter.target_modules: {error}",
