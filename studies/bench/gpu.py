@@ -153,13 +153,11 @@ def time_passes(size: Size, device: torch.device, *, until: float) -> dict[str, 
         if not operations:
             operations = _count(predict, device)
         seconds, peak = _time(predict, device)
+        planned = run_of(size, changes)
         found[name] = {
             "first_seconds": seconds["first"],
             "peak_mib": peak,
-            "plan_of_training_mib": total(
-                gpu_memory(run_of(size, changes), models_of(run_of(size)), 1)
-            )
-            / 2**20,
+            "plan_of_training_mib": total(gpu_memory(planned, models_of(planned), 1)) / 2**20,
             **{f"{part}_images_per_second": images / seconds[part] for part in operations},
             **{
                 f"{part}_share_of_matmul_rate": count / seconds[part] / rate
