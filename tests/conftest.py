@@ -12,7 +12,7 @@ import torch
 
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.runtime.processes import CPU_ENVIRONMENT, ONE_MACHINE_ENVIRONMENT
-from studies.crash.job import Warm
+from studies.crash.interpreter import Warm
 from tests.pretended_cuda import pretended_cuda
 from tests.proxy import Proxy
 

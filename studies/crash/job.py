@@ -5,14 +5,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 
@@ -23,6 +20,7 @@ from advgrpo.storage import CACHE_VARIABLE
 from advgrpo.storage.fetch import local_file
 from advgrpo.telemetry.progress import PROGRESS_FILE
 from studies.crash import client
+from studies.crash.interpreter import QUIET, Warm
 from studies.crash.points import MARK_VARIABLE, POINT_VARIABLE
 
 WORKSPACE = f"s3://{BUCKET}/run"
@@ -63,69 +61,6 @@ _SETTINGS = (
     "evaluation.batch_size=2",
     "evaluation.bootstrap_samples=50",
 )
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PYTHONWARNINGS": "ignore",
-    "TQDM_DISABLE": "1",
-    "TRANSFORMERS_VERBOSITY": "error",
-}
-
-
-class Warm:
-    """A warm interpreter, and the program that replaces Python in the job.
-
-    Args:
-        folder: Folder for both.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True)
-        # A Unix socket's name has room for a hundred characters.
-        socket = os.path.relpath(folder / "socket")
-        self.program = folder / "bin" / "python3"
-        self.program.parent.mkdir()
-        command = [sys.executable, "-I", "-S", client.__file__, str(folder / "socket")]
-        self.program.write_text(f'#!/bin/sh\nexec {" ".join(command)} "$@"\n', encoding="utf-8")
-        self.program.chmod(0o755)
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "studies.crash.warm", socket, str(self.program)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **CPU_ENVIRONMENT, **_QUIET},
-            start_new_session=True,
-        )
-        assert self._server.stdout is not None
-        if self._server.stdout.readline() != b"warm\n":
-            raise RuntimeError("the warm interpreter did not start; its output is above")
-
-    @property
-    def server(self) -> psutil.Process:
-        """The process that forks."""
-        return psutil.Process(self._server.pid)
-
-    def processes(self) -> list[psutil.Process]:
-        """Return all its descendants."""
-        return self.server.children(recursive=True)
-
-    def forks(self) -> list[psutil.Process]:
-        """Return its forks."""
-        return self.server.children()
-
-    def close(self) -> None:
-        """End it."""
-        # Closes its standard input: then the server ends, and its forks with it.
-        self._server.communicate(timeout=30)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @dataclass
@@ -234,7 +169,7 @@ class Job:
             **{k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "MLFLOW_"))},
             **CPU_ENVIRONMENT,
             **ONE_MACHINE_ENVIRONMENT,
-            **_QUIET,
+            **QUIET,
             **self._stores,
             CACHE_VARIABLE: str(self.folder / "cache"),
             "XDG_CACHE_HOME": str(self.folder / "cache"),

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.storage import delete
 from studies.crash.disk import Disk
+from studies.crash.interpreter import Warm
 from studies.crash.job import (
     TRAINING,
     UPDATES,
@@ -23,7 +24,6 @@ from studies.crash.job import (
     WORKSPACE,
     Attempt,
     Job,
-    Warm,
 )
 from studies.crash.outcome import Outcome, differences, gather
 from studies.crash.strikes import PATIENCE_SECONDS, STRIKES, TORN, Scene

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from advgrpo.config.training import PolicyOptimizerConfig
 from advgrpo.models.policies.adapter_weights import AdapterWeights
+from advgrpo.models.policies.base import Policy
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -16,12 +17,24 @@ class PolicyEngine(AdapterWeights, ABC):
     """Accumulates gradients over backward passes and takes the adapter's optimizer steps.
 
     Every engine takes the same steps up to rounding, and resumes from the state of any other.
-    """
 
-    _optimizer: torch.optim.AdamW
+    Args:
+        policy: The model being trained.
+        config: Settings of its optimizer.
+    """
 
     partitions_weights = False
     """Whether a rank holds only a part of the transformer's weights."""
+
+    def __init__(self, policy: Policy, config: PolicyOptimizerConfig) -> None:
+        super().__init__(policy.trainable_parameters())
+        self._optimizer = torch.optim.AdamW(
+            list(self._parameters.values()),
+            lr=config.learning_rate,
+            betas=config.betas,
+            eps=config.epsilon,
+            weight_decay=config.weight_decay,
+        )
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
@@ -58,17 +71,6 @@ class PolicyEngine(AdapterWeights, ABC):
     @abstractmethod
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` returned; every rank must call it."""
-
-
-def adamw(parameters: list[torch.nn.Parameter], config: PolicyOptimizerConfig) -> torch.optim.AdamW:
-    """Build the policy's optimizer."""
-    return torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=config.betas,
-        eps=config.epsilon,
-        weight_decay=config.weight_decay,
-    )
 
 
 def on_cpu(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

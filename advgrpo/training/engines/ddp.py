@@ -9,7 +9,7 @@ from torch import Tensor
 from advgrpo.config.training import TrainingConfig
 from advgrpo.models.policies.base import Policy
 from advgrpo.runtime.process_group import ProcessGroup
-from advgrpo.training.engines.base import MOMENTS, PolicyEngine, adamw, on_cpu
+from advgrpo.training.engines.base import MOMENTS, PolicyEngine, on_cpu
 
 
 class DdpEngine(PolicyEngine):
@@ -34,8 +34,7 @@ class DdpEngine(PolicyEngine):
         *,
         backwards_per_step: int,
     ) -> None:
-        super().__init__(policy.trainable_parameters())
-        self._optimizer = adamw(list(self._parameters.values()), config.optimizer)
+        super().__init__(policy, config.optimizer)
         self._process_group, self._max_norm = process_group, config.optimizer.max_grad_norm
         self._backwards_per_step, self._backwards, self._norm = backwards_per_step, 0, 0.0
 

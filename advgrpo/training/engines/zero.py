@@ -18,7 +18,7 @@ from torch import Tensor
 from advgrpo.config.training import TrainingConfig
 from advgrpo.models.policies.base import Policy
 from advgrpo.runtime.process_group import ProcessGroup
-from advgrpo.training.engines.base import MOMENTS, PolicyEngine, adamw, on_cpu
+from advgrpo.training.engines.base import MOMENTS, PolicyEngine, on_cpu
 
 
 class ZeroEngine(PolicyEngine):
@@ -39,8 +39,7 @@ class ZeroEngine(PolicyEngine):
         *,
         backwards_per_step: int,
     ) -> None:
-        super().__init__(policy.trainable_parameters())
-        self._optimizer = adamw(list(self._parameters.values()), config.optimizer)
+        super().__init__(policy, config.optimizer)
         # deepspeed.initialize must find a process group: one of its own would not have our timeout.
         process_group.connect()
         if process_group.device.type == "cpu":
