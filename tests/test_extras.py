@@ -16,7 +16,7 @@ ALWAYS = {
 }
 """Dependencies without extras, and what they install."""
 
-WITH_AN_ERROR_OF_ITS_OWN = {"rapidocr", "torchao"}
+WITH_AN_ERROR_OF_ITS_OWN = {"rapidocr", "tensorboard", "torchao", "wandb"}
 
 
 def imported() -> set[str]:

@@ -13,6 +13,7 @@ from advgrpo.config.policy import AnyPolicyConfig
 from advgrpo.config.promotion import METRIC_ALIASES, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.scorers.base import BaseScorerConfig
+from advgrpo.config.tracking import TrackingConfig
 from advgrpo.config.training import TrainingConfig
 from advgrpo.config.yaml_text import dump_yaml
 from advgrpo.errors import ConfigError
@@ -31,6 +32,7 @@ class RunConfig(Section):
     training: TrainingConfig
     evaluation: EvaluationConfig
     promotion: PromotionConfig = PromotionConfig()
+    tracking: TrackingConfig = TrackingConfig()
 
     # Rules across sections run once all sections are valid; the first violation is reported.
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from advgrpo.config.policy import AnyPolicyConfig, SamplingConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers.union import ScorerConfig
+from advgrpo.config.tracking import TrackingConfig
 from advgrpo.config.training import TrainingConfig
 from advgrpo.config.yaml_text import load_yaml
 from advgrpo.errors import ConfigError
@@ -102,6 +103,8 @@ class TrainingSettings(Section):
     alignment: str
     """Metric of prompt alignment."""
 
+    tracking: TrackingConfig = TrackingConfig()
+
     @classmethod
     def of(cls, run: RunConfig) -> Self:
         """Return the task's settings of a run."""
@@ -115,6 +118,7 @@ class TrainingSettings(Section):
             distance=run.evaluation.distance,
             scorers=run.evaluation.scorers,
             alignment=run.evaluation.alignment,
+            tracking=run.tracking,
         )
 
     def cache_relevant(self) -> Self:
@@ -125,7 +129,8 @@ class TrainingSettings(Section):
             for name in ("hangs", "memory_check", "non_finite")
         }
         training = self.training.model_copy(update=defaults)
-        return without_prompt_files(self.model_copy(update={"training": training}))
+        copy = self.model_copy(update={"training": training, "tracking": TrackingConfig()})
+        return without_prompt_files(copy)
 
 
 def without_prompt_files(settings: S) -> S:

@@ -17,6 +17,7 @@ from advgrpo.config.tasks import (
     parse_json,
     without_prompt_files,
 )
+from advgrpo.config.tracking import TrackingConfig
 from advgrpo.data.prompts import Prompts, read_run_prompts
 from advgrpo.records import DISCRIMINATOR_WEIGHTS, PEFT_WEIGHTS
 from advgrpo.runtime.pipeline_tasks import EVALUATE, PRETRAIN_REWARD, TRAIN
@@ -214,6 +215,7 @@ def evaluation_location(
             "training": by_content(config.training),
             "evaluation": by_content(evaluation),
             "promotion": PromotionConfig(),
+            "tracking": TrackingConfig(),
         }
     )
     # Another release may sample images or compute metrics differently.

@@ -1,12 +1,13 @@
 """Metrics of a training in other processes, passed to a callback of this one."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 
+from advgrpo.tracking.further_loggers import FurtherLogger
 from advgrpo.training.held_out import Logger
 
 _POLL_SECONDS = 0.2
@@ -15,23 +16,34 @@ OnMetrics = Callable[[int, dict[str, float]], None]
 
 
 class CopyingLogger:
-    """A logger that also appends metrics to a file, as JSON lines.
+    """A logger that also passes metrics and pictures to other ones.
 
     Args:
         logger: Receives everything.
-        file: Receives the metrics.
+        file: Receives the metrics, as JSON lines.
+        others: Receive metrics and pictures.
     """
 
-    def __init__(self, logger: Logger, file: Path) -> None:
-        self._logger, self._file = logger, file
-        self.picture, self.tags = logger.picture, logger.tags
-        self.unsent_pictures = logger.unsent_pictures
+    def __init__(
+        self, logger: Logger, file: Path | None, others: Sequence[FurtherLogger] = ()
+    ) -> None:
+        self._logger, self._file, self._others = logger, file, others
+        self.tags, self.unsent_pictures = logger.tags, logger.unsent_pictures
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log metrics of an update."""
         self._logger.metrics(values, step)
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([step, dict(values)]) + "\n")
+        for other in self._others:
+            other.metrics(values, step)
+        if self._file is not None:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([step, dict(values)]) + "\n")
+
+    def picture(self, name: str, step: int, png: bytes) -> None:
+        """Log a picture of an update."""
+        self._logger.picture(name, step, png)
+        for other in self._others:
+            other.picture(name, step, png)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from advgrpo.storage.files import exists, is_remote, list_files
 from advgrpo.storage.locations import scheme
 from advgrpo.storage.probe import check_writable
 from advgrpo.tracking.address import require_tracking_uri
+from advgrpo.tracking.further_loggers import check_further_loggers
 
 REGISTRY_NEEDED = "the task register creates a model version in its registry"
 """Why a pipeline run needs an MLflow server."""
@@ -73,6 +74,7 @@ def check_local_run(preset: str, overrides: Iterable[str], processes: int) -> No
         StorageError: If a prompt file cannot be fetched.
     """
     config = resolve(preset, overrides)
+    check_further_loggers(config.tracking.also)
     check_processes(config, processes)
     check_prompts(config, processes)
     require_tracking_uri(REGISTRY_NEEDED)

@@ -36,6 +36,7 @@ from advgrpo.tasks.embeddings import encode_for_task, training_prompts
 from advgrpo.tasks.finished import checkpoints_location, record_training, training_location
 from advgrpo.tasks.metrics_stream import OnMetrics, streamed_metrics
 from advgrpo.tasks.train_worker import Locations, train_rank
+from advgrpo.tracking.further_loggers import check_further_loggers
 from advgrpo.training.reference_features import FEATURES
 
 
@@ -73,6 +74,7 @@ def train(
     # Not track_task: the first rank records the task in MLflow, while it trains.
     with report_failure(TRAIN.name, parent_run_id, workspace):
         task = parse_json(TrainingSettings, settings, where="the settings")
+        check_further_loggers(task.tracking.also)
         prompts = read_run_prompts(task.prompts)
         if (initial := task.policy.adapter.initial_adapter) is not None:
             # Fails at once if the adapter does not exist.
@@ -130,6 +132,8 @@ def train(
                 checkpoints=checkpoints_location(output),
                 features=join(workspace, FEATURES),
                 embeddings=embeddings,
+                tensorboard=join(workspace, "tensorboard"),
+                key=key,
                 metrics=metrics_file,
             )
             arguments = {

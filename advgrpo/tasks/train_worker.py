@@ -27,9 +27,11 @@ from advgrpo.runtime.process_group import ProcessGroup, translate_rank_loss
 from advgrpo.runtime.results import TOTALS_FILE, write_history
 from advgrpo.runtime.task_context import track_task
 from advgrpo.runtime.watchdog import Watchdog
+from advgrpo.storage.locations import join
 from advgrpo.tasks.embeddings import training_prompts
 from advgrpo.tasks.metrics_stream import CopyingLogger
 from advgrpo.telemetry.logging import event, log_error
+from advgrpo.tracking.further_loggers import further_loggers
 from advgrpo.training.build import Inputs, build_training_state
 from advgrpo.training.checkpoint import Checkpoints
 from advgrpo.training.held_out import Logger
@@ -70,9 +72,13 @@ class Locations:
     run_digest: str
     """Identity of the training and of the content of its inputs, which its checkpoints carry."""
 
+    key: str
+    """Cache key of the training."""
+
     checkpoints: str
     features: str
     embeddings: str
+    tensorboard: str
 
     metrics: Path | None = None
     """File that the first rank appends metrics to, as JSON lines; None if nothing reads them."""
@@ -96,7 +102,7 @@ def train_rank(
     """
     process_group = ProcessGroup()
     with (
-        _logger(process_group, parent_run_id, locations.metrics) as sink,
+        _logger(process_group, settings, locations, parent_run_id) as sink,
         TemporaryDirectory() as scratch,
         translate_rank_loss(process_group.monitor.describe),
     ):
@@ -115,13 +121,26 @@ def train_rank(
 
 @contextmanager
 def _logger(
-    process_group: ProcessGroup, parent_run_id: str, metrics: Path | None
+    process_group: ProcessGroup,
+    settings: TrainingSettings,
+    locations: Locations,
+    parent_run_id: str,
 ) -> Iterator[Logger]:
     if not process_group.is_first:
         yield NullLogger()
         return
-    with track_task(TRAIN.name, parent_run_id) as run:
-        yield run if metrics is None else CopyingLogger(run, metrics)
+    training = locations.key
+    with (
+        track_task(TRAIN.name, parent_run_id) as run,
+        further_loggers(
+            settings.tracking.also,
+            folder=join(locations.tensorboard, training),
+            # As in MLflow: retries of a pipeline run share a run.
+            key=parent_run_id or training,
+            settings=settings.model_dump(mode="json"),
+        ) as others,
+    ):
+        yield CopyingLogger(run, locations.metrics, others)
 
 
 def end_hanging(reason: str) -> NoReturn:
