@@ -1,5 +1,6 @@
 """Progress bars of a task in a terminal; elsewhere, progress is lines of its log."""
 
+import codecs
 import json
 import os
 import select
@@ -69,6 +70,8 @@ class _Display:
         self._tasks: dict[str, TaskID] = {}
         self._file, self._pipe = file.open(encoding="utf-8"), pipe
         self._events = self._text = ""
+        # A read may end in the middle of a character.
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = threading.Event()
 
     @contextmanager
@@ -86,8 +89,8 @@ class _Display:
         """Print what is left in the pipe, and close the file."""
         while select.select([self._pipe], [], [], 0)[0] and self._read_pipe():
             pass
-        if self._text:
-            self._print(self._text)
+        if rest := self._text + self._decoder.decode(b"", final=True):
+            self._print(rest)
         self._file.close()
 
     def _run(self) -> None:
@@ -100,7 +103,7 @@ class _Display:
 
     def _read_pipe(self) -> bool:
         data = os.read(self._pipe, 65536)
-        *lines, self._text = (self._text + data.decode("utf-8", "replace")).split("\n")
+        *lines, self._text = (self._text + self._decoder.decode(data)).split("\n")
         for line in lines:
             self._print(line)
         return bool(data)

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pkgutil import resolve_name
 from typing import Protocol
@@ -69,18 +69,17 @@ def further_loggers(
     Raises:
         TrackingError: If one cannot be opened.
     """
-    opened: list[_Guarded] = []
     arguments: dict[str, tuple[object, ...]] = {
         "tensorboard": (folder,),
         "wandb": (key, settings),
     }
-    try:
+    opened: list[FurtherLogger] = []
+    with ExitStack() as stack:
         for name in names:
-            opened.append(_Guarded(name, _open(name, arguments[name])))
-        yield [*opened]
-    finally:
-        for each in opened:
-            each.close()
+            each = _Guarded(name, _open(name, arguments[name]))
+            stack.callback(each.close)
+            opened.append(each)
+        yield opened
 
 
 def _open(name: str, arguments: tuple[object, ...]) -> FurtherLogger:

@@ -1,8 +1,13 @@
+import io
 import os
 import pty
 import subprocess
 import sys
 from pathlib import Path
+
+from rich.console import Console
+
+from advgrpo.cli.bars import _Display
 
 PROGRAM = """
 import subprocess, sys
@@ -49,3 +54,17 @@ def test_without_a_terminal_progress_is_lines_without_control_characters() -> No
     ended = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
     assert b"\x1b" not in ended.stderr
     assert b"drawing: 3/3 images" in ended.stderr
+
+
+def test_a_character_that_is_split_over_two_reads_is_shown(tmp_path: Path) -> None:
+    screen, (reading, writing) = io.StringIO(), os.pipe()
+    (tmp_path / "progress").touch()
+    display = _Display(Console(file=screen), tmp_path / "progress", reading)
+    text = "größer\nund länger".encode()
+    for part in (text[:3], text[3:12], text[12:]):
+        os.write(writing, part)
+        display._read_pipe()
+    os.close(writing)
+    display.drain()
+    os.close(reading)
+    assert screen.getvalue() == "größer\nund länger\n"

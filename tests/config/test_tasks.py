@@ -49,7 +49,7 @@ def test_a_digest_is_the_same_in_another_process() -> None:
 
 def test_a_run_resumes_after_a_change_of_settings_that_affect_no_number() -> None:
     safe = ["training.hangs.timeout_seconds=7200", "training.memory_check=warn"]
-    safe.append("training.non_finite.action=skip")
+    safe += ["training.non_finite.action=skip", "tracking.also=[wandb]"]
     before, after = (TrainingSettings.of(resolve("pocket", more)) for more in ([], safe))
     assert before != after
     assert before.cache_relevant() == after.cache_relevant()

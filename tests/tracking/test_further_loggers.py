@@ -89,7 +89,7 @@ def test_wandb_records_metrics_pictures_and_settings(
 
 def test_a_logger_whose_package_is_missing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "find_spec", lambda _: None)
-    with pytest.raises(ConfigError, match="tracking.also=wandb: needs the package") as refusal:
+    with pytest.raises(ConfigError, match="also=wandb: needs the package") as refusal:
         check_further_loggers(["wandb"])
     assert refusal.value.repair.startswith("pip install 'advgrpo[wandb]'")
 
