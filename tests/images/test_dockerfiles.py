@@ -1,3 +1,5 @@
+import importlib.util
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -153,3 +155,9 @@ def test_docker_and_buildah_both_read_it(image: str, found: list[Instruction]) -
         if one.name == "RUN":
             assert not one.text.startswith("--")
             assert "<<" not in one.text
+
+
+def test_it_only_names_modules_that_exist(image: str) -> None:
+    named = set(re.findall(r"\badvgrpo(?:\.\w+)+", FILES[image].read_text(encoding="utf-8")))
+    assert named
+    assert not [module for module in named if importlib.util.find_spec(module) is None]
