@@ -24,8 +24,9 @@ _NAME = re.compile(
     r"(TOKEN|PASSWORD|PASSWD|SECRET|SECRET_KEY|COOKIES?|ACCESS_KEY|ACCESS_KEY_ID|AUTH_KEY|"
     r"API_KEY|ENCRYPTION_KEY|CREDENTIALS?)$"
 )
-# Names credentials but is not one: servers show it in their logs, and a bucket may have its text.
-_IDENTIFIER = "ACCESS_KEY_ID"
+# These name a secret but are none: servers log the id of a key, and errors name the Secrets of
+# Kubernetes and what has their names, such as the MLflow server of the chart.
+_IDENTIFIERS = ("ACCESS_KEY_ID", "ADVGRPO_S3_SECRET", "ADVGRPO_MLFLOW_SECRET")
 # The user too: some services put a token there.
 _USER_IN_ADDRESS = re.compile(r"(?<=://)[^/\s@'\"<>]+@")
 # A pre-signed URL is a credential until it expires.
@@ -109,7 +110,7 @@ def _forms() -> list[str]:
     for name in os.environ:
         # Not `items()`, which fails if another thread removes a variable meanwhile.
         value = os.environ.get(name, "")
-        is_identifier = name.upper().endswith(_IDENTIFIER)
+        is_identifier = name.upper().endswith(_IDENTIFIERS)
         if len(value) >= _MIN_LENGTH and is_secret_name(name) and not is_identifier:
             secrets.add(value)
     user = os.environ.get("MLFLOW_TRACKING_USERNAME")

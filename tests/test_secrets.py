@@ -221,6 +221,11 @@ def test_a_bucket_named_like_the_access_key_id_is_shown() -> None:
     assert redact(f"s3://{KEY}/advgrpo: {SECRET}") == f"s3://{KEY}/advgrpo: ***"
 
 
+def test_a_host_named_like_a_secret_of_kubernetes_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADVGRPO_MLFLOW_SECRET", "advgrpo-mlflow")
+    assert redact(f"http://advgrpo-mlflow:5000 {SECRET}") == "http://advgrpo-mlflow:5000 ***"
+
+
 def test_a_secret_among_the_variables_of_a_clusters_pods_is_refused() -> None:
     given = json.dumps({"environment": {"HF_TOKEN": "hf_another_one"}})
     with pytest.raises(ConfigError, match="HF_TOKEN would be stored in a ConfigMap") as caught:
