@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from studies.arms import ARMS, prepare, read_history
+from studies.arms import ARMS, config_of, prepare, read_history
 
 SEEDS = (0, 1, 2)
 Row = dict[str, float]
@@ -22,14 +22,15 @@ Row = dict[str, float]
 def main(folder: Path) -> None:
     """Train all runs, two at a time, and write the tables."""
     folder.mkdir(parents=True, exist_ok=True)
-    for seed in SEEDS:
-        prepare(seed, folder)
     missing = [
         (arm, seed)
         for arm in ARMS
         for seed in SEEDS
         if not (folder / f"{arm}-{seed}.jsonl").is_file()
     ]
+    # One after the other: runs of a seed add to one set of reference images.
+    for arm, seed in missing:
+        prepare(config_of(ARMS[arm], seed), folder)
     with ThreadPoolExecutor(max_workers=2) as pool:
         for arm, seed in pool.map(lambda run: _run(run[0], run[1], folder), missing):
             _print(f"{arm}, seed {seed}: done")

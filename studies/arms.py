@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from advgrpo.config import resolve
+from advgrpo.config import RunConfig, resolve
 from advgrpo.config.tasks import PretrainingSettings, ReferenceImagesSettings, TrainingSettings
 from advgrpo.tasks.pretrain_reward import pretrain_reward
 from advgrpo.tasks.reference_images import make_reference_images
@@ -58,9 +58,13 @@ ARMS = {
 }
 
 
-def prepare(seed: int, folder: Path) -> tuple[str, str]:
-    """Make or find the reference images and the pre-trained discriminator of a seed."""
-    config = resolve("pocket", [f"seed={seed}"])
+def config_of(arm: Arm, seed: int) -> RunConfig:
+    """Return the settings of a run."""
+    return resolve("pocket", [f"seed={seed}", *arm.overrides])
+
+
+def prepare(config: RunConfig, folder: Path) -> tuple[str, str]:
+    """Make or find the reference images and the pre-trained discriminator of a run."""
     workspace = str(folder / "workspace")
     images = make_reference_images(
         ReferenceImagesSettings.of(config).model_dump_json(), workspace=workspace
@@ -75,8 +79,8 @@ def prepare(seed: int, folder: Path) -> tuple[str, str]:
 
 def run(arm: Arm, seed: int, folder: Path) -> None:
     """Train an arm with a seed on one process, and record its history."""
-    images, discriminator = prepare(seed, folder)
-    config = resolve("pocket", [f"seed={seed}", *arm.overrides])
+    config = config_of(arm, seed)
+    images, discriminator = prepare(config, folder)
     result = train(
         TrainingSettings.of(config).model_dump_json(),
         reference_images=images,

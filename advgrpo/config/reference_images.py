@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from advgrpo.config.base import (
     Location,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveInt,
     Section,
     Sha256,
@@ -129,6 +130,10 @@ class ReferenceImagesConfig(Section):
 
     resolution_pixels: PositiveInt = 512
     """Height and width."""
+
+    seed: NonNegativeInt | None = None
+    """Seed of the generated images; null for the run's. With a number, runs of several seeds share
+    one set, to which each adds the prompts that only it draws."""
 
     batch_size: PositiveInt = 8
     """Images generated at once."""

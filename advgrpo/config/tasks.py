@@ -27,18 +27,55 @@ from advgrpo.strict_json import load_json
 
 S = TypeVar("S", bound=Section)
 
+_ROLLOUTS_PER_SKIPPED = 10
+"""Rollouts per skipped one for which prompts are prepared in advance."""
+
+
+class PromptDraws(Section):
+    """What decides, with the prompts themselves, which of the training prompts are drawn."""
+
+    seed: NonNegativeInt
+    """Seed of the run."""
+
+    held_out_fraction: float
+    """Share of the prompts for metrics, all of which count as drawn."""
+
+    rollouts: NonNegativeInt | None = 0
+    """Rollouts of the training; None if their number is not known before."""
+
+    prompts_per_update: PositiveInt = 1
+    """Prompts of a rollout."""
+
+    base_images: NonNegativeInt = 0
+    """Base-model images of trained prompts that pre-train the discriminator."""
+
 
 class ReferenceImagesSettings(Section):
     """Settings of the task reference-images."""
 
     seed: NonNegativeInt
+    """Seed of the images."""
+
     prompts: PromptsConfig
     reference_images: ReferenceImagesConfig
+    draws: PromptDraws | None = None
+    """Draws of the run, of whose prompts images are generated; None for all prompts."""
 
     @classmethod
     def of(cls, run: RunConfig) -> Self:
         """Return the task's settings of a run."""
-        return cls(seed=run.seed, prompts=run.prompts, reference_images=run.reference_images)
+        base_images = {"base_images": run.discriminator.pretraining.images}
+        own_seed = run.reference_images.seed
+        return cls(
+            seed=run.seed if own_seed is None else own_seed,
+            prompts=run.prompts,
+            reference_images=run.reference_images,
+            draws=TrainingSettings.of(run).draws.model_copy(update=base_images),
+        )
+
+    def cache_relevant(self) -> Self:
+        """Return the settings that affect an image; a set grows after a change of the others."""
+        return without_prompt_files(self.model_copy(update={"draws": None}))
 
 
 class GenerationSettings(Section):
@@ -82,6 +119,15 @@ class PretrainingSettings(Section):
             batch_size=run.training.rollout.microbatch_size,
         )
 
+    @property
+    def draws(self) -> PromptDraws:
+        """Draws of the task."""
+        return PromptDraws(
+            seed=self.seed,
+            held_out_fraction=self.discriminator.held_out_fraction,
+            base_images=self.discriminator.pretraining.images,
+        )
+
 
 class TrainingSettings(Section):
     """Settings of the task train."""
@@ -119,6 +165,26 @@ class TrainingSettings(Section):
             scorers=run.evaluation.scorers,
             alignment=run.evaluation.alignment,
             tracking=run.tracking,
+        )
+
+    @property
+    def draws(self) -> PromptDraws:
+        """Draws of the rollouts, and of those that may replace skipped ones."""
+        draws = self.certain_draws
+        if draws.rollouts is None or self.training.non_finite.action != "skip":
+            return draws
+        # Each skipped rollout is replaced by a further one, with further prompts.
+        rollouts = draws.rollouts + -(-draws.rollouts // _ROLLOUTS_PER_SKIPPED)
+        return draws.model_copy(update={"rollouts": rollouts})
+
+    @property
+    def certain_draws(self) -> PromptDraws:
+        """Draws of the rollouts if none is skipped."""
+        return PromptDraws(
+            seed=self.seed,
+            held_out_fraction=self.discriminator.held_out_fraction,
+            rollouts=self.training.rollouts,
+            prompts_per_update=self.training.rollout.prompts_per_update,
         )
 
     def cache_relevant(self) -> Self:

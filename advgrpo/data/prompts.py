@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -208,6 +208,12 @@ def _decode(data: bytes, location: str | Path) -> str:
         ) from error
 
 
+def subset(prompts: PromptSet, positions: Iterable[int]) -> PromptSet:
+    """Return some prompts of a set."""
+    texts = tuple(prompts.texts[position] for position in positions)
+    return PromptSet(texts=texts, digest=_digest(texts), location=prompts.location)
+
+
 def _digest(texts: Sequence[str]) -> str:
     # Of the prompts, not of the file, so that line ends and white space at the end do not count.
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
@@ -224,9 +230,10 @@ class Prompts:
         """Return the prompts of a split."""
         return self.train if split == "train" else self.test
 
-    def other_than(self, split: Split) -> PromptSet:
-        """Return the prompts of the other split."""
-        return self.test if split == "train" else self.train
+    def all_besides(self, split: Split) -> PromptSet:
+        """Return all prompts, with the location of the other split's: a set may hold any."""
+        other = self.test if split == "train" else self.train
+        return replace(other, texts=(*self.of(split).texts, *other.texts))
 
     def resolve(self, config: RunConfig) -> RunConfig:
         """Return settings that pin both prompt files to what was read of them."""

@@ -64,6 +64,28 @@ def prompts_of_run(
     return list(sampled)
 
 
+def prompts_of_base_images(
+    prompt_ids: Sequence[int], count: int, *, world_size: int, seed: int
+) -> list[int]:
+    """Return the prompts of the base-model images that pre-train the discriminator.
+
+    Args:
+        prompt_ids: Trained or held-out prompts, in whose random order the images are generated.
+        count: Number of images.
+        world_size: Number of processes; the count is rounded up to equal shares.
+        seed: The run's seed.
+
+    Returns:
+        One prompt per image. They repeat if there are fewer than images.
+    """
+    order = torch.randperm(
+        len(prompt_ids), generator=generator_for(seed, "base images", len(prompt_ids))
+    ).tolist()
+    # Rounded up: gathering needs equal shares.
+    total = -(-count // world_size) * world_size
+    return [prompt_ids[order[k % len(order)]] for k in range(total)]
+
+
 @dataclass(frozen=True)
 class ImagePlan:
     """One image of a rollout."""

@@ -7,6 +7,7 @@ from typing import Any
 
 from advgrpo.config.reference_images import DiffusersSource
 from advgrpo.config.run import RunConfig
+from advgrpo.planning.space import drawn_training_prompts
 from advgrpo.planning.work import Work, guidance_passes
 from advgrpo.strict_json import load_json_object
 
@@ -128,7 +129,7 @@ def _reference_images(
         return Duration(phase, 0.0, "none are generated on a GPU")
     if train_prompts is None or test_prompts is None:
         return Duration(phase, None, "use --train-prompts and --test-prompts")
-    images = train_prompts * config.images_per_prompt
+    images = drawn_training_prompts(run, train_prompts) * config.images_per_prompt
     images += test_prompts * config.test_images_per_prompt
     # An upper bound for sources without guidance, whose steps are half as long.
     return _estimated(

@@ -1,6 +1,8 @@
 """Storage of a run in its workspace."""
 
 from advgrpo.config.run import RunConfig
+from advgrpo.config.tasks import ReferenceImagesSettings
+from advgrpo.data.drawn_prompts import count_drawn
 from advgrpo.planning.discriminator import discriminator_parameters, feature_bytes
 from advgrpo.planning.memory import adapter_parameters
 from advgrpo.planning.parts import FLOAT32, Models, Part
@@ -21,9 +23,10 @@ def storage(
         test_prompts: Number of test prompts, if known.
     """
     references = run.reference_images
+    drawn = None if train_prompts is None else drawn_training_prompts(run, train_prompts)
     per_image = round(PNG_BYTES_PER_PIXEL * references.resolution_pixels**2)
     return [
-        _of_prompts("reference images", train_prompts, references.of_each_prompt, per_image),
+        _of_prompts("reference images", drawn, references.of_each_prompt, per_image),
         _of_prompts(
             "reference images of test prompts",
             test_prompts,
@@ -32,13 +35,19 @@ def storage(
         ),
         _of_prompts(
             "features of reference images",
-            train_prompts,
+            drawn,
             references.of_each_prompt,
             feature_bytes(run, models),
         ),
         _embeddings(run, models, train_prompts, test_prompts),
         _checkpoints(run, models),
     ]
+
+
+def drawn_training_prompts(run: RunConfig, prompts: int) -> int:
+    """Estimate the training prompts whose reference images a run reads, and generates if needed."""
+    draws = ReferenceImagesSettings.of(run).draws
+    return prompts if draws is None else count_drawn(prompts, draws)
 
 
 def _of_prompts(name: str, prompts: int | None, images: int | None, each: int | None) -> Part:

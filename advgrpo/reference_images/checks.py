@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from advgrpo.data.picture_files import FILE_ENDINGS, decode_file
 from advgrpo.errors import StorageError
@@ -18,6 +18,9 @@ from advgrpo.storage.base import FileState
 from advgrpo.storage.files import read_bytes
 from advgrpo.storage.locations import join, scheme
 from advgrpo.telemetry.progress import Progress
+
+JOURNALS = "journal*.jsonl"
+"""Pattern of the journals of a set that is being generated."""
 
 _CHUNK = 256
 # Results are recorded after 8 chunks, so an interruption loses at most 2048 of them.
@@ -246,9 +249,11 @@ def repeated_content(sha256: Mapping[str, str]) -> list[Problem]:
 
 
 def unlisted_files(
-    listing: Iterable[str], manifest: Mapping[str, Sequence[str]]
+    listing: Collection[str], manifest: Mapping[str, Sequence[str]]
 ) -> Iterable[Problem]:
-    """Find image files without a prompt."""
+    """Find image files without a prompt; none while the set grows, whose manifest comes last."""
+    if any(PurePosixPath(name).match(JOURNALS) for name in listing):
+        return
     for name in extra_files(listing, {name for names in manifest.values() for name in names}):
         yield Problem(ProblemKind.EXTRA, f"{name} belongs to no prompt of {MANIFEST_FILE}")
 

@@ -30,6 +30,7 @@ def generate_reference_images(
     seed: int,
     location: str | Path,
     queue: WorkQueue | None = None,
+    all_prompts: PromptSet | None = None,
 ) -> None:
     """Generate a reference image set, resuming from what an earlier run left.
 
@@ -46,6 +47,8 @@ def generate_reference_images(
         location: A local folder, shared by all workers, or the `s3://` location of the archives.
         queue: Workers that share the set, each of which calls this function; None for this one
             alone.
+        all_prompts: All prompts whose images the set may hold, these included: images of the others
+            stay in it. None for these alone.
 
     Raises:
         ReferenceImageError: If the location holds images of another source, seed, resolution or
@@ -56,11 +59,13 @@ def generate_reference_images(
     origin = Origin(
         source=dict(source.provenance), seed=seed, resolution_pixels=config.resolution_pixels
     )
-    plan = plan_images(prompts, images_per_prompt, seed, config.file_format)
+    possible = plan_images(all_prompts or prompts, images_per_prompt, seed, config.file_format)
+    needed = set(prompts.texts)
+    plan = [image for image in possible if image.prompt in needed]
     store = open_image_store(location, origin)
     # Rank 0 alone reads the store: workers that list it while others write would disagree on the
     # leases.
-    missing = _find_missing(plan, store, queue)
+    missing = _find_missing(plan, possible, store, queue)
     progress = Progress("reference images", len(plan), "images")
     progress.resume_at(len(plan) - len(missing))
     # A store saves a whole lease at once, so an archive has several batches.
@@ -74,18 +79,23 @@ def generate_reference_images(
     # The manifest may only be written when the last worker has saved its images.
     queue.barrier("generated")
     if queue.rank == 0:
-        _complete(plan, store, origin)
+        hashes = store.hashes()
+        saved = [image for image in possible if image.prompt in needed or image.name in hashes]
+        _complete(saved, hashes, store, origin)
     # After this, every worker can read the set.
     queue.barrier("complete")
 
 
 def _find_missing(
-    plan: Sequence[PlannedImage], store: ImageStore, queue: WorkQueue
+    plan: Sequence[PlannedImage],
+    possible: Sequence[PlannedImage],
+    store: ImageStore,
+    queue: WorkQueue,
 ) -> list[PlannedImage]:
     """Return the images to generate, as the first worker determines them for all."""
     text = ""
     if queue.rank == 0:
-        saved = store.resume({image.name for image in plan})
+        saved = store.resume({image.name for image in possible})
         text = json.dumps(
             # Positions instead of names keep the broadcast text short; the plan is equal on all
             # ranks.
@@ -140,15 +150,16 @@ def _encode(
     return files
 
 
-def _complete(plan: Sequence[PlannedImage], store: ImageStore, origin: Origin) -> None:
-    hashes = store.hashes()
-    # In the order of the plan, without files of other prompts that an archive may still list.
-    sha256 = {image.name: hashes[image.name] for image in plan}
-    _refuse_repeated(plan, sha256)
+def _complete(
+    images: Sequence[PlannedImage], hashes: Mapping[str, str], store: ImageStore, origin: Origin
+) -> None:
+    # Without files of other prompts that an archive may still list.
+    sha256 = {image.name: hashes[image.name] for image in images}
+    _refuse_repeated(images, sha256)
     files = {
-        prompt: tuple(image.name for image in images)
-        # `groupby` needs adjacent images of a prompt, which is the order of the plan.
-        for prompt, images in groupby(plan, key=lambda image: image.prompt)
+        prompt: tuple(image.name for image in of_prompt)
+        # `groupby` needs adjacent images of a prompt, as `plan_images` returns them.
+        for prompt, of_prompt in groupby(images, key=lambda image: image.prompt)
     }
     provenance = Provenance(**origin.model_dump(), advgrpo_version=__version__, files=sha256)
     store.complete(files, provenance)

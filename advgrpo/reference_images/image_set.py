@@ -24,13 +24,11 @@ from advgrpo.reference_images.checks import (
 )
 from advgrpo.reference_images.manifest import (
     manifests_of,
-    read_manifest,
     read_manifests,
     read_provenance,
 )
 from advgrpo.reference_images.report import ReferenceImageReport
 from advgrpo.storage.files import storage_for
-from advgrpo.storage.local import file_sha256
 
 
 def validate_reference_images(
@@ -153,29 +151,6 @@ def inspect_reference_images(
         sha256=sha256,
     )
     return ReferenceImageReport(folder, len(prompts), images, (), reference_images, sha256, changes)
-
-
-def content_digest(location: str | Path) -> str:
-    """Return the digest of a set without decoding its images.
-
-    Args:
-        location: A complete set. If it has a provenance, the hashes of files are read from it.
-
-    Returns:
-        The set's `digest`, provided that all of its images are used.
-
-    Raises:
-        ReferenceImageError: If its manifest or provenance cannot be used.
-        StorageError: If a file cannot be read.
-    """
-    manifest, provenance = read_manifest(location), read_provenance(location)
-    names = {name for files in manifest.values() for name in files}
-    sha256 = (
-        provenance.files
-        if provenance
-        else {name: file_sha256(Path(location) / name) for name in names}
-    )
-    return digest_of(manifest, sha256)
 
 
 def digest_of(files: Mapping[str, Sequence[str]], sha256: Mapping[str, str]) -> str:

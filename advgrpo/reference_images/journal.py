@@ -14,7 +14,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from advgrpo.errors import ReferenceImageError
-from advgrpo.reference_images.checks import extra_files
+from advgrpo.reference_images.checks import JOURNALS, extra_files
 from advgrpo.reference_images.manifest import Origin, read_provenance
 from advgrpo.storage.base import PARTIAL_PREFIX
 from advgrpo.storage.files import list_files, write_bytes
@@ -23,8 +23,6 @@ from advgrpo.strict_json import load_json
 
 JOURNAL_FILE = "journal.jsonl"
 """The set's origin, then one `[file name, SHA-256]` per line; deleted when the set is complete."""
-
-_ALL_JOURNALS = "journal*.jsonl"
 
 
 def resume_folder(folder: Path, origin: Origin, names: Collection[str]) -> dict[str, str]:
@@ -54,7 +52,7 @@ def resume_folder(folder: Path, origin: Origin, names: Collection[str]) -> dict[
     lines = [origin.model_dump_json(), *map(json.dumps, intact.items())]
     write_bytes(str(main), "".join(f"{line}\n" for line in lines).encode())
     # Only after the merged journal is written, so that no entry is lost.
-    for path in folder.glob(_ALL_JOURNALS):
+    for path in folder.glob(JOURNALS):
         if path != main:
             path.unlink()
     return intact
@@ -63,7 +61,7 @@ def resume_folder(folder: Path, origin: Origin, names: Collection[str]) -> dict[
 def read_journals(folder: Path) -> dict[str, str]:
     """Return what all workers recorded: file name -> SHA-256."""
     recorded: dict[str, str] = {}
-    for path in sorted(folder.glob(_ALL_JOURNALS)):
+    for path in sorted(folder.glob(JOURNALS)):
         with disk_errors("read", path):
             recorded |= _parse_entries(path.read_bytes().partition(b"\n")[2])
     return recorded
@@ -71,7 +69,7 @@ def read_journals(folder: Path) -> dict[str, str]:
 
 def remove_journals(folder: Path) -> None:
     """Delete the journals of a complete set."""
-    for path in folder.glob(_ALL_JOURNALS):
+    for path in folder.glob(JOURNALS):
         with disk_errors("delete", path):
             path.unlink()
 
@@ -128,7 +126,7 @@ def _read_recorded(folder: Path, origin: Origin) -> dict[str, str]:
     if complete is not None:
         refuse_changes(str(folder), complete, origin)
         recorded |= complete.files
-    for path in sorted(folder.glob(_ALL_JOURNALS)):
+    for path in sorted(folder.glob(JOURNALS)):
         with disk_errors("read", path):
             first, _, rest = path.read_bytes().partition(b"\n")
         try:

@@ -1,7 +1,8 @@
 """Reference image sets in a workspace, opened or inspected for a run."""
 
 from advgrpo.config.run import RunConfig
-from advgrpo.config.tasks import ReferenceImagesSettings
+from advgrpo.config.tasks import PromptDraws, ReferenceImagesSettings
+from advgrpo.data.drawn_prompts import drawn_prompts
 from advgrpo.data.prompts import Prompts, Split, read_run_prompts
 from advgrpo.records import ReferenceImageSet
 from advgrpo.reference_images.image_set import (
@@ -25,6 +26,7 @@ def open_reference_images(
     resolution_pixels: int,
     seed: int,
     workspace: str,
+    draws: PromptDraws | None = None,
 ) -> ReferenceImageSet:
     """Open the set that the task reference-images left. See `validate_reference_images`.
 
@@ -36,17 +38,19 @@ def open_reference_images(
         resolution_pixels: Height and width of the images.
         seed: The run's seed.
         workspace: Local path or `s3://` location that stores the records of checks.
+        draws: Draws of the task, of whose prompts images are needed; None for all prompts.
     """
     if images_per_prompt is None:
         folder = extract(location)
         return inspect_shared_images(folder, resolution_pixels=resolution_pixels).validated()
+    needed = prompts.of(split) if draws is None else drawn_prompts(prompts.of(split), draws)
     return validate_reference_images(
         extract(location),
-        prompts.of(split),
+        needed,
         images_per_prompt,
         resolution_pixels,
         seed=seed,
-        other_prompts=prompts.other_than(split),
+        other_prompts=prompts.all_besides(split),
         workspace=join(workspace, ROOT),
     )
 
@@ -68,7 +72,7 @@ def inspect_set(location: str, config: RunConfig, split: Split) -> ReferenceImag
     request = train if split == "train" else test
     return inspect_reference_images(
         readable(location),
-        request.prompts,
+        request.needed,
         images_per_prompt=request.images_per_prompt,
         resolution_pixels=pixels,
         seed=config.seed,

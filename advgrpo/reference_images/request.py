@@ -1,19 +1,21 @@
 """Requests for reference image sets: prompts, images per prompt, and the location of the result."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config.reference_images import FileFormat, FolderSource
-from advgrpo.config.tasks import ReferenceImagesSettings, digest, without_prompt_files
-from advgrpo.data.prompts import SPLITS, Prompts, Split
+from advgrpo.config.tasks import PromptDraws, ReferenceImagesSettings, digest
+from advgrpo.data.prompts import SPLITS, Prompts, Split, subset
+from advgrpo.errors import StorageNotFoundError
 from advgrpo.records import PromptSet
 from advgrpo.reference_images.manifest import LISTS_PART, manifests_of, read_manifests
 from advgrpo.storage.archives import PART_PREFIX, PART_SUFFIX, extract, is_packed
 from advgrpo.storage.fetch import local_folder
-from advgrpo.storage.files import is_remote, list_files, read_bytes
+from advgrpo.storage.files import is_remote, list_files, read_bytes, write_bytes
 from advgrpo.storage.locations import join
 from advgrpo.strict_json import load_json
 
@@ -71,8 +73,20 @@ class RequestedSet:
     task: ReferenceImagesSettings
     split: Split
     prompts: PromptSet
+    """All prompts of the split."""
+
     other_prompts: PromptSet
-    """Prompts of the other split, which an existing set may hold as well."""
+    """Prompts that the set may hold besides `needed`."""
+
+    @cached_property
+    def needed(self) -> PromptSet:
+        """Prompts that need images: of the training prompts, those that the run draws."""
+        if self.split == "test" or self.task.draws is None:
+            return self.prompts
+        # Needs torch, which the launcher's image lacks.
+        from advgrpo.data.drawn_prompts import drawn_prompts  # noqa: PLC0415
+
+        return drawn_prompts(self.prompts, self.task.draws)
 
     @property
     def images_per_prompt(self) -> int:
@@ -108,9 +122,10 @@ class RequestedSet:
             StorageError: If its lists cannot be read.
         """
         config, location = self.task.reference_images, self.location(workspace)
-        planned = plan_images(
-            self.prompts, self.images_per_prompt, self.task.seed, config.file_format
-        )
+        prompts = self._recorded(workspace)
+        if prompts is None:
+            return False
+        planned = plan_images(prompts, self.images_per_prompt, self.task.seed, config.file_format)
         present = set(list_files(location))
         lists = [
             name
@@ -126,6 +141,26 @@ class RequestedSet:
         }
         return saved.issuperset(image.name for image in planned)
 
+    def record_needed(self, workspace: str) -> None:
+        """Write which prompts are needed, for readers without torch, which cannot draw."""
+        if self.split == "train" and self.task.draws is not None:
+            position = {text: number for number, text in enumerate(self.prompts.texts)}
+            drawn = [position[text] for text in self.needed.texts]
+            write_bytes(self._record(workspace, self.task.draws), json.dumps(drawn).encode())
+
+    def _recorded(self, workspace: str) -> PromptSet | None:
+        """Read what `record_needed` wrote; None if these prompts were not drawn before."""
+        if self.split == "test" or self.task.draws is None:
+            return self.prompts
+        try:
+            drawn = load_json(read_bytes(self._record(workspace, self.task.draws)))
+        except StorageNotFoundError:
+            return None
+        return subset(self.prompts, drawn)
+
+    def _record(self, workspace: str, draws: PromptDraws) -> str:
+        return join(f"{self.location(workspace)}-drawn", f"{digest(draws)}.json")
+
     def location(self, workspace: str) -> str:
         """Return the location of the set in a workspace.
 
@@ -135,7 +170,7 @@ class RequestedSet:
             return self.existing
         # The digest of the prompts replaces their file in the key, so that moving the file keeps
         # the set.
-        key = digest(without_prompt_files(self.task), self.input_digest)
+        key = digest(self.task.cache_relevant(), self.input_digest)
         return join(workspace, ROOT, key, self.split)
 
     @cached_property
@@ -153,7 +188,7 @@ class RequestedSet:
 def requested_sets(task: ReferenceImagesSettings, prompts: Prompts) -> list[RequestedSet]:
     """Return the sets of a run, the one for training first."""
     return [
-        RequestedSet(task, split, prompts.of(split), prompts.other_than(split)) for split in SPLITS
+        RequestedSet(task, split, prompts.of(split), prompts.all_besides(split)) for split in SPLITS
     ]
 
 

@@ -48,8 +48,8 @@ def record_elapsed(
         location: JSON file of the record.
         processes: How many work on it.
         images: How many images there are afterwards.
-        once: Whether an attempt after a complete one adds nothing, because it only finds the
-            finished result.
+        once: Whether an attempt after a complete one with as many images adds nothing, because it
+            only finds the finished result.
     """
     before, start = read_elapsed(location) or Elapsed(), time.monotonic()
     complete = before.complete
@@ -58,7 +58,7 @@ def record_elapsed(
         complete = True
     finally:
         # In `finally`: the time of a failed attempt counts as well.
-        if not (once and before.complete):
+        if not (once and before.complete and before.images >= images):
             seconds = before.seconds + time.monotonic() - start
             on_gpu = torch.cuda.is_available()
             elapsed = Elapsed(seconds, processes, on_gpu, images, complete)

@@ -8,7 +8,8 @@ import torch
 from advgrpo.config.policy import AnyPolicyConfig, PolicyConfig, SamplingConfig
 from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import PretrainingSettings, TrainingSettings
-from advgrpo.data.sampler import prompts_of_run
+from advgrpo.data.drawn_prompts import rollout_prompts
+from advgrpo.data.sampler import prompts_of_base_images
 from advgrpo.data.splits import PromptSplit, split_prompts
 from advgrpo.evaluation.evaluator import select_prompts
 from advgrpo.models.policies.embeddings import not_encoded
@@ -25,30 +26,17 @@ from advgrpo.runtime.nodes import SINGLE_NODE, nodes
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.runtime.processes import run_in_processes
 from advgrpo.storage.locations import join
-from advgrpo.training.pretraining import prompts_of_base_images
 
 EMBEDDINGS = "embeddings"
 """Folder of a workspace that stores prompt embeddings."""
 
-_ROLLOUTS_PER_SKIPPED = 10
-"""Rollouts per skipped one for which prompts are encoded in advance."""
-
 
 def training_prompts(task: TrainingSettings, prompts: PromptSet) -> list[str]:
     """Return the prompts that a training samples in rollouts and for held-out metrics."""
-    training, split = task.training, _split(task, prompts)
-    rollouts = training.rollouts
-    if rollouts is not None and training.non_finite.action == "skip":
-        # Each skipped rollout is replaced by a further one, with further prompts.
-        rollouts += -(-rollouts // _ROLLOUTS_PER_SKIPPED)
-    sampled = prompts_of_run(
-        split.training,
-        rollouts=rollouts,
-        prompts_per_update=training.rollout.prompts_per_update,
-        seed=task.seed,
-    )
+    split = _split(task, prompts)
+    sampled = rollout_prompts(split.training, task.draws)
     # The ranks may drop a few of these to get equal shares, but never add any.
-    held_out = split.held_out[: training.monitoring.held_out_prompts]
+    held_out = split.held_out[: task.training.monitoring.held_out_prompts]
     texts = [prompts.texts[position] for position in (*sampled, *held_out)]
     return [unconditional_prompt(task.policy), *texts]
 
@@ -66,9 +54,10 @@ def pretraining_prompts(
     split, wanted = _split(task, prompts), task.discriminator.pretraining
     held_out = [i for i in split.held_out if images.files.get(prompts.texts[i])]
     # The task runs in one process; with more, shares are rounded up to further prompts.
-    sampled = prompts_of_base_images(
-        split.training, held_out, config=wanted, world_size=1, seed=task.seed
-    )
+    sampled = [
+        *prompts_of_base_images(split.training, wanted.images, world_size=1, seed=task.seed),
+        *prompts_of_base_images(held_out, wanted.held_out_images, world_size=1, seed=task.seed),
+    ]
     texts = [prompts.texts[position] for position in sampled]
     return [unconditional_prompt(task.policy), *texts]
 

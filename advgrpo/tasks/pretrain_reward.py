@@ -63,6 +63,7 @@ def pretrain_reward(
             resolution_pixels=task.policy.resolution_pixels,
             seed=task.seed,
             workspace=workspace,
+            draws=task.draws,
         )
         images = assign_for_training(
             images,

@@ -37,11 +37,12 @@ logger = logging.getLogger(__name__)
 def make_reference_images(
     settings: str, *, workspace: str, processes: int = 1, parent_run_id: str = ""
 ) -> ReferenceImageLocations:
-    """Generate reference images for training and test prompts, or import existing ones.
+    """Generate reference images for the prompts that a run draws, or import existing ones.
 
-    A repeated call with the same settings resumes where the last one stopped. Under torchrun, all
-    processes call this function and generate their share; in a job, all machines do. The first one
-    records the task.
+    A repeated call with the same settings resumes where the last one stopped, and one whose run
+    draws more prompts, for instance in more updates, adds their images to the same set. Under
+    torchrun, all processes call this function and generate their share; in a job, all machines do.
+    The first one records the task.
 
     Args:
         settings: `ReferenceImagesSettings` as JSON text.
@@ -119,15 +120,18 @@ def generate_sets(sets: Sequence[RequestedSet], workspace: str) -> None:
     for each in sets:
         location = each.location(workspace)
         queue = open_work_queue(location)
-        with _record_elapsed(location, len(each.prompts) * each.images_per_prompt, queue):
+        if queue.rank == 0:
+            each.record_needed(workspace)
+        with _record_elapsed(location, len(each.needed) * each.images_per_prompt, queue):
             generate_reference_images(
                 source,
-                each.prompts,
+                each.needed,
                 config,
                 images_per_prompt=each.images_per_prompt,
                 seed=seed,
                 location=location,
                 queue=queue,
+                all_prompts=each.prompts,
             )
 
 

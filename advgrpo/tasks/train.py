@@ -9,11 +9,12 @@ from tempfile import TemporaryDirectory
 import torch
 
 from advgrpo.config.tasks import TrainingSettings, parse_json
+from advgrpo.data.drawn_prompts import drawn_prompts
 from advgrpo.data.prompts import read_run_prompts
 from advgrpo.models.policies.saved_adapter import adapter_folder
 from advgrpo.planning.memory_check import check_host_memory, free_host_memory
-from advgrpo.records import DISCRIMINATOR_WEIGHTS
-from advgrpo.reference_images.image_set import content_digest
+from advgrpo.records import DISCRIMINATOR_WEIGHTS, PromptSet, ReferenceImageSet
+from advgrpo.reference_images.image_set import digest_of
 from advgrpo.reference_images.opening import open_reference_images
 from advgrpo.runtime.nodes import nodes
 from advgrpo.runtime.pipeline_tasks import TRAIN
@@ -28,7 +29,6 @@ from advgrpo.runtime.results import (
     write_metrics,
 )
 from advgrpo.runtime.task_context import report_failure
-from advgrpo.storage.archives import extract
 from advgrpo.storage.fetch import local_folder
 from advgrpo.storage.local import file_sha256
 from advgrpo.storage.locations import join
@@ -101,6 +101,7 @@ def train(
             resolution_pixels=task.policy.resolution_pixels,
             seed=task.seed,
             workspace=workspace,
+            draws=task.draws,
         )
         # In this process: a rank that runs out of memory is killed without a message.
         check_host_memory(
@@ -113,7 +114,8 @@ def train(
         pretrained = local_folder(discriminator)
         discriminator_sha256 = file_sha256(pretrained / DISCRIMINATOR_WEIGHTS)
         # The key knows inputs by location; a checkpoint is only resumed with equal content, too.
-        run_digest = f"{key}-{images.digest}-{discriminator_sha256}"
+        images_digest = _digest_of_certain(images, task, prompts.train)
+        run_digest = f"{key}-{images_digest}-{discriminator_sha256}"
         embeddings = encode_for_task(
             task.policy,
             task.training.sampling,
@@ -156,13 +158,26 @@ def train(
             lineage = {
                 "prompts.train": prompts.train.digest,
                 "prompts.test": prompts.test.digest,
-                "reference_images": content_digest(extract(reference_images)),
+                "reference_images": images_digest,
                 "discriminator": discriminator_sha256,
                 "training_settings": key,
                 **library_versions(),
             }
             (folder / LINEAGE_FILE).write_text(json.dumps(lineage, indent=1), encoding="utf-8")
         return TaskResult(output, metrics)
+
+
+def _digest_of_certain(
+    images: ReferenceImageSet, task: TrainingSettings, prompts: PromptSet
+) -> str:
+    """Return the digest of the images that the run needs if it skips no rollout.
+
+    Whether it may skip some is not part of the key, so it must not change this digest either.
+    """
+    if task.images_per_prompt is None:
+        return images.digest
+    certain = drawn_prompts(prompts, task.certain_draws).texts
+    return digest_of({prompt: images.files[prompt] for prompt in certain}, images.sha256)
 
 
 @contextmanager

@@ -115,8 +115,8 @@ def build_training_state(
     texts = inputs.prompts.texts
     held_out = _held_out_prompts(config, references, process_group)
     reward = Reward(config.reward, discriminator, inputs.reward_scorers)
-    # All training prompts: held-out ones are rewarded, too.
-    reward.check_prompts(texts)
+    # Held-out ones as well, which are rewarded, too. Prompts without images are never drawn.
+    reward.check_prompts([text for text in texts if inputs.reference_images.files.get(text)])
     # The watchdog names the part of the work that a rank hangs in.
     counters = Counters(on_enter=process_group.monitor.enter)
     guard = NonFiniteGuard(

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from advgrpo.algorithm.randomness import generator_for
 from advgrpo.algorithm.seeds import seed_for
-from advgrpo.config.discriminator import DiscriminatorConfig, PretrainingConfig
+from advgrpo.config.discriminator import DiscriminatorConfig
 from advgrpo.config.policy import SamplingConfig
+from advgrpo.data.sampler import prompts_of_base_images
 from advgrpo.models.discriminators.base import Discriminator, concatenate
 from advgrpo.models.discriminators.replay import ReplayPool
 from advgrpo.models.policies.base import FlowModel
@@ -103,41 +103,6 @@ def pretrain_discriminator(
     return history
 
 
-def prompts_of_base_images(
-    training: Sequence[int],
-    held_out: Sequence[int],
-    *,
-    config: PretrainingConfig,
-    world_size: int,
-    seed: int,
-) -> list[int]:
-    """List the prompts that `pretrain_discriminator` generates images of.
-
-    Args:
-        training: Prompts whose reference images train.
-        held_out: Prompts whose reference images are held out.
-        config: Number of images.
-        world_size: Number of processes.
-        seed: The run's seed.
-    """
-    return [
-        *_shuffled(training, config.images, world_size, seed),
-        *_shuffled(held_out, config.held_out_images, world_size, seed),
-    ]
-
-
-def _shuffled(prompt_ids: Sequence[int], count: int, world_size: int, seed: int) -> list[int]:
-    """Take prompts in a random order, the same number for each rank."""
-    order = torch.randperm(
-        len(prompt_ids), generator=generator_for(seed, "base images", len(prompt_ids))
-    ).tolist()
-    # Rounded up: gathering needs equal shares.
-    total = -(-count // world_size) * world_size
-    # Prompts repeat if there are fewer than images; the index is part of the seed of an image, so
-    # the images still differ.
-    return [prompt_ids[order[k % len(order)]] for k in range(total)]
-
-
 def _base_images(
     policy: FlowModel,
     discriminator: Discriminator,
@@ -150,7 +115,10 @@ def _base_images(
     seed: int,
 ) -> GeneratedFeatures:
     """Generate base-model images of prompts in a random order; every rank gets all features."""
-    prompt_order = _shuffled(prompt_ids, count, process_group.world_size, seed)
+    prompt_order = prompts_of_base_images(
+        prompt_ids, count, world_size=process_group.world_size, seed=seed
+    )
+    # A prompt that repeats gets different images, because the index is part of an image's seed.
     mine = list(enumerate(prompt_order))[process_group.rank :: process_group.world_size]
     parts: list[dict[str, Tensor]] = []
     progress = Progress("base model images", len(mine), "images")

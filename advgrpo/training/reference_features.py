@@ -8,6 +8,7 @@ from torch import Tensor
 
 from advgrpo.data.images import read_image
 from advgrpo.data.splits import split_prompts
+from advgrpo.errors import ReferenceImageError
 from advgrpo.models.discriminators.base import Discriminator, Features
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.runtime.process_group import ProcessGroup
@@ -22,7 +23,8 @@ class ReferenceFeatures:
     """Features of the reference images of each training prompt.
 
     Args:
-        images: The reference images; a held-out prompt without any is omitted.
+        images: The reference images, of at least the prompts that are drawn; a held-out prompt
+            without any is omitted.
         prompts: The training prompts.
         discriminator: Computes the features; its fingerprint is part of the cache's key.
         held_out_fraction: Share of prompts whose reference images are used for metrics only.
@@ -52,8 +54,8 @@ class ReferenceFeatures:
         self.training_ids = split.training
         # A set of images that serves any prompt has too few for all held-out prompts.
         self.held_out_ids = tuple(i for i in split.held_out if self._files[i])
-        # All training prompts have the same number, which the validation of the set guarantees.
-        self.variations = len(self._files[self.training_ids[0]])
+        # All training prompts with images have the same number, as the validation guarantees.
+        self.variations = max(len(self._files[i]) for i in self.training_ids)
         self.held_out_variations = max((len(self._files[i]) for i in self.held_out_ids), default=0)
         self._training = torch.tensor(self.training_ids)
         # A set first: prompts may share one tuple of thousands of files.
@@ -71,6 +73,20 @@ class ReferenceFeatures:
         if process_group.device.type != "cpu":
             folder += f"-{process_group.device.type}"
         self._shards = FeatureShards(locations, featurize, join(store, folder), process_group)
+
+    def require(self, prompt_ids: Sequence[int]) -> None:
+        """Check that prompts have reference images.
+
+        Raises:
+            ReferenceImageError: If one has none.
+        """
+        if without := [i for i in prompt_ids if not self._files[i]]:
+            raise ReferenceImageError(
+                f"{len(without)} prompts have no reference images, for instance number "
+                f"{without[0]}: more than a tenth of the rollouts were skipped",
+                repair="read the warnings about values that are NaN or infinite, and remove their "
+                "cause; then start the run from the reference images on",
+            )
 
     def take(
         self, prompt_ids: Int[Tensor, "batch"], variations: Int[Tensor, "batch"]

@@ -48,6 +48,8 @@ def plan_rollout(state: TrainingState) -> RolloutPlan:
         prompts_per_update=config.rollout.prompts_per_update,
         seed=state.seed,
     )
+    # On all ranks, before anything is generated.
+    state.references.require(prompt_ids)
     steps = share_of_rank(
         prompt_ids,
         group_size=config.rollout.group_size,

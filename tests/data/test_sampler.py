@@ -3,7 +3,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from advgrpo.config import resolve
-from advgrpo.data.sampler import prompts_of_rollout, prompts_of_run, share_of_rank
+from advgrpo.data.sampler import (
+    prompts_of_base_images,
+    prompts_of_rollout,
+    prompts_of_run,
+    share_of_rank,
+)
 from advgrpo.data.splits import is_held_out
 from advgrpo.errors import ConfigError
 
@@ -115,3 +120,9 @@ def test_the_prompts_of_a_run_are_those_of_its_rollouts() -> None:
         assert set(of_run(rollouts)) == {prompt for prompts in drawn for prompt in prompts}
         assert len(of_run(rollouts)) == len(set(of_run(rollouts)))
     assert set(of_run(1000)) == set(of_run(None)) == set(ids)
+
+
+def test_base_images_take_each_prompt_once_before_any_repeats() -> None:
+    ids = prompts_of_base_images([5, 6, 7], 5, world_size=2, seed=0)
+    assert sorted(ids[:3]) == [5, 6, 7]
+    assert ids[3:] == ids[:3]

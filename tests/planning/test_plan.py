@@ -274,7 +274,11 @@ def test_unknown_parts_are_named_and_not_guessed() -> None:
 def test_storage_follows_from_the_prompts() -> None:
     released = plan_run(draft("sd35m_dino_released"), 1, train_prompts=25_432, test_prompts=10)
     stored = sizes(released.storage)
+    # Its 910 rollouts draw every prompt.
     assert stored["reference images"] == pytest.approx(60e9, rel=1e-3)
+    ours = plan_run(draft("sd35m_dino"), 1, gpu="h100", train_prompts=25_432, test_prompts=10)
+    drawn = next(part.how for part in ours.storage if part.name == "reference images")
+    assert drawn.startswith("46,")
     assert stored["reference images of test prompts"] == pytest.approx(
         40 / 203_456 * 60e9, rel=1e-3
     )

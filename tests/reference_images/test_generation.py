@@ -70,6 +70,7 @@ def generate(
     config: ReferenceImagesConfig | None = None,
     images_per_prompt: int = 2,
     seed: int = 0,
+    all_prompts: PromptSet | None = None,
 ) -> ReferenceImageSet:
     config = config or settings()
     generate_reference_images(
@@ -79,9 +80,12 @@ def generate(
         images_per_prompt=images_per_prompt,
         seed=seed,
         location=output,
+        all_prompts=all_prompts,
     )
     pixels = config.resolution_pixels
-    return validate_reference_images(output, prompts, images_per_prompt, pixels, seed=0)
+    return validate_reference_images(
+        output, prompts, images_per_prompt, pixels, seed=0, other_prompts=all_prompts
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -227,6 +231,35 @@ def test_prompts_and_variations_can_be_added_to_a_set(tmp_path: Path) -> None:
     grown = generate(source, tmp_path / "grown")
     assert len(source.drawn) == 4
     assert grown.digest == generate(NoiseSource(), tmp_path / "whole").digest
+
+
+def test_runs_that_draw_other_prompts_share_one_set_which_only_grows(tmp_path: Path) -> None:
+    first, second = (PromptSet(PROMPTS.texts[part], digest="") for part in (slice(2), slice(1, 3)))
+    folder, source = tmp_path / "set", NoiseSource(stop_after=4)
+    drawn = generate(source, folder, prompts=first, all_prompts=PROMPTS)
+    assert source.drawn == ["a cat"] * 2 + ["一只 dog"] * 2
+    with pytest.raises(KeyboardInterrupt):
+        generate(
+            NoiseSource(stop_after=1),
+            folder,
+            prompts=second,
+            all_prompts=PROMPTS,
+            config=settings(batch_size=1),
+        )
+    # The first run goes on meanwhile, with the same images.
+    reopened = validate_reference_images(folder, first, 2, PIXELS, seed=0, other_prompts=PROMPTS)
+    assert reopened.digest == drawn.digest
+    with pytest.raises(ReferenceImageError, match="1 of the 2 prompts of the run are not in"):
+        validate_reference_images(folder, second, 2, PIXELS, seed=0, other_prompts=PROMPTS)
+    source = NoiseSource()
+    grown = generate(source, folder, prompts=second, all_prompts=PROMPTS)
+    assert source.drawn == ["a cow"]
+    assert grown.digest == generate(NoiseSource(), tmp_path / "other", prompts=second).digest
+    assert validate_reference_images(
+        folder, first, 2, PIXELS, seed=0, other_prompts=PROMPTS
+    ).digest == (drawn.digest)
+    whole = generate(NoiseSource(stop_after=0), folder)
+    assert whole.digest == generate(NoiseSource(), tmp_path / "whole").digest
 
 
 @pytest.mark.parametrize("complete", [True, False])

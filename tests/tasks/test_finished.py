@@ -1,6 +1,7 @@
 """Finished results, which the launcher finds without torch."""
 
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -64,7 +65,9 @@ def test_a_finished_pretraining_is_found_and_recorded_again(tmp_path: Path) -> N
     assert metric_curves(folder)["loss"] == [(1, 0.5)]
 
 
-@pytest.mark.parametrize("lost", ["", f"{LISTS_PART}.json", "an archive", "an image"])
+@pytest.mark.parametrize(
+    "lost", ["", f"{LISTS_PART}.json", "an archive", "an image", "the drawn prompts"]
+)
 def test_generated_reference_images_are_found_if_all_are_there(lost: str, tmp_path: Path) -> None:
     task = ReferenceImagesSettings.of(CONFIG)
     settings = task.model_dump_json()
@@ -73,12 +76,15 @@ def test_generated_reference_images_are_found_if_all_are_there(lost: str, tmp_pa
     for each in requested_sets(task, read_run_prompts(task.prompts)):
         place = each.location(str(tmp_path))
         store = ArchivedImageStore(place, origin)
-        plan = plan_images(each.prompts, each.images_per_prompt, task.seed)
+        plan = plan_images(each.needed, each.images_per_prompt, task.seed)
+        each.record_needed(str(tmp_path))
         store.save({image.name: b"image" for image in plan[lost == "an image" :]})
         store.complete({}, Provenance(**origin.model_dump(), advgrpo_version="1", files={}))
     (archive,) = (name for name in Path(place).glob("*.tar") if LISTS_PART not in name.name)
     if lost == "an archive":
         archive.unlink()
+    if lost == "the drawn prompts":
+        rmtree(next(tmp_path.glob("reference_images/*/train-drawn")))
     (Path(place) / (lost or "none")).unlink(missing_ok=True)
     found = find_reference_images(settings, workspace=str(tmp_path), processes=8)
     assert (found is None) == bool(lost)

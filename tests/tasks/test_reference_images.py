@@ -1,9 +1,11 @@
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from advgrpo.config import RunConfig, resolve
-from advgrpo.config.tasks import ReferenceImagesSettings
+from advgrpo.config.discriminator import PretrainingConfig
+from advgrpo.config.tasks import ReferenceImagesSettings, TrainingSettings
 from advgrpo.data.prompts import SPLITS, read_run_prompts
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.errors import ReferenceImageError
@@ -54,8 +56,8 @@ def test_sets_in_an_object_store_are_a_few_objects(
     workspace = f"s3://advgrpo/reference-images/{tmp_path.name}"
     made = make_reference_images(_settings(config), workspace=workspace)
     # Of each set: two archives (images and lists), a listing of each, and the time that it took;
-    # and the task's heartbeat.
-    assert len(list_files(workspace)) == 11
+    # which training prompts are drawn; and the task's heartbeat.
+    assert len(list_files(workspace)) == 12
     assert len(list(extract(made.train).glob("*.png"))) == 12
     assert inspect_set(made.test, config, "test").validated().digest
 
@@ -118,3 +120,51 @@ def test_another_prompt_file_is_another_set(config: RunConfig, tmp_path: Path) -
     again = make_reference_images(_settings(config), workspace=str(tmp_path / "work"))
     assert again.train != made.train
     assert again.test == made.test
+
+
+def test_a_longer_run_adds_its_prompts_to_the_same_set(config: RunConfig, tmp_path: Path) -> None:
+    workspace = str(tmp_path / "work")
+    (tmp_path / "train.txt").write_text("\n".join(all_captions()[n].text for n in range(20, 60)))
+    run, longer, other = (
+        config.model_copy(
+            update={
+                "seed": seed,
+                "reference_images": config.reference_images.model_copy(update={"seed": 7}),
+                "discriminator": config.discriminator.model_copy(
+                    update={"pretraining": PretrainingConfig(images=4)}
+                ),
+                "training": config.training.model_copy(update={"updates": updates}),
+            }
+        )
+        for seed, updates in ((0, 1), (0, 2), (1, 2))
+    )
+    counts, digests, place = [], [], ""
+    for each in (run, longer, other, run):
+        settings = ReferenceImagesSettings.of(each).model_dump_json()
+        made = make_reference_images(settings, workspace=workspace)
+        assert place in {"", made.train}
+        place = made.train
+        counts.append(len(list(Path(made.train).glob("*.png"))) // 2)
+        report = inspect_set(made.train, each, "train")
+        digests.append(report.validated().digest)
+        assert report.images == 2 * report.prompts <= 2 * counts[-1]
+    assert counts[0] < counts[1] < counts[2] == counts[3] < 40
+    assert digests[0] == digests[3]
+    prompts, training = read_run_prompts(run.prompts), TrainingSettings.of(longer)
+    grown = partial(
+        open_reference_images,
+        prompts=prompts,
+        split="train",
+        images_per_prompt=2,
+        resolution_pixels=32,
+        seed=0,
+        draws=training.draws,
+    )
+    assert grown(place, workspace=workspace).files
+    alone = str(tmp_path / "alone")
+    short = make_reference_images(
+        ReferenceImagesSettings.of(run).model_dump_json(), workspace=alone
+    )
+    with pytest.raises(ReferenceImageError, match="missing prompt") as caught:
+        grown(short.train, workspace=alone)
+    assert "generate it again" in caught.value.repair

@@ -2,13 +2,12 @@ from pathlib import Path
 
 import torch
 
-from advgrpo.config.discriminator import PretrainingConfig
 from advgrpo.data.prompts import read_prompts
 from advgrpo.models.discriminators import DinoDiscriminator
 from advgrpo.models.policies import load_policy
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.storage import cache_folder
-from advgrpo.training.pretraining import pretrain_discriminator, prompts_of_base_images
+from advgrpo.training.pretraining import pretrain_discriminator
 from advgrpo.training.reference_features import ReferenceFeatures
 from tests.training.conftest import World
 
@@ -64,9 +63,3 @@ def test_held_out_prompts_are_not_training_prompts(world: World, tmp_path: Path)
     assert held
     assert trained
     assert sorted([*held, *trained]) == list(range(len(state.prompts)))
-
-
-def test_settings_number_the_base_models_images() -> None:
-    config = PretrainingConfig(images=4, held_out_images=2)
-    ids = prompts_of_base_images([1, 2, 3], [7, 8, 9], config=config, world_size=1, seed=0)
-    assert [prompt in (7, 8, 9) for prompt in ids] == [False] * 4 + [True] * 2
