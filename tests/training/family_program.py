@@ -1,4 +1,4 @@
-"""Program of the test of families on two ranks: each family trains in ZeRO's stages 2 and 3.
+"""Program of the test of families on two ranks: each trains in ZeRO's stages 2 and 3, one in int8.
 
 The ranks are forked after all was imported, which takes longer than what they do.
 """
@@ -6,6 +6,8 @@ The ranks are forked after all was imported, which takes longer than what they d
 import json
 import os
 import sys
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -21,7 +23,14 @@ from tests.training.conftest import World
 
 RANKS = 2
 # DeepSpeed replaces torch's linear layer in a process that has used stage 3, so it comes last.
-CASES = {f"{family.name}-{stage}": (family, stage) for stage in (2, 3) for family in FAMILIES}
+CASES = {
+    f"{family.name}-{stage}": (family, f"training.zero_stage={stage}")
+    for stage in (2, 3)
+    for family in FAMILIES
+}
+INT8 = "int8"
+if find_spec("torchao"):
+    CASES = {INT8: (FAMILIES[0], "training.engine=ddp"), **CASES}
 
 
 def run_rank(world: World, models: Path, output: Path, rank: int) -> None:
@@ -30,19 +39,37 @@ def run_rank(world: World, models: Path, output: Path, rank: int) -> None:
     torch.set_num_threads(1)
     process_group = ProcessGroup()
     process_group.connect()
-    for name, (family, stage) in CASES.items():
-        state = world.state(
+    for name, (family, engine) in CASES.items():
+        policy = family.settings(
+            models / family.name,
+            32,
+            gradient_checkpointing=True,
+            quantization=INT8 if name == INT8 else "none",
+        )
+        build = partial(
+            world.state,
             output / name,
-            f"training.zero_stage={stage}",
+            engine,
             f"training.sampling.guidance_scale={family.guided}",
             process_group=process_group,
-            policy=family.settings(models / family.name, 32, gradient_checkpointing=True),
+            policy=policy,
         )
-        metrics = [train_on_rollout(state) for _ in range(2)]
-        save_file(state.engine.adapter(), output / name / f"rank-{rank}.safetensors")
+        state = build()
+        metrics = [train_on_rollout(state)]
+        if name == INT8:
+            state.save()
+        metrics.append(train_on_rollout(state))
+        trained = state.engine.adapter()
+        save_file(trained, output / name / f"rank-{rank}.safetensors")
         if rank == 0:
             errors = [each["policy/ratio_error_before_step"] for each in metrics]
             (output / name / "ratio_errors.json").write_text(json.dumps(errors), "utf-8")
+        if name == INT8:
+            state = build()
+            assert state.resume()
+            train_on_rollout(state)
+            resumed = state.engine.adapter()
+            assert all(torch.equal(resumed[key], value) for key, value in trained.items())
     torch.distributed.destroy_process_group()
 
 

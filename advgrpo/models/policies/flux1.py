@@ -21,6 +21,10 @@ PARTS = PipelineParts(
     models={"transformer": "FluxTransformer2DModel", "vae": "AutoencoderKL"},
     text_encoders={"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"},
     tokenizers=("tokenizer", "tokenizer_2"),
+    widths={
+        "text_encoder": ("pooled_projection_dim", 1),
+        "text_encoder_2": ("joint_attention_dim", 1),
+    },
 )
 
 

@@ -23,6 +23,7 @@ PARTS = PipelineParts(
     models={"transformer": "Flux2Transformer2DModel", "vae": "AutoencoderKLFlux2"},
     text_encoders={"text_encoder": "Qwen3ForCausalLM"},
     tokenizers=("tokenizer",),
+    widths={"text_encoder": ("joint_attention_dim", 3)},
 )
 
 

@@ -1,19 +1,19 @@
 """Parts of a pipeline in diffusers' layout, checked as they are loaded."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
 import transformers
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from advgrpo.config.policy import PolicyConfig
 from advgrpo.errors import ConfigError, WeightsError
-from advgrpo.models.backbones.loading import weights_files
 from advgrpo.models.meta import META, build, configuration, count
+from advgrpo.models.policies.model_files import check_files, load_model
 from advgrpo.models.policies.packing import PATCH
 from advgrpo.models.policies.quantization import quantize
 from advgrpo.models.policies.saved_adapter import refuse_foreign
@@ -43,6 +43,10 @@ class PipelineParts:
 
     optional: tuple[str, ...] = ()
     """Text encoders and tokenizers that a published pipeline may lack."""
+
+    widths: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Text encoder -> setting of the transformer with the width of its embeddings, and the number
+    of layers that they join."""
 
     def load_models(self, config: PolicyConfig, device: torch.device) -> Any:  # noqa: ANN401 - diffusers has no types
         """Load transformer, VAE and scheduler, on the CPU; without weights if `device` is meta.
@@ -98,8 +102,8 @@ class PipelineParts:
 
         Raises:
             ConfigError: If the tokens of the transformer cannot tile an image.
-            WeightsError: If it is not this family's pipeline, a part is missing, or the adapter is
-                for another model.
+            WeightsError: If it is not this family's pipeline, a part is missing, its text encoder
+                is that of another size, or the adapter is for another model.
         """
         # Not the text encoders, which no task needs whose prompts were encoded before.
         folder, _ = self._require(config, (*self.models, *_SCHEDULER))
@@ -111,10 +115,30 @@ class PipelineParts:
                 f"token of {folder}",
                 repair=f"set it and reference_images.resolution_pixels to {near} or {near + side}",
             )
+        self._check_widths(config)
         if adapter is not None:
             # Without memory for the parameters, of which only the names are read.
             transformer = build(self._class("transformer"), self.settings(config, "transformer"))
             refuse_foreign(dict(transformer.named_modules()), adapter)
+
+    def _check_widths(self, config: PolicyConfig) -> None:
+        folder, transformer = local_folder(config.weights), self.settings(config, "transformer")
+        for name, (setting, layers) in self.widths.items():
+            # No task needs a text encoder whose prompts were encoded before.
+            if not (folder / name).is_dir():
+                continue
+            settings = self.settings(config, name)
+            settings = settings.get("text_config", settings)
+            width, wanted = (
+                settings.get("hidden_size", settings.get("d_model")),
+                transformer.get(setting),
+            )
+            if width and wanted and layers * width != wanted:
+                raise WeightsError(
+                    f"policy.weights: {name} in {folder} has embeddings of width {layers * width}, "
+                    f"and the transformer takes {wanted}",
+                    repair=f"set policy.weights.location to a {self._name} with its own {name}",
+                )
 
     def _stride(self, config: PolicyConfig) -> int:
         """Return the pixels per latent along a side."""
@@ -233,13 +257,13 @@ class PipelineParts:
         names = sorted(wanted & {*self._architectures})
         # Before loading, which takes minutes for a large model.
         for name in names:
-            _check_files(folder / name)
+            check_files(folder / name)
             self._check_kind(config, name)
         dtypes = self._dtypes(config)
         left_out = {*self._architectures, *self.tokenizers} - wanted
         try:
             loaded = {
-                name: _load_model(
+                name: load_model(
                     self._class(name), folder / name, DTYPES[dtypes.get(name, config.text_dtype)]
                 )
                 for name in names
@@ -256,40 +280,3 @@ class PipelineParts:
                 repair="set policy.weights.location to a complete folder in diffusers' layout with "
                 "safetensors weights",
             ) from error
-
-
-def _check_files(folder: Path) -> None:
-    """Open the files of a model, which checks their length: a truncated download is found."""
-    try:
-        files = weights_files(folder)
-    except WeightsError as error:
-        raise WeightsError(f"policy.weights: {error.message}", repair=error.repair) from error
-    for path in files:
-        try:
-            with safe_open(path, framework="pt"):
-                pass
-        except (OSError, SafetensorError) as error:
-            raise WeightsError(
-                f"policy.weights: {path} is truncated or damaged: {error}",
-                repair=f"replace {path} by a complete copy",
-            ) from error
-
-
-def _load_model(model_class: Any, folder: Path, dtype: torch.dtype) -> Any:  # noqa: ANN401
-    model, info = model_class.from_pretrained(
-        folder,
-        dtype=dtype,
-        # Without it the libraries fall back to pickles, which can run code.
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    # The libraries initialize missing tensors randomly, and only log a warning.
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise WeightsError(
-            f"policy.weights: {folder} lacks {len(missing)} tensors, for instance {missing[0]}",
-            repair=f"replace {folder} by a complete copy",
-        )
-    # `from_pretrained` leaves `requires_grad` set, by which `trainable_parameters` selects.
-    return model.requires_grad_(False).eval()

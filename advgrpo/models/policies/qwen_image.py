@@ -23,6 +23,7 @@ PARTS = PipelineParts(
     models={"transformer": "QwenImageTransformer2DModel", "vae": "AutoencoderKLQwenImage"},
     text_encoders={"text_encoder": "Qwen2_5_VLForConditionalGeneration"},
     tokenizers=("tokenizer",),
+    widths={"text_encoder": ("joint_attention_dim", 1)},
 )
 
 

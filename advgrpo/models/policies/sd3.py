@@ -28,6 +28,7 @@ PARTS = PipelineParts(
     },
     tokenizers=("tokenizer", "tokenizer_2", "tokenizer_3"),
     optional=("text_encoder_3", "tokenizer_3"),
+    widths={"text_encoder_3": ("joint_attention_dim", 1)},
 )
 
 

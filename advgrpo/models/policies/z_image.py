@@ -21,6 +21,7 @@ PARTS = PipelineParts(
     models={"transformer": "ZImageTransformer2DModel", "vae": "AutoencoderKL"},
     text_encoders={"text_encoder": "Qwen3Model"},
     tokenizers=("tokenizer",),
+    widths={"text_encoder": ("cap_feat_dim", 1)},
 )
 
 

@@ -1,6 +1,10 @@
-"""Each family draws what its own pipeline of diffusers draws."""
+"""Each family draws what its own pipeline of diffusers draws.
+
+With `FAMILY_GRIDS=FOLDER` in the environment, the pictures of both are written, for a reader.
+"""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,12 +13,14 @@ from diffusers import DiffusionPipeline
 
 from advgrpo.algorithm.randomness import gaussian_noise
 from advgrpo.config.policy import SamplingConfig
+from advgrpo.data.contact_sheet import Band, contact_sheet
+from advgrpo.data.images import to_pil
 from advgrpo.errors import ConfigError, WeightsError
 from advgrpo.models.policies import Policy, load_policy
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.policies.encoding import encode_prompts, unconditional_prompt
-from advgrpo.models.policies.loading import check_policy
+from advgrpo.models.policies.loading import check_policy, policy_class
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.testing import TinyModels
 from tests.models.policies.families import FAMILIES, Family
@@ -57,6 +63,13 @@ def trained(policy: Policy) -> Policy:
     return policy
 
 
+def write_grid(path: Path, ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Write a contact sheet of a short, a long and an empty prompt."""
+    rows = [[to_pil(image) for image in images.clamp(0, 1)] for images in (ours, theirs)]
+    captions = ["a cat", "a long prompt", "no prompt"]
+    contact_sheet([Band(rows, captions, row_labels=["policy", "pipeline"])]).save(path)
+
+
 @pytest.mark.parametrize("is_guided", [False, True])
 @pytest.mark.parametrize("pixels", [16, 24])
 def test_images_are_those_of_the_plain_pipeline(
@@ -66,6 +79,8 @@ def test_images_are_those_of_the_plain_pipeline(
     scale = family.guided if is_guided else family.unguided
     theirs = family.draw(plain, PROMPTS, gaussian_noise(SEEDS, policy.latent_shape), scale)
     ours = draw(policy, scale)
+    if grids := os.environ.get("FAMILY_GRIDS"):
+        write_grid(Path(grids) / f"{family.name}-{pixels}-{scale:g}.png", ours, theirs)
     assert ours.shape == (3, 3, pixels, pixels)
     # Ours are rounded to 8 bits.
     torch.testing.assert_close(ours, theirs, atol=0.5 / 255 + 1e-4, rtol=0)
@@ -172,6 +187,25 @@ def test_an_adapter_of_another_family_is_refused_before_weights_are_loaded(
 def test_a_resolution_that_tokens_cannot_tile_is_refused(family: Family, folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"resolution_pixels=18: is not a multiple of the 4"):
         load_policy(family.settings(folder, 18), CPU)
+
+
+def test_a_text_encoder_of_another_size_is_refused_before_weights_are_loaded(
+    family: Family, tmp_path: Path
+) -> None:
+    folder = family.save(tmp_path)
+    parts = policy_class(family.settings(folder)).parts
+    assert parts is not None
+    for part, (setting, _) in parts.widths.items():
+        path = folder / "transformer" / "config.json"
+        before = path.read_text("utf-8")
+        settings = json.loads(before)
+        path.write_text(json.dumps({**settings, setting: 2 * settings[setting]}), "utf-8")
+        (folder / WEIGHTS).unlink(missing_ok=True)
+        width = settings[setting]
+        with pytest.raises(WeightsError, match=f"{part} in .* of width {width}, .* {2 * width}"):
+            check_policy(family.settings(folder), SamplingConfig(guidance_scale=1), None)
+        path.write_text(before, "utf-8")
+        check_policy(family.settings(folder), SamplingConfig(guidance_scale=1), None)
 
 
 @pytest.mark.parametrize(
