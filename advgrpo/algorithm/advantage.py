@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Rewards = Float[Tensor, "prompt sample"]
@@ -43,6 +43,27 @@ def group_advantages(
         # Of the uncentred rewards, as in Flow-GRPO: differences between prompts count, too.
         centred = centred / (rewards.double().std(correction=0) + epsilon)
     return centred.to(rewards.dtype)
+
+
+def best_and_worst(rewards: Rewards, *, best: int, worst: int) -> Int[Tensor, "chosen"]:
+    """Choose the images with the highest and the lowest rewards of each group.
+
+    Args:
+        rewards: One row per prompt, one column per image of that prompt's group; or advantages.
+        best: Images with the highest rewards, of each group.
+        worst: Images with the lowest rewards, of each group; together fewer than a group has.
+
+    Returns:
+        Positions in the flattened rewards, in ascending order.
+
+    Source:
+        Best-of-N training of DanceGRPO, arXiv:2505.07818.
+    """
+    # Stable, so that equal rewards are chosen alike on all devices.
+    order = rewards.argsort(dim=1, stable=True)
+    chosen = torch.cat([order[:, :worst], order[:, rewards.shape[1] - best :]], dim=1)
+    first = torch.arange(len(rewards), device=rewards.device)[:, None] * rewards.shape[1]
+    return (chosen + first).flatten().sort().values
 
 
 def _centred(rewards: Rewards) -> Rewards:

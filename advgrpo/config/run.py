@@ -1,6 +1,5 @@
 """The settings of a run, and the rules across its sections."""
 
-import math
 from typing import Self
 
 from pydantic import model_validator
@@ -51,23 +50,34 @@ class RunConfig(Section):
                 f"training.rollout.prompts_per_update={rollout.prompts_per_update}"
             )
         # With one rank; `check_ranks` repeats the check for the number that is used.
-        images = rollout.prompts_per_update // steps * rollout.group_size
-        for name, size in self._microbatches.items():
+        for name, size, images in self._microbatches:
             if images % size:
+                chosen = "group_size" if rollout.select is None else "selected images"
                 raise ValueError(
                     f"{name}={size}: must divide the {images} images of an optimizer step "
-                    "(prompts_per_update x group_size / optimizer_steps_per_update) on at least "
+                    f"(prompts_per_update x {chosen} / optimizer_steps_per_update) on at least "
                     "one rank"
                 )
         return self
 
     @property
-    def _microbatches(self) -> dict[str, int]:
-        rollout = self.training.rollout
-        sizes = {"training.rollout.microbatch_size": rollout.microbatch_size}
+    def _groups_per_step(self) -> int:
+        """Groups of an optimizer step."""
+        training = self.training
+        return training.rollout.prompts_per_update // training.optimizer_steps_per_update
+
+    @property
+    def _microbatches(self) -> list[tuple[str, int, int]]:
+        """Setting, size, and the images of an optimizer step that microbatches split."""
+        rollout, groups = self.training.rollout, self._groups_per_step
+        images, trained = groups * rollout.group_size, groups * rollout.trained_per_group
+        both = [("training.rollout.microbatch_size", rollout.microbatch_size, images)]
         if rollout.update_microbatch_size is not None:
-            sizes["training.rollout.update_microbatch_size"] = rollout.update_microbatch_size
-        return sizes
+            size = rollout.update_microbatch_size
+            both.append(("training.rollout.update_microbatch_size", size, trained))
+        elif trained < images:
+            both.append(("training.rollout.microbatch_size", rollout.microbatch_size, trained))
+        return both
 
     @model_validator(mode="after")
     def _resolutions_agree(self) -> Self:
@@ -206,27 +216,26 @@ class RunConfig(Section):
                 microbatches. The repair lists numbers that work.
         """
         # Not a validator, because the number of processes is not a setting.
-        rollout = self.training.rollout
-        images = (
-            rollout.prompts_per_update
-            // self.training.optimizer_steps_per_update
-            * rollout.group_size
-        )
-        sizes = self._microbatches
-        # A rank generates and updates on the same images, so both sizes must divide its share.
-        whole = math.lcm(*sizes.values())
         # 0 would divide by zero; the error below lists what works.
-        if ranks >= 1 and images % (ranks * whole) == 0:
+        if ranks >= 1 and self._can_share(ranks):
             self._check_discriminator_batch(ranks)
             return
-        fitting = [str(n) for n in range(1, images // whole + 1) if images % (n * whole) == 0]
-        microbatches = " and ".join(f"{size} ({name})" for name, size in sizes.items())
+        (_, _, images), *_ = self._microbatches
+        fitting = [str(n) for n in range(1, images + 1) if self._can_share(n)]
+        microbatches = " and ".join(f"{size} ({name})" for name, size, _ in self._microbatches)
+        groups = "" if self.training.rollout.select is None else " and whole groups"
         raise ConfigError(
             f"{ranks} training processes cannot share {images} images per optimizer step in "
-            f"microbatches of {microbatches}",
+            f"microbatches of {microbatches}{groups}",
             repair=f"use {', '.join(fitting)} processes, or change "
             "training.rollout.{prompts_per_update, group_size, microbatch_size}",
         )
+
+    def _can_share(self, ranks: int) -> bool:
+        # Each rank selects among its own images, so it needs whole groups.
+        if self.training.rollout.select is not None and self._groups_per_step % ranks:
+            return False
+        return all(images % (ranks * size) == 0 for _, size, images in self._microbatches)
 
     def _check_discriminator_batch(self, ranks: int) -> None:
         # Each rank processes an equal share of the batch.

@@ -15,32 +15,7 @@ from advgrpo.config.base import (
 )
 from advgrpo.config.policy import SamplingConfig
 from advgrpo.config.reward import RewardConfig
-
-
-class RolloutConfig(Section):
-    """Size of a rollout, over all ranks."""
-
-    # 48 groups of 16 as in the released code.
-    prompts_per_update: PositiveInt = 48
-    """Groups of a rollout, each of another prompt."""
-
-    # A single image has no advantage.
-    group_size: Annotated[int, Field(ge=2)] = 16
-    """Images of each prompt."""
-
-    microbatch_size: PositiveInt = 8
-    """Images that pass the transformer at once on a rank, in the rollout and, unless
-    `update_microbatch_size` is set, in the update."""
-
-    update_microbatch_size: PositiveInt | None = None
-    """Images that pass the transformer at once in the update, which keeps activations. If it is not
-    `microbatch_size`, ratios before the first step are 1 only up to rounding, 2e-4 in bfloat16:
-    `algorithm.clip_range` must be more than twice that."""
-
-    @property
-    def microbatch_of_update(self) -> int:
-        """Images that pass the transformer at once in the update."""
-        return self.update_microbatch_size or self.microbatch_size
+from advgrpo.config.rollout import RolloutConfig
 
 
 class PolicyOptimizerConfig(Section):

@@ -45,7 +45,9 @@ def work_of(run: RunConfig, gpus: int) -> Work:
     training = run.training
     rollouts, steps, note = _turns(run)
     rollout_images = images_per_gpu(run, gpus) * gpus
-    trained = rollout_images * training.algorithm.trained_steps * guidance_passes(run)
+    rollout = training.rollout
+    trained = rollout_images // rollout.group_size * rollout.trained_per_group
+    trained *= training.algorithm.trained_steps * guidance_passes(run)
     # One to recompute activations, and those of other policies.
     again = int(run.policy.gradient_checkpointing) + training.algorithm.extra_passes
     return Work(

@@ -216,6 +216,7 @@ def _held_out_prompts(
 def backwards_per_step(config: TrainingConfig, process_group: ProcessGroup) -> int:
     """Count the backward passes of a rank in one optimizer step."""
     rollout = config.rollout
-    images = rollout.prompts_per_update * rollout.group_size // config.optimizer_steps_per_update
+    trained = rollout.prompts_per_update * rollout.trained_per_group
+    images = trained // config.optimizer_steps_per_update
     microbatches = images // process_group.world_size // rollout.microbatch_of_update
     return microbatches * config.algorithm.trained_steps

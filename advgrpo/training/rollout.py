@@ -32,7 +32,7 @@ class Rollout:
     recorded: Mapping[str, Float[Tensor, "batch ..."]]
     """What the algorithm's losses need, by name; for instance latents."""
 
-    def part(self, images: slice) -> "Rollout":
+    def part(self, images: slice | Int[Tensor, "chosen"]) -> "Rollout":
         """Take some of the images."""
         return Rollout(
             number=self.number,

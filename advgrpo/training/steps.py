@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.algorithm.advantage import combined_rewards, group_advantages
+from advgrpo.algorithm.advantage import best_and_worst, combined_rewards, group_advantages
 from advgrpo.data.sampler import ImagePlan, prompts_of_rollout, share_of_rank
 from advgrpo.errors import NonFiniteError
 from advgrpo.models.scorers.diversity import in_group_distance
@@ -132,6 +132,10 @@ def update_policy(
         TrainingError: On all ranks, if a gradient is not finite or the algorithm's check fails.
     """
     with state.counters.timed("policy update"):
+        if (select := state.config.rollout.select) is not None:
+            groups = advantages.view(-1, state.config.rollout.group_size)
+            chosen = best_and_worst(groups, best=select.best, worst=select.worst)
+            rollout, advantages = rollout.part(chosen.cpu()), advantages[chosen]
         metrics = state.policy_updater.update(
             rollout, advantages, state.prompts.texts, update=state.counters.updates
         )

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from advgrpo.algorithm.advantage import combined_rewards, group_advantages
+from advgrpo.algorithm.advantage import best_and_worst, combined_rewards, group_advantages
 
 
 def random_rewards(prompts: int, samples: int, seed: int) -> torch.Tensor:
@@ -97,3 +97,9 @@ def test_standardized_terms_count_alike_whatever_their_scale() -> None:
 def test_terms_that_are_not_standardized_are_added_by_weight() -> None:
     terms = [torch.tensor([[1.0, 2.0]]), torch.tensor([[10.0, 30.0]])]
     assert combined_rewards(terms, [2.0, 0.5], standardize=False).tolist() == [[7.0, 19.0]]
+
+
+def test_the_best_and_the_worst_of_each_group_are_chosen() -> None:
+    rewards = torch.tensor([[5.0, 1.0, 4.0, 2.0], [0.0, 0.0, 0.0, 0.0], [-1.0, 3.0, 9.0, 3.5]])
+    assert best_and_worst(rewards, best=1, worst=2).tolist() == [0, 1, 3, 4, 5, 7, 8, 9, 10]
+    assert best_and_worst(rewards, best=2, worst=1).tolist() == [0, 1, 2, 4, 6, 7, 8, 10, 11]

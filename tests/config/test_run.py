@@ -7,6 +7,7 @@ import yaml
 
 from advgrpo.config import RunConfig, preset_names, preset_title, resolve
 from advgrpo.errors import ConfigError
+from advgrpo.planning.work import work_of
 from tests.config.given import given
 
 
@@ -192,3 +193,31 @@ def test_a_random_window_whose_starts_are_not_in_order_is_refused() -> None:
     assert resolve("pocket", [window % 3]).training.algorithm.window.mean_start == 3
     with pytest.raises(ConfigError, match=r"window=.*first_start=3 is after last_start=2"):
         resolve("pocket", [window % 2])
+
+
+SELECTION = (
+    "training.rollout={prompts_per_update: 4, group_size: 8, microbatch_size: 8, select: %s}"
+)
+
+
+@pytest.mark.parametrize(
+    ("select", "message"),
+    [
+        ("{best: 4, worst: 4}", "are all of group_size=8 images"),
+        ("{best: 0, worst: 4}", "select.best=0"),
+        ("{best: 1, worst: 2}", "microbatch_size=8: must divide the 12 images .* selected images"),
+    ],
+)
+def test_a_selection_that_is_no_part_of_a_group_is_refused(select: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        resolve("pocket", [SELECTION % select])
+
+
+def test_ranks_that_select_need_whole_groups() -> None:
+    run = resolve("pocket", [SELECTION % "{best: 2, worst: 2}"])
+    run.check_ranks(2)
+    assert work_of(run, 2).update_passes_per_update == 4 * 4 * 2
+    sixteen = ["training.rollout.update_microbatch_size=1", "training.rollout.microbatch_size=1"]
+    with pytest.raises(ConfigError, match="and whole groups") as caught:
+        resolve("pocket", [SELECTION % "{best: 2, worst: 2}", *sixteen]).check_ranks(16)
+    assert "use 1, 2, 4 processes" in caught.value.repair

@@ -1,19 +1,23 @@
 """Other algorithms run through the real loop, checkpoints and dumps."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import pytest
 from pydantic import Field
+from torch import Tensor
 
 from advgrpo.config.algorithms import AlgorithmConfig, AwmConfig, GrpoConfig, NftConfig
 from advgrpo.errors import NonFiniteError, Preempted
+from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.planning.work import work_of
 from advgrpo.tasks.reproduce import recompute
+from advgrpo.training.algorithms.base import PassLoss
 from advgrpo.training.algorithms.registry import ALGORITHMS
 from advgrpo.training.loop import train, train_on_rollout
 from advgrpo.training.nonfinite_dump import NonFiniteDump, read_dump
+from advgrpo.training.rollout import Rollout
 from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 from tests.training.test_loop import assert_same, weights
@@ -57,6 +61,30 @@ def test_another_algorithm_trains_in_the_same_loop(
     assert row["policy/matching_error"] > 0
     assert row["policy/gradient_norm"] > 0
     assert ("policy/ratio_mean" in row) == (algorithm.type == "awm")
+
+
+@pytest.mark.parametrize("algorithm", [None, TOY, NftConfig(), AwmConfig()])
+def test_the_best_and_worst_images_of_each_group_alone_train_the_policy(
+    make_state: Make, algorithm: AlgorithmConfig | None
+) -> None:
+    state = make_state(
+        "training.rollout.select={best: 1, worst: 1}",
+        "training.rollout.update_microbatch_size=2",
+        "training.algorithm.ratio_tolerance=0.0004",
+        algorithm=algorithm,
+    )
+    trained, advantages = state.algorithm.losses, []
+
+    def losses(part: Rollout, weights: Tensor, embeddings: PromptEmbeddings) -> Iterator[PassLoss]:
+        advantages.append(weights)
+        return trained(part, weights, embeddings)
+
+    state.algorithm.losses = losses  # type: ignore[method-assign]
+    metrics = train_on_rollout(state)
+    assert metrics["policy/gradient_norm"] > 0
+    assert [of_group.shape for of_group in advantages] == [(2,), (2,)]
+    # Of the whole group: the best image is above its mean and the worst below.
+    assert all(of_group.min() < 0 < of_group.max() for of_group in advantages)
 
 
 @MATCHING

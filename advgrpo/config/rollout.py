@@ -1,0 +1,67 @@
+"""Settings of a rollout: its size, and its images that train the policy."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from advgrpo.config.base import PositiveInt, Section
+
+
+class SelectionConfig(Section):
+    """The best and the worst images of a group; the others cost no pass of the update."""
+
+    best: PositiveInt
+    """Images with the highest rewards."""
+
+    worst: PositiveInt
+    """Images with the lowest rewards."""
+
+    @property
+    def images(self) -> int:
+        """Images of both kinds."""
+        return self.best + self.worst
+
+
+class RolloutConfig(Section):
+    """Size of a rollout, over all ranks."""
+
+    # 48 groups of 16 as in the released code.
+    prompts_per_update: PositiveInt = 48
+    """Groups of a rollout, each of another prompt."""
+
+    # A single image has no advantage.
+    group_size: Annotated[int, Field(ge=2)] = 16
+    """Images of each prompt."""
+
+    microbatch_size: PositiveInt = 8
+    """Images that pass the transformer at once on a rank, in the rollout and, unless
+    `update_microbatch_size` is set, in the update."""
+
+    update_microbatch_size: PositiveInt | None = None
+    """Images that pass the transformer at once in the update, which keeps activations. If it is not
+    `microbatch_size`, ratios before the first step are 1 only up to rounding, 2e-4 in bfloat16:
+    `algorithm.clip_range` must be more than twice that."""
+
+    select: SelectionConfig | None = None
+    """Images of each group that train the policy, by their rewards; null for all. Advantages are
+    those of the whole group, and the discriminator is trained on all images. Every rank must have
+    whole groups."""
+
+    @model_validator(mode="after")
+    def _selects_some(self) -> Self:
+        if self.select is not None and self.select.images >= self.group_size:
+            raise ValueError(
+                f"select.best={self.select.best} and select.worst={self.select.worst} are all of "
+                f"group_size={self.group_size} images; lower them, or set select=null"
+            )
+        return self
+
+    @property
+    def trained_per_group(self) -> int:
+        """Images of each group that train the policy."""
+        return self.group_size if self.select is None else self.select.images
+
+    @property
+    def microbatch_of_update(self) -> int:
+        """Images that pass the transformer at once in the update."""
+        return self.update_microbatch_size or self.microbatch_size
