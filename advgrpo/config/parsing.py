@@ -102,7 +102,10 @@ def _describe(
         return message
     if problem["type"] == "union_tag_invalid":
         tag, tags = str(problem["ctx"]["tag"]), str(problem["ctx"]["expected_tags"])
-        near = difflib.get_close_matches(tag, re.findall(r"'(.*?)'", tags), n=1)
+        options = re.findall(r"'(.*?)'", tags)
+        # The beginning of a name first: of flux1 and flux2_klein, the former is closer to "flux2".
+        near = [option for option in options if tag and option.startswith(tag)]
+        near = near or difflib.get_close_matches(tag, options, n=1)
         meant = f"; did you mean {near[0]}?" if near else ""
         return f"{path}.type={tag}: must be one of {tags}{meant}"
     # The input of these problems is the section around the key, not a value.

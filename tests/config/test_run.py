@@ -11,9 +11,10 @@ from advgrpo.planning.work import work_of
 from tests.config.given import given
 
 
-def test_an_unknown_family_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"policy\.type=z_imge: .*; did you mean z_image\?"):
-        resolve("pocket", ["policy.type=z_imge"])
+@pytest.mark.parametrize(("family", "meant"), [("z_imge", "z_image"), ("flux2", "flux2_klein")])
+def test_an_unknown_family_is_refused_with_the_nearest(family: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=rf"policy\.type={family}: .*; did you mean {meant}\?"):
+        resolve("pocket", [f"policy.type={family}"])
 
 
 def test_a_policy_without_a_family_is_refused() -> None:

@@ -198,10 +198,11 @@ def _refuse_other_names(names: Iterable[str], modules: Iterable[str], folder: Pa
             continue
         # The longest first: a name also contains those of the modules around its own.
         for module in sorted(known, key=len, reverse=True):
-            # Other tools write underscores for the dots.
-            for spelled in (module, module.replace(".", "_")):
+            # Other tools write underscores for the dots. With dots, another model's module may end
+            # like one of this: single_transformer_blocks.0 like transformer_blocks.0.
+            for spelled, ends in ((module, "."), (module.replace(".", "_"), (".", "_"))):
                 prefix, _, suffix = f".{name}".rpartition(spelled)
-                if prefix.endswith((".", "_")) and suffix.startswith((".lora", ".alpha")):
+                if prefix.endswith(ends) and suffix.startswith((".lora", ".alpha")):
                     raise WeightsError(
                         f"{folder / PEFT_WEIGHTS}: {name} has the prefix {prefix[1:]!r} and the "
                         f"suffix {suffix!r}; peft writes {PEFT_PREFIX!r}, and '.lora_A.weight' or "
