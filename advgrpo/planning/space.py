@@ -60,7 +60,7 @@ def _of_prompts(name: str, prompts: int | None, images: int | None, each: int | 
         how = f"{images} per prompt, about {kib}; use --train-prompts and --test-prompts"
         return Part(name, None, how)
     count = prompts * images
-    return Part(name, count * each, f"{count:,} images, about {kib}")
+    return Part(name, count * each, f"{count:,} images of {prompts:,} prompts, about {kib}")
 
 
 def _embeddings(

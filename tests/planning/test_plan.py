@@ -274,7 +274,7 @@ def test_unknown_parts_are_named_and_not_guessed() -> None:
 def test_storage_follows_from_the_prompts() -> None:
     released = plan_run(draft("sd35m_dino_released"), 1, train_prompts=25_432, test_prompts=10)
     stored = sizes(released.storage)
-    # Its 910 rollouts draw every prompt.
+    # Its 910 rollouts draw nearly every prompt.
     assert stored["reference images"] == pytest.approx(60e9, rel=1e-3)
     ours = plan_run(draft("sd35m_dino"), 1, gpu="h100", train_prompts=25_432, test_prompts=10)
     drawn = next(part.how for part in ours.storage if part.name == "reference images")
@@ -282,7 +282,8 @@ def test_storage_follows_from_the_prompts() -> None:
     assert stored["reference images of test prompts"] == pytest.approx(
         40 / 203_456 * 60e9, rel=1e-3
     )
-    assert stored["features of reference images"] == 203_456 * 65 * 768 * 4
+    features = 203_456 * 65 * 768 * 4
+    assert stored["features of reference images"] == pytest.approx(features, rel=1e-3)
 
 
 def test_embeddings_are_stored_for_sampled_prompts() -> None:
