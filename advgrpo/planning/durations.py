@@ -7,8 +7,7 @@ from typing import Any
 
 from advgrpo.config.reference_images import DiffusersSource
 from advgrpo.config.run import RunConfig
-from advgrpo.planning.space import drawn_training_prompts
-from advgrpo.planning.work import Work, guidance_passes
+from advgrpo.planning.work import Work, drawn_training_prompts, guidance_passes
 from advgrpo.strict_json import load_json_object
 
 DATA = Path(__file__).with_name("roofline.json")

@@ -1,11 +1,10 @@
 """Storage of a run in its workspace."""
 
 from advgrpo.config.run import RunConfig
-from advgrpo.config.tasks import ReferenceImagesSettings
-from advgrpo.data.drawn_prompts import count_drawn
 from advgrpo.planning.discriminator import discriminator_parameters, feature_bytes
 from advgrpo.planning.memory import adapter_parameters
 from advgrpo.planning.parts import FLOAT32, Models, Part
+from advgrpo.planning.work import drawn_training_prompts
 
 PNG_BYTES_PER_PIXEL = 60e9 / (203_456 * 512**2)
 """Average of the released reference images: 203,456 files of 512 x 512 pixels take about 60 GB."""
@@ -42,12 +41,6 @@ def storage(
         _embeddings(run, models, train_prompts, test_prompts),
         _checkpoints(run, models),
     ]
-
-
-def drawn_training_prompts(run: RunConfig, prompts: int) -> int:
-    """Estimate the training prompts whose reference images a run reads, and generates if needed."""
-    draws = ReferenceImagesSettings.of(run).draws
-    return prompts if draws is None else count_drawn(prompts, draws)
 
 
 def _of_prompts(name: str, prompts: int | None, images: int | None, each: int | None) -> Part:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from advgrpo.config.run import RunConfig
-from advgrpo.config.tasks import TrainingSettings
+from advgrpo.config.tasks import ReferenceImagesSettings, TrainingSettings
 from advgrpo.config.training import EveryRollout, ReleasedSchedule, WhenOutscored
+from advgrpo.data.drawn_prompts import count_drawn
 
 
 @dataclass(frozen=True)
@@ -113,3 +114,9 @@ def images_per_gpu(run: RunConfig | TrainingSettings, gpus: int) -> int:
 def guidance_passes(run: RunConfig | TrainingSettings) -> int:
     """Return the passes of an image per denoising step: two with guidance."""
     return run.policy.guidance_passes(run.training.sampling.guidance_scale)
+
+
+def drawn_training_prompts(run: RunConfig, prompts: int) -> int:
+    """Estimate the training prompts whose reference images a run reads, and generates if needed."""
+    draws = ReferenceImagesSettings.of(run).draws
+    return prompts if draws is None else count_drawn(prompts, draws)
