@@ -10,6 +10,8 @@ from advgrpo.telemetry.logging import fields_of
 
 # Text format of `log_error`.
 _ERROR = re.compile(r"^error: (?P<message>.+)\n  repair: (?P<repair>.+)", re.MULTILINE)
+# A driver of Pipelines runs no code of advgrpo; the last line of its log is glog's.
+_DRIVER = re.compile(r"^F\d{4} \S+ +\d+ \S+\] KFP driver: (?P<message>.+)", re.MULTILINE)
 _MOST_LOGS = 6
 """Logs that are read at most: a task has a pod per attempt."""
 
@@ -34,14 +36,15 @@ def find_error(server: KfpServer, run_id: str, tasks: Iterable[Any]) -> AdvGrpoE
 
 
 def parse_error(log: str) -> AdvGrpoError | None:
-    """Return the last error in a log of either format, if any."""
+    """Return the last error in a log of either format, or in that of a driver, if any."""
     for line in reversed(log.splitlines()):
         fields = fields_of(line)
         if fields.get("event") in {"error", "fault"}:
             return AdvGrpoError(str(fields["message"]), repair=str(fields.get("repair", "")))
     found = list(_ERROR.finditer(log))
     if not found:
-        return None
+        driver = _DRIVER.search(log)
+        return AdvGrpoError(driver["message"]) if driver else None
     return AdvGrpoError(found[-1]["message"], repair=found[-1]["repair"])
 
 

@@ -107,7 +107,8 @@ class _Watch:
         failed = self._failed_tasks(run)
         # Pipelines also lists drivers and the root DAG, which fail along with a task.
         ours = [task for task in failed if task.display_name in self._labels]
-        causes = [self._cause(task) for task in ours or failed]
+        # Argo has a node for each attempt of a driver besides the driver's own.
+        causes = list(dict.fromkeys(self._cause(task) for task in ours or failed))
         repair = f"read the task's log at {url}"
         # Pipelines has no message for a container that failed; the log of its pod has one.
         has_message = any(_error_text(task.error) for task in failed)

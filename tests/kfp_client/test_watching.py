@@ -129,12 +129,25 @@ def test_the_error_of_a_failed_run_has_the_task_and_its_message(
     assert run_id in caught.value.repair
 
 
-def test_a_failure_of_a_system_task_is_reported(
+def test_a_failed_driver_is_named_once_with_the_end_of_its_log(
     stub: StubKfp, server: KfpServer, run_id: str
 ) -> None:
-    stub.progress = [_state("FAILED", **{"root-driver": "FAILED"})]
-    with pytest.raises(PipelineError, match="the run failed: the driver of the pipeline"):
+    # The nodes that Pipelines 2.17 lists: the workflow's and the driver's, each with an attempt.
+    names = ("root-driver(0)", "root", "grpo-k6sgv(0)", "grpo-k6sgv", "root-driver")
+    run = _state("FAILED", **dict.fromkeys(names, "FAILED"))
+    for number, node in enumerate(run["run_details"]["task_details"]):
+        node["child_tasks"] = [{"pod_name": f"grpo-k6sgv-{number}"}]
+    stub.progress = [run]
+    stub.logs = {
+        "grpo-k6sgv-4": "I1128 19:04:54.334422      15 main.go:506] output execution.ID=1\n"
+        "F1128 19:04:54.334496      15 main.go:127] KFP driver: failed to write outputs\n"
+    }
+    with pytest.raises(PipelineError) as error:
         _watch(server, run_id)
+    assert (
+        error.value.message
+        == "the run failed: the driver of the pipeline: failed to write outputs"
+    )
 
 
 @pytest.mark.parametrize(
