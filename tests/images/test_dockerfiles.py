@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from advgrpo import __version__
 from advgrpo.cluster.settings import ClusterSettings
@@ -120,6 +121,16 @@ def test_an_image_installs_its_extras(image: str, extras: list[str]) -> None:
         if f'["{extra}"]' in FILES[image].read_text(encoding="utf-8")
     ]
     assert sorted(named) == sorted(extras)
+
+
+def test_the_image_of_the_charts_mlflow_server_contains_one() -> None:
+    values = yaml.safe_load((ROOT / "helm/advgrpo/values.yaml").read_text(encoding="utf-8"))
+    repository = values["images"]["mlflow"]["repository"]
+    (text,) = (
+        f.read_text("utf-8") for n, f in FILES.items() if repository == f"advgrpo-{n}-python"
+    )
+    assert '"mlflow"' in text, "installed"
+    assert "import kfp.dsl.executor_main, mlflow.server;" in text, "in the smoke test"
 
 
 def test_labels_name_version_revision_and_licence(final: list[Instruction]) -> None:

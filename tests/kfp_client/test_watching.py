@@ -145,8 +145,7 @@ def test_a_failed_driver_is_named_once_with_the_end_of_its_log(
     with pytest.raises(PipelineError) as error:
         _watch(server, run_id)
     assert (
-        error.value.message
-        == "the run failed: the driver of the pipeline: failed to write outputs"
+        error.value.message == "the run failed: the driver of the pipeline: failed to write outputs"
     )
 
 
