@@ -3,12 +3,16 @@
 import ast
 import re
 import shlex
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import typer
 import yaml
+from typer.testing import CliRunner
 
 from advgrpo.cli.main import app
 
@@ -70,6 +74,76 @@ def test_a_documented_command_exists_with_its_options(words: list[str]) -> None:
             return
         command, rest = commands[rest[0]], rest[1:]
     command.make_context(words[0], rest, resilient_parsing=not is_complete)
+
+
+MARK = re.compile(r" *<!-- (?:needs .+|run by (tests/\S+\.py)) -->")
+EXAMPLE = re.compile(
+    # A command, a fenced block of Python, or an indented one with a class.
+    r"^ *(?:\$ |exec |\w+=\S* )*(?:advgrpo|docker|helm|kfp|kubectl|make|pip|python) "
+    r"|^```python|^ *class \w",
+    re.MULTILINE,
+)
+# Without models, servers and minutes.
+CHEAP = re.compile(r" *advgrpo (config (show|validate)|prompts import) ")
+
+
+def _examples() -> Iterator[tuple[str, str, str]]:
+    """Blocks with commands or Python code, with their page and the line of text before them."""
+    for page in PAGES:
+        before, block, fenced = "", "", False
+        for line in [*page.read_text(encoding="utf-8").splitlines(), "end"]:
+            is_fence = line.lstrip().startswith("```")
+            if fenced or is_fence or line.startswith("    ") or (block and not line):
+                fenced ^= is_fence
+                block += line + "\n"
+                if fenced or not is_fence:
+                    continue
+            if EXAMPLE.search(block) and not block.startswith("```diff"):
+                yield page.relative_to(ROOT).as_posix(), before, block
+            # A comment may be followed by an empty line.
+            before, block = (line or before) if not is_fence else "", ""
+
+
+def test_each_example_is_run_by_a_test_or_marked_with_what_it_needs() -> None:
+    examples = [*_examples()]
+    assert len(examples) > 30
+    for page, before, text in examples:
+        mark = MARK.fullmatch(before)
+        commands = [line for line in text.splitlines() if EXAMPLE.match(line)]
+        assert mark or all(map(CHEAP.match, commands)), f"{page}: mark this block:\n{text}"
+        if mark and mark[1]:
+            assert Path(page).name in (ROOT / mark[1]).read_text(encoding="utf-8"), (page, mark[1])
+
+
+def test_documented_commands_that_need_nothing_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pickscore").mkdir()
+    settings = "extends: pocket\ntraining: {rollout: {microbatch_size: 8}}\n"
+    for name in ("run.yaml", "my-run.yaml"):
+        (tmp_path / name).write_text(settings, encoding="utf-8")
+    (tmp_path / "PartiPrompts.tsv").write_text("Prompt\tCategory\na cat\tAnimals\n", "utf-8")
+    for name in ("train", "test"):
+        (tmp_path / f"pickscore/{name}.txt").write_text(f"a cat\n{name}\n", encoding="utf-8")
+    cheap = [
+        words for name, words in COMMANDS.items() if CHEAP.match(name.partition(": ")[2] + " ")
+    ]
+    assert len(cheap) > 4
+    for words in cheap:
+        result = CliRunner().invoke(app, words[1:])
+        assert result.exit_code == 0, (words, result.exception)
+
+
+def test_the_example_of_an_own_scorer_runs() -> None:
+    page = (ROOT / "docs" / "scorers.md").read_text(encoding="utf-8")
+    (code,) = re.findall(
+        r"( {4}# brightness/rewards\.py\n(?: {4}.*\n|\n)+?)\n {4}evaluation:", page
+    )
+    namespace: dict[str, Any] = {}
+    exec(textwrap.dedent(code), namespace)
+    scorer = namespace["Brightness"]("cpu", gain=2.0)
+    assert scorer.score(torch.full((1, 3, 2, 2), 0.25), ["a cat"])["mean"].tolist() == [0.5]
 
 
 def test_commands_are_found() -> None:

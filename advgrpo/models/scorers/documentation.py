@@ -73,6 +73,8 @@ and seed.
 All weights are safetensors, pinned to a commit if they come from a hub. Two are published as
 pickles only. These commands read them once, without executing their content, and write safetensors:
 
+<!-- needs the published weights -->
+
     advgrpo scorers convert-hps --checkpoint HPS_v2.1_compressed.pt --output hps \\
         --base hub://laion/CLIP-ViT-H-14-laion2B-s32B-b79K --revision COMMIT
     advgrpo scorers convert-aesthetic --checkpoint sac+logos+ava1-l14-linearMSE.pth \\
@@ -84,6 +86,8 @@ longer have, and its weights are a pickle.
 ## Your own scorer
 
 `type: python` uses a class of any installed package, without a change here:
+
+<!-- run by tests/test_documentation.py -->
 
     # brightness/rewards.py
     class Brightness:
