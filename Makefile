@@ -114,6 +114,7 @@ roofline: $(INSTALLED) ## estimate the time of full-size models on GPUs, for `ad
 study: $(INSTALLED) ## reproduce docs/experiments.md (minutes to an hour)
 	$(BIN)/python -m studies
 	$(BIN)/python -m studies.algorithms .study/algorithms
+	$(BIN)/python -m studies.fast_sampling .study/fast_sampling
 
 .PHONY: audit
 audit: $(INSTALLED) ## check all pins against the advisories of PyPI; needs the network

@@ -71,20 +71,20 @@ SEEDS = (3, 4, 5)
 def main(folder: Path | None) -> None:
     """Train missing runs if there is a folder for them, then print the tables."""
     if folder is not None:
-        for arm in ARMS:
+        for arm in ARMS.values():
             for seed in SEEDS:
-                train_and_record(arm, seed, folder)
+                train_and_record(arm, seed, folder, RESULTS)
     sys.stdout.write(f"{tables()}\n{summary()}")
     PICTURE.write_text(picture(), encoding="utf-8")
 
 
-def train_and_record(arm: str, seed: int, folder: Path) -> None:
+def train_and_record(arm: Arm, seed: int, folder: Path, results: Path) -> None:
     """Train a run unless it is recorded, and record its held-out metrics and costs."""
-    path = RESULTS / f"{arm}-{seed}.jsonl"
+    path = results / f"{arm.name}-{seed}.jsonl"
     if path.is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
-    run(ARMS[arm], seed, folder)
+    run(arm, seed, folder)
     lines = []
     for line in (folder / path.name).read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -96,7 +96,7 @@ def train_and_record(arm: str, seed: int, folder: Path) -> None:
                 "seconds": round(sum(row.get(f"seconds/{part}", 0.0) for part in TRAINING), 1),
             }
             lines.append(json.dumps(kept))
-    RESULTS.mkdir(parents=True, exist_ok=True)
+    results.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -112,16 +112,18 @@ def tables() -> str:
     return "\n".join(lines) + "\n"
 
 
-def summary() -> str:
+def summary(
+    arms: Iterable[str] = ARMS, results: Path = RESULTS, goals: tuple[float, ...] = GOALS
+) -> str:
     """Tabulate each arm by median and range over its seeds."""
-    goals = " | ".join(f"images to {goal:g}" for goal in GOALS)
-    lines = [f"| arm | runs | {goals} | least distance | at the end | alignment there, change |"]
-    lines.append("|---" * (len(GOALS) + 5) + "|")
-    for arm in ARMS:
-        runs = [rows for name, rows in _recorded() if name.rpartition("-")[0] == arm]
+    titles = "".join(f"images to {goal:g} | " for goal in goals)
+    lines = [f"| arm | runs | {titles}least distance | at the end | alignment there, change |"]
+    lines.append("|---" * (len(goals) + 5) + "|")
+    for arm in arms:
+        runs = [rows for name, rows in _recorded(results) if name.rpartition("-")[0] == arm]
         if not runs:
             continue
-        columns = [[_images_to(goal, rows) for rows in runs] for goal in GOALS]
+        columns = [[_images_to(goal, rows) for rows in runs] for goal in goals]
         columns.append([min(row["distance"] for row in rows) for rows in runs])
         columns.append([rows[-1]["distance"] for rows in runs])
         columns.append([rows[-1]["alignment"] - rows[0]["alignment"] for rows in runs])
@@ -155,8 +157,8 @@ def picture() -> str:
     return f"{head}><style>{style}</style>{legend}{parts}\n"
 
 
-def _recorded() -> Iterable[tuple[str, list[dict[str, float]]]]:
-    for path in sorted(RESULTS.glob("*.jsonl")):
+def _recorded(results: Path = RESULTS) -> Iterable[tuple[str, list[dict[str, float]]]]:
+    for path in sorted(results.glob("*.jsonl")):
         yield path.stem, [json.loads(line) for line in path.read_text("utf-8").splitlines()]
 
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -23,15 +24,28 @@ from transformers import (
 )
 
 from advgrpo.config import DinoDiscriminatorConfig, RunConfig, resolve
+from advgrpo.config.passes import rollout_passes, trained_passes
 from advgrpo.models.published import PUBLISHED
 from advgrpo.planning.cards import CARDS, Card
 from advgrpo.planning.durations import DATA, PassSeconds
+from advgrpo.planning.work import guidance_passes
 from studies.bench.comparison import DISCRIMINATOR_ROLLOUTS
 from studies.bench.operators import LARGE_MATMUL, Work, counted_operators
 from studies.bench.published import Build, build_policy, draw_embeddings, without_prompts
 
 META = torch.device("meta")
 IMAGES = 6
+FITTED_IMAGES = {"sd35m_dino": 12}
+"""Microbatches that training fits to 80 GB, where they were looked up."""
+
+FAST = (
+    "training.algorithm.window={type: fixed, start: 3, length: 2}",
+    "training.algorithm.shared_prefix=true",
+    "training.algorithm.fast_sampling={guidance_interval: [0.5, 0.8], tail_steps: 3}",
+    "training.rollout.microbatch_size=12",
+)
+"""Cheaper rollouts, which change results; the window is not guided."""
+
 PRESETS = (
     "sd35m_dino",
     "sd35l_dino",
@@ -51,43 +65,68 @@ def main() -> None:
     rows = []
     for preset in presets:
         run = resolve(preset, needed=())
-        estimate = estimate_passes(run)
+        estimate = estimate_passes(run, FITTED_IMAGES.get(preset, IMAGES))
         data[run.policy.weights.location] = {
             "pixels": run.policy.resolution_pixels,
             **{gpu: _seconds(estimate, card) for gpu, card in CARDS.items()},
         }
-        rows += table_rows(preset, run, estimate)
+        fast = resolve(preset, FAST, needed=()) if run.policy.type == "sd3" else None
+        rows += table_rows(preset, run, fast, estimate)
     DATA.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
     sys.stdout.write("\n".join((*HEADER, *rows)) + "\n")
 
 
-def estimate_passes(run: RunConfig) -> Mapping[str, Work]:
-    """Count the operators of each kind of pass, for `IMAGES` images.
+@dataclass(frozen=True)
+class Pass:
+    """The operators of a pass of several images."""
+
+    work: Work
+    images: int = IMAGES
+
+    def seconds(self, card: Card) -> float:
+        """Estimate the time of one image on a card."""
+        return self.work.seconds(card) / self.images
+
+    def share(self, card: Card) -> float:
+        """Return the share of the rate of one large matrix product."""
+        rate = LARGE_MATMUL * card.bfloat16
+        return self.work.operations / self.work.seconds(card) / rate
+
+
+def estimate_passes(run: RunConfig, fitted: int) -> Mapping[str, Pass]:
+    """Count the operators of each kind of pass.
+
+    Args:
+        run: A preset's settings.
+        fitted: Images of a compiled pass.
 
     Returns:
         `forward` and `update` (forward and backward), each `eager` with a float32 adapter and
-        `compiled` with one in the transformer's precision; `decode`, also in float32, `features`
-        of the discriminator's backbone, and `text` of the encoders of Stable Diffusion 3.
+        `compiled` with one in the transformer's precision; `decode`, also
+        in float32; `features` of the discriminator's backbone, also in float32; and `text` of the
+        encoders of Stable Diffusion 3.
     """
-    found: dict[str, Work] = {}
+    found: dict[str, Pass] = {}
     # The precision of the adapter's weights decides, which are cast below.
     plain = {"gradient_checkpointing": False, "adapter_dtype": "float32"}
     config = run.policy.model_copy(update=plain)
     policy = build_policy(config, META, build_on_meta)
-    latents = torch.empty(IMAGES, *policy.latent_shape, device=META)
     scale = run.training.sampling.guidance_scale
-    for kind in ("eager", "compiled"):
+    for kind, images in (("eager", IMAGES), ("compiled", fitted)):
+        latents = torch.empty(images, *policy.latent_shape, device=META)
         if kind == "compiled":
             for parameter in policy.trainable_parameters().values():
                 parameter.data = parameter.data.to(policy.dtype)
-        embeddings = draw_embeddings(policy, IMAGES)
+        embeddings = draw_embeddings(policy, images)
         with without_prompts(policy):
             with torch.no_grad(), counted_operators() as forward:
                 policy.velocity(latents, 0.5, embeddings, guidance_scale=scale)
             with counted_operators() as update:
                 policy.velocity(latents, 0.5, embeddings, guidance_scale=scale).mean().backward()
         for name, counter in (("forward", forward), ("update", update)):
-            found[f"{name} {kind}"] = counter.eager if kind == "eager" else counter.fused
+            work = counter.eager if kind == "eager" else counter.fused
+            found[f"{name} {kind}"] = Pass(work, images)
+    latents = torch.empty(IMAGES, *policy.latent_shape, device=META)
     with torch.no_grad():
         with counted_operators() as decode:
             policy.decode(latents)
@@ -102,8 +141,9 @@ def estimate_passes(run: RunConfig) -> Mapping[str, Work]:
         with counted_operators() as text:
             if run.policy.type == "sd3":
                 _encode(run)
-    found |= {"decode": decode.eager, "decode float32": exact.eager}
-    return found | {"features": features.eager, "text": text.eager}
+    found |= {"decode": Pass(decode.eager), "decode float32": Pass(exact.eager)}
+    found |= {"features": Pass(features.eager.in_tf32()), "features float32": Pass(features.eager)}
+    return found | {"text": Pass(text.eager)}
 
 
 def build_on_meta(build: Build, dtype: torch.dtype, device: torch.device) -> nn.Module:
@@ -130,50 +170,53 @@ def _encode(run: RunConfig) -> None:
     build_on_meta(t5, torch.bfloat16, META)(tokens)
 
 
-def _seconds(estimate: Mapping[str, Work], card: Card) -> PassSeconds:
+def _seconds(estimate: Mapping[str, Pass], card: Card) -> PassSeconds:
     """Return seconds of one image; of a transformer pass, with both halves of the guidance."""
-    return {name: float(f"{work.seconds(card) / IMAGES:.4g}") for name, work in estimate.items()}
+    return {name: float(f"{each.seconds(card):.4g}") for name, each in estimate.items()}
 
 
 HEADER = (
     (
         "| preset | GPU | share of matmul rate in a rollout, before / after | images/s, released "
-        "structure / before / after | images of policy updates per second, likewise |"
+        "structure / before / after / cheaper | images of policy updates per second, likewise |"
     ),
     "|---|---|---|---|---|",
 )
 
 
-def table_rows(preset: str, run: RunConfig, estimate: Mapping[str, Work]) -> list[str]:
+def table_rows(
+    preset: str, run: RunConfig, fast: RunConfig | None, estimate: Mapping[str, Pass]
+) -> list[str]:
     """Return the rows of a preset: one for each GPU."""
     rows, cycle = [], DISCRIMINATOR_ROLLOUTS + 1
     for card in CARDS.values():
         seconds = _seconds(estimate, card)
-        released, before, after = (
-            _released(run, seconds),
-            _ours(run, seconds, "eager"),
-            _ours(run, seconds, "compiled"),
-        )
+        released = _released(run, seconds)
+        ours = [_ours(run, seconds, "eager"), _ours(run, seconds, "compiled")]
+        if fast is not None:
+            ours.append(_ours(fast, seconds, "compiled"))
         shares = " / ".join(
-            f"{_share(estimate[f'forward {kind}'], card):.0%}" for kind in ("eager", "compiled")
+            f"{estimate[f'forward {kind}'].share(card):.0%}" for kind in ("eager", "compiled")
         )
-        images = f"{cycle / released:.2f} / {1 / before:.2f} / {1 / after:.2f}"
-        updates = f"{1 / released:.2f} / {1 / before:.2f} / {1 / after:.2f}"
+        rates = [f"{1 / each:.2f}" for each in ours]
+        images = " / ".join([f"{cycle / released:.2f}", *rates])
+        updates = " / ".join([f"{1 / released:.2f}", *rates])
         rows.append(f"| `{preset}` | {card.name} | {shares} | {images} | {updates} |")
     return rows
 
 
-def _share(work: Work, card: Card) -> float:
-    return work.operations / work.seconds(card) / (LARGE_MATMUL * card.bfloat16)
-
-
 def _ours(run: RunConfig, seconds: PassSeconds, kind: str) -> float:
     """Return the seconds of a whole update for each of its images."""
-    steps, trained = run.training.sampling.num_inference_steps, run.training.algorithm.trained_steps
-    # Before, activations were recomputed; after, they are kept.
-    recomputed = trained * seconds["forward eager"] if kind == "eager" else 0.0
-    passes = steps * seconds[f"forward {kind}"] + trained * seconds[f"update {kind}"] + recomputed
-    return passes + seconds["decode"] + seconds["features"]
+    training, halves = run.training, guidance_passes(run)
+    count = training.rollout.prompts_per_update * training.rollout.group_size
+    sampled = rollout_passes(run.policy, training) / count / halves
+    trained = trained_passes(run.policy, training) / halves
+    passes = sampled * seconds[f"forward {kind}"] + trained * seconds[f"update {kind}"]
+    if kind == "compiled":
+        return passes + seconds["decode"] + seconds["features"]
+    # Before, activations were recomputed.
+    passes += trained * seconds["forward eager"]
+    return passes + seconds["decode"] + seconds["features float32"]
 
 
 def _released(run: RunConfig, seconds: PassSeconds) -> float:
@@ -182,7 +225,7 @@ def _released(run: RunConfig, seconds: PassSeconds) -> float:
     sampled = seconds["text"] + steps * seconds["forward eager"] + seconds["decode float32"]
     update = seconds["text"] + trained * (seconds["update eager"] + seconds["forward eager"])
     # Each step of the discriminator also encodes reference images.
-    encoded = (2 * DISCRIMINATOR_ROLLOUTS + 1) * seconds["features"]
+    encoded = (2 * DISCRIMINATOR_ROLLOUTS + 1) * seconds["features float32"]
     return (DISCRIMINATOR_ROLLOUTS + 1) * sampled + encoded + update
 
 

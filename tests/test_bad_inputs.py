@@ -45,6 +45,8 @@ SETTINGS = [
     *setting("training.rollout.group_size", *NO_COUNT, "1"),
     *setting("training.rollout.microbatch_size", *NO_COUNT, "7"),
     *setting("training.sampling.num_inference_steps", *NO_COUNT, "1"),
+    *setting("training.algorithm.fast_sampling.tail_steps", "0", "-1", "1.5", "x", "9"),
+    *setting("training.algorithm.fast_sampling.guidance_interval", "[0, 2]", "[0.1]", "x"),
     *setting("training.algorithm.window.length", *NO_COUNT),
     *setting("training.algorithm.window.first_start", "-1", "x"),
     *setting("training.algorithm.window.type", "other", "5"),

@@ -100,6 +100,9 @@ def _count(location: str) -> int | None:
 
 def _lines(preset: str, planned: "Plan") -> Iterable[str]:
     yield f"{preset} on {planned.gpus} GPU{'s' if planned.gpus > 1 else ''}"
+    if planned.fitted:
+        values = ", ".join(f"{name}={value}" for name, value in planned.fitted.items())
+        yield f"fitted to its memory: {values}"
     yield from _table("memory per GPU", planned.gpu_memory)
     yield from _table("host memory per process", planned.host_memory)
     yield from _table(

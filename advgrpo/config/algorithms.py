@@ -1,57 +1,27 @@
 """Settings of the RL algorithms, one section each."""
 
-from abc import ABC, abstractmethod
+from abc import ABC
+from collections.abc import Iterable
+from statistics import mean
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from advgrpo.config.base import (
+    AlgorithmConfig,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Section,
 )
-from advgrpo.config.denoising_steps import CpsSampler, FixedWindow, Sampler, Window
-
-
-class AlgorithmConfig(Section, ABC):
-    """Settings of an RL algorithm: what planning and the loop need to know of any."""
-
-    type: str
-
-    @property
-    @abstractmethod
-    def trained_steps(self) -> int:
-        """Backward passes of one image in an update."""
-
-    @property
-    @abstractmethod
-    def recorded_latents(self) -> int:
-        """Latents of one image that a rollout records."""
-
-    @property
-    def extra_passes(self) -> int:
-        """Forward passes without gradient that each trained step needs besides its own."""
-        return 0
-
-    @property
-    def shared_steps(self) -> float:
-        """First denoising steps that images of a group share in a rollout, on average."""
-        return 0.0
-
-    @property
-    def adapter_copies(self) -> int:
-        """Copies of the adapter that the algorithm keeps, on each GPU and in a checkpoint."""
-        return 0
-
-    def check_sampling(self, num_inference_steps: int, *, guided: bool) -> None:
-        """Raise ValueError if the sampling of rollouts does not suit the algorithm.
-
-        Args:
-            num_inference_steps: Denoising steps.
-            guided: Whether classifier-free guidance is on.
-        """
+from advgrpo.config.denoising_steps import (
+    CpsSampler,
+    FastSamplingConfig,
+    FixedWindow,
+    Sampler,
+    Window,
+)
 
 
 def _default_ratio_tolerance(clip_range: float | None) -> float:
@@ -76,6 +46,9 @@ class GrpoConfig(AlgorithmConfig):
     shared_prefix: bool = False
     """Let the images of a group share the denoising steps before the window: fewer forward passes,
     less variety within a group."""
+
+    fast_sampling: FastSamplingConfig = FastSamplingConfig()
+    """Cheaper denoising steps, off by default."""
 
     # The released value. Latents are stored in float32, because rounding them to bfloat16 changes
     # a ratio by 2e-5.
@@ -157,14 +130,31 @@ class GrpoConfig(AlgorithmConfig):
         """One of the base policy, if the divergence from it counts."""
         return int(self.kl_weight > 0)
 
-    @property
-    def shared_steps(self) -> float:
-        """Denoising steps before the window, if the images of a group share them."""
-        return self.window.mean_start if self.shared_prefix else 0.0
+    def rollout_passes(self, num_inference_steps: int, *, guided: int) -> tuple[float, float]:
+        """Return the shared and the other passes of an image in a rollout; see the base class."""
+        fast, length = self.fast_sampling, self.window.length
+
+        def passes(positions: Iterable[float]) -> int:
+            return sum(
+                guided if fast.is_guided(each, num_inference_steps) else 1 for each in positions
+            )
+
+        before = mean(passes(range(start)) for start in self.window.starts)
+        tails = (fast.tail(start + length, num_inference_steps) for start in self.window.starts)
+        after = self.trained_passes(num_inference_steps, guided=guided) + mean(map(passes, tails))
+        return (before, after) if self.shared_prefix else (0.0, before + after)
+
+    def trained_passes(self, num_inference_steps: int, *, guided: int) -> float:
+        """Return the passes of an image in the window; see the base class."""
+        steps = (start + step for start in self.window.starts for step in range(self.window.length))
+        share = mean(self.fast_sampling.is_guided(each, num_inference_steps) for each in steps)
+        return self.window.length * (1 + (guided - 1) * share)
 
     def check_sampling(self, num_inference_steps: int, *, guided: bool) -> None:
-        """Raise ValueError if the window does not end before the last denoising step."""
-        del guided
+        """Raise ValueError if the window does not end before the last denoising step.
+
+        Or if a cheaper step has no effect.
+        """
         # The last step's noise is almost nothing; its log-prob would drown all others.
         last = num_inference_steps - 1
         if self.window.end > last:
@@ -174,6 +164,8 @@ class GrpoConfig(AlgorithmConfig):
                 f"{last} can be trained (the last one is nearly noiseless): start the window "
                 "earlier, shorten it, or take more denoising steps"
             )
+        end = self.window.end
+        self.fast_sampling.check(num_inference_steps, window_end=end, guided=guided)
 
 
 class OldPolicyConfig(Section):

@@ -1,7 +1,8 @@
-"""The base class of settings sections, and the types of single settings."""
+"""The base classes of settings sections, and the types of single settings."""
 
 import re
-from typing import Annotated, Self
+from abc import ABC, abstractmethod
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -98,6 +99,10 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 _COMMIT_HASH = re.compile(r"[0-9a-f]{40}")
 
 
+FrozenPrecision = Literal["auto", "float32"]
+"""Precision of float32 products in frozen models; `auto` is TF32 on GPUs that have it."""
+
+
 class Weights(Section):
     """The location of a pre-trained model; on a hub, pinned to a commit."""
 
@@ -125,3 +130,54 @@ class Weights(Section):
                 "locations have one"
             )
         return self
+
+
+class AlgorithmConfig(Section, ABC):
+    """Settings of an RL algorithm: what planning and the loop need to know of any."""
+
+    type: str
+
+    @property
+    @abstractmethod
+    def trained_steps(self) -> int:
+        """Backward passes of one image in an update."""
+
+    @property
+    @abstractmethod
+    def recorded_latents(self) -> int:
+        """Latents of one image that a rollout records."""
+
+    @property
+    def extra_passes(self) -> int:
+        """Forward passes without gradient that each trained step needs besides its own."""
+        return 0
+
+    def rollout_passes(self, num_inference_steps: int, *, guided: int) -> tuple[float, float]:
+        """Return the forward passes of an image in a rollout, on average over rollouts.
+
+        Args:
+            num_inference_steps: Denoising steps.
+            guided: Passes of a guided denoising step.
+
+        Returns:
+            Those that images of a group share, and the others.
+        """
+        return 0.0, float(guided * num_inference_steps)
+
+    def trained_passes(self, num_inference_steps: int, *, guided: int) -> float:
+        """Return the forward passes of an image in the trained steps, on average over updates."""
+        del num_inference_steps
+        return float(guided * self.trained_steps)
+
+    @property
+    def adapter_copies(self) -> int:
+        """Copies of the adapter that the algorithm keeps, on each GPU and in a checkpoint."""
+        return 0
+
+    def check_sampling(self, num_inference_steps: int, *, guided: bool) -> None:
+        """Raise ValueError if the sampling of rollouts does not suit the algorithm.
+
+        Args:
+            num_inference_steps: Denoising steps.
+            guided: Whether classifier-free guidance is on.
+        """

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from advgrpo.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from advgrpo.config.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 
 class CpsSampler(Section):
@@ -48,9 +48,9 @@ class FixedWindow(Section):
         return self.start + self.length
 
     @property
-    def mean_start(self) -> float:
-        """First trained denoising step, on average over updates."""
-        return float(self.start)
+    def starts(self) -> range:
+        """The possible first trained denoising steps, of which each is as frequent."""
+        return range(self.start, self.start + 1)
 
 
 class RandomWindow(Section):
@@ -83,10 +83,9 @@ class RandomWindow(Section):
         return self.last_start + self.length
 
     @property
-    def mean_start(self) -> float:
-        """First trained denoising step, on average over updates."""
-        # Each start is equally likely.
-        return (self.first_start + self.last_start) / 2
+    def starts(self) -> range:
+        """The possible first trained denoising steps, of which each is as frequent."""
+        return range(self.first_start, self.last_start + 1)
 
 
 class SlidingWindow(Section):
@@ -128,10 +127,64 @@ class SlidingWindow(Section):
         """One past the last denoising step that can be trained."""
         return self.starts[-1] + self.length
 
-    @property
-    def mean_start(self) -> float:
-        """First trained denoising step, on average over positions."""
-        return sum(self.starts) / len(self.starts)
-
 
 Window = Annotated[FixedWindow | RandomWindow | SlidingWindow, Field(discriminator="type")]
+
+
+class FastSamplingConfig(Section):
+    """Cheaper denoising steps of rollouts; they change results. docs/experiments.md counts them."""
+
+    guidance_interval: tuple[Fraction, Fraction] = (0.0, 1.0)
+    """Part of the denoising steps, from 0 at noise to 1 at the image, in which rollout and update
+    are guided; a step outside of it takes one pass instead of two. Held-out metrics and evaluation
+    guide every step. arXiv:2404.07724."""
+
+    tail_steps: PositiveInt | None = None
+    """Second-order steps (DPM-Solver++) that replace all denoising steps after the window, which
+    only finish the image that is rewarded. arXiv:2507.21802."""
+
+    def is_guided(self, position: float, num_inference_steps: int) -> bool:
+        """Return whether a step is guided, if the sampling is.
+
+        Args:
+            position: The denoising step; between two of them in a tail.
+            num_inference_steps: Denoising steps without a tail.
+        """
+        first, last = self.guidance_interval
+        # Rounded, because 0.07 * 100 is larger than 7.
+        return (
+            round(first * num_inference_steps, 6) <= position < round(last * num_inference_steps, 6)
+        )
+
+    def tail(self, window_end: int, num_inference_steps: int) -> list[float]:
+        """Return the positions of the denoising steps after a window, evenly spaced."""
+        steps = num_inference_steps - window_end
+        count = self.tail_steps or steps
+        return [window_end + step * steps / count for step in range(count)]
+
+    def check(self, num_inference_steps: int, *, window_end: int, guided: bool) -> None:
+        """Raise ValueError if a setting would have no effect or leave nothing to do.
+
+        Args:
+            num_inference_steps: Denoising steps.
+            window_end: One past the last denoising step that can be trained.
+            guided: Whether classifier-free guidance is on.
+        """
+        interval, where = list(self.guidance_interval), "training.algorithm.fast_sampling"
+        if interval != [0, 1] and not guided:
+            raise ValueError(
+                f"{where}.guidance_interval={interval}: training.sampling.guidance_scale switches "
+                "guidance off in all denoising steps; raise it, or remove the interval"
+            )
+        if not any(self.is_guided(s, num_inference_steps) for s in range(num_inference_steps)):
+            raise ValueError(
+                f"{where}.guidance_interval={interval}: contains none of the {num_inference_steps} "
+                "denoising steps; widen it, or switch guidance off with "
+                "training.sampling.guidance_scale"
+            )
+        after = num_inference_steps - window_end
+        if self.tail_steps is not None and self.tail_steps > after:
+            raise ValueError(
+                f"{where}.tail_steps={self.tail_steps}: a window may end {after} denoising steps "
+                "before the image, so a longer tail saves nothing; lower it, or remove it"
+            )

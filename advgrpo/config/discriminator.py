@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field
 
 from advgrpo.config.base import (
     Fraction,
+    FrozenPrecision,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -72,6 +73,11 @@ class _BaseDiscriminatorConfig(Section):
 
     feature_batch_size: PositiveInt = 64
     """Batch size of the frozen part, in images."""
+
+    # bfloat16 changes ranks; docs/experiments.md has both.
+    frozen_precision: FrozenPrecision = "auto"
+    """Precision of products in the frozen part, whose weights and sums are float32: `auto` is TF32
+    on GPUs that have it, which keeps the ranks of images. The trained part is always float32."""
 
     optimizer: DiscriminatorOptimizerConfig = DiscriminatorOptimizerConfig()
     pretraining: PretrainingConfig = PretrainingConfig()

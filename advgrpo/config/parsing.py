@@ -122,6 +122,9 @@ def _path(location: Iterable[str | int], settings: Mapping[str, Any]) -> str:
     value: Any = settings
     entered = True
     for part in location:
+        # What follows a plain value are the types of its union.
+        if not isinstance(value, Mapping | list | tuple):
+            break
         # Pydantic puts the tag of a union's member first; a key may have the same name.
         if entered and isinstance(value, Mapping) and value.get("type") == part:
             entered = False

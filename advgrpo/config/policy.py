@@ -93,14 +93,16 @@ class PolicyConfig(Section):
     processes do it and exit; a machine without a GPU uses its CPU. Large encoders such as T5-XXL
     take seconds per prompt on a CPU."""
 
-    guidance: Literal["one_batch", "two_passes"] = "one_batch"
-    """Whether the guided and the unguided prediction are computed in one batch or in two passes.
-    Two passes halve the memory of a microbatch's activations, except in an update without gradient
-    checkpointing, which stores those of both."""
+    guidance: Literal["auto", "one_batch", "two_passes"] = "auto"
+    """Whether the guided and the unguided prediction are computed in one batch or in two passes:
+    `auto` is one batch unless a training fits into a GPU with two passes only. Two passes halve the
+    memory of a microbatch's activations, except in an update without gradient checkpointing, which
+    stores those of both."""
 
     # Recomputed activations are bit-equal in float32, so the ratio before the first step stays 1.
-    gradient_checkpointing: bool = False
-    """Recompute activations in the update: less memory, about a third more time."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Recompute activations in the update: less memory, about a third more time. `auto` does so if
+    a training does not fit into a GPU otherwise."""
 
     def guidance_passes(self, guidance_scale: float) -> int:
         """Return how often the transformer predicts an image in a denoising step: 2 if guided.

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from advgrpo.config.base import PositiveFloat, Section
+from advgrpo.config.base import FrozenPrecision, PositiveFloat, Section
 from advgrpo.config.scorers.union import ScorerConfig
 
 DISCRIMINATOR = "discriminator"
@@ -77,6 +77,10 @@ class RewardConfig(Section):
     standardize: bool = False
     """Divide each term, centred on its group, by its standard deviation over the rollout, so that
     weights do not depend on the scale of the terms."""
+
+    frozen_precision: FrozenPrecision = "auto"
+    """Precision of products in scorers that reward; see `discriminator.frozen_precision`. Held-out
+    metrics and evaluation are always float32."""
 
     @model_validator(mode="after")
     def _names_of_terms_are_unique(self) -> Self:

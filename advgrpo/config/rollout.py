@@ -1,6 +1,6 @@
 """Settings of a rollout: its size, and its images that train the policy."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,12 +33,14 @@ class RolloutConfig(Section):
     group_size: Annotated[int, Field(ge=2)] = 16
     """Images of each prompt."""
 
-    microbatch_size: PositiveInt = 8
+    microbatch_size: PositiveInt | Literal["auto"] = "auto"
     """Images that pass the transformer at once on a rank, in the rollout and, unless
-    `update_microbatch_size` is set, in the update."""
+    `update_microbatch_size` is set, in the update. `auto` is the largest number that fits into the
+    memory of a GPU, at most 16, and on a CPU at most 8."""
 
     update_microbatch_size: PositiveInt | None = None
-    """Images that pass the transformer at once in the update, which keeps activations. If it is not
+    """Images that pass the transformer at once in the update, which keeps activations; with
+    `training.compile`, the trained steps of a rollout keep them too. If it is not
     `microbatch_size`, ratios before the first step are 1 only up to rounding, 2e-4 in bfloat16:
     `algorithm.clip_range` must be more than twice that."""
 
@@ -62,6 +64,11 @@ class RolloutConfig(Section):
         return self.group_size if self.select is None else self.select.images
 
     @property
+    def microbatch(self) -> int:
+        """Images that pass the transformer at once in the rollout; 1 before `auto` is fitted."""
+        return 1 if self.microbatch_size == "auto" else self.microbatch_size
+
+    @property
     def microbatch_of_update(self) -> int:
         """Images that pass the transformer at once in the update."""
-        return self.update_microbatch_size or self.microbatch_size
+        return self.update_microbatch_size or self.microbatch

@@ -71,12 +71,13 @@ class RunConfig(Section):
         """Setting, size, and the images of an optimizer step that microbatches split."""
         rollout, groups = self.training.rollout, self._groups_per_step
         images, trained = groups * rollout.group_size, groups * rollout.trained_per_group
-        both = [("training.rollout.microbatch_size", rollout.microbatch_size, images)]
+        # `auto` becomes a number that divides a rank's images.
+        both = [("training.rollout.microbatch_size", rollout.microbatch, images)]
         if rollout.update_microbatch_size is not None:
             size = rollout.update_microbatch_size
             both.append(("training.rollout.update_microbatch_size", size, trained))
         elif trained < images:
-            both.append(("training.rollout.microbatch_size", rollout.microbatch_size, trained))
+            both.append(("training.rollout.microbatch_size", rollout.microbatch, trained))
         return both
 
     @model_validator(mode="after")
@@ -221,7 +222,9 @@ class RunConfig(Section):
             self._check_discriminator_batch(ranks)
             return
         (_, _, images), *_ = self._microbatches
-        fitting = [str(n) for n in range(1, images + 1) if self._can_share(n)]
+        batch = self.discriminator.optimizer.batch_size
+        numbers = (n for n in range(1, images + 1) if self._can_share(n) and batch % n == 0)
+        fitting = [str(n) for n in numbers]
         microbatches = " and ".join(f"{size} ({name})" for name, size, _ in self._microbatches)
         groups = "" if self.training.rollout.select is None else " and whole groups"
         raise ConfigError(

@@ -27,6 +27,9 @@ from advgrpo.strict_json import load_json
 
 S = TypeVar("S", bound=Section)
 
+PRETRAINING_BATCH = 8
+"""Images sampled at once in pre-training, if the training's number is fitted to its GPUs."""
+
 _ROLLOUTS_PER_SKIPPED = 10
 """Rollouts per skipped one for which prompts are prepared in advance."""
 
@@ -107,6 +110,7 @@ class PretrainingSettings(Section):
     @classmethod
     def of(cls, run: RunConfig) -> Self:
         """Return the task's settings of a run."""
+        size = run.training.rollout.microbatch_size
         return cls(
             seed=run.seed,
             prompts=run.prompts,
@@ -116,7 +120,7 @@ class PretrainingSettings(Section):
             # Only the number: the images themselves are an input with a digest of its own.
             images_per_prompt=run.reference_images.of_each_prompt,
             # Part of the digest, because the last bits of an image depend on its batch.
-            batch_size=run.training.rollout.microbatch_size,
+            batch_size=PRETRAINING_BATCH if size == "auto" else size,
         )
 
     @property

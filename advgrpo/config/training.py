@@ -208,10 +208,11 @@ class TrainingConfig(Section):
     """Whether centred rewards are divided by the standard deviation of the group, by that of the
     whole rollout, or not at all."""
 
-    compile: Literal["none", "inductor", "aot_eager", "eager"] = "none"
-    """Backend of `torch.compile` for the transformer, in rollout and update; the first passes then
-    take minutes. `inductor` needs a C++ compiler, on GPUs Triton and a C compiler; the other two
-    make nothing faster and help with debugging."""
+    compile: Literal["auto", "none", "inductor", "aot_eager", "eager"] = "auto"
+    """Backend of `torch.compile` for the transformer's layers, in rollout and update, which are
+    compiled before the first rollout. `auto` is `inductor` on GPUs, unless there is no compiler or
+    zero_stage is 3, and `none` on CPUs. `inductor` needs a C++ compiler, on GPUs Triton and a C
+    compiler; the last two make nothing faster and help with debugging."""
 
     engine: Literal["deepspeed", "ddp"] = "deepspeed"
     """Engine of the policy's optimizer steps, which are equal up to rounding; their speed on GPUs
@@ -250,12 +251,18 @@ class TrainingConfig(Section):
                 f"offload=optimizer_and_weights needs zero_stage=3, not {self.zero_stage}: set it, "
                 "or offload=optimizer"
             )
-        if self.compile != "none" and self.zero_stage == 3:
+        if self.compile not in {"auto", "none"} and self.zero_stage == 3:
             raise ValueError(
                 f"compile={self.compile} does not work with zero_stage=3, which gathers weights "
                 "layer by layer: set zero_stage=2, or compile=none"
             )
         return self
+
+    def compile_backend(self, *, on_gpu: bool) -> str | None:
+        """Return the backend of `torch.compile`; None to compile nothing."""
+        if self.compile == "auto":
+            return "inductor" if on_gpu and self.zero_stage != 3 else None
+        return None if self.compile == "none" else self.compile
 
     @property
     def rollouts(self) -> int | None:

@@ -137,6 +137,13 @@ def training_curves(history: History, *, alignment: str) -> tuple[Section, ...]:
             _panel(history, "Learning rate", {"policy": "policy/learning_rate"}),
             _panel(
                 history,
+                "Share of the matmul rate",
+                {"rollout": "performance/mfu_rollout", "update": "performance/mfu_update"},
+                note="0 to 1, without recomputed activations",
+            ),
+            _panel(history, "Images per second", {"run": "performance/images_per_second"}),
+            _panel(
+                history,
                 "Divergence from the base policy",
                 {"policy": "policy/divergence_from_base"},
             ),

@@ -21,16 +21,18 @@ from advgrpo.models.policies.transformer_policy import TransformerPolicy
 
 
 def saved_bytes(
-    policy: TransformerPolicy, *, images: int, guidance_scale: float, recomputed: bool
-) -> int:
-    """Return the bytes that an update keeps from its forward pass for the backward pass.
+    policy: TransformerPolicy, *, images: int, guidance_scale: float
+) -> tuple[int, int]:
+    """Count the bytes that an update keeps from its forward pass for the backward pass.
 
     Args:
         policy: On the meta device, without gradient checkpointing.
         images: In one microbatch.
         guidance_scale: Of the training.
-        recomputed: Whether training uses gradient checkpointing. It keeps the inputs of all blocks
-            and recomputes one block at a time.
+
+    Returns:
+        The bytes without gradient checkpointing, and those with it, which keeps the inputs of all
+        blocks and recomputes one block at a time.
     """
     weights = {_key(each) for each in policy.transformer.parameters()}
     saved: dict[int, Tensor] = {}
@@ -68,7 +70,7 @@ def saved_bytes(
         embeddings = policy.embed(["a prompt"] * images)
         policy.velocity(latents, 0.5, embeddings, guidance_scale=guidance_scale)
     outside += _total(saved)
-    return outside + (in_inputs + largest if recomputed else in_blocks)
+    return outside + in_blocks, outside + in_inputs + largest
 
 
 def peak_bytes(run: Callable[[], object]) -> int:

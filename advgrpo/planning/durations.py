@@ -53,7 +53,7 @@ class ModelSpeed:
 
     def training(self, run: RunConfig, work: Work) -> float:
         """Return the seconds of rollouts, rewards and policy updates of a run."""
-        kind = "eager" if run.training.compile == "none" else "compiled"
+        kind = "compiled" if run.training.compile_backend(on_gpu=True) else "eager"
         halves = guidance_passes(run)
         trained = work.update_passes_per_update * self.scale * self.seconds[f"update {kind}"]
         # The last are those that recompute activations, and those of other policies.

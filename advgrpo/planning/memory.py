@@ -1,6 +1,7 @@
 """Memory of a training process, on its GPU and on its host."""
 
 import math
+from copy import copy
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -154,26 +155,35 @@ def _update_activations(run: RunConfig | TrainingSettings, models: Models) -> Pa
     name, policy = "activations of the update (estimate)", models.policy
     if isinstance(policy, str):
         return Part(name, None, "the transformer is unknown", is_transient=True)
-    images = run.training.rollout.microbatch_of_update
-    recomputed = run.policy.gradient_checkpointing
+    rollout = run.training.rollout
+    images = rollout.microbatch_of_update
+    if run.training.compile_backend(on_gpu=True) is not None:
+        # Compiled, the trained steps of a rollout run as in the update.
+        images = max(images, rollout.microbatch)
+    recomputed = run.policy.gradient_checkpointing is True
     how = f"{images} images, with the longest prompts: " + (
         "the inputs of each layer, and one layer in full" if recomputed else "all layers"
     )
-    scale = run.training.sampling.guidance_scale
-    count = _saved(policy, images, scale, recomputed)
+    scale, way = run.training.sampling.guidance_scale, run.policy.guidance
+    # Each further image adds the same bytes.
+    one, two = (_saved(policy, way, count, scale)[recomputed] for count in (1, 2))
+    count = one + (images - 1) * (two - one)
     return Part(name, count, how, is_transient=True)
 
 
 @lru_cache(maxsize=16)
-def _saved(policy: TransformerPolicy, images: int, scale: float, recomputed: bool) -> int:
-    return saved_bytes(policy, images=images, guidance_scale=scale, recomputed=recomputed)
+def _saved(policy: TransformerPolicy, way: str, images: int, scale: float) -> tuple[int, int]:
+    # The same models: building them takes seconds.
+    guided = copy(policy)
+    guided.config = policy.config.model_copy(update={"guidance": way})
+    return saved_bytes(guided, images=images, guidance_scale=scale)
 
 
 def _decode_activations(run: RunConfig | TrainingSettings, models: Models) -> Part:
     name, policy = "activations of the VAE (estimate)", models.policy
     if isinstance(policy, str):
         return Part(name, None, "the VAE is unknown", is_transient=True)
-    sampled = run.training.rollout.microbatch_size
+    sampled = run.training.rollout.microbatch
     batch = min(sampled, run.policy.decode_batch_size or sampled)
     return Part(name, _decoded(policy, batch), f"{batch} images at once", is_transient=True)
 

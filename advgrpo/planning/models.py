@@ -48,10 +48,12 @@ def build_policy(config: AnyPolicyConfig) -> TransformerPolicy:
     Raises:
         WeightsError: If a configuration cannot be read.
     """
-    # Activations are counted without it, and what is recomputed follows from them. An initial
-    # adapter has the shape of the settings.
+    # Activations are counted for all ways of guidance and without gradient checkpointing; what is
+    # recomputed follows from them. An initial adapter has the shape of the settings.
     adapter = config.adapter.model_copy(update={"initial_adapter": None})
-    bare = config.model_copy(update={"gradient_checkpointing": False, "adapter": adapter})
+    bare = config.model_copy(
+        update={"gradient_checkpointing": False, "guidance": "one_batch", "adapter": adapter}
+    )
     # Published shapes do not change; those in a folder may, while this process runs.
     is_published = scheme(config.weights.location) == "hub"
     return _build_policy(bare) if is_published else _build_policy.__wrapped__(bare)

@@ -6,11 +6,15 @@ from advgrpo.config.run import RunConfig
 from advgrpo.errors import ConfigError
 from advgrpo.planning.cards import CARDS, Card, card_named
 from advgrpo.planning.durations import Duration, durations
+from advgrpo.planning.fitting import fit, fitted_values, smaller_training
 from advgrpo.planning.memory import encoding_memory, gpu_memory, host_memory
 from advgrpo.planning.models import generation_memory, models_of
 from advgrpo.planning.parts import Part, total
 from advgrpo.planning.space import storage
 from advgrpo.planning.work import Work, work_of
+
+GPU_GIB = 80
+"""Memory of a GPU that is planned for, unless one is named."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,9 @@ class Plan:
     """Estimates of a run on a number of GPUs."""
 
     gpus: int
+    fitted: dict[str, str]
+    """Settings that are `auto`, and their values on the GPU, or on one of 80 GiB."""
+
     gpu_memory: list[Part]
     """Per GPU."""
 
@@ -70,13 +77,16 @@ def plan_run(
     card = None if gpu is None else card_named(gpu)
     # First: the estimates divide by the number of GPUs without a remainder.
     run.check_ranks(gpus)
+    fitted = fit(run, gpus, free=(GPU_GIB if card is None else card.memory_gib) * 2**30)
+    run, values = fitted, fitted_values(run, fitted)
     models = models_of(run)
     work, memory = work_of(run, gpus), gpu_memory(run, models, gpus)
     if card is not None:
-        _check_card(card, total(memory))
+        _check_card(run, gpus, card, total(memory))
     price = run.evaluation.price_per_hour if price_per_hour is None else price_per_hour
     return Plan(
         gpus=gpus,
+        fitted=values,
         gpu_memory=memory,
         host_memory=host_memory(run, models, gpus),
         encoding_memory=encoding_memory(run, models),
@@ -98,8 +108,9 @@ def plan_run(
     )
 
 
-def _check_card(card: Card, needed: int) -> None:
-    if needed <= card.memory_gib * 2**30:
+def _check_card(run: RunConfig, gpus: int, card: Card, needed: int) -> None:
+    free = card.memory_gib * 2**30
+    if needed <= free:
         return
     by_size = sorted(CARDS, key=lambda name: CARDS[name].memory_gib)
     fitting = [name for name in by_size if CARDS[name].memory_gib * 2**30 >= needed]
@@ -107,5 +118,5 @@ def _check_card(card: Card, needed: int) -> None:
         f"training needs about {needed / 2**30:.1f} GiB of GPU memory, and a {card.name} has "
         f"{card.memory_gib} GiB",
         repair=(f"use --gpu {' or '.join(fitting)}, or " if fitting else "")
-        + "set policy.gradient_checkpointing=true, or lower training.rollout.microbatch_size",
+        + smaller_training(run, gpus, free),
     )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from advgrpo.config.passes import rollout_passes, trained_passes
 from advgrpo.config.run import RunConfig
 from advgrpo.config.tasks import ReferenceImagesSettings, TrainingSettings
 from advgrpo.config.training import EveryRollout, ReleasedSchedule, WhenOutscored
@@ -47,17 +48,17 @@ def work_of(run: RunConfig, gpus: int) -> Work:
     rollouts, steps, note = _turns(run)
     rollout_images = images_per_gpu(run, gpus) * gpus
     rollout = training.rollout
-    trained = rollout_images // rollout.group_size * rollout.trained_per_group
-    trained *= training.algorithm.trained_steps * guidance_passes(run)
+    trained_images = rollout_images // rollout.group_size * rollout.trained_per_group
+    trained = round(trained_images * trained_passes(run.policy, training))
     # One to recompute activations, and those of other policies.
-    again = int(run.policy.gradient_checkpointing) + training.algorithm.extra_passes
+    again = int(run.policy.gradient_checkpointing is True) + training.algorithm.extra_passes
     return Work(
         updates=training.updates,
         rollouts_per_update=rollouts,
         images_per_rollout=rollout_images,
         images_per_update=rollouts * rollout_images,
         images=training.updates * rollouts * rollout_images,
-        rollout_passes_per_update=rollouts * rollout_passes(run, gpus),
+        rollout_passes_per_update=rollouts * rollout_passes(run.policy, training),
         update_passes_per_update=trained,
         extra_passes_per_update=again * trained,
         optimizer_steps=training.optimizer_steps,
@@ -81,27 +82,6 @@ def _turns(run: RunConfig) -> tuple[int, int, str]:
             return 1, 0, "not included: rollouts that fool the discriminator, and its steps on them"
         case _:
             return 1, 0, ""
-
-
-def rollout_passes(run: RunConfig, gpus: int) -> float:
-    """Return the forward passes of a rollout over all GPUs, the mean if the window is random.
-
-    Images of a group in one microbatch may share their first denoising steps.
-    """
-    steps = run.training.sampling.num_inference_steps
-    shared = run.training.algorithm.shared_steps
-    images = images_per_gpu(run, gpus) * gpus
-    return (_leaders(run, gpus) * shared + images * (steps - shared)) * guidance_passes(run)
-
-
-def _leaders(run: RunConfig, gpus: int) -> int:
-    """Return the number of groups in each microbatch, summed over the microbatches of a rollout."""
-    rollout = run.training.rollout
-    # The images of an optimizer step on each GPU are consecutive and form whole microbatches.
-    # A group that spans two microbatches has a leader in each.
-    images = images_per_gpu(run, gpus) * gpus
-    size, group = rollout.microbatch_size, rollout.group_size
-    return sum((first + size - 1) // group - first // group + 1 for first in range(0, images, size))
 
 
 def images_per_gpu(run: RunConfig | TrainingSettings, gpus: int) -> int:

@@ -12,7 +12,7 @@ from advgrpo.config.tasks import TrainingSettings, parse_json
 from advgrpo.data.drawn_prompts import drawn_prompts
 from advgrpo.data.prompts import read_run_prompts
 from advgrpo.models.policies.saved_adapter import adapter_folder
-from advgrpo.planning.memory_check import check_host_memory, free_host_memory
+from advgrpo.planning.fitting import check_host_memory, free_host_memory
 from advgrpo.records import DISCRIMINATOR_WEIGHTS, PromptSet, ReferenceImageSet
 from advgrpo.reference_images.image_set import digest_of
 from advgrpo.reference_images.opening import open_reference_images

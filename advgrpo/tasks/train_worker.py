@@ -11,13 +11,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
+import torch
+
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.errors import RankFailedError
 from advgrpo.models.discriminators.saving import save_discriminator
 from advgrpo.models.policies.adapter import save_adapter
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.scorers.build import build_reward_scorers, build_scorers
-from advgrpo.planning.memory_check import check_gpu_memory
+from advgrpo.planning.fitting import check_gpu_memory, fit, fitted_values
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.reference_images.shared_images import assign_for_training
 from advgrpo.runtime.devices import free_gpu_memory
@@ -160,6 +162,27 @@ def end_hanging(reason: str) -> NoReturn:
     os._exit(error.exit_code)
 
 
+def _fitted(
+    settings: TrainingSettings, process_group: ProcessGroup, sink: Logger
+) -> TrainingSettings:
+    """Fit settings that are `auto` to the GPUs, record them, and check that the training fits."""
+    free, processes = free_gpu_memory(), process_group.world_size
+    if free is not None:
+        # The fullest GPU: ranks must agree, and on a resumed run's other GPU results differ only by
+        # rounding.
+        free = int(process_group.all_reduce_min(free))
+    fitted = fit(settings, processes, free=free)
+    if free is None:
+        return fitted
+    card = torch.cuda.get_device_name()
+    check_gpu_memory(fitted, processes=processes, free=free, card=card)
+    if process_group.is_first and (values := fitted_values(settings, fitted)):
+        text = ", ".join(f"{name}={value}" for name, value in values.items())
+        logger.info("fitted to the memory: %s", text, extra=event("fitted", settings=text))
+        sink.tags({f"fitted.{name}": value for name, value in values.items()})
+    return fitted
+
+
 def _training_state(
     settings: TrainingSettings,
     prompts: PromptSet,
@@ -170,8 +193,7 @@ def _training_state(
     scratch: Path,
 ) -> TrainingState:
     # Before the models are loaded, which takes minutes.
-    if (free := free_gpu_memory()) is not None:
-        check_gpu_memory(settings, processes=process_group.world_size, free=free)
+    settings = _fitted(settings, process_group, sink)
     # Must match the pre-training: both derive the split from the content of images and prompts.
     reference_images = assign_for_training(
         reference_images,

@@ -17,6 +17,8 @@ from advgrpo.models.discriminators.saving import load_discriminator
 from advgrpo.models.policies.ema import MovingAverage
 from advgrpo.models.policies.embeddings import StoredEmbeddings
 from advgrpo.models.policies.loading import load_policy
+from advgrpo.models.policies.pipeline_parts import DTYPES
+from advgrpo.models.policies.speed import PolicySpeed
 from advgrpo.models.scorers.base import Scorer, check_metrics_cover
 from advgrpo.records import PromptSet, ReferenceImageSet
 from advgrpo.runtime.process_group import ProcessGroup
@@ -94,8 +96,8 @@ def build_training_state(
     """
     config, seed, device = inputs.training, inputs.seed, process_group.device
     policy = load_policy(inputs.policy, device, seed=seed, embeddings=inputs.embeddings)
-    if config.compile != "none":
-        policy.compile(config.compile)
+    if (backend := config.compile_backend(on_gpu=device.type == "cuda")) is not None:
+        policy.compile(backend)
     engine = build_engine(
         policy, config, process_group, backwards_per_step=backwards_per_step(config, process_group)
     )
@@ -145,7 +147,7 @@ def build_training_state(
         inputs.scorers,
         config.sampling,
         process_group,
-        batch_size=config.rollout.microbatch_size,
+        batch_size=config.rollout.microbatch,
         seed=seed,
     )
     return TrainingState(
@@ -154,6 +156,8 @@ def build_training_state(
         prompts=inputs.prompts,
         process_group=process_group,
         policy=policy,
+        # A held-out prompt: its embedding is stored in any case.
+        speed=PolicySpeed(policy, held_out_texts[0], DTYPES[inputs.policy.forward_dtype]),
         engine=engine,
         algorithm=algorithm,
         average=average,

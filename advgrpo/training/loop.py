@@ -7,11 +7,13 @@ from advgrpo.training.metrics import (
     cost_metrics,
     log_update,
     measure_held_out,
+    performance_metrics,
     progress_metrics,
 )
 from advgrpo.training.reward_hacking import stopped_early, watch_reward
 from advgrpo.training.state import TrainingState
 from advgrpo.training.steps import (
+    compile_policy,
     compute_advantages,
     generate,
     plan_rollout,
@@ -36,6 +38,7 @@ def train(state: TrainingState) -> None:
     progress = Progress("adversarial training", config.updates, "updates")
     progress.resume_at(counters.updates)
     try:
+        compile_policy(state)
         # The base model is measured first: alarms and the best adapter compare with it. A resumed
         # run has it in its history.
         if not state.history:
@@ -107,7 +110,10 @@ def train_on_rollout(state: TrainingState) -> dict[str, float]:
     # The discriminator's update may have been skipped, too.
     if counters.skipped == skipped:
         counters.skipped_in_a_row = 0
-    return metrics | cost_metrics(state)
+    costs = cost_metrics(state)
+    if "policy/loss" in metrics:
+        metrics |= performance_metrics(state, costs)
+    return metrics | costs
 
 
 def is_over(state: TrainingState) -> bool:

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from advgrpo.config.passes import rollout_passes, trained_passes
+from advgrpo.config.policy import PolicyConfig
+from advgrpo.config.training import TrainingConfig
 from advgrpo.data.images import encode_png, image_grid
 from advgrpo.runtime.peak_memory import peak_memory_mib
 from advgrpo.telemetry.logging import machine_event
@@ -55,6 +58,65 @@ def cost_metrics(state: TrainingState) -> dict[str, float]:
     }
 
 
+def performance_metrics(state: TrainingState, costs: Mapping[str, float]) -> dict[str, float]:
+    """Return the throughput since the last update; every rank must call it.
+
+    Args:
+        state: The run, after an update of the policy.
+        costs: Its `cost_metrics`.
+    """
+    before: Mapping[str, float] = next(
+        (row for row in reversed(state.history) if "cost/images_sampled" in row), {}
+    )
+    speed = state.speed
+    return throughput(
+        {name: value - before.get(name, 0) for name, value in costs.items()},
+        state.policy.config,
+        state.config,
+        pass_flops=speed.pass_flops,
+        decode_flops=speed.decode_flops,
+        rate=speed.matmul_rate * state.process_group.world_size,
+    )
+
+
+def throughput(
+    spent: Mapping[str, float],
+    policy: PolicyConfig,
+    training: TrainingConfig,
+    *,
+    pass_flops: float,
+    decode_flops: float,
+    rate: float,
+) -> dict[str, float]:
+    """Return images per second, and the shares of a matmul rate that rollout and update achieve.
+
+    Args:
+        spent: Images and seconds of one update, by the names of `cost_metrics`.
+        policy: Settings of the policy.
+        training: Settings of the training.
+        pass_flops: Of a forward pass of one image.
+        decode_flops: Of decoding one image.
+        rate: FLOPs per second of large matrix products, over all ranks.
+
+    Returns:
+        Shares (`mfu_...`) count the passes that the algorithm needs, not recomputed activations.
+    """
+    algorithm, sampled = training.algorithm, spent["cost/images_sampled"]
+    images = training.rollout.prompts_per_update * training.rollout.group_size
+    each = rollout_passes(policy, training) / images * pass_flops + decode_flops
+    # The base weights are frozen, so that a backward pass computes the gradients of inputs alone
+    # and costs as much as a forward pass.
+    trained = training.rollout.prompts_per_update * training.rollout.trained_per_group
+    passes = trained * trained_passes(policy, training)
+    updated = passes * (2 + algorithm.extra_passes) * pass_flops
+    rollout, update = spent["seconds/rollout"], spent["seconds/policy update"]
+    return {
+        "performance/images_per_second": sampled / (rollout + spent["seconds/reward"] + update),
+        "performance/mfu_rollout": sampled * each / rollout / rate,
+        "performance/mfu_update": updated / update / rate,
+    }
+
+
 def log_update(state: TrainingState, seconds: float) -> None:
     """Log that an update is done, as an event: a terminal shows the progress bar instead."""
     row, counters = state.history[-1], state.counters
@@ -82,4 +144,7 @@ def progress_metrics(state: TrainingState) -> dict[str, float]:
         "reward": row["reward/" + state.reward.names[0]],
         "discriminator accuracy": row["discriminator/held_out_accuracy"],
         "distance": distances[-1],
+        "images/s": row["performance/images_per_second"],
+        "mfu rollout": row["performance/mfu_rollout"],
+        "mfu update": row["performance/mfu_update"],
     }

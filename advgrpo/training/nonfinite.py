@@ -173,7 +173,7 @@ class NonFiniteGuard:
             f"image {sample} of its group)"
         )
         sizes = self._config.rollout
-        size = sizes.microbatch_size if advantages is None else sizes.microbatch_of_update
+        size = sizes.microbatch if advantages is None else sizes.microbatch_of_update
         # The microbatch as it was computed: another grouping may round differently and hide the
         # fault.
         first = finding.image // size * size

@@ -135,6 +135,19 @@ class PolicyUpdater:
             # The last backward pass of an optimizer step takes the step, too.
             self._engine.backward(loss.total)
 
+    def warm_up(self, rollout: Rollout, prompts: Sequence[str]) -> None:
+        """Compute gradients of a rollout's first microbatch and drop them, to compile the passes.
+
+        Args:
+            rollout: A microbatch of the update or more.
+            prompts: All training prompts.
+        """
+        images = slice(0, self._config.rollout.microbatch_of_update)
+        advantages = torch.zeros(len(rollout.prompt_ids), device=self._process_group.device)
+        for _ in self._gradients(rollout, advantages, prompts, images):
+            # Passes of an algorithm have equal shapes.
+            return
+
     def _find(
         self,
         rollout: Rollout,
@@ -145,26 +158,32 @@ class PolicyUpdater:
         """Find where this rank's gradients are not finite, by computing them once more."""
         if self._engine.partitions_weights:  # no rank holds a whole gradient
             return None
+        for images in microbatches:
+            for loss, gradients in self._gradients(rollout, advantages, prompts, images):
+                # The loss comes first: if it is not finite, all gradients are not, and it is the
+                # cause.
+                named = {"the policy loss": loss.total.detach()} | {
+                    f"the gradient of {name}": gradient for name, gradient in gradients.items()
+                }
+                # A gradient belongs to all images of the microbatch: its axis of images has length
+                # one.
+                finding = first_not_finite({name: v[None] for name, v in named.items()})
+                if finding is not None:
+                    where = f"{finding.tensor} at {loss.name}"
+                    return replace(finding, tensor=where, image=images.start)
+        return None
+
+    def _gradients(
+        self, rollout: Rollout, advantages: Tensor, prompts: Sequence[str], images: slice
+    ) -> Iterator[tuple[PassLoss, dict[str, Tensor]]]:
+        """Compute a microbatch's gradients without adding them to those of the step."""
         parameters = self._policy.trainable_parameters()
         # DeepSpeed hooks the outputs of its forward pass to prepare a backward pass of its own.
         with self._policy.without_engine():
-            for images in microbatches:
-                for loss in self._losses(rollout, advantages, prompts, images):
-                    # Not backward(), which would add to the gradients that the skipped step left.
-                    gradients = torch.autograd.grad(loss.total, list(parameters.values()))
-                    # The loss comes first: if it is not finite, all gradients are not, and it is
-                    # the cause.
-                    named = {"the policy loss": loss.total.detach()} | {
-                        f"the gradient of {name}": gradient
-                        for name, gradient in zip(parameters, gradients, strict=True)
-                    }
-                    # A gradient belongs to all images of the microbatch: its axis of images has
-                    # length one.
-                    finding = first_not_finite({name: v[None] for name, v in named.items()})
-                    if finding is not None:
-                        where = f"{finding.tensor} at {loss.name}"
-                        return replace(finding, tensor=where, image=images.start)
-        return None
+            for loss in self._losses(rollout, advantages, prompts, images):
+                # Not backward(), which would add to the gradients that a skipped step left.
+                gradients = torch.autograd.grad(loss.total, list(parameters.values()))
+                yield loss, dict(zip(parameters, gradients, strict=True))
 
     def _losses(
         self,

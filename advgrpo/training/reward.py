@@ -9,6 +9,7 @@ from torch import Tensor
 from advgrpo.algorithm.advantage import combined_rewards
 from advgrpo.config.reward import DISCRIMINATOR, RewardConfig
 from advgrpo.data.image_loading import load_images
+from advgrpo.models.backbones.precision import frozen_products
 from advgrpo.models.discriminators.base import Discriminator, Features
 from advgrpo.models.scorers.base import Scorer, check_metrics_cover
 from advgrpo.models.scorers.critic import share_in_order
@@ -32,6 +33,7 @@ class Reward:
         self.names: list[str] = [term.name for term in config.terms]
         self.standardize = config.standardize
         self._discriminator = discriminator
+        self._precision = config.frozen_precision
         self._terms = config.scorer_terms
         self._scorers = {term.name: scorers[term.name] for term in self._terms.values()}
 
@@ -92,9 +94,10 @@ class Reward:
     ) -> dict[str, Float[Tensor, "batch"]]:
         """Score images by each frozen scorer, on the CPU."""
         values: dict[str, Tensor] = {}
-        for term in self._terms.values():
-            scores = self._scorers[term.name].score(images, prompts)
-            values[term.name] = scores[term.metric_without_prefix].float().cpu()
+        with frozen_products(self._precision):
+            for term in self._terms.values():
+                scores = self._scorers[term.name].score(images, prompts)
+                values[term.name] = scores[term.metric_without_prefix].float().cpu()
         return values
 
     def order(

@@ -14,6 +14,7 @@ from advgrpo.models.discriminators.base import Discriminator
 from advgrpo.models.discriminators.replay import ReplayPool
 from advgrpo.models.policies.base import Policy
 from advgrpo.models.policies.ema import MovingAverage
+from advgrpo.models.policies.speed import PolicySpeed
 from advgrpo.records import PromptSet
 from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.telemetry.logging import machine_event
@@ -45,6 +46,7 @@ class TrainingState:
     prompts: PromptSet
     process_group: ProcessGroup
     policy: Policy
+    speed: PolicySpeed
     engine: PolicyEngine
     algorithm: Algorithm
     average: MovingAverage

@@ -1,5 +1,6 @@
 """Steps of the training loop, each on the whole state."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,11 +10,13 @@ from torch import Tensor
 
 from advgrpo.algorithm.advantage import best_and_worst, combined_rewards, group_advantages
 from advgrpo.data.sampler import ImagePlan, prompts_of_rollout, share_of_rank
-from advgrpo.errors import NonFiniteError
+from advgrpo.errors import ConfigError, NonFiniteError
 from advgrpo.models.scorers.diversity import in_group_distance
 from advgrpo.training.discriminator_update import GeneratedFeatures, separation_metrics
 from advgrpo.training.rollout import Rollout, generate_rollout
 from advgrpo.training.state import TrainingState
+
+logger = logging.getLogger("advgrpo")
 
 HELD_OUT_REFERENCES = 256
 """Held-out reference images, at most, that the discriminator is evaluated on in each rollout."""
@@ -37,6 +40,42 @@ class Rewards:
     terms: Float[Tensor, "prompt sample term"]
     generated: GeneratedFeatures
     metrics: dict[str, float]
+
+
+def compile_policy(state: TrainingState) -> None:
+    """Compile the policy's passes on a microbatch, if they are to be; every rank must call it.
+
+    Raises:
+        ConfigError: On all ranks, if there is no compiler and the settings name a backend.
+    """
+    config, on_gpu = state.config, state.process_group.device.type == "cuda"
+    if config.compile_backend(on_gpu=on_gpu) is None:
+        return
+    fault = None
+    size = max(config.rollout.microbatch, config.rollout.microbatch_of_update)
+    with state.counters.timed("compilation"):
+        try:
+            # The rollout to come: its draws are seeded by their purpose, so they are not used up.
+            rollout = generate_rollout(
+                state.policy,
+                state.algorithm.sample,
+                plan_rollout(state).own[:size],
+                state.prompts.texts,
+                microbatch_size=config.rollout.microbatch,
+                rollout=state.counters.rollouts,
+            )
+            state.policy_updater.warm_up(rollout, state.prompts.texts)
+        except ConfigError as error:
+            fault = error
+    if not state.process_group.all_reduce_max(float(fault is not None)):
+        return
+    message = fault.message if fault else "another process cannot compile the transformer"
+    if config.compile != "auto":
+        raise fault or ConfigError(message, repair="set training.compile=none")
+    # On all ranks: kernels of other ranks must not round otherwise.
+    torch.compiler.set_stance("force_eager")
+    if state.process_group.is_first:
+        logger.warning("%s; training continues uncompiled (training.compile=auto)", message)
 
 
 def plan_rollout(state: TrainingState) -> RolloutPlan:
@@ -73,7 +112,7 @@ def generate(state: TrainingState, plan: RolloutPlan) -> Rollout:
             state.algorithm.sample,
             plan.own,
             state.prompts.texts,
-            microbatch_size=state.config.rollout.microbatch_size,
+            microbatch_size=state.config.rollout.microbatch,
             rollout=state.counters.rollouts,
             # Collective, so a signal ends all ranks after the same microbatch.
             after_microbatch=state.stop.check,

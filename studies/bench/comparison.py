@@ -54,9 +54,9 @@ class ComparisonLoop:
             if isinstance(part, nn.Module):
                 part.to(torch.float32 if name == "vae" else self._half).requires_grad_(False)
         self._transformer = self._pipeline.transformer
-        cast = world.config.policy.adapter_dtype == "auto"
-        add_adapter(self._transformer, world.config.policy.adapter, cast=cast)
-        if world.config.policy.gradient_checkpointing:
+        policy = world.config.policy
+        add_adapter(self._transformer, policy.adapter, cast=policy.adapter_dtype == "auto")
+        if policy.gradient_checkpointing is True:
             self._transformer.enable_gradient_checkpointing()
         self._parameters = list(trainable_parameters(self._transformer).values())
         self._optimizer = torch.optim.AdamW(self._parameters, lr=1e-6)
@@ -125,7 +125,7 @@ class ComparisonLoop:
 
     @torch.no_grad()
     def _rollout(self) -> tuple[list["_Batch"], Tensor]:
-        texts, size = self._texts(), self._training.rollout.microbatch_size
+        texts, size = self._texts(), self._training.rollout.microbatch
         batches, tokens = [], []
         for first in range(0, len(texts), size):
             batch = _Batch(texts[first : first + size])

@@ -56,6 +56,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 """One change after the other; by default eager, one batch, without checkpointing."""
 
+IMAGES = "training.rollout.microbatch_size=6"
+
 
 def main() -> None:
     """Run all parts, print their tables, and write their numbers."""
@@ -125,8 +127,9 @@ def time_passes(size: Size, device: torch.device, *, until: float) -> dict[str, 
         estimate, and seconds of the first call, which compiles.
     """
     assert size.shapes is not None
-    run = resolve(size.preset, [*size.overrides, "policy.weights={location: drawn}"], needed=())
-    dtype, images = DTYPES[run.policy.forward_dtype], run.training.rollout.microbatch_size
+    overrides = [IMAGES, *size.overrides, "policy.weights={location: drawn}"]
+    run = resolve(size.preset, overrides, needed=())
+    dtype, images = DTYPES[run.policy.forward_dtype], run.training.rollout.microbatch
     pipeline = draw_pipeline(size.shapes, device)
     prompt = _encode(pipeline, run.policy.max_sequence_length)
     for name in ("text_encoder", "text_encoder_2", "text_encoder_3"):
@@ -169,14 +172,15 @@ def time_passes(size: Size, device: torch.device, *, until: float) -> dict[str, 
         pipeline.transformer.delete_adapters("default")
         pipeline.transformer.disable_gradient_checkpointing()
         torch.compiler.reset()
-        pipeline.transformer._compiled_call_impl = None
+        for module in pipeline.transformer.modules():
+            module._compiled_call_impl = None
     return {"matmul_rate": rate, **found, "table": "\n".join(lines)}
 
 
 def run_of(size: Size, changes: Mapping[str, Any] = {}) -> RunConfig:
     """Return the settings of a size with the published weights, which the plan knows."""
     overrides = [f"policy.{key}={str(value).lower()}" for key, value in changes.items()]
-    return resolve(size.preset, [*size.overrides, *overrides], needed=())
+    return resolve(size.preset, [IMAGES, *size.overrides, *overrides], needed=())
 
 
 def _encode(pipeline: Any, tokens: int) -> PromptEmbeddings:  # noqa: ANN401 - of diffusers

@@ -5,7 +5,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 from unittest.mock import patch
@@ -33,7 +33,7 @@ class Operator:
     """One kernel."""
 
     kind: str
-    """`bfloat16` or `float32` product, `attention`, or `elementwise`."""
+    """`bfloat16`, `tf32` or `float32` product, `attention`, or `elementwise`."""
 
     operations: int
     bytes: int
@@ -42,6 +42,8 @@ class Operator:
         """Estimate its time on a card."""
         rate = {
             "bfloat16": PRODUCTS * card.bfloat16,
+            # On every card of the table TF32 has half of bfloat16's rate.
+            "tf32": PRODUCTS * card.bfloat16 / 2,
             "float32": PLAIN_PRODUCTS * card.float32,
             "attention": ATTENTION * card.bfloat16,
             "elementwise": float("inf"),
@@ -58,6 +60,18 @@ class Work:
     def seconds(self, card: Card) -> float:
         """Estimate the time of all kernels on a card."""
         return sum(count * kernel.seconds(card) for kernel, count in self.kernels.items())
+
+    def in_tf32(self) -> "Work":
+        """Return the same kernels with float32 products in TF32."""
+        kinds = {"float32": "tf32"}
+        return Work(
+            Counter(
+                {
+                    replace(kernel, kind=kinds.get(kernel.kind, kernel.kind)): count
+                    for kernel, count in self.kernels.items()
+                }
+            )
+        )
 
     @property
     def operations(self) -> int:

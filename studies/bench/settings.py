@@ -33,9 +33,7 @@ def compare_settings(rounds: int) -> None:
         rank=0,
     )
 
-    def rollout_case(
-        *overrides: str, microbatch: int = rollout.microbatch_size
-    ) -> Callable[[], int]:
+    def rollout_case(*overrides: str, microbatch: int = rollout.microbatch) -> Callable[[], int]:
         training = resolve("pocket", overrides).training
         algorithm = build_algorithm(
             training.algorithm,

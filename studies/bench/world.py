@@ -166,7 +166,7 @@ def make_world(size: Size, folder: Path, *overrides: str) -> World:
         encoders = Sd3TextEncoders(config.policy, process_group.device)
         encoders._pipeline = drawn
         assert isinstance(state.policy, Sd3Policy)
-        state.policy._text = encoders
+        state.policy._prompts.encoders = encoders
     return World(
         config,
         state,

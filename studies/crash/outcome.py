@@ -23,7 +23,7 @@ from studies.crash.job import WORKSPACE
 
 TIMES = re.compile(
     r"""
-    (^|/)seconds(/|$) | ^cost/seconds | ^cost/images_per_second  # duration
+    (^|/)seconds(/|$) | ^cost/seconds | ^cost/images_per_second | ^performance/  # duration
     | peak_memory                                               # memory
     | ^cost/slowest_rank                                        # differences between ranks
     """,
@@ -34,6 +34,7 @@ TIMES = re.compile(
 TIMES_IN_TEXT = re.compile(
     r"""
     .*(data-name="(Time|Hours|Memory)"|class="bars"|<dt>Time</dt>).*  # the report's costs
+    | (?s:<h3>(Share\ of\ the\ matmul\ rate|Images\ per\ second)</h3>.*?</svg>)  # its speed
     | \d{4}-\d\d-\d\d\ \d\d:\d\d\ UTC | ^utc_time_created:.*     # date
     """,
     re.VERBOSE | re.MULTILINE,

@@ -1,7 +1,7 @@
 """A small world to evaluate: a policy that draws colours, and a judge of colour."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -51,6 +51,9 @@ class ColourPolicy:
             yield
         finally:
             self.adapted = True
+
+    def as_in_update(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @contextmanager
     def as_champion(self) -> Iterator[None]:

@@ -1,4 +1,9 @@
+import pytest
+
+from advgrpo.config import resolve
+from studies import fast_sampling
 from studies.algorithms import ARMS, PICTURE, picture, summary, tables
+from studies.arms import Arm
 
 
 def test_the_picture_in_the_docs_is_that_of_the_recorded_runs() -> None:
@@ -10,3 +15,8 @@ def test_the_summary_has_a_row_for_each_recorded_arm() -> None:
     named = [line.split("|")[1].strip() for line in summary().splitlines()[2:]]
     assert named == [arm for arm in ARMS if arm in recorded]
     assert "inf" not in summary()
+
+
+@pytest.mark.parametrize("arm", [*ARMS.values(), *fast_sampling.ARMS.values()], ids=str)
+def test_an_arm_has_valid_settings(arm: Arm) -> None:
+    assert resolve("pocket", arm.overrides).training.updates <= 24

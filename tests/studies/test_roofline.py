@@ -1,7 +1,17 @@
+from collections import Counter
+
+import pytest
 import torch
 
 from advgrpo.planning.cards import CARDS
-from studies.bench.operators import BANDWIDTH, LAUNCH_SECONDS, PRODUCTS, Operator, counted_operators
+from studies.bench.operators import (
+    BANDWIDTH,
+    LAUNCH_SECONDS,
+    PRODUCTS,
+    Operator,
+    Work,
+    counted_operators,
+)
 
 H100 = CARDS["h100"]
 
@@ -11,6 +21,10 @@ def test_a_kernel_takes_the_longer_of_operations_and_bytes() -> None:
     assert computing == 1e12 / (PRODUCTS * H100.bfloat16) + LAUNCH_SECONDS
     reading = Operator("bfloat16", 8, 10**9).seconds(H100)
     assert reading == 1e9 / BANDWIDTH / H100.bandwidth + LAUNCH_SECONDS
+    exact, frozen = Operator("float32", 10**12, 8), Operator("bfloat16", 10**12, 8)
+    tf32 = Work(Counter({exact: 1, frozen: 1})).in_tf32()
+    assert tf32.operations == 2e12
+    assert tf32.seconds(H100) == pytest.approx(3 * computing, rel=1e-3)
 
 
 def test_elementwise_work_between_products_is_one_kernel_that_reads_and_writes_once() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from advgrpo.config import PolicyConfig, RunConfig
-from advgrpo.config.algorithms import AlgorithmConfig
+from advgrpo.config.base import AlgorithmConfig
 from advgrpo.data.prompts import read_prompts
 from advgrpo.models.discriminators import build_discriminator, save_discriminator
 from advgrpo.models.policies.embeddings import StoredEmbeddings

@@ -8,7 +8,8 @@ import pytest
 from pydantic import Field
 from torch import Tensor
 
-from advgrpo.config.algorithms import AlgorithmConfig, AwmConfig, GrpoConfig, NftConfig
+from advgrpo.config.algorithms import AwmConfig, GrpoConfig, NftConfig
+from advgrpo.config.base import AlgorithmConfig
 from advgrpo.errors import NonFiniteError, Preempted
 from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.planning.work import work_of

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from advgrpo.config import resolve
 from advgrpo.data.sampler import ImagePlan
 from advgrpo.errors import CheckpointError, NonFiniteError, Preempted, RatioError
 from advgrpo.models.policies.base import PromptEmbeddings
@@ -12,6 +13,7 @@ from advgrpo.runtime.process_group import ProcessGroup
 from advgrpo.testing import RecordingLogger
 from advgrpo.training.discriminator_update import GeneratedFeatures
 from advgrpo.training.loop import train, train_on_rollout
+from advgrpo.training.metrics import throughput
 from advgrpo.training.rollout import Rollout, generate_rollout
 from advgrpo.training.state import TrainingState
 from advgrpo.training.steps import discriminator_metrics
@@ -57,6 +59,11 @@ def test_before_the_first_optimizer_step_the_ratio_is_exactly_one(make_state: Ma
         ["training.algorithm.divergence_bound=1e-3"],
         ["training.algorithm.shared_prefix=true", "training.algorithm.window.first_start=0"],
         ["policy.gradient_checkpointing=true"],
+        [
+            "training.sampling.guidance_scale=2.5",
+            "training.algorithm.window.length=1",
+            "training.algorithm.fast_sampling={guidance_interval: [0.3, 1], tail_steps: 1}",
+        ],
     ],
     ids=str,
 )
@@ -146,11 +153,11 @@ def test_a_resumed_run_equals_one_that_never_stopped(make_state: Make) -> None:
 
     assert_same(weights(second), weights(straight))
     measured = [
-        {k: v for k, v in row.items() if not k.startswith(("seconds/", "cost/"))}
+        {k: v for k, v in row.items() if not k.startswith(("seconds/", "cost/", "performance/"))}
         for row in second.history
     ]
     expected = [
-        {k: v for k, v in row.items() if not k.startswith(("seconds/", "cost/"))}
+        {k: v for k, v in row.items() if not k.startswith(("seconds/", "cost/", "performance/"))}
         for row in straight.history
     ]
     assert measured == expected
@@ -378,8 +385,27 @@ def test_every_update_logs_metrics_that_other_trainers_omit(make_state: Make) ->
         "seconds/rollout",
         "cost/images_per_second",
         "cost/peak_memory_mib",
+        "performance/mfu_rollout",
     } <= logged[1]
     assert logger.pictures["held_out", 2].startswith(b"\x89PNG")
+
+
+def test_throughput_is_that_of_the_passes_which_the_algorithm_needs() -> None:
+    run = resolve("pocket", ["training.algorithm.shared_prefix=false"])
+    spent = {
+        "cost/images_sampled": 64.0,
+        "seconds/rollout": 2.0,
+        "seconds/reward": 0.5,
+        "seconds/policy update": 1.0,
+    }
+    # 64 images of 8 passes; 2 trained steps, forward and backward.
+    assert throughput(
+        spent, run.policy, run.training, pass_flops=10.0, decode_flops=5.0, rate=200.0
+    ) == {
+        "performance/images_per_second": 64 / 3.5,
+        "performance/mfu_rollout": 64 * (8 * 10 + 5) / 2 / 200,
+        "performance/mfu_update": 64 * 2 * 2 * 10 / 200,
+    }
 
 
 def test_only_a_checkpoint_that_was_written_is_logged_as_saved(

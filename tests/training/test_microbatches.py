@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo import register_backend
 
+from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import ConfigError
 from advgrpo.training.loop import train_on_rollout
 from advgrpo.training.state import TrainingState
+from advgrpo.training.steps import compile_policy
 from tests.training.conftest import World
 from tests.training.rollout_program import WAYS
 
@@ -63,7 +66,7 @@ def test_images_and_rewards_do_not_depend_on_microbatches_or_ranks(
         ["training.rollout.update_microbatch_size=2"],
         ["training.rollout.microbatch_size=8"],
         ["policy.guidance=two_passes", "policy.gradient_checkpointing=true"],
-        ["training.compile=eager"],
+        ["training.compile=aot_eager"],
     ],
     ids=str,
 )
@@ -111,3 +114,48 @@ def test_incompatible_settings_are_refused_with_a_repair(
 ) -> None:
     with pytest.raises(ConfigError, match=named):
         world.config(*overrides)
+
+
+def test_without_a_compiler_training_continues_unless_compilation_is_named(
+    make_state: Callable[..., TrainingState],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def no_compiler(_graph: object, _inputs: object) -> object:
+        raise RuntimeError("No working C++ compiler found")
+
+    plain = make_state()
+    compile_policy(plain)
+    assert "compilation" not in plain.counters.seconds
+
+    # As on a GPU.
+    register_backend(no_compiler, name="no_compiler")
+    monkeypatch.setattr(TrainingConfig, "compile_backend", lambda _self, on_gpu: "no_compiler")  # noqa: ARG005
+    with pytest.raises(ConfigError, match=r"no working C.* compiler"):
+        compile_policy(make_state("training.compile=inductor", folder="named"))
+    state = make_state(folder="auto")
+    try:
+        compile_policy(state)
+        ours = [each.levelname for each in caplog.records if each.name == "advgrpo"]
+        assert ours == ["WARNING"]
+        assert "uncompiled" in caplog.text
+        assert train_on_rollout(state)["policy/ratio_error_before_step"] == 0
+    finally:
+        torch.compiler.set_stance("default")
+
+
+@pytest.mark.parametrize(
+    ("compiled", "on_gpu", "stage", "backend"),
+    [
+        ("auto", False, 2, None),
+        ("auto", True, 2, "inductor"),
+        ("auto", True, 3, None),
+        ("none", True, 2, None),
+        ("aot_eager", False, 2, "aot_eager"),
+    ],
+)
+def test_compilation_is_for_gpus(
+    compiled: str, on_gpu: bool, stage: int, backend: str | None
+) -> None:
+    config = TrainingConfig(compile=compiled, zero_stage=stage)
+    assert config.compile_backend(on_gpu=on_gpu) == backend

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from advgrpo.data.prompts import read_prompts
 from advgrpo.evaluation.evaluate import evaluate
+from advgrpo.models.policies import speed
 from advgrpo.models.scorers.build import build_scorers
 from advgrpo.training.loop import train_on_rollout
 from advgrpo.training.metrics import measure_held_out
@@ -14,10 +16,14 @@ from tests.training.conftest import World
 
 
 def test_a_run_trains_resumes_and_is_evaluated_on_a_gpu(
-    world: World, tmp_path: Path, gpu: torch.device
+    world: World, tmp_path: Path, gpu: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Products of a GPU's size take minutes on the CPU.
+    monkeypatch.setitem(speed._SIDE, "cuda", 64)
     settings = (
         "training.engine=ddp",
+        # Inductor would generate code for a GPU.
+        "training.compile=none",
         "training.sampling.guidance_scale=2",
         "policy.forward_dtype=bfloat16",
         "policy.decode_dtype=bfloat16",

@@ -11,7 +11,7 @@ from advgrpo.algorithm.randomness import gaussian_noise, generator_for
 from advgrpo.algorithm.sde import euler_step
 from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config import SamplingConfig
-from advgrpo.config.algorithms import AlgorithmConfig
+from advgrpo.config.base import AlgorithmConfig
 from advgrpo.data.sampler import ImagePlan
 from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import FlowModel, PromptEmbeddings

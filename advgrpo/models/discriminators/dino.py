@@ -25,6 +25,7 @@ from advgrpo.algorithm.seeds import seed_for
 from advgrpo.config.discriminator import DinoDiscriminatorConfig
 from advgrpo.errors import ConfigError
 from advgrpo.models.backbones.clip import ClipTextEncoder
+from advgrpo.models.backbones.precision import frozen_products
 from advgrpo.models.backbones.vision import load_vision_backbone
 from advgrpo.models.discriminators.base import Features
 
@@ -126,7 +127,8 @@ class DinoDiscriminator:
         choice = f"{self._backbone.fingerprint}:{config.patches}:{config.token_normalization}"
         if config.layers is not None:
             choice += f":{config.layers}"
-        self.fingerprint = hashlib.sha256(choice.encode()).hexdigest()
+        exact = ":float32" if config.frozen_precision == "float32" else ""
+        self.fingerprint = hashlib.sha256(f"{choice}{exact}".encode()).hexdigest()
         text = self._text.fingerprint if self._text else ""
         self.frozen_fingerprint = hashlib.sha256(f"{choice}:{text}".encode()).hexdigest()
 
@@ -163,11 +165,12 @@ class DinoDiscriminator:
         parts: dict[str, list[Tensor]] = {name: [] for name in self._heads}
         # Limits memory: the tokens of all patches exist only for one batch before the choice.
         for batch in images.split(self.config.feature_batch_size):
-            outputs = (
-                [self._backbone.tokens(batch)]
-                if self.config.layers is None
-                else self._backbone.layer_tokens(batch, self.config.layers)
-            )
+            with frozen_products(self.config.frozen_precision):
+                outputs = (
+                    [self._backbone.tokens(batch)]
+                    if self.config.layers is None
+                    else self._backbone.layer_tokens(batch, self.config.layers)
+                )
             for name, all_tokens in zip(self._heads, outputs, strict=True):
                 # Float32 before normalizing, as the head computes in float32.
                 tokens = all_tokens[:, keep].float()

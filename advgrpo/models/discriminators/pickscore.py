@@ -15,6 +15,7 @@ from advgrpo.algorithm.discriminator_loss import pairwise_loss
 from advgrpo.config.discriminator import PickScoreDiscriminatorConfig
 from advgrpo.errors import ConfigError
 from advgrpo.models.backbones.clip import PICKSCORE_UNIT, ClipBackbone
+from advgrpo.models.backbones.precision import frozen_products
 from advgrpo.models.discriminators.base import Features
 
 
@@ -50,7 +51,9 @@ class PickScoreDiscriminator:
         self._dtype: torch.dtype = getattr(torch, config.feature_dtype)
         choice = f"{self._clip.fingerprint}:{config.trained_blocks}:{config.feature_dtype}"
         # One file holds the weights of both towers.
-        self.fingerprint = self.frozen_fingerprint = hashlib.sha256(choice.encode()).hexdigest()
+        self.frozen_fingerprint = hashlib.sha256(choice.encode()).hexdigest()
+        exact = ":float32" if config.frozen_precision == "float32" else ""
+        self.fingerprint = hashlib.sha256(f"{choice}{exact}".encode()).hexdigest()
 
     def image_features(self, images: Float[Tensor, "batch 3 height width"]) -> dict[str, Tensor]:
         """Run the frozen vision blocks.
@@ -58,12 +61,14 @@ class PickScoreDiscriminator:
         Returns:
             `tokens`: `[batch, token, width]`, on the discriminator's device.
         """
-        parts = [
-            # Features of all reference images are cached with every token, so half precision, where
-            # configured, halves that cache.
-            self._clip.hidden_states(batch, before_last=self.config.trained_blocks).to(self._dtype)
-            for batch in images.split(self.config.feature_batch_size)
-        ]
+        with frozen_products(self.config.frozen_precision):
+            parts = [
+                self._clip.hidden_states(batch, before_last=self.config.trained_blocks)
+                # Features of all reference images are cached with every token, so half precision,
+                # where configured, halves that cache.
+                .to(self._dtype)
+                for batch in images.split(self.config.feature_batch_size)
+            ]
         return {"tokens": torch.cat(parts)}
 
     def with_prompts(self, features: Features, prompts: Sequence[str]) -> dict[str, Tensor]:

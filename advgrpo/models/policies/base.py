@@ -85,7 +85,7 @@ class FlowModel(Protocol):
         sigma: float,
         embeddings: PromptEmbeddings,
         *,
-        guidance_scale: float,
+        guidance_scale: float | None,
     ) -> Float[Tensor, "batch channel height width"]:
         """Predict noise minus image, in float32, with the family's kind of guidance.
 
@@ -94,7 +94,7 @@ class FlowModel(Protocol):
             sigma: In (0, 1].
             embeddings: Of one prompt per image.
             guidance_scale: Weight of the guidance, as the family's pipeline of diffusers takes it;
-                see `PolicyConfig.guidance_passes`.
+                see `PolicyConfig.guidance_passes`. None switches classifier-free guidance off.
         """
         ...
 
@@ -106,6 +106,13 @@ class FlowModel(Protocol):
 
     def base_policy(self) -> AbstractContextManager[None]:
         """Disable the adapter within the context."""
+        ...
+
+    def as_in_update(self) -> AbstractContextManager[None]:
+        """Round passes without gradient as those of the update, within the context.
+
+        For passes that are compared with passes of the update.
+        """
         ...
 
 
@@ -126,7 +133,7 @@ class Policy(FlowModel, Protocol):
         ...
 
     def compile(self, backend: str) -> None:
-        """Compile the transformer with a backend of `torch.compile` at its next forward pass."""
+        """Compile the transformer's layers with a backend of `torch.compile`, at the next pass."""
         ...
 
     def use_engine(self, engine: torch.nn.Module) -> None:

@@ -9,12 +9,15 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from advgrpo.errors import StorageNotFoundError
-from advgrpo.models.policies.base import PromptEmbeddings
+from advgrpo.models.policies.base import PromptEmbeddings, TextEncoders
 from advgrpo.storage.fetch import local_files
 from advgrpo.storage.files import list_files, read_bytes, write_bytes
 from advgrpo.storage.locations import join, scheme
 from advgrpo.storage.shards import SUFFIX, Shards, write_shard
 from advgrpo.strict_json import load_json
+
+CACHED_BYTES = 2**30
+"""Most memory for embeddings of prompts that are not in a store."""
 
 _INDEX = ".json"
 
@@ -52,6 +55,28 @@ class StoredEmbeddings:
     def take(self, prompt: str) -> PromptEmbeddings:
         """Read a prompt's embeddings."""
         return PromptEmbeddings((self._shards.take(_key(prompt)),))
+
+
+class PromptCache:
+    """Embeddings of any prompt: stored ones, and others that are encoded when first used."""
+
+    def __init__(self, encoders: TextEncoders, stored: StoredEmbeddings | None) -> None:
+        self.encoders = encoders
+        self._stored = stored
+        self._encoded: dict[str, PromptEmbeddings] = {}
+
+    def take(self, prompt: str) -> PromptEmbeddings:
+        """Return a prompt's embeddings."""
+        if self._stored is not None and prompt in self._stored:
+            return self._stored.take(prompt)
+        if prompt not in self._encoded:
+            new = self.encoders.encode(prompt)
+            if sum(each.nbytes for each in (*self._encoded.values(), new)) > CACHED_BYTES:
+                # A miss costs one encoding, so the cache is emptied as a whole instead of tracking
+                # use.
+                self._encoded.clear()
+            self._encoded[prompt] = new
+        return self._encoded[prompt]
 
 
 def not_encoded(prompts: Sequence[str], location: str) -> list[str]:

@@ -87,11 +87,18 @@ class Flux1Policy(TransformerPolicy):
         return scheduler_sigmas(self._scheduler, num_inference_steps, mu=mu)
 
     def velocity(
-        self, latents: Tensor, sigma: float, embeddings: PromptEmbeddings, *, guidance_scale: float
+        self,
+        latents: Tensor,
+        sigma: float,
+        embeddings: PromptEmbeddings,
+        *,
+        guidance_scale: float | None,
     ) -> Float[Tensor, "batch channel height width"]:
         """Predict noise minus image in float32; the transformer takes the scale as an input."""
         if self.transformer.config.guidance_embeds:
-            scale = torch.tensor(guidance_scale, device=self.device)
+            scale = torch.tensor(
+                1.0 if guidance_scale is None else guidance_scale, device=self.device
+            )
             embeddings = embeddings.with_tensor("guidance", scale)
         return super().velocity(latents, sigma, embeddings, guidance_scale=guidance_scale)
 

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypedDict, Unpack
@@ -21,14 +21,11 @@ from advgrpo.models.policies.adapter import (
     trainable_parameters,
 )
 from advgrpo.models.policies.base import PromptEmbeddings, TextEncoders
-from advgrpo.models.policies.compilation import compile_in_place, compiler_errors
-from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.models.policies.compilation import compile_layers, compiler_errors
+from advgrpo.models.policies.embeddings import PromptCache, StoredEmbeddings
 from advgrpo.models.policies.pipeline_parts import DTYPES, PipelineParts
 from advgrpo.models.policies.quantization import check_quantization
 from advgrpo.models.policies.saved_adapter import refuse_foreign
-
-CACHED_BYTES = 2**30
-"""Most memory for embeddings of prompts that are not in a store."""
 
 
 class PolicyOptions(TypedDict, total=False):
@@ -83,9 +80,8 @@ class TransformerPolicy(ABC):
     ) -> None:
         self.config, self.device, self.latent_shape = config, device, latent_shape
         self.dtype = DTYPES[config.forward_dtype]
-        self._text: TextEncoders = type(self).text_encoders(config, torch.device("cpu"))
-        self._stored = options.get("embeddings")
-        self._cached: dict[str, PromptEmbeddings] = {}
+        encoders: TextEncoders = type(self).text_encoders(config, torch.device("cpu"))
+        self._prompts = PromptCache(encoders, options.get("embeddings"))
         self.transformer, self.vae = transformer.to(device), vae.to(device)
         adapter = options.get("adapter")
         if adapter is not None:
@@ -96,8 +92,9 @@ class TransformerPolicy(ABC):
         add_adapter(self.transformer, config.adapter, seed=seed, cast=self._casts)
         if adapter is not None:
             load_adapter(self.transformer, adapter, config.adapter)
-        if config.gradient_checkpointing:
+        if config.gradient_checkpointing is True:
             self.transformer.enable_gradient_checkpointing()
+        self._is_compiled = self._uses_kernels_of_update = False
         # Rollout and update must run the very same module, which DeepSpeed's engine wraps.
         self.forward_module: torch.nn.Module = self.transformer
 
@@ -193,16 +190,7 @@ class TransformerPolicy(ABC):
             shapes = self._longest_embedding()
             longest = {name: torch.empty(shape, device=META) for name, shape in shapes.items()}
             return PromptEmbeddings((longest,))
-        if self._stored is not None and prompt in self._stored:
-            return self._stored.take(prompt)
-        if prompt not in self._cached:
-            encoded = self._text.encode(prompt)
-            if sum(each.nbytes for each in (*self._cached.values(), encoded)) > CACHED_BYTES:
-                # A miss costs one encoding, so the cache is emptied as a whole instead of tracking
-                # use.
-                self._cached.clear()
-            self._cached[prompt] = encoded
-        return self._cached[prompt]
+        return self._prompts.take(prompt)
 
     @cached_property
     def _unconditional(self) -> PromptEmbeddings:
@@ -214,7 +202,7 @@ class TransformerPolicy(ABC):
         sigma: float,
         embeddings: PromptEmbeddings,
         *,
-        guidance_scale: float,
+        guidance_scale: float | None,
     ) -> Float[Tensor, "batch channel height width"]:
         """Predict noise minus image in float32; guidance takes two passes, or one twice as large.
 
@@ -223,7 +211,7 @@ class TransformerPolicy(ABC):
         Source:
             Classifier-free guidance, arXiv:2207.12598.
         """
-        if self.config.guidance_passes(guidance_scale) == 1:
+        if guidance_scale is None or self.config.guidance_passes(guidance_scale) == 1:
             return self._forward(latents, sigma, embeddings)
         unconditional = self._unconditional[[0] * len(latents)]
         # Two passes need less memory. Rollout and update must use the same way: it changes the last
@@ -238,9 +226,15 @@ class TransformerPolicy(ABC):
         return self._guide(without, given, guidance_scale)
 
     def _forward(self, latents: Tensor, sigma: float, embeddings: PromptEmbeddings) -> Tensor:
-        with compiler_errors():
+        with compiler_errors(), ExitStack() as stack:
+            if self._uses_kernels_of_update:
+                # Kernels that are compiled with and without gradient round apart, which moves a
+                # ratio by more than the clip range.
+                stack.enter_context(torch.enable_grad())
+                stack.enter_context(self.without_engine())
             # bfloat16 would round the step's mean by more than the noise it is compared with.
-            return self._predict(latents.to(self.dtype), sigma, embeddings).float()
+            predicted = self._predict(latents.to(self.dtype), sigma, embeddings).float()
+        return predicted.detach() if self._uses_kernels_of_update else predicted
 
     def decode(
         self, latents: Float[Tensor, "batch channel height width"]
@@ -258,8 +252,18 @@ class TransformerPolicy(ABC):
         return ((images / 2 + 0.5).clamp(0, 1) * 255).round() / 255
 
     def compile(self, backend: str) -> None:
-        """Compile the transformer with a backend of `torch.compile` at its next forward pass."""
-        compile_in_place(self.transformer, backend)
+        """Compile the transformer's layers with a backend of `torch.compile`, at the next pass."""
+        compile_layers(self.transformer, backend)
+        self._is_compiled = True
+
+    @contextmanager
+    def as_in_update(self) -> Iterator[None]:
+        """Round passes without gradient as those of the update, within the context."""
+        self._uses_kernels_of_update = self._is_compiled
+        try:
+            yield
+        finally:
+            self._uses_kernels_of_update = False
 
     def use_engine(self, engine: torch.nn.Module) -> None:
         """Route forward passes through an engine that wraps `transformer`."""
@@ -269,10 +273,8 @@ class TransformerPolicy(ABC):
     def without_engine(self) -> Iterator[None]:
         """Route forward passes past the engine within the context.
 
-        The engine counts passes and accumulates gradients, so a pass whose gradients are only
-        inspected must not go through it.
+        For passes whose gradients are not those of a step: the engine counts and accumulates them.
         """
-        # The engine wraps the same module object, so the weights are the same in both.
         engine, self.forward_module = self.forward_module, self.transformer
         try:
             yield

@@ -56,10 +56,11 @@ class Awm(Algorithm):
         velocity = partial(self._velocity, embeddings=embeddings)
         latents = follow_ode(velocity, latents, self._schedule.tolist())
         copies = self._copies(latents, [(p.prompt_id, p.sample) for p in plans], rollout)
-        scores = [
-            self._log_prob(self._velocity(copy.latents, copy.sigma, embeddings), copy)
-            for copy in copies
-        ]
+        with self.policy.as_in_update():
+            scores = [
+                self._log_prob(self._velocity(copy.latents, copy.sigma, embeddings), copy)
+                for copy in copies
+            ]
         recorded = {"clean_latents": latents, "log_probs": torch.stack(scores, dim=1)}
         return Sample(latents, recorded)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from advgrpo.config.algorithms import AlgorithmConfig
+from advgrpo.config.base import AlgorithmConfig
 from advgrpo.config.policy import SamplingConfig
 from advgrpo.data.sampler import ImagePlan
 from advgrpo.models.policies.adapter_weights import AdapterWeights

@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm import sde
+from advgrpo.algorithm.dpm_solver import follow_dpm_solver
 from advgrpo.algorithm.policy_loss import (
     PolicyLoss,
     clipped_policy_loss,
@@ -77,7 +79,8 @@ class Grpo(Algorithm):
         # steps.
         recorded, log_probs, means = [latents], [], []
         for step in range(start, end):
-            distribution = self._distribution(latents, step, embeddings)
+            with self.policy.as_in_update():
+                distribution = self._distribution(latents, step, embeddings)
             # Each image has its own noise in the window, with a shared prefix, too: it is what
             # makes the images of a group differ.
             seeds = [seed_for(self.seed, rollout, p.prompt_id, p.sample, step) for p in plans]
@@ -88,10 +91,9 @@ class Grpo(Algorithm):
             log_probs.append(self.log_prob(latents, distribution))
             recorded.append(latents)
             means.append(distribution.mean)
-        for step in range(end, self.sampling.num_inference_steps):
-            # Without noise after the window, so that rewards within a group differ by trained steps
-            # only.
-            latents = self._follow_ode(latents, step, embeddings)
+        # Without noise after the window, so that rewards within a group differ by trained steps
+        # only.
+        latents = self._finish(latents, end, embeddings)
         tensors = {"latents": recorded, "log_probs": log_probs}
         if self.config.records_means:
             tensors["means"] = means
@@ -201,16 +203,33 @@ class Grpo(Algorithm):
     def _follow_ode(self, latents: Latents, step: int, embeddings: PromptEmbeddings) -> Latents:
         return sde.euler_step(
             latents,
-            self._velocity(latents, step, embeddings),
+            self._velocity(latents, self._sigmas[step], embeddings, position=float(step)),
             sigma=self._sigmas[step],
             next_sigma=self._sigmas[step + 1],
+        )
+
+    def _finish(self, latents: Latents, start: int, embeddings: PromptEmbeddings) -> Latents:
+        """Follow the ODE from the end of the window to the image."""
+        steps, fast = self.sampling.num_inference_steps, self.config.fast_sampling
+        if fast.tail_steps is None:
+            for step in range(start, steps):
+                latents = self._follow_ode(latents, step, embeddings)
+            return latents
+        # Between the sigmas of the schedule where it must be.
+        positions = [*fast.tail(start, steps), steps]
+        sigmas = np.interp(positions, range(steps + 1), self._sigmas).tolist()
+        at = dict(zip(sigmas, positions, strict=True))
+        return follow_dpm_solver(
+            lambda x, sigma: self._velocity(x, sigma, embeddings, position=at[sigma]),
+            latents,
+            sigmas,
         )
 
     def _distribution(
         self, latents: Latents, step: int, embeddings: PromptEmbeddings
     ) -> sde.GaussianStep:
         """Return the policy's distribution of the next latents at a trained step."""
-        velocity = self._velocity(latents, step, embeddings)
+        velocity = self._velocity(latents, self._sigmas[step], embeddings, position=float(step))
         sigma, next_sigma = self._sigmas[step], self._sigmas[step + 1]
         sampler = self.config.sampler
         if isinstance(sampler, FlowSdeSampler):
@@ -231,12 +250,13 @@ class Grpo(Algorithm):
             noise_level=sampler.noise_level,
         )
 
-    def _velocity(self, latents: Latents, step: int, embeddings: PromptEmbeddings) -> Latents:
+    def _velocity(
+        self, latents: Latents, sigma: float, embeddings: PromptEmbeddings, *, position: float
+    ) -> Latents:
+        steps, scale = self.sampling.num_inference_steps, self.sampling.guidance_scale
+        guided = self.config.fast_sampling.is_guided(position, steps)
         return self.policy.velocity(
-            latents,
-            self._sigmas[step],
-            embeddings,
-            guidance_scale=self.sampling.guidance_scale,
+            latents, sigma, embeddings, guidance_scale=scale if guided else None
         )
 
     def _shared_prefix(

@@ -88,7 +88,7 @@ class Nft(Algorithm):
         # Known here, because neither a skipped step nor one without gradient needs to move weights.
         distance = _relative_distance(self.adapter.adapter(), self._old)
         # All copies before the first graph: replacing weights afterwards would invalidate it.
-        with torch.no_grad(), self.adapter.adapter_as(self._old):
+        with torch.no_grad(), self.adapter.adapter_as(self._old), self.policy.as_in_update():
             old_velocities = [
                 self._velocity(copy.latents, copy.sigma, embeddings) for copy in copies
             ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from advgrpo.config.algorithms import AlgorithmConfig
+from advgrpo.config.base import AlgorithmConfig
 from advgrpo.config.policy import SamplingConfig
 from advgrpo.models.policies.adapter_weights import AdapterWeights
 from advgrpo.models.policies.base import FlowModel
