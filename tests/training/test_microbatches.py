@@ -136,9 +136,8 @@ def test_without_a_compiler_training_continues_unless_compilation_is_named(
     state = make_state(folder="auto")
     try:
         compile_policy(state)
-        ours = [each.levelname for each in caplog.records if each.name == "advgrpo"]
+        ours = [each.levelname for each in caplog.records if "uncompiled" in each.getMessage()]
         assert ours == ["WARNING"]
-        assert "uncompiled" in caplog.text
         assert train_on_rollout(state)["policy/ratio_error_before_step"] == 0
     finally:
         torch.compiler.set_stance("default")
