@@ -24,7 +24,8 @@ def find_error(server: KfpServer, run_id: str, tasks: Iterable[Any]) -> AdvGrpoE
         run_id: Id of the run.
         tasks: Details of the failed tasks.
     """
-    for pod in list(dict.fromkeys(_pods(tasks)))[:_MOST_LOGS]:
+    # Pipelines lists Argo's nodes in no order, most of which are groups and have no log.
+    for pod in list(dict.fromkeys(_pods(sorted(tasks, key=_rank))))[:_MOST_LOGS]:
         try:
             text = server.read_log(run_id, pod)
         # The run's page has the log. That it cannot be read here must not hide the failure.
@@ -46,6 +47,12 @@ def parse_error(log: str) -> AdvGrpoError | None:
         driver = _DRIVER.search(log)
         return AdvGrpoError(driver["message"]) if driver else None
     return AdvGrpoError(found[-1]["message"], repair=found[-1]["repair"])
+
+
+def _rank(task: Any) -> int:  # noqa: ANN401 - untyped library
+    """Return the rank of a node: containers of tasks first, then drivers."""
+    name = str(task.display_name)
+    return 0 if name.startswith("executor") else 1 if "-driver" in name else 2
 
 
 def _pods(tasks: Iterable[Any]) -> Iterator[str]:

@@ -106,6 +106,19 @@ def test_a_failed_task_without_a_message_is_explained_by_its_log(
     assert caught.value.repair.startswith(f"use s3://; see {stub.endpoint}/#/runs/details/")
 
 
+def test_the_log_of_the_task_is_found_among_those_of_argos_groups(
+    stub: StubKfp, server: KfpServer, run_id: str
+) -> None:
+    groups = ("grpo-29tn9", "grpo-29tn9(0)", "root", "root(0)", "train", "train(0)", "executor")
+    run = _state("FAILED", **dict.fromkeys(groups, "FAILED"))
+    for number, node in enumerate(run["run_details"]["task_details"]):
+        node["child_tasks"] = [{"pod_name": f"grpo-29tn9-{number}"}]
+    stub.progress = [run]
+    stub.logs = {"grpo-29tn9-6": LOGS["json"]}
+    with pytest.raises(PipelineError, match="task Train: workspace=w: is local"):
+        _watch(server, run_id)
+
+
 @pytest.mark.parametrize("log", [None, "", "no error here"])
 def test_a_failed_task_whose_log_explains_nothing_is_named_with_its_page(
     stub: StubKfp, server: KfpServer, run_id: str, log: str | None
