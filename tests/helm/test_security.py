@@ -165,6 +165,11 @@ def test_a_role_grants_what_the_code_needs_and_no_more(
     assert sorted(granted, key=str) == sorted(rules, key=str)
 
 
+def test_tasks_may_read_their_jobs_after_an_upgrade_to_another_kind() -> None:
+    roles = of_kind(objects({**MINIMAL, "cluster": {"backend": "pytorchjob"}}), "Role")
+    assert roles["advgrpo-launcher"] == of_kind(release("minimal"), "Role")["advgrpo-launcher"]
+
+
 def test_the_launchers_role_is_bound_to_the_accounts_of_tasks() -> None:
     def accounts(values: Mapping[str, Any]) -> list[str]:
         subjects = of_kind(objects(values), "RoleBinding")["advgrpo-launcher"]["subjects"]
