@@ -2,7 +2,9 @@
 
 import os
 import signal
+import socket
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,13 +29,16 @@ from advgrpo.runtime.exit_with_parent import lifeline
 from advgrpo.runtime.failures import FAILURE_FILE, read_failure
 from advgrpo.runtime.nodes import Nodes, nodes
 from advgrpo.runtime.remote_call import WORKER, check_arguments, reference_to, write_arguments
-from advgrpo.telemetry.logging import as_json, lines_to_text, rank_environment
+from advgrpo.telemetry.logging import as_json, lines_to_text, log_error, rank_environment
 
 _STOP_SECONDS = 600
 """Grace period of ranks that were signalled to stop, in which they save their state."""
 
 _RENDEZVOUS_SECONDS = 3600
 """Timeout of the rendezvous: the other machines may still be downloading weights."""
+
+_HANDLER_SECONDS = 5
+"""Time in which torchrun's handler of a signal ends a launch that has no ranks yet."""
 
 _LOG_LINES = 12
 _HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -127,6 +132,7 @@ def launch_processes(module: str, arguments: Sequence[str], *, processes: int, l
             lifeline(logs) as of_ranks,
             environment(variables | of_ranks),
             _interrupt_as_termination(),
+            _stoppable_rendezvous(logs),
         ):
             # Unbuffered: the log of a killed rank must hold its last lines.
             launch("-u", "-m", module, *arguments)
@@ -147,6 +153,35 @@ def launch_processes(module: str, arguments: Sequence[str], *, processes: int, l
         if failure is not None and not _killed_ranks(error):
             raise failure.error() from None
         raise _rank_failed(error, logs) from None
+
+
+@contextmanager
+def _stoppable_rendezvous(logs: Path) -> Iterator[None]:
+    """End this process on a signal while it waits for the other machines.
+
+    torch waits in C++, where Python calls no handler: a pod would stay for its whole grace period.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    ended = threading.Event()
+
+    def watch() -> None:
+        with reader:
+            while number := reader.recv(1):
+                # Ranks have a folder for their output, and save their state first.
+                if not ended.wait(_HANDLER_SECONDS) and not any(logs.glob("*/attempt_0")):
+                    name = signal.Signals(number[0]).name
+                    log_error(Preempted(f"stopped by {name} before the job's machines met"))
+                    os._exit(Preempted.exit_code)
+
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    threading.Thread(target=watch, name="advgrpo-rendezvous", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(before)
+        writer.close()
 
 
 def _launch_config(machines: Nodes, processes_here: int, logs: Path) -> LaunchConfig:

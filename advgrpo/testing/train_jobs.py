@@ -34,6 +34,10 @@ class FakeTrainJob(FakeJob):
     """Restarts that count against the limit."""
 
     @property
+    def _first_failed(self) -> str:
+        return f"(first failed job: {self.name}-node-0)"
+
+    @property
     def pods(self) -> list[Json]:
         """Pods of the job that exist."""
         return [pod for pod in self._store.all("", "pods", self.namespace) if self._owns(pod)]
@@ -97,12 +101,18 @@ class FakeTrainJob(FakeJob):
             text = f"Container node for pod {name} failed with exit code {code} matching FailJob"
             self.record_event("PodFailurePolicy", f"{text} rule at index 1")
             self._finish(
-                "Failed", "FailJobSetFailurePolicyAction", "jobset failed due to FailJobSet action"
+                "Failed",
+                "FailJobSetFailurePolicyAction",
+                f"applying FailJobSet failure policy action {self._first_failed}",
             )
             return
         self.record_event("BackoffLimitExceeded", "Job has reached the specified backoff limit")
         if self.restarts >= self.max_restarts:
-            self._finish("Failed", "ReachedMaxRestarts", "jobset failed due to max restarts")
+            self._finish(
+                "Failed",
+                "ReachedMaxRestarts",
+                f"jobset failed due to reaching max number of restarts {self._first_failed}",
+            )
             return
         self.restarts += 1
         self._restart_later(pod)
@@ -118,6 +128,10 @@ class FakeTrainJob(FakeJob):
         self._store.touch(found)
         if not self._restarts:
             self._set_ready(0)
+            text = f"Pod {self.namespace}/{found['metadata']['name']} has condition"
+            self.record_event(
+                "PodFailurePolicy", f"{text} DisruptionTarget matching FailJob rule at index 0"
+            )
             self._restart_later(pod)
 
     def succeed(self) -> None:
