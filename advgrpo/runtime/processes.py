@@ -37,7 +37,7 @@ _STOP_SECONDS = 600
 _RENDEZVOUS_SECONDS = 3600
 """Timeout of the rendezvous: the other machines may still be downloading weights."""
 
-_HANDLER_SECONDS = 5
+_HANDLER_SECONDS = 2
 """Time in which torchrun's handler of a signal ends a launch that has no ranks yet."""
 
 _LOG_LINES = 12

@@ -1,6 +1,10 @@
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,3 +150,39 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
     with pytest.raises(ConfigError, match="2 of them on this machine, which has 1 GPUs"):
         launch_processes("unused", [], processes=2, logs=tmp_path / "logs")
+
+
+def test_a_machine_that_waits_for_the_others_ends_on_a_signal(tmp_path: Path) -> None:
+    program = (
+        "import signal; from pathlib import Path; "
+        "from advgrpo.runtime.failures import run_as_process; "
+        "from advgrpo.runtime.processes import launch_processes; "
+        # As a job's first process does.
+        "signal.signal(signal.SIGTERM, signal.default_int_handler); run_as_process("
+        f"lambda: launch_processes('x', [], processes=2, logs=Path({str(tmp_path / 'logs')!r})))"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    variables = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=os.environ
+        | {f"PET_{k}": v for k, v in variables.items()}
+        | {"PET_MASTER_PORT": f"{port}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        while True:
+            # torch waits as soon as its store accepts connections.
+            with socket.socket() as connection:
+                if connection.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.terminate()
+        try:
+            _, written = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == Preempted.exit_code
+    assert "error: stopped by SIGTERM before the job's machines met" in written
