@@ -202,15 +202,23 @@ def test_an_unreadable_object_is_skipped_and_not_a_failure(
     assert (found.state, "forbidden" in found.found) == ("SKIP", True)
 
 
-def test_a_failed_pull_is_found_in_the_events(cluster: FakeCluster) -> None:
-    event = {
-        "metadata": {"generateName": "pull-"},
-        "reason": "Failed",
-        "message": 'Failed to pull image "registry/trainer:1": 401 Unauthorized',
-    }
-    cluster.create("events", event, namespace="ml")
+def test_the_last_pull_among_the_events_counts(cluster: FakeCluster) -> None:
+    def record(minute: int, reason: str, message: str) -> None:
+        event = {
+            "metadata": {"generateName": "pull-"},
+            "reason": reason,
+            "message": message,
+            "lastTimestamp": f"2026-11-28T19:{minute}:00Z",
+        }
+        cluster.create("events", event, namespace="ml")
+
+    record(20, "Failed", 'Failed to pull image "registry/trainer:1": 401 Unauthorized')
     found = _check("image registry/trainer:1")
     assert (found.state, "401 Unauthorized" in found.found) == ("FAIL", True)
+    record(10, "Pulled", 'Container image "registry/trainer:1" already present on machine')
+    assert _check("image registry/trainer:1").state == "FAIL"
+    record(30, "Pulled", 'Successfully pulled image "registry/trainer:1" in 2s')
+    assert _check("image registry/trainer:1").state == "OK"
 
 
 def test_invalid_settings_name_the_key(cluster: FakeCluster) -> None:

@@ -33,6 +33,7 @@ from advgrpo.errors import ClusterError, ConfigError
 
 # Reasons of events. Most failed pulls have the generic reason Failed, see `_image`.
 _PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+_PULLED = "Pulled"
 _UPGRADE = "upgrade the release of the chart: helm upgrade"
 
 
@@ -202,14 +203,17 @@ class _Checks:
         name = f"image {image}"
 
         def query() -> Check:
-            # By default Kubernetes keeps events for one hour.
-            for event in self._api.list(EVENTS):
-                message, reason = str(event.get("message", "")), str(event.get("reason", ""))
-                failed = reason in _PULL_REASONS or (reason == "Failed" and "pull" in message)
-                if failed and image in message:
-                    repair = "set images.trainer and images.pullSecrets in the chart's values"
-                    return Check(name, "FAIL", f"a pod could not pull it: {message}", repair)
-            return Check(name, "SKIP", "no failed pull is known; only a pod that uses it can tell")
+            # By default Kubernetes keeps events for one hour: a later pull may have succeeded.
+            pulls = [one for one in self._api.list(EVENTS) if _is_pull(one, image)]
+            if not pulls:
+                return Check(
+                    name, "SKIP", "no failed pull is known; only a pod that uses it can tell"
+                )
+            last = max(pulls, key=_time)
+            if last["reason"] == _PULLED:
+                return Check(name, "OK", "a pod has it")
+            repair = "set images.trainer and images.pullSecrets in the chart's values"
+            return Check(name, "FAIL", f"a pod could not pull it: {last['message']}", repair)
 
         return run_check(name, query)
 
@@ -262,3 +266,14 @@ class _Checks:
             return Check(name, "OK", "exists")
 
         return run_check(name, query, repair)
+
+
+def _is_pull(event: Json, image: str) -> bool:
+    message, reason = str(event.get("message", "")), str(event.get("reason", ""))
+    known = reason in {_PULLED, *_PULL_REASONS} or (reason == "Failed" and "pull" in message)
+    return known and image in message
+
+
+def _time(event: Json) -> str:
+    """Return when an event last occurred, which sorts as text."""
+    return str(event.get("lastTimestamp") or event["metadata"].get("creationTimestamp") or "")
