@@ -26,6 +26,11 @@ class PolicyOptimizerConfig(Section):
     decay: Literal["constant", "linear"] = "constant"
     """Whether the learning rate falls to zero at the last update."""
 
+    scale_by_separation: bool = False
+    """Whether the learning rate is multiplied by how well the discriminator, before its update,
+    separates held-out reference images from the rollout: 1 if it ranks each reference image above
+    each generated one, 0 if it does no better than chance."""
+
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: NonNegativeFloat = 1e-4
     epsilon: PositiveFloat = 1e-8

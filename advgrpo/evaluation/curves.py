@@ -91,8 +91,11 @@ def training_curves(history: History, *, alignment: str) -> tuple[Section, ...]:
             _panel(
                 history,
                 "Discriminator accuracy",
-                {"held-out references and rollout": "discriminator/held_out_accuracy"},
-                note="0.5 is chance level",
+                {
+                    "held-out references and rollout": "discriminator/held_out_accuracy",
+                    "separation": "discriminator/separation",
+                },
+                note="at chance level, accuracy is 0.5 and separation 0",
             ),
             _panel(
                 history,

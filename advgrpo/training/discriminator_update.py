@@ -170,18 +170,20 @@ def separation_metrics(
     Returns:
         Accuracy over both kinds, weighted equally, or, for a discriminator without a boundary, the
         share of pairs of a reference and a generated image that it puts in that order; mean logit
-        of each; and their difference.
+        of each; their difference; and the separation, from 0 at chance level to 1 if all pairs are
+        in order (twice the area under the ROC curve, less one).
     """
     real, fake = discriminator.rewards(reference), discriminator.rewards(generated)
+    in_order = float(_share(real[:, None] > fake[None, :]))
     metrics = {
         "discriminator/held_out_reference_logit": float(real.mean()),
         "discriminator/generated_logit": float(fake.mean()),
         "discriminator/margin": float(real.mean() - fake.mean()),
+        "discriminator/separation": max(0.0, 2 * in_order - 1),
     }
     if discriminator.boundary is None:
         # Only the order has a meaning, so this is the area under the ROC curve.
-        in_order = _share(real[:, None] > fake[None, :])
-        return {"discriminator/held_out_accuracy": float(in_order), **metrics}
+        return {"discriminator/held_out_accuracy": in_order, **metrics}
     real, fake = real - discriminator.boundary, fake - discriminator.boundary
     return {
         "discriminator/held_out_accuracy": float((_share(real > 0) + _share(fake < 0)) / 2),

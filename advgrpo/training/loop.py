@@ -3,13 +3,8 @@
 from advgrpo.errors import NonFiniteError, Preempted
 from advgrpo.telemetry.logging import bind
 from advgrpo.telemetry.progress import Progress
-from advgrpo.training.metrics import (
-    cost_metrics,
-    log_update,
-    measure_held_out,
-    performance_metrics,
-    progress_metrics,
-)
+from advgrpo.training.due import is_due, is_due_without_update
+from advgrpo.training.metrics import cost_metrics, log_update, measure_held_out, progress_metrics
 from advgrpo.training.reward_hacking import stopped_early, watch_reward
 from advgrpo.training.state import TrainingState
 from advgrpo.training.steps import (
@@ -21,7 +16,7 @@ from advgrpo.training.steps import (
     update_discriminator,
     update_policy,
 )
-from advgrpo.training.update_schedule import plan_updates, rollouts_per_update
+from advgrpo.training.update_schedule import plan_updates
 
 
 def train(state: TrainingState) -> None:
@@ -50,7 +45,7 @@ def train(state: TrainingState) -> None:
             metrics = train_on_rollout(state)
             if counters.updates == before:
                 # A rollout for the discriminator alone, or a skipped one, gets no row.
-                if _is_due_without_update(state):
+                if is_due_without_update(state):
                     state.save()
                 continue
             state.log_metrics(metrics)
@@ -88,15 +83,15 @@ def train_on_rollout(state: TrainingState) -> dict[str, float]:
         began = state.process_group.busy_clock()
         rollout = generate(state, plan)
         rewards = reward(state, plan, rollout)
-        busy_seconds = state.process_group.busy_clock() - began
-        metrics = rewards.metrics | state.stragglers.metrics(busy_seconds)
+        busy = state.process_group.busy_clock() - began
+        metrics = rewards.metrics | state.stragglers.metrics(busy)
         # Compared with held-out reference images, so that memorizing references does not count.
         is_outscored = metrics["discriminator/margin"] < 0
         if schedule.trains_policy and not (schedule.pause_policy and is_outscored):
             advantages = compute_advantages(state, plan, rewards.terms)
             # Before the discriminator's update: the policy is updated by the reward that scored it,
             # and the metrics describe that one.
-            metrics |= update_policy(state, rollout, advantages)
+            metrics |= update_policy(state, rollout, advantages, rewards.separation)
     except NonFiniteError as fault:
         # Its number is used up: it seeds prompts and noise, so using it again would repeat the
         # fault.
@@ -104,33 +99,14 @@ def train_on_rollout(state: TrainingState) -> dict[str, float]:
         counters.rollouts += 1
         return {}
     if schedule.discriminator_steps and (is_outscored or not schedule.only_when_outscored):
-        steps = schedule.discriminator_steps
-        metrics |= update_discriminator(state, rewards.generated, steps)
+        metrics |= update_discriminator(state, rewards.generated, schedule.discriminator_steps)
     counters.rollouts += 1
     # The discriminator's update may have been skipped, too.
     if counters.skipped == skipped:
         counters.skipped_in_a_row = 0
-    costs = cost_metrics(state)
-    if "policy/loss" in metrics:
-        metrics |= performance_metrics(state, costs)
-    return metrics | costs
+    return metrics | cost_metrics(state, updated="policy/loss" in metrics)
 
 
 def is_over(state: TrainingState) -> bool:
     """Return whether all updates were made, or an alarm ended the run."""
     return state.counters.updates >= state.config.updates or stopped_early(state)
-
-
-def is_due(every: int, state: TrainingState) -> bool:
-    """Return whether an action that is due every so many updates, and at the end, is due."""
-    updates = state.counters.updates
-    # The last update is always due: the result is chosen among evaluated adapters.
-    return updates % every == 0 or updates == state.config.updates
-
-
-def _is_due_without_update(state: TrainingState) -> bool:
-    """Return whether a checkpoint is due although the policy is paused, perhaps for long."""
-    config = state.config
-    every = config.checkpoint_every_updates * rollouts_per_update(config)
-    # Counted in rollouts, because updates do not advance.
-    return state.counters.rollouts % every == 0

@@ -43,11 +43,11 @@ def measure_held_out(state: TrainingState) -> None:
         state.logger.picture("held_out", updates, grid)
 
 
-def cost_metrics(state: TrainingState) -> dict[str, float]:
-    """Return what the run cost so far."""
+def cost_metrics(state: TrainingState, *, updated: bool) -> dict[str, float]:
+    """Return what the run cost so far, and its throughput after an update of the policy."""
     counters = state.counters
     sampling = counters.seconds.get("rollout", 0.0)
-    return {
+    costs = {
         "cost/images_sampled": float(counters.images_sampled),
         "cost/rollouts_left_out": float(counters.skipped),
         "cost/images_per_second": counters.images_sampled / sampling if sampling else 0.0,
@@ -56,15 +56,11 @@ def cost_metrics(state: TrainingState) -> dict[str, float]:
         "cost/peak_memory_mib": state.process_group.all_reduce_max(peak_memory_mib()),
         **{f"seconds/{part}": seconds for part, seconds in counters.seconds.items()},
     }
+    return costs | _performance_metrics(state, costs) if updated else costs
 
 
-def performance_metrics(state: TrainingState, costs: Mapping[str, float]) -> dict[str, float]:
-    """Return the throughput since the last update; every rank must call it.
-
-    Args:
-        state: The run, after an update of the policy.
-        costs: Its `cost_metrics`.
-    """
+def _performance_metrics(state: TrainingState, costs: Mapping[str, float]) -> dict[str, float]:
+    """Return the throughput since the last update; every rank must call it."""
     before: Mapping[str, float] = next(
         (row for row in reversed(state.history) if "cost/images_sampled" in row), {}
     )

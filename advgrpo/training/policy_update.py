@@ -17,6 +17,9 @@ from advgrpo.training.engines.base import PolicyEngine
 from advgrpo.training.nonfinite import Finding, NonFiniteGuard, first_not_finite
 from advgrpo.training.rollout import Rollout
 
+_LEAST_SEPARATION = 0.01
+"""Keeps the policy moving: `nft` stops a run whose weights do not."""
+
 
 class PolicyUpdater:
     """Takes the optimizer steps of a rollout.
@@ -52,6 +55,7 @@ class PolicyUpdater:
         prompts: Sequence[str],
         *,
         update: int,
+        separation: float,
     ) -> dict[str, float]:
         """Make images with a positive advantage likelier.
 
@@ -60,6 +64,7 @@ class PolicyUpdater:
             advantages: One per image.
             prompts: All training prompts.
             update: Count of policy updates before this one.
+            separation: How well the discriminator tells references from the rollout, from 0 to 1.
 
         Returns:
             Metrics over all ranks: loss, gradient norm, learning rate and the algorithm's own.
@@ -79,7 +84,7 @@ class PolicyUpdater:
         for step in range(steps):
             # Derived from the count of updates, so that a resumed run uses the same rates.
             done = update * steps + step
-            rate = learning_rate(self._config, done)
+            rate = learning_rate(self._config, done, separation)
             self._engine.set_learning_rate(rate)
             starts = range(step * per_step, (step + 1) * per_step, size)
             microbatches = [slice(first, first + size) for first in starts]
@@ -197,11 +202,20 @@ class PolicyUpdater:
         return self._algorithm.losses(part, advantages[images], embeddings)
 
 
-def learning_rate(config: TrainingConfig, optimizer_step: int) -> float:
-    """Compute the learning rate of an optimizer step, counted from 0."""
-    if config.optimizer.decay == "constant":
-        return config.optimizer.learning_rate
-    return config.optimizer.learning_rate * (1 - optimizer_step / config.optimizer_steps)
+def learning_rate(config: TrainingConfig, optimizer_step: int, separation: float) -> float:
+    """Compute the learning rate of an optimizer step, counted from 0.
+
+    Args:
+        config: The optimizer's settings.
+        optimizer_step: Optimizer steps before this one.
+        separation: How well the discriminator tells references from the rollout, from 0 to 1.
+    """
+    rate = config.optimizer.learning_rate
+    if config.optimizer.decay == "linear":
+        rate *= 1 - optimizer_step / config.optimizer_steps
+    if config.optimizer.scale_by_separation:
+        rate *= max(separation, _LEAST_SEPARATION)
+    return rate
 
 
 @dataclass

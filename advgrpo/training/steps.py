@@ -41,6 +41,11 @@ class Rewards:
     generated: GeneratedFeatures
     metrics: dict[str, float]
 
+    @property
+    def separation(self) -> float:
+        """How well the discriminator tells references from the rollout, from 0 to 1."""
+        return self.metrics["discriminator/separation"]
+
 
 def compile_policy(state: TrainingState) -> None:
     """Compile the policy's passes on a microbatch, if they are to be; every rank must call it.
@@ -163,7 +168,10 @@ def compute_advantages(
 
 
 def update_policy(
-    state: TrainingState, rollout: Rollout, advantages: Float[Tensor, "image"]
+    state: TrainingState,
+    rollout: Rollout,
+    advantages: Float[Tensor, "image"],
+    separation: float,
 ) -> dict[str, float]:
     """Take the policy's optimizer steps on a rollout.
 
@@ -176,7 +184,11 @@ def update_policy(
             chosen = best_and_worst(groups, best=select.best, worst=select.worst)
             rollout, advantages = rollout.part(chosen.cpu()), advantages[chosen]
         metrics = state.policy_updater.update(
-            rollout, advantages, state.prompts.texts, update=state.counters.updates
+            rollout,
+            advantages,
+            state.prompts.texts,
+            update=state.counters.updates,
+            separation=separation,
         )
     state.counters.updates += 1
     return metrics

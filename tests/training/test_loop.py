@@ -286,6 +286,21 @@ def test_rollouts_while_the_policy_is_paused_are_not_lost_with_the_process(
     assert_same(weights(resumed), weights(straight))
 
 
+@pytest.mark.parametrize(("separation", "share"), [(1.0, 1.0), (0.25, 0.25), (0.0, 0.01)])
+def test_the_learning_rate_follows_the_separation_of_the_rollout(
+    make_state: Make, monkeypatch: pytest.MonkeyPatch, separation: float, share: float
+) -> None:
+    def separated(state: TrainingState, generated: GeneratedFeatures) -> dict[str, float]:
+        return discriminator_metrics(state, generated) | {"discriminator/separation": separation}
+
+    monkeypatch.setattr("advgrpo.training.steps.discriminator_metrics", separated)
+    settings = ["training.optimizer.learning_rate=1e-3", "training.optimizer.decay=constant"]
+    fixed = train_on_rollout(make_state(*settings, folder="fixed"))
+    assert fixed["policy/learning_rate"] == 1e-3
+    scaled = make_state(*settings, "training.optimizer.scale_by_separation=true", folder="scaled")
+    assert train_on_rollout(scaled)["policy/learning_rate"] == pytest.approx(share * 1e-3)
+
+
 def test_all_work_on_a_rollout_is_reported_under_its_number(make_state: Make) -> None:
     state, entered = make_state(), list[tuple[str, int]]()
     state.counters.on_enter = lambda part, rollout: entered.append((part, rollout))

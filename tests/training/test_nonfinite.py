@@ -202,7 +202,7 @@ def test_a_skipped_step_after_others_ends_the_update_and_leaves_it_counted(
     # Of the step that was taken alone.
     assert metrics["policy/ratio_mean"] == pytest.approx(1, abs=1e-7)
     # The next update uses the rates that follow: the third and fourth of four.
-    assert train_on_rollout(state)["policy/learning_rate"] == learning_rate(state.config, 3)
+    assert train_on_rollout(state)["policy/learning_rate"] == learning_rate(state.config, 3, 1.0)
     assert state.counters.skipped_in_a_row == 0
 
 

@@ -78,6 +78,7 @@ def test_training_makes_it_prefer_reference_images(tiny: TinyModels) -> None:
     assert (discriminator.rewards(real) > discriminator.rewards(fake)).all()
     metrics = separation_metrics(discriminator, real, fake)
     assert metrics["discriminator/margin"] > 0
+    assert metrics["discriminator/separation"] == 1
     assert "discriminator/calibration_error" not in metrics
 
 
@@ -85,8 +86,9 @@ def test_without_a_boundary_accuracy_is_the_share_of_pairs_in_order(tiny: TinyMo
     discriminator = discriminator_of(tiny)
     real = features(discriminator, images(8), PROMPTS * 4)
     # Of an image against itself neither is preferred, of the other pairs one half each way.
-    accuracy = separation_metrics(discriminator, real, real)["discriminator/held_out_accuracy"]
-    assert accuracy == pytest.approx(28 / 64)
+    metrics = separation_metrics(discriminator, real, real)
+    assert metrics["discriminator/held_out_accuracy"] == pytest.approx(28 / 64)
+    assert metrics["discriminator/separation"] == 0
 
 
 def test_bfloat16_features_change_the_reward_little_and_the_fingerprint(tiny: TinyModels) -> None:
