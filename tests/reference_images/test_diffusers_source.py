@@ -55,7 +55,16 @@ def load(folder: Path, device: torch.device = CPU, **changes: object) -> Diffuse
 def test_reference_images_are_generated_on_a_gpu_in_bfloat16(
     sd3_folder: Path, gpu: torch.device
 ) -> None:
-    images = load(sd3_folder, gpu, dtype="bfloat16").draw(PROMPTS, [1, 2])
+    source = load(sd3_folder, gpu, dtype="bfloat16")
+    parameters = [
+        parameter
+        for part in source._pipeline.components.values()
+        if isinstance(part, torch.nn.Module)
+        for parameter in part.parameters()
+    ]
+    kinds = {(parameter.device.type, parameter.dtype) for parameter in parameters}
+    assert kinds == {("cuda", torch.bfloat16)}
+    images = source.draw(PROMPTS, [1, 2])
     assert (images.device.type, images.dtype) == ("cpu", torch.float32)
 
 
