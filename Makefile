@@ -92,7 +92,7 @@ docs: $(INSTALLED) ## generate docs/configuration.md and docs/scorers.md
 .PHONY: site
 site: $(DEMO) ## build docs/ as a site in dist/site
 	@$(PIP) -e '.[site]'
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 .PHONY: bench
 bench: $(INSTALLED) ## time updates of the pocket model, and of a loop structured as the released code
