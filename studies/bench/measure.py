@@ -50,7 +50,7 @@ class TimedCounters(Counters):
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
         """Time a part."""
-        with self.times.timed(part):
+        with super().timed(part), self.times.timed(part):
             yield
 
 
@@ -99,7 +99,7 @@ class CountingCounters(Counters):
         # The counter does not support the fused attention of CPUs.
         plain = sdpa_kernel(SDPBackend.MATH) if self._device.type == "cpu" else nullcontext()
         counter = FlopCounterMode(display=False)
-        with plain, counter:
+        with super().timed(part), plain, counter:
             yield
         self.operations[part] = self.operations.get(part, 0) + counter.get_total_flops()
 

@@ -36,10 +36,20 @@ def test_an_attempt_after_a_complete_one_adds_nothing(tmp_path: Path) -> None:
         pass
     before = read_elapsed(file)
 
-    with record_elapsed(file, processes=1, images=9, once=True):
+    with record_elapsed(file, processes=1, images=8, once=True):
         pass
 
     assert read_elapsed(file) == before
+
+
+def test_a_result_that_grows_costs_more(tmp_path: Path) -> None:
+    file = str(tmp_path / "cost.json")
+    for images in (8, 9):
+        with record_elapsed(file, processes=2, images=images, once=True):
+            pass
+    record = read_elapsed(file)
+    assert record is not None
+    assert record.images == 9
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"hours": 1}'])

@@ -49,8 +49,9 @@ def test_it_learns_only_while_it_is_outscored(
     make_state: Make, tuned: list[str], monkeypatch: pytest.MonkeyPatch, outscored: bool
 ) -> None:
     state = make_state(*tuned, "training.update_schedule={type: when_outscored}")
-    margin = {"discriminator/margin": -1.0 if outscored else 1.0}
-    monkeypatch.setattr("advgrpo.training.steps.discriminator_metrics", lambda *_: margin)
+    margin = -1.0 if outscored else 1.0
+    metrics = {"discriminator/margin": margin, "discriminator/separation": 1.0}
+    monkeypatch.setattr("advgrpo.training.steps.discriminator_metrics", lambda *_: metrics)
     before = blocks(state)
     assert ("discriminator/loss" in train_on_rollout(state)) is outscored
     assert changed(state, before) is outscored
@@ -63,8 +64,9 @@ def test_the_policy_may_be_paused_while_it_is_outscored(
     state = make_state(
         *tuned, "training.update_schedule={type: when_outscored, pause_policy: true}"
     )
-    margin = {"discriminator/margin": -1.0 if outscored else 1.0}
-    monkeypatch.setattr("advgrpo.training.steps.discriminator_metrics", lambda *_: margin)
+    margin = -1.0 if outscored else 1.0
+    metrics = {"discriminator/margin": margin, "discriminator/separation": 1.0}
+    monkeypatch.setattr("advgrpo.training.steps.discriminator_metrics", lambda *_: metrics)
     metrics = train_on_rollout(state)
     assert ("discriminator/loss" in metrics) is outscored
     assert ("policy/loss" in metrics) is not outscored

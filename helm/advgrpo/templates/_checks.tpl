@@ -150,13 +150,14 @@
 
 {{/* Kinds that must be installed in the cluster. */}}
 {{- define "advgrpo.checkCustomResources" -}}
+{{- $backends := include "advgrpo.allowedBackends" . | fromYaml -}}
 {{- if .Values.checks.customResources -}}
 {{- $known := .Capabilities.APIVersions -}}
 {{- $unless := "or, if it is installed and only this command cannot see it, set checks.customResources=false" -}}
 {{- $found := list -}}
 {{- $lacking := list -}}
 {{- $installs := list -}}
-{{- range $name, $backend := include "advgrpo.allowedBackends" . | fromYaml -}}
+{{- range $name, $backend := $backends -}}
 {{- if $known.Has (printf "%s/%s/%s" .group .version .kind) -}}
 {{- $found = append $found $name -}}
 {{- else -}}
