@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ def stores(running_stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture(scope="session")
 def warm_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A program that runs Python command lines in forks of a process that has loaded all."""
-    with Warm(tmp_path_factory.mktemp("warm") / "interpreter") as warm:
+    with closing(Warm(tmp_path_factory.mktemp("warm") / "interpreter")) as warm:
         yield warm.program
 
 

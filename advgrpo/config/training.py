@@ -214,9 +214,9 @@ class TrainingConfig(Section):
     whole rollout, or not at all."""
 
     compile: Literal["auto", "none", "inductor", "aot_eager", "eager"] = "auto"
-    """Backend of `torch.compile` for the transformer's layers, in rollout and update, which are
-    compiled before the first rollout. `auto` is `inductor` on GPUs, unless there is no compiler or
-    zero_stage is 3, and `none` on CPUs. `inductor` needs a C++ compiler, on GPUs Triton and a C
+    """Backend of `torch.compile` for the transformer's layers. They are compiled before the first
+    rollout, for rollout and update. `auto` is `none` on CPUs and with zero_stage=3, else `inductor`
+    if a compiler is found. `inductor` needs a C++ compiler, on GPUs Triton and a C
     compiler; the last two make nothing faster and help with debugging."""
 
     engine: Literal["deepspeed", "ddp"] = "deepspeed"

@@ -64,7 +64,7 @@ class PolicyUpdater:
             advantages: One per image.
             prompts: All training prompts.
             update: Count of policy updates before this one.
-            separation: How well the discriminator tells references from the rollout, from 0 to 1.
+            separation: Of reference images and rollout by the discriminator, from 0 to 1.
 
         Returns:
             Metrics over all ranks: loss, gradient norm, learning rate and the algorithm's own.
@@ -208,7 +208,7 @@ def learning_rate(config: TrainingConfig, optimizer_step: int, separation: float
     Args:
         config: The optimizer's settings.
         optimizer_step: Optimizer steps before this one.
-        separation: How well the discriminator tells references from the rollout, from 0 to 1.
+        separation: Of reference images and rollout by the discriminator, from 0 to 1.
     """
     rate = config.optimizer.learning_rate
     if config.optimizer.decay == "linear":

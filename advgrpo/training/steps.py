@@ -43,7 +43,7 @@ class Rewards:
 
     @property
     def separation(self) -> float:
-        """How well the discriminator tells references from the rollout, from 0 to 1."""
+        """Separation of held-out references and rollout; see `separation_metrics`."""
         return self.metrics["discriminator/separation"]
 
 

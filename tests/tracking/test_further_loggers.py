@@ -32,7 +32,6 @@ def _train(names: list[str], folder: str, updates: range, key: str = "abc") -> N
 
 
 def test_tensorboard_reads_each_step_once_after_a_resume(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     _train(["tensorboard"], str(tmp_path), range(3))
