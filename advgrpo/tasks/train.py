@@ -11,6 +11,7 @@ import torch
 from advgrpo.config.tasks import TrainingSettings, parse_json
 from advgrpo.data.drawn_prompts import drawn_prompts
 from advgrpo.data.prompts import read_run_prompts
+from advgrpo.models.policies.compilation import check_compiler
 from advgrpo.models.policies.saved_adapter import adapter_folder
 from advgrpo.planning.fitting import check_host_memory, free_host_memory
 from advgrpo.records import DISCRIMINATOR_WEIGHTS, PromptSet, ReferenceImageSet
@@ -103,6 +104,7 @@ def train(
             workspace=workspace,
             draws=task.draws,
         )
+        check_compiler(task.training.compile, on_gpu=torch.cuda.is_available())
         # In this process: a rank that runs out of memory is killed without a message.
         check_host_memory(
             task,

@@ -78,7 +78,7 @@ def compile_policy(state: TrainingState) -> None:
     if config.compile != "auto":
         raise fault or ConfigError(message, repair="set training.compile=none")
     # On all ranks: kernels of other ranks must not round otherwise.
-    torch.compiler.set_stance("force_eager")
+    state.policy.compile(None)
     if state.process_group.is_first:
         logger.warning("%s; training continues uncompiled (training.compile=auto)", message)
 

@@ -23,8 +23,11 @@ from tests.images.dockerfile import (
 ROOT = Path(__file__).parents[2]
 FILES = {name: ROOT / "images" / name / "Dockerfile" for name in ("launcher", "trainer")}
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-DEBIAN_PACKAGES = {"launcher": set(), "trainer": {"ibverbs-providers", "libibverbs1"}}
-"""Packages that a final stage may install: libraries, no compiler."""
+DEBIAN_PACKAGES = {
+    "launcher": set(),
+    "trainer": {"gcc", "libc6-dev", "ibverbs-providers", "libibverbs1"},
+}
+"""Packages that a final stage may install."""
 
 
 @pytest.fixture(params=sorted(FILES))
@@ -90,11 +93,16 @@ def test_the_build_ends_with_a_smoke_test_as_that_user(final: list[Instruction])
     assert any("advgrpo --version" in text for text in texts(after, "RUN"))
 
 
-def test_the_final_stage_installs_no_compiler(image: str, final: list[Instruction]) -> None:
+def test_the_final_stage_installs_named_packages(image: str, final: list[Instruction]) -> None:
     assert debian_packages(final) == DEBIAN_PACKAGES[image]
     assert not [text for text in texts(final, "RUN") if "pip" in text.split()]
     copied = [text.split()[0] for text in texts(final, "COPY")]
     assert copied == ["--from=dependencies", "--from=library"]
+
+
+def test_the_smoke_test_compiles_as_triton_does() -> None:
+    final = stages(instructions(FILES["trainer"].read_text(encoding="utf-8")))[-1]
+    assert "'#include <Python.h>' | gcc " in texts(final, "RUN")[-1]
 
 
 def test_packages_of_a_final_stage_are_found_in_any_spelling() -> None:

@@ -132,7 +132,7 @@ class Policy(FlowModel, Protocol):
         """Return the adapter's parameters, float32, by a name that is stable across versions."""
         ...
 
-    def compile(self, backend: str) -> None:
+    def compile(self, backend: str | None) -> None:
         """Compile the transformer's layers with a backend of `torch.compile`, at the next pass."""
         ...
 

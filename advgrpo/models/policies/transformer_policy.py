@@ -251,10 +251,10 @@ class TransformerPolicy(ABC):
             images = torch.cat([self._decode(part).float() for part in parts])
         return ((images / 2 + 0.5).clamp(0, 1) * 255).round() / 255
 
-    def compile(self, backend: str) -> None:
+    def compile(self, backend: str | None) -> None:
         """Compile the transformer's layers with a backend of `torch.compile`, at the next pass."""
         compile_layers(self.transformer, backend)
-        self._is_compiled = True
+        self._is_compiled = backend is not None
 
     @contextmanager
     def as_in_update(self) -> Iterator[None]:
