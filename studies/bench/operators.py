@@ -79,22 +79,32 @@ class Work:
         return sum(count * kernel.operations for kernel, count in self.kernels.items())
 
 
+class _Value:
+    """The result of an elementwise operator, which a compiler need not write to memory."""
+
+    def __init__(self, size: int, inputs: list["_Value | Tensor"]) -> None:
+        self.size, self.inputs = size, inputs
+        self.is_computed = self.is_stored = False
+
+
+_Reads = dict[object, int]
+"""Bytes that a kernel reads, by what they belong to."""
+
+
 class OperatorCounter(TorchDispatchMode):
     """Counts operators on tensors of the device `meta`.
 
     Attributes:
         eager: One kernel for each operator.
-        fused: All elementwise work between two products as one kernel, which reads its inputs once
-            and writes what a later kernel reads: what a compiler aims at.
+        fused: Elementwise work is part of the kernel that first needs it in memory, for a product;
+            this reads what lies in memory and writes what a later kernel reads. As compilers do, it
+            computes a value again where that reads less than the value has bytes to write and read.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.eager, self.fused = Work(), Work()
-        self._group, self._group_bytes = 0, 0
-        self._read: set[int] = set()
-        # Tensor -> number of the group that computes it; absent once it is in memory.
-        self._pending: Any = WeakTensorKeyDictionary()
+        self._values: Any = WeakTensorKeyDictionary()
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -105,50 +115,64 @@ class OperatorCounter(TorchDispatchMode):
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
         outputs = [t for t in tree_leaves(found) if isinstance(t, Tensor)]
         if function.is_view or function in (_aten.detach.default, _aten._unsafe_view.default):
-            # A view of a pending tensor is pending.
             for tensor in outputs:
-                if inputs[0] in self._pending:
-                    self._pending[tensor] = self._pending[inputs[0]]
+                if inputs[0] in self._values:
+                    self._values[tensor] = self._values[inputs[0]]
             return found
         size = sum(map(_nbytes, (*inputs, *outputs)))
         formula = flop_registry.get(function._overloadpacket)
         if formula is None:
             self.eager.kernels[Operator("elementwise", 0, size)] += 1
-            self._fuse(inputs, outputs)
+            read = [self._values.get(tensor, tensor) for tensor in inputs]
+            for tensor in outputs:
+                self._values[tensor] = _Value(_nbytes(tensor), read)
         else:
             operations = int(formula(*args, **(kwargs or {}), out_val=found))
             attention = "attention" in function._schema.name
             kind = "attention" if attention else str(outputs[0].dtype).removeprefix("torch.")
             self.eager.kernels[Operator(kind, operations, size)] += 1
             for tensor in inputs:
-                self._materialize(tensor)
-            self.flush()
+                if tensor in self._values:
+                    self._store(self._values[tensor])
             self.fused.kernels[Operator(kind, operations, size)] += 1
         return found
 
-    def _fuse(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        for tensor in inputs:
-            group = self._pending.get(tensor)
-            if group == self._group:
-                continue
-            if group is not None:
-                self._materialize(tensor)
-            if id(tensor) not in self._read:
-                self._read.add(id(tensor))
-                self._group_bytes += _nbytes(tensor)
-        for tensor in outputs:
-            self._pending[tensor] = self._group
-
-    def _materialize(self, tensor: Tensor) -> None:
-        if self._pending.pop(tensor, None) is not None:
-            self._group_bytes += _nbytes(tensor)
-
     def flush(self) -> None:
-        """End the current group of elementwise operators."""
-        if self._group_bytes:
-            self.fused.kernels[Operator("elementwise", 0, self._group_bytes)] += 1
-        self._group, self._group_bytes = self._group + 1, 0
-        self._read.clear()
+        """Compute what nothing has read yet."""
+        for value in list(self._values.values()):
+            if not value.is_computed:
+                self._store(value)
+
+    def _store(self, value: _Value) -> None:
+        if value.is_stored:
+            return
+        kernel: dict[_Value, _Reads] = {}
+        # What was computed before is written there.
+        read = 0 if value.is_computed else sum(self._reads(value, kernel).values())
+        written = value.size + sum(each.size for each in kernel if each.is_stored)
+        value.is_stored = True
+        for each in kernel:
+            each.is_computed = True
+        self.fused.kernels[Operator("elementwise", 0, read + written)] += 1
+
+    def _reads(self, value: _Value, kernel: dict[_Value, _Reads]) -> _Reads:
+        """Return what a kernel reads to compute a value; notes each value that it computes."""
+        if value in kernel:
+            return kernel[value]
+        reads: _Reads = {}
+        for each in value.inputs:
+            if isinstance(each, Tensor):
+                place = (each.untyped_storage()._cdata, each.storage_offset(), _nbytes(each))
+                reads[place] = place[2]
+            elif each.is_stored and each not in kernel:
+                reads[each] = each.size
+            else:
+                reads |= self._reads(each, kernel)
+        if value.is_computed and sum(reads.values()) > 2 * value.size:
+            # Cheaper to write where it was computed, which is counted here, and to read.
+            value.is_stored, reads = True, {value: value.size}
+        kernel[value] = reads
+        return reads
 
 
 def _nbytes(tensor: Tensor) -> int:

@@ -40,6 +40,29 @@ def test_elementwise_work_between_products_is_one_kernel_that_reads_and_writes_o
     assert counter.fused.operations == counter.eager.operations == 2 * 2 * 64**3
 
 
+def test_elementwise_work_waits_for_the_product_that_needs_it() -> None:
+    values, weight = (torch.empty(64, 64, device="meta") for _ in range(2))
+    with counted_operators() as counter:
+        total = values @ weight + values @ weight
+        another = values @ weight
+        (torch.relu(total) @ weight, another)
+    size = 64 * 64 * 4
+    elementwise = {k: n for k, n in counter.fused.kernels.items() if k.kind == "elementwise"}
+    assert elementwise == {Operator("elementwise", 0, 3 * size): 1}
+
+
+def test_a_value_is_kept_where_its_inputs_are_larger() -> None:
+    *parts, weight = (torch.empty(64, 64, device="meta") for _ in range(4))
+    with counted_operators() as counter:
+        total = parts[0] + parts[1] + parts[2]
+        for factor in (2, 3):
+            (total * factor) @ weight
+    size = 64 * 64 * 4
+    # Reads three and writes one; writes the sum, reads it and writes another.
+    for count in (4, 3):
+        assert counter.fused.kernels[Operator("elementwise", 0, count * size)] == 1
+
+
 def test_the_backward_pass_of_attention_is_counted() -> None:
     query = torch.empty(1, 1, 16, 32, device="meta", requires_grad=True)
     with counted_operators() as counter:
