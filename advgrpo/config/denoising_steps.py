@@ -171,6 +171,11 @@ class FastSamplingConfig(Section):
             guided: Whether classifier-free guidance is on.
         """
         interval, where = list(self.guidance_interval), "training.algorithm.fast_sampling"
+        if interval != sorted(set(interval)):
+            raise ValueError(
+                f"{where}.guidance_interval={interval}: does not start before it ends; the first "
+                "number must be the smaller one"
+            )
         if interval != [0, 1] and not guided:
             raise ValueError(
                 f"{where}.guidance_interval={interval}: training.sampling.guidance_scale switches "

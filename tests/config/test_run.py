@@ -95,6 +95,10 @@ BOTH_BOUNDS = (
             "training.algorithm.fast_sampling.guidance_interval=[0, 0.5]",
             "guidance_scale switches guidance off in all",
         ),
+        (
+            "training.algorithm.fast_sampling.guidance_interval=[0.6, 0.2]",
+            "does not start before it ends",
+        ),
         ("training.optimizer_steps_per_update=3", "would split a group"),
         ("training.rollout.microbatch_size=48", "training.rollout.microbatch_size=48"),
         ("training.rollout.microbatch_size=0", "training.rollout.microbatch_size=0: input"),
