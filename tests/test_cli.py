@@ -117,6 +117,7 @@ def test_an_unexpected_error_keeps_its_traceback(tmp_path: Path) -> None:
     assert "FileNotFoundError" in ended.stderr
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_the_pipeline_compiles_to_any_file(tmp_path: Path) -> None:
     target = tmp_path / "pipeline.yaml"
     assert run(app, ["pipeline", "compile", "--output", str(target)]).exit_code == 0
@@ -171,6 +172,27 @@ def test_a_command_without_its_packages_names_the_extra() -> None:
     )
     assert done.returncode == 2
     assert "pip install 'advgrpo[pipeline]'" in done.stderr
+
+
+def test_wrong_settings_are_reported_before_large_packages_are_loaded() -> None:
+    program = """
+import sys
+from typer.testing import CliRunner
+from advgrpo.cli.main import app
+sys.modules |= dict.fromkeys(("kfp", "mlflow", "numpy", "torch"))
+run = ["--trained=a", "--discriminator=b", "--reference-images=c"]
+for command in (
+    ["generate", "a cat"], ["pretrain-reward", run[2]], ["train", *run[1:]], ["evaluate", *run],
+    ["evaluate", "--adapter=a", run[2]], ["register", run[0], "--evaluation=d"], ["plan"],
+    ["reference-images", "generate"], ["reference-images", "validate", "c"], ["pipeline", "run"],
+):
+    wrong = CliRunner().invoke(app, [*command, "--set", "training.updats=1"])
+    assert "did you mean training.updates?" in str(wrong.exception), (command, wrong.exception)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_path_option_refuses_a_location_on_s3(tmp_path: Path) -> None:

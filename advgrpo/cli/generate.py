@@ -73,8 +73,6 @@ def generate(
     from advgrpo.data.prompt_tables import read_any_prompts
     from advgrpo.data.prompts import checked_prompts
     from advgrpo.errors import ConfigError
-    from advgrpo.tasks.generate import generate as task
-    from advgrpo.tasks.generate import registered_run
 
     # Stripped as lines of a prompt file are, so that one prompt gives the same image either way.
     texts = [text.strip() for text in prompts or []]
@@ -98,10 +96,14 @@ def generate(
             "--model excludes --adapter, --preset and --set: it has settings and an adapter",
             repair="leave these options out, or use --adapter with the model instead of --model",
         )
-    # A registered version records the settings that it was trained with.
-    config, adapter = (
-        registered_run(model) if model else (resolve_generation(preset, overrides), adapter)
-    )
+    config = None if model else resolve_generation(preset, overrides)
+    # Loads torch, which takes seconds: wrong settings are reported before that.
+    from advgrpo.tasks.generate import generate as task
+    from advgrpo.tasks.generate import registered_run
+
+    if config is None:
+        # A registered version records the settings that it was trained with.
+        config, adapter = registered_run(model)
     with progress_bars():
         locations = task(
             config,

@@ -152,6 +152,7 @@ def _prompt_files(prompts: str, test_prompts: str, column: str, output: Path) ->
     """Return the locations of the prompts, after writing those that are not prompt files yet."""
     from advgrpo.data.prompt_tables import read_any_prompts
     from advgrpo.data.splits import split_prompts
+    from advgrpo.errors import ConfigError
 
     train = read_any_prompts(prompts, column).texts
     if test_prompts:
@@ -162,6 +163,12 @@ def _prompt_files(prompts: str, test_prompts: str, column: str, output: Path) ->
             for name, (location, texts) in given.items()
         }
     split = split_prompts(train, _TEST_FRACTION)
+    if not split.held_out:
+        raise ConfigError(
+            f"--prompts={prompts}: none of its {len(train)} prompts falls into the tenth to "
+            "evaluate on",
+            repair="use more prompts, or add --test-prompts with a second file",
+        )
     return {
         "train": _write(output, "train", [train[i] for i in split.training]),
         "test": _write(output, "test", [train[i] for i in split.held_out]),

@@ -77,14 +77,16 @@ def run(
 ) -> None:
     """Run all tasks on this machine, one after the other; repeated, it resumes."""
     from advgrpo.config.pipeline_preset import split_preset
-    from advgrpo.kfp_client.compiled import PIPELINE, check_exists
-    from advgrpo.kfp_client.local import run_pipeline
     from advgrpo.tasks.preflight import check_local_run
     from advgrpo.telemetry.logging import as_json
 
     # Another pipeline may not have the tasks whose needs are checked.
     if pipeline is None:
         check_local_run(preset, overrides, processes)
+    # Loads kfp, which takes seconds: wrong settings are reported before that.
+    from advgrpo.kfp_client.compiled import PIPELINE, check_exists
+    from advgrpo.kfp_client.local import run_pipeline
+
     check_exists(pipeline or PIPELINE)
     # Log collectors want each line.
     if not verbose and not as_json():

@@ -69,10 +69,12 @@ def plan(
     Models are built from the shapes of published weights, or from config.json in a folder.
     """
     from advgrpo.config.resolution import resolve
-    from advgrpo.planning import plan_run
 
     # An estimate needs neither commits nor prompt files.
     run = resolve(preset, overrides, needed=())
+    # Loads torch, which takes seconds: wrong settings are reported before that.
+    from advgrpo.planning import plan_run
+
     planned = plan_run(
         run,
         gpus,

@@ -31,11 +31,13 @@ def generate(
     from advgrpo.cli.bars import progress_bars
     from advgrpo.config.resolution import resolve
     from advgrpo.config.tasks import ReferenceImagesSettings
+
+    settings = ReferenceImagesSettings.of(resolve(preset, overrides))
+    # The task loads torch, which takes seconds: wrong settings are reported before that.
     from advgrpo.storage.archives import extract
     from advgrpo.storage.folders import upload_folder
     from advgrpo.tasks.reference_images import make_reference_images
 
-    settings = ReferenceImagesSettings.of(resolve(preset, overrides))
     with progress_bars():
         made = make_reference_images(
             settings.model_dump_json(),
@@ -59,9 +61,11 @@ def validate_reference_images(
 ) -> None:
     """Validate every file of a reference image set against a run's settings."""
     from advgrpo.config.resolution import resolve
+
+    config = resolve(preset, overrides)
     from advgrpo.reference_images.opening import inspect_set
 
-    report = inspect_set(location, resolve(preset, overrides), "test" if test else "train")
+    report = inspect_set(location, config, "test" if test else "train")
     print(report)
     # After the report, so that all problems are printed before the error.
     report.validated()

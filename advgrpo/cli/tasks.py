@@ -34,9 +34,11 @@ def pretrain_reward(
     from advgrpo.cli.bars import progress_bars
     from advgrpo.config.resolution import resolve
     from advgrpo.config.tasks import PretrainingSettings
-    from advgrpo.tasks import pretrain_reward as task
 
     settings = PretrainingSettings.of(resolve(preset, overrides))
+    # Tasks load torch, which takes seconds: wrong settings are reported before that.
+    from advgrpo.tasks import pretrain_reward as task
+
     with progress_bars():
         result = task.pretrain_reward(
             settings.model_dump_json(),
@@ -61,11 +63,12 @@ def train(
     from advgrpo.cli.bars import progress_bars
     from advgrpo.config.resolution import resolve
     from advgrpo.config.tasks import TrainingSettings
-    from advgrpo.tasks import train as task
 
     config = resolve(preset, overrides)
     # A rule across sections of the whole run, whose settings the task does not receive.
     config.check_ranks(processes)
+    from advgrpo.tasks import train as task
+
     with progress_bars():
         result = task.train(
             # As JSON, as the pipeline passes them: equal settings have equal cache keys.
@@ -109,8 +112,6 @@ def evaluate(
     from advgrpo.cli.bars import progress_bars
     from advgrpo.config.resolution import resolve
     from advgrpo.errors import ConfigError
-    from advgrpo.tasks import evaluate as task
-    from advgrpo.tasks.import_adapter import import_adapter
 
     # Exactly one of the two.
     if bool(trained) == bool(adapter):
@@ -124,6 +125,9 @@ def evaluate(
             repair="add --discriminator with the result of pretrain-reward",
         )
     config = resolve(preset, overrides)
+    from advgrpo.tasks import evaluate as task
+    from advgrpo.tasks.import_adapter import import_adapter
+
     if adapter:
         # Stored as a training result, so that the evaluation treats both alike.
         trained = import_adapter(config, adapter, discriminator=discriminator, workspace=workspace)
@@ -152,10 +156,12 @@ def register(
 ) -> None:
     """Register the trained adapter as a new version of a registered model."""
     from advgrpo.config.resolution import resolve
+
+    settings = resolve(preset, overrides).model_dump_json()
     from advgrpo.tasks import register as task
 
     version = task.register(
-        resolve(preset, overrides).model_dump_json(),
+        settings,
         trained=trained,
         evaluation=evaluation,
         parent_run_id=parent_run,

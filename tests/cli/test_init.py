@@ -15,7 +15,7 @@ from advgrpo.config import resolve
 from advgrpo.config.preset_files import read_preset
 from advgrpo.config.required import missing_settings
 from advgrpo.data.prompt_sets import PROMPT_SETS, PromptSource
-from advgrpo.errors import AdvGrpoError
+from advgrpo.errors import AdvGrpoError, ConfigError
 from tests.hub import COMMIT, local_hub
 
 OLD, NEW = "a" * 40, COMMIT
@@ -70,6 +70,16 @@ def test_text_files_of_prompts_are_used_in_place() -> None:
     assert _init("sd35m_dino", "--test-prompts", "test.txt").exit_code == 0
     assert resolve("run.yaml").prompts.train == "mine.txt"
     assert resolve("run.yaml").prompts.test == "test.txt"
+
+
+def test_too_few_prompts_to_evaluate_on_are_refused_before_files_are_written(
+    prompts: Path, tmp_path: Path
+) -> None:
+    prompts.write_text("a cat\na dog\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"none of its 2 prompts .* tenth") as caught:
+        raise _init().exception or AssertionError
+    assert "--test-prompts" in caught.value.repair
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
 @pytest.mark.usefixtures("asked")
