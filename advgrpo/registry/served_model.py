@@ -9,6 +9,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd  # type: ignore[import-untyped]
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 BATCH_SIZE = 8
@@ -51,11 +52,19 @@ class AdapterModel(PythonModel):
 
         Returns:
             A PNG file per prompt, in base64.
+
+        Raises:
+            MlflowException: If the number of steps is below 1.
         """
         from advgrpo.data.images import encode_png  # noqa: PLC0415
         from advgrpo.models.policies.sampling import sample_images  # noqa: PLC0415
 
         settings = params or {}
+        steps = int(settings["num_inference_steps"])
+        if steps < 1:
+            raise MlflowException.invalid_parameter_value(
+                f"num_inference_steps={steps}: must be at least 1"
+            )
         prompts = [str(prompt) for prompt in model_input.iloc[:, 0]]
         files: list[str] = []
         for start in range(0, len(prompts), BATCH_SIZE):
@@ -65,7 +74,7 @@ class AdapterModel(PythonModel):
                 self.policy,
                 batch,
                 range(first_seed, first_seed + len(batch)),
-                num_inference_steps=int(settings["num_inference_steps"]),
+                num_inference_steps=steps,
                 guidance_scale=float(settings["guidance_scale"]),
             )
             files += [base64.b64encode(encode_png(image)).decode("ascii") for image in images]

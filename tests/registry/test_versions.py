@@ -1,4 +1,5 @@
 import base64
+import json
 import subprocess
 import sys
 import zipfile
@@ -337,6 +338,8 @@ def test_a_champion_for_another_base_model_is_refused(
 def test_a_served_version_generates_the_images_of_the_policy(
     stores: EmbeddedServers, config: RunConfig, run_id: str, tmp_path: Path
 ) -> None:
+    from mlflow.pyfunc import scoring_server
+
     from advgrpo.models.policies import load_policy
     from advgrpo.models.policies.adapter import save_adapter
     from advgrpo.models.policies.sampling import sample_images
@@ -371,6 +374,17 @@ def test_a_served_version_generates_the_images_of_the_policy(
     assert served.predict(prompts[:1]) == served.predict(prompts[:1], params={"seed": 0})
     with pytest.raises(MlflowException, match="seed"):
         served.predict(prompts, params={"seed": "many"})
+
+    # As `mlflow models serve` answers a request.
+    def answer(**params: object) -> object:
+        request = json.dumps({"inputs": prompts, "params": params})
+        schema = served.metadata.get_input_schema()
+        response = scoring_server.invocations(request, "application/json", served, schema)
+        return json.loads(response.response)
+
+    assert answer(seed=5, num_inference_steps=4) == {"predictions": files}
+    with pytest.raises(MlflowException, match="num_inference_steps=0: must be at least 1"):
+        answer(num_inference_steps=0)
 
 
 # MLflow passes the argument by the name that diffusers will drop.
