@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from pydantic import TypeAdapter
 from torch import Tensor
 
+from advgrpo.config.base import Section
+from advgrpo.config.parsing import parse
 from advgrpo.config.run import RunConfig
 from advgrpo.config.scorers.union import ScorerConfig
 from advgrpo.config.tasks import GenerationSettings
@@ -135,18 +136,21 @@ def score_images(
         prompts for which the scorer has no value.
 
     Raises:
-        ConfigError: If there is not one prompt per image.
-        pydantic.ValidationError: If the scorer's settings are wrong.
+        ConfigError: If there is not one prompt per image, or the scorer's settings are wrong.
     """
     if len(images) != len(prompts):
         raise ConfigError(
             f"{len(images)} images have {len(prompts)} prompts", repair="pass one prompt per image"
         )
-    settings = TypeAdapter[ScorerConfig](ScorerConfig).validate_python(scorer)
+    settings = parse(_Scoring, {"scorer": scorer}, where="score_images").scorer
     where = default_device() if device is None else torch.device(device)
     (built,) = build_scorers([settings], where)
     batch = torch.stack([_from_file(image) for image in images]).to(where)
     return {name: value.tolist() for name, value in score_batch(built, batch, prompts).items()}
+
+
+class _Scoring(Section):
+    scorer: ScorerConfig
 
 
 def _from_file(image: Image.Image) -> Tensor:

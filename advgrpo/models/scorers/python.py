@@ -26,7 +26,7 @@ class PythonScorer:
         device: Where it runs.
 
     Raises:
-        ConfigError: If the class cannot be imported or refuses its options.
+        ConfigError: If the class cannot be imported, refuses its options or has no `score`.
     """
 
     def __init__(self, config: PythonScorerConfig, device: torch.device) -> None:
@@ -40,6 +40,11 @@ class PythonScorer:
                 f"path={config.path}: cannot be called with device and options: {error}",
                 repair="set options to the keyword arguments of its __init__",
             ) from error
+        if not callable(getattr(self._scorer, "score", None)):
+            raise ConfigError(
+                f"path={config.path}: has no method score",
+                repair="add score(images, prompts), as docs/scorers.md shows",
+            )
 
     def why_missing(self, prompt: str) -> str:
         """Return why images of a prompt have no value; empty if they have one."""

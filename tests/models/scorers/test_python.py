@@ -35,6 +35,7 @@ def test_a_class_of_another_package_scores_images_with_its_options() -> None:
         ("absent_package:Contrast", "{}", "cannot be imported: No module named 'absent_package'"),
         (f"{TOY}:Absent", "{}", "cannot be imported"),
         (f"{TOY}:Contrast", "{bias: 1}", "unexpected keyword argument 'bias'"),
+        ("types:SimpleNamespace", "{}", "has no method score"),
     ],
 )
 def test_a_class_that_cannot_be_built_is_named(path: str, options: str, message: str) -> None:
