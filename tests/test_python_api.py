@@ -78,6 +78,7 @@ def _run_examples(blocks: list[str], folder: Path, name: str) -> dict[str, Any]:
     return namespace
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_the_examples_of_the_page_run(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
@@ -104,6 +105,7 @@ def test_an_evaluation_needs_no_discriminator() -> None:
 
 
 # After the page, whose results in the workspace it finds.
+@pytest.mark.usefixtures("warm_python")
 def test_the_notebook_runs(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
     monkeypatch.setenv("MPLBACKEND", "Agg")
@@ -155,10 +157,12 @@ def test_without_a_callback_nothing_is_written() -> None:
         assert file is None
 
 
-def test_scores_need_a_prompt_for_each_image() -> None:
+def test_scores_need_a_prompt_for_each_image_and_a_known_scorer() -> None:
     picture = Image.new("RGB", (32, 32))
     with pytest.raises(advgrpo.AdvGrpoError, match="2 images have 1 prompts"):
         advgrpo.score_images([picture] * 2, ["a"], {"type": "pocket_judge"})
+    with pytest.raises(advgrpo.AdvGrpoError, match="did you mean pocket_judge"):
+        advgrpo.score_images([picture], ["a"], {"type": "pocket_judg"})
 
 
 def test_a_generator_needs_settings_or_a_registered_model() -> None:

@@ -233,6 +233,7 @@ def test_a_secret_among_the_variables_of_a_clusters_pods_is_refused() -> None:
     assert "hf_another_one" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_compiled_pipeline_and_images_take_secrets_by_reference_alone(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "advgrpo.cli.main", "pipeline", "compile", "--output", "p.yaml"],

@@ -34,7 +34,7 @@ from advgrpo.testing.cluster_faults import FaultKind
 from tests.cluster.clock import Clock
 from tests.cluster.launching import REQUEST, SETTINGS, Launching, api_of
 
-SCHEDULES = int(os.environ.get("ADVGRPO_SCHEDULES", "60"))
+SCHEDULES = int(os.environ.get("ADVGRPO_SCHEDULES", "40"))
 """Number of schedules; raise it with the environment variable."""
 
 IMPATIENT = SETTINGS.model_copy(

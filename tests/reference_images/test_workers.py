@@ -14,6 +14,8 @@ from advgrpo.storage.archives import extract
 from tests.reference_images.test_generation import PIXELS, NoiseSource, settings
 from tests.reference_images.worker_program import PROMPTS
 
+pytestmark = pytest.mark.usefixtures("warm_python")
+
 
 def draw_together(location: str, notes: Path, *, processes: int = 3, fate: str = "lives") -> None:
     notes.mkdir(exist_ok=True)

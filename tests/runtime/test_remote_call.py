@@ -43,6 +43,7 @@ def identity(settings: Settings, locations: Locations | None) -> object:
     return settings, locations
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_ranks_get_models_dataclasses_and_paths(tmp_path: Path) -> None:
     arguments = {
         "settings": Settings(learning_rate=0.1, layers=(1, 2)),
@@ -54,6 +55,7 @@ def test_ranks_get_models_dataclasses_and_paths(tmp_path: Path) -> None:
     assert [(tmp_path / rank).read_text("utf-8") for rank in "01"] == [expected] * 2
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_the_error_of_a_rank_is_raised_here() -> None:
     with pytest.raises(RatioError, match="the ratio is 2\n  repair: make it 1"):
         run_in_processes(fail, {"message": "the ratio is 2"}, task="fail", processes=1)

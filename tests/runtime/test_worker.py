@@ -38,7 +38,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PROMPTS = ROOT / "advgrpo" / "pocket" / "prompts"
 SMALL = (
-    "training.updates=20",
+    "training.updates=8",
     "training.checkpoint_every_updates=2",
     "training.sampling.num_inference_steps=3",
     "training.algorithm.window.last_start=0",
@@ -199,7 +199,7 @@ def test_machines_without_a_shared_disk_equal_a_single_one_also_when_one_is_lost
     assert exit_statuses(pods.start(TRAIN, job)) == [0, 0], pods.log("train")
     assert "resuming from update" in pods.log("train")
     result = outcome(job)
-    assert result["metrics"]["policy_updates"] == 20
+    assert result["metrics"]["policy_updates"] == 8
     trained, expected = local_folder(result["location"]), local_folder(undisturbed.location)
     mine, theirs = (
         load_file(folder / "adapter" / "adapter_model.safetensors")

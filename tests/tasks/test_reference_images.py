@@ -62,6 +62,7 @@ def test_sets_in_an_object_store_are_a_few_objects(
     assert inspect_set(made.test, config, "test").validated().digest
 
 
+@pytest.mark.usefixtures("warm_python")
 def test_two_processes_generate_the_set_of_one(config: RunConfig, tmp_path: Path) -> None:
     alone = make_reference_images(_settings(config), workspace=str(tmp_path / "alone"))
     made = make_reference_images(

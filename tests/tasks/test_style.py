@@ -69,6 +69,7 @@ def config(style: Path, tmp_path: Path) -> RunConfig:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_python")
 def test_training_approaches_unseen_pictures_of_a_folder(config: RunConfig, tmp_path: Path) -> None:
     workspace = str(tmp_path / "work")
     images = make_reference_images(

@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from advgrpo.config.base import AlgorithmConfig
 from advgrpo.data.prompts import read_prompts
 from advgrpo.models.discriminators import build_discriminator, save_discriminator
 from advgrpo.models.policies.embeddings import StoredEmbeddings
+from advgrpo.models.policies.speed import PolicySpeed
 from advgrpo.models.scorers.build import build_reward_scorers
 from advgrpo.pocket.source import PocketRenderer
 from advgrpo.records import ReferenceImageSet
@@ -38,6 +39,12 @@ SMALL = (
     "reference_images.images_per_prompt=1",
     "evaluation.alignment=pocket_judge.attribute_accuracy",
 )
+
+
+class KnownSpeed(PolicySpeed):
+    """Throughput is compared with constants: to measure them takes longer than an update."""
+
+    pass_flops = decode_flops = matmul_rate = 1e6  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,13 @@ class World:
             keep=config.training.checkpoints_kept,
             scratch=folder / f"scratch-{process_group.rank}",
         )
-        return build_training_state(
+        state = build_training_state(
             inputs,
             process_group=process_group,
             checkpoints=checkpoints,
             logger=logger or RecordingLogger(),
         )
+        return replace(state, speed=KnownSpeed(state.policy, "", torch.float32))
 
 
 @pytest.fixture(scope="session")
