@@ -46,6 +46,13 @@ class Wire:
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _exempted() -> None:
+    """Exempt what other tests have loaded, which would take most of the time below."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _collected() -> Iterator[None]:
     """Collect within the test rather than in a later one."""
