@@ -65,13 +65,19 @@ def endpoint_of(access: Access) -> str:
         )
     if address:
         return with_scheme(address).rstrip("/")
-    if _SERVICE_ACCOUNT.is_dir():
+    if in_pod():
         return _IN_CLUSTER
     raise ConfigError(
         "the address of Kubeflow Pipelines is not configured",
         repair=f"use --endpoint or set {ENDPOINT}, for instance to http://localhost:8080 after "
         "kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80",
     )
+
+
+def in_pod() -> bool:
+    """Whether this process runs in a pod of a cluster."""
+    # Pods without a token of the API server, as the chart's upload, have the variable alone.
+    return "KUBERNETES_SERVICE_HOST" in os.environ
 
 
 def with_scheme(address: str) -> str:

@@ -14,6 +14,7 @@ from advgrpo.errors import ClusterError, ClusterUnavailableError
 from advgrpo.kfp_client.access import (
     Access,
     endpoint_of,
+    in_pod,
     make_client,
     user_namespace,
     with_scheme,
@@ -222,6 +223,11 @@ def _connection_repair(message: str) -> str:
         return "use --ca FILE with the certificates of the server's CA"
     if "WRONG_VERSION_NUMBER" in message or "RECORD_LAYER_FAILURE" in message:
         return "the server speaks plain HTTP: start the endpoint with http://"
+    if in_pod():
+        return (
+            "set kubeflow.endpoint in the chart's values, or KF_PIPELINES_ENDPOINT, to an address "
+            "that pods reach; network policies must admit them"
+        )
     return (
         "set --endpoint to an address that this machine reaches; from outside the cluster, for "
         "instance: kubectl port-forward -n kubeflow svc/ml-pipeline-ui 8080:80, then --endpoint "

@@ -50,7 +50,7 @@ class FakeTrainJob(FakeJob):
 
     def suspend(self) -> None:
         """Suspend the job, as Kueue does: its pods are removed."""
-        self.body["spec"]["suspend"] = True
+        self.body["spec"] |= {"suspend": True, "runtimePatches": [_kueue_patch({})]}
         for pod in self.pods:
             self._store.remove(pod)
         self._restarts.clear()
@@ -58,8 +58,11 @@ class FakeTrainJob(FakeJob):
         self._set("Suspended", "Suspended", "TrainJob is suspended")
 
     def resume(self) -> None:
-        """Admit the job from its queue."""
-        self.body["spec"]["suspend"] = False
+        """Admit the job from its queue, to the nodes of a flavor."""
+        template = {"spec": {"nodeSelector": {"gpu": "h100"}}}
+        node = {"name": "node", "template": {"spec": {"template": template}}}
+        patch = _kueue_patch({"replicatedJobs": [node]})
+        self.body["spec"] |= {"suspend": False, "runtimePatches": [patch]}
         self._set("Suspended", "Resumed", "TrainJob is resumed", status="False")
 
     def add_pods(self) -> None:
@@ -212,3 +215,13 @@ class FakeTrainJob(FakeJob):
 def _index(name: str) -> int:
     kind, _, index = name.partition("-")
     return 0 if kind == "master" else int(index) + 1
+
+
+def _kueue_patch(jobset: Json) -> Json:
+    """Return what Kueue writes to `runtimePatches`, from its webhook on.
+
+    Source:
+        Kueue, main of 2026-08-22, `pkg/controller/jobs/trainjob`.
+    """
+    template = {"template": {"spec": jobset}}
+    return {"manager": "kueue.x-k8s.io/manager", "trainingRuntimeSpec": template}

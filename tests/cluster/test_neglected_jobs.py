@@ -1,9 +1,15 @@
 """Jobs whose controller does not act, or may not: a failure must not be 30 minutes of silence."""
 
 import logging
+import os
+import re
+import subprocess
+import textwrap
 from functools import partial
+from pathlib import Path
 
 import pytest
+import yaml
 
 from advgrpo.cluster.backends.pytorchjob import INIT_CONTAINER_TEMPLATE
 from advgrpo.cluster.refusals import refusal_repair
@@ -110,6 +116,22 @@ def test_a_worker_refused_by_pod_security_is_reported_within_a_minute(
     assert INIT_CONTAINER_TEMPLATE in error.value.repair
     assert seconds(launching) < 60
     assert "lacks 1 of 2 pods: FailedCreatePod" in caplog.text
+
+
+@pytest.mark.parametrize(("answer", "status"), [("Name: master", 0), ("", 1)])
+def test_the_init_container_goes_by_the_address_and_not_by_the_status_of_nslookup(
+    answer: str, status: int, tmp_path: Path
+) -> None:
+    # BusyBox 1.35 tries every search domain and exits with 1 although one has the name.
+    nslookup = tmp_path / "nslookup"
+    nslookup.write_text(f"#!/bin/sh\necho Server: 10.96.0.10\necho {answer}\nexit 1\n")
+    nslookup.chmod(0o755)
+    text = INIT_CONTAINER_TEMPLATE.replace("sleep 2", "true").replace("{{.MaxTries}}", "2")
+    (container,) = yaml.safe_load(re.sub(r"{{\.(\w+)}}", r"\1", text))
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    assert subprocess.run(container["command"], env=path, check=False).returncode == status
+    page = Path(__file__).parents[2] / "docs" / "operating.md"
+    assert textwrap.indent(INIT_CONTAINER_TEMPLATE, "  ") in page.read_text(encoding="utf-8")
 
 
 def test_a_quota_that_may_get_room_is_reported_and_waited_for(

@@ -172,7 +172,9 @@ def test_time_in_the_queue_does_not_count(launching: Launching) -> None:
 
 def test_a_running_job_is_adopted_and_another_spec_is_refused(launching: Launching) -> None:
     cluster = launching.cluster
-    cluster.operator.plans.append((*START, Step(2000, FakeTrainJob.succeed)))
+    # Kueue changes the spec on the server, which is not compared.
+    queue = Step(0, FakeTrainJob.suspend), Step(1, FakeTrainJob.resume)
+    cluster.operator.plans.append((*queue, *START, Step(2000, FakeTrainJob.succeed)))
     cluster.faults.plan(Fault("status", verb="get", resource="trainjobs", skip=2, times=999))
     with pytest.raises(ClusterUnavailableError):
         launching.run()

@@ -336,6 +336,12 @@ def test_the_pipeline_is_uploaded_after_each_installation_and_upgrade() -> None:
     # for its log.
     policy = set(annotations["helm.sh/hook-delete-policy"].split(","))
     assert policy == {"before-hook-creation", "hook-succeeded"}
+    # `helm install` waits, so only errors that a retry may mend are retried.
+    (lasting,) = job["spec"]["podFailurePolicy"]["rules"]
+    assert lasting == {
+        "action": "FailJob",
+        "onExitCodes": {"operator": "In", "values": list(range(1, 128))},
+    }
 
 
 def test_the_upload_has_a_token_for_the_audience_of_pipelines() -> None:

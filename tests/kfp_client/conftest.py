@@ -21,7 +21,8 @@ TOKEN = "the-token"
 
 @pytest.fixture(autouse=True)
 def _no_other_kfp(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in [name for name in os.environ if name.startswith(("KF_PIPELINES_", "KFP_"))]:
+    prefixes = ("KF_PIPELINES_", "KFP_", "KUBERNETES_SERVICE_")
+    for name in [name for name in os.environ if name.startswith(prefixes)]:
         monkeypatch.delenv(name)
     monkeypatch.setattr(kfp.Client, "_LOCAL_KFP_CONTEXT", str(tmp_path / "context.json"))
     monkeypatch.setattr(server_module, "_RETRY_DELAYS_SECONDS", (0.01, 0.01))

@@ -5,7 +5,6 @@ import pytest
 
 from advgrpo.errors import ClusterError, ClusterUnavailableError, ConfigError
 from advgrpo.kfp_client import Access, KfpServer
-from advgrpo.kfp_client import access as access_module
 from advgrpo.kfp_client.runs import get_or_create_experiment
 from advgrpo.testing import KfpFault, StubKfp
 from tests.certificates import self_signed
@@ -56,13 +55,18 @@ def test_a_login_page_is_not_mistaken_for_the_api(stub: StubKfp) -> None:
         KfpServer(Access(endpoint=stub.endpoint, token=TOKEN))
 
 
-def test_an_unreachable_endpoint_is_named() -> None:
+@pytest.mark.parametrize(("pod", "setting"), [(False, "--endpoint"), (True, "kubeflow.endpoint")])
+def test_an_unreachable_endpoint_is_named(
+    pod: bool, setting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pod:
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(ClusterUnavailableError, match=endpoint) as caught:
             KfpServer(Access(endpoint=endpoint))
-    assert "--endpoint" in caught.value.repair
+    assert setting in caught.value.repair
 
 
 def test_https_to_a_plain_http_server_is_explained(stub: StubKfp) -> None:
@@ -128,9 +132,8 @@ def test_a_single_user_server_gets_no_namespace(stub: StubKfp) -> None:
     assert all("namespace" not in request.query for request in stub.requests)
 
 
-def test_a_pod_uses_the_usual_service(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "namespace").write_text("ml\n")
-    monkeypatch.setattr(access_module, "_SERVICE_ACCOUNT", tmp_path)
+def test_a_pod_uses_the_usual_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
     with pytest.raises(ClusterUnavailableError, match=r"ml-pipeline\.kubeflow\.svc"):
         KfpServer(Access())
 

@@ -32,7 +32,12 @@ INIT_CONTAINER_TEMPLATE = """\
   command:
     - sh
     - -c
-    - for i in $(seq {{.MaxTries}}); do nslookup {{.MasterAddr}} && exit 0; sleep 2; done; exit 1
+    - |
+      for i in $(seq {{.MaxTries}}); do
+        nslookup {{.MasterAddr}} | grep ^Name && exit 0
+        sleep 2
+      done
+      exit 1
   resources:
     requests: {cpu: 50m, memory: 10Mi}
     limits: {cpu: 100m, memory: 20Mi}
