@@ -23,10 +23,11 @@ COMMON = (
 
 @dataclass(frozen=True)
 class Arm:
-    """Settings on top of the pocket preset, compared with those of other arms."""
+    """Settings on top of a pocket preset, compared with those of other arms."""
 
     name: str
     overrides: tuple[str, ...]
+    preset: str = "pocket"
 
 
 ARMS = {
@@ -60,7 +61,7 @@ ARMS = {
 
 def config_of(arm: Arm, seed: int) -> RunConfig:
     """Return the settings of a run."""
-    return resolve("pocket", [f"seed={seed}", *arm.overrides])
+    return resolve(arm.preset, [f"seed={seed}", *arm.overrides])
 
 
 def prepare(config: RunConfig, folder: Path) -> tuple[str, str]:

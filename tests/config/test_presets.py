@@ -17,7 +17,7 @@ from advgrpo.errors import ConfigError
 from tests.config.given import COMMIT, given
 
 PRESETS = Path(preset_files.__file__).with_name("presets")
-FULL_SIZE = [name for name in preset_names() if name != "pocket"]
+FULL_SIZE = [name for name in preset_names() if not name.startswith("pocket")]
 RELEASED = ["sd35m_dino_released", "sd35m_pickscore_released"]
 
 
@@ -26,6 +26,7 @@ def test_the_presets_are_those_the_docs_name() -> None:
         "flux1_dino",
         "flux2_klein_dino",
         "pocket",
+        "pocket_nft",
         "qwen_image_dino",
         "sd35l_dino",
         "sd35m_dino",
@@ -50,7 +51,7 @@ def _repeated(above: dict[str, Any], below: dict[str, Any], path: str = "") -> I
             yield from _repeated(value, old, f"{path}{key}.")
 
 
-@pytest.mark.parametrize("preset", FULL_SIZE)
+@pytest.mark.parametrize("preset", [*FULL_SIZE, "pocket_nft"])
 def test_a_preset_states_only_what_differs_from_the_extended_one(preset: str) -> None:
     own = yaml.safe_load((PRESETS / f"{preset}.yaml").read_text("utf-8"))
     parent = own.pop("extends")

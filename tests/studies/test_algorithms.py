@@ -19,4 +19,4 @@ def test_the_summary_has_a_row_for_each_recorded_arm() -> None:
 
 @pytest.mark.parametrize("arm", [*ARMS.values(), *fast_sampling.ARMS.values()], ids=str)
 def test_an_arm_has_valid_settings(arm: Arm) -> None:
-    assert resolve("pocket", arm.overrides).training.updates <= 24
+    assert resolve(arm.preset, arm.overrides).training.updates <= 24
