@@ -53,7 +53,9 @@ ARMS = {
     "grpo-separation": Arm("grpo-separation", _SEPARATION),
     "nft-separation": Arm("nft-separation", (*_SEPARATION, _NFT)),
     "pocket-nft": Arm(
-        "pocket-nft", ("training.monitoring.held_out_every_updates=2",), preset="pocket_nft"
+        "pocket-nft",
+        ("training.updates=24", "training.monitoring.held_out_every_updates=2"),
+        preset="pocket_nft",
     ),
     "awm": Arm("awm", (*_SCHEDULE, "training.algorithm={type: awm}")),
     "grpo-sliding-window": Arm(
