@@ -149,7 +149,9 @@ def _environment(settings: ClusterSettings) -> list[client.V1EnvVar]:
         **{key: (settings.mlflow_secret, key) for key in MLFLOW_KEYS},
         **plugin_credentials(),
     }
-    return [client.V1EnvVar(name=name, value=value) for name, value in plain.items()] + [
+    # An empty value is left out, as Kubernetes' programs do: Kueue could not admit a TrainJob whose
+    # unchangeable fields it would write in another form.
+    return [client.V1EnvVar(name=name, value=value or None) for name, value in plain.items()] + [
         client.V1EnvVar(name=name, value_from=_from_secret(secret, key))
         for name, (secret, key) in secrets.items()
     ]

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, Va
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+from advgrpo.cluster.quantities import canonical_quantity
 from advgrpo.errors import ConfigError
 from advgrpo.redaction import is_secret_name
 from advgrpo.strict_json import unique_keys
@@ -18,8 +19,8 @@ CLUSTER = "ADVGRPO_CLUSTER"
 _QUANTITY = r"^[0-9]+(\.[0-9]+)?(m|[kMGTPE]i?)?$"
 _NAME = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
 
-Quantity = Annotated[str, Field(pattern=_QUANTITY)]
-"""A quantity as Kubernetes writes it, for instance `500m` or `16Gi`."""
+Quantity = Annotated[str, Field(pattern=_QUANTITY), AfterValidator(canonical_quantity)]
+"""A quantity, which becomes what Kubernetes writes, for instance `500m` or `16Gi`."""
 
 Name = Annotated[str, Field(pattern=_NAME, max_length=253)]
 """Name of a Kubernetes object."""

@@ -9,6 +9,7 @@ import copy
 from typing import ClassVar
 
 from advgrpo.cluster.backends.trainjob import RUNTIMES, TrainJobs
+from advgrpo.cluster.quantities import canonical_quantity
 from advgrpo.cluster.resources import Resource
 from advgrpo.testing.cluster_objects import Json, Target, timestamp
 from advgrpo.testing.pods import create_event, end_container, start_container
@@ -58,7 +59,18 @@ class FakeTrainJob(FakeJob):
         self._set("Suspended", "Suspended", "TrainJob is suspended")
 
     def resume(self) -> None:
-        """Admit the job from its queue, to the nodes of a flavor."""
+        """Admit the job from its queue, to the nodes of a flavor.
+
+        The API server refuses it if Kueue would write the trainer, which may not change, in another
+        form: without empty values, and with quantities as Kubernetes writes them.
+        """
+        trainer = self.body["spec"]["trainer"]
+        amounts = [q for part in trainer["resourcesPerNode"].values() for q in part.values()]
+        if any(one.get("value") == "" for one in trainer["env"]) or not all(
+            q == canonical_quantity(q) for q in amounts
+        ):
+            self.record_event("Stopped", "spec.trainer: Invalid value: field is immutable")
+            return
         template = {"spec": {"nodeSelector": {"gpu": "h100"}}}
         node = {"name": "node", "template": {"spec": {"template": template}}}
         patch = _kueue_patch({"replicatedJobs": [node]})

@@ -5,6 +5,7 @@ import pytest
 
 from advgrpo.cluster.backends.pytorchjob import PyTorchJobs
 from advgrpo.cluster.job_request import JobRequest, place_processes
+from advgrpo.cluster.quantities import canonical_quantity
 from advgrpo.cluster.settings import ClusterSettings, parse_cluster_settings
 from advgrpo.errors import ConfigError
 
@@ -36,7 +37,8 @@ def container(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def environment(job: dict[str, Any]) -> dict[str, Any]:
-    return {one["name"]: one.get("value", one.get("valueFrom")) for one in container(job)["env"]}
+    entries = container(job)["env"]
+    return {one["name"]: one.get("value", one.get("valueFrom", "")) for one in entries}
 
 
 def test_jobs_log_in_to_mlflow_as_the_plugin_of_kubeflow_does(
@@ -210,3 +212,16 @@ def test_an_unknown_field_of_the_models_is_an_error() -> None:
 def test_cluster_settings_that_are_not_one_json_object_are_refused(text: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_cluster_settings(text)
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    # As a server of Kubernetes 1.36 returned them.
+    [
+        ("0.5", "500m"), ("1000m", "1"), ("1.5", "1500m"), ("1000", "1k"), ("12", "12"),
+        ("1024Mi", "1Gi"), ("1.5Gi", "1536Mi"), ("0.5Ki", "512"), ("0.1Gi", "107374182400m"),
+        ("64Gi", "64Gi"), ("1000k", "1M"), ("1048576Ki", "1Gi"), ("1025Ki", "1025Ki"),
+    ],
+)  # fmt: skip
+def test_quantities_become_what_kubernetes_writes(given: str, written: str) -> None:
+    assert canonical_quantity(given) == written

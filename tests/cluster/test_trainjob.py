@@ -18,6 +18,7 @@ from advgrpo.cluster.backends.trainjob import RUNTIMES, TrainJobs
 from advgrpo.cluster.checks.job_kind import check_kind
 from advgrpo.cluster.janitor import clean
 from advgrpo.cluster.job_request import JobRequest
+from advgrpo.cluster.settings import ClusterSettings
 from advgrpo.errors import (
     ClusterError,
     ClusterUnavailableError,
@@ -163,7 +164,11 @@ def test_an_exit_between_two_polls_is_read_from_the_event(launching: Launching) 
 
 
 def test_time_in_the_queue_does_not_count(launching: Launching) -> None:
-    settings = TRAINER.model_copy(update={"deadline_seconds": 100, "startup_timeout_seconds": 50})
+    # Kueue could not admit a job with an empty value, or an amount that it writes as 500m or 2Gi.
+    node = {"cpu": "0.5", "memory": "2048Mi"}
+    limits = {"deadlineSeconds": 100, "startupTimeoutSeconds": 50}
+    more = {"image": TRAINER.image, "node": node, "environment": {"NCCL_DEBUG": ""}, **limits}
+    settings = ClusterSettings.model_validate(more)
     steps = [(0, FakeTrainJob.suspend), (5000, FakeTrainJob.resume), (5001, FakeTrainJob.add_pods)]
     steps += [(5002, FakeTrainJob.run), (5030, FakeTrainJob.succeed)]
     launching.cluster.operator.plans.append([Step(at, act) for at, act in steps])
