@@ -90,7 +90,7 @@ class ComparisonLoop:
         """Generate a rollout and take one step of the discriminator with it."""
         _, generated = self._rollout()
         reference = torch.cat([self._tokens_of_file(text) for text in self._texts()])
-        real, fake = self._head(reference, None), self._head(generated, None)
+        real, fake = self._head(reference), self._head(generated)
         loss = hinge_loss(real[:, :1], fake[:, :1])
         loss = loss + _PATCH_LOSS_WEIGHT * hinge_loss(real[:, 1:], fake[:, 1:])
         self._head_optimizer.zero_grad()
@@ -101,7 +101,7 @@ class ComparisonLoop:
         """Generate a rollout and take the policy's optimizer steps with it."""
         batches, tokens = self._rollout()
         with torch.no_grad():
-            logits = self._head(tokens, None)
+            logits = self._head(tokens).squeeze(-1)
             rewards = _CLASS_WEIGHT * logits[:, 0] + _PATCH_WEIGHT * logits[:, 1:].mean(dim=1)
         by_group = rewards.view(-1, self._training.rollout.group_size)
         advantages = group_advantages(by_group, normalization="batch").flatten()

@@ -58,19 +58,20 @@ class DinoHead(nn.Module):
             nn.init.uniform_(parameter, -bound, bound, generator=generator)
 
     def forward(
-        self,
-        tokens: Float[Tensor, "batch token width"],
-        prompts: Float[Tensor, "batch prompt_width"] | None,
-    ) -> Float[Tensor, "batch token"]:
-        """Score each token."""
+        self, tokens: Float[Tensor, "batch token width"], *prompts: Float[Tensor, "batch embedding"]
+    ) -> Float[Tensor, "batch token prompt"]:
+        """Score each token for each of the prompts; once if the head does not see prompts."""
         hidden = functional.gelu(self.hidden(tokens))
-        logits: Tensor = self.output(hidden).squeeze(-1)
-        if self.prompt is None or prompts is None:
+        if self.prompt is None:
+            logits: Tensor = self.output(hidden)
             return logits
-        # Normalized, because lengths of CLIP embeddings vary and would scale the logit.
-        direction = self.prompt(functional.normalize(prompts, dim=-1))
-        # The same direction for all tokens of an image: a patch is scored against the whole prompt.
-        return logits + torch.einsum("bth,bh->bt", hidden, direction)
+        # Normalized, because lengths of CLIP embeddings vary and would scale the logit. The same
+        # direction for all tokens of an image: a patch is scored against the whole prompt.
+        directions = [
+            self.output.weight + self.prompt(functional.normalize(prompt, dim=-1))
+            for prompt in prompts
+        ]
+        return hidden @ torch.stack(directions, dim=-1) + self.output.bias
 
 
 class DinoDiscriminator:
@@ -188,9 +189,12 @@ class DinoDiscriminator:
             return tokens
         return {**tokens, "prompt": self._text.embed(prompts)}
 
-    def _logits(self, name: str, features: Features) -> Float[Tensor, "batch token"]:
-        tokens = features[name].to(self.device)
-        logits: Tensor = self._heads[name](tokens, features.get("prompt"))
+    def _logits(
+        self, name: str, features: Features, *others: Features
+    ) -> Float[Tensor, "batch token prompt"]:
+        """Score tokens with their prompts, and with those of other features of the same images."""
+        prompts = [each["prompt"] for each in (features, *others) if self._text is not None]
+        logits: Tensor = self._heads[name](features[name].to(self.device), *prompts)
         return logits
 
     @torch.no_grad()
@@ -201,7 +205,7 @@ class DinoDiscriminator:
         """
 
         def reward(name: str) -> Tensor:
-            logits = self._logits(name, features)
+            logits = self._logits(name, features).squeeze(-1)
             # The mean keeps the weight of the patches independent of how many are chosen.
             whole, patches = logits[:, 0], logits[:, 1:].mean(dim=1)
             weights = self.config
@@ -223,18 +227,19 @@ class DinoDiscriminator:
     def _loss_of_head(
         self, name: str, reference: Features, generated: Features, mismatched: Features
     ) -> Tensor:
-        real, fake = self._logits(name, reference), self._logits(name, generated)
+        fake = self._logits(name, generated)
+        # One pass for both, because mismatched images are the reference images.
+        real = self._logits(name, reference, mismatched)
         conditioning = self.config.prompt_conditioning
-        # Without a prompt the mismatched images would be equal to the reference images.
-        other = self._logits(name, mismatched) if conditioning else None
 
         def hinge(tokens: slice) -> Tensor:
-            if conditioning is None or other is None:
+            # Without a prompt the mismatched images would be equal to the reference images.
+            if conditioning is None:
                 return hinge_loss(real[:, tokens], fake[:, tokens])
             return conditional_hinge_loss(
-                real[:, tokens],
+                real[:, tokens, :1],
                 fake[:, tokens],
-                other[:, tokens],
+                real[:, tokens, 1:],
                 mismatched_fraction=conditioning.mismatched_fraction,
             )
 
@@ -248,7 +253,8 @@ class DinoDiscriminator:
         # The gradient with respect to features, as the backbone is frozen.
         tokens = reference[name].to(self.device).detach().requires_grad_()
         # The prompt stays as it is: only the tokens' gradient is penalized.
-        return gradient_penalty(self._logits(name, {**reference, name: tokens}), tokens)
+        logits = self._logits(name, {**reference, name: tokens}).squeeze(-1)
+        return gradient_penalty(logits, tokens)
 
     def _mean_of_heads(self, value: Callable[[str], Tensor]) -> Tensor:
         values = [value(name) for name in self._heads]

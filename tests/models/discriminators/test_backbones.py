@@ -85,7 +85,7 @@ def test_the_reward_of_several_layers_is_the_mean_of_their_heads(
     together = discriminator.rewards(given)
     each = []
     for name, head in discriminator._heads.items():
-        logits = head(given[name], None)
+        logits = head(given[name]).squeeze(-1)
         each.append(0.7 * logits[:, 0] + 0.3 * logits[:, 1:].mean(dim=1))
     torch.testing.assert_close(together, (each[0] + each[1]) / 2)
     assert not torch.allclose(each[0], each[1])
