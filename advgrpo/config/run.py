@@ -8,7 +8,7 @@ from advgrpo.config.base import BUILT_IN_PREFIXES, NonNegativeInt, Section
 from advgrpo.config.discriminator import DiscriminatorConfig, PickScoreDiscriminatorConfig
 from advgrpo.config.evaluation import EvaluationConfig
 from advgrpo.config.independence import Independence, independence
-from advgrpo.config.policy import AnyPolicyConfig
+from advgrpo.config.policy import AnyPolicyConfig, SamplingConfig
 from advgrpo.config.promotion import METRIC_ALIASES, PromotionConfig
 from advgrpo.config.reference_images import PromptsConfig, ReferenceImagesConfig
 from advgrpo.config.scorers.base import BaseScorerConfig
@@ -200,6 +200,16 @@ class RunConfig(Section):
                 "adapter; use a metric that is not rewarded, or remove that term"
             )
         return self
+
+    @property
+    def evaluation_sampling(self) -> SamplingConfig:
+        """How the trained model is sampled: like its rollouts, but for the number of steps."""
+        sampling, steps = self.training.sampling, self.evaluation.num_inference_steps
+        return (
+            sampling
+            if steps is None
+            else sampling.model_copy(update={"num_inference_steps": steps})
+        )
 
     @property
     def independence(self) -> Independence:

@@ -90,7 +90,7 @@ class GenerationSettings(Section):
     @classmethod
     def of(cls, run: RunConfig) -> Self:
         """Return the settings of a run."""
-        return cls(policy=run.policy, sampling=run.training.sampling)
+        return cls(policy=run.policy, sampling=run.evaluation_sampling)
 
 
 class PretrainingSettings(Section):
@@ -153,6 +153,9 @@ class TrainingSettings(Section):
     alignment: str
     """Metric of prompt alignment."""
 
+    evaluation_sampling: SamplingConfig
+    """Sampling of images of held-out training prompts."""
+
     tracking: TrackingConfig = TrackingConfig()
 
     @classmethod
@@ -164,6 +167,7 @@ class TrainingSettings(Section):
             policy=run.policy,
             discriminator=run.discriminator,
             training=run.training,
+            evaluation_sampling=run.evaluation_sampling,
             images_per_prompt=run.reference_images.of_each_prompt,
             distance=run.evaluation.distance,
             scorers=run.evaluation.scorers,

@@ -29,8 +29,7 @@ class ImageSampler:
         sampling: SamplingConfig,
     ) -> None:
         self.policy, self.texts, self.config = policy, texts, config
-        self._steps = config.num_inference_steps or sampling.num_inference_steps
-        self._guidance_scale = sampling.guidance_scale
+        self._sampling = sampling
         numbers = range(config.images_per_prompt)
         images = [(prompt, number) for prompt in range(len(texts)) for number in numbers]
         # Fixed by the settings, because the last bits of an image depend on its batch.
@@ -74,8 +73,8 @@ class ImageSampler:
             self.policy,
             [self.texts[prompt] for prompt, _number in images],
             self._seeds(images),
-            num_inference_steps=self._steps,
-            guidance_scale=self._guidance_scale,
+            num_inference_steps=self._sampling.num_inference_steps,
+            guidance_scale=self._sampling.guidance_scale,
         )
 
     def _seeds(self, images: Sequence[tuple[int, int]]) -> list[int]:

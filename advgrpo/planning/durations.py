@@ -107,7 +107,7 @@ def durations(
         if evaluated is None
         else estimated(
             "evaluation",
-            lambda speed: speed.images(evaluated, config.num_inference_steps or steps),
+            lambda speed: speed.images(evaluated, run.evaluation_sampling.num_inference_steps),
         ),
     ]
 

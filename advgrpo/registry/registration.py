@@ -179,7 +179,7 @@ def _log_model(
         write_served_files(
             files,
             policy=settings.policy,
-            sampling=settings.training.sampling,
+            sampling=settings.evaluation_sampling,
             versions={
                 name: evidence.lineage[prefix + name]
                 for name in LIBRARIES

@@ -36,7 +36,7 @@ def replay_prompts(
     policy = load_policy(config.policy, target, adapter=adapter)
     texts = [prompt.prompt for prompt in sample]
     # Batches differ from those of the evaluation, hence the tolerances of the comparison.
-    sampler = ImageSampler(policy, texts, config.evaluation, config.training.sampling)
+    sampler = ImageSampler(policy, texts, config.evaluation, config.evaluation_sampling)
     images = torch.cat([batch.images.cpu() for batch in sampler.all_batches()])
     groups = images.split(config.evaluation.images_per_prompt)
     family, _, metric = config.evaluation.alignment.partition(".")

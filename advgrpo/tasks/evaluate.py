@@ -152,7 +152,7 @@ def evaluate(
 
 def _encode(config: RunConfig, prompts: PromptSet, workspace: str) -> str:
     sampled = evaluation_prompts(config, prompts)
-    return encode_for_task(config.policy, config.training.sampling, sampled, workspace=workspace)
+    return encode_for_task(config.policy, config.evaluation_sampling, sampled, workspace=workspace)
 
 
 def _compare(

@@ -100,7 +100,7 @@ def evaluator_arguments(
         "prompts": prompts,
         "reference_images": reference_images,
         "config": wanted,
-        "sampling": config.training.sampling,
+        "sampling": config.evaluation_sampling,
         "scorers": build_scorers(wanted.scorers, device, reference_images),
         "backbone": DinoBackbone(
             distance.weights, resolution_pixels=distance.resolution_pixels, device=device

@@ -213,6 +213,7 @@ def _training_state(
         training=settings.training,
         distance=settings.distance,
         alignment=settings.alignment,
+        evaluation_sampling=settings.evaluation_sampling,
         scorers=build_scorers(settings.scorers, process_group.device, reference_images),
         reward_scorers=build_reward_scorers(
             settings.training.reward, process_group.device, reference_images

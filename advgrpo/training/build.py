@@ -7,7 +7,7 @@ from pathlib import Path
 
 from advgrpo.config.discriminator import DiscriminatorConfig
 from advgrpo.config.evaluation import DistanceConfig
-from advgrpo.config.policy import PolicyConfig
+from advgrpo.config.policy import PolicyConfig, SamplingConfig
 from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import ConfigError
 from advgrpo.models.backbones.dino import DinoBackbone
@@ -54,6 +54,7 @@ class Inputs:
         training: Settings of the loop.
         distance: Feature space of the held-out distance.
         alignment: Metric of a scorer that stands for alignment, as `scorer.metric`.
+        evaluation_sampling: Steps and guidance of held-out images.
         scorers: Frozen scorers of held-out images.
         reward_scorers: The frozen scorer of each term of the reward, by the term's name.
         prompts: The training prompts.
@@ -69,6 +70,7 @@ class Inputs:
     training: TrainingConfig
     distance: DistanceConfig
     alignment: str
+    evaluation_sampling: SamplingConfig
     scorers: Sequence[Scorer]
     reward_scorers: Mapping[str, Scorer]
     prompts: PromptSet
@@ -145,7 +147,7 @@ def build_training_state(
             device=device,
         ),
         inputs.scorers,
-        config.sampling,
+        inputs.evaluation_sampling,
         process_group,
         batch_size=config.rollout.microbatch,
         seed=seed,

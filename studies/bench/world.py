@@ -144,6 +144,7 @@ def make_world(size: Size, folder: Path, *overrides: str) -> World:
         training=config.training,
         distance=config.evaluation.distance,
         alignment="brightness.mean",
+        evaluation_sampling=config.evaluation_sampling,
         scorers=[Brightness()],
         reward_scorers=build_reward_scorers(config.training.reward, process_group.device, images),
         prompts=prompts,

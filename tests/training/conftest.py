@@ -92,6 +92,7 @@ class World:
             training=training,
             distance=config.evaluation.distance,
             alignment="brightness.mean",
+            evaluation_sampling=config.evaluation_sampling,
             scorers=[BrightnessScorer()],
             reward_scorers=build_reward_scorers(
                 config.training.reward, process_group.device, self.reference_images
