@@ -60,8 +60,11 @@ def resolve_generation(preset: str, overrides: Iterable[str] = ()) -> Generation
     check_keys(RunConfig, settings, where=where)
     if missing:
         refuse_incomplete(missing, where=preset_file.titles[0])
-    training = settings.get("training") or {}
-    used = {"policy": settings["policy"], "sampling": training.get("sampling", {})}
+    training, evaluation = (settings.get(name) or {} for name in ("training", "evaluation"))
+    sampling = {**(training.get("sampling") or {})}
+    if (steps := evaluation.get("num_inference_steps")) is not None:
+        sampling["num_inference_steps"] = steps
+    used = {"policy": settings["policy"], "sampling": sampling}
     return parse(GenerationSettings, used, where=where)
 
 

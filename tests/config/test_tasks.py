@@ -89,6 +89,16 @@ def test_generation_reads_the_policy_and_the_sampling_of_a_preset_alone() -> Non
     assert resolve_generation("pocket") == GenerationSettings.of(resolve("pocket"))
 
 
+def test_held_out_and_generated_images_take_the_steps_of_the_evaluation() -> None:
+    steps = ["training.sampling.num_inference_steps=5", "evaluation.num_inference_steps=9"]
+    run = resolve("pocket", steps)
+    assert run.evaluation_sampling.num_inference_steps == 9
+    assert run.training.sampling.num_inference_steps == 5
+    assert TrainingSettings.of(run).evaluation_sampling == run.evaluation_sampling
+    assert resolve_generation("pocket", steps) == GenerationSettings.of(run)
+    assert resolve_generation("pocket", steps).sampling.num_inference_steps == 9
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -66,21 +66,6 @@ def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return images.mean(dim=(1, 2, 3))
 
 
-def test_the_evaluation_may_take_more_steps_than_a_rollout(
-    run: Run, policy: ColourPolicy, config: EvaluationConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: set[int] = set()
-    sigmas = policy.sigmas
-
-    def recorded(num_inference_steps: int) -> Tensor:
-        asked.add(num_inference_steps)
-        return sigmas(num_inference_steps)
-
-    monkeypatch.setattr(policy, "sigmas", recorded)
-    run(config=config.model_copy(update={"num_inference_steps": 17}))
-    assert asked == {17}
-
-
 def test_the_better_model_is_nearer_and_better_aligned(run: Run) -> None:
     report = run().report
     distance, alignment = (report.comparison(m) for m in (report.distance, report.alignment))
