@@ -91,12 +91,12 @@ def test_generation_reads_the_policy_and_the_sampling_of_a_preset_alone() -> Non
 
 def test_held_out_and_generated_images_take_the_steps_of_the_evaluation() -> None:
     steps = ["training.sampling.num_inference_steps=5", "evaluation.num_inference_steps=9"]
-    run = resolve("pocket", steps)
+    run = resolve("pocket_nft", steps)
     assert run.evaluation_sampling.num_inference_steps == 9
     assert run.training.sampling.num_inference_steps == 5
     assert TrainingSettings.of(run).evaluation_sampling == run.evaluation_sampling
-    assert resolve_generation("pocket", steps) == GenerationSettings.of(run)
-    assert resolve_generation("pocket", steps).sampling.num_inference_steps == 9
+    assert resolve_generation("pocket_nft", steps) == GenerationSettings.of(run)
+    assert resolve_generation("pocket_nft", steps).sampling.num_inference_steps == 9
 
 
 @pytest.mark.parametrize(
@@ -113,5 +113,5 @@ def test_generation_refuses_settings_that_are_wrong_or_misspelled(
     override: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve_generation("pocket", [override])
+        resolve_generation("pocket_nft", [override])
     assert message in str(caught.value)
