@@ -42,6 +42,10 @@ def on_cluster(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
     """
     from advgrpo.cluster.credentials import MLFLOW_KEYS
     from advgrpo.storage.credentials import S3_KEYS
+    from advgrpo.telemetry.kfp_plugin import task_variable
+
+    def by_name(names: tuple[str, ...]) -> dict[str, str]:
+        return {name: task_variable(name) for name in names}
 
     task.set_display_name(name)
     # Heavy work runs in jobs of their own, so the container itself needs little.
@@ -52,11 +56,7 @@ def on_cluster(task: dsl.PipelineTask, name: str) -> dsl.PipelineTask:
     for label, value in LABELS.items():
         kubernetes.add_pod_label(task, label, value)
     # Optional, so that the pipeline also runs where the chart is not installed.
-    kubernetes.use_config_map_as_env(task, CONFIG_MAP, _by_name(CONFIG_KEYS), optional=True)
-    kubernetes.use_secret_as_env(task, S3_SECRET, _by_name(S3_KEYS), optional=True)
-    kubernetes.use_secret_as_env(task, MLFLOW_SECRET, _by_name(MLFLOW_KEYS), optional=True)
+    kubernetes.use_config_map_as_env(task, CONFIG_MAP, by_name(CONFIG_KEYS), optional=True)
+    kubernetes.use_secret_as_env(task, S3_SECRET, by_name(S3_KEYS), optional=True)
+    kubernetes.use_secret_as_env(task, MLFLOW_SECRET, by_name(MLFLOW_KEYS), optional=True)
     return task
-
-
-def _by_name(names: tuple[str, ...]) -> dict[str, str]:
-    return {name: name for name in names}

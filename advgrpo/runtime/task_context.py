@@ -1,7 +1,6 @@
 """Context of every task: its MLflow run, cost, heartbeat and failure."""
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,7 +13,7 @@ from advgrpo.runtime.nodes import nodes
 from advgrpo.runtime.peak_memory import peak_memory_mib
 from advgrpo.storage.cache import cache_folder
 from advgrpo.telemetry.logging import bind
-from advgrpo.tracking.address import TRACKING_URI
+from advgrpo.tracking.address import tracking_uri
 from advgrpo.tracking.task_run import TaskRun, task_run
 
 FAILURE_TAG = "advgrpo.failure"
@@ -84,7 +83,7 @@ def record_task(name: str, parent_run_id: str) -> Iterator[TaskRun]:
         name,
         folder=outbox(),
         parent_run_id=parent_run_id or None,
-        tracking_uri=os.environ.get(TRACKING_URI),
+        tracking_uri=tracking_uri(),
     ) as run:
         # The tag of an earlier attempt: a retry continues its MLflow run.
         run.drop_tag(FAILURE_TAG)
@@ -120,13 +119,13 @@ def report_failure(
 
 
 def _end_as_failed(parent_run_id: str) -> None:
-    tracking_uri = os.environ.get(TRACKING_URI)
-    if not (parent_run_id and tracking_uri):
+    address = tracking_uri()
+    if not (parent_run_id and address):
         return
     from advgrpo.tracking.runs import end_parent_run  # noqa: PLC0415 - MLflow takes seconds to load
 
     try:
-        end_parent_run(parent_run_id, tracking_uri=tracking_uri, succeeded=False)
+        end_parent_run(parent_run_id, tracking_uri=address, succeeded=False)
     except TrackingError as error:
         # A warning only: the task's own error is the one to raise.
         logger.warning("%s", error)

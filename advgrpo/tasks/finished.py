@@ -4,8 +4,6 @@ The launcher looks here first: a second run with equal settings starts no job fo
 location of a result only, which follows from settings, prompts and inputs.
 """
 
-import os
-
 from advgrpo import __version__
 from advgrpo.config.evaluation import EvaluationConfig
 from advgrpo.config.promotion import PromotionConfig
@@ -32,7 +30,7 @@ from advgrpo.storage.folders import read_commit
 from advgrpo.storage.local import file_sha256
 from advgrpo.storage.locations import join
 from advgrpo.tasks.cache_key import by_content, cache_key
-from advgrpo.tracking.address import TRACKING_URI
+from advgrpo.tracking.address import tracking_uri
 from advgrpo.tracking.task_run import TaskRun
 
 REPORT_FILE = "report.html"
@@ -242,13 +240,13 @@ def _registered_champion(config: RunConfig) -> tuple[str, str, str]:
         TrackingError: If MLflow is not available.
     """
     version = None
-    if tracking_uri := os.environ.get(TRACKING_URI):
+    if address := tracking_uri():
         # MLflow takes seconds to load.
         from advgrpo.registry.champion import champion_version  # noqa: PLC0415
         from advgrpo.registry.versions import registered_sha256  # noqa: PLC0415
 
         name = config.promotion.registered_model
-        version = champion_version(name, tracking_uri=tracking_uri, policy=config.policy)
+        version = champion_version(name, tracking_uri=address, policy=config.policy)
     if version is None:
         return "", "None", ""
     return registered_sha256(version, PEFT_WEIGHTS) or "", str(version.version), ""

@@ -24,6 +24,31 @@ _KEYS = {
 }
 
 
+_ADDRESS = "MLFLOW_TRACKING_URI"
+
+
+def task_variable(name: str) -> str:
+    """Return the name under which the pipeline gives a variable to a task's container.
+
+    Not that of a variable of the plugin: where the plugin sets a value and the pipeline a reference
+    to a ConfigMap, Pipelines 2.17 makes an entry with both, and Kubernetes refuses the pod.
+    """
+    return f"ADVGRPO_{name}" if name in {_ADDRESS, *_KEYS.values()} else name
+
+
+def set_own_mlflow() -> None:
+    """In a task's container, set address and login of the chart's MLflow server.
+
+    The plugin's address and login take precedence, and the chart's login goes to its server only.
+    """
+    address = os.environ.get(task_variable(_ADDRESS))
+    if not address or os.environ.setdefault(_ADDRESS, address) != address:
+        return
+    if not any(os.environ.get(name) for name in _KEYS.values()):
+        login = {name: os.environ.get(task_variable(name), "") for name in _KEYS.values()}
+        os.environ.update({name: value for name, value in login.items() if value})
+
+
 def plugin_run() -> str:
     """Return the run that the plugin opened for this task; empty without one."""
     return os.environ.get(_RUN_ID, "") if os.environ.get(_CONFIG) else ""

@@ -4,6 +4,7 @@ import os
 from urllib.parse import urlsplit
 
 from advgrpo.errors import ConfigError
+from advgrpo.telemetry.kfp_plugin import set_own_mlflow
 
 TRACKING_URI = "MLFLOW_TRACKING_URI"
 """Environment variable with the address of the MLflow server; if it is unset, nothing is sent."""
@@ -11,6 +12,12 @@ TRACKING_URI = "MLFLOW_TRACKING_URI"
 # Of MLflow without a server.
 _STORES = {"databricks", "file", "mssql", "mysql", "postgresql", "sqlite"}
 _INSECURE = "MLFLOW_TRACKING_INSECURE_TLS"
+
+
+def tracking_uri() -> str | None:
+    """Return the address of the MLflow server; None without one."""
+    set_own_mlflow()
+    return os.environ.get(TRACKING_URI)
 
 
 def require_tracking_uri(purpose: str) -> str:
@@ -22,14 +29,14 @@ def require_tracking_uri(purpose: str) -> str:
     Raises:
         ConfigError: If `MLFLOW_TRACKING_URI` is not set.
     """
-    tracking_uri = os.environ.get(TRACKING_URI)
-    if not tracking_uri:
+    address = tracking_uri()
+    if not address:
         raise ConfigError(
             f"{TRACKING_URI} is not set: {purpose}",
             repair=f"set {TRACKING_URI} to the address of an MLflow server, for instance "
             "http://localhost:5000",
         )
-    return tracking_uri
+    return address
 
 
 def check_address(tracking_uri: str) -> None:
