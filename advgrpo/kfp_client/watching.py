@@ -24,6 +24,9 @@ _DRIVER = re.compile(r"(?P<task>.+?)-driver(\(\d+\))?")
 
 _ENDS = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 
+_LATE_POLLS = 3
+"""Further polls for the states of tasks, which Pipelines writes after that of the run."""
+
 
 def watch_run(
     server: KfpServer,
@@ -52,6 +55,11 @@ def watch_run(
     watch = _Watch(server, run_id, tasks, report, patience_seconds)
     while (run := watch.poll()) is None or run.state not in _ENDS:
         time.sleep(poll_seconds)
+    for _ in range(_LATE_POLLS):
+        if run.state != "FAILED" or watch.explains(run):
+            break
+        time.sleep(poll_seconds)
+        run = watch.poll() or run
     if run.state != "SUCCEEDED":
         raise watch.failure(run)
 
@@ -97,6 +105,10 @@ class _Watch:
             self._report_state(label, state)
         self._report_state("the run", _run_state(run))
         return run
+
+    def explains(self, run: Any) -> bool:  # noqa: ANN401 - untyped library
+        """Return whether a run names what failed."""
+        return bool(_error_text(run.error) or self._failed_tasks(run))
 
     def failure(self, run: Any) -> PipelineError:  # noqa: ANN401 - untyped library
         """Return the error of a run that did not succeed."""

@@ -79,7 +79,8 @@ def test_a_failed_driver_is_reported_by_its_message(
 ) -> None:
     # Argo's nodes above it fail along with it, without a message.
     run = _state("FAILED", **{"root": "FAILED", driver: "FAILED"})
-    stub.progress = [_failed(run, driver, "no workspace")]
+    # Pipelines writes the state of the run before those of the tasks.
+    stub.progress = [_state("FAILED", train="PENDING"), _failed(run, driver, "no workspace")]
     with pytest.raises(PipelineError) as error:
         _watch(server, run_id)
     assert error.value.message == said
