@@ -24,6 +24,15 @@ _TIMEOUT_SECONDS = 10.0
 _LONGEST, _MOST = 64, 256
 """Characters of a name, and metrics, that the status may have."""
 
+_PREPARATION = {
+    "base model images",
+    "checking reference images",
+    "checking style images",
+    "prompt embeddings",
+    "reference features",
+}
+"""Phases that precede that of the task: when they are done, the job is not."""
+
 _logger = logging.getLogger("advgrpo")
 
 
@@ -64,6 +73,8 @@ def trainer_status(progress: Mapping[str, Any]) -> dict[str, Any]:
             if math.isfinite(value) and len(name) <= _LONGEST
         ][:_MOST],
     }
+    if progress.get("phase") in _PREPARATION:
+        return status
     if total:
         status["progressPercentage"] = min(100 * done // total, 100)
     if left is not None:

@@ -28,7 +28,9 @@ def test_the_status_has_the_fields_of_the_schema() -> None:
         "metrics": [{"name": "reward", "value": "0.123457"}],
     }
     unknown = trainer_status({**PROGRESS, "total": 0, "seconds_left": None})
-    assert unknown.keys() == {"lastUpdatedTime", "metrics"}
+    # At its end the job is not done.
+    preparing = trainer_status({**PROGRESS, "phase": "prompt embeddings"})
+    assert unknown.keys() == preparing.keys() == {"lastUpdatedTime", "metrics"}
 
 
 def test_a_heartbeat_reports_progress_to_trainer(
