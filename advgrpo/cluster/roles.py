@@ -32,6 +32,8 @@ def launcher_rules(*backends: JobBackend) -> tuple[Rule, ...]:
         {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
         {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
         {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+        # get: a job would wait for ever in a queue that does not exist.
+        {"apiGroups": ["kueue.x-k8s.io"], "resources": ["localqueues"], "verbs": ["get"]},
         # get: after a signal, the Workflow distinguishes a cancelled run from a drained node.
         {"apiGroups": ["argoproj.io"], "resources": ["workflows"], "verbs": ["get"]},
     )
@@ -53,7 +55,6 @@ DOCTOR_RULES: Final[tuple[Rule, ...]] = (
         "verbs": ["get"],
     },
     {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["get"]},
-    {"apiGroups": ["kueue.x-k8s.io"], "resources": ["localqueues"], "verbs": ["get"]},
     # For dry runs; no role can be restricted to them. An account that may create jobs can create
     # pods through them anyway.
     {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]},

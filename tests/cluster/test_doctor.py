@@ -311,6 +311,9 @@ def test_a_ready_cluster_lets_a_run_start(cluster: FakeCluster) -> None:
 def test_a_run_that_cannot_start_jobs_is_refused(cluster: FakeCluster) -> None:
     settings = ClusterSettings(**SETTINGS)
     _remove(cluster, "localqueues", "shared", "kueue.x-k8s.io")
+    # With no more permissions than the launcher's: the job would wait for ever.
+    readable = {name for rule in LAUNCHER_RULES for name in rule["resources"]}
+    cluster.denied = {("get", name) for name in {"localqueues", "serviceaccounts"} - readable}
     with pytest.raises(ClusterError, match="queue shared: does not exist"):
         require_ready(settings)
     _remove(cluster, "configmaps", "advgrpo")

@@ -75,9 +75,11 @@ def test_the_requests_are_allowed_by_the_role(launching: Launching) -> None:
     }
     asked = {(call.verb, call.group, call.resource) for call in cluster.calls}
     assert asked <= allowed
-    # Only a launcher in a pipeline reads its pod and changes a job's owner.
+    # Only a launcher in a pipeline reads its pod and changes a job's owner; the first task alone
+    # reads the queue.
     assert allowed - asked == {
         ("get", "", "pods"),
+        ("get", "kueue.x-k8s.io", "localqueues"),
         ("get", "argoproj.io", "workflows"),
         ("patch", "kubeflow.org", "pytorchjobs"),
     }
