@@ -27,6 +27,14 @@ MEASURING = (
 CLOSELY = "training.monitoring.held_out_every_updates=2"
 ALONE = "training.reward={terms: [{type: discriminator}]}"
 CONSTANT = "training.optimizer.decay=constant"
+FROZEN = "training.update_schedule={type: frozen}"
+# A rate that follows the discriminator falls as soon as a frozen one is outwitted, hence constant.
+_NFT = (
+    *(*MEASURING, CLOSELY, ALONE, CONSTANT),
+    "training.optimizer.learning_rate=2e-3",
+    "training.optimizer.scale_by_separation=false",
+    "training.updates=24",
+)
 ARMS = {
     arm.name: arm
     for arm in (
@@ -34,7 +42,7 @@ ARMS = {
             "frozen",
             (
                 *(*MEASURING, CLOSELY, ALONE, CONSTANT),
-                "training.update_schedule={type: frozen}",
+                FROZEN,
                 "training.updates=36",
             ),
         ),
@@ -42,13 +50,15 @@ ARMS = {
         Arm("decay", (*MEASURING, ALONE)),
         Arm("constant", (*MEASURING, CONSTANT)),
         Arm("pocket", MEASURING),
+        Arm("nft-frozen", (*_NFT, FROZEN), preset="pocket_nft"),
+        Arm("nft-adversarial", _NFT, preset="pocket_nft"),
     )
 }
-"""`frozen` is hacked from about update 24 on. The others are sound: 80 updates each, with PickScore
-and the discriminator (`pocket`, `constant`) or without, with a falling rate (`pocket`, `decay`)
-or not."""
+"""`frozen` is hacked from about update 24 on, `nft-frozen` from about 10 on. The others are sound:
+80 updates each, with PickScore and the discriminator (`pocket`, `constant`) or without, with a
+falling rate (`pocket`, `decay`) or not, and 24 of `nft-adversarial`."""
 
-HACKED = "frozen"
+HACKED = ("frozen", "nft-frozen")
 TUNING_SEEDS = (0, 1)
 """The thresholds were chosen on runs of these seeds; runs of other seeds only validate them."""
 
@@ -58,6 +68,7 @@ RUNS = (
     *(("pocket", seed) for seed in (0, 10, 11, 12)),
     *(("decay", seed) for seed in (12, 13, 14)),
     ("constant", 13),
+    *((arm, seed) for seed in (10, 11, 12, 13, 14) for arm in ("nft-frozen", "nft-adversarial")),
 )
 
 Row = Mapping[str, float]
@@ -198,7 +209,7 @@ def rules(every: int) -> str:
         for arm, seed in list_recorded_runs(every):
             rows = read_recorded(arm, seed, every)
             first = next((r["update"] for n, r in enumerate(rows) if rule(rows[: n + 1])), None)
-            if arm == HACKED:
+            if arm in HACKED:
                 doubled = evaluate_run(arm, seed, every).doubled
                 found.append(first is not None and (doubled is None or first <= doubled))
             else:
