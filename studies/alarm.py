@@ -30,7 +30,7 @@ CONSTANT = "training.optimizer.decay=constant"
 FROZEN = "training.update_schedule={type: frozen}"
 # A rate that follows the discriminator falls as soon as a frozen one is outwitted, hence constant.
 _NFT = (
-    *(*MEASURING, CLOSELY, ALONE, CONSTANT),
+    *(*MEASURING, ALONE, CONSTANT),
     "training.optimizer.learning_rate=2e-3",
     "training.optimizer.scale_by_separation=false",
     "training.updates=24",
