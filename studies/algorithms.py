@@ -38,6 +38,8 @@ _SCHEDULE = (
     "training.updates=24",
     "training.monitoring.held_out_every_updates=4",
 )
+# Ratios are 1 in the first optimizer step of a rollout, so with one step nothing is bounded.
+_STEPS = "training.optimizer_steps_per_update=2"
 # Twice the rate, which the discriminator scales, with twice its steps and fewer images before.
 _SEPARATION = (
     *_SCHEDULE,
@@ -69,24 +71,26 @@ ARMS = {
             "training.algorithm.window={type: sliding, last_start: 4, rollouts_per_position: 4}",
         ),
     ),
+    "grpo-2-steps": Arm("grpo-2-steps", (*_SCHEDULE, _STEPS)),
     "grpo-divergence-bound": Arm(
-        "grpo-divergence-bound", (*_SCHEDULE, "training.algorithm.divergence_bound=1e-3")
+        "grpo-divergence-bound", (*_SCHEDULE, _STEPS, "training.algorithm.divergence_bound=1e-3")
     ),
     "grpo-normalized-ratio": Arm(
         "grpo-normalized-ratio",
         (
             *_SCHEDULE,
+            _STEPS,
             "training.algorithm.sampler={type: flow_sde}",
             "training.algorithm.normalize_ratio=true",
         ),
     ),
 }
 """The pocket preset with its rate falling to zero over 24 updates of 64 images, and the preset of
-the demo. The values of the last three are untried."""
+the demo. The values of the last four are untried."""
 
 COLOURS = (
     *("#b45309", "#0f766e", "#f59e0b", "#14b8a6"),
-    *("#6d3fc0", "#8d8a80", "#b42318", "#2563eb", "#4d7c0f"),
+    *("#6d3fc0", "#8d8a80", "#b42318", "#be185d", "#2563eb", "#4d7c0f"),
 )
 """Of the arms, in order; readable on light and dark pages."""
 
