@@ -123,8 +123,7 @@ def test_the_hacked_recorded_runs_are_detected_in_time_and_the_sound_ones_are_no
     every: int, arm: str, seed: int
 ) -> None:
     result = evaluate_run(arm, seed, every)
-    if arm == HACKED:
-        assert result.doubled is not None
+    if arm in HACKED:
         assert result.in_time
     else:
         assert result.alarm is None
@@ -132,8 +131,9 @@ def test_the_hacked_recorded_runs_are_detected_in_time_and_the_sound_ones_are_no
 
 def test_enough_validation_runs_are_recorded() -> None:
     unseen = [arm for arm, seed in list_recorded_runs() if seed not in TUNING_SEEDS]
-    assert unseen.count(HACKED) >= 5
-    assert len(unseen) - unseen.count(HACKED) >= 10
+    hacked = [arm for arm in unseen if arm in HACKED]
+    assert len(hacked) >= 5
+    assert len(unseen) - len(hacked) >= 10
 
 
 SOUND = {
