@@ -33,6 +33,7 @@ _NFT = (
     *(*MEASURING, ALONE, CONSTANT),
     "training.optimizer.learning_rate=2e-3",
     "training.optimizer.scale_by_separation=false",
+    "training.update_schedule.discriminator_steps=12",
     "training.updates=24",
 )
 ARMS = {

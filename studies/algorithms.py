@@ -56,11 +56,7 @@ ARMS = {
     "nft-separation": Arm("nft-separation", (*_SEPARATION, _NFT)),
     "pocket-nft": Arm(
         "pocket-nft",
-        (
-            "training.updates=24",
-            "training.monitoring.held_out_every_updates=2",
-            "training.update_schedule.discriminator_steps=24",
-        ),
+        ("training.updates=24", "training.monitoring.held_out_every_updates=2"),
         preset="pocket_nft",
     ),
     "awm": Arm("awm", (*_SCHEDULE, "training.algorithm={type: awm}")),
