@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from advgrpo.errors import ClusterError, ClusterUnavailableError, PipelineError
+from advgrpo.errors import AdvGrpoError, ClusterError, ClusterUnavailableError, PipelineError
 from advgrpo.kfp_client.server import KfpRefusedError, KfpServer
 from advgrpo.kfp_client.task_log import find_error
 
@@ -25,7 +25,7 @@ _DRIVER = re.compile(r"(?P<task>.+?)-driver(\(\d+\))?")
 _ENDS = {"SUCCEEDED", "SKIPPED", "FAILED", "CANCELED"}
 
 _LATE_POLLS = 3
-"""Further polls for the states of tasks, which Pipelines writes after that of the run."""
+"""Further polls: Pipelines has states, pods and logs of tasks later than the end of the run."""
 
 
 def watch_run(
@@ -107,8 +107,11 @@ class _Watch:
         return run
 
     def explains(self, run: Any) -> bool:  # noqa: ANN401 - untyped library
-        """Return whether a run names what failed."""
-        return bool(_error_text(run.error) or self._failed_tasks(run))
+        """Return whether a failed run, or a log of its tasks, says why it failed."""
+        failed = self._failed_tasks(run)
+        if not failed:
+            return bool(_error_text(run.error))
+        return self._has_message(failed) or self._logged_error(run) is not None
 
     def failure(self, run: Any) -> PipelineError:  # noqa: ANN401 - untyped library
         """Return the error of a run that did not succeed."""
@@ -123,9 +126,7 @@ class _Watch:
         causes = list(dict.fromkeys(self._cause(task) for task in ours or failed))
         repair = f"read the task's log at {url}"
         # Pipelines has no message for a container that failed; the log of its pod has one.
-        has_message = any(_error_text(task.error) for task in failed)
-        nodes = [node for node in _details(run) if node.state == "FAILED"]
-        error = None if has_message else find_error(self._server, self._run_id, nodes)
+        error = None if self._has_message(failed) else self._logged_error(run)
         if error is not None:
             causes = [f"{'; '.join(causes)}: {error.message}"]
             repair = f"{error.repair or 'read the log'}; see {url}"
@@ -142,6 +143,13 @@ class _Watch:
         ours = [task for task in failed if task.display_name in self._labels]
         explained = [task for task in failed if _error_text(task.error)]
         return ours or explained or [t for t in failed if _DRIVER.fullmatch(str(t.display_name))]
+
+    def _has_message(self, failed: list[Any]) -> bool:
+        return any(_error_text(task.error) for task in failed)
+
+    def _logged_error(self, run: Any) -> AdvGrpoError | None:  # noqa: ANN401 - untyped library
+        nodes = [node for node in _details(run) if node.state == "FAILED"]
+        return find_error(self._server, self._run_id, nodes)
 
     def _cause(self, task: Any) -> str:  # noqa: ANN401 - untyped library
         message = _error_text(task.error)

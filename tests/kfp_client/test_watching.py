@@ -107,6 +107,19 @@ def test_a_failed_task_without_a_message_is_explained_by_its_log(
     assert caught.value.repair.startswith(f"use s3://; see {stub.endpoint}/#/runs/details/")
 
 
+def test_the_log_of_a_task_is_read_when_its_pod_is_listed_after_the_runs_end(
+    stub: StubKfp, server: KfpServer, run_id: str
+) -> None:
+    listed = {"display_name": "train", "state": "FAILED", "child_tasks": [{"pod_name": "pod-2"}]}
+    stub.progress = [
+        _state("FAILED", train="FAILED"),
+        {"state": "FAILED", "run_details": {"task_details": [listed]}},
+    ]
+    stub.logs = {"pod-2": LOGS["json"]}
+    with pytest.raises(PipelineError, match="task Train: workspace=w: is local"):
+        _watch(server, run_id)
+
+
 def test_the_log_of_the_task_is_found_among_those_of_argos_groups(
     stub: StubKfp, server: KfpServer, run_id: str
 ) -> None:
