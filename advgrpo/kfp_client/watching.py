@@ -56,7 +56,7 @@ def watch_run(
     while (run := watch.poll()) is None or run.state not in _ENDS:
         time.sleep(poll_seconds)
     for _ in range(_LATE_POLLS):
-        if run.state != "FAILED" or watch.explains(run):
+        if _run_state(run) != "FAILED" or watch.explains(run):
             break
         time.sleep(poll_seconds)
         run = watch.poll() or run
