@@ -2,8 +2,6 @@
 
 from decimal import Decimal
 
-from kubernetes.utils.quantity import parse_quantity
-
 _BINARY = {f"{prefix}i": Decimal(1024**power) for power, prefix in enumerate("KMGTPE", start=1)}
 _DECIMAL = {"m": Decimal(1).scaleb(-3)} | {
     prefix: Decimal(1000**power) for power, prefix in enumerate(["", *"kMGTPE"])
@@ -19,6 +17,9 @@ def canonical_quantity(text: str) -> str:
     Source:
         Kubernetes 1.36, `k8s.io/apimachinery/pkg/api/resource`, `Quantity.CanonicalizeBytes`.
     """
+    # Importing it takes seconds, and every command reads the settings.
+    from kubernetes.utils.quantity import parse_quantity  # noqa: PLC0415
+
     value = parse_quantity(text)
     binary = text.endswith("i") and value >= 1024 and not value % 1
     for suffix, unit in reversed((_BINARY if binary else _DECIMAL).items()):
