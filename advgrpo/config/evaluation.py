@@ -40,8 +40,8 @@ class EvaluationConfig(Section):
 
     # Published results are often of more steps than a rollout has: 40 in the released code.
     num_inference_steps: PositiveInt | None = None
-    """Steps from noise to image, also of images of held-out training prompts, of `generate` and of
-    a registered model; none takes those of `training.sampling`."""
+    """Steps from noise to image in the evaluation, of held-out training prompts, in `advgrpo
+    generate` and of registered models; none takes those of `training.sampling`."""
 
     # Not that of the run: runs with other seeds are compared on the same noise.
     seed: NonNegativeInt = 1234

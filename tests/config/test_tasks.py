@@ -113,5 +113,5 @@ def test_generation_refuses_settings_that_are_wrong_or_misspelled(
     override: str, message: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        resolve_generation("pocket_nft", [override])
+        resolve_generation("pocket", [override])
     assert message in str(caught.value)

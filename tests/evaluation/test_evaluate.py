@@ -45,6 +45,7 @@ def run(
         config: EvaluationConfig = config,
         scorers: Sequence[Scorer] = (ColourJudge(),),
         reference_images: ReferenceImageSet = reference_images,
+        sampling: SamplingConfig = sampling,
         **others: object,
     ) -> Evaluation:
         return evaluate(
@@ -64,6 +65,21 @@ def run(
 def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     assert len(images) == len(prompts)
     return images.mean(dim=(1, 2, 3))
+
+
+def test_images_take_the_steps_of_the_given_sampling(
+    run: Run, policy: ColourPolicy, sampling: SamplingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[int] = set()
+    sigmas = policy.sigmas
+
+    def recorded(num_inference_steps: int) -> Tensor:
+        asked.add(num_inference_steps)
+        return sigmas(num_inference_steps)
+
+    monkeypatch.setattr(policy, "sigmas", recorded)
+    run(sampling=sampling.model_copy(update={"num_inference_steps": 17}))
+    assert asked == {17}
 
 
 def test_the_better_model_is_nearer_and_better_aligned(run: Run) -> None:

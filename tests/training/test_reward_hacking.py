@@ -124,6 +124,8 @@ def test_the_hacked_recorded_runs_are_detected_in_time_and_the_sound_ones_are_no
 ) -> None:
     result = evaluate_run(arm, seed, every)
     if arm in HACKED:
+        # Runs of nft turn, too, but not always to twice their best.
+        assert result.doubled is not None or arm == "nft-frozen"
         assert result.in_time
     else:
         assert result.alarm is None
