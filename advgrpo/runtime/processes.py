@@ -5,15 +5,15 @@ import signal
 import socket
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
 import torch
-from torch.distributed import DistError
+import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing.api import (
     DefaultLogsSpecs,
     SignalException,
@@ -119,6 +119,12 @@ def launch_processes(module: str, arguments: Sequence[str], *, processes: int, l
     logs.mkdir(parents=True, exist_ok=True)
     # One file for all ranks: only the first failure is written, see `record_failure`.
     failure_file = logs / "failure.json"
+    if machines.count == 1:
+        # torchrun's agent shares this store, by its port, for as long as both exist.
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            machines.address, 0, is_master=True, wait_for_workers=False, multi_tenant=True
+        )
+        machines = replace(machines, port=store.port)
     launch = elastic_launch(_launch_config(machines, here, logs), sys.executable)
     variables = {
         FAILURE_FILE: str(failure_file),
@@ -141,7 +147,7 @@ def launch_processes(module: str, arguments: Sequence[str], *, processes: int, l
             f"training was stopped by {signal.Signals(stop.sigval).name}; its state is saved",
             repair="run it again to resume",
         ) from None
-    except (RendezvousError, DistError) as error:
+    except (RendezvousError, dist.DistError) as error:
         raise RankFailedError(
             f"rendezvous of the job's machines at {machines.address}:{machines.port} failed: "
             f"{error}",
@@ -185,20 +191,20 @@ def _stoppable_rendezvous(logs: Path) -> Iterator[None]:
 
 
 def _launch_config(machines: Nodes, processes_here: int, logs: Path) -> LaunchConfig:
-    alone = machines.count == 1
     return LaunchConfig(
         min_nodes=machines.count,
         max_nodes=machines.count,
         nproc_per_node=processes_here,
         # The store of a static rendezvous is prefixed by this id: all machines must use the same.
-        run_id=uuid.uuid4().hex if alone else "advgrpo",
+        run_id="advgrpo",
         # A c10d rendezvous numbers the machines in its own order; static keeps the operator's
-        # numbers, by which machine 0 records the results.
-        rdzv_backend="c10d" if alone else "static",
+        # numbers, by which machine 0 records the results. A stopped c10d rendezvous also leaves a
+        # thread behind.
+        rdzv_backend="static",
         rdzv_endpoint=f"{machines.address}:{machines.port}",
-        rdzv_configs={} if alone else {"rank": machines.rank, "timeout": _RENDEZVOUS_SECONDS},
+        rdzv_configs={"rank": machines.rank, "timeout": _RENDEZVOUS_SECONDS},
         # Otherwise the agent looks up this machine's full name.
-        local_addr="localhost" if alone else None,
+        local_addr="localhost" if machines.count == 1 else None,
         # A retry of the whole task resumes from its checkpoint; the agent restarts nothing.
         max_restarts=0,
         # A prefix would break the JSON, and torchrun replaces an empty template by its default.
