@@ -36,7 +36,7 @@ def scheduler_sigmas(
     sigmas: Tensor = scheduler.sigmas
     if not bool(torch.all(sigmas.diff() < 0)):
         raise ConfigError(
-            f"training.sampling.num_inference_steps={num_inference_steps}: the scheduler of "
+            f"num_inference_steps={num_inference_steps}: the scheduler of "
             "policy.weights has no such schedule",
             repair="set it to 2 or more",
         )
