@@ -2,6 +2,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# Without bytecode, each of hundreds of processes compiles the project.
+unexport PYTHONDONTWRITEBYTECODE
 
 PYTHON ?= $(firstword $(shell command -v python3.11 python3))
 VENV := .venv
@@ -120,10 +122,13 @@ study: $(INSTALLED) ## reproduce docs/experiments.md (minutes to an hour)
 audit: $(INSTALLED) ## check all pins against the advisories of PyPI; needs the network
 	@$(BIN)/python -m studies.audit
 
+# Not installed in $(VENV): with one of its dependencies, importing kubernetes takes ten seconds.
 .PHONY: sbom
 sbom: $(INSTALLED) ## write the installed packages as CycloneDX to dist/sbom.cdx.json
 	@mkdir -p dist
-	@$(BIN)/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
+	@$(BIN)/python -m venv $(VENV)/sbom
+	@$(VENV)/sbom/bin/pip install --quiet --disable-pip-version-check -c constraints.txt cyclonedx-bom
+	@$(VENV)/sbom/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
 		--output-file dist/sbom.cdx.json $(VENV)
 	@echo "wrote dist/sbom.cdx.json"
 

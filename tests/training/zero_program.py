@@ -76,6 +76,8 @@ def run_rank(world: World, output: Path, rank: int) -> None:
             for moment, tensors in states.items():
                 save_file(tensors, output / name / f"{moment}.safetensors")
             (output / name / "metrics.json").write_text(json.dumps(metrics), "utf-8")
+    # Its import takes seconds, and nothing was compiled.
+    assert "torch._inductor.compile_fx" not in sys.modules
     torch.distributed.destroy_process_group()
 
 

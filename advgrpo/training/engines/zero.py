@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from importlib import import_module
 
 import deepspeed
 import torch
+from deepspeed.runtime import compiler
 from deepspeed.utils import (
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
@@ -46,6 +48,7 @@ class ZeroEngine(PolicyEngine):
             # DeepSpeed would compile a shared-memory collective, which needs a C++ compiler; gloo's
             # own is enough.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        _import_muon_without_its_compiler()
         self._engine, *_ = deepspeed.initialize(
             model=policy.transformer,
             optimizer=self._optimizer,
@@ -150,6 +153,20 @@ class ZeroEngine(PolicyEngine):
             # Links each parameter to its part of the flat state. ZeRO does it at its own first
             # step and has no public way to do it earlier.
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def _import_muon_without_its_compiler() -> None:
+    """Import the optimizer Muon, which DeepSpeed does later, without torch's compiler.
+
+    DeepSpeed decorates its functions with `torch.compile`, which imports torch's inductor: seconds
+    in every process, for an optimizer that training never uses.
+    """
+    compile_ = compiler.compile
+    compiler.compile = lambda: compiler.dummy_decorator
+    try:
+        import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        compiler.compile = compile_
 
 
 def _partition(parameter: torch.nn.Parameter, value: Tensor) -> Tensor:
