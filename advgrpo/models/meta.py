@@ -1,12 +1,14 @@
 """Models without weights, built from their configurations on the meta device."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import torch
 from diffusers import ConfigMixin
+from torch.overrides import TorchFunctionMode
 
 from advgrpo.config.base import Weights
 from advgrpo.errors import StorageError, WeightsError
@@ -17,6 +19,31 @@ from advgrpo.strict_json import load_json_object
 
 META = torch.device("meta")
 _REPAIR = "set the location to a folder with the config.json files of the model, without weights"
+
+
+class _Uninitialized(TorchFunctionMode):
+    """Leaves out the initialization of parameters, which takes most of a model's construction."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        _types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> object:
+        if getattr(func, "__module__", "") == "torch.nn.init" or func in _RANDOM:
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+_RANDOM = (torch.Tensor.uniform_, torch.Tensor.normal_)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Create modules on the meta device within the context."""
+    with META, _Uninitialized():
+        yield
 
 
 def configuration(weights: Weights, part: str = "") -> Mapping[str, Any]:
@@ -64,7 +91,7 @@ def build(model_class: Any, config: Mapping[str, Any]) -> Any:  # noqa: ANN401 -
             repair="set policy.type to the family of the weights, or replace the file",
         )
     try:
-        with META:
+        with on_meta():
             if issubclass(model_class, ConfigMixin):
                 return model_class.from_config(config)
             return model_class(model_class.config_class.from_dict(dict(config)))
@@ -88,6 +115,20 @@ def count(model_class: Any, config: Mapping[str, Any]) -> int:  # noqa: ANN401
         WeightsError: If the configuration is not one of this class.
     """
     return _count(model_class, json.dumps(dict(config), sort_keys=True))
+
+
+def shared(model_class: Any, config: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    """Return a model that is built once for each configuration, and must not be changed.
+
+    Raises:
+        WeightsError: If the configuration is not one of this class.
+    """
+    return _shared(model_class, json.dumps(dict(config), sort_keys=True))
+
+
+@lru_cache(maxsize=16)
+def _shared(model_class: Any, config: str) -> Any:  # noqa: ANN401
+    return build(model_class, json.loads(config))
 
 
 @lru_cache(maxsize=64)

@@ -83,10 +83,16 @@ def adapter_parameters(models: Models) -> int | None:
     """Return the number of adapter parameters, None if the policy is unknown."""
     if isinstance(models.policy, str):
         return None
-    policy: TransformerPolicy = models.policy
+    return _adapter_size(models.policy)
+
+
+# Cached as the policies are: a large transformer has thousands of parameters.
+@lru_cache(maxsize=16)
+def _adapter_size(policy: TransformerPolicy) -> int:
     return sum(each.numel() for each in policy.trainable_parameters().values())
 
 
+@lru_cache(maxsize=64)
 def _bytes(module: Any) -> int:  # noqa: ANN401 - diffusers has no types
     """Return the size of a module's frozen weights and of its buffers."""
     frozen = sum(each.nbytes for each in module.parameters() if not each.requires_grad)

@@ -17,7 +17,7 @@ from advgrpo.config.scorers.union import ScorerConfig
 from advgrpo.config.tasks import TrainingSettings
 from advgrpo.errors import WeightsError
 from advgrpo.models.backbones.vision import BACKBONES
-from advgrpo.models.meta import META, build, component_names, configuration, count
+from advgrpo.models.meta import META, component_names, configuration, count, shared
 from advgrpo.models.policies.loading import policy_class
 from advgrpo.models.policies.transformer_policy import TransformerPolicy
 from advgrpo.planning.parts import Models, Part, weights_part
@@ -49,10 +49,19 @@ def build_policy(config: AnyPolicyConfig) -> TransformerPolicy:
         WeightsError: If a configuration cannot be read.
     """
     # Activations are counted for all ways of guidance and without gradient checkpointing; what is
-    # recomputed follows from them. An initial adapter has the shape of the settings.
+    # recomputed follows from them. An initial adapter has the shape of the settings, and the others
+    # change neither transformer nor VAE.
     adapter = config.adapter.model_copy(update={"initial_adapter": None})
     bare = config.model_copy(
-        update={"gradient_checkpointing": False, "guidance": "one_batch", "adapter": adapter}
+        update={
+            "gradient_checkpointing": False,
+            "guidance": "one_batch",
+            "adapter": adapter,
+            "decode_batch_size": None,
+            "quantization": "none",
+            "text_dtype": "float32",
+            "text_device": "cpu",
+        }
     )
     # Published shapes do not change; those in a folder may, while this process runs.
     is_published = scheme(config.weights.location) == "hub"
@@ -111,7 +120,7 @@ def _vision(weights: Weights) -> Any:  # noqa: ANN401 - one of several classes
     for backbone in BACKBONES:
         if kind in backbone.model_types:
             # SigLIP is published with its text half.
-            return build(backbone.model_class, config.get("vision_config") or config)
+            return shared(backbone.model_class, config.get("vision_config") or config)
     raise WeightsError(
         f"no discriminator supports a backbone of type {kind!r}",
         repair="set discriminator.weights to another backbone",
@@ -119,7 +128,7 @@ def _vision(weights: Weights) -> Any:  # noqa: ANN401 - one of several classes
 
 
 def _clip(weights: Weights) -> CLIPModel:
-    model: CLIPModel = build(CLIPModel, configuration(weights))
+    model: CLIPModel = shared(CLIPModel, configuration(weights))
     return model
 
 
@@ -127,7 +136,7 @@ def _prompt_encoder(config: DinoDiscriminatorConfig) -> Any:  # noqa: ANN401 - a
     if (conditioning := config.prompt_conditioning) is None:
         return None
     weights = conditioning.text_encoder
-    return known(lambda: build(CLIPTextModelWithProjection, configuration(weights)))
+    return known(lambda: shared(CLIPTextModelWithProjection, configuration(weights)))
 
 
 def _scorers(run: RunConfig | TrainingSettings) -> dict[str, int | str]:

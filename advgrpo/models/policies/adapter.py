@@ -17,7 +17,7 @@ from torch import Tensor
 from advgrpo.algorithm.randomness import generator_for
 from advgrpo.config.policy import AdapterConfig
 from advgrpo.errors import WeightsError
-from advgrpo.models.meta import META
+from advgrpo.models.meta import META, on_meta
 from advgrpo.models.policies.adapter_weights import copy_into
 from advgrpo.models.policies.saved_adapter import (
     PEFT_PREFIX,
@@ -77,7 +77,7 @@ def add_adapter(
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # Adapters are not merged into weights, which peft cannot do with quantized ones.
             warnings.filterwarnings("ignore", "TorchaoLoraLinear", UserWarning)
-            with META if is_meta else nullcontext():
+            with on_meta() if is_meta else nullcontext():
                 transformer.add_adapter(_lora_config(config), adapter_name=ADAPTER)
     except ValueError as error:
         raise WeightsError(
