@@ -60,8 +60,9 @@ class World:
 
     def pretrained(self, folder: Path, *overrides: str) -> Path:
         """Write an untrained discriminator, unless it exists."""
-        config, place = self.config(*overrides), folder / "pretrained"
+        place = folder / "pretrained"
         if not place.exists():
+            config = self.config(*overrides)
             discriminator = build_discriminator(
                 config.discriminator, torch.device("cpu"), seed=config.seed
             )
@@ -116,6 +117,11 @@ class World:
             logger=logger or RecordingLogger(),
         )
         return replace(state, speed=KnownSpeed(state.policy, "", torch.float32))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _loaded_once(loaded_once: None) -> None:
+    """Load models faster: what a run does with them is tested here, and loading elsewhere."""
 
 
 @pytest.fixture(scope="session")
