@@ -81,10 +81,16 @@ def stores(running_stores: EmbeddedServers, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture(scope="session")
-def warm_interpreter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A program that runs Python command lines in forks of a process that has loaded all."""
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """A process that has loaded all, and is forked for each Python command line."""
     with closing(Warm(tmp_path_factory.mktemp("warm") / "interpreter")) as warm:
-        yield warm.program
+        yield warm
+
+
+@pytest.fixture(scope="session")
+def warm_interpreter(warm: Warm) -> Path:
+    """The program that runs Python command lines in such forks."""
+    return warm.program
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from advgrpo.storage import join
 from advgrpo.training.reference_features import FEATURES
 from studies.crash import warm
 from studies.crash.disk import Disk
+from studies.crash.interpreter import Warm
 from studies.crash.job import TRAINING, WORKSPACE
 from studies.crash.outcome import differences
 from studies.crash.points import POINTS, arm
@@ -25,8 +26,13 @@ from studies.crash.strikes import STRIKES, Scene
 
 
 @pytest.fixture
-def rig(stores: EmbeddedServers, tmp_path: Path) -> Iterator[Rig]:
+def rig(
+    stores: EmbeddedServers, warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Rig]:
     with Rig(tmp_path / "rig", stores) as rig:
+        # One of its own would take twenty seconds to start, and another one for the kill.
+        monkeypatch.setattr(rig, "_warm", warm)
+        monkeypatch.setattr(rig, "start_over", lambda: None)
         yield rig
 
 
