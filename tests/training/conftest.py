@@ -119,11 +119,6 @@ class World:
         return replace(state, speed=KnownSpeed(state.policy, "", torch.float32))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _loaded_once(loaded_once: None) -> None:
-    """Load models faster: what a run does with them is tested here, and loading elsewhere."""
-
-
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("world")

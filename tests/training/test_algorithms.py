@@ -24,6 +24,8 @@ from tests.training.conftest import World
 from tests.training.test_loop import assert_same, weights
 from tests.training.toy_algorithm import RewardWeightedMatching, ToyConfig
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 TOY = ToyConfig()
 MATCHING = pytest.mark.parametrize(
     "algorithm", [TOY, NftConfig(), AwmConfig()], ids=lambda a: a.type

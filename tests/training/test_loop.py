@@ -19,6 +19,8 @@ from advgrpo.training.state import TrainingState
 from advgrpo.training.steps import discriminator_metrics
 from tests.training.conftest import World
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 Make = Callable[..., TrainingState]
 
 

@@ -22,6 +22,8 @@ from advgrpo.training.policy_update import learning_rate
 from advgrpo.training.state import TrainingState
 from tests.training.test_loop import assert_same, weights
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 Make = Callable[..., TrainingState]
 NAN = float("nan")
 
