@@ -7,6 +7,8 @@ settings refuse.
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import yaml
@@ -121,6 +123,13 @@ def load_yaml(text: str) -> Any:  # noqa: ANN401 - a tree of YAML values
     """
     if len(text) > _MAX_CHARACTERS:
         raise ValueError(f"it has {len(text)} characters, more than {_MAX_CHARACTERS}")
+    # A copy, because callers may change what they get.
+    return deepcopy(_parse(text))
+
+
+# Cached, because a process reads the same presets often, and PyYAML takes milliseconds for each.
+@lru_cache(maxsize=64)
+def _parse(text: str) -> Any:  # noqa: ANN401
     value = yaml.load(text, _Loader)  # noqa: S506 - a subclass of SafeLoader
     # Aliases can make a short text an endless tree, or one of more values than fit into memory.
     pending, count = [value], 0

@@ -246,12 +246,12 @@ def _create_version(
     description: str,
 ) -> int:
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, tags={MODEL_TAG: "adapter"})
     except MlflowException as error:
         # Concurrent runs may create the same registered model.
         if error.error_code != _EXISTS:
             raise
-    client.set_registered_model_tag(name, MODEL_TAG, "adapter")
+        client.set_registered_model_tag(name, MODEL_TAG, "adapter")
     version = client.create_model_version(
         name,
         f"models:/{model_id}",

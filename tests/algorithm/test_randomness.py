@@ -1,18 +1,9 @@
-import subprocess
-import sys
-
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from advgrpo.algorithm.randomness import gaussian_noise
 from advgrpo.algorithm.seeds import seed_for
-
-
-def test_a_seed_is_the_same_in_another_process() -> None:
-    code = "from advgrpo.algorithm.randomness import seed_for; print(seed_for(1, 'a', 2))"
-    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(other.stdout) == seed_for(1, "a", 2)
 
 
 def test_numbers_texts_and_boundaries_give_different_seeds() -> None:
