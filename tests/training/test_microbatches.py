@@ -15,6 +15,8 @@ from advgrpo.training.steps import compile_policy
 from tests.training.conftest import World
 from tests.training.rollout_program import WAYS
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 ROOT = Path(__file__).parents[2]
 
 

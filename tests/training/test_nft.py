@@ -14,6 +14,8 @@ from advgrpo.training.loop import train_on_rollout
 from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 NFT = NftConfig()
 Make = Callable[..., TrainingState]
 

@@ -21,6 +21,8 @@ from advgrpo.training.loop import train
 from advgrpo.training.reward_hacking import alarms, stopped_early, tag_alarms
 from advgrpo.training.state import TrainingState
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 Make = Callable[..., TrainingState]
 
 MEASURED = ("training.updates=4", "training.monitoring.held_out_every_updates=1")
