@@ -33,7 +33,7 @@ TIMES = re.compile(
 
 TIMES_IN_TEXT = re.compile(
     r"""
-    .*(data-name="(Time|Hours|Memory)"|class="bars"|<dt>Time</dt>).*  # the report's costs
+    .*(data-name="(Time|Hours|Memory)"|class="bars"|<dt>Time</dt>|PU-hours\ per).*  # costs
     | (?s:<h3>(Share\ of\ the\ matmul\ rate|Images\ per\ second)</h3>.*?</svg>)  # its speed
     | \d{4}-\d\d-\d\d\ \d\d:\d\d\ UTC | ^utc_time_created:.*     # date
     """,
