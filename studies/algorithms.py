@@ -82,7 +82,7 @@ ARMS = {
     ),
 }
 """The pocket preset with its rate falling to zero over 24 updates of 64 images, and the preset of
-the demo. The values of the last four are untried."""
+the demo. The values of the last five are not tuned."""
 
 COLOURS = (
     *("#b45309", "#0f766e", "#f59e0b", "#14b8a6"),
