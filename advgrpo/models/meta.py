@@ -20,6 +20,8 @@ from advgrpo.strict_json import load_json_object
 META = torch.device("meta")
 _REPAIR = "set the location to a folder with the config.json files of the model, without weights"
 
+_RANDOM = (torch.Tensor.uniform_, torch.Tensor.normal_)
+
 
 class _Uninitialized(TorchFunctionMode):
     """Leaves out the initialization of parameters, which takes most of a model's construction."""
@@ -34,9 +36,6 @@ class _Uninitialized(TorchFunctionMode):
         if getattr(func, "__module__", "") == "torch.nn.init" or func in _RANDOM:
             return args[0] if args else (kwargs or {})["tensor"]
         return func(*args, **(kwargs or {}))
-
-
-_RANDOM = (torch.Tensor.uniform_, torch.Tensor.normal_)
 
 
 @contextmanager
