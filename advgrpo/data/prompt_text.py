@@ -28,6 +28,9 @@ def encoder_key(prompt: str) -> str:
     characters such as full-width letters (NFKC) and drops invisible ones. Both collapse white
     space.
     """
+    # Files have many thousands of prompts, and none of the above occurs in ASCII.
+    if prompt.isascii():
+        return " ".join(prompt.lower().split())
     separated = prompt.replace(_ZERO_WIDTH_SPACE, " ")
     # Category Cf: soft hyphens, joiners, marks of direction, byte order marks.
     visible = "".join(c for c in separated if unicodedata.category(c) != "Cf")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from advgrpo.config import PromptsConfig, resolve
+from advgrpo.data.prompt_text import encoder_key
 from advgrpo.data.prompts import check_disjoint, language_of, read_prompts, read_run_prompts
 from advgrpo.errors import PromptFileError
 from advgrpo.records import PromptSet
@@ -196,3 +197,9 @@ def test_a_decomposed_accent_is_shown_as_such(file: Path) -> None:
 )
 def test_a_prompt_with_an_ideograph_is_chinese(prompt: str, language: str) -> None:
     assert language_of(prompt) == language
+
+
+def test_the_key_of_ascii_is_that_of_the_general_case() -> None:
+    for character in map(chr, range(128)):
+        text = f"A{character}b"
+        assert encoder_key(f"{text} é") == f"{encoder_key(text)} é"
