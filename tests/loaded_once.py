@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,14 @@ _loaded: dict[object, object] = {}
 
 @pytest.fixture(scope="module")
 def loaded_once() -> Iterator[None]:
-    """Return copies of the models that were loaded from the same files before.
+    """Return copies of the models that were loaded from the same files before."""
+    with reading_models_once():
+        yield
+
+
+@contextmanager
+def reading_models_once() -> Iterator[None]:
+    """Copy models that were loaded from the same files before, in this process or its parent.
 
     Loading its models takes a tiny run longer than an update, because the libraries inspect them.
     """

@@ -18,6 +18,7 @@ from advgrpo.reference_images.image_set import validate_reference_images
 from advgrpo.runtime.process_group import ProcessGroup, free_port
 from advgrpo.testing import TinyModels
 from advgrpo.training.loop import train_on_rollout
+from tests.loaded_once import reading_models_once
 from tests.models.policies.families import FAMILIES
 from tests.training.conftest import World
 
@@ -81,9 +82,10 @@ def main(world_folder: Path, models: Path, output: Path) -> None:
     tiny = TinyModels(*(world_folder / part for part in ("pipeline", "dino", "pickscore")))
     world = World(tiny, prompts, reference_images)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    torch.multiprocessing.start_processes(
-        lambda rank: run_rank(world, models, output, rank), nprocs=RANKS, start_method="fork"
-    )
+    with reading_models_once():
+        torch.multiprocessing.start_processes(
+            lambda rank: run_rank(world, models, output, rank), nprocs=RANKS, start_method="fork"
+        )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from advgrpo.testing import TinyModels
 from advgrpo.training.algorithms.registry import build_algorithm
 from advgrpo.training.reward import Reward
 from advgrpo.training.rollout import generate_rollout
+from tests.loaded_once import reading_models_once
 from tests.training.conftest import SMALL
 
 PROMPTS, GROUP = (2, 5, 7, 11), 4
@@ -107,11 +108,12 @@ def main(models: Path, output: Path) -> None:
     texts = read_prompts(str(models / "train.txt")).texts
     for count in WAYS:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-        torch.multiprocessing.start_processes(
-            lambda rank, count=count: run_rank(tiny, texts, output, rank, count),
-            nprocs=count,
-            start_method="fork",
-        )
+        with reading_models_once():
+            torch.multiprocessing.start_processes(
+                lambda rank, count=count: run_rank(tiny, texts, output, rank, count),
+                nprocs=count,
+                start_method="fork",
+            )
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from advgrpo.testing import TinyModels
 from advgrpo.training.loop import train_on_rollout
 from advgrpo.training.metrics import measure_held_out
 from advgrpo.training.state import TrainingState
+from tests.loaded_once import reading_models_once
 from tests.training.conftest import World
 
 RANKS = 2
@@ -89,9 +90,10 @@ def main(models: Path, output: Path) -> None:
     tiny = TinyModels(models / "pipeline", models / "dino", models / "pickscore")
     world = World(tiny, prompts, reference_images)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(free_port()))
-    torch.multiprocessing.start_processes(
-        lambda rank: run_rank(world, output, rank), nprocs=RANKS, start_method="fork"
-    )
+    with reading_models_once():
+        torch.multiprocessing.start_processes(
+            lambda rank: run_rank(world, output, rank), nprocs=RANKS, start_method="fork"
+        )
 
 
 if __name__ == "__main__":
