@@ -52,10 +52,11 @@ def config(style: Path, tmp_path: Path) -> RunConfig:
             f"reference_images.source={{type: folder, location: {style}, fit: exact}}",
             "discriminator.prompt_conditioning=null",
             "discriminator.held_out_fraction=0.25",
-            "discriminator.pretraining={images: 128, steps: 32}",
+            "discriminator.pretraining={images: 64, held_out_images: 64, steps: 32}",
             "training.reward={terms: [{type: discriminator}]}",
             # Steps that a few updates are enough to tell the direction of.
             "training.updates=6",
+            "training.rollout.prompts_per_update=4",
             "training.optimizer={learning_rate: 0.003}",
             "policy.adapter.ema_decay=0.3",
             (
@@ -97,7 +98,7 @@ def test_training_approaches_unseen_pictures_of_a_folder(config: RunConfig, tmp_
         reference_images=images.test,
         workspace=workspace,
     )
-    # Seen: 96.7, 92.7, 90.5; on pictures for testing 91.6 and 83.7.
+    # Seen: 96.7, 91.9, 89.6; on pictures for testing, 0.907 of the distance of the base.
     assert held_out == sorted(held_out, reverse=True)
     assert held_out[-1] < 0.96 * held_out[0]
     assert evaluated.metrics["distance_trained"] < 0.96 * evaluated.metrics["distance_base"]
