@@ -2,7 +2,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -30,11 +29,13 @@ from advgrpo.registry.registration import register_adapter
 from advgrpo.runtime.results import TaskResult
 from advgrpo.tasks.evaluate import evaluate
 from advgrpo.telemetry.progress import PROGRESS_FILE
-from advgrpo.testing import TinyModels, write_tiny_models
+from advgrpo.testing import TinyModels
 
 ROOT = Path(__file__).parents[2]
 PACKAGED = ROOT / "advgrpo" / "pocket" / "prompts"
 CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,6 @@ def write_trained(folder: Path, config: RunConfig, *, seed: int) -> None:
     (folder / "history.jsonl").write_text(
         '{"update": 1.0, "held_out/distance": 2.0, "watch/alarm": 1.0}\n'
     )
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    return write_tiny_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -173,11 +169,10 @@ def test_evaluating_twice_gives_equal_bits_however_many_threads_there_are(
     assert same_evaluation(Path(again.location), alone)
 
 
-@pytest.mark.slow
 def test_a_killed_evaluation_resumes_with_the_next_batch(
-    world: World, alone: Path, tmp_path: Path
+    world: World, alone: Path, warm_interpreter: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-m", "advgrpo.cli.main", "evaluate"]
+    command = [str(warm_interpreter), "-m", "advgrpo.cli.main", "evaluate"]
     for option, value in (
         ("trained", world.trained),
         ("discriminator", world.pretrained),
@@ -190,6 +185,9 @@ def test_a_killed_evaluation_resumes_with_the_next_batch(
         while process.poll() is None and not [*tmp_path.rglob("base/00001.json")]:
             threading.Event().wait(0.02)
         process.send_signal(signal.SIGKILL)
+        assert process.stderr is not None
+        # Ends with the last process that writes to it.
+        process.stderr.read()
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*/0000*.json")}
     assert len(kept) >= 4
     assert not [*tmp_path.rglob("evaluation.json")]

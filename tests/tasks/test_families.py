@@ -31,17 +31,14 @@ from advgrpo.tasks.generate import generate, registered_run
 from advgrpo.tasks.pretrain_reward import pretrain_reward
 from advgrpo.tasks.reference_images import make_reference_images
 from advgrpo.tasks.register import register
-from advgrpo.testing import TinyModels, write_tiny_models
+from advgrpo.testing import TinyModels
 from tests.models.policies.families import FAMILIES
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 GUIDED = {family.name: family.guided for family in FAMILIES} | {"sd3": 2.0}
 CAPTIONS = [caption.text for caption in all_captions()[::100]]
 PROMPTS = {"train": CAPTIONS[:10], "test": CAPTIONS[10:13]}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    return write_tiny_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture

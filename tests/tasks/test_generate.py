@@ -19,14 +19,11 @@ from advgrpo.storage import file_sha256, list_files, read_bytes
 from advgrpo.storage.weights_hash import weights_digest
 from advgrpo.tasks import generate as module
 from advgrpo.tasks.generate import generate
-from advgrpo.testing import TinyModels, write_tiny_models
+from advgrpo.testing import TinyModels
+
+pytestmark = pytest.mark.usefixtures("loaded_once")
 
 PROMPTS = ["a small red circle on a black background center", "a large blue ring"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyModels:
-    return write_tiny_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
