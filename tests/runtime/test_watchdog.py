@@ -1,6 +1,5 @@
 import logging
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -69,10 +68,10 @@ def test_reporting_after_giving_up_is_refused() -> None:
 
 
 @pytest.mark.slow
-def test_the_rank_that_the_others_wait_for_is_named(tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+def test_the_rank_that_the_others_wait_for_is_named(warm_interpreter: Path, tmp_path: Path) -> None:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     done = subprocess.run(
-        [*launch, "-m", "tests.training.hanging_program", str(tmp_path)],
+        [str(warm_interpreter), *launch, "-m", "tests.training.hanging_program", str(tmp_path)],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert done.returncode != 0

@@ -13,8 +13,8 @@ from advgrpo.training.counters import Counters
 
 def main(output: Path) -> None:
     process_group = ProcessGroup()
-    process_group.connect(timeout_seconds=6)
-    config = HangsConfig(report_after_seconds=2, timeout_seconds=60)
+    process_group.connect(timeout_seconds=4)
+    config = HangsConfig(report_after_seconds=1, timeout_seconds=60)
     counters = Counters(rollouts=3, on_enter=process_group.monitor.enter)
     with Watchdog(process_group.monitor, config, give_up=sys.exit):
         if process_group.rank == 1:
