@@ -56,7 +56,7 @@ def _small_settings(folder: Path) -> dict[str, Any]:
         "training.rollout": {"prompts_per_update": 4, "group_size": 4, "microbatch_size": 4},
         "training.monitoring.held_out_prompts": 8,
         "discriminator.held_out_fraction": 0.2,
-        "discriminator.pretraining": {"images": 32, "steps": 2},
+        "discriminator.pretraining": {"images": 32, "held_out_images": 16, "steps": 2},
         "evaluation.prompts": 12,
         "evaluation.bootstrap_samples": 20,
     }

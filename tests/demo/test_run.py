@@ -31,6 +31,7 @@ def _command(folder: Path, models: Path) -> list[str]:
         "reference_images.images_per_prompt=1",
         "reference_images.test_images_per_prompt=1",
         "discriminator.pretraining.images=32",
+        "discriminator.pretraining.held_out_images=16",
         "discriminator.pretraining.steps=4",
         "discriminator.optimizer.batch_size=16",
         f"training.updates={UPDATES}",

@@ -38,8 +38,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 PROMPTS = ROOT / "advgrpo" / "pocket" / "prompts"
 SMALL = (
-    "training.updates=8",
-    "training.checkpoint_every_updates=2",
+    "training.updates=4",
+    "training.checkpoint_every_updates=1",
     "training.sampling.num_inference_steps=3",
     "training.algorithm.window.last_start=0",
     "training.rollout.prompts_per_update=2",
@@ -51,6 +51,7 @@ SMALL = (
     "discriminator.optimizer.replay_images=16",
     "discriminator.held_out_fraction=0.3",
     "discriminator.pretraining.images=16",
+    "discriminator.pretraining.held_out_images=16",
     "discriminator.pretraining.steps=1",
     "reference_images.images_per_prompt=1",
     "reference_images.test_images_per_prompt=1",
@@ -199,7 +200,7 @@ def test_machines_without_a_shared_disk_equal_a_single_one_also_when_one_is_lost
     assert exit_statuses(pods.start(TRAIN, job)) == [0, 0], pods.log("train")
     assert "resuming from update" in pods.log("train")
     result = outcome(job)
-    assert result["metrics"]["policy_updates"] == 8
+    assert result["metrics"]["policy_updates"] == 4
     trained, expected = local_folder(result["location"]), local_folder(undisturbed.location)
     mine, theirs = (
         load_file(folder / "adapter" / "adapter_model.safetensors")
