@@ -377,7 +377,10 @@ def test_an_id_that_no_run_has_is_refused(stores: EmbeddedServers) -> None:
         run_status(RUN, tracking_uri=stores.tracking_uri)
 
 
-def test_without_mlflow_a_name_is_refused_and_a_workspace_is_enough(tmp_path: Path) -> None:
+def test_without_mlflow_a_name_is_refused_and_a_workspace_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ConfigError, match="without an MLflow server"):
         run_status("pocket", tracking_uri="")
     with pytest.raises(ConfigError, match="there is no heartbeat of a run in"):
