@@ -15,6 +15,11 @@ from studies.bench.shapes import SD35_MEDIUM, autoencoder, transformer
 from studies.bench.world import SIZES, World, make_world
 
 CPU = torch.device("cpu")
+FEW = (
+    "training.sampling.num_inference_steps=4",
+    "training.rollout={prompts_per_update: 2, group_size: 2, microbatch_size: 2}",
+)
+SMALL = dataclasses.replace(SIZES["tiny"], overrides=(*SIZES["tiny"].overrides, *FEW))
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +29,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def world(folder: Path) -> World:
-    return make_world(SIZES["tiny"], folder)
+    return make_world(SMALL, folder)
 
 
 @pytest.fixture(scope="module")
 def result(folder: Path) -> Result:
-    return benchmark("tiny", folder, rounds=1)
+    return benchmark("tiny", folder, rounds=1, overrides=FEW)
 
 
 def test_every_part_of_an_update_is_timed_and_its_operations_counted(result: Result) -> None:
@@ -125,5 +130,5 @@ def test_the_benchmark_of_a_gpu_times_cases_and_resumes(
     )
     timed = gpu.time_passes(SIZES["tiny"], CPU, until=math.inf)
     assert all(timed[case]["update_images_per_second"] > 0 for case in ("plain", "half"))
-    found = gpu.resume(SIZES["tiny"], tmp_path / "resume", "ddp")
+    found = gpu.resume(SMALL, tmp_path / "resume", "ddp")
     assert found == {"ratio_error_before_step": 0, "largest_difference_after_resume": 0}
