@@ -26,6 +26,8 @@ from advgrpo.testing import TinyModels
 from tests.models.policies.families import FAMILIES, Family
 from tests.models.policies.plain import samples_and_trains
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 CPU = torch.device("cpu")
 LONG = "a very small red ring on a white background left of a large blue square, " * 3
 PROMPTS = ["a cat", LONG, ""]

@@ -28,6 +28,8 @@ from advgrpo.storage import upload_folder
 from advgrpo.testing import TinyModels
 from tests.models.policies.plain import sample_with_diffusers
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 CPU = torch.device("cpu")
 PROMPTS = ["a small red circle on a white background center", "a large blue ring"]
 SEEDS = [1, 2]

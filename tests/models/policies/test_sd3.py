@@ -18,6 +18,8 @@ from advgrpo.models.policies.sampling import sample_images
 from advgrpo.testing import TinyModels
 from tests.models.policies.plain import sample_with_diffusers
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 CPU = torch.device("cpu")
 PROMPTS = [
     "a small red circle on a white background center",
