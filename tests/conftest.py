@@ -68,7 +68,14 @@ def _own_log_filters() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def running_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServers]:
     """A real S3 server and a real MLflow server, once for all tests."""
-    with EmbeddedServers(tmp_path_factory.mktemp("stores")) as stores:
+    from mlflow.tracking.request_header.databricks_request_header_provider import (
+        DatabricksRequestHeaderProvider,
+    )
+
+    stores = EmbeddedServers(tmp_path_factory.mktemp("stores"))
+    with stores, pytest.MonkeyPatch.context() as patch:
+        # For each request, it tries a dozen times to import what is not installed.
+        patch.setattr(DatabricksRequestHeaderProvider, "in_context", lambda _: False)
         yield stores
 
 
