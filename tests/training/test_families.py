@@ -13,6 +13,8 @@ from advgrpo.training.state import TrainingState
 from tests.models.policies.families import FAMILIES, Family
 from tests.training.conftest import World
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 
 @pytest.fixture(scope="module", params=FAMILIES, ids=lambda family: family.name)
 def family(request: pytest.FixtureRequest) -> Family:

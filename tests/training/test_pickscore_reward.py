@@ -9,6 +9,8 @@ from advgrpo.training.loop import train, train_on_rollout
 from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 Make = Callable[..., TrainingState]
 
 

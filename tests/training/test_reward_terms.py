@@ -18,6 +18,8 @@ from advgrpo.training.reward import Reward
 from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
 
+pytestmark = pytest.mark.usefixtures("loaded_once")
+
 Make = Callable[..., TrainingState]
 OTHER_ALIGNMENT = (
     "evaluation.scorers=[{type: clip_score, weights: {location: clip}}]",
