@@ -252,6 +252,11 @@ class NftConfig(MatchingConfig):
     while their weights are equal."""
 
     @property
+    def can_replay(self) -> bool:
+        """Whether its losses may be computed on images of earlier policies: they may."""
+        return True
+
+    @property
     def adapter_copies(self) -> int:
         """The old policy's."""
         return 1

@@ -148,6 +148,11 @@ class AlgorithmConfig(Section, ABC):
         """Latents of one image that a rollout records."""
 
     @property
+    def can_replay(self) -> bool:
+        """Whether its losses may be computed on images of earlier policies."""
+        return False
+
+    @property
     def extra_passes(self) -> int:
         """Forward passes without gradient that each trained step needs besides its own."""
         return 0

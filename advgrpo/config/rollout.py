@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from advgrpo.config.base import PositiveInt, Section
+from advgrpo.config.base import NonNegativeInt, PositiveInt, Section
 
 
 class SelectionConfig(Section):
@@ -49,6 +49,12 @@ class RolloutConfig(Section):
     those of the whole group, and the discriminator is trained on all images. Every rank must have
     whole groups."""
 
+    replayed_rollouts: NonNegativeInt = 0
+    """Earlier rollouts whose images train the policy again with each new one, by what the
+    discriminator says of them now: fewer images to sample, for more passes of the update. In the
+    first updates, the rollouts at hand stand in for those that are not there yet. For `nft` alone,
+    whose loss does not need images of the present policy."""
+
     @model_validator(mode="after")
     def _selects_some(self) -> Self:
         if self.select is not None and self.select.images >= self.group_size:
@@ -62,6 +68,16 @@ class RolloutConfig(Section):
     def trained_per_group(self) -> int:
         """Images of each group that train the policy."""
         return self.group_size if self.select is None else self.select.images
+
+    @property
+    def images(self) -> int:
+        """Images of a rollout."""
+        return self.prompts_per_update * self.group_size
+
+    @property
+    def trained_images(self) -> int:
+        """Images that train the policy in an update, replayed ones included."""
+        return self.prompts_per_update * self.trained_per_group * (1 + self.replayed_rollouts)
 
     @property
     def microbatch(self) -> int:

@@ -244,6 +244,16 @@ class TrainingConfig(Section):
     """Newest checkpoints to keep."""
 
     @model_validator(mode="after")
+    def _replayed_rollouts_suit_the_algorithm(self) -> Self:
+        if (count := self.rollout.replayed_rollouts) and not self.algorithm.can_replay:
+            raise ValueError(
+                f"rollout.replayed_rollouts={count}: algorithm={{type: {self.algorithm.type}}} is "
+                "trained on images of the present policy alone, whose ratio is 1; set "
+                "rollout.replayed_rollouts=0, or algorithm={type: nft}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _engine_supports_the_rest(self) -> Self:
         # Stages 1 and 2 are not refused: they change memory alone, and 2 is the default.
         if self.engine == "ddp" and (self.offload != "none" or self.zero_stage == 3):

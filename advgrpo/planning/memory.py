@@ -52,7 +52,9 @@ def encoding_memory(run: RunConfig | TrainingSettings, models: Models) -> Part:
 def host_memory(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> list[Part]:
     """Return the host memory of one training process, by part."""
     replay = feature_bytes(run, models)
-    images = run.training.rollout.prompts_per_update * run.training.rollout.group_size
+    rollout = run.training.rollout
+    # Of the rollouts that train the policy again, each process holds its own images.
+    images = rollout.images + rollout.replayed_rollouts * images_per_gpu(run, gpus)
     replayed = run.discriminator.optimizer.replay_images
     return [
         Part(

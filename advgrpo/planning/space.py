@@ -89,6 +89,8 @@ def _checkpoints(run: RunConfig, models: Models) -> Part:
     # two moments. Then replay.
     copies = 5 + run.training.algorithm.adapter_copies
     one = (copies * adapter + 3 * trained) * FLOAT32
-    one += run.discriminator.optimizer.replay_images * features
+    rollout = run.training.rollout
+    replayed = rollout.replayed_rollouts * rollout.images
+    one += (run.discriminator.optimizer.replay_images + replayed) * features
     # A new checkpoint is written before the oldest is deleted.
     return Part("checkpoints", (kept + 1) * one, f"{kept} retained and one being written")

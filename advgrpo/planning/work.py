@@ -47,9 +47,7 @@ def work_of(run: RunConfig, gpus: int) -> Work:
     training = run.training
     rollouts, steps, note = _turns(run)
     rollout_images = images_per_gpu(run, gpus) * gpus
-    rollout = training.rollout
-    trained_images = rollout_images // rollout.group_size * rollout.trained_per_group
-    trained = round(trained_images * trained_passes(run.policy, training))
+    trained = round(training.rollout.trained_images * trained_passes(run.policy, training))
     # One to recompute activations, and those of other policies.
     again = int(run.policy.gradient_checkpointing is True) + training.algorithm.extra_passes
     return Work(

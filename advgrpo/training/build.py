@@ -9,6 +9,7 @@ from advgrpo.config.discriminator import DiscriminatorConfig
 from advgrpo.config.evaluation import DistanceConfig
 from advgrpo.config.policy import PolicyConfig, SamplingConfig
 from advgrpo.config.training import TrainingConfig
+from advgrpo.data.sampler import share_of_rank
 from advgrpo.errors import ConfigError
 from advgrpo.models.backbones.dino import DinoBackbone
 from advgrpo.models.discriminators.build import build_discriminator
@@ -30,6 +31,7 @@ from advgrpo.training.discriminator_update import DiscriminatorUpdater
 from advgrpo.training.engines.build import build_engine
 from advgrpo.training.held_out import LEAST_CRITIC_PROMPTS, HeldOutMonitor, Logger
 from advgrpo.training.nonfinite import NonFiniteGuard
+from advgrpo.training.past_rollouts import PastRollouts
 from advgrpo.training.policy_update import PolicyUpdater
 from advgrpo.training.reference_features import ReferenceFeatures
 from advgrpo.training.reward import ReferenceRewards, Reward
@@ -176,6 +178,7 @@ def build_training_state(
             seed=seed,
         ),
         replay=ReplayPool(inputs.discriminator.optimizer.replay_images),
+        past=_past_rollouts(config, process_group),
         references=references,
         reward=reward,
         reference_rewards=ReferenceRewards(
@@ -190,6 +193,24 @@ def build_training_state(
         checkpoints=checkpoints,
         stop=StopSignal(process_group),
         logger=logger,
+    )
+
+
+def _past_rollouts(config: TrainingConfig, process_group: ProcessGroup) -> PastRollouts:
+    rollout = config.rollout
+    steps = share_of_rank(
+        range(rollout.prompts_per_update),
+        group_size=rollout.group_size,
+        optimizer_steps=config.optimizer_steps_per_update,
+        world_size=process_group.world_size,
+        rank=process_group.rank,
+    )
+    return PastRollouts(
+        rollout.replayed_rollouts,
+        group_size=rollout.group_size,
+        optimizer_steps=config.optimizer_steps_per_update,
+        positions=[plan.position for step in steps for plan in step],
+        process_group=process_group,
     )
 
 
@@ -222,7 +243,6 @@ def _held_out_prompts(
 def backwards_per_step(config: TrainingConfig, process_group: ProcessGroup) -> int:
     """Count the backward passes of a rank in one optimizer step."""
     rollout = config.rollout
-    trained = rollout.prompts_per_update * rollout.trained_per_group
-    images = trained // config.optimizer_steps_per_update
+    images = rollout.trained_images // config.optimizer_steps_per_update
     microbatches = images // process_group.world_size // rollout.microbatch_of_update
     return microbatches * config.algorithm.trained_steps

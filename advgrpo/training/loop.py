@@ -8,6 +8,7 @@ from advgrpo.training.metrics import cost_metrics, log_update, measure_held_out,
 from advgrpo.training.reward_hacking import stopped_early, watch_reward
 from advgrpo.training.state import TrainingState
 from advgrpo.training.steps import (
+    add_past,
     compile_policy,
     compute_advantages,
     generate,
@@ -88,10 +89,14 @@ def train_on_rollout(state: TrainingState) -> dict[str, float]:
         # Compared with held-out reference images, so that memorizing references does not count.
         is_outscored = metrics["discriminator/margin"] < 0
         if schedule.trains_policy and not (schedule.pause_policy and is_outscored):
-            advantages = compute_advantages(state, plan, rewards.terms)
+            trained = add_past(state, plan, rollout, rewards)
+            advantages = compute_advantages(state, plan, trained.terms)
             # Before the discriminator's update: the policy is updated by the reward that scored it,
             # and the metrics describe that one.
-            metrics |= update_policy(state, rollout, advantages, rewards.separation)
+            metrics |= update_policy(state, trained.rollout, advantages, rewards.separation)
+            if trained.now is not None:
+                # Not if the update was skipped: its images may be at fault.
+                state.past.add(trained.now)
     except NonFiniteError as fault:
         # Its number is used up: it seeds prompts and noise, so using it again would repeat the
         # fault.

@@ -98,12 +98,11 @@ def throughput(
         Shares (`mfu_...`) count the passes that the algorithm needs, not recomputed activations.
     """
     algorithm, sampled = training.algorithm, spent["cost/images_sampled"]
-    images = training.rollout.prompts_per_update * training.rollout.group_size
+    images = training.rollout.images
     each = rollout_passes(policy, training) / images * pass_flops + decode_flops
     # The base weights are frozen, so that a backward pass computes the gradients of inputs alone
     # and costs as much as a forward pass.
-    trained = training.rollout.prompts_per_update * training.rollout.trained_per_group
-    passes = trained * trained_passes(policy, training)
+    passes = training.rollout.trained_images * trained_passes(policy, training)
     updated = passes * (2 + algorithm.extra_passes) * pass_flops
     rollout, update = spent["seconds/rollout"], spent["seconds/policy update"]
     return {

@@ -81,6 +81,25 @@ class Reward:
         values = self.values(images, features, prompts)
         return torch.stack([values[name] for name in self.names], dim=1)
 
+    def terms_again(
+        self,
+        terms: Float[Tensor, "batch term"],
+        features: Features,
+        prompts: Sequence[str],
+    ) -> Float[Tensor, "batch term"]:
+        """Score images again, by the discriminator as it is now; frozen scorers would repeat.
+
+        Args:
+            terms: What `terms` returned for them.
+            features: The discriminator's, without prompts.
+            prompts: One per image.
+        """
+        now = self.of_discriminator(features, prompts)
+        columns = zip(self.names, terms.unbind(dim=1), strict=True)
+        return torch.stack(
+            [now if name == DISCRIMINATOR else before for name, before in columns], dim=1
+        )
+
     def of_discriminator(
         self, features: Features, prompts: Sequence[str]
     ) -> Float[Tensor, "batch"]:

@@ -1,7 +1,7 @@
 """Rollouts: the images of one update, with what the algorithm recorded of them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -40,6 +40,26 @@ class Rollout:
             samples=self.samples[images],
             images=self.images[images],
             recorded={name: values[images] for name, values in self.recorded.items()},
+        )
+
+    def without_pixels(self) -> "Rollout":
+        """Drop the pixels, which only rewards need."""
+        # Not a slice, which would keep their memory.
+        return replace(self, images=self.images.new_zeros(len(self.images), 3, 0, 0))
+
+    @staticmethod
+    def joined(rollouts: Sequence["Rollout"]) -> "Rollout":
+        """Concatenate rollouts that have equal sizes of images; the number is the first one's."""
+        first = rollouts[0]
+        return Rollout(
+            number=first.number,
+            prompt_ids=torch.cat([each.prompt_ids for each in rollouts]),
+            samples=torch.cat([each.samples for each in rollouts]),
+            images=torch.cat([each.images for each in rollouts]),
+            recorded={
+                name: torch.cat([each.recorded[name] for each in rollouts])
+                for name in first.recorded
+            },
         )
 
 

@@ -26,6 +26,7 @@ from advgrpo.training.discriminator_update import DiscriminatorUpdater
 from advgrpo.training.engines.base import PolicyEngine
 from advgrpo.training.held_out import Logger, Monitor
 from advgrpo.training.nonfinite import NonFiniteGuard
+from advgrpo.training.past_rollouts import PastRollouts
 from advgrpo.training.policy_update import PolicyUpdater
 from advgrpo.training.reference_features import ReferenceFeatures
 from advgrpo.training.reward import ReferenceRewards, Reward
@@ -54,6 +55,7 @@ class TrainingState:
     discriminator: Discriminator
     discriminator_updater: DiscriminatorUpdater
     replay: ReplayPool
+    past: PastRollouts
     references: ReferenceFeatures
     reward: Reward
     reference_rewards: ReferenceRewards
@@ -103,8 +105,9 @@ class TrainingState:
 
     def _save(self) -> bool:
         """Write a checkpoint; return on all ranks whether the first one did."""
-        # Both are collective: all ranks gather, the first one writes.
+        # All are collective: all ranks gather, the first one writes.
         policy, algorithm = self.engine.state(), _on_cpu(self.algorithm.state())
+        past = self.past.state()
         if not self.process_group.is_first:
             # Also a barrier: a rank that is preempted exits after saving, and the launcher would
             # then end the first one in the middle of its write.
@@ -119,6 +122,7 @@ class TrainingState:
                 "discriminator": _on_cpu(self.discriminator.trainable_parameters()),
                 "discriminator_optimizer": optimizer,
                 "replay": self.replay.state(),
+                "past": past,
                 # Pictures are not in the history, so they are lost with the machine unless they are
                 # kept here.
                 UNSENT: {
@@ -169,6 +173,7 @@ class TrainingState:
                 parameter.copy_(parts["discriminator"][name])
         self.discriminator_updater.load_state(parts["discriminator_optimizer"])
         self.replay.load_state(dict(parts["replay"]))
+        self.past.load_state(parts["past"])
         self.best.values = dict(parts["best"])
         self.best.metrics = metadata["best_metrics"]
         self.best.base_alignment = metadata["base_alignment"]

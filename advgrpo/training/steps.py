@@ -11,8 +11,10 @@ from torch import Tensor
 from advgrpo.algorithm.advantage import best_and_worst, combined_rewards, group_advantages
 from advgrpo.data.sampler import ImagePlan, prompts_of_rollout, share_of_rank
 from advgrpo.errors import ConfigError, NonFiniteError
+from advgrpo.models.discriminators.base import pick
 from advgrpo.models.scorers.diversity import in_group_distance
 from advgrpo.training.discriminator_update import GeneratedFeatures, separation_metrics
+from advgrpo.training.past_rollouts import RewardedRollout, TrainedImages
 from advgrpo.training.rollout import Rollout, generate_rollout
 from advgrpo.training.state import TrainingState
 
@@ -153,18 +155,46 @@ def reward(state: TrainingState, plan: RolloutPlan, rollout: Rollout) -> Rewards
     return Rewards(by_group, generated, metrics)
 
 
+def add_past(
+    state: TrainingState, plan: RolloutPlan, rollout: Rollout, rewards: Rewards
+) -> TrainedImages:
+    """Join a rollout and those that train the policy again; every rank must call it."""
+    if not state.past.capacity:
+        return TrainedImages(rollout, rewards.terms)
+    own = [image.position for image in plan.own]
+    now = RewardedRollout(
+        rollout.without_pixels(),
+        pick(rewards.generated.features, torch.tensor(own)),
+        rewards.terms.flatten(0, 1)[own],
+    )
+
+    def terms_now(past: RewardedRollout) -> Tensor:
+        texts = state.texts(past.rollout.prompt_ids.tolist())
+        return state.reward.terms_again(past.terms, past.features, texts)
+
+    with state.counters.timed("reward"):
+        return state.past.join(now, rewards.terms, terms_now)
+
+
 def compute_advantages(
     state: TrainingState, plan: RolloutPlan, terms: Float[Tensor, "prompt sample term"]
 ) -> Float[Tensor, "image"]:
-    """Combine the reward terms and return the advantages of this rank's images."""
-    # Over all ranks: standardization and normalization by batch need the whole rollout.
+    """Combine the reward terms and return the advantages of this rank's images.
+
+    Args:
+        state: The run.
+        plan: Of the rollout.
+        terms: Of all ranks; of the rollout, or of several of its size.
+    """
+    # Over all ranks: standardization and normalization by batch need all images.
     rewards = combined_rewards(
         list(terms.unbind(-1)), state.reward.weights, standardize=state.reward.standardize
     )
     advantages = group_advantages(rewards, normalization=state.config.advantage_normalization)
     # Flattened in the order of positions: prompt-major, then sample.
-    own = advantages.flatten()[[image.position for image in plan.own]]
-    return own.to(state.process_group.device)
+    by_rollout = advantages.view(-1, len(plan.prompt_ids) * advantages.shape[1])
+    own = by_rollout[:, [image.position for image in plan.own]].flatten()
+    return own[state.past.order].to(state.process_group.device)
 
 
 def update_policy(

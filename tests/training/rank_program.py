@@ -13,6 +13,8 @@ from advgrpo.testing import TinyModels
 from advgrpo.training.loop import train
 from tests.training.conftest import World
 
+REPLAYING = ("training.algorithm={type: nft}", "training.rollout.replayed_rollouts=1")
+
 
 def main(models: Path, output: Path) -> None:
     prompts = models / "train.txt"
@@ -35,6 +37,11 @@ def main(models: Path, output: Path) -> None:
     save_file(
         tensors, output / f"rank-{process_group.rank}-of-{process_group.world_size}.safetensors"
     )
+    replaying = world.state(output / "replaying", *REPLAYING, process_group=process_group)
+    train(replaying)
+    policy = {f"policy.{name}": value for name, value in replaying.engine.state().items()}
+    past = {f"past.{name}": value for name, value in replaying.past.state().items()}
+    save_file(policy | past, output / f"replaying-{process_group.rank}.safetensors")
 
 
 if __name__ == "__main__":

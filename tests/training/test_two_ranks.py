@@ -12,6 +12,7 @@ from advgrpo.training.loop import train
 from advgrpo.training.metrics import measure_held_out
 from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
+from tests.training.rank_program import REPLAYING
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +22,8 @@ def two_ranks(
     world: World, warm_interpreter: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
     output = tmp_path_factory.mktemp("two-ranks")
-    world.state(output)  # writes the pre-trained discriminator that both ranks read
+    for folder in (output, output / "replaying"):
+        world.state(folder)  # writes the pre-trained discriminator that both ranks read
     launch = [
         str(warm_interpreter),
         "-m",
@@ -74,6 +76,24 @@ def test_two_ranks_train_as_one_does(
         together["replay.features.tokens"], replay["features.tokens"], atol=5e-3, rtol=0
     )
     assert torch.equal(together["replay.prompt_ids"], replay["prompt_ids"])
+
+
+def test_two_ranks_train_on_earlier_rollouts_as_one_does(
+    two_ranks: Path, make_state: Callable[..., TrainingState]
+) -> None:
+    first, second = (load_file(two_ranks / f"replaying-{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    alone = make_state(*REPLAYING)
+    train(alone)
+    for name, value in alone.past.state().items():
+        torch.testing.assert_close(first[f"past.{name}"], value, atol=5e-3, rtol=0)
+    for name, value in alone.engine.state().items():
+        if name.startswith("weight."):
+            assert share_apart(first[f"policy.{name}"], value) < 0.03
+    # Each rank takes its own images of what both of them saved.
+    saved = {name.removeprefix("past."): v for name, v in first.items() if "past." in name}
+    alone.past.load_state(saved)
+    assert all(torch.equal(value, saved[name]) for name, value in alone.past.state().items())
 
 
 def test_both_ranks_have_the_held_out_metrics_of_one(
