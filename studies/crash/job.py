@@ -32,15 +32,16 @@ TRAINING = "adversarial training"
 _PROMPTS = {"train": 24, "test": 8}
 ALGORITHM = os.environ.get("ALGORITHM") or "grpo"
 _ALGORITHMS = {
-    "grpo": "training.algorithm.window={type: fixed, start: 0, length: 2}",
-    "nft": "training.algorithm={type: nft}",
-    "awm": "training.algorithm={type: awm}",
+    "grpo": ("training.algorithm.window={type: fixed, start: 0, length: 2}",),
+    # Checkpoints then hold earlier rollouts, too.
+    "nft": ("training.algorithm={type: nft}", "training.rollout.replayed_rollouts=2"),
+    "awm": ("training.algorithm={type: awm}",),
 }
 _SETTINGS = (
     f"training.updates={UPDATES}",
     f"training.checkpoint_every_updates={UPDATES_BETWEEN_CHECKPOINTS}",
     "training.sampling.num_inference_steps=3",
-    _ALGORITHMS[ALGORITHM],
+    *_ALGORITHMS[ALGORITHM],
     "training.rollout.prompts_per_update=2",
     "training.rollout.group_size=4",
     "training.rollout.microbatch_size=4",
@@ -52,6 +53,7 @@ _SETTINGS = (
     "discriminator.optimizer.replay_images=16",
     "discriminator.held_out_fraction=0.3",
     "discriminator.pretraining.images=16",
+    "discriminator.pretraining.held_out_images=16",
     "discriminator.pretraining.steps=8",
     "discriminator.pretraining.target_accuracy=1.0",
     "reference_images.images_per_prompt=1",

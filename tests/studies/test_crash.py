@@ -15,7 +15,7 @@ import pytest
 from advgrpo.demo.servers import EmbeddedServers
 from advgrpo.storage import join
 from advgrpo.training.reference_features import FEATURES
-from studies.crash import job, warm
+from studies.crash import warm
 from studies.crash.disk import Disk
 from studies.crash.interpreter import Warm
 from studies.crash.job import TRAINING, WORKSPACE
@@ -29,8 +29,6 @@ from studies.crash.strikes import STRIKES, Scene
 def rig(
     stores: EmbeddedServers, warm: Warm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Rig]:
-    few = "discriminator.pretraining.held_out_images=16"
-    monkeypatch.setattr(job, "_SETTINGS", (*job._SETTINGS, few))
     with Rig(tmp_path / "rig", stores) as rig:
         # One of its own would take twenty seconds to start, and another one for the kill.
         monkeypatch.setattr(rig, "_warm", warm)
