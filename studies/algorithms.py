@@ -59,6 +59,15 @@ ARMS = {
         ("training.updates=24", "training.monitoring.held_out_every_updates=2"),
         preset="pocket_nft",
     ),
+    "pocket-nft-replay": Arm(
+        "pocket-nft-replay",
+        (
+            "training.updates=24",
+            "training.monitoring.held_out_every_updates=2",
+            "training.rollout.replayed_rollouts=3",
+        ),
+        preset="pocket_nft",
+    ),
     "awm": Arm("awm", (*_SCHEDULE, "training.algorithm={type: awm}")),
     "grpo-sliding-window": Arm(
         "grpo-sliding-window",
@@ -86,7 +95,7 @@ the demo. The values of the last five are not tuned."""
 
 COLOURS = (
     *("#b45309", "#0f766e", "#f59e0b", "#14b8a6"),
-    *("#6d3fc0", "#8d8a80", "#b42318", "#be185d", "#2563eb", "#4d7c0f"),
+    *("#6d3fc0", "#0891b2", "#8d8a80", "#b42318", "#be185d", "#2563eb", "#4d7c0f"),
 )
 """Of the arms, in order; readable on light and dark pages."""
 
@@ -94,8 +103,8 @@ COLOURS = (
 SEEDS: dict[str, tuple[int, ...]] = dict.fromkeys(ARMS, (3, 4, 5))
 # Those of these two were found on seed 0.
 SEEDS |= dict.fromkeys(("grpo-separation", "nft-separation"), (6, 7, 8, 9, 10))
-# Those of this one were found on seeds 7 and 9.
-SEEDS["pocket-nft"] = (11, 12, 13, 14, 15)
+# Those of these two were found on seeds 7 and 9.
+SEEDS |= dict.fromkeys(("pocket-nft", "pocket-nft-replay"), (11, 12, 13, 14, 15))
 
 
 def main(folder: Path | None) -> None:
