@@ -67,7 +67,7 @@ class PastRollouts:
         self._newest_first: deque[RewardedRollout] = deque(maxlen=capacity)
         by_rollout = torch.arange((1 + capacity) * len(self._positions))
         self.order = by_rollout.view(1 + capacity, optimizer_steps, -1).transpose(0, 1).flatten()
-        """Of images that come rollout by rollout, so that those of an optimizer step are adjacent."""
+        """Of images that come rollout by rollout, such that those of a step are adjacent."""
 
     def add(self, rewarded: RewardedRollout) -> None:
         """Add a rollout, and drop the oldest beyond the capacity."""
