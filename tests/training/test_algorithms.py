@@ -10,7 +10,7 @@ from torch import Tensor
 
 from advgrpo.config.algorithms import AwmConfig, GrpoConfig, NftConfig
 from advgrpo.config.base import AlgorithmConfig
-from advgrpo.errors import NonFiniteError, Preempted
+from advgrpo.errors import NonFiniteError
 from advgrpo.models.policies.base import PromptEmbeddings
 from advgrpo.planning.work import work_of
 from advgrpo.tasks.reproduce import recompute
@@ -21,7 +21,7 @@ from advgrpo.training.nonfinite_dump import NonFiniteDump, read_dump
 from advgrpo.training.rollout import Rollout
 from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
-from tests.training.test_loop import assert_same, weights
+from tests.training.test_loop import assert_same, train_until_stopped, weights
 from tests.training.toy_algorithm import RewardWeightedMatching, ToyConfig
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
@@ -97,17 +97,7 @@ def test_its_own_state_is_part_of_a_checkpoint(
     straight = make_state(folder="straight", algorithm=algorithm)
     train(straight)
 
-    stopped, microbatches = make_state(folder="stopped", algorithm=algorithm), 0
-
-    def stop_in_the_second_rollout() -> None:
-        nonlocal microbatches
-        microbatches += 1
-        if microbatches == 4:
-            raise Preempted("stopped by a signal")
-
-    stopped.stop.check = stop_in_the_second_rollout  # type: ignore[method-assign]
-    with pytest.raises(Preempted):
-        train(stopped)
+    train_until_stopped(make_state(folder="stopped", algorithm=algorithm), microbatches=4)
     resumed = make_state(folder="stopped", algorithm=algorithm)
     fresh = {name: value.clone() for name, value in resumed.algorithm.state().items()}
     assert bool(fresh) == (algorithm.type != "awm")

@@ -1,5 +1,6 @@
 import logging
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -128,24 +129,27 @@ def test_nan_rewards_stop_the_run_before_a_step(
     assert_same(state.engine.state(), before)
 
 
+def train_until_stopped(state: TrainingState, *, microbatches: int) -> None:
+    """Train until a signal arrives while this microbatch is generated, counted from 1."""
+    numbers = count(1)
+
+    def check() -> None:
+        if next(numbers) == microbatches:
+            raise Preempted("stopped by a signal")
+
+    state.stop.check = check  # type: ignore[method-assign]
+    with pytest.raises(Preempted):
+        train(state)
+
+
 def test_a_resumed_run_equals_one_that_never_stopped(make_state: Make) -> None:
     schedule = ("training.updates=4", "training.optimizer.decay=linear")
     straight = make_state(*schedule, folder="straight")
     train(straight)
 
     first = make_state(*schedule, folder="stopped")
-    microbatches = 0
-
-    def stop_in_the_third_rollout() -> None:
-        nonlocal microbatches
-        microbatches += 1
-        # A rollout has two microbatches; this is the first one of the third.
-        if microbatches == 5:
-            raise Preempted("stopped by a signal")
-
-    first.stop.check = stop_in_the_third_rollout  # type: ignore[method-assign]
-    with pytest.raises(Preempted):
-        train(first)
+    # A rollout has two microbatches; this is the first one of the third.
+    train_until_stopped(first, microbatches=5)
     second = make_state(*schedule, folder="stopped")
     assert second.resume()
     assert second.counters.updates == 2

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from advgrpo.algorithm.advantage import combined_rewards, group_advantages
-from advgrpo.errors import ConfigError, Preempted
+from advgrpo.errors import ConfigError
 from advgrpo.planning.memory import host_memory
 from advgrpo.planning.models import models_of
 from advgrpo.planning.work import work_of
@@ -14,7 +14,7 @@ from advgrpo.training.loop import train, train_on_rollout
 from advgrpo.training.rollout import Rollout, generate_rollout
 from advgrpo.training.state import TrainingState
 from tests.training.conftest import World
-from tests.training.test_loop import assert_same, weights
+from tests.training.test_loop import assert_same, train_until_stopped, weights
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -140,17 +140,7 @@ def test_a_run_that_resumes_trains_on_the_same_earlier_rollouts(make_state: Make
     straight = make_state(NFT, TWO, folder="straight")
     train(straight)
 
-    stopped, microbatches = make_state(NFT, TWO, folder="stopped"), 0
-
-    def stop_in_the_second_rollout() -> None:
-        nonlocal microbatches
-        microbatches += 1
-        if microbatches == 4:
-            raise Preempted("stopped by a signal")
-
-    stopped.stop.check = stop_in_the_second_rollout  # type: ignore[method-assign]
-    with pytest.raises(Preempted):
-        train(stopped)
+    train_until_stopped(make_state(NFT, TWO, folder="stopped"), microbatches=4)
     resumed = make_state(NFT, TWO, folder="stopped")
     assert resumed.resume()
     kept = resumed.past.state()

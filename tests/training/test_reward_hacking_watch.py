@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from advgrpo.config import resolve
-from advgrpo.errors import ConfigError, Preempted
+from advgrpo.errors import ConfigError
 from advgrpo.models.policies.base import Policy
 from advgrpo.records import ALARM_METRIC
 from advgrpo.tasks.train import _metrics
@@ -20,6 +20,7 @@ from advgrpo.training.held_out import HeldOut, Rewards
 from advgrpo.training.loop import train
 from advgrpo.training.reward_hacking import alarms, stopped_early, tag_alarms
 from advgrpo.training.state import TrainingState
+from tests.training.test_loop import train_until_stopped
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -133,18 +134,8 @@ def test_a_resumed_run_raises_the_alarm_where_one_that_never_stopped_does(script
     straight = scripted(*settings, folder="straight")
     train(straight)
 
-    first = scripted(*settings, folder="stopped")
-    microbatches = 0
-
-    def stop_in_the_third_turn() -> None:
-        nonlocal microbatches
-        microbatches += 1
-        if microbatches == 5:  # Two make a turn. The first alarming measurement was made.
-            raise Preempted("stopped by a signal")
-
-    first.stop.check = stop_in_the_third_turn  # type: ignore[method-assign]
-    with pytest.raises(Preempted):
-        train(first)
+    # In the third rollout: the first alarming measurement was made.
+    train_until_stopped(scripted(*settings, folder="stopped"), microbatches=5)
     second = scripted(*settings, folder="stopped")
     assert second.resume()
     assert second.counters.updates == 2
