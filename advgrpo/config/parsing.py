@@ -111,7 +111,10 @@ def _describe(
     # The input of these problems is the section around the key, not a value.
     if problem["type"] in {"missing", "union_tag_not_found"}:
         return path + (".type" if problem["type"] != "missing" else "") + ": is missing"
-    # Shortened, because the value may be a whole section.
+    # A rule across the keys of a section, whose text names them.
+    if problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
+        return f"{path}: {message}"
+    # Shortened, because the value may be a list of sections.
     hint = _HINTS.get(problem["type"], "")
     return f"{path}={reprlib.repr(problem['input'])}: {message[0].lower()}{message[1:]}{hint}"
 
