@@ -54,12 +54,11 @@ demo: $(DEMO) ## run the whole pipeline on the pocket model; writes to .demo/ on
 demo-ui: $(DEMO) ## serve the MLflow and S3 data of the demo
 	@$(BIN)/advgrpo demo-ui $(ARGS)
 
-# Tests of a file run in one process, because they share expensive fixtures. Tests often wait for
-# servers and disks, so there is a process more than CPUs. The session timeout is checked between
-# tests, so that a machine that is far too slow still prints the durations.
+# Tests of a file run in one process, because they share expensive fixtures. The session timeout is
+# checked between tests, so that a machine that is far too slow still prints the durations.
 .PHONY: test
 test: $(INSTALLED) ## run the tests
-	$(BIN)/python -m pytest --numprocesses=$$(( $$(getconf _NPROCESSORS_ONLN) + 1 )) --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
 		--max-worker-restart=0 --session-timeout=4500 --durations=20 $(ARGS)
 
 .PHONY: check
