@@ -111,12 +111,11 @@ def _describe(
     # The input of these problems is the section around the key, not a value.
     if problem["type"] in {"missing", "union_tag_not_found"}:
         return path + (".type" if problem["type"] != "missing" else "") + ": is missing"
-    # A rule across the keys of a section, whose text names them.
-    if problem["type"] == "value_error" and isinstance(problem["input"], Mapping):
-        return f"{path}: {message}"
-    # Shortened, because the value may be a list of sections.
+    # Not a section, of which a rule names the keys that it is about.
+    ruled = problem["type"] == "value_error" and isinstance(problem["input"], Mapping)
+    value = "" if ruled else f"={reprlib.repr(problem['input'])}"
     hint = _HINTS.get(problem["type"], "")
-    return f"{path}={reprlib.repr(problem['input'])}: {message[0].lower()}{message[1:]}{hint}"
+    return f"{path}{value}: {message[0].lower()}{message[1:]}{hint}"
 
 
 def _path(location: Iterable[str | int], settings: Mapping[str, Any]) -> str:

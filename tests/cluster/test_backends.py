@@ -102,6 +102,16 @@ def test_a_job_without_pods_is_diagnosed_from_its_events(launching: Launching) -
     assert jobs(launching.cluster) == []
 
 
+def test_a_failed_read_of_the_events_is_not_taken_for_none(launching: Launching) -> None:
+    # They are read in each poll from 30 seconds on, and from 120 on a lack of them ends the run.
+    cluster = launching.cluster
+    cluster.faults.plan(Fault("status", verb="list", resource="events", skip=20))
+    plan = (Step(1, lambda job: job.record_event("FailedCreate", "exceeded quota: gpus")),)
+    cluster.operator.plans.append(plan)
+    with pytest.raises(JobDeadlineError, match="exceeded quota: gpus"):
+        launching.run()
+
+
 def test_the_controllers_deadline_is_the_settings(launching: Launching) -> None:
     def end(job: FakeJob) -> None:
         job.fail()

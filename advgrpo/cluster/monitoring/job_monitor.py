@@ -211,7 +211,8 @@ class JobMonitor:
         """Return the warnings that explain missing pods, and log them."""
         if not self._progress.missing_for_long:
             return []
-        warnings = self._warnings()
+        # A job without them is given up: a read that failed must not look like it.
+        warnings = read_warnings(self._api, self._backend, self._job, retry=True)
         present = len(self._present or ())
         lacks = f"lacks {self._nodes - present} of {self._nodes} pods" if present else "has no pods"
         controller = self._backend.resource.installed_by
@@ -251,16 +252,13 @@ class JobMonitor:
             log = self._log.last_lines
         elif pod is not None and pod.container:
             log = tail(self._api, pod.name, pod.container)
-        warnings = self._warnings()
+        warnings = read_warnings(self._api, self._backend, self._job)
         return job_error(
             self._name, self._backend.resource, message, evidence, log=log, events=warnings
         )
 
     def _blocking_reasons(self) -> list[str]:
         return sorted({blocking_reason(pod) for pod in self._history.pods} - {""})
-
-    def _warnings(self) -> list[str]:
-        return read_warnings(self._api, self._backend, self._job)
 
     def _seconds_active(self, job: Json) -> float:
         """Return for how long an adopted job has been active."""
