@@ -14,7 +14,7 @@ def rollout_passes(policy: PolicyConfig, training: TrainingConfig) -> float:
     shared, own = training.algorithm.rollout_passes(
         sampling.num_inference_steps, guided=policy.guidance_passes(sampling.guidance_scale)
     )
-    return _leaders(rollout) * shared + rollout.prompts_per_update * rollout.group_size * own
+    return _leaders(rollout) * shared + rollout.images * own
 
 
 def trained_passes(policy: PolicyConfig, training: TrainingConfig) -> float:
@@ -30,5 +30,6 @@ def _leaders(rollout: RolloutConfig) -> int:
     # The images of an optimizer step on each GPU are consecutive and form whole microbatches.
     # A group that spans two microbatches has a leader in each.
     size, group = rollout.microbatch, rollout.group_size
-    images = rollout.prompts_per_update * group
-    return sum((first + size - 1) // group - first // group + 1 for first in range(0, images, size))
+    return sum(
+        (first + size - 1) // group - first // group + 1 for first in range(0, rollout.images, size)
+    )

@@ -84,9 +84,8 @@ def _turns(run: RunConfig) -> tuple[int, int, str]:
 
 def images_per_gpu(run: RunConfig | TrainingSettings, gpus: int) -> int:
     """Return the number of images of a rollout per GPU."""
-    rollout = run.training.rollout
     # Exact for every number of GPUs that `RunConfig.check_ranks` accepts.
-    return rollout.prompts_per_update * rollout.group_size // gpus
+    return run.training.rollout.images // gpus
 
 
 def guidance_passes(run: RunConfig | TrainingSettings) -> int:
