@@ -128,6 +128,19 @@ class Policy(FlowModel, Protocol):
         """The settings that it was loaded from."""
         ...
 
+    def encode(
+        self, images: Float[Tensor, "batch 3 image_height image_width"]
+    ) -> Float[Tensor, "batch channel height width"]:
+        """Encode RGB in [0, 1] into float32 latents at sigma 0, as `decode` takes them.
+
+        Args:
+            images: On any device.
+
+        Returns:
+            The most probable latents of each image, on the policy's device; no gradient passes.
+        """
+        ...
+
     def trainable_parameters(self) -> dict[str, torch.nn.Parameter]:
         """Return the adapter's parameters, float32, by a name that is stable across versions."""
         ...

@@ -8,7 +8,7 @@ from diffusers import Flux2KleinPipeline
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from advgrpo.config.policy import Flux2KleinPolicyConfig, PolicyConfig
 from advgrpo.models.policies.base import PromptEmbeddings
@@ -100,10 +100,19 @@ class Flux2KleinPolicy(TransformerPolicy):
         velocity: Tensor = predicted.transpose(1, 2).unflatten(2, (self._side, self._side))
         return velocity
 
-    def _decode(self, latents: Tensor) -> Tensor:
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of each channel of the patches."""
         norm = self.vae.bn
         std = (norm.running_var + self.vae.config.batch_norm_eps).sqrt()
-        unscaled = latents * std[:, None, None] + norm.running_mean[:, None, None]
-        patches = pixel_shuffle(unscaled.to(self.vae.dtype), PATCH)
+        return norm.running_mean[:, None, None], std[:, None, None]
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        mean, std = self._statistics()
+        patches = pixel_shuffle((latents * std + mean).to(self.vae.dtype), PATCH)
         images: Tensor = self.vae.decode(patches, return_dict=False)[0]
         return images
+
+    def _encode(self, images: Tensor) -> Tensor:
+        mean, std = self._statistics()
+        (posterior,) = self.vae.encode(images.to(self.vae.dtype), return_dict=False)
+        return (pixel_unshuffle(posterior.mode().float(), PATCH) - mean) / std

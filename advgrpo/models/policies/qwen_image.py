@@ -104,16 +104,28 @@ class QwenImagePolicy(TransformerPolicy):
         rescaled = _norms(conditional) / _norms(guided)
         return guided * interpolate(rescaled, scale_factor=float(PATCH))
 
-    def _decode(self, latents: Tensor) -> Tensor:
+    def _statistics(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of each channel of the latents."""
         settings = self.vae.config
         mean, std = (
-            torch.tensor(values, device=latents.device)[:, None, None]
+            torch.tensor(values, device=self.device)[:, None, None]
             for values in (settings.latents_mean, settings.latents_std)
         )
+        return mean, std
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        mean, std = self._statistics()
         # The VAE is one of videos: an image is a video of one frame.
         frames = (latents * std + mean).to(self.vae.dtype).unsqueeze(2)
         images: Tensor = self.vae.decode(frames, return_dict=False)[0].squeeze(2)
         return images
+
+    def _encode(self, images: Tensor) -> Tensor:
+        mean, std = self._statistics()
+        frames = images.to(self.vae.dtype).unsqueeze(2)
+        (posterior,) = self.vae.encode(frames, return_dict=False)
+        latents: Tensor = (posterior.mode().float().squeeze(2) - mean) / std
+        return latents
 
 
 def _norms(predicted: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from advgrpo.config.policy import AdapterConfig, PolicyConfig
 from advgrpo.errors import ConfigError
+from advgrpo.models.latents import LatentCodec
 from advgrpo.models.meta import META
 from advgrpo.models.policies.adapter import (
     add_adapter,
@@ -41,11 +42,11 @@ class PolicyOptions(TypedDict, total=False):
     """Of the prompts that are expected; others are encoded when they are first used."""
 
 
-class TransformerPolicy(ABC):
+class TransformerPolicy(LatentCodec, ABC):
     """A frozen transformer with a trainable adapter, a VAE, and text encoders.
 
     A family's class loads its models and defines `sigmas`, `_predict`, and where they differ from
-    what is here, `_guide`, `velocity`, `_decode` and `_has_guidance`.
+    what is here, `_guide`, `velocity`, `_decode`, `_encode` and `_has_guidance`.
 
     Args:
         config: The policy's settings.
@@ -166,16 +167,6 @@ class TransformerPolicy(ABC):
         """Combine both predictions of classifier-free guidance."""
         return unconditional + guidance_scale * (conditional - unconditional)
 
-    def _decode(
-        self, latents: Float[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, "batch 3 image_height image_width"]:
-        """Decode latents of an `AutoencoderKL` into RGB in [-1, 1]."""
-        # `shift_factor` is None in VAEs from before SD3.
-        scaling, shift = self.vae.config.scaling_factor, self.vae.config.shift_factor
-        scaled = (latents / scaling + (shift or 0.0)).to(self.vae.dtype)
-        images: Tensor = self.vae.decode(scaled, return_dict=False)[0]
-        return images
-
     def embed(self, prompts: Sequence[str]) -> PromptEmbeddings:
         """Read or encode prompts; each is encoded once, and alone."""
         known = {
@@ -235,21 +226,6 @@ class TransformerPolicy(ABC):
             # bfloat16 would round the step's mean by more than the noise it is compared with.
             predicted = self._predict(latents.to(self.dtype), sigma, embeddings).float()
         return predicted.detach() if self._uses_kernels_of_update else predicted
-
-    def decode(
-        self, latents: Float[Tensor, "batch channel height width"]
-    ) -> Float[Tensor, "batch 3 image_height image_width"]:
-        """Decode latents into RGB in [0, 1], in steps of 1/255.
-
-        Reference images come from 8-bit files; by unrounded values alone a discriminator could
-        recognize generated images.
-        """
-        # In parts to limit memory: the largest feature maps of the VAE have the size of the image.
-        parts = latents.split(self.config.decode_batch_size or len(latents))
-        # No gradient passes the decoder: rewards reach the policy through advantages alone.
-        with torch.no_grad():
-            images = torch.cat([self._decode(part).float() for part in parts])
-        return ((images / 2 + 0.5).clamp(0, 1) * 255).round() / 255
 
     def compile(self, backend: str | None) -> None:
         """Compile the transformer's layers with a backend of `torch.compile`, at the next pass."""

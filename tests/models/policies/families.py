@@ -14,11 +14,14 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
+    FluxImg2ImgPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
     ModelMixin,
+    QwenImageImg2ImgPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
+    ZImageImg2ImgPipeline,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
@@ -233,6 +236,9 @@ class Family:
 
     name: str
     build: Callable[[], DiffusionPipeline]
+    image_to_image: type[DiffusionPipeline]
+    """The pipeline of the same parts that takes an image."""
+
     config: type[PolicyConfig]
     max_sequence_length: int
     unguided: float
@@ -290,10 +296,20 @@ class Family:
 
 
 FAMILIES = [
-    Family("z_image", build_z_image, ZImagePolicyConfig, 96, 0.0, 2.5, negative_prompt=""),
+    Family(
+        "z_image",
+        build_z_image,
+        ZImageImg2ImgPipeline,
+        ZImagePolicyConfig,
+        96,
+        0.0,
+        2.5,
+        negative_prompt="",
+    ),
     Family(
         "qwen_image",
         build_qwen_image,
+        QwenImageImg2ImgPipeline,
         QwenImagePolicyConfig,
         # The pipeline's template alone has two hundred letters.
         320,
@@ -303,6 +319,14 @@ FAMILIES = [
         negative_prompt=" ",
         packs=True,
     ),
-    Family("flux1", build_flux1, Flux1PolicyConfig, 10, 1.0, 8.0, packs=True),
-    Family("flux2_klein", build_flux2_klein, Flux2KleinPolicyConfig, 96, 1.0, 4.0),
+    Family("flux1", build_flux1, FluxImg2ImgPipeline, Flux1PolicyConfig, 10, 1.0, 8.0, packs=True),
+    Family(
+        "flux2_klein",
+        build_flux2_klein,
+        Flux2KleinPipeline,
+        Flux2KleinPolicyConfig,
+        96,
+        1.0,
+        4.0,
+    ),
 ]

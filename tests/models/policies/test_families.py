@@ -1,4 +1,4 @@
-"""Each family draws what its own pipeline of diffusers draws.
+"""Each family draws and encodes what its own pipelines of diffusers draw and encode.
 
 With `FAMILY_GRIDS=FOLDER` in the environment, the pictures of both are written, for a reader.
 """
@@ -24,7 +24,7 @@ from advgrpo.models.policies.loading import check_policy, policy_class
 from advgrpo.models.policies.sampling import sample_images
 from advgrpo.testing import TinyModels
 from tests.models.policies.families import FAMILIES, Family
-from tests.models.policies.plain import samples_and_trains
+from tests.models.policies.plain import encode_with_diffusers, samples_and_trains
 
 pytestmark = pytest.mark.usefixtures("loaded_once")
 
@@ -86,6 +86,21 @@ def test_images_are_those_of_the_plain_pipeline(
     assert ours.shape == (3, 3, pixels, pixels)
     # Ours are rounded to 8 bits.
     torch.testing.assert_close(ours, theirs, atol=0.5 / 255 + 1e-4, rtol=0)
+
+
+def test_images_are_encoded_as_by_the_plain_image_to_image_pipeline(
+    family: Family, folder: Path, plain: DiffusionPipeline
+) -> None:
+    policy = load_policy(family.settings(folder, decode_batch_size=2), CPU)
+    images = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    batches: list[int] = []
+    policy.vae.encoder.register_forward_hook(lambda _, inputs, __: batches.append(len(inputs[0])))
+    ours = policy.encode(images.clone().requires_grad_())
+    assert batches == [2, 1]
+    assert ours.shape == (3, *policy.latent_shape)
+    assert not ours.requires_grad
+    theirs = encode_with_diffusers(family.image_to_image.from_pipe(plain), images)
+    torch.testing.assert_close(ours, theirs)
 
 
 def test_prompts_and_guidance_change_images(family: Family, folder: Path) -> None:
@@ -248,5 +263,6 @@ def test_a_schedule_that_the_scheduler_cannot_give_is_refused(tmp_path: Path) ->
 def test_a_family_samples_and_trains_on_a_gpu_in_bfloat16(
     family: Family, folder: Path, gpu: torch.device
 ) -> None:
-    config = family.settings(folder, forward_dtype="bfloat16", gradient_checkpointing=True)
+    dtypes = {"forward_dtype": "bfloat16", "decode_dtype": "bfloat16"}
+    config = family.settings(folder, **dtypes, gradient_checkpointing=True)
     samples_and_trains(load_policy(config, gpu), family.guided)

@@ -111,3 +111,6 @@ class ToyPolicy(TransformerPolicy):
 
     def _decode(self, latents: Tensor) -> Tensor:
         return latents
+
+    def _encode(self, images: Tensor) -> Tensor:
+        return images
