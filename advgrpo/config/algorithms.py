@@ -252,8 +252,8 @@ class NftConfig(MatchingConfig):
     while their weights are equal."""
 
     @property
-    def can_replay(self) -> bool:
-        """Whether its losses may be computed on images of earlier policies: they may."""
+    def learns_from_any_image(self) -> bool:
+        """Whether its losses may be computed on images of another policy or model: they may."""
         return True
 
     @property

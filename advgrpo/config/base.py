@@ -148,8 +148,8 @@ class AlgorithmConfig(Section, ABC):
         """Latents of one image that a rollout records."""
 
     @property
-    def can_replay(self) -> bool:
-        """Whether its losses may be computed on images of earlier policies."""
+    def learns_from_any_image(self) -> bool:
+        """Whether its losses may be computed on images that another policy or model generated."""
         return False
 
     @property

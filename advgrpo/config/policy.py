@@ -76,11 +76,11 @@ class PolicyConfig(Section):
     extra `quantize` (torchao) and `training.engine=ddp`."""
 
     decode_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the VAE's decoder."""
+    """Precision of the VAE."""
 
     decode_batch_size: PositiveInt | None = None
-    """Images that the VAE decodes at once; its largest feature maps have the image's size. Default:
-    as many as are sampled at once."""
+    """Images that the VAE decodes or encodes at once; its largest feature maps have the image's
+    size. Default: as many as are sampled at once."""
 
     max_sequence_length: PositiveInt = 512
     """Most tokens of a prompt that its last text encoder sees."""

@@ -55,6 +55,11 @@ class RolloutConfig(Section):
     first updates, the rollouts at hand stand in for those that are not there yet. For `nft` alone,
     whose loss does not need images of the present policy."""
 
+    references_per_prompt: NonNegativeInt = 0
+    """Reference images of each prompt of a rollout that train the policy with it, as images that
+    are certainly good. They cost passes of the update, but no sampling. If a prompt has more, they
+    take turns. For `nft` alone."""
+
     @model_validator(mode="after")
     def _selects_some(self) -> Self:
         if self.select is not None and self.select.images >= self.group_size:
@@ -75,9 +80,18 @@ class RolloutConfig(Section):
         return self.prompts_per_update * self.group_size
 
     @property
+    def trained_per_prompt(self) -> int:
+        """Images of each prompt of a rollout that train the policy in an update.
+
+        Replayed ones, which may have other prompts, and reference images included.
+        """
+        own = self.trained_per_group * (1 + self.replayed_rollouts)
+        return own + self.references_per_prompt
+
+    @property
     def trained_images(self) -> int:
-        """Images that train the policy in an update, replayed ones included."""
-        return self.prompts_per_update * self.trained_per_group * (1 + self.replayed_rollouts)
+        """Images that train the policy in an update."""
+        return self.prompts_per_update * self.trained_per_prompt
 
     @property
     def microbatch(self) -> int:

@@ -52,11 +52,10 @@ class RunConfig(Section):
         # With one rank; `check_ranks` repeats the check for the number that is used.
         for name, size, images in self._microbatches:
             if images % size:
-                chosen = "group_size" if rollout.select is None else "selected images"
                 raise ValueError(
-                    f"{name}={size}: must divide the {images} images of an optimizer step "
-                    f"(prompts_per_update x {chosen} / optimizer_steps_per_update) on at least "
-                    "one rank"
+                    f"{name}={size}: must divide the {images} images of an optimizer step on at "
+                    f"least one rank (prompts_per_update={rollout.prompts_per_update} x "
+                    f"{images // self._groups_per_step} images / optimizer_steps_per_update)"
                 )
         return self
 
@@ -67,16 +66,21 @@ class RunConfig(Section):
         return training.rollout.prompts_per_update // training.optimizer_steps_per_update
 
     @property
+    def _trained_per_step(self) -> int:
+        """Images that train the policy in an optimizer step."""
+        return self._groups_per_step * self.training.rollout.trained_per_prompt
+
+    @property
     def _microbatches(self) -> list[tuple[str, int, int]]:
         """Setting, size, and the images of an optimizer step that microbatches split."""
-        rollout, groups = self.training.rollout, self._groups_per_step
-        images, trained = groups * rollout.group_size, groups * rollout.trained_per_group
+        rollout, trained = self.training.rollout, self._trained_per_step
+        images = self._groups_per_step * rollout.group_size
         # `auto` becomes a number that divides a rank's images.
         both = [("training.rollout.microbatch_size", rollout.microbatch, images)]
         if rollout.update_microbatch_size is not None:
             size = rollout.update_microbatch_size
             both.append(("training.rollout.update_microbatch_size", size, trained))
-        elif trained < images:
+        elif trained % images:
             both.append(("training.rollout.microbatch_size", rollout.microbatch, trained))
         return both
 

@@ -244,13 +244,15 @@ class TrainingConfig(Section):
     """Newest checkpoints to keep."""
 
     @model_validator(mode="after")
-    def _replayed_rollouts_suit_the_algorithm(self) -> Self:
-        if (count := self.rollout.replayed_rollouts) and not self.algorithm.can_replay:
-            raise ValueError(
-                f"rollout.replayed_rollouts={count}: algorithm={{type: {self.algorithm.type}}} is "
-                "trained on images of the present policy alone, whose ratio is 1; set "
-                "rollout.replayed_rollouts=0, or algorithm={type: nft}"
-            )
+    def _algorithm_learns_from_all_images(self) -> Self:
+        for name in ("replayed_rollouts", "references_per_prompt"):
+            count = getattr(self.rollout, name)
+            if count and not self.algorithm.learns_from_any_image:
+                raise ValueError(
+                    f"rollout.{name}={count}: algorithm={{type: {self.algorithm.type}}} is trained "
+                    "on images of the present policy alone, whose ratio is 1; set "
+                    f"rollout.{name}=0, or algorithm={{type: nft}}"
+                )
         return self
 
     @model_validator(mode="after")

@@ -85,7 +85,7 @@ def _choices(settings: S, processes: int, *, most: int, recompute: tuple[bool, .
     policy, rollout = settings.policy, settings.training.rollout
     images = images_per_gpu(settings, processes) // settings.training.optimizer_steps_per_update
     # Of the images that train, unless they have a size of their own.
-    trained = images * rollout.trained_per_group // rollout.group_size
+    trained = images * rollout.trained_per_prompt // rollout.group_size
     both = images if rollout.update_microbatch_size else math.gcd(images, trained)
     sizes = [n for n in range(most, 0, -1) if both % n == 0]
     if rollout.microbatch_size != "auto":

@@ -149,14 +149,19 @@ def _adapter(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> Pa
 
 def _rollout(run: RunConfig | TrainingSettings, models: Models, gpus: int) -> Part:
     images, pixels = images_per_gpu(run, gpus), run.policy.resolution_pixels
+    sizes = run.training.rollout
+    references = images * sizes.references_per_prompt // sizes.group_size
     policy, steps = models.policy, run.training.algorithm.recorded_latents
     # Images and features count even if the policy is unknown.
     shape = (0,) if isinstance(policy, str) else policy.latent_shape
     latents = steps * math.prod(shape) * FLOAT32
     features = feature_bytes(run, models)
-    each = latents + 3 * pixels**2 * FLOAT32 + (features or 0)
+    without_features = latents + 3 * pixels**2 * FLOAT32
     how = f"{images} images: latents of {steps} steps, RGB and features, float32"
-    return Part("rollout", images * each, how)
+    if references:
+        how += f"; {references} reference images without features"
+    total = images * (without_features + (features or 0)) + references * without_features
+    return Part("rollout", total, how)
 
 
 def _update_activations(run: RunConfig | TrainingSettings, models: Models) -> Part:
@@ -193,10 +198,20 @@ def _decode_activations(run: RunConfig | TrainingSettings, models: Models) -> Pa
         return Part(name, None, "the VAE is unknown", is_transient=True)
     sampled = run.training.rollout.microbatch
     batch = min(sampled, run.policy.decode_batch_size or sampled)
-    return Part(name, _decoded(policy, batch), f"{batch} images at once", is_transient=True)
+    count = _decoded(policy, batch)
+    if run.training.rollout.references_per_prompt:
+        count = max(count, _encoded(policy, batch))
+    return Part(name, count, f"{batch} images at once", is_transient=True)
 
 
 @lru_cache(maxsize=16)
 def _decoded(policy: TransformerPolicy, images: int) -> int:
     latents = torch.empty((images, *policy.latent_shape), device=META)
     return peak_bytes(lambda: policy.decode(latents))
+
+
+@lru_cache(maxsize=16)
+def _encoded(policy: TransformerPolicy, images: int) -> int:
+    pixels = policy.config.resolution_pixels
+    batch = torch.empty((images, 3, pixels, pixels), device=META)
+    return peak_bytes(lambda: policy.encode(batch))

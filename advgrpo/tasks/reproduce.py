@@ -14,7 +14,7 @@ from advgrpo.models.policies.loading import load_policy
 from advgrpo.runtime.devices import device
 from advgrpo.training.algorithms.registry import build_algorithm
 from advgrpo.training.nonfinite_dump import ADAPTER, ALGORITHM, NonFiniteDump, read_dump
-from advgrpo.training.rollout import generate_rollout
+from advgrpo.training.rollout import Rollout, generate_rollout
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def reproduce(
 def recompute(
     dump: NonFiniteDump, tensors: Mapping[str, Tensor], policy: Policy
 ) -> Iterator[TensorReport]:
-    """Compute a dumped microbatch again, first the rollout and then the gradients.
+    """Compute a dumped microbatch again: the rollout, unless it ended well, and the gradients.
 
     Args:
         dump: Settings and images.
@@ -79,23 +79,38 @@ def recompute(
         dump.algorithm, dump.sampling, policy, AdapterWeights(parameters), seed=dump.seed
     )
     algorithm.load_state(_with_prefix(ALGORITHM, tensors))
-    rollout = generate_rollout(
-        policy,
-        algorithm.sample,
-        plans,
-        # Prompts of other microbatches are unknown, and never read.
-        [texts.get(prompt, "") for prompt in range(max(texts) + 1)],
-        # One microbatch, as it was computed: another grouping may round differently.
-        microbatch_size=len(plans),
-        rollout=dump.rollout,
-    )
+    if dump.advantages is None:
+        rollout = generate_rollout(
+            policy,
+            algorithm.sample,
+            plans,
+            # Prompts of other microbatches are unknown, and never read.
+            [texts.get(prompt, "") for prompt in range(max(texts) + 1)],
+            # One microbatch, as it was computed: another grouping may round differently.
+            microbatch_size=len(plans),
+            rollout=dump.rollout,
+        )
+    else:
+        # Images of an update may come from earlier policies or be reference images.
+        rollout = Rollout(
+            number=dump.rollout,
+            prompt_ids=torch.tensor([plan.prompt_id for plan in plans]),
+            samples=torch.tensor([plan.sample for plan in plans]),
+            images=torch.zeros(len(plans), 3, 0, 0),
+            recorded={
+                name: values.to(policy.device)
+                for name, values in tensors.items()
+                if not name.startswith((ADAPTER, ALGORITHM))
+            },
+        )
     embeddings = policy.embed([text for _, _, text in dump.images])
     for name in embeddings.prompts[0]:
         for position, tensor in enumerate(embeddings.tensors(name)):
             yield _report(f"embedding {name} of prompt {position}", tensor)
     for name, values in rollout.recorded.items():
         yield _report(name, values)
-    yield _report("images", rollout.images)
+    if rollout.images.numel():
+        yield _report("images", rollout.images)
     # A rollout that failed before its rewards has no advantages; any show where gradients fail.
     advantages = torch.tensor(dump.advantages or [1.0] * len(plans), device=policy.device)
     for loss in algorithm.losses(rollout, advantages, embeddings):

@@ -1,23 +1,29 @@
 """The training loop: adversarial RL in one straight line."""
 
-from advgrpo.errors import NonFiniteError, Preempted
+import logging
+
+from advgrpo.errors import ConfigError, NonFiniteError, Preempted
 from advgrpo.telemetry.logging import bind
 from advgrpo.telemetry.progress import Progress
 from advgrpo.training.due import is_due, is_due_without_update
 from advgrpo.training.metrics import cost_metrics, log_update, measure_held_out, progress_metrics
 from advgrpo.training.reward_hacking import stopped_early, watch_reward
+from advgrpo.training.rollout import generate_rollout
 from advgrpo.training.state import TrainingState
 from advgrpo.training.steps import (
     add_past,
-    compile_policy,
+    add_references,
     compute_advantages,
     generate,
     plan_rollout,
     reward,
+    select_images,
     update_discriminator,
     update_policy,
 )
 from advgrpo.training.update_schedule import plan_updates
+
+logger = logging.getLogger("advgrpo")
 
 
 def train(state: TrainingState) -> None:
@@ -91,9 +97,11 @@ def train_on_rollout(state: TrainingState) -> dict[str, float]:
         if schedule.trains_policy and not (schedule.pause_policy and is_outscored):
             trained = add_past(state, plan, rollout, rewards)
             advantages = compute_advantages(state, plan, trained.terms)
+            chosen = select_images(state, trained.rollout, advantages)
+            images, advantages = add_references(state, plan, *chosen)
             # Before the discriminator's update: the policy is updated by the reward that scored it,
             # and the metrics describe that one.
-            metrics |= update_policy(state, trained.rollout, advantages, rewards.separation)
+            metrics |= update_policy(state, images, advantages, rewards.separation)
             if trained.now is not None:
                 # Not if the update was skipped: its images may be at fault.
                 state.past.add(trained.now)
@@ -110,6 +118,42 @@ def train_on_rollout(state: TrainingState) -> dict[str, float]:
     if counters.skipped == skipped:
         counters.skipped_in_a_row = 0
     return metrics | cost_metrics(state, updated="policy/loss" in metrics)
+
+
+def compile_policy(state: TrainingState) -> None:
+    """Compile the policy's passes on a microbatch, if they are to be; every rank must call it.
+
+    Raises:
+        ConfigError: On all ranks, if there is no compiler and the settings name a backend.
+    """
+    config, on_gpu = state.config, state.process_group.device.type == "cuda"
+    if config.compile_backend(on_gpu=on_gpu) is None:
+        return
+    fault = None
+    size = max(config.rollout.microbatch, config.rollout.microbatch_of_update)
+    with state.counters.timed("compilation"):
+        try:
+            # The rollout to come: its draws are seeded by their purpose, so they are not used up.
+            rollout = generate_rollout(
+                state.policy,
+                state.algorithm.sample,
+                plan_rollout(state).own[:size],
+                state.prompts.texts,
+                microbatch_size=config.rollout.microbatch,
+                rollout=state.counters.rollouts,
+            )
+            state.policy_updater.warm_up(rollout, state.prompts.texts)
+        except ConfigError as error:
+            fault = error
+    if not state.process_group.all_reduce_max(float(fault is not None)):
+        return
+    message = fault.message if fault else "another process cannot compile the transformer"
+    if config.compile != "auto":
+        raise fault or ConfigError(message, repair="set training.compile=none")
+    # On all ranks: kernels of other ranks must not round otherwise.
+    state.policy.compile(None)
+    if state.process_group.is_first:
+        logger.warning("%s; training continues uncompiled (training.compile=auto)", message)
 
 
 def is_over(state: TrainingState) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from advgrpo.data.images import read_image
@@ -50,7 +50,7 @@ class ReferenceFeatures:
     ) -> None:
         split = split_prompts(prompts.texts, held_out_fraction)
         self._files = [images.files.get(text, ()) for text in prompts.texts]
-        self._sha256 = images.sha256
+        self._sha256, self._resolution = images.sha256, images.resolution_pixels
         self.training_ids = split.training
         # A set of images that serves any prompt has too few for all held-out prompts.
         self.held_out_ids = tuple(i for i in split.held_out if self._files[i])
@@ -62,11 +62,10 @@ class ReferenceFeatures:
         names = {name for files in set(self._files) for name in files}
         # Keyed by content: equal files under several names pass the backbone once.
         locations = {images.sha256[name]: join(str(images.root), name) for name in names}
+        self._locations = locations
 
         def featurize(batch: Sequence[str]) -> Features:
-            pixels = images.resolution_pixels
-            loaded = [read_image(locations[image], pixels) for image in batch]
-            return discriminator.image_features(torch.stack(loaded))
+            return discriminator.image_features(self._read(batch))
 
         # A GPU computes other last bits than a CPU, and a cache must return what it computed.
         folder = discriminator.fingerprint
@@ -99,6 +98,22 @@ class ReferenceFeatures:
         """
         pairs = zip(prompt_ids.tolist(), variations.tolist(), strict=True)
         return self._shards.take([self._sha256[self._files[p][v]] for p, v in pairs])
+
+    def images(
+        self, prompt_ids: Sequence[int], variations: Sequence[int]
+    ) -> Float[Tensor, "batch 3 height width"]:
+        """Read chosen images, RGB in [0, 1].
+
+        Args:
+            prompt_ids: Positions in the training prompts.
+            variations: Which of each prompt's reference images; they start over after the last.
+        """
+        files = [self._files[p] for p in prompt_ids]
+        chosen = [each[v % len(each)] for each, v in zip(files, variations, strict=True)]
+        return self._read([self._sha256[file] for file in chosen])
+
+    def _read(self, images: Sequence[str]) -> Float[Tensor, "batch 3 height width"]:
+        return torch.stack([read_image(self._locations[i], self._resolution) for i in images])
 
     def draw_variations(self, count: int, generator: torch.Generator) -> Int[Tensor, "batch"]:
         """Draw the numbers of reference images of training prompts."""

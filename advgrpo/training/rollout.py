@@ -10,7 +10,7 @@ from torch import Tensor
 from advgrpo.algorithm.randomness import gaussian_noise
 from advgrpo.algorithm.seeds import seed_for
 from advgrpo.data.sampler import ImagePlan
-from advgrpo.models.policies.base import FlowModel, PromptEmbeddings
+from advgrpo.models.policies.base import FlowModel, Policy, PromptEmbeddings
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,36 @@ def generate_rollout(
         samples=torch.tensor([plan.sample for plan in plans]),
         images=torch.cat(images),
         recorded={name: torch.cat([part[name] for part in recorded]) for name in recorded[0]},
+    )
+
+
+@torch.no_grad()
+def encode_images(
+    policy: Policy,
+    record: Callable[[Tensor], dict[str, Tensor]],
+    plans: Sequence[ImagePlan],
+    images: Float[Tensor, "batch 3 height width"],
+    *,
+    microbatch_size: int,
+    rollout: int,
+) -> Rollout:
+    """Return images of another model in the form of a rollout without pixels.
+
+    Args:
+        policy: Encodes them.
+        record: The algorithm's.
+        plans: Their prompts and positions.
+        images: RGB in [0, 1].
+        microbatch_size: Images that pass the VAE at once.
+        rollout: The number that it takes.
+    """
+    latents = torch.cat([policy.encode(part) for part in images.split(microbatch_size)])
+    return Rollout(
+        number=rollout,
+        prompt_ids=torch.tensor([plan.prompt_id for plan in plans]),
+        samples=torch.tensor([plan.sample for plan in plans]),
+        images=latents.new_zeros(len(plans), 3, 0, 0),
+        recorded=record(latents),
     )
 
 

@@ -1,24 +1,22 @@
 """Steps of the training loop, each on the whole state."""
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from advgrpo.algorithm.advantage import best_and_worst, combined_rewards, group_advantages
+from advgrpo.algorithm.seeds import seed_for
 from advgrpo.data.sampler import ImagePlan, prompts_of_rollout, share_of_rank
-from advgrpo.errors import ConfigError, NonFiniteError
+from advgrpo.errors import NonFiniteError
 from advgrpo.models.discriminators.base import pick
 from advgrpo.models.scorers.diversity import in_group_distance
 from advgrpo.training.discriminator_update import GeneratedFeatures, separation_metrics
 from advgrpo.training.past_rollouts import RewardedRollout, TrainedImages
-from advgrpo.training.rollout import Rollout, generate_rollout
+from advgrpo.training.rollout import Rollout, encode_images, generate_rollout
 from advgrpo.training.state import TrainingState
-
-logger = logging.getLogger("advgrpo")
 
 HELD_OUT_REFERENCES = 256
 """Held-out reference images, at most, that the discriminator is evaluated on in each rollout."""
@@ -49,45 +47,9 @@ class Rewards:
         return self.metrics["discriminator/separation"]
 
 
-def compile_policy(state: TrainingState) -> None:
-    """Compile the policy's passes on a microbatch, if they are to be; every rank must call it.
-
-    Raises:
-        ConfigError: On all ranks, if there is no compiler and the settings name a backend.
-    """
-    config, on_gpu = state.config, state.process_group.device.type == "cuda"
-    if config.compile_backend(on_gpu=on_gpu) is None:
-        return
-    fault = None
-    size = max(config.rollout.microbatch, config.rollout.microbatch_of_update)
-    with state.counters.timed("compilation"):
-        try:
-            # The rollout to come: its draws are seeded by their purpose, so they are not used up.
-            rollout = generate_rollout(
-                state.policy,
-                state.algorithm.sample,
-                plan_rollout(state).own[:size],
-                state.prompts.texts,
-                microbatch_size=config.rollout.microbatch,
-                rollout=state.counters.rollouts,
-            )
-            state.policy_updater.warm_up(rollout, state.prompts.texts)
-        except ConfigError as error:
-            fault = error
-    if not state.process_group.all_reduce_max(float(fault is not None)):
-        return
-    message = fault.message if fault else "another process cannot compile the transformer"
-    if config.compile != "auto":
-        raise fault or ConfigError(message, repair="set training.compile=none")
-    # On all ranks: kernels of other ranks must not round otherwise.
-    state.policy.compile(None)
-    if state.process_group.is_first:
-        logger.warning("%s; training continues uncompiled (training.compile=auto)", message)
-
-
 def plan_rollout(state: TrainingState) -> RolloutPlan:
     """Choose the prompts of the next rollout, and this rank's share of the images."""
-    config, process_group = state.config, state.process_group
+    config = state.config
     prompt_ids = prompts_of_rollout(
         state.references.training_ids,
         state.counters.rollouts,
@@ -96,14 +58,19 @@ def plan_rollout(state: TrainingState) -> RolloutPlan:
     )
     # On all ranks, before anything is generated.
     state.references.require(prompt_ids)
+    return RolloutPlan(prompt_ids, _own(state, prompt_ids, config.rollout.group_size))
+
+
+def _own(state: TrainingState, prompt_ids: Sequence[int], images: int) -> list[ImagePlan]:
+    """Return this rank's share of some images of each prompt; those of a step are adjacent."""
     steps = share_of_rank(
         prompt_ids,
-        group_size=config.rollout.group_size,
-        optimizer_steps=config.optimizer_steps_per_update,
-        world_size=process_group.world_size,
-        rank=process_group.rank,
+        group_size=images,
+        optimizer_steps=state.config.optimizer_steps_per_update,
+        world_size=state.process_group.world_size,
+        rank=state.process_group.rank,
     )
-    return RolloutPlan(prompt_ids, [plan for step in steps for plan in step])
+    return [image for step in steps for image in step]
 
 
 def generate(state: TrainingState, plan: RolloutPlan) -> Rollout:
@@ -197,22 +164,71 @@ def compute_advantages(
     return own[state.past.order].to(state.process_group.device)
 
 
+def select_images(
+    state: TrainingState, rollout: Rollout, advantages: Float[Tensor, "image"]
+) -> tuple[Rollout, Float[Tensor, "chosen"]]:
+    """Choose the images of each group that train the policy."""
+    if (select := state.config.rollout.select) is None:
+        return rollout, advantages
+    groups = advantages.view(-1, state.config.rollout.group_size)
+    chosen = best_and_worst(groups, best=select.best, worst=select.worst)
+    return rollout.part(chosen.cpu()), advantages[chosen]
+
+
+def add_references(
+    state: TrainingState,
+    plan: RolloutPlan,
+    rollout: Rollout,
+    advantages: Float[Tensor, "image"],
+) -> tuple[Rollout, Float[Tensor, "trained"]]:
+    """Add reference images of the rollout's prompts, with the largest advantage.
+
+    Raises:
+        NonFiniteError: On all ranks, if the VAE encodes one into latents that are not finite.
+    """
+    config = state.config
+    if not (count := config.rollout.references_per_prompt):
+        return rollout, advantages
+    # After the positions of generated images, so that each has noise of its own.
+    first = config.rollout.group_size * (1 + config.rollout.replayed_rollouts)
+    shares = _own(state, plan.prompt_ids, count)
+    own = [replace(image, sample=first + image.sample) for image in shares]
+    drawn = [seed_for(state.seed, rollout.number, image.prompt_id, "reference") for image in own]
+    with state.counters.timed("policy update"):
+        pixels = state.references.images(
+            [image.prompt_id for image in own],
+            [start + image.sample for start, image in zip(drawn, own, strict=True)],
+        )
+        references = encode_images(
+            state.policy,
+            state.algorithm.record,
+            own,
+            pixels,
+            microbatch_size=config.rollout.microbatch,
+            rollout=rollout.number,
+        )
+        state.guard.check_rollout(references)
+    certain = advantages.new_full((len(own),), config.algorithm.advantage_clip)
+    # The images of an optimizer step are adjacent.
+    positions = torch.arange(len(advantages) + len(own)).split([len(advantages), len(own)])
+    steps = config.optimizer_steps_per_update
+    order = torch.cat([each.view(steps, -1) for each in positions], dim=1).flatten()
+    joined = Rollout.joined([rollout.without_pixels(), references]).part(order)
+    return joined, torch.cat([advantages, certain])[order]
+
+
 def update_policy(
     state: TrainingState,
     rollout: Rollout,
     advantages: Float[Tensor, "image"],
     separation: float,
 ) -> dict[str, float]:
-    """Take the policy's optimizer steps on a rollout.
+    """Take the policy's optimizer steps on images.
 
     Raises:
         TrainingError: On all ranks, if a gradient is not finite or the algorithm's check fails.
     """
     with state.counters.timed("policy update"):
-        if (select := state.config.rollout.select) is not None:
-            groups = advantages.view(-1, state.config.rollout.group_size)
-            chosen = best_and_worst(groups, best=select.best, worst=select.worst)
-            rollout, advantages = rollout.part(chosen.cpu()), advantages[chosen]
         metrics = state.policy_updater.update(
             rollout,
             advantages,

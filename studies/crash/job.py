@@ -33,8 +33,12 @@ _PROMPTS = {"train": 24, "test": 8}
 ALGORITHM = os.environ.get("ALGORITHM") or "grpo"
 _ALGORITHMS = {
     "grpo": ("training.algorithm.window={type: fixed, start: 0, length: 2}",),
-    # Checkpoints then hold earlier rollouts, too.
-    "nft": ("training.algorithm={type: nft}", "training.rollout.replayed_rollouts=2"),
+    # Checkpoints then hold earlier rollouts, and updates read reference images.
+    "nft": (
+        "training.algorithm={type: nft}",
+        "training.rollout.replayed_rollouts=2",
+        "training.rollout.references_per_prompt=4",
+    ),
     "awm": ("training.algorithm={type: awm}",),
 }
 _SETTINGS = (

@@ -216,7 +216,7 @@ SELECTION = (
     [
         ("{best: 4, worst: 4}", "are all of group_size=8 images"),
         ("{best: 0, worst: 4}", "select.best=0"),
-        ("{best: 1, worst: 2}", "microbatch_size=8: must divide the 12 images .* selected images"),
+        ("{best: 1, worst: 2}", "microbatch_size=8: must divide the 12 images .* x 3 images"),
     ],
 )
 def test_a_selection_that_is_no_part_of_a_group_is_refused(select: str, message: str) -> None:

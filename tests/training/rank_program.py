@@ -13,7 +13,12 @@ from advgrpo.testing import TinyModels
 from advgrpo.training.loop import train
 from tests.training.conftest import World
 
-REPLAYING = ("training.algorithm={type: nft}", "training.rollout.replayed_rollouts=1")
+REPLAYING = (
+    "training.algorithm={type: nft}",
+    "training.rollout.replayed_rollouts=1",
+    "training.rollout.references_per_prompt=2",
+    "training.rollout.update_microbatch_size=2",
+)
 
 
 def main(models: Path, output: Path) -> None:

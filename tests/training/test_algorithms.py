@@ -129,7 +129,6 @@ def test_its_non_finite_gradients_are_named_and_reproduced(
     assert dump.algorithm == algorithm
     with state.policy.without_engine():
         reports = {report.name: report for report in recompute(dump, tensors, state.policy)}
-    # The old policy differs from the present one by now, and generated the images.
     assert reports["clean_latents"].largest == float(tensors["clean_latents"].abs().max())
     assert all(report.not_finite == 0 for report in reports.values())
     passes = [report for report in reports if report.startswith(f"gradient of {name} at draw ")]

@@ -9,9 +9,8 @@ from torch._dynamo import register_backend
 
 from advgrpo.config.training import TrainingConfig
 from advgrpo.errors import ConfigError
-from advgrpo.training.loop import train_on_rollout
+from advgrpo.training.loop import compile_policy, train_on_rollout
 from advgrpo.training.state import TrainingState
-from advgrpo.training.steps import compile_policy
 from tests.training.conftest import World
 from tests.training.rollout_program import WAYS
 

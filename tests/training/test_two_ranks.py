@@ -78,7 +78,7 @@ def test_two_ranks_train_as_one_does(
     assert torch.equal(together["replay.prompt_ids"], replay["prompt_ids"])
 
 
-def test_two_ranks_train_on_earlier_rollouts_as_one_does(
+def test_two_ranks_train_on_earlier_rollouts_and_reference_images_as_one_does(
     two_ranks: Path, make_state: Callable[..., TrainingState]
 ) -> None:
     first, second = (load_file(two_ranks / f"replaying-{rank}.safetensors") for rank in (0, 1))

@@ -70,6 +70,16 @@ class Algorithm(ABC):
             rollout: Count of rollouts before this one.
         """
 
+    def record(self, clean: Float[Tensor, "batch channel height width"]) -> dict[str, Tensor]:
+        """Return what the losses need of images that another model generated.
+
+        Only called if `config.learns_from_any_image`.
+
+        Args:
+            clean: Their latents.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def losses(
         self,

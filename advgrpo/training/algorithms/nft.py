@@ -67,7 +67,11 @@ class Nft(Algorithm):
         with self.adapter.adapter_as(self._old):
             velocity = partial(self._velocity, embeddings=embeddings)
             latents = follow_ode(velocity, latents, self._schedule.tolist())
-        return Sample(latents, {"clean_latents": latents})
+        return Sample(latents, self.record(latents))
+
+    def record(self, clean: Latents) -> dict[str, Tensor]:
+        """Record the latents; it does not matter which model they come from."""
+        return {"clean_latents": clean}
 
     def losses(
         self,
