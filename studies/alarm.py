@@ -14,7 +14,7 @@ from pathlib import Path
 
 from advgrpo.config.training import WatchConfig
 from advgrpo.training.reward_hacking import DISTANCE, find_alarm
-from studies.arms import Arm, run
+from studies.arms import GENERATED_ONLY, Arm, run
 
 RESULTS = Path(__file__).parent / "results" / "alarm"
 ALIGNMENT = "held_out/pocket_judge.attribute_accuracy"
@@ -31,6 +31,7 @@ FROZEN = "training.update_schedule={type: frozen}"
 # A rate that follows the discriminator falls as soon as a frozen one is outwitted, hence constant.
 _NFT = (
     *(*MEASURING, ALONE, CONSTANT),
+    *GENERATED_ONLY,
     "training.optimizer.learning_rate=2e-3",
     "training.optimizer.scale_by_separation=false",
     "training.update_schedule.discriminator_steps=12",

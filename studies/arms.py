@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from advgrpo.config import RunConfig, resolve
+from advgrpo.config.policy import JOINT_ATTENTION
 from advgrpo.config.tasks import PretrainingSettings, ReferenceImagesSettings, TrainingSettings
 from advgrpo.tasks.pretrain_reward import pretrain_reward
 from advgrpo.tasks.reference_images import make_reference_images
@@ -18,6 +19,14 @@ COMMON = (
     "training.optimizer.decay=constant",
     "training.monitoring.select_adapter=last",
     "training.monitoring.held_out_prompts=128",
+)
+
+# The preset `pocket_nft` without reference images in the policy's updates, and with the adapter in
+# the attention layers alone, as it was when these were measured.
+GENERATED_ONLY = (
+    "training.rollout.references_per_prompt=0",
+    "training.rollout.update_microbatch_size=null",
+    f"policy.adapter.target_modules={json.dumps(JOINT_ATTENTION)}",
 )
 
 
