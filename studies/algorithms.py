@@ -63,9 +63,13 @@ ARMS = {
     "nft-separation": Arm("nft-separation", (*_SEPARATION, _NFT)),
     "pocket-nft": Arm("pocket-nft", _GENERATED, preset="pocket_nft"),
     "pocket-nft-replay": Arm("pocket-nft-replay", (*_GENERATED, _REPLAY), preset="pocket_nft"),
-    "pocket-nft-references": Arm("pocket-nft-references", (_CLOSELY,), preset="pocket_nft"),
+    "pocket-nft-references": Arm(
+        "pocket-nft-references",
+        (_CLOSELY, "training.rollout.replayed_rollouts=0"),
+        preset="pocket_nft",
+    ),
     "pocket-nft-references-replay": Arm(
-        "pocket-nft-references-replay", (_CLOSELY, _REPLAY), preset="pocket_nft"
+        "pocket-nft-references-replay", (_CLOSELY,), preset="pocket_nft"
     ),
     "awm": Arm("awm", (*_SCHEDULE, "training.algorithm={type: awm}")),
     "grpo-sliding-window": Arm(

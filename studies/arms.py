@@ -21,10 +21,11 @@ COMMON = (
     "training.monitoring.held_out_prompts=128",
 )
 
-# The preset `pocket_nft` without reference images in the policy's updates, and with the adapter in
-# the attention layers alone, as it was when these were measured.
+# The preset `pocket_nft` without reference images and earlier rollouts in the policy's updates, and
+# with the adapter in the attention layers alone, as it was when these were measured.
 GENERATED_ONLY = (
     "training.rollout.references_per_prompt=0",
+    "training.rollout.replayed_rollouts=0",
     "training.rollout.update_microbatch_size=null",
     f"policy.adapter.target_modules={json.dumps(JOINT_ATTENTION)}",
 )
