@@ -199,12 +199,12 @@ def picture() -> str:
     for number, (curve, colour) in enumerate(zip(curves, COLOURS, strict=False), start=1):
         style += f"polyline.curve-{number}{{stroke:{colour}}}"
         style += f"circle.curve-{number},.name-{number}{{fill:{colour}}}"
-        legend += f'<text class="name-{number}" x="320" y="{8 + 13 * number}">{curve.name}</text>'
+        legend += f'<text class="name-{number}" x="320" y="{4 + 12 * number}">{curve.name}</text>'
     chart = str(line_chart(curves, logarithmic=True)).replace("over updates", "by images")
     head, _, parts = chart.partition(">")
     # The legend stands to the right of the chart.
-    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="760" ')
-    head = head.replace('viewBox="0 0 320 ', 'viewBox="0 0 430 ')
+    head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="820" ')
+    head = head.replace('viewBox="0 0 320 ', 'viewBox="0 0 465 ')
     return f"{head}><style>{style}</style>{legend}{parts}\n"
 
 
