@@ -41,6 +41,8 @@ def _command(folder: Path, models: Path) -> list[str]:
         "training.rollout.prompts_per_update=2",
         "training.rollout.group_size=4",
         "training.rollout.microbatch_size=4",
+        "training.rollout.references_per_prompt=2",
+        "training.rollout.update_microbatch_size=6",
         "training.monitoring.held_out_prompts=8",
     ]
     settings = [word for override in overrides for word in ("--set", override)]
