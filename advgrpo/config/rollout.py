@@ -57,8 +57,8 @@ class RolloutConfig(Section):
 
     references_per_prompt: NonNegativeInt = 0
     """Reference images of each prompt of a rollout that train the policy with it, as images that
-    are certainly good. They cost passes of the update, but no sampling. If a prompt has more, they
-    take turns. For `nft` alone."""
+    are certainly good. They cost passes of the update, but no sampling. If a prompt has more, each
+    rollout draws some. For `nft` alone."""
 
     @model_validator(mode="after")
     def _selects_some(self) -> Self:

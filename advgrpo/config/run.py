@@ -130,6 +130,11 @@ class RunConfig(Section):
                 "discriminator.prompt_conditioning shows the discriminator the prompt of a "
                 "reference image: set it to null"
             )
+        if self.training.rollout.references_per_prompt:
+            problems.append(
+                "training.rollout.references_per_prompt would train the policy on images that do "
+                "not show their prompts: set it to 0"
+            )
         problems += [
             f"{setting} ({scorer.type}) compares with the reference images of a prompt: remove it"
             for setting, scorer in self._scorers.items()

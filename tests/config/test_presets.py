@@ -321,6 +321,13 @@ def test_a_given_style_folder_is_not_named_as_missing() -> None:
             "evaluation.scorers.1",
         ),
         ("reference_images.existing=somewhere", "reference_images.existing"),
+        (
+            (
+                "training={algorithm: {type: nft}, rollout: {references_per_prompt: 1}, "
+                "sampling: {guidance_scale: 1.0}}"
+            ),
+            "training.rollout.references_per_prompt",
+        ),
     ],
 )
 def test_settings_that_pair_images_with_prompts_exclude_a_folder(
