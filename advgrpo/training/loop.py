@@ -124,7 +124,7 @@ def compile_policy(state: TrainingState) -> None:
     """Compile the policy's passes on a microbatch, if they are to be; every rank must call it.
 
     Raises:
-        ConfigError: On all ranks, if there is no compiler and the settings name a backend.
+        ConfigError: On all ranks, if the settings name a backend but no compiler is installed.
     """
     config, on_gpu = state.config, state.process_group.device.type == "cuda"
     if config.compile_backend(on_gpu=on_gpu) is None:

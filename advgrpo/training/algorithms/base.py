@@ -71,14 +71,14 @@ class Algorithm(ABC):
         """
 
     def record(self, clean: Float[Tensor, "batch channel height width"]) -> dict[str, Tensor]:
-        """Return what the losses need of images that another model generated.
+        """Return what the losses need of images that another model generated: their latents.
 
         Only called if `config.learns_from_any_image`.
 
         Args:
-            clean: Their latents.
+            clean: Their clean latents.
         """
-        raise NotImplementedError
+        return {"clean_latents": clean}
 
     @abstractmethod
     def losses(

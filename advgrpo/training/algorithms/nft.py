@@ -69,10 +69,6 @@ class Nft(Algorithm):
             latents = follow_ode(velocity, latents, self._schedule.tolist())
         return Sample(latents, self.record(latents))
 
-    def record(self, clean: Latents) -> dict[str, Tensor]:
-        """Record the latents; it does not matter which model they come from."""
-        return {"clean_latents": clean}
-
     def losses(
         self,
         rollout: Rollout,
