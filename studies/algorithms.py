@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from advgrpo.evaluation.charts import Series, line_chart
-from studies.arms import GENERATED_ONLY, Arm, run
+from studies.arms import GENERATED_ONLY, TWELVE_UPDATES, Arm, run
 
 RESULTS = Path(__file__).parent / "results" / "algorithms"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "algorithms.svg"
@@ -65,12 +65,18 @@ ARMS = {
     "pocket-nft-replay": Arm("pocket-nft-replay", (*_GENERATED, _REPLAY), preset="pocket_nft"),
     "pocket-nft-references": Arm(
         "pocket-nft-references",
-        (_CLOSELY, "training.rollout.replayed_rollouts=0"),
+        (*TWELVE_UPDATES, _CLOSELY, "training.rollout.replayed_rollouts=0"),
         preset="pocket_nft",
     ),
     "pocket-nft-references-replay": Arm(
-        "pocket-nft-references-replay", (_CLOSELY,), preset="pocket_nft"
+        "pocket-nft-references-replay", (*TWELVE_UPDATES, _CLOSELY), preset="pocket_nft"
     ),
+    "pocket-nft-at-once": Arm(
+        "pocket-nft-at-once",
+        (*TWELVE_UPDATES, _CLOSELY, "training.algorithm.old_policy.growth=0"),
+        preset="pocket_nft",
+    ),
+    "pocket-nft-short": Arm("pocket-nft-short", (_CLOSELY,), preset="pocket_nft"),
     "awm": Arm("awm", (*_SCHEDULE, "training.algorithm={type: awm}")),
     "grpo-sliding-window": Arm(
         "grpo-sliding-window",
@@ -101,7 +107,7 @@ the bound and the clip range of the last two, found on seed 0."""
 COLOURS = (
     *("#b45309", "#0f766e", "#f59e0b", "#14b8a6"),
     *("#6d3fc0", "#0891b2", "#8d8a80", "#b42318", "#be185d", "#2563eb", "#4d7c0f"),
-    *("#a16207", "#475569"),
+    *("#a16207", "#475569", "#9333ea", "#db2777"),
 )
 """Of the arms, in order; readable on light and dark pages."""
 
@@ -111,6 +117,9 @@ SEEDS: dict[str, tuple[int, ...]] = dict.fromkeys(ARMS, (3, 4, 5, 6, 7))
 SEEDS |= dict.fromkeys(("grpo-separation", "nft-separation"), (6, 7, 8, 9, 10))
 # Those of these were found on seeds 7 and 9.
 SEEDS |= dict.fromkeys([arm for arm in ARMS if arm.startswith("pocket-nft")], (11, 12, 13, 14, 15))
+# Those of the last one were found on seeds 7, 9, 17 and 18, and looked at on 11 to 16.
+SEEDS |= dict.fromkeys(("pocket-nft-at-once", "pocket-nft-short"), (20, 21, 22, 23, 24))
+SEEDS["pocket-nft-short"] += SEEDS["pocket-nft"]
 
 
 def main(folder: Path | None) -> None:

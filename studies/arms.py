@@ -21,13 +21,27 @@ COMMON = (
     "training.monitoring.held_out_prompts=128",
 )
 
+_FORMER = (
+    "training.optimizer.learning_rate=5e-3",
+    "training.algorithm.old_policy.growth=1e-3",
+)
 # The preset `pocket_nft` without reference images and earlier rollouts in the policy's updates, and
 # with the adapter in the attention layers alone, as it was when these were measured.
 GENERATED_ONLY = (
+    *_FORMER,
     "training.rollout.references_per_prompt=0",
     "training.rollout.replayed_rollouts=0",
     "training.rollout.update_microbatch_size=null",
     f"policy.adapter.target_modules={json.dumps(JOINT_ATTENTION)}",
+)
+
+
+# The preset before it was shortened.
+TWELVE_UPDATES = (
+    *_FORMER,
+    "training.updates=12",
+    "training.rollout.replayed_rollouts=3",
+    "training.rollout.update_microbatch_size=48",
 )
 
 

@@ -125,10 +125,10 @@ class GrpoConfig(AlgorithmConfig):
         """Whether the loss needs the means of the steps at sampling."""
         return self.divergence_bound is not None or self.normalize_ratio
 
-    @property
-    def extra_passes(self) -> int:
+    def extra_passes(self, optimizer_steps: int) -> float:
         """One of the base policy, if the divergence from it counts."""
-        return int(self.kl_weight > 0)
+        del optimizer_steps
+        return float(self.kl_weight > 0)
 
     def rollout_passes(self, num_inference_steps: int, *, guided: int) -> tuple[float, float]:
         """Return the shared and the other passes of an image in a rollout; see the base class."""
@@ -192,7 +192,8 @@ class MatchingConfig(AlgorithmConfig, ABC):
     # Published runs take 6 (AWM) and 9 (NFT) of 10 to 14; two cost as much as GRPO's window.
     draws: PositiveInt = 2
     """Sigmas that an update trains at, one from each of so many equal parts of the schedule, the
-    same for all images. Each also needs a pass of the policy that generated the images."""
+    same for all images. Each also needs a pass of the policy that generated the images, which `nft`
+    leaves out while that policy has the trained one's weights."""
 
     advantage_clip: PositiveFloat = 5.0
     """Advantages are clamped to plus and minus this; for `nft`, an image there is certainly good or
@@ -212,10 +213,10 @@ class MatchingConfig(AlgorithmConfig, ABC):
         """The clean latents."""
         return 1
 
-    @property
-    def extra_passes(self) -> int:
+    def extra_passes(self, optimizer_steps: int) -> float:
         """One of the policy before the update, and one of the base policy if it counts."""
-        return 1 + int(self.kl_weight > 0)
+        del optimizer_steps
+        return 1.0 + float(self.kl_weight > 0)
 
     def check_sampling(self, num_inference_steps: int, *, guided: bool) -> None:
         """Raise ValueError if the schedule has fewer sigmas than are drawn, or guidance is on."""
@@ -260,6 +261,15 @@ class NftConfig(MatchingConfig):
     def adapter_copies(self) -> int:
         """The old policy's."""
         return 1
+
+    def extra_passes(self, optimizer_steps: int) -> float:
+        """One of the old policy where its weights differ, and one of the base policy if it counts.
+
+        The first optimizer step of a rollout does without the old policy's pass if that follows the
+        trained one at once.
+        """
+        passes = super().extra_passes(optimizer_steps)
+        return passes if self.old_policy.growth else passes - 1 / optimizer_steps
 
 
 class AwmConfig(MatchingConfig):

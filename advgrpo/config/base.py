@@ -152,10 +152,13 @@ class AlgorithmConfig(Section, ABC):
         """Whether its losses may be computed on images that another policy or model generated."""
         return False
 
-    @property
-    def extra_passes(self) -> int:
-        """Forward passes without gradient that each trained step needs besides its own."""
-        return 0
+    def extra_passes(self, optimizer_steps: int) -> float:
+        """Return the forward passes without gradient that a trained step needs besides its own.
+
+        On average over the optimizer steps that share a rollout.
+        """
+        del optimizer_steps
+        return 0.0
 
     def rollout_passes(self, num_inference_steps: int, *, guided: int) -> tuple[float, float]:
         """Return the forward passes of an image in a rollout, on average over rollouts.

@@ -28,7 +28,7 @@ class Work:
     update_passes_per_update: int
     """Forward passes with a backward pass."""
 
-    extra_passes_per_update: int
+    extra_passes_per_update: float
     """Forward passes of gradient checkpointing, and of other policies such as the base policy."""
 
     optimizer_steps: int
@@ -49,7 +49,8 @@ def work_of(run: RunConfig, gpus: int) -> Work:
     rollout_images = images_per_gpu(run, gpus) * gpus
     trained = round(training.rollout.trained_images * trained_passes(run.policy, training))
     # One to recompute activations, and those of other policies.
-    again = int(run.policy.gradient_checkpointing is True) + training.algorithm.extra_passes
+    others = training.algorithm.extra_passes(training.optimizer_steps_per_update)
+    again = int(run.policy.gradient_checkpointing is True) + others
     return Work(
         updates=training.updates,
         rollouts_per_update=rollouts,

@@ -103,7 +103,8 @@ def throughput(
     # The base weights are frozen, so that a backward pass computes the gradients of inputs alone
     # and costs as much as a forward pass.
     passes = training.rollout.trained_images * trained_passes(policy, training)
-    updated = passes * (2 + algorithm.extra_passes) * pass_flops
+    extra = algorithm.extra_passes(training.optimizer_steps_per_update)
+    updated = passes * (2 + extra) * pass_flops
     rollout, update = spent["seconds/rollout"], spent["seconds/policy update"]
     return {
         "performance/images_per_second": sampled / (rollout + spent["seconds/reward"] + update),

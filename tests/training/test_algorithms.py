@@ -141,5 +141,6 @@ def test_planning_counts_its_passes(world: World, algorithm: AlgorithmConfig) ->
     training = run.training.model_copy(update={"algorithm": algorithm})
     work = work_of(run.model_copy(update={"training": training}), 1)
     assert work.update_passes_per_update == 8 * algorithm.trained_steps
-    assert work.extra_passes_per_update == 8 * algorithm.trained_steps * algorithm.extra_passes
+    extra = algorithm.extra_passes(training.optimizer_steps_per_update)
+    assert work.extra_passes_per_update == 8 * algorithm.trained_steps * extra
     assert work.rollout_passes_per_update == 8 * run.training.sampling.num_inference_steps

@@ -75,6 +75,35 @@ def test_images_are_those_of_the_old_policy(make_state: Make) -> None:
     assert all(torch.equal(sampled[8][name], own[name]) for name in own)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_an_old_policy_with_the_trained_weights_takes_no_pass_of_its_own(
+    make_state: Make, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    at_once = NftConfig(old_policy=OldPolicyConfig(growth=0))
+    setting = f"training.optimizer_steps_per_update={steps}"
+    without, anyway = (make_state(setting, algorithm=at_once) for _ in range(2))
+    calls = 0
+    velocity = without.policy.velocity
+
+    def count(*arguments: object, **settings: object) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return velocity(*arguments, **settings)
+
+    without.policy.velocity = count  # type: ignore[method-assign]
+    train_on_rollout(without)
+    calls = 0
+    train_on_rollout(without)
+    # As above, but the first optimizer step of the rollout has no passes of the old policy.
+    assert calls == 2 * 3 + 2 * 2 + 2 * 2 * (steps - 1) / steps
+
+    train_on_rollout(anyway)
+    monkeypatch.setattr("advgrpo.training.algorithms.nft._relative_distance", lambda *_: 1e-9)
+    train_on_rollout(anyway)
+    other = anyway.engine.adapter()
+    assert all(torch.equal(value, other[name]) for name, value in without.engine.adapter().items())
+
+
 def test_velocities_that_depend_on_more_than_the_weights_stop_the_run(make_state: Make) -> None:
     state = make_state(algorithm=NFT)
     velocity = state.policy.velocity
@@ -154,6 +183,9 @@ def test_planning_counts_the_old_policy(world: World) -> None:
     assert works[0].rollout_passes_per_update == works[1].rollout_passes_per_update == 8 * 3
     assert [work.update_passes_per_update for work in works] == [8 * 2, 8 * 2]
     assert [work.extra_passes_per_update for work in works] == [0, 8 * 2]
+    at_once = "training.algorithm={type: nft, old_policy: {growth: 0}}"
+    without = [world.config(at_once, f"training.optimizer_steps_per_update={n}") for n in (1, 2)]
+    assert [work_of(run, 1).extra_passes_per_update for run in without] == [0, 8 * 2 / 2]
     models = models_of(nft)
     sizes = [_adapter(run, models, 1).bytes for run in (grpo, nft)]
     # Weight, gradient, average, best and three states of Adam; then the old policy.

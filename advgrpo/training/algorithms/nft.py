@@ -87,11 +87,14 @@ class Nft(Algorithm):
         )
         # Known here, because neither a skipped step nor one without gradient needs to move weights.
         distance = _relative_distance(self.adapter.adapter(), self._old)
-        # All copies before the first graph: replacing weights afterwards would invalidate it.
-        with torch.no_grad(), self.adapter.adapter_as(self._old), self.policy.as_in_update():
-            old_velocities = [
-                self._velocity(copy.latents, copy.sigma, embeddings) for copy in copies
-            ]
+        old_velocities: list[Latents | None] = [None] * len(copies)
+        # Equal policies have equal velocities, which the first rollout makes sure of.
+        if distance or rollout.number == 0:
+            # All copies before the first graph: replacing weights afterwards would invalidate it.
+            with torch.no_grad(), self.adapter.adapter_as(self._old), self.policy.as_in_update():
+                old_velocities = [
+                    self._velocity(copy.latents, copy.sigma, embeddings) for copy in copies
+                ]
         for index, (copy, old_velocity) in enumerate(zip(copies, old_velocities, strict=True)):
             base_velocity = None
             if config.kl_weight:
@@ -100,7 +103,7 @@ class Nft(Algorithm):
             velocity = self._velocity(copy.latents, copy.sigma, embeddings)
             result = nft_loss(
                 velocity,
-                old_velocity,
+                velocity if old_velocity is None else old_velocity,
                 copy.target,
                 advantages,
                 sigma=copy.sigma,
