@@ -42,6 +42,7 @@ def _command(folder: Path, models: Path) -> list[str]:
         "training.rollout.group_size=4",
         "training.rollout.microbatch_size=4",
         "training.rollout.references_per_prompt=2",
+        "training.rollout.replayed_rollouts=3",
         "training.rollout.update_microbatch_size=6",
         "training.monitoring.held_out_prompts=8",
     ]
