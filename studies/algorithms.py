@@ -1,7 +1,7 @@
 """Study of the RL algorithms: held-out distance and alignment over images, at equal schedules.
 
 `python -m studies.algorithms` prints the tables of the recorded runs in
-`studies/results/algorithms` and draws `docs/images/algorithms.svg`; `python -m studies.algorithms
+`studies/results` and draws the pictures of `docs/images`; `python -m studies.algorithms
 FOLDER` first trains the runs that are missing there, one at a time (about 70 CPU-seconds each),
 with its working files in FOLDER.
 """
@@ -14,10 +14,12 @@ from pathlib import Path
 from statistics import median
 
 from advgrpo.evaluation.charts import Series, line_chart
+from studies import arms
 from studies.arms import GENERATED_ONLY, TWELVE_UPDATES, Arm, run
 
 RESULTS = Path(__file__).parent / "results" / "algorithms"
-PICTURE = Path(__file__).parents[1] / "docs" / "images" / "algorithms.svg"
+RELEASED = Path(__file__).parent / "results" / "released"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
 GOALS = (24.6, 1.5, 1.0)
 """Distances: the released schedule's at its end, about that of the first arms, and the aim."""
 
@@ -104,6 +106,21 @@ ARMS = {
 the demo. The values of the last five are not tuned, but for
 the bound and the clip range of the last two, found on seed 0."""
 
+BESIDE_RELEASED = {
+    "released-schedule": arms.ARMS["released-schedule"],
+    "pocket-nft-half": Arm(
+        "pocket-nft-half",
+        (
+            _CLOSELY,
+            "training.rollout.prompts_per_update=16",
+            "training.update_schedule.discriminator_steps=12",
+        ),
+        preset="pocket_nft",
+    ),
+}
+"""The released schedule, and the preset of the demo with updates of half the size, for distances
+over seconds: the recorded pairs of equal seeds ran at the same time, with nothing else running."""
+
 COLOURS = (
     *("#b45309", "#0f766e", "#f59e0b", "#14b8a6"),
     *("#6d3fc0", "#0891b2", "#8d8a80", "#b42318", "#be185d", "#2563eb", "#4d7c0f"),
@@ -128,8 +145,12 @@ def main(folder: Path | None) -> None:
         for name, arm in ARMS.items():
             for seed in SEEDS[name]:
                 train_and_record(arm, seed, folder, RESULTS)
+        for arm in BESIDE_RELEASED.values():
+            for seed in SEEDS["pocket-nft"]:
+                train_and_record(arm, seed, folder, RELEASED)
     sys.stdout.write(f"{tables()}\n{summary()}")
-    PICTURE.write_text(picture(), encoding="utf-8")
+    for path, picture in pictures().items():
+        path.write_text(picture, encoding="utf-8")
 
 
 def train_and_record(arm: Arm, seed: int, folder: Path, results: Path) -> None:
@@ -190,13 +211,21 @@ def summary(
     return "\n".join(lines) + "\n"
 
 
-def picture() -> str:
-    """Draw the median distance of each arm over images, as SVG."""
+def pictures() -> dict[Path, str]:
+    """Draw the pictures of the documentation."""
+    return {
+        IMAGES / "algorithms.svg": _picture(ARMS, RESULTS, "images"),
+        IMAGES / "seconds.svg": _picture(BESIDE_RELEASED, RELEASED, "seconds"),
+    }
+
+
+def _picture(names: Iterable[str], results: Path, over: str) -> str:
+    """Draw the median distance of arms over images or seconds, as SVG."""
     curves = []
-    for arm in ARMS:
-        runs = [rows for name, rows in _recorded() if name.rpartition("-")[0] == arm]
+    for arm in names:
+        runs = [rows for name, rows in _recorded(results) if name.rpartition("-")[0] == arm]
         points = [
-            (float(at[0]["images"]), median(row["distance"] for row in at))
+            (float(median(row[over] for row in at)), median(row["distance"] for row in at))
             for at in zip(*runs, strict=True)
         ]
         if points:
@@ -209,7 +238,7 @@ def picture() -> str:
         style += f"polyline.curve-{number}{{stroke:{colour}}}"
         style += f"circle.curve-{number},.name-{number}{{fill:{colour}}}"
         legend += f'<text class="name-{number}" x="320" y="{4 + 12 * number}">{curve.name}</text>'
-    chart = str(line_chart(curves, logarithmic=True)).replace("over updates", "by images")
+    chart = str(line_chart(curves, logarithmic=True)).replace("over updates", f"by {over}")
     head, _, parts = chart.partition(">")
     # The legend stands to the right of the chart.
     head = head.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" width="820" ')

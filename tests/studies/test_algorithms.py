@@ -2,12 +2,14 @@ import pytest
 
 from advgrpo.config import resolve
 from studies import fast_sampling
-from studies.algorithms import ARMS, PICTURE, picture, summary, tables
+from studies.algorithms import ARMS, BESIDE_RELEASED, pictures, summary, tables
 from studies.arms import Arm
 
 
-def test_the_picture_in_the_docs_is_that_of_the_recorded_runs() -> None:
-    assert PICTURE.read_text(encoding="utf-8") == picture()
+def test_the_pictures_in_the_docs_are_those_of_the_recorded_runs() -> None:
+    for path, picture in pictures().items():
+        assert "<polyline" in picture
+        assert path.read_text(encoding="utf-8") == picture
 
 
 def test_the_summary_has_a_row_for_each_recorded_arm() -> None:
@@ -17,6 +19,8 @@ def test_the_summary_has_a_row_for_each_recorded_arm() -> None:
     assert "inf" not in summary()
 
 
-@pytest.mark.parametrize("arm", [*ARMS.values(), *fast_sampling.ARMS.values()], ids=str)
+@pytest.mark.parametrize(
+    "arm", [*ARMS.values(), *BESIDE_RELEASED.values(), *fast_sampling.ARMS.values()], ids=str
+)
 def test_an_arm_has_valid_settings(arm: Arm) -> None:
     assert resolve(arm.preset, arm.overrides).training.updates <= 24
