@@ -9,6 +9,8 @@ import psutil
 class MemoryWatch:
     """A thread that samples the memory of this process and all its descendants.
 
+    Shared memory is counted once, by readings whenever resident memory reaches a new maximum.
+
     Args:
         seconds_between: Time between two samples.
     """
